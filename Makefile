@@ -1,0 +1,46 @@
+# make demo   train ResGNN and RevGNN on real data and compare their memory; writes runs/demo/
+# make test   everything that is checked before a change lands
+#
+# Each target sets up .venv first if need be. Variables, all optional:
+#   PYTHON=python3.12          the interpreter that .venv is made from
+#   PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"   a CPU build of torch where PyPI's is for CUDA
+#   PYTEST_FLAGS="-m 'not slow'"
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint docs clean
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "revgnn needs Python 3.11 or newer and found none on PATH (python3 is $$(python3 --version 2>&1)); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "revgnn needs Python 3.11 or newer, but PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1)" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,plot]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/revgnn demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,78 @@
+"""Train graph neural networks of any depth in the memory of one layer.
+
+Letters, once for the project: N nodes, E edges, D hidden channels, C groups, L layers, H heads, K raw edge channels,
+T tasks or classes, P parts, B graphs in a batch.
+
+A public name is imported when it is first asked for, so that ``import revgnn`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .data import Batch, Batches, Columns, Dataset, DatasetConfig, load_dataset, make_batches
+    from .graph import Graph
+    from .measure import held_memory, median_seconds, peak_memory, saved_bytes
+    from .models import GNN, ModelConfig, build_model
+    from .nn import GATConv, GCNConv, GENConv, SAGEConv
+    from .run import Run, Target, execute
+    from .stack import Stack
+    from .train import FitResult, TrainConfig, fit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "data": ("Batch", "Batches", "Columns", "Dataset", "DatasetConfig", "load_dataset", "make_batches"),
+    "graph": ("Graph",),
+    "measure": ("held_memory", "median_seconds", "peak_memory", "saved_bytes"),
+    "models": ("GNN", "ModelConfig", "build_model"),
+    "nn": ("GATConv", "GCNConv", "GENConv", "SAGEConv"),
+    "run": ("Run", "Target", "execute"),
+    "stack": ("Stack",),
+    "train": ("FitResult", "TrainConfig", "fit"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "GNN",
+    "Batch",
+    "Batches",
+    "Columns",
+    "Dataset",
+    "DatasetConfig",
+    "FitResult",
+    "GATConv",
+    "GCNConv",
+    "GENConv",
+    "Graph",
+    "ModelConfig",
+    "Run",
+    "SAGEConv",
+    "Stack",
+    "Target",
+    "TrainConfig",
+    "build_model",
+    "execute",
+    "fit",
+    "held_memory",
+    "load_dataset",
+    "make_batches",
+    "median_seconds",
+    "peak_memory",
+    "saved_bytes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    # Found here from now on, without this function.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,24 @@
+"""From tables to batches: the data sets by name, readers of their files, and what a training step receives."""
+
+from __future__ import annotations
+
+from .batch import SPLITS, Batch, Batches
+from .dataset import Dataset
+from .datasets import DATASETS, DatasetConfig, load_dataset
+from .loader import FullBatch, GraphBatches, make_batches
+from .tables import Columns, read_tables
+
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Batch",
+    "Batches",
+    "Columns",
+    "Dataset",
+    "DatasetConfig",
+    "FullBatch",
+    "GraphBatches",
+    "load_dataset",
+    "make_batches",
+    "read_tables",
+]

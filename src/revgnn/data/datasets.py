@@ -1,0 +1,86 @@
+"""Every data set by its name: one table, one configuration, one function.
+
+Hides which reader a name belongs to and where under the data root its files lie. Adding a data set is one line of
+`DATASETS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .dataset import Dataset
+from .edges import prepare_edges
+from .embedded import read_digits, read_karate
+from .ogb import read_ogb
+from .pyg import read_planetoid
+from .tables import Columns, read_tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Which data set, and what is done to its edges before training."""
+
+    name: str
+    """One of `DATASETS`."""
+    path: str | None = None
+    """For ``tables`` alone: the folder with nodes.parquet and edges.parquet, absolute or below the data root."""
+    columns: Columns = field(default_factory=Columns)
+    """For ``tables`` alone: what the columns are called."""
+    undirected: bool = False
+    """Add the reverse of every edge and drop repeats."""
+    self_loops: bool = False
+    """Give every node exactly one self loop; those that exist are replaced. Not with edge features."""
+
+    def __post_init__(self) -> None:
+        if self.name not in DATASETS:
+            raise ValueError(f"dataset.name={self.name!r} is unknown; choose one of {', '.join(DATASETS)}")
+        if (self.name == "tables") != (self.path is not None):
+            raise ValueError(
+                f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of your own tables goes with "
+                "the name tables, and with no other"
+            )
+        if self.name != "tables" and self.columns != Columns():
+            raise ValueError(f"dataset.columns names columns of your own tables; leave it out for {self.name}")
+
+
+def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = False) -> Dataset:
+    """Read a data set and prepare its edges.
+
+    Args:
+        config: which one, and what to do to its edges.
+        root: the folder under which data lies or goes (``--data-root``); nothing is written there but downloads.
+        download: fetch what is missing where its source allows it (OGB through the ogb package, Planetoid through PyG).
+    Returns: the data set.
+    Raises:
+        FileNotFoundError: if it is not there, saying where was looked and how to get it.
+        ValueError: if its files are damaged or contradict each other.
+    Cost: the whole data set is held in memory.
+    """
+    dataset = DATASETS[config.name](config, Path(root).expanduser(), download)
+    return prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
+
+
+def _ogb(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+    return read_ogb(config.name, root, download=download)
+
+
+def _tables(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+    assert config.path is not None, "DatasetConfig checks that tables have a path"
+    return read_tables(root / Path(config.path).expanduser(), config.columns)
+
+
+DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
+    "digits": lambda config, root, download: read_digits(),
+    "karate": lambda config, root, download: read_karate(),
+    "cora": lambda config, root, download: read_planetoid("Cora", root, download=download),
+    "citeseer": lambda config, root, download: read_planetoid("CiteSeer", root, download=download),
+    "pubmed": lambda config, root, download: read_planetoid("PubMed", root, download=download),
+    "ogbn-arxiv": _ogb,
+    "ogbn-products": _ogb,
+    "ogbn-proteins": _ogb,
+    "ogbg-molhiv": _ogb,
+    "tables": _tables,
+}
+"""Name -> reader of (configuration, data root, whether to download)."""

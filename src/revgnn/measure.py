@@ -1,0 +1,244 @@
+"""What memory and time mean in this project: the one definition, for CPU and CUDA.
+
+Memory is bytes of torch's allocators, not of the process: resident size includes the interpreter and fragmentation, and
+moves when nothing was allocated. On CUDA the allocator counts itself. On the CPU it does not, but it reports every
+allocation and every release to torch's profiler, temporaries inside an operator included; their running sum is the
+same quantity. Storages are counted whole and once, however many views share them.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch._C._profiler import _ExtraFields_Allocation
+from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.profiler import profile
+
+
+def saved_bytes(fn: Callable[[], object]) -> int:
+    """Count the bytes that autograd saves for the backward while ``fn`` runs, parameters apart.
+
+    Args:
+        fn: a forward pass. Storages that it saves count once, also where they belong to the caller (features, indices).
+    Returns: bytes of all storages saved, but those of an ``nn.Parameter`` or of a view of one.
+    Cost: keeps everything that was saved until ``fn`` returns. What a custom Function hides in attributes of its
+        ``ctx`` is not seen here; `held_memory` sees it.
+    """
+    saved: list[Tensor] = []
+    parameters: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter):
+            parameters.add(_address(tensor))
+        # Detached: an output that its own node keeps would otherwise hold itself alive.
+        saved.append(tensor.detach())
+        return saved[-1]
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = fn()
+    kept = [tensor for tensor in saved if _address(tensor) not in parameters]
+    del result
+    return tensor_bytes(kept)
+
+
+def peak_memory(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Count the most bytes that are allocated at once while ``fn`` runs, above those allocated before.
+
+    Args:
+        fn: anything; what it returns is dropped.
+        device: where its tensors lie.
+    Returns: bytes. On the CPU, releases of memory from before the start are unknown and count as nothing, so that
+        the figure is an upper bound where ``fn`` makes any.
+    Cost: ``fn`` once; on the CPU every allocation is recorded, which slows small operators about twofold.
+    """
+    with _record(torch.device(device)) as record:
+        fn()
+    return record.peak
+
+
+def held_memory(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Count the bytes that stay allocated after ``fn`` returned, while its result is alive.
+
+    For a forward pass this is everything that waits for the backward, however it is kept, the output included.
+
+    Args and Cost: as `peak_memory`.
+    """
+    with _record(torch.device(device)) as record:
+        result = fn()
+    del result
+    return record.held
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Count the bytes of the storages behind tensors, each once."""
+    return sum({_address(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
+def median_seconds(
+    fn: Callable[[], object], device: torch.device | str = "cpu", *, repeats: int = 5, warmup: int = 1
+) -> float:
+    """Measure the wall-clock of ``fn``, the work that it left to the device included.
+
+    Args:
+        fn: what to run ``warmup + repeats`` times.
+        device: where its tensors lie; CUDA is waited for before and after each run.
+        repeats: runs that count, at least 1.
+        warmup: runs before them that do not.
+    Returns: the median in seconds.
+    """
+    where = torch.device(device)
+    for _ in range(warmup):
+        fn()
+    seconds = []
+    for _ in range(repeats):
+        _wait(where)
+        started = time.perf_counter()
+        fn()
+        _wait(where)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+class StepMemory:
+    """Peak bytes of training steps: called before them and after them, it gives the peak in between.
+
+    Weights, gradients, optimizer state and batch are all included, as in ``torch.cuda.max_memory_allocated``. On the
+    CPU recording costs time, so only the first steps are recorded and their peak is given ever after.
+
+    Args:
+        device: where the steps run.
+        held: tensors that are allocated before the first step and needed by it (weights, a full batch). Only the CPU
+            needs to be told.
+    """
+
+    RECORDED_STEPS = 4
+
+    def __init__(self, device: torch.device | str, held: Iterable[Tensor] = ()) -> None:
+        self.device = torch.device(device)
+        self._held = 0 if self.device.type == "cuda" else tensor_bytes(held)
+        self._trace: _CPUTrace | None = None
+        self._peak: int | None = None
+        self._steps = 0
+
+    @property
+    def how(self) -> str:
+        """How the figure comes about, for a report."""
+        if self.device.type == "cuda":
+            return "CUDA allocator, peak of each epoch's steps"
+        return f"CPU allocator events of the first {self._steps} steps, plus weights and batch"
+
+    def __call__(self) -> int:
+        """Give the peak since the last call; the first call begins."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return peak
+        if self._peak is None and self._trace is None:
+            self._trace = _CPUTrace()
+            return self._held
+        self._finish()
+        assert self._peak is not None, "a trace that was begun is finished above"
+        return self._peak
+
+    def step(self) -> None:
+        """Note that a step is over; after a few the CPU's are recorded no longer."""
+        if self._trace is not None:
+            self._steps += 1
+            if self._steps == self.RECORDED_STEPS:
+                self._finish()
+
+    def close(self) -> None:
+        """Stop recording, where a run ended in the middle of its first steps."""
+        if self._trace is not None:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._trace is not None:
+            self._peak = self._held + max(0, *accumulate(self._trace.stop()), 0)
+            self._trace = None
+
+
+class _Record:
+    """What one recording found, once it is over."""
+
+    peak = 0
+    held = 0
+
+
+@contextmanager
+def _record(device: torch.device) -> Iterator[_Record]:
+    record = _Record()
+    # Garbage of the caller's must not be collected, and count as released, in the middle.
+    gc.collect()
+    if device.type == "cuda":
+        _wait(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield record
+        record.peak = torch.cuda.max_memory_allocated(device) - before
+        record.held = torch.cuda.memory_allocated(device) - before
+        return
+    trace = _CPUTrace()
+    try:
+        yield record
+    finally:
+        changes = trace.stop()
+    record.peak = max(accumulate(changes, initial=0))
+    record.held = sum(changes)
+
+
+class _CPUTrace:
+    """A recording of the CPU allocator, from its making to `stop`."""
+
+    def __init__(self) -> None:
+        # Kineto writes two lines to standard error per recording unless told not to before its first.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        self._profile = profile(use_cpu=True, profile_memory=True)
+        self._profile.__enter__()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> list[int]:
+        """Give every change of the allocated bytes, in order: above zero for an allocation, below for its release.
+
+        The release of a block that was not allocated in this recording is left out: torch knows its size by chance
+        only, from an earlier recording that had a block at the same address.
+        """
+        self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        results = self._profile.kineto_results
+        assert results is not None, "a profile that was entered has results"
+        found, waiting = [], list(results.experimental_event_tree())
+        while waiting:
+            event = waiting.pop()
+            waiting.extend(event.children)
+            fields = event.extra_fields
+            if isinstance(fields, _ExtraFields_Allocation):
+                found.append((event.start_time_ns, fields.ptr, fields.alloc_size))
+        # A block has one address from its allocation to its release, so events of equal time on different addresses
+        # may stand in any order, and a release and a new allocation at one address stand in the right one.
+        return list(_known_changes(sorted(found)))
+
+
+def _known_changes(events: Iterable[tuple[int, int, int]]) -> Iterator[int]:
+    alive: dict[int, int] = {}
+    for _, pointer, size in events:
+        if size >= 0:
+            alive[pointer] = size
+            yield size
+        elif pointer in alive:
+            yield -alive.pop(pointer)
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

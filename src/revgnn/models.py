@@ -1,0 +1,273 @@
+"""The paper's networks: encoder, stack, head. `build_model` is the only translator from a configuration to modules.
+
+| the paper's model | coupling | weight_tied | backprop | activations kept | parameters |
+|---|---|---|---|---|---|
+| ResGNN | residual | no | store | L N D | L D^2 |
+| ResGNN + checkpointing | residual | no | checkpoint | N D per segment | L D^2 |
+| RevGNN | grouped | no | reversible | N D | L D^2 / C |
+| WT-ResGNN | residual | yes | store | L N D | D^2 |
+| WT-RevGNN | grouped | yes | reversible | N D | D^2 / C |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .graph import Graph, as_graph
+from .nn.block import Block
+from .nn.convs import CONVS, GATConv, GATOptions, GENOptions
+from .nn.encoders import CategoricalEncoder, SpeciesEncoder
+from .nn.heads import GATHead, GraphHead, NodeHead
+from .nn.norms import NormActDrop
+from .stack import Stack, draw_seed, fold_seed, split
+from .stack.choices import check_choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a network is made of."""
+
+    conv: Literal["gcn", "sage", "gen", "gat"] = "gcn"
+    """The graph convolution of every layer."""
+    num_layers: int = 28
+    """L: convolutions along the longest path. A residual net's first one stands before the stack; a GAT's first and
+    last too."""
+    hidden_channels: int = 128
+    """D: width of the stream; for GAT over all heads together."""
+    coupling: Literal["residual", "grouped"] = "grouped"
+    """How layers join the stream."""
+    num_groups: int = 2
+    """C; only with the grouped coupling."""
+    backprop: Literal["store", "checkpoint", "reversible"] = "reversible"
+    """What is kept for the backward."""
+    segments: int | None = None
+    """Runs that the layers are cut into; None: 1 where reversible, one per layer where checkpointed."""
+    weight_tied: bool = False
+    """Whether layers share weights."""
+    num_distinct: int = 2
+    """Different layers of a weight-tied net; a residual net's first convolution counts as one of them."""
+    schedule: Literal["cycle", "head_repeat"] = "cycle"
+    """Order in which the distinct layers of a weight-tied stack run."""
+    norm: Literal["layer", "batch", "graph", "none"] = "layer"
+    """Norm at the head of every block and before the last linear layer."""
+    dropout: float = 0.5
+    """Probability of dropping a channel of a node."""
+    dropout_mask: Literal["auto", "shared", "independent"] = "auto"
+    """One mask for the whole network and step (N x D bits), or one per layer from a seed; auto: shared where
+    grouped."""
+    input_dropout: float = 0.0
+    """Dropout on the input features."""
+    edge_encoder: bool = True
+    """Whether edge features pass one shared linear map to D before each conv's own; False hands them over raw."""
+    species: int = 0
+    """How many of the last input columns are a one-hot species with a linear map of its own (ogbn-proteins: 8)."""
+    gen: GENOptions = field(default_factory=GENOptions)
+    """Options of conv='gen'."""
+    gat: GATOptions = field(default_factory=GATOptions)
+    """Options of conv='gat'."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.conv == "gat" else 1
+        if self.num_layers < least:
+            raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
+        if self.hidden_channels < 1:
+            raise ValueError(f"hidden_channels must be 1 or more, got {self.hidden_channels}")
+        for name in ("dropout", "input_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.conv == "gat" and self.hidden_channels % self.gat.heads:
+            raise ValueError(f"hidden_channels={self.hidden_channels} must be divisible by gat.heads={self.gat.heads}")
+        check_choices(channels=self.hidden_channels, channels_name="hidden_channels", **self.stack_arguments())
+
+    def stack_arguments(self) -> dict[str, Any]:
+        """The arguments of `Stack` that this configuration decides, without the width and the block."""
+        outside = {"gat": 2}.get(self.conv, 1 if self.coupling == "residual" else 0)
+        stem_is_distinct = self.coupling == "residual" and self.conv != "gat"
+        return {
+            "num_layers": self.num_layers - outside,
+            "coupling": self.coupling,
+            "num_groups": self.num_groups,
+            "backprop": self.backprop,
+            "segments": self.segments,
+            "weight_tied": self.weight_tied,
+            "num_distinct": self.num_distinct - stem_is_distinct if self.weight_tied else 1,
+            "schedule": self.schedule,
+        }
+
+
+class GNN(nn.Module):
+    """Encoder, first convolution (where there is one), stack, head.
+
+    Made by `build_model`. Takes a `Graph` (edge features in its order) or PyG's ``edge_index`` (in that order).
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        stem: nn.Module | None,
+        stack: Stack,
+        head: nn.Module,
+        edge_encoder: nn.Linear | None = None,
+        uses_edge_attr: bool = False,
+        input_dropout: float = 0.0,
+        mask_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.stem, self.stack, self.head = encoder, stem, stack, head
+        self.edge_encoder, self.uses_edge_attr = edge_encoder, uses_edge_attr
+        self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
+
+    def forward(
+        self, x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None = None, *, seed: int | None = None
+    ) -> Tensor:
+        """Compute logits.
+
+        Args:
+            x: [N, F] float features, or [N, columns] int64 categories.
+            graph: N nodes and E edges, or an ``edge_index`` [2, E].
+            edge_attr: [E, K]; dropped where the convolution takes none.
+            seed: of every random choice of this step; ``None`` draws one from torch's generator in training.
+        Returns: [N, T], or [B, T] for a graph-level net.
+        """
+        found = as_graph(graph, x.size(0))
+        if edge_attr is not None and isinstance(graph, Tensor):
+            edge_attr = found.sort_edges(edge_attr)
+        if seed is None:
+            seed = draw_seed() if self.training else 0
+        h = self._encode(x, seed)
+        edges = self._edge_context(edge_attr)
+        if self.stem is not None:
+            edge_map = None if edges[1] is None else edges[1:]
+            h = self.stem(h, found, edges[0], edge_map=edge_map, seed=fold_seed(seed, _STEM))
+        mask = self._shared_mask(h, seed)
+        h = self.stack(h, found, None if mask is None else split(mask), *edges, seed=seed)
+        out: Tensor = self.head(h, found, seed)
+        return out
+
+    def _encode(self, x: Tensor, seed: int) -> Tensor:
+        if self.training and self.input_dropout > 0.0:
+            keep = ops.keep_mask(fold_seed(seed, _INPUT), x.numel(), self.input_dropout, x.device).view_as(x)
+            x = x * keep.to(x.dtype) * (1.0 / (1.0 - self.input_dropout))
+        out: Tensor = self.encoder(x)
+        return out
+
+    def _edge_context(self, edge_attr: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        if not self.uses_edge_attr or edge_attr is None:
+            return None, None, None
+        if self.edge_encoder is None:
+            return edge_attr, None, None
+        return edge_attr, self.edge_encoder.weight, self.edge_encoder.bias
+
+    def _shared_mask(self, h: Tensor, seed: int) -> Tensor | None:
+        """One mask of the stream's shape for the whole network: N x D bytes, at any depth."""
+        if not self.training or self.mask_dropout == 0.0:
+            return None
+        generator = torch.Generator(h.device).manual_seed(fold_seed(seed, _MASK))
+        mask = torch.empty(h.shape, dtype=torch.bool, device=h.device)
+        return mask.bernoulli_(1.0 - self.mask_dropout, generator=generator)
+
+
+_STEM, _INPUT, _MASK = -2, -3, -4  # draws of the network itself, apart from every layer's
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    in_channels: int,
+    out_channels: int,
+    edge_channels: int | None = None,
+    categories: Sequence[int] | None = None,
+    level: Literal["node", "graph"] = "node",
+) -> GNN:
+    """Make the network that a configuration describes.
+
+    Args:
+        config: what it is made of.
+        in_channels: F, width of the node features.
+        out_channels: T, classes or tasks.
+        edge_channels: K, width of the edge features; ``None``: the data has none, or they are not to be used.
+        categories: sizes of categorical node features; ``None``: the features are numbers.
+        level: ``node`` answers per node, ``graph`` per graph.
+    Returns: the network, with weights from torch's global generator.
+    Raises: ValueError: where data and configuration do not go together.
+    """
+    takes_edges = getattr(CONVS[config.conv], "takes_edge_attr", False)
+    edge_channels = edge_channels if takes_edges else None
+    edge_encoder = None
+    if edge_channels is not None and config.edge_encoder:
+        edge_encoder = nn.Linear(edge_channels, config.hidden_channels)
+    block_edges = config.hidden_channels if edge_encoder is not None else edge_channels
+    if edge_encoder is not None and not config.gen.edge_linear and config.coupling == "grouped":
+        raise ValueError(
+            "gen.edge_linear=False adds the shared embedding of width hidden_channels as it is, which a group of "
+            "hidden_channels/num_groups cannot take; set gen.edge_linear=True"
+        )
+    if config.conv == "gat" and level == "graph":
+        raise ValueError(
+            "conv='gat' answers per node by a last attention layer; choose another conv for graph-level tasks"
+        )
+    encoder, stem = _encoder(config, in_channels, categories, block_edges)
+    arguments = config.stack_arguments()
+    is_shared = config.dropout_mask == "shared" or (config.dropout_mask == "auto" and config.coupling == "grouped")
+    return GNN(
+        encoder=encoder,
+        stem=stem,
+        stack=Stack(_block(config, block_edges), channels=config.hidden_channels, **arguments),
+        head=_head(config, out_channels, level),
+        edge_encoder=edge_encoder,
+        uses_edge_attr=edge_channels is not None,
+        input_dropout=config.input_dropout,
+        mask_dropout=config.dropout if is_shared else 0.0,
+    )
+
+
+def _norm(config: ModelConfig, channels: int) -> NormActDrop:
+    return NormActDrop(channels, config.norm, dropout=config.dropout)
+
+
+def _conv(config: ModelConfig, in_channels: int, out_channels: int, edge_channels: int | None) -> nn.Module:
+    options: dict[str, Any] = {}
+    if config.conv == "gen":
+        options = {"edge_channels": edge_channels, "options": config.gen}
+    elif config.conv == "gat":
+        options = {"options": config.gat}
+    return CONVS[config.conv](in_channels, out_channels, **options)
+
+
+def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Block]:
+    return lambda width: Block(_norm(config, width), _conv(config, width, width, edge_channels))
+
+
+def _encoder(
+    config: ModelConfig, in_channels: int, categories: Sequence[int] | None, edge_channels: int | None
+) -> tuple[nn.Module, nn.Module | None]:
+    """The map to the stream's width, and the convolution before the stack where the architecture has one."""
+    width = config.hidden_channels
+    if config.conv == "gat":
+        if categories is not None or config.species:
+            raise ValueError(
+                "conv='gat' encodes numeric features by its first layer; categories and species need another conv"
+            )
+        return nn.Identity(), GATConv(in_channels, width, options=config.gat)
+    encoder: nn.Module
+    if categories is not None:
+        encoder = CategoricalEncoder(categories, width)
+    elif config.species:
+        encoder = SpeciesEncoder(in_channels, width, species=config.species)
+    else:
+        encoder = nn.Linear(in_channels, width)
+    return encoder, _conv(config, width, width, edge_channels) if config.coupling == "residual" else None
+
+
+def _head(config: ModelConfig, out_channels: int, level: str) -> nn.Module:
+    norm = _norm(config, config.hidden_channels)
+    if config.conv == "gat":
+        return GATHead(norm, out_channels, replace(config.gat, heads=1))
+    return GraphHead(norm, out_channels) if level == "graph" else NodeHead(norm, out_channels)

@@ -1,0 +1,76 @@
+"""What turns the stream into answers: one row per node, or one per graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..graph import Graph
+from ..stack import fold_seed
+from .convs import GATConv, GATOptions
+from .norms import NormActDrop
+
+_HEAD = -1  # keeps the head's draws apart from every layer's
+
+
+class NodeHead(nn.Module):
+    """Answer per node: ``W drop(relu(norm(x))) + b``.
+
+    Args:
+        head: norm, ReLU and dropout of width D; its dropout is its own, not the shared mask's.
+        out_channels: T.
+    """
+
+    def __init__(self, head: NormActDrop, out_channels: int) -> None:
+        super().__init__()
+        self.norm = head
+        self.lin = nn.Linear(head.channels, out_channels)
+
+    def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
+        """[N, D] -> [N, T]."""
+        out: Tensor = self.lin(self.norm(x, graph, seed=fold_seed(seed, _HEAD)))
+        return out
+
+
+class GraphHead(nn.Module):
+    """Answer per graph: the mean of ``drop(relu(norm(x)))`` over its nodes, then a linear map.
+
+    Args:
+        head: norm, ReLU and dropout of width D.
+        out_channels: T.
+    """
+
+    def __init__(self, head: NormActDrop, out_channels: int) -> None:
+        super().__init__()
+        self.norm = head
+        self.lin = nn.Linear(head.channels, out_channels)
+
+    def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
+        """[N, D] -> [B, T]."""
+        nodes = self.norm(x, graph, seed=fold_seed(seed, _HEAD))
+        out: Tensor = self.lin(ops.pool(nodes, graph, reduce="mean"))
+        return out
+
+
+class GATHead(nn.Module):
+    """Answer per node by one more attention layer: ``GAT(drop(relu(norm(x)))) + b``, one head.
+
+    Args:
+        head: norm, ReLU and dropout of width D.
+        out_channels: T.
+        options: of the convolution; its number of heads is set to one.
+    Source: the paper's official code, ogbn_arxiv_dgl.
+    """
+
+    def __init__(self, head: NormActDrop, out_channels: int, options: GATOptions) -> None:
+        super().__init__()
+        self.norm = head
+        self.conv = GATConv(head.channels, out_channels, options=options)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
+        """[N, D] -> [N, T]."""
+        seed = fold_seed(seed, _HEAD)
+        out: Tensor = self.conv(self.norm(x, graph, seed=seed), graph, seed=fold_seed(seed, 0)) + self.bias
+        return out

@@ -1,0 +1,102 @@
+"""Norm, ReLU and dropout as one module: the head of every block, of every hidden layer of an MLP, and of the last
+layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..graph import Graph
+from ..stack import draw_seed, is_rebuilding
+
+NORMS: tuple[ops.Norm, ...] = ("layer", "batch", "graph", "none")
+
+
+class NormActDrop(nn.Module):
+    """Normalise, rectify and drop: ``keep * relu(norm(x)) / (1 - p)``.
+
+    Running statistics of ``batch`` move once per step: not while a stack evaluates a block again.
+
+    Args:
+        channels: D.
+        norm: ``layer``, ``batch``, ``graph`` (over the nodes of each graph, with a learned share of the mean) or
+        ``none``. act: whether to apply the ReLU.
+        dropout: probability of dropping, in training only.
+        eps: added to the variance.
+        momentum: share of the new batch in the running statistics.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    mean_scale: nn.Parameter | None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        norm: ops.Norm = "layer",
+        *,
+        act: bool = True,
+        dropout: float = 0.0,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm!r} is not known; choose one of {', '.join(NORMS)}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.channels, self.norm, self.act = channels, norm, act
+        self.dropout, self.eps, self.momentum = dropout, eps, momentum
+        affine = norm != "none"
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.mean_scale = nn.Parameter(torch.ones(channels)) if norm == "graph" else None
+        if norm == "batch":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+            self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self, x: Tensor, graph: Graph | None = None, *, mask: Tensor | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Apply to [N, D]; ``mask`` [N, D] bool or ``seed`` say what drops, neither draws a seed."""
+        dropping = self.training and self.dropout > 0.0
+        if dropping and mask is None and seed is None:
+            seed = draw_seed()
+        return ops.norm_act_drop(
+            x,
+            self.weight,
+            self.bias,
+            norm=self.norm,
+            eps=self.eps,
+            stats=self._statistics(x),
+            graph=graph,
+            mean_scale=self.mean_scale,
+            act=self.act,
+            p=self.dropout if dropping else 0.0,
+            mask=mask if dropping else None,
+            seed=seed,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the choices."""
+        return f"{self.channels}, norm={self.norm}, act={self.act}, dropout={self.dropout}"
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The running statistics in evaluation; in training the batch's own (None), after moving the running ones."""
+        if self.norm != "batch":
+            return None
+        if not self.training:
+            return self.running_mean, self.running_var
+        if not is_rebuilding() and x.size(0) > 0:
+            with torch.no_grad():
+                var, mean = torch.var_mean(x.to(self.running_mean.dtype), dim=0, correction=0)
+                unbiased = var * (x.size(0) / max(x.size(0) - 1, 1))
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+                self.num_batches_tracked += 1
+        return None

@@ -1,0 +1,193 @@
+"""Pure tensor functions with forward and backward: message passing and the head of every block. No parameters, no
+modules.
+
+The contracts stand here; `reference` is each op in plain torch.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..graph import Graph
+from . import reference
+from .reference import Aggr, Norm, Reduce, keep_mask
+
+__all__ = ["Aggr", "Norm", "Reduce", "attention", "gen_aggr", "keep_mask", "norm_act_drop", "pool", "spmm"]
+
+
+def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduce = "sum") -> Tensor:
+    """Aggregate each node's neighbours.
+
+    ``y_i = sum_j w_ij x_j`` (sum), the same divided by the number of incoming edges (mean), or ``max_j x_j`` per
+    channel.
+
+    Args:
+        x: [N, D] node features.
+        graph: incoming edges by destination; isolated nodes receive 0.
+        weight: [E] weights in the graph's order of edges, with gradients; ``None`` means 1. Not with ``max``.
+        reduce: ``sum``, ``mean`` or ``max``; max sends its gradient to the first edge that attains it.
+    Returns: [N, D] in the dtype of ``x``; half-precision sums are kept in float32.
+    Raises: ValueError: if shapes disagree, or ``max`` is asked for with weights.
+    Cost: reference: one [E, D] tensor.
+    Source: Kipf & Welling 2017 (sum), Hamilton et al. 2017 (mean, max).
+    """
+    _check_nodes(x, graph)
+    if weight is not None:
+        if reduce == "max":
+            raise ValueError("reduce='max' takes no edge weight; scale x before, or use 'sum' or 'mean'")
+        _check_edges(weight, graph, "weight")
+    return reference.spmm(x, graph, weight, reduce=reduce)
+
+
+def gen_aggr(
+    x: Tensor,
+    graph: Graph,
+    edge_attr: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    reduce: Aggr = "softmax",
+    t: Tensor | float = 1.0,
+    p: Tensor | float = 1.0,
+) -> Tensor:
+    """Aggregate the messages of generalised graph convolution (GEN).
+
+    ``m_ij = relu(x_j + W e_ij + b) + 1e-7``, reduced over j per channel: sum, mean, max; ``softmax``: ``sum_j
+    softmax_j(t m_ij) m_ij``; ``softmax_sg``: the same with the weights as constants; ``power``:
+    ``mean_j(clamp(m_ij)^p)^(1/p)``.
+
+    Args:
+        x: [N, D] node features.
+        graph: incoming edges by destination; isolated nodes receive 0.
+        edge_attr: [E, K] edge features in the graph's order, or [E, D] where ``weight`` is ``None``; ``None`` means
+        no term. weight: [D, K] map of the edge features; ``None`` adds ``edge_attr`` as it is.
+        bias: [D] added to every message; only with ``weight``.
+        reduce: how the messages are put together.
+        t: inverse temperature of the softmax, dimensionless; larger approaches max. A tensor may be learned.
+        p: exponent of the power mean; a tensor may be learned.
+    Returns: [N, D] in the dtype of ``x``.
+    Raises: ValueError: if shapes disagree.
+    Cost: reference: several [E, D] tensors kept for the backward.
+    Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
+    """
+    _check_nodes(x, graph)
+    if edge_attr is not None:
+        _check_edges(edge_attr, graph, "edge_attr")
+        width = x.size(1) if weight is None else weight.size(1)
+        if edge_attr.dim() != 2 or edge_attr.size(1) != width:
+            raise ValueError(f"edge_attr must be [{graph.num_edges}, {width}], got {list(edge_attr.shape)}")
+    elif weight is not None:
+        raise ValueError("weight maps edge_attr, but edge_attr is None; pass both or neither")
+    return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
+
+
+def attention(
+    x: Tensor,
+    graph: Graph,
+    score_src: Tensor,
+    score_dst: Tensor | None = None,
+    *,
+    negative_slope: float = 0.2,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Aggregate neighbours with additive attention, all heads at once.
+
+    ``y_i = sum_j softmax_j(leaky_relu(s_j + d_i)) x_j`` over the kept edges, per head.
+
+    Args:
+        x: [N, H, F] values.
+        graph: incoming edges by destination; nodes without a kept edge receive 0.
+        score_src: [N, H] part of the logit that belongs to the source.
+        score_dst: [N, H] part that belongs to the destination; ``None`` means 0.
+        negative_slope: slope of the leaky rectifier below 0.
+        keep: [E] bool in the graph's order of edges; False removes an edge before the softmax. ``None`` keeps all.
+    Returns: [N, H, F] in the dtype of ``x``.
+    Raises: ValueError: if shapes disagree.
+    Cost: reference: one [E, H, F] and several [E, H] tensors.
+    Source: Velickovic et al. 2018; edge drop as in the paper's RevGAT.
+    """
+    _check_nodes(x, graph)
+    if x.dim() != 3 or score_src.shape != x.shape[:2]:
+        raise ValueError(f"x must be [N, H, F] and score_src [N, H], got {list(x.shape)} and {list(score_src.shape)}")
+    if keep is not None:
+        _check_edges(keep, graph, "keep")
+    return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
+
+
+def norm_act_drop(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    norm: Norm = "layer",
+    eps: float = 1e-5,
+    stats: tuple[Tensor, Tensor] | None = None,
+    graph: Graph | None = None,
+    mean_scale: Tensor | None = None,
+    act: bool = True,
+    p: float = 0.0,
+    mask: Tensor | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Normalise, rectify and drop: the head of every block.
+
+    ``y = keep * relu(norm(x)) / (1 - p)``.
+
+    Args:
+        x: [N, D] features.
+        weight, bias: [D] affine part of the norm; ``None`` leaves it out.
+        norm: ``layer`` (over channels), ``batch`` (over nodes), ``graph`` (over the nodes of each graph) or ``none``.
+        eps: added to the variance.
+        stats: ([D] mean, [D] variance) to use instead of the batch's own; for ``batch`` in evaluation.
+        graph: which nodes belong together; for ``graph``.
+        mean_scale: [D] learned share of the mean that is taken away; for ``graph``.
+        act: whether to apply the ReLU.
+        p: probability of dropping; 0 leaves dropout out.
+        mask: [N, D] bool, True keeps: the mask that a whole network shares. ``None``: drawn from ``seed``.
+        seed: which elements drop, as a pure function of (seed, position); ``None`` without a mask: no dropout.
+    Returns: [N, D].
+    Raises: ValueError: if the mask has another shape than ``x``.
+    Cost: reference: each step reads and writes [N, D].
+    Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
+    """
+    if mask is not None and mask.shape != x.shape:
+        raise ValueError(f"mask must have the shape of x, {list(x.shape)}, got {list(mask.shape)}")
+    return reference.norm_act_drop(
+        x,
+        weight,
+        bias,
+        norm=norm,
+        eps=eps,
+        stats=stats,
+        graph=graph,
+        mean_scale=mean_scale,
+        act=act,
+        p=p,
+        mask=mask,
+        seed=seed,
+    )
+
+
+def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
+    """Aggregate node rows into one row per graph.
+
+    Args:
+        x: [N, D] node features.
+        graph: its ``batch`` says which graph each node belongs to; without one, all nodes are one graph.
+        reduce: ``sum``, ``mean`` or ``max``; a graph without nodes receives 0.
+    Returns: [B, D].
+    Raises: ValueError: if ``x`` does not have one row per node.
+    Cost: one pass over N x D.
+    """
+    _check_nodes(x, graph)
+    return reference.pool(x, graph, reduce=reduce)
+
+
+def _check_nodes(x: Tensor, graph: Graph) -> None:
+    if x.size(0) != graph.num_nodes:
+        raise ValueError(f"x must have one row per node: got {x.size(0)} rows for {graph.num_nodes} nodes")
+
+
+def _check_edges(values: Tensor, graph: Graph, what: str) -> None:
+    if values.size(0) != graph.num_edges:
+        raise ValueError(f"{what} must have one row per edge: got {values.size(0)} rows for {graph.num_edges} edges")

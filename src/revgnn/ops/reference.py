@@ -1,0 +1,276 @@
+"""Every op in plain torch, as the paper writes it: the specification, the portable path and the oracle of the kernels.
+
+One edge tensor [E, D] is made per message step and freed by autograd's rules. Sums run over each destination's edges in
+the graph's order and gradients over each source's, without atomics: the same call gives the same bits on any device.
+Half-precision inputs are summed in float32 and come back in their own dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..graph import Graph
+
+Reduce = Literal["sum", "mean", "max"]
+Aggr = Literal["sum", "mean", "max", "softmax", "softmax_sg", "power"]
+Norm = Literal["none", "layer", "batch", "graph"]
+
+MESSAGE_EPS = 1e-7
+POWER_RANGE = (1e-7, 10.0)
+
+
+# ---------------------------------------------------------------------- gather and segment sums, each other's transpose
+class _Gather(torch.autograd.Function):
+    """x_j of every edge; its gradient is summed by source over the reverse graph, one owner per row."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, graph: Graph) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.graph = graph
+        return x.index_select(0, graph.indices)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        reverse = ctx.graph.reverse
+        return segment_sum(grad.index_select(0, reverse.edge_ids), reverse), None
+
+
+class _SegmentSum(torch.autograd.Function):
+    """The sum of every destination's edges; its gradient is the destination's, gathered per edge."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, graph: Graph) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.graph = graph
+        if values.device.type == "cpu":  # scatter_add_ is sequential per row there, and twice as fast
+            index = graph.destinations.view(-1, *[1] * (values.dim() - 1)).expand_as(values)
+            return values.new_zeros(graph.num_nodes, *values.shape[1:]).scatter_add_(0, index, values)
+        return torch.segment_reduce(values, "sum", offsets=graph.indptr.long(), axis=0, initial=0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        return grad.index_select(0, ctx.graph.destinations), None
+
+
+def gather(x: Tensor, graph: Graph) -> Tensor:
+    """Return ``x_j`` for every edge j -> i: [N, ...] -> [E, ...]."""
+    out: Tensor = _Gather.apply(x, graph)
+    return out
+
+
+def segment_sum(values: Tensor, graph: Graph) -> Tensor:
+    """Sum [E, ...] values over each node's incoming edges -> [N, ...]; isolated nodes get 0."""
+    wide = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    out: Tensor = _SegmentSum.apply(wide, graph)
+    return out.to(values.dtype)
+
+
+def segment_mean(values: Tensor, graph: Graph) -> Tensor:
+    """Average [E, D] values over each node's incoming edges; isolated nodes get 0."""
+    degree = graph.in_degree.clamp(min=1).to(values.dtype)
+    return segment_sum(values, graph) / degree.view(-1, *[1] * (values.dim() - 1))
+
+
+def segment_max(values: Tensor, graph: Graph) -> Tensor:
+    """Largest of [E, D] values over each node's incoming edges, per channel; isolated nodes get 0.
+
+    The gradient goes to one edge per node and channel: the first, in the graph's order, that attains the maximum.
+    """
+    num_edges = graph.num_edges
+    if num_edges == 0:
+        return values.new_zeros(graph.num_nodes, values.size(1)) + values.sum()
+    index = graph.destinations.unsqueeze(1).expand_as(values)
+    with torch.no_grad():
+        top = values.new_zeros(graph.num_nodes, values.size(1))
+        top = top.scatter_reduce_(0, index, values, "amax", include_self=False)
+        attains = (values == top.index_select(0, graph.destinations)) | values.isnan()
+        position = torch.arange(num_edges, device=values.device).unsqueeze(1).expand_as(values)
+        first = torch.full_like(top, num_edges, dtype=torch.int64)
+        first = first.scatter_reduce_(0, index, torch.where(attains, position, num_edges), "amin")
+    found = values.gather(0, first.clamp(max=num_edges - 1))
+    return torch.where((graph.in_degree > 0).unsqueeze(1), found, found.new_zeros(()))
+
+
+def segment_softmax(logits: Tensor, graph: Graph) -> Tensor:
+    """Softmax of [E, D] logits over each node's incoming edges, shifted by their maximum so that it cannot overflow."""
+    with torch.no_grad():
+        top = segment_max(logits, graph)
+    weights = (logits - top.index_select(0, graph.destinations)).exp()
+    total = segment_sum(weights, graph)
+    return weights / total.index_select(0, graph.destinations)
+
+
+# ---------------------------------------------------------------------- the ops
+def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduce = "sum") -> Tensor:
+    """Aggregate neighbours; contract in `revgnn.ops.spmm`."""
+    messages = gather(x, graph)
+    if weight is not None:
+        messages = messages * weight.to(messages.dtype).unsqueeze(1)
+    return _SEGMENT[reduce](messages, graph)
+
+
+def gen_aggr(
+    x: Tensor,
+    graph: Graph,
+    edge_attr: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    reduce: Aggr = "softmax",
+    t: Tensor | float = 1.0,
+    p: Tensor | float = 1.0,
+) -> Tensor:
+    """Aggregate GEN messages; contract in `revgnn.ops.gen_aggr`."""
+    messages = gather(x, graph)
+    if edge_attr is not None:
+        term = edge_attr if weight is None else F.linear(edge_attr, weight, bias)
+        messages = messages + term
+    messages = messages.relu() + MESSAGE_EPS
+    if reduce in ("softmax", "softmax_sg"):
+        logits = messages.detach() * t if reduce == "softmax_sg" else messages * t
+        return segment_sum(segment_softmax(logits, graph) * messages, graph).to(x.dtype)
+    if reduce == "power":
+        return _power_mean(messages, graph, p)
+    return _SEGMENT[reduce](messages, graph)
+
+
+def attention(
+    x: Tensor,
+    graph: Graph,
+    score_src: Tensor,
+    score_dst: Tensor | None = None,
+    *,
+    negative_slope: float = 0.2,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Aggregate with attention; contract in `revgnn.ops.attention`."""
+    logits = gather(score_src, graph)
+    if score_dst is not None:
+        logits = logits + score_dst.index_select(0, graph.destinations)
+    logits = F.leaky_relu(logits, negative_slope)
+    if keep is None:
+        weights = segment_softmax(logits, graph)
+    else:
+        # A dropped edge keeps its place with weight 0; a node that lost every edge divides 0 by 1.
+        kept = keep.unsqueeze(1)
+        with torch.no_grad():
+            top = segment_max(logits.masked_fill(~kept, float("-inf")), graph).clamp(min=torch.finfo(logits.dtype).min)
+        shifted = (logits - top.index_select(0, graph.destinations)).masked_fill(~kept, float("-inf"))
+        weights = shifted.exp()
+        total = segment_sum(weights, graph)
+        total = torch.where(total == 0, torch.ones_like(total), total)
+        weights = weights / total.index_select(0, graph.destinations)
+    return segment_sum(gather(x, graph) * weights.unsqueeze(2).to(x.dtype), graph)
+
+
+def norm_act_drop(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    norm: Norm = "layer",
+    eps: float = 1e-5,
+    stats: tuple[Tensor, Tensor] | None = None,
+    graph: Graph | None = None,
+    mean_scale: Tensor | None = None,
+    act: bool = True,
+    p: float = 0.0,
+    mask: Tensor | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Normalise, rectify and drop; contract in `revgnn.ops.norm_act_drop`."""
+    if norm == "layer":
+        x = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    elif norm == "batch":
+        mean, var = (None, None) if stats is None else stats
+        x = torch.batch_norm(x, weight, bias, mean, var, stats is None, 0.0, eps, torch.backends.cudnn.enabled)
+    elif norm == "graph":
+        x = _graph_norm(x, weight, bias, mean_scale, graph, eps)
+    if act:
+        x = x.relu()
+    if p == 0.0:
+        return x
+    if mask is None:
+        if seed is None:
+            return x
+        mask = keep_mask(seed, x.numel(), p, x.device).view_as(x)
+    return x * mask.to(x.dtype) * (1.0 / (1.0 - p))
+
+
+def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
+    """Draw ``numel`` booleans, each False with probability ``p``, as a pure function of (seed, position).
+
+    Position i is kept where ``mix(mix(lo(i) ^ lo(seed)) ^ hi(seed) ^ hi(i) * 0x9E3779B9) >= p * 2**32``, with ``mix``
+    the 32-bit finaliser lowbias32; the kernels compute the same, so that any implementation may rebuild another's mask.
+    """
+    position = torch.arange(numel, device=device)
+    high = (position >> 32).to(torch.int32) * _signed(0x9E3779B9) if numel > 2**32 else 0
+    h = _mix32(position.to(torch.int32) ^ _signed(seed & 0xFFFFFFFF))
+    h = _mix32(h ^ _signed(seed >> 32 & 0xFFFFFFFF) ^ high)
+    threshold = min(int(p * 2**32), 2**32 - 1)
+    return (h ^ _signed(0x80000000)) >= _signed(threshold ^ 0x80000000)  # unsigned comparison in signed integers
+
+
+# ---------------------------------------------------------------------- parts
+def _power_mean(messages: Tensor, graph: Graph, p: Tensor | float) -> Tensor:
+    low, high = POWER_RANGE
+    mean = segment_mean(messages.clamp(low, high).pow(p), graph)
+    root = mean.clamp(low, high).pow(1.0 / p)
+    return torch.where((graph.in_degree > 0).unsqueeze(1), root, root.new_zeros(())).to(messages.dtype)
+
+
+def _graph_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean_scale: Tensor | None, graph: Graph | None, eps: float
+) -> Tensor:
+    """Normalise over the nodes of each graph: ``(x - a * mean) / sqrt(var + eps)``, the variance around ``a *
+    mean``."""
+    if graph is None:
+        raise ValueError("norm='graph' needs the graph, to know which nodes belong together; pass graph=")
+    if graph.batch is None:
+        mean = x.mean(0, keepdim=True) if x.size(0) else x.new_zeros(1, x.size(1))
+        centred = x - mean if mean_scale is None else x - mean * mean_scale
+        var = centred.square().mean(0, keepdim=True)
+    else:
+        nodes_of = graph.keep("graph_of_node", lambda: _membership(graph))
+        count = nodes_of.in_degree.clamp(min=1).to(x.dtype).unsqueeze(1)
+        mean = (segment_sum(x, nodes_of) / count).index_select(0, graph.batch)
+        centred = x - mean if mean_scale is None else x - mean * mean_scale
+        var = (segment_sum(centred.square(), nodes_of) / count).index_select(0, graph.batch)
+    x = centred * (var + eps).rsqrt()
+    if weight is not None:
+        x = x * weight
+    return x if bias is None else x + bias
+
+
+def _membership(graph: Graph) -> Graph:
+    """The nodes of every graph as the incoming 'edges' of one row a graph, so that pooling is a segment sum."""
+    assert graph.batch is not None
+    counts = torch.bincount(graph.batch, minlength=graph.num_graphs)
+    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Graph(num_nodes=graph.num_graphs, indptr=indptr, indices=torch.arange(graph.num_nodes, device=graph.device))
+
+
+def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
+    """Aggregate node rows per graph; contract in `revgnn.ops.pool`."""
+    if graph.batch is None:
+        whole = {"sum": lambda: x.sum(0), "mean": lambda: x.mean(0), "max": lambda: x.amax(0)}
+        return (whole[reduce]() if x.size(0) else x.sum(0)).unsqueeze(0)
+    return _SEGMENT[reduce](x, graph.keep("graph_of_node", lambda: _membership(graph)))
+
+
+def _signed(value: int) -> int:
+    """The int32 with the same bits as an unsigned 32-bit number."""
+    return value - 2**32 if value >= 2**31 else value
+
+
+def _mix32(h: Tensor) -> Tensor:
+    h = h ^ (h >> 16 & 0xFFFF)
+    h = h * _signed(0x7FEB352D)
+    h = h ^ (h >> 15 & 0x1FFFF)
+    h = h * _signed(0x846CA68B)
+    return h ^ (h >> 16 & 0xFFFF)
+
+
+_SEGMENT = {"sum": segment_sum, "mean": segment_mean, "max": segment_max}

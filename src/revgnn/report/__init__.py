@@ -1,0 +1,9 @@
+"""What a finished run came to: ``report.json`` for programs, one HTML page for people, one Markdown row for tables."""
+
+from __future__ import annotations
+
+from .collect import build_report
+from .page import write_report
+from .row import MARKDOWN_HEADER, markdown_row
+
+__all__ = ["MARKDOWN_HEADER", "build_report", "markdown_row", "write_report"]

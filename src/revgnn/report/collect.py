@@ -1,0 +1,138 @@
+"""Gather the facts of a run: what training left in the run folder, what the caller knows, and where it ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+_PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
+
+
+def build_report(
+    run: Path,
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    implementation: str,
+    memory_how: str | None = None,
+    paper: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Describe a finished run as one JSON value.
+
+    Args:
+        run: the run folder, with the ``result.json`` and ``curve.jsonl`` that training wrote.
+        name: what the run is called, such as "ogbn-arxiv/revgcn_deep".
+        config: the whole configuration, nested; what is not JSON is written as text.
+        dataset: facts of the data (nodes, edges, features, rows of each split), name -> number or text.
+        implementation: which implementation of the ops ran.
+        memory_how: how the peak memory was measured; ``None`` where it was not.
+        paper: the target of the paper: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
+            "parameters"; ``None`` for those it does not give, or for all.
+        warnings: what a reader has to know, one sentence each.
+    Raises: FileNotFoundError: the run has not finished.
+    """
+    path = run / "result.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: the run did not finish; resume it first")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    curve = read_rows(run)
+    report = {
+        "format": FORMAT,
+        "name": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": dict(dataset),
+        "result": {key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
+        "curve": _summary(curve),
+        "time": {
+            "seconds_per_step_median": result["seconds_per_step"],
+            "steps": result["steps"],
+            "training_seconds": sum(row["seconds"] for row in curve),
+        },
+        "memory": {"peak_bytes": result["peak_memory"], "how": memory_how},
+        "parameters": result["parameters"],
+        "paper": None if paper is None else {key: value for key, value in paper.items() if value is not None},
+        "implementation": implementation,
+        "machine": {**_machine(), "device": result["device"], "precision": result["precision"]},
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "warnings": list(warnings),
+        "config": dict(config),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(report, default=str))
+    return plain
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """Read the curve of a finished run, one mapping per epoch; no file is no rows."""
+    path = run / "curve.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _summary(curve: list[dict[str, Any]]) -> dict[str, Any]:
+    losses = [row["loss"] for row in curve]
+    return {
+        "file": "curve.jsonl",
+        "evaluations": sum(row["scores"] is not None for row in curve),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "lowest_loss": min(losses, default=None),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name, package in _PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            # Run from a source tree that was never installed.
+            found[name] = None
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": usable,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_model() -> str | None:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree that ran, "-dirty" where it was changed; ``None`` for an installed package."""
+    git = shutil.which("git")
+    here = Path(__file__).resolve()
+    # An environment inside somebody's repository is not that repository: ask whether git knows this very file.
+    if git is None or _ask([git, "ls-files", "--error-unmatch", here.name], here.parent) is None:
+        return None
+    return _ask([git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], here.parent)
+
+
+def _ask(command: list[str], folder: Path) -> str | None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

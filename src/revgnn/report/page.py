@@ -1,0 +1,218 @@
+"""The HTML page of a run: one file that needs nothing from anywhere else, on a telephone, a screen and paper.
+
+Every text passes `html.escape`; the pictures are the SVG of `picture`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .collect import read_rows
+from .picture import draw_curves
+from .row import duration, integer, memory, metric_title, score, target
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1d2733; --quiet: #5b6774; --line: #dde3ea; --wash: #f5f7fa; --accent: #0b62a4; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 60rem; color: var(--ink); background: #fff;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { margin: 2.25rem 0 .6rem; font-size: 1.1rem; }
+p { margin: .4rem 0; }
+.quiet, caption { color: var(--quiet); font-size: .875rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.5rem 0 0; }
+.tiles div { padding: .7rem .9rem; background: var(--wash); border-radius: .5rem; }
+.tiles dt { color: var(--quiet); font-size: .8rem; }
+.tiles dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+figure { margin: 0; }
+figure svg { display: block; width: 100%; height: auto; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .3rem; }
+th, td { padding: .38rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  overflow-wrap: anywhere; }
+th { font-weight: 500; color: var(--quiet); }
+thead th { font-size: .85rem; }
+td.number, th.number { text-align: right; }
+.pairs { margin-bottom: 1rem; font-size: .925rem; }
+.pairs th { width: 45%; overflow-wrap: break-word; }
+.pairs caption { color: var(--accent); font-weight: 600; }
+.warning { margin: 1.25rem 0 0; padding: .6rem .9rem; border-left: 4px solid #b45309; background: #fff7ed; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 0 2rem;
+  align-items: start; }
+@media (max-width: 30rem) { body { padding: 1.25rem .9rem 2rem; } th, td { padding: .35rem .35rem; } }
+@media print { body { max-width: none; padding: 0; font-size: 11pt; } h2 { break-after: avoid; }
+  figure, tr, .tiles div { break-inside: avoid; } .tiles div, .warning { border: 1px solid var(--line); } }
+"""
+
+
+def write_report(run: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write ``report.json`` and ``report.html`` into the run folder.
+
+    Args:
+        run: the run folder, whose ``curve.jsonl`` is drawn.
+        report: what `build_report` gave.
+    Returns: the two paths.
+    """
+    as_json, as_page = run / "report.json", run / "report.html"
+    as_json.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    as_page.write_text(render(report, read_rows(run)), encoding="utf-8")
+    return as_json, as_page
+
+
+def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
+    """Give the whole page as text."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(report["name"])} – revgnn</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{escape(report["name"])}</h1>
+<p class="quiet">{escape(_subtitle(report))}</p>
+</header>
+{_warnings(report["warnings"])}
+{_tiles(report)}
+<section><h2>Curves</h2>{_pictures(report, curve)}</section>
+<section><h2>Result</h2>{_scores(report)}{_beside_the_paper(report)}</section>
+<section><h2>Configuration</h2><div class="columns">{_configuration(report["config"])}</div></section>
+<div class="columns">
+<section><h2>Data</h2>{_pairs(_flat(report["dataset"]))}</section>
+<section><h2>Machine and versions</h2>{_pairs(_circumstances(report))}</section>
+</div>
+</body>
+</html>
+"""
+
+
+def _subtitle(report: Mapping[str, Any]) -> str:
+    result = report["result"]
+    ended = " (ended early: no better valid value)" if result["stopped"] == "patience" else ""
+    return (
+        f"{report['date'].replace('T', ' ').replace('+00:00', ' UTC')} · best epoch {result['best_epoch']} of "
+        f"{result['epochs']}{ended} · {duration(report['time']['training_seconds'])} of training on "
+        f"{report['machine']['device']}"
+    )
+
+
+def _warnings(warnings: list[str]) -> str:
+    return "\n".join(f'<p class="warning" role="note">{escape(text)}</p>' for text in warnings)
+
+
+def _tiles(report: Mapping[str, Any]) -> str:
+    tiles = [
+        (f"test {metric_title(report)}", score(report, "test")),
+        (f"valid {metric_title(report)}", score(report, "valid")),
+        ("peak training memory", memory(report["memory"]["peak_bytes"])),
+        ("time per step", duration(report["time"]["seconds_per_step_median"])),
+        ("parameters", integer(report["parameters"])),
+    ]
+    cells = "".join(f"<div><dt>{escape(title)}</dt><dd>{escape(value)}</dd></div>" for title, value in tiles)
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _pictures(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
+    pictures = draw_curves(report, curve)
+    if pictures is None:
+        return (
+            '<p class="quiet">The curves are drawn by matplotlib, which is not installed: '
+            "<code>pip install 'revgnn[plot]'</code>, then write the report again. "
+            "The figures are in <code>curve.jsonl</code>.</p>"
+        )
+    figures = (f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>' for label, svg in pictures.items())
+    return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    rows = []
+    for split, scores in report["result"]["scores"].items():
+        loss = "–" if scores["loss"] is None else f"{scores['loss']:.4f}"
+        rows.append([split, score(report, split), loss])
+    caption = f"Scores of the weights that were selected, of epoch {report['result']['best_epoch']}"
+    return _table(["split", metric_title(report), "loss"], rows, caption)
+
+
+def _beside_the_paper(report: Mapping[str, Any]) -> str:
+    paper = report["paper"]
+    if not paper:
+        return ""
+    peak = report["memory"]["peak_bytes"]
+    rows = [
+        [f"test {metric_title(report)}", score(report, "test"), target(report)],
+        ["peak memory [GiB]", "–" if peak is None else f"{peak / 2**30:.2f}", _number(paper.get("memory_gb"))],
+        ["parameters", integer(report["parameters"]), integer(paper.get("parameters"))],
+    ]
+    return "<h2>Beside the paper</h2>" + _table(["", "this run", "paper"], rows, None)
+
+
+def _configuration(config: Mapping[str, Any]) -> str:
+    """Write one table per part of the configuration, and one for the values that stand in no part."""
+    parts = {name: _flat(value) for name, value in config.items() if isinstance(value, Mapping)}
+    alone = [(name, value) for name, value in config.items() if not isinstance(value, Mapping)]
+    tables = [_pairs(alone)] if alone else []
+    return "".join(tables + [_pairs(pairs, name) for name, pairs in parts.items() if pairs])
+
+
+def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    how = report["memory"]["how"]
+    return [
+        *report["machine"].items(),
+        ("implementation", report["implementation"]),
+        ("memory measured by", how),
+        ("steps", report["time"]["steps"]),
+        *report["versions"].items(),
+        ("git commit", report["git_commit"]),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+def _table(head: list[str], rows: list[list[str]], caption: str | None) -> str:
+    """Write a table whose first column names its rows."""
+    title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
+    kinds = [' scope="col"'] + [' scope="col" class="number"'] * (len(head) - 1)
+    top = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(kinds, head, strict=True))
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f'<td class="number">{escape(cell)}</td>' for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _pairs(pairs: Iterable[tuple[str, Any]], caption: str | None = None) -> str:
+    title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(_text(value))}</td></tr>' for name, value in pairs
+    )
+    return f'<table class="pairs">{title}<tbody>{rows}</tbody></table>'
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Give the leaves of nested mappings under their dotted names."""
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]

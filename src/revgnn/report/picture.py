@@ -1,0 +1,94 @@
+"""The curves of a run as inline SVG, drawn by matplotlib where it is installed."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .row import in_unit, metric_title
+
+# Told apart by the colour-blind too (Okabe and Ito), and by their dashes on paper.
+_STROKES: dict[str, dict[str, Any]] = {
+    "train": {"color": "#7a8794", "linestyle": (0, (1, 1.2))},
+    "valid": {"color": "#0072b2", "linestyle": "-"},
+    "test": {"color": "#d55e00", "linestyle": (0, (4, 1.5))},
+}
+
+
+def draw_curves(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[str, str] | None:
+    """Draw the metric and the loss of each split over the epochs.
+
+    Returns: label -> SVG element; ``None`` without matplotlib.
+    """
+    try:
+        # The one optional dependency of the page.
+        import matplotlib as mpl
+    except ModuleNotFoundError:
+        return None
+    best = report["result"]["best_epoch"]
+    metric = {
+        split: [(epoch, in_unit(report, value)) for epoch, value in points]
+        for split, points in _series(curve, "metric").items()
+    }
+    loss = _series(curve, "loss")
+    loss["train"] = [(row["epoch"], row["loss"]) for row in curve]
+    title = metric_title(report)
+    pictures = {}
+    for label, axis, series in (("metric", title, metric), ("loss", "loss", loss)):
+        if not any(series.values()):
+            continue
+        # The salt names the clip paths, which must differ between two pictures of one page.
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
+            pictures[f"{axis} over epochs, best epoch {best}"] = _draw(axis, series, best)
+    return pictures
+
+
+def _series(curve: list[dict[str, Any]], key: str) -> dict[str, list[tuple[int, float]]]:
+    series: dict[str, list[tuple[int, float]]] = {split: [] for split in _STROKES}
+    for row in curve:
+        for split, scores in (row["scores"] or {}).items():
+            if scores[key] is not None and split in series:
+                series[split].append((row["epoch"], scores[key]))
+    return series
+
+
+def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> str:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for split, points in series.items():
+        if points:
+            epochs, values = zip(*points, strict=True)
+            marker = "o" if len(points) < 20 else None
+            axes.plot(epochs, values, label=split, marker=marker, markersize=3, linewidth=1.6, **_STROKES[split])
+    axes.axvline(best, color="#1d2733", linewidth=0.8, alpha=0.5)
+    axes.annotate(
+        f"best epoch {best}",
+        (best, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        annotation_clip=False,
+    )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(axis)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="#dde3ea", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return _element(text.getvalue())
+
+
+def _element(document: str) -> str:
+    """Cut the <svg> element out of a document and drop its metadata, which names addresses that no page needs."""
+    element = document[document.index("<svg") :]
+    return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL).strip()

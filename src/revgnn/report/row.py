@@ -1,0 +1,83 @@
+"""How figures are written for people, and the Markdown row of a run with the paper beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_IN_PERCENT = frozenset({"accuracy", "rocauc"})
+_METRIC_TITLES = {"accuracy": "accuracy", "rocauc": "ROC-AUC", "rmse": "RMSE", "mae": "MAE"}
+
+MARKDOWN_HEADER = (
+    "| run | parameters | best epoch | valid | test | paper | peak memory | time per step |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def markdown_row(report: Mapping[str, Any]) -> str:
+    """Write a report as one row under `MARKDOWN_HEADER`."""
+    result = report["result"]
+    cells = [
+        report["name"],
+        integer(report["parameters"]),
+        integer(result["best_epoch"]),
+        score(report, "valid"),
+        score(report, "test"),
+        target(report),
+        memory(report["memory"]["peak_bytes"]),
+        duration(report["time"]["seconds_per_step_median"]),
+    ]
+    return "| " + " | ".join(_markdown(str(cell)) for cell in cells) + " |"
+
+
+def metric_title(report: Mapping[str, Any]) -> str:
+    """Name the metric with its unit."""
+    name = str(report["result"]["metric"])
+    return _METRIC_TITLES.get(name, name) + (" [%]" if name in _IN_PERCENT else "")
+
+
+def in_unit(report: Mapping[str, Any], value: float) -> float:
+    """Bring a metric into the unit that `metric_title` names."""
+    return 100.0 * value if report["result"]["metric"] in _IN_PERCENT else value
+
+
+def score(report: Mapping[str, Any], split: str) -> str:
+    """Write the metric of a split in the unit of `metric_title`; a dash where there is none."""
+    value = report["result"]["scores"].get(split, {}).get("metric")
+    if value is None:
+        return "–"
+    return f"{in_unit(report, value):.2f}" if report["result"]["metric"] in _IN_PERCENT else f"{value:.4g}"
+
+
+def target(report: Mapping[str, Any]) -> str:
+    """Write the paper's figure of the test split, in the unit of `metric_title`; a dash where it gives none."""
+    paper = report["paper"] or {}
+    if paper.get("metric") is None:
+        return "–"
+    return f"{paper['metric']:g}" + (f" ± {paper['std']:g}" if paper.get("std") is not None else "")
+
+
+def integer(value: float | None) -> str:
+    """Write a whole number with separators; a dash for ``None``."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def memory(count: float | None) -> str:
+    """Write bytes in MiB or GiB; a dash for ``None``."""
+    if count is None:
+        return "–"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as ms, s, min or h."""
+    for limit, unit, name in ((1.0, 1e-3, "ms"), (120.0, 1.0, "s"), (7200.0, 60.0, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 3600:.3g} h"
+
+
+def _markdown(text: str) -> str:
+    # A cell must not end its row, and a name must not become a tag.
+    text = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,222 @@
+"""A run from data to report: what it consists of, and the whole path on one page.
+
+tables or data set -> batches -> model -> training -> checkpoints -> report. Every stage is one call to the piece that
+knows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .data import Batches, Dataset, DatasetConfig, FullBatch, load_dataset, make_batches
+from .measure import StepMemory
+from .models import GNN, ModelConfig, build_model
+from .report import build_report, write_report
+from .train import Progress, Row, TrainConfig, fit
+
+RUN_FILE = "run.json"
+FORMAT = 1
+
+Device = Literal["auto", "cpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the paper prints for a row of its tables; ``None`` where it prints nothing."""
+
+    row: str | None = None
+    """Where it stands, such as "Table 3, RevGCN 28 x 128"."""
+    metric: float | None = None
+    """Mean of the test metric; in percent for accuracy and ROC-AUC."""
+    std: float | None = None
+    """Its standard deviation over runs, in the same unit."""
+    memory_gb: float | None = None
+    """Peak memory of training in GiB."""
+    parameters: int | None = None
+    """Trained numbers, to the unit."""
+    assumed: tuple[str, ...] = ()
+    """Dotted fields of the run that no source gives, and that the nearest published recipe stands in for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides what a run computes."""
+
+    dataset: DatasetConfig
+    """Which data, and what is done to its edges."""
+    model: ModelConfig
+    """What the network is made of."""
+    train: TrainConfig
+    """How it is trained."""
+    batch_size: int | None = None
+    """Graphs in a step, for graph-level data; ``None``: all in one step. At node level it must be ``None``."""
+    paper: Target | None = None
+    """What the paper prints; ``None``: the run is no row of the paper."""
+
+
+def execute(
+    run: Run,
+    out: Path,
+    *,
+    name: str,
+    data_root: Path,
+    device: Device = "auto",
+    resume: bool = False,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Take a run from its data to its report.
+
+    Args:
+        run: what to do.
+        out: the run folder; receives run.json, curve.jsonl, ckpt/, result.json, report.json and report.html.
+        name: what reports call it.
+        data_root: where data lies, or goes.
+        device: "auto" is an accelerator where there is one.
+        resume: go on from the newest checkpoint in ``out``.
+        download: fetch data that is missing, where its source allows it.
+        progress: told of every step and epoch; ``None`` is silence.
+    Returns: the report.
+    Raises: what loading, building and training raise; each says what to change.
+    """
+    dataset = load_dataset(run.dataset, data_root, download=download)
+    batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
+    model = make_model(run, dataset)
+    memory = _step_memory(device, model, batches)
+    fit(
+        model,
+        batches,
+        run.train,
+        metric=dataset.metric,
+        out=out,
+        resume=resume,
+        progress=_Metered(progress, memory),
+        memory=memory,
+        configuration=_decides(run),
+        device=device,
+    )
+    facts = {
+        "format": FORMAT,
+        "name": name,
+        "config": asdict(run),
+        "dataset": describe(dataset),
+        "memory_how": None if memory is None else memory.how,
+    }
+    (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    return report_on(out)
+
+
+def make_model(run: Run, dataset: Dataset) -> GNN:
+    """Build the network of a run for a data set, its weights drawn from the seed of the run."""
+    torch.manual_seed(run.train.seed)
+    return build_model(
+        run.model,
+        in_channels=dataset.in_channels,
+        out_channels=dataset.num_outputs,
+        edge_channels=dataset.edge_channels,
+        categories=dataset.categories,
+        level=dataset.level,
+    )
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Give the facts of a data set that a report names."""
+    return {
+        "name": dataset.name,
+        "task": f"{dataset.level}-level {dataset.task}",
+        "nodes": dataset.num_nodes,
+        "edges": dataset.num_edges,
+        "graphs": dataset.num_graphs,
+        "features": dataset.in_channels,
+        "edge features": dataset.edge_channels,
+        "outputs": dataset.num_outputs,
+        **{f"{split} {dataset.level}s": ids.numel() for split, ids in dataset.splits.items()},
+    }
+
+
+def report_on(out: Path) -> dict[str, Any]:
+    """Write the report of a finished run from what its folder holds.
+
+    Args:
+        out: a run folder.
+    Returns: the report, which now stands in ``report.json`` and ``report.html``.
+    Raises: FileNotFoundError: the folder holds no finished run.
+    """
+    path = out / RUN_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    paper = facts["config"]["paper"]
+    report = build_report(
+        out,
+        name=facts["name"],
+        config={key: value for key, value in facts["config"].items() if key != "paper"},
+        dataset=facts["dataset"],
+        implementation="reference",
+        memory_how=facts["memory_how"],
+        paper=paper,
+        warnings=_warnings(paper),
+    )
+    write_report(out, report)
+    return report
+
+
+def _decides(run: Run) -> dict[str, Any]:
+    """The configuration that a resumed run must share; what the paper prints changes no weight."""
+    return {key: value for key, value in asdict(run).items() if key not in {"train", "paper"}}
+
+
+def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
+    if not paper or not paper["assumed"]:
+        return []
+    return [f"The paper does not say everything: assumed here are {', '.join(paper['assumed'])}."]
+
+
+def _step_memory(device: Device, model: GNN, batches: Batches) -> StepMemory | None:
+    kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else _accelerator()
+    if kind not in {"cpu", "cuda"}:
+        return None
+    held = [*model.parameters(), *model.buffers()]
+    if isinstance(batches, FullBatch):
+        batch = batches.batch
+        held += [batch.x, batch.y, batch.graph.indptr, batch.graph.indices]
+        held += [] if batch.edge_attr is None else [batch.edge_attr]
+    return StepMemory(kind, held)
+
+
+def _accelerator() -> str:
+    found = torch.accelerator.current_accelerator()
+    return "cpu" if found is None else found.type
+
+
+class _Metered:
+    """A `Progress` that also tells the memory meter of every step."""
+
+    def __init__(self, inner: Progress | None, memory: StepMemory | None) -> None:
+        self._inner, self._memory = inner, memory
+
+    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
+        if self._inner is not None:
+            self._inner.begin(epochs=epochs, steps=steps, done=done, metric=metric)
+
+    def step(self, *, epoch: int, step: int, loss: float) -> None:
+        if self._memory is not None:
+            self._memory.step()
+        if self._inner is not None:
+            self._inner.step(epoch=epoch, step=step, loss=loss)
+
+    def epoch(self, row: Row) -> None:
+        if self._inner is not None:
+            self._inner.epoch(row)
+
+    def end(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+        if self._inner is not None:
+            self._inner.end()

@@ -1,0 +1,70 @@
+"""What a stack can be: the tables of its choices, and the rules between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from .couplings import Coupling, GroupedAdditive, Residual
+
+CouplingName = Literal["residual", "grouped"]
+BackpropName = Literal["store", "checkpoint", "reversible"]
+ScheduleName = Literal["cycle", "head_repeat"]
+
+COUPLINGS: dict[str, Callable[[int], Coupling]] = {"residual": lambda _: Residual(), "grouped": GroupedAdditive}
+BACKPROPS: tuple[str, ...] = ("store", "checkpoint", "reversible")
+
+
+def check_choices(
+    *,
+    channels: int,
+    num_layers: int,
+    coupling: str,
+    num_groups: int,
+    backprop: str,
+    segments: int | None,
+    weight_tied: bool,
+    num_distinct: int,
+    schedule: str,
+    channels_name: str = "channels",
+) -> None:
+    """Raise ValueError for a stack that cannot be, naming the argument to change."""
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling={coupling!r} is not known; choose one of {', '.join(COUPLINGS)}")
+    if backprop not in BACKPROPS:
+        raise ValueError(f"backprop={backprop!r} is not known; choose one of {', '.join(BACKPROPS)}")
+    if schedule not in ("cycle", "head_repeat"):
+        raise ValueError(f"schedule={schedule!r} is not known; choose cycle or head_repeat")
+    if num_layers < 0:
+        raise ValueError(f"num_layers must be 0 or more, got {num_layers}")
+    _check_coupling(channels, coupling, num_groups, backprop, channels_name)
+    _check_layers(num_layers, backprop, segments, weight_tied, num_distinct)
+
+
+def _check_coupling(channels: int, coupling: str, num_groups: int, backprop: str, channels_name: str) -> None:
+    if coupling == "residual" and backprop == "reversible":
+        raise ValueError(
+            "backprop='reversible' needs coupling='grouped': a residual layer has no inverse; "
+            "change the coupling, or choose backprop='checkpoint'"
+        )
+    if coupling == "grouped":
+        if num_groups < 2:
+            raise ValueError(f"num_groups must be 2 or more for coupling='grouped', got {num_groups}")
+        if channels % num_groups:
+            below = channels - channels % num_groups
+            choices = " or ".join(str(width) for width in (below, below + num_groups) if width)
+            raise ValueError(
+                f"{channels_name}={channels} must be divisible by num_groups={num_groups}; choose {choices}"
+            )
+
+
+def _check_layers(num_layers: int, backprop: str, segments: int | None, weight_tied: bool, num_distinct: int) -> None:
+    if segments is not None:
+        if backprop == "store":
+            raise ValueError("segments cuts a stack that is rebuilt; with backprop='store' leave it None")
+        if not 1 <= segments <= max(num_layers, 1):
+            raise ValueError(f"segments must lie in 1..num_layers={num_layers}, got {segments}")
+    if weight_tied and not 1 <= num_distinct <= max(num_layers, 1):
+        raise ValueError(f"num_distinct must lie in 1..num_layers={num_layers}, got {num_distinct}")
+    if not weight_tied and num_distinct != 1:
+        raise ValueError(f"num_distinct={num_distinct} says how many layers are shared; set weight_tied=True")

@@ -1,0 +1,27 @@
+"""Seeds from seeds: one number for a step, and a different one for every layer and group of it, with no state
+between."""
+
+from __future__ import annotations
+
+import torch
+
+_MASK = 2**64 - 1
+
+
+def fold_seed(seed: int, *numbers: int) -> int:
+    """Mix integers into a seed: a pure function to 0..2**63-1, far apart for neighbouring arguments.
+
+    Source: the finaliser of SplitMix64 (Steele et al. 2014), applied once per number.
+    """
+    mixed = seed & _MASK
+    for number in numbers:
+        mixed = (mixed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK
+        mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+def draw_seed() -> int:
+    """Draw a seed from torch's global CPU generator, so that ``torch.manual_seed`` governs it."""
+    return int(torch.randint(2**62, ()))

@@ -1,0 +1,81 @@
+"""What a stream of N x D is made of while a stack runs: C parts of N x D/C, read and added to part by part.
+
+`StoredState` makes new tensors and leaves the rest to autograd; `FloatState` owns its parts and updates them in place.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class State(Protocol):
+    """The stream between two layers."""
+
+    def read(self, i: int) -> Tensor:
+        """Part i as a branch sees it; the reader does not write to it."""
+        ...
+
+    def sum_from(self, start: int) -> Tensor:
+        """The sum of the parts from ``start`` on."""
+        ...
+
+    def add(self, i: int, delta: Tensor) -> None:
+        """Add a branch's value to part i."""
+        ...
+
+    def subtract(self, i: int, delta: Tensor) -> None:
+        """Undo `add` of the same value."""
+        ...
+
+
+class StoredState:
+    """Parts that autograd follows: every addition is a new tensor."""
+
+    def __init__(self, x: Tensor, num_groups: int) -> None:
+        self.parts = list(x.chunk(num_groups, dim=-1))
+
+    def read(self, i: int) -> Tensor:
+        """Part i."""
+        return self.parts[i]
+
+    def sum_from(self, start: int) -> Tensor:
+        """The sum of the parts from ``start`` on."""
+        return _sum(self.parts[start:])
+
+    def add(self, i: int, delta: Tensor) -> None:
+        """Add to part i, in the stream's dtype."""
+        self.parts[i] = self.parts[i] + delta.to(self.parts[i].dtype)
+
+    def subtract(self, i: int, delta: Tensor) -> None:
+        """Subtract from part i, in the stream's dtype."""
+        self.parts[i] = self.parts[i] - delta.to(self.parts[i].dtype)
+
+    def join(self) -> Tensor:
+        """The whole stream, [..., D]."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=-1)
+
+
+class FloatState(StoredState):
+    """Parts of its own, contiguous, updated in place: the caller's tensor is copied, never written to."""
+
+    def __init__(self, x: Tensor, num_groups: int) -> None:
+        super().__init__(x, num_groups)
+        self.parts = [part.clone(memory_format=torch.contiguous_format) for part in self.parts]
+
+    def add(self, i: int, delta: Tensor) -> None:
+        """Add to part i in place."""
+        self.parts[i] += delta
+
+    def subtract(self, i: int, delta: Tensor) -> None:
+        """Subtract from part i in place."""
+        self.parts[i] -= delta
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -1,0 +1,350 @@
+"""Checkpoints: a folder of safetensors and one JSON manifest, whole or absent, and never a pickle.
+
+``<run>/ckpt/epoch-000123/`` is the state after 123 epochs; ``epoch-000123-step-000004`` is four steps further. Each
+holds the weights, the optimizer, the random states, the best weights so far and where the run stands, so any one of
+them resumes the run. It is written under a temporary name, synced and renamed; on reading every file is compared with
+its checksum, and a damaged checkpoint is passed over for the one before, aloud.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .optim import flatten_state, unflatten_state
+from .rng import capture_rng, restore_rng
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINT_FOLDER = "ckpt"
+FORMAT = 1
+_NAME = re.compile(r"epoch-(\d{6,})(?:-step-(\d{6,}))?")
+_MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 64 * 2**20
+_FILES = frozenset({"model.safetensors", "optimizer.safetensors", "rng.safetensors", "best.safetensors"})
+_TEMPORARY = ".writing-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, of another format, or of another model."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """All that a run needs to go on as if it had never stopped, on the CPU."""
+
+    epoch: int
+    """Epochs that are finished."""
+    step: int = 0
+    """Steps taken in the epoch after them."""
+    model: dict[str, Tensor]
+    """The state dict of the model."""
+    optimizer: dict[str, Tensor]
+    """``<parameter>/<key>`` -> state tensor."""
+    groups: list[dict[str, Any]]
+    """Hyper-parameters of each parameter group."""
+    best: dict[str, Tensor] | None = None
+    """The weights that were selected so far; ``None``: none yet."""
+    rng: dict[str, Tensor]
+    rng_facts: dict[str, Any]
+    progress: dict[str, Any]
+    """What the loop counts along the way, as JSON."""
+    config: dict[str, Any]
+    """The configuration of the run, as JSON."""
+
+
+def take(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epoch: int,
+    step: int = 0,
+    best: dict[str, Tensor] | None = None,
+    progress: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> Snapshot:
+    """Copy the state of a run, and of the global random number generators, to the CPU."""
+    rng, rng_facts = capture_rng()
+    tensors, groups = flatten_state(model, optimizer)
+    return Snapshot(
+        epoch=epoch,
+        step=step,
+        model=copy_weights(model),
+        optimizer=tensors,
+        groups=groups,
+        best=best,
+        rng=rng,
+        rng_facts=rng_facts,
+        progress=dict(progress),
+        config=dict(config),
+    )
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the state dict of a model to the CPU, every entry with storage of its own.
+
+    Raises: TypeError: an entry that is not a tensor, which safetensors cannot hold.
+    """
+    copies = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"the model's state {name!r} must be a tensor to be saved, got {type(value).__name__}; use a buffer"
+            )
+        copies[name] = value.detach().to("cpu", copy=True).contiguous()
+    return copies
+
+
+def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a snapshot back into a model and optimizer of the same shape, and into the global random generators.
+
+    Raises: CheckpointError: a tensor of another name, shape or dtype, naming the first; nothing is changed then.
+    """
+    check_weights(snapshot.model, model)
+    if snapshot.best is not None:
+        check_weights(snapshot.best, model)
+    try:
+        state = unflatten_state(snapshot.optimizer, snapshot.groups, model, optimizer)
+        restore_rng(snapshot.rng, snapshot.rng_facts)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    model.load_state_dict(snapshot.model)
+    optimizer.load_state_dict(state)
+
+
+def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse weights of another model.
+
+    Raises: CheckpointError: the first name that is missing or too many, or has another shape or dtype.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() ^ weights.keys()):
+        where = "the model but not in the checkpoint" if name in own else "the checkpoint but not in the model"
+        raise CheckpointError(f"{name} is in {where}; build the model with the configuration of the checkpoint")
+    for name, value in own.items():
+        got = weights[name]
+        if got.shape != value.shape or got.dtype != value.dtype:
+            raise CheckpointError(
+                f"{name} must be {value.dtype} {list(value.shape)}, the checkpoint has {got.dtype} {list(got.shape)}; "
+                "build the model with the configuration of the checkpoint"
+            )
+
+
+# ------------------------------------------------------------------ writing
+
+
+def save(run: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
+    """Write a checkpoint and remove those beyond the newest ``keep``.
+
+    Args:
+        run: the run folder; the checkpoint goes to ``ckpt`` inside.
+        keep: how many stay, at least 1; with 2, one damaged on disk does not lose the run.
+    Returns: the folder of the checkpoint.
+    Raises: OSError: a full disk and the like; the checkpoints before it are untouched then.
+    Cost: the model twice (now and best), the optimizer once; read back once for the checksums.
+    """
+    folder = run / CHECKPOINT_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(left)
+    name = f"epoch-{snapshot.epoch:06d}" + (f"-step-{snapshot.step:06d}" if snapshot.step else "")
+    temporary, final = folder / (_TEMPORARY + name), folder / name
+    try:
+        _write(temporary, snapshot)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if final.exists():
+        # Only a damaged one can stand here: a run that resumed from a whole one has moved on.
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    _sync(folder)
+    _prune(folder, final, keep)
+    return final
+
+
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    folder.mkdir()
+    groups = {"model": snapshot.model, "optimizer": snapshot.optimizer, "rng": snapshot.rng}
+    if snapshot.best is not None:
+        groups["best"] = snapshot.best
+    files = {}
+    for name, tensors in groups.items():
+        path = folder / f"{name}.safetensors"
+        save_file(tensors, path)
+        _sync(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    content = {
+        "epoch": snapshot.epoch,
+        "step": snapshot.step,
+        "groups": snapshot.groups,
+        "rng": snapshot.rng_facts,
+        "progress": snapshot.progress,
+        "config": snapshot.config,
+        "versions": _versions(),
+        "files": files,
+    }
+    manifest = {"format": FORMAT, "sha256": _digest(content), "content": content}
+    path = folder / _MANIFEST
+    path.write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
+    _sync(path)
+    _sync(folder)
+
+
+def _prune(folder: Path, newest: Path, keep: int) -> None:
+    names = list_checkpoints(folder.parent)
+    place = names.index(newest)
+    # What sorts after the newest is a damaged one that was passed over.
+    for path in names[: max(0, place + 1 - keep)] + names[place + 1 :]:
+        shutil.rmtree(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Give the checkpoints of a run folder, oldest first, whole or not."""
+    folder = run / CHECKPOINT_FOLDER
+    found = [(match, path) for path in folder.glob("epoch-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0)))]
+
+
+def load_latest(run: Path) -> Snapshot | None:
+    """Read the newest whole checkpoint of a run folder; each damaged one on the way is named in a warning.
+
+    Returns: the snapshot; ``None`` where no checkpoint was ever written.
+    Raises: CheckpointError: there are checkpoints, and none is whole.
+    """
+    newest_first = list_checkpoints(run)[::-1]
+    for path in newest_first:
+        try:
+            return load(path)
+        except CheckpointError as error:
+            _log.warning("checkpoint passed over: %s", error)
+    if newest_first:
+        raise CheckpointError(f"none of the {len(newest_first)} checkpoints in {run} is whole; start the run afresh")
+    return None
+
+
+def load_best(run: Path) -> dict[str, Tensor]:
+    """Read the weights that the run selected, from its newest whole checkpoint.
+
+    Raises: CheckpointError: every checkpoint is damaged, or nothing was selected yet.
+        FileNotFoundError: there is no checkpoint.
+    """
+    snapshot = load_latest(run)
+    if snapshot is None:
+        raise FileNotFoundError(f"{run / CHECKPOINT_FOLDER} holds no checkpoint; train the run first")
+    if snapshot.best is None:
+        raise CheckpointError(f"{run} stopped before its first evaluation: no weights were selected; resume it")
+    return snapshot.best
+
+
+def load(path: Path) -> Snapshot:
+    """Read one checkpoint and compare every byte with its checksums.
+
+    Raises: CheckpointError: what is wrong with which file.
+    """
+    content = _read_manifest(path / _MANIFEST)
+    tensors = {}
+    for name, facts in content["files"].items():
+        if name not in _FILES:
+            raise CheckpointError(f"{path / _MANIFEST} names the file {name!r}; only {sorted(_FILES)} belong there")
+        tensors[name.removesuffix(".safetensors")] = _read_tensors(path / name, facts)
+    try:
+        return Snapshot(
+            epoch=int(content["epoch"]),
+            step=int(content["step"]),
+            model=tensors["model"],
+            optimizer=tensors["optimizer"],
+            groups=content["groups"],
+            best=tensors.get("best"),
+            rng=tensors["rng"],
+            rng_facts=content["rng"],
+            progress=content["progress"],
+            config=content["config"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is incomplete: {error!r}") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        _check_plain(path)
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes; at most {_LARGEST_MANIFEST} are read")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"{path} must have format {FORMAT}, got {found!r}; use the revgnn that wrote it")
+    content = manifest.get("content")
+    if not isinstance(content, dict) or manifest.get("sha256") != _digest(content):
+        raise CheckpointError(f"{path} does not match its checksum")
+    if not isinstance(content.get("files"), dict):
+        raise CheckpointError(f"{path} lists no files")
+    return content
+
+
+def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
+    try:
+        _check_plain(path)
+        if not isinstance(facts, dict) or path.stat().st_size != facts.get("bytes"):
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes where the manifest says {facts}")
+        if _sha256(path) != facts.get("sha256"):
+            raise CheckpointError(f"{path} does not match its checksum")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _check_plain(path: Path) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise CheckpointError(f"{path} must be a plain file; it is missing, a link or a folder")
+
+
+# ------------------------------------------------------------------ facts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("torch", "revgnn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            # Run from a source tree that was never installed.
+            found[package] = None
+    return found

@@ -1,0 +1,117 @@
+"""TrainConfig: everything that decides how a model is trained, and nothing of where and on what.
+
+And whether a run may go on under a configuration: only under its own, save for fields that move no weight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from .objective import LossName
+from .optim import OptimizerName, ScheduleName
+
+_LARGEST_SEED = 2**32 - 1
+
+_FREE_ON_RESUME = frozenset({"train.epochs", "train.checkpoint_every", "train.keep_checkpoints", "train.patience"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained."""
+
+    epochs: int = 500
+    """Passes over the training batches."""
+    optimizer: OptimizerName = "adam"
+    """"adam", "adamw" (decay apart from the gradient) or "rmsprop"."""
+    lr: float = 0.001
+    """Learning rate after the warm-up."""
+    weight_decay: float = 0.0
+    """Coefficient of the decay of every parameter; 0 is none."""
+    warmup_epochs: int = 0
+    """Epochs of linear rise, ``lr * epoch / warmup_epochs``; 0 is none."""
+    schedule: ScheduleName = "constant"
+    """After the warm-up: "constant", or "cosine" towards 0 at the end."""
+    clip_norm: float | None = None
+    """Largest Euclidean norm of the gradient of all parameters together; ``None``: not clipped."""
+    loss: LossName = "cross_entropy"
+    """"cross_entropy", "log_cross_entropy" (log-shifted), "bce" (independent tasks, NaN unlabelled) or "mse"."""
+    select: Literal["metric", "loss"] = "metric"
+    """Whose best value on the valid split selects the weights: the data set's "metric", or the lowest "loss"."""
+    eval_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    seed: int = 0
+    """Where every random number of the training comes from; 0 to 2^32 - 1."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """"float32", or "bf16": bfloat16 autocast of the forward, with weights and loss in float32."""
+    checkpoint_every: int | None = 50
+    """Epochs between checkpoints; ``None``: only at the end and when interrupted."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay on disk, at least 2, so that a damaged one does not lose the run."""
+    patience: int | None = None
+    """Epochs without a better valid value after which the run ends; ``None``: it never ends early."""
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_least(1, "epochs", "eval_every", "checkpoint_every", "patience")
+        self._check_least(2, "keep_checkpoints")
+        self._check_least(0, "weight_decay", "warmup_epochs", "seed")
+        if self.seed > _LARGEST_SEED:
+            raise ValueError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be finite and above 0, got {value}")
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule='cosine' needs epochs after the warm-up: epochs={self.epochs}, "
+                f"warmup_epochs={self.warmup_epochs}; shorten the warm-up"
+            )
+
+    def _check_choices(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            choices = get_args(hints[field.name])
+            if choices and all(isinstance(choice, str) for choice in choices):
+                value = getattr(self, field.name)
+                if value not in choices:
+                    raise ValueError(f"{field.name}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+    def _check_least(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def as_json(config: TrainConfig, configuration: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Give a run's configuration as JSON would hold it: ``config`` as "train" beside what the caller adds."""
+    whole = {**(configuration or {}), "train": asdict(config)}
+    plain: dict[str, Any] = json.loads(json.dumps(whole, default=str))
+    return plain
+
+
+def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under another configuration.
+
+    Raises: ValueError: each field that differs, by its dotted name, with both values.
+    """
+    before, now = dict(_flat(saved)), dict(_flat(own))
+    free = _FREE_ON_RESUME if now["train.schedule"] == "constant" else _FREE_ON_RESUME - {"train.epochs"}
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    differences = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed if name not in free]
+    if differences:
+        raise ValueError(
+            "a run resumes only with its own configuration: "
+            + "; ".join(differences)
+            + "; put it back, or choose another folder"
+        )
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]

@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM as a question that the loop asks between steps, so that a run stops where it can go on from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_STDERR = 2
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and did, between two steps; the message says what was kept and how to go on."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+        """The signal that asked; a command line exits with 128 plus it."""
+
+
+class Interrupts:
+    """Catch SIGINT and SIGTERM while inside; a second one of them stops at once, as Python would.
+
+    Outside the main thread, where Python allows no handlers, it catches nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        """The signal that came; ``None``: none yet."""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._catch)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._before.items():
+            # None stands for a handler that was not installed from Python and cannot be put back from it.
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+    def _catch(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum
+        # A handler may run in the middle of a print or a log call, which must not be entered twice: write directly.
+        os.write(
+            _STDERR, f"\n{signal.Signals(signum).name}: stopping after this step; again to stop at once\n".encode()
+        )

@@ -1,0 +1,390 @@
+"""The training loop: epochs of steps, evaluation, selection of the best weights, checkpoints, a curve.
+
+What is random in a step is a pure function of (seed, epoch, step), or comes from the global generators, whose states
+the checkpoints hold: a resumed run takes the same steps. Accelerate places, casts and differentiates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from ..data.batch import Batch, Batches
+from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
+from .config import TrainConfig, as_json, check_same
+from .curve import CURVE_FILE, Curve, Row, Score
+from .evaluate import evaluate
+from .interrupt import Interrupted, Interrupts
+from .objective import LOSSES, METRICS
+from .optim import check_and_clip, learning_rate, make_optimizer, set_learning_rate
+from .progress import Progress, Silent
+
+_log = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run came to; the model itself holds the selected weights."""
+
+    metric: str
+    """Name of the metric in the scores."""
+    best_epoch: int
+    """Epoch whose weights were selected."""
+    scores: dict[str, Score]
+    """Split name -> score at that epoch."""
+    epochs: int
+    """Epochs that were run."""
+    steps: int
+    """Optimizer steps that were taken."""
+    stopped: Literal["finished", "patience"]
+    """Why the run ended."""
+    seconds_per_step: float
+    """Median over the epochs of the wall-clock of a training step, evaluation apart."""
+    peak_memory: int | None
+    """Largest peak of the training steps in bytes; ``None`` where nobody measured."""
+    parameters: int
+    """Trained numbers in the model; a shared tensor counts once."""
+    device: str
+    precision: str
+    curve: list[Row]
+    """One row per epoch."""
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    metric: str,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    memory: Callable[[], int] | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    device: Literal["auto", "cpu"] = "auto",
+) -> FitResult:
+    """Train a model and leave the best weights in it.
+
+    Seeds the global random generators with ``config.seed``. Writes ``curve.jsonl``, ``ckpt/`` and ``result.json``.
+
+    Args:
+        model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels.
+        batches: where the training and evaluation batches come from.
+        metric: a key of `METRICS`.
+        out: the run folder, made where missing; ``None`` writes nothing.
+        resume: go on from the newest whole checkpoint in ``out``, or start where there is none.
+        progress: told of every step and epoch; ``None`` is silence.
+        memory: gives the peak bytes since it was last called; called before and after the steps of each epoch.
+        configuration: the whole configuration of the run (model, data), JSON, kept in every checkpoint and compared on
+            resuming; ``config`` stands in it as "train".
+        device: "auto" is the first accelerator that Accelerate finds, or the CPU.
+    Raises:
+        ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
+        FileExistsError: ``out`` holds a run and ``resume`` is false.
+        FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
+        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    if resume and out is None:
+        raise ValueError("resume=True needs out: the run folder to go on from")
+    if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
+        raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    accelerator = _accelerator(config, device)
+    set_seed(config.seed)
+    model.to(accelerator.device)
+    run = _Fit(
+        model=model,
+        batches=batches,
+        config=config,
+        metric=metric,
+        out=out,
+        progress=progress or Silent(),
+        memory=memory,
+        configuration=as_json(config, configuration),
+        accelerator=accelerator,
+    )
+    if resume:
+        run.resume()
+    return run.run()
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """Give the seed of one training step: 63 bits, a pure function of the run's seed, the epoch and the step in it."""
+    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass(kw_only=True, eq=False)
+class _Fit:
+    """A run under way: what it was given, and where it stands."""
+
+    model: nn.Module
+    batches: Batches
+    config: TrainConfig
+    metric: str
+    out: Path | None
+    progress: Progress
+    memory: Callable[[], int] | None
+    configuration: dict[str, Any]
+    accelerator: Accelerator
+
+    epoch: int = 0
+    """Epochs that are finished."""
+    step: int = 0
+    """Steps taken in the one after them; the three sums are over these."""
+    loss_sum: float = 0.0
+    rows: int = 0
+    seconds: float = 0.0
+    best: dict[str, Tensor] | None = None
+    best_epoch: int = 0
+    """0: nothing was selected yet."""
+    best_scores: dict[str, Score] = field(default_factory=dict)
+    saved_at: tuple[int, int] | None = None
+    """Epoch and step of the newest checkpoint."""
+    placed: tuple[Batch, Batch] | None = None
+    """The last batch as it came and as it lies on the device."""
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(
+            self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
+        )
+        self.curve = Curve(self.out)
+
+    # ------------------------------------------------------------------ the run
+    def run(self) -> FitResult:
+        self.progress.begin(epochs=self.config.epochs, steps=len(self.batches), done=self.epoch, metric=self.metric)
+        try:
+            with Interrupts() as interrupts:
+                while self.epoch < self.config.epochs and not self._out_of_patience():
+                    self._train_epoch(interrupts)
+                    self._finish_epoch()
+                    if self.config.checkpoint_every and self.epoch % self.config.checkpoint_every == 0:
+                        self.save()
+                    self._stop_if_asked(interrupts)
+                if self.best is None:
+                    # Shortened on resuming to end where no evaluation was due.
+                    self._select(self._evaluate())
+                self.save()
+        finally:
+            self.progress.end()
+        assert self.best is not None, "the first selection takes whatever is defined, or raises"
+        self.model.load_state_dict(self.best)
+        return self._result()
+
+    def _train_epoch(self, interrupts: Interrupts) -> None:
+        epoch = self.epoch + 1
+        set_learning_rate(self.optimizer, self._lr(epoch))
+        self.model.train()
+        if self.memory is not None:
+            self.memory()
+        for batch in itertools.islice(self.batches.train(epoch), self.step, None):
+            started = time.perf_counter()
+            loss, rows = self._train_step(batch, epoch)
+            self.seconds += time.perf_counter() - started
+            self.step += 1
+            self.loss_sum += loss * rows
+            self.rows += rows
+            self.progress.step(epoch=epoch, step=self.step, loss=loss)
+            self._stop_if_asked(interrupts)
+
+    def _train_step(self, batch: Batch, epoch: int) -> tuple[float, int]:
+        logits, placed = self._forward(batch, step_seed(self.config.seed, epoch, self.step))
+        rows = placed.rows["train"]
+        loss = LOSSES[self.config.loss](logits[rows], placed.y[rows])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        try:
+            value = check_and_clip(self.model, loss.detach(), self.config.clip_norm)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"epoch {epoch}, step {self.step + 1}: {error}; {self._remedy()}") from None
+        self.optimizer.step()
+        return value, rows.numel()
+
+    def _forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
+        # A full batch is the same object every time: it, and what its graph derived, stay on the device.
+        if self.placed is None or self.placed[0] is not batch:
+            self.placed = None
+            self.placed = batch, batch.to(self.accelerator.device)
+        placed = self.placed[1]
+        with self.accelerator.autocast():
+            logits = self.model(placed.x, placed.graph, placed.edge_attr, seed=seed)
+        if logits.size(0) != placed.y.size(0):
+            raise ValueError(
+                f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
+            )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), placed
+
+    def _finish_epoch(self) -> None:
+        memory = None if self.memory is None else self.memory()
+        self.epoch += 1
+        scores = None
+        if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+            scores = self._evaluate()
+            self._select(scores)
+        row = Row(
+            epoch=self.epoch,
+            lr=self._lr(self.epoch),
+            loss=self.loss_sum / max(self.rows, 1),
+            steps=self.step,
+            seconds=self.seconds,
+            memory=memory,
+            scores=scores,
+        )
+        self.step, self.loss_sum, self.rows, self.seconds = 0, 0.0, 0, 0.0
+        self.curve.append(row)
+        self.progress.epoch(row)
+
+    def _evaluate(self) -> dict[str, Score]:
+        return evaluate(self.model, self.batches, loss=self.config.loss, metric=self.metric, forward=self._forward)
+
+    def _select(self, scores: dict[str, Score]) -> None:
+        select = self.config.select
+        if "valid" not in scores:
+            raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
+        value = scores["valid"][select]
+        if value is None and select == "loss":
+            raise FloatingPointError(f"epoch {self.epoch}: the loss on the valid split is not finite; {self._remedy()}")
+        if value is None:
+            raise ValueError(
+                f"{self.metric} is undefined on the split 'valid' (no task with both classes, or no labels); "
+                "use another split, or select='loss'"
+            )
+        if self.best_epoch:
+            before = self.best_scores["valid"][select]
+            assert before is not None, "only defined values are selected"
+            larger = select == "metric" and METRICS[self.metric].larger_is_better
+            if (value <= before) if larger else (value >= before):
+                return
+        self.best, self.best_epoch, self.best_scores = copy_weights(self.model), self.epoch, scores
+
+    # ------------------------------------------------------------------ stopping and going on
+    def _out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.best_epoch > 0 and self.epoch - self.best_epoch >= patience
+
+    def _stop_if_asked(self, interrupts: Interrupts) -> None:
+        if interrupts.signum is None:
+            return
+        where = f"stopped after epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+        if self.out is None:
+            raise Interrupted(f"{where}; nothing was kept, because the run has no folder", interrupts.signum)
+        self.save()
+        raise Interrupted(f"{where}; the checkpoint is in {self.out}: resume the run to go on", interrupts.signum)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the newest one is of this very place."""
+        if self.out is None or self.saved_at == (self.epoch, self.step):
+            return
+        self.curve.sync()
+        progress = {
+            "best_epoch": self.best_epoch,
+            "best_scores": self.best_scores,
+            "loss_sum": self.loss_sum,
+            "rows": self.rows,
+            "seconds": self.seconds,
+        }
+        snapshot = take(
+            self.model,
+            self.optimizer,
+            epoch=self.epoch,
+            step=self.step,
+            best=self.best,
+            progress=progress,
+            config=self.configuration,
+        )
+        save(self.out, snapshot, keep=self.config.keep_checkpoints)
+        self.saved_at = self.epoch, self.step
+
+    def resume(self) -> None:
+        """Take up the newest whole checkpoint, or begin where there is none."""
+        assert self.out is not None, "fit() has checked it"
+        snapshot = load_latest(self.out)
+        if snapshot is None:
+            _log.warning("%s holds no checkpoint: the run starts from the beginning", self.out)
+            self.curve.resume(0)
+            return
+        check_same(snapshot.config, self.configuration)
+        if (snapshot.epoch, snapshot.step) > (self.config.epochs, 0):
+            raise ValueError(
+                f"epochs={self.config.epochs} is less than the {snapshot.epoch} that {self.out} has run; raise it"
+            )
+        restore(snapshot, self.model, self.optimizer)
+        self._take_up(snapshot)
+        self.curve.resume(self.epoch)
+        _log.info("%s: going on after epoch %d, step %d", self.out, self.epoch, self.step)
+
+    def _take_up(self, snapshot: Snapshot) -> None:
+        progress = snapshot.progress
+        try:
+            self.best_epoch, self.best_scores = int(progress["best_epoch"]), progress["best_scores"]
+            self.loss_sum, self.rows = float(progress["loss_sum"]), int(progress["rows"])
+            self.seconds = float(progress["seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint of {self.out} does not say where the run stood: {error!r}"
+            ) from error
+        self.epoch, self.step, self.best = snapshot.epoch, snapshot.step, snapshot.best
+        self.saved_at = self.epoch, self.step
+
+    # ------------------------------------------------------------------ small answers
+    def _lr(self, epoch: int) -> float:
+        config = self.config
+        return learning_rate(
+            epoch, lr=config.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, schedule=config.schedule
+        )
+
+    def _remedy(self) -> str:
+        config, remedies = self.config, []
+        if config.precision != "float32":
+            remedies.append("precision='float32'")
+        remedies.append(f"lr below {config.lr:g}")
+        remedies.append("clip_norm=1.0" if config.clip_norm is None else f"clip_norm below {config.clip_norm:g}")
+        if not config.warmup_epochs:
+            remedies.append("warmup_epochs")
+        return "try " + ", ".join(remedies)
+
+    def _result(self) -> FitResult:
+        rows = self.curve.rows
+        peaks = [row["memory"] for row in rows if row["memory"] is not None]
+        result = FitResult(
+            metric=self.metric,
+            best_epoch=self.best_epoch,
+            scores=self.best_scores,
+            epochs=self.epoch,
+            steps=self.epoch * len(self.batches),
+            stopped="finished" if self.epoch >= self.config.epochs else "patience",
+            seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
+            peak_memory=max(peaks, default=None),
+            parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            device=str(self.accelerator.device),
+            precision=self.config.precision,
+            curve=rows,
+        )
+        if self.out is not None:
+            facts = {name: value for name, value in asdict(result).items() if name != "curve"}
+            (self.out / RESULT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
+        return result
+
+
+def _accelerator(config: TrainConfig, device: str) -> Accelerator:
+    # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")

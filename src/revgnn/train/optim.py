@@ -1,0 +1,165 @@
+"""Optimizers by name and their state by parameter name, the learning rate as a pure function of the epoch, and the
+checked and clipped gradient.
+
+Nothing here has state beyond the optimizer itself: a resumed run needs no scheduler to be restored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+OptimizerName = Literal["adam", "adamw", "rmsprop"]
+ScheduleName = Literal["constant", "cosine"]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Build an optimizer with torch's defaults over the parameters that ask for a gradient.
+
+    Args:
+        name: a key of `OPTIMIZERS`; "adam" and "rmsprop" add the decay to the gradient, "adamw" to the weight.
+        lr: learning rate before any schedule.
+        weight_decay: coefficient of the decay, for every parameter alike; 0 is none.
+    Raises: ValueError: an unknown name, or nothing to train.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer={name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise ValueError("the model has no parameter with requires_grad: there is nothing to train")
+    return OPTIMIZERS[name](trained, lr=lr, weight_decay=weight_decay)  # type: ignore[call-arg]
+
+
+def learning_rate(
+    epoch: int, *, lr: float, epochs: int, warmup_epochs: int = 0, schedule: ScheduleName = "constant"
+) -> float:
+    """Give the learning rate of an epoch, counted from 1.
+
+    ``lr * epoch / warmup_epochs`` up to ``warmup_epochs``; then ``lr``, or half a cosine from ``lr`` towards 0, which
+    would be reached in the epoch after the last.
+
+    Args:
+        epoch: 1..epochs.
+        lr: the highest rate.
+        epochs: the length of the run; only the cosine looks at it.
+        warmup_epochs: length of the linear rise; 0 is none.
+    """
+    if epoch <= warmup_epochs:
+        return lr * epoch / warmup_epochs
+    if schedule == "constant":
+        return lr
+    done = (epoch - warmup_epochs - 1) / (epochs - warmup_epochs)
+    return lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def check_and_clip(model: nn.Module, loss: Tensor, clip_norm: float | None) -> float:
+    """Refuse a non-finite loss or gradient, then scale the gradient to a norm of at most ``clip_norm``.
+
+    The check comes first: clipping by a norm of NaN would overwrite every gradient and hide where it began.
+
+    Args:
+        model: after the backward pass.
+        loss: the scalar that was differentiated.
+        clip_norm: largest Euclidean norm of all gradients together; ``None`` leaves them as they are.
+    Returns: the loss as a float.
+    Raises: FloatingPointError: naming the loss, or the first parameter with a bad entry and how many it has.
+    Cost: one pass over the gradients and one transfer from the device; a second pass where they are clipped.
+    """
+    value = float(loss)
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss is {value}")
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norm = get_total_norm(gradients.values())
+    if not math.isfinite(float(norm)):
+        raise FloatingPointError(_describe_bad(gradients))
+    if clip_norm is not None:
+        clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+    return value
+
+
+def _describe_bad(gradients: dict[str, Tensor]) -> str:
+    for name, gradient in gradients.items():
+        count = int((~torch.isfinite(gradient)).sum())
+        if count:
+            return f"the gradient of {name} has {count} of {gradient.numel()} entries that are NaN or infinite"
+    name = max(gradients, key=lambda name: float(gradients[name].abs().max()))
+    return f"the gradient's norm overflows; its largest entry, {float(gradients[name].abs().max()):.3g}, is in {name}"
+
+
+# ------------------------------------------------------------------ state by parameter name
+
+
+def flatten_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Copy an optimizer's state to the CPU.
+
+    Returns: ``<parameter>/<key>`` -> tensor, and the hyper-parameters of each group, fit for JSON.
+    """
+    state = optimizer.state_dict()
+    names = _parameter_names(model, optimizer)
+    tensors = {
+        f"{names[index]}/{key}": value.detach().to("cpu", copy=True).contiguous()
+        for index, entries in state["state"].items()
+        for key, value in entries.items()
+    }
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    return tensors, groups
+
+
+def unflatten_state(
+    tensors: Mapping[str, Tensor], groups: list[dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Give what ``optimizer.load_state_dict`` takes from what `flatten_state` gave.
+
+    Raises: ValueError: the state of another model or another kind of optimizer, naming the first offender.
+    """
+    places = {name: index for index, name in enumerate(_parameter_names(model, optimizer))}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    state: dict[int, dict[str, Tensor]] = {}
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition("/")
+        if name not in places:
+            raise ValueError(f"the optimizer state {full_name} belongs to no trained parameter of this model")
+        if not value.is_floating_point() or value.shape not in (shapes[name], torch.Size([])):
+            raise ValueError(
+                f"the optimizer state {full_name} must be floating point of shape {list(shapes[name])} or a scalar, "
+                f"got {value.dtype} {list(value.shape)}"
+            )
+        state.setdefault(places[name], {})[key] = value
+    own = optimizer.state_dict()["param_groups"]
+    if [group.keys() - {"params"} for group in own] != [set(group) for group in groups]:
+        raise ValueError("the optimizer state is of another kind of optimizer; use the configuration it was saved with")
+    merged = [
+        {"params": mine["params"], **{key: _like(mine[key], value) for key, value in saved.items()}}
+        for mine, saved in zip(own, groups, strict=True)
+    ]
+    return {"state": state, "param_groups": merged}
+
+
+def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the optimizer's parameters, in the order of its state dict."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _like(own: Any, saved: Any) -> Any:
+    # JSON has no tuples, and Adam's betas are one.
+    return tuple(saved) if isinstance(own, tuple) else saved

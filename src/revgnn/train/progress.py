@@ -1,0 +1,141 @@
+"""How a run shows itself while it works: a bar on a terminal, a line now and then elsewhere, or silence."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from .curve import Row
+
+
+class Progress(Protocol):
+    """Who is told of a run as it goes."""
+
+    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
+        """The run has ``epochs`` of ``steps`` each, ``done`` epochs already lie behind it."""
+        ...
+
+    def step(self, *, epoch: int, step: int, loss: float) -> None:
+        """Step ``step`` of an epoch, both from 1, was taken."""
+        ...
+
+    def epoch(self, row: Row) -> None:
+        """An epoch is over."""
+        ...
+
+    def end(self) -> None:
+        """The run is over, however it ended."""
+        ...
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
+        """Say nothing."""
+
+    def step(self, *, epoch: int, step: int, loss: float) -> None:
+        """Say nothing."""
+
+    def epoch(self, row: Row) -> None:
+        """Say nothing."""
+
+    def end(self) -> None:
+        """Say nothing."""
+
+
+class ProgressBar:
+    """A `Progress` with loss, valid metric, peak memory and the time that is left.
+
+    On a terminal a bar that moves with every step; elsewhere one line per tenth of the run, and no more than one in
+    ten seconds except for the last.
+
+    Args:
+        label: what stands at the left, such as the name of the model.
+        console: where to; ``None`` is standard error, so that standard output stays for results.
+    """
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, label: str = "train", console: Console | None = None) -> None:
+        self.label = label
+        self.console = console or Console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._task = TaskID(0)
+        self._epochs = self._steps = 1
+        self._metric = "metric"
+        self._valid: float | None = None
+        self._memory: int | None = None
+        self._began = self._last_line = 0.0
+        self._done = self._lines_done = 0
+
+    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
+        """Open the bar."""
+        self._epochs, self._steps, self._metric = epochs, max(steps, 1), metric
+        self._done, self._lines_done, self._valid = done, done * 10 // epochs, None
+        self._began, self._last_line = time.monotonic(), float("-inf")
+        if not self.console.is_terminal:
+            return
+        self._bar = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(
+            self.label, total=epochs * self._steps, completed=done * self._steps, facts="starting"
+        )
+
+    def step(self, *, epoch: int, step: int, loss: float) -> None:
+        """Move the bar by one step."""
+        if self._bar is not None:
+            place = (epoch - 1) * self._steps + step
+            self._bar.update(self._task, completed=place, facts=self._facts(epoch, loss))
+
+    def epoch(self, row: Row) -> None:
+        """Show the figures of an epoch."""
+        scores = row["scores"]
+        if scores is not None and "valid" in scores:
+            self._valid = scores["valid"]["metric"]
+        self._memory = self._memory if row["memory"] is None else row["memory"]
+        facts = self._facts(row["epoch"], row["loss"])
+        if self._bar is not None:
+            self._bar.update(self._task, completed=row["epoch"] * self._steps, facts=facts)
+        elif self._line_is_due(row["epoch"]):
+            self.console.print(f"{self.label}: {facts}, {self._left(row['epoch'])}", markup=False, highlight=False)
+
+    def end(self) -> None:
+        """Close the bar and leave its last state."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _facts(self, epoch: int, loss: float) -> str:
+        facts = [f"epoch {epoch}/{self._epochs}", f"loss {loss:.4f}"]
+        if self._valid is not None:
+            facts.append(f"valid {self._metric} {self._valid:.4f}")
+        if self._memory is not None:
+            facts.append(f"memory {self._memory / 2**20:.0f} MiB")
+        return ", ".join(facts)
+
+    def _line_is_due(self, epoch: int) -> bool:
+        tenths, now = epoch * 10 // self._epochs, time.monotonic()
+        due = tenths > self._lines_done and now - self._last_line >= self.SECONDS_BETWEEN_LINES
+        if due or epoch == self._epochs:
+            self._lines_done, self._last_line = tenths, now
+            return True
+        return False
+
+    def _left(self, epoch: int) -> str:
+        per_epoch = (time.monotonic() - self._began) / max(epoch - self._done, 1)
+        seconds = round(per_epoch * (self._epochs - epoch))
+        return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d} left"

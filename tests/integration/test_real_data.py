@@ -1,0 +1,74 @@
+"""The readers on real data, where it exists: published sizes, splits and edge counts."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from revgnn.data import Dataset, DatasetConfig, load_dataset, make_batches
+
+
+@cache
+def molhiv(root: Path) -> Dataset:
+    return load_dataset(DatasetConfig(name="ogbg-molhiv"), root)
+
+
+def test_arxiv_text_as_tables(real_data: Path) -> None:
+    config = DatasetConfig(name="tables", path="arxiv_text")
+    data = load_dataset(config, real_data)
+    assert (data.num_nodes, data.num_edges, data.in_channels, data.num_outputs) == (169_343, 1_166_243, 128, 40)
+    assert data.class_names is None
+    assert [data.splits[name].numel() for name in ("train", "valid", "test")] == [90_941, 29_799, 48_603]
+    (batch,) = make_batches(data).train(1)
+    assert torch.equal(batch.graph.in_degree, torch.bincount(data.edge_index[1], minlength=data.num_nodes))
+
+
+def test_arxiv_text_made_undirected_has_the_published_edges(real_data: Path) -> None:
+    config = DatasetConfig(name="tables", path="arxiv_text", undirected=True, self_loops=True)
+    data = load_dataset(config, real_data)
+    assert data.num_edges == 2_315_598 + 169_343
+    (batch,) = make_batches(data).evaluate()
+    assert batch.graph.is_symmetric
+
+
+def test_molhiv_from_its_raw_folder(real_data: Path) -> None:
+    data = molhiv(real_data)
+    assert (data.num_graphs, data.num_outputs, int(data.y.sum())) == (41_127, 1, 1_443)
+    assert [data.splits[name].numel() for name in ("train", "valid", "test")] == [32_901, 4_113, 4_113]
+    src, dst = data.edge_index
+    pairs = torch.unique(src * data.num_nodes + dst)
+    assert pairs.numel() == data.num_edges
+    assert torch.equal(pairs, torch.unique(dst * data.num_nodes + src))
+    assert not bool((src == dst).any())
+
+
+def test_molhiv_batches_cover_the_molecules(real_data: Path) -> None:
+    data = molhiv(real_data)
+    batches = make_batches(data, 512, seed=1)
+    nodes = edges = graphs = 0
+    for batch in batches.evaluate():
+        assert batch.edge_attr is not None
+        assert bool((batch.edge_attr.sum(1) == 3).all())
+        nodes, edges = nodes + batch.x.size(0), edges + batch.edge_attr.size(0)
+        graphs += batch.graph.num_graphs
+    assert (nodes, edges, graphs) == (data.num_nodes, data.num_edges, 41_127)
+    first = next(batches.train(1))
+    assert first.x.dtype == torch.int64
+    assert first.y.shape == (512, 1)
+    assert len(batches) == 65
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("cora", (2_708, 10_556, 1_433, 7)), ("citeseer", (3_327, 9_104, 3_703, 6))],
+)
+def test_planetoid_is_read_without_writing(real_data: Path, name: str, sizes: tuple[int, int, int, int]) -> None:
+    before = sorted(real_data.rglob("*"))
+    data = load_dataset(DatasetConfig(name=name), real_data)
+    assert (data.num_nodes, data.num_edges, data.in_channels, data.num_outputs) == sizes
+    assert torch.bincount(data.y[data.splits["train"]]).tolist() == [20] * data.num_outputs
+    assert [data.splits[split].numel() for split in ("valid", "test")] == [500, 1000]
+    assert sorted(real_data.rglob("*")) == before

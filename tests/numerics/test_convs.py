@@ -1,0 +1,230 @@
+"""The convolutions against PyG's, and the properties that each of them must have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+
+from revgnn.graph import Graph
+from revgnn.nn import CONVS, GATConv, GCNConv, GENConv, SAGEConv
+from revgnn.nn.convs import EdgeMap, GATOptions, GENOptions
+
+N, D, O, K = 21, 6, 8, 3
+
+
+@pytest.fixture
+def edge_index() -> Tensor:
+    """Repeated edges, self loops, and two isolated last nodes."""
+    torch.manual_seed(0)
+    edges = torch.randint(N - 2, (2, 60))
+    return torch.cat([edges, edges[:, :4], torch.tensor([[3, 5], [3, 5]])], dim=1)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(N, D, dtype=torch.double)
+
+
+def compare(found: Tensor, expected: Tensor, ours: list[Tensor], theirs: list[Tensor]) -> None:
+    """Compare values and, under one random cotangent, the gradients of corresponding tensors."""
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    cotangent = torch.randn_like(found)
+    a = torch.autograd.grad(found, ours, cotangent)
+    b = torch.autograd.grad(expected, theirs, cotangent)
+    for ga, gb in zip(a, b, strict=True):
+        torch.testing.assert_close(ga.reshape(gb.shape), gb, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("out_channels", [3, 8])
+def test_gcn_is_pygs(x: Tensor, edge_index: Tensor, out_channels: int) -> None:
+    ours, theirs = GCNConv(D, out_channels).double(), pyg.GCNConv(D, out_channels).double()
+    theirs.lin.weight.data = ours.lin.weight.data.clone()
+    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
+    # PyG keeps existing loops' weights and multiplicity; on a graph with one loop each, the two agree.
+    looped = Graph.from_edge_index(edge_index, N).self_looped.edge_index
+    compare(ours(xa, edge_index), theirs(xb, looped), [xa, ours.lin.weight], [xb, theirs.lin.weight])
+
+
+def test_gcn_with_edge_weights_is_pygs(x: Tensor, edge_index: Tensor) -> None:
+    ours = GCNConv(D, O, add_self_loops=False).double()
+    theirs = pyg.GCNConv(D, O, add_self_loops=False).double()
+    theirs.lin.weight.data = ours.lin.weight.data.clone()
+    wa = torch.rand(edge_index.size(1), dtype=torch.double, requires_grad=True)
+    wb = wa.detach().clone().requires_grad_()
+    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
+    compare(ours(xa, edge_index, wa), theirs(xb, edge_index, wb), [xa, wa], [xb, wb])
+
+
+@pytest.mark.parametrize("aggr", ["mean", "sum", "max"])
+def test_sage_is_pygs(x: Tensor, edge_index: Tensor, aggr: Any) -> None:
+    ours, theirs = SAGEConv(D, O, aggr=aggr).double(), pyg.SAGEConv(D, O, aggr=aggr).double()
+    theirs.load_state_dict(ours.state_dict())
+    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
+    parameters = ("lin_l.weight", "lin_l.bias", "lin_r.weight")
+    compare(
+        ours(xa, edge_index),
+        theirs(xb, edge_index),
+        [xa, *(ours.get_parameter(name) for name in parameters)],
+        [xb, *(theirs.get_parameter(name) for name in parameters)],
+    )
+
+
+@pytest.mark.parametrize("aggr", ["softmax", "mean", "sum", "max", "power"])
+@pytest.mark.parametrize("edges", [True, False])
+def test_gen_is_pygs(x: Tensor, edge_index: Tensor, aggr: Any, edges: bool) -> None:
+    names = {"sum": "add", "power": "powermean"}
+    options = GENOptions(aggr=aggr, mlp_layers=2, learn_t=aggr == "softmax", learn_p=aggr == "power", t=0.7, p=1.5)
+    ours = GENConv(D, D, edge_channels=K if edges else None, options=options).double()
+    theirs = pyg.GENConv(
+        D, D, aggr=names.get(aggr, aggr), t=0.7, p=1.5, learn_t=options.learn_t, learn_p=options.learn_p,
+        num_layers=2, norm="layer", edge_dim=K if edges else None, bias=True,
+    ).double()  # fmt: skip
+    if aggr == "power":
+        theirs.aggr_module.min_value = 1e-7  # the paper's code; PyG clamps at 1e-4
+    theirs.lin_src, theirs.lin_dst = nn.Identity(), nn.Identity()
+    linears = [theirs.mlp[0], theirs.mlp[-1]]
+    pairs = list(zip(ours.lins, linears, strict=True))
+    if edges:
+        pairs.append((ours.lin_edge, theirs.lin_edge))
+    for mine, other in pairs:
+        other.weight.data, other.bias.data = mine.weight.data.clone(), mine.bias.data.clone()
+    ea = torch.rand(edge_index.size(1), K, dtype=torch.double, requires_grad=True) if edges else None
+    eb = None if ea is None else ea.detach().clone().requires_grad_()
+    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mine, other = [xa, ours.lins[0].weight, ours.lins[1].bias], [xb, linears[0].weight, linears[1].bias]
+    if edges:
+        mine += [ea, ours.lin_edge.weight]
+        other += [eb, theirs.lin_edge.weight]
+    if options.learn_t:
+        mine, other = [*mine, ours.t], [*other, theirs.aggr_module.t]
+    if options.learn_p:
+        mine, other = [*mine, ours.p], [*other, theirs.aggr_module.p]
+    keep = slice(0, N - 2) if aggr == "power" else slice(None)  # PyG's power mean of no edges is not 0
+    compare(ours(xa, edge_index, ea)[keep], theirs(xb, edge_index, eb)[keep], mine, other)
+
+
+def test_gat_is_pygs_without_normalisation(x: Tensor, edge_index: Tensor) -> None:
+    ours = GATConv(D, O, options=GATOptions(heads=2, norm_adj=False, attn_dst=True)).double()
+    theirs = pyg.GATConv(D, O // 2, heads=2, add_self_loops=False, residual=True, bias=False).double()
+    theirs.lin.weight.data, theirs.res.weight.data = ours.lin.weight.data.clone(), ours.lin_root.weight.data.clone()
+    theirs.att_src.data, theirs.att_dst.data = ours.attn_src.data.clone(), ours.attn_dst.data.clone()
+    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
+    compare(
+        ours(xa, edge_index),
+        theirs(xb, edge_index),
+        [xa, ours.lin.weight, ours.lin_root.weight, ours.attn_src, ours.attn_dst],
+        [xb, theirs.lin.weight, theirs.res.weight, theirs.att_src, theirs.att_dst],
+    )
+
+
+def test_normalised_adjacency_and_edge_drop_of_gat(x: Tensor) -> None:
+    """Scaling and drop by hand on a star: node 0 receives from 1..4, each of which sends one edge more."""
+    edge_index = torch.tensor([[1, 2, 3, 4, 1, 2, 3, 4], [0, 0, 0, 0, 5, 5, 6, 6]])
+    conv = GATConv(D, O, options=GATOptions(heads=2, edge_drop=0.5)).double()
+    graph = Graph.from_edge_index(edge_index, N)
+    h = conv.lin(x) / torch.where(graph.out_degree > 1, 2.0, 1.0).double().sqrt().unsqueeze(1)
+    conv.train()
+    keep = conv._kept_edges(graph, 3)
+    assert keep is not None and 0 < int(keep.sum()) < 8
+    y = conv(x, graph, seed=3)
+    values = h.view(N, 2, O // 2)
+    for node in (0, 5, 6):
+        edges = (graph.destinations == node) & keep
+        sources = graph.indices[edges].long()
+        scores = nn.functional.leaky_relu((values[sources] * conv.attn_src).sum(-1), 0.2)
+        expected = (scores.softmax(0).unsqueeze(-1) * values[sources]).sum(0).flatten()
+        expected = expected * graph.in_degree[node].double().sqrt() + conv.lin_root(x[node])
+        torch.testing.assert_close(y[node], expected)
+    conv.eval()
+    assert conv._kept_edges(graph, 3) is None
+
+
+def make(conv: str, **options: Any) -> nn.Module:
+    torch.manual_seed(2)
+    arguments = {"gat": {"options": GATOptions(heads=2)}, "gen": {"options": GENOptions(**options)}}.get(conv, {})
+    return CONVS[conv](D, D, **arguments).double()
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_permutation_equivariance(conv: str, x: Tensor, edge_index: Tensor) -> None:
+    module, order = make(conv), torch.randperm(N)
+    position = torch.empty_like(order)
+    position[order] = torch.arange(N)
+    shuffled = position[edge_index][:, torch.randperm(edge_index.size(1))]
+    torch.testing.assert_close(module(x[order], shuffled), module(x, edge_index)[order], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("num_nodes", [0, 1, 5])
+def test_graphs_without_edges(conv: str, num_nodes: int) -> None:
+    module = make(conv)
+    x = torch.randn(num_nodes, D, dtype=torch.double, requires_grad=True)
+    y = module(x, torch.empty(2, 0, dtype=torch.int64))
+    assert y.shape == (num_nodes, D)
+    assert bool(torch.autograd.grad(y.sum(), x)[0].isfinite().all())
+
+
+@pytest.mark.parametrize("aggr", ["sum", "mean", "max", "softmax", "softmax_sg", "power"])
+def test_isolated_nodes_aggregate_to_zero(aggr: Any, x: Tensor, edge_index: Tensor) -> None:
+    module = make("gen", aggr=aggr, mlp_layers=1)
+    expected = module.lins[0](x[-2:])
+    assert torch.equal(module(x, edge_index)[-2:], expected)
+
+
+def test_softmax_sg_takes_its_weights_as_constants(x: Tensor, edge_index: Tensor) -> None:
+    graph = Graph.from_edge_index(edge_index, N)
+    soft, constant = make("gen", aggr="softmax", t=0.5), make("gen", aggr="softmax_sg", t=0.5)
+    constant.load_state_dict(soft.state_dict())
+    xa = x.clone().requires_grad_()
+    torch.testing.assert_close(soft(xa, graph), constant(xa, graph))
+    grads = [torch.autograd.grad(module(xa, graph).sum(), xa)[0] for module in (soft, constant)]
+    assert not torch.allclose(*grads)
+
+
+def test_message_norm_and_degree_scale(x: Tensor, edge_index: Tensor) -> None:
+    graph = Graph.from_edge_index(edge_index, N)
+    options = GENOptions(aggr="mean", mlp_layers=1, msg_norm=True, learn_msg_scale=True, degree_scale=True)
+    module = GENConv(D, D, options=options).double()
+    module.msg_scale.data.fill_(0.3)
+    plain = GENConv(D, D, options=GENOptions(aggr="mean", mlp_layers=1)).double()
+    nn.init.eye_(plain.lins[0].weight), nn.init.zeros_(plain.lins[0].bias)
+    aggregated = plain(x, graph) - x
+    aggregated = aggregated * graph.in_degree.clamp(min=1).sqrt().unsqueeze(1)
+    direction = nn.functional.normalize(aggregated, dim=1)
+    expected = module.lins[0](x + 0.3 * x.norm(dim=1, keepdim=True) * direction)
+    torch.testing.assert_close(module(x, graph), expected)
+    assert {name for name, _ in module.named_parameters()} == {"lins.0.weight", "lins.0.bias", "y", "msg_scale"}
+
+
+def test_a_shared_edge_encoder_folds_into_the_convs_own_map(x: Tensor, edge_index: Tensor) -> None:
+    encoder = nn.Linear(K, 10).double()
+    module = GENConv(D, D, edge_channels=10).double()
+    edge_attr = torch.rand(edge_index.size(1), K, dtype=torch.double)
+    folded = module(x, edge_index, edge_attr, edge_map=EdgeMap(encoder.weight, encoder.bias))
+    torch.testing.assert_close(folded, module(x, edge_index, encoder(edge_attr)), rtol=1e-12, atol=1e-12)
+
+
+def test_edge_features_follow_their_convention(x: Tensor, edge_index: Tensor) -> None:
+    module = GENConv(D, D, edge_channels=K).double()
+    edge_attr = torch.rand(edge_index.size(1), K, dtype=torch.double)
+    graph = Graph.from_edge_index(edge_index, N)
+    assert torch.equal(module(x, edge_index, edge_attr), module(x, graph, graph.sort_edges(edge_attr)))
+
+
+def test_unexpected_edge_features_are_refused(x: Tensor, edge_index: Tensor) -> None:
+    edge_attr = torch.rand(edge_index.size(1), K, dtype=torch.double)
+    with pytest.raises(ValueError, match="SAGEConv takes no edge features"):
+        make("sage")(x, edge_index, edge_attr)
+    with pytest.raises(ValueError, match="edge_channels=None but got edge features"):
+        make("gen")(x, edge_index, edge_attr)
+    with pytest.raises(ValueError, match="got no edge features"):
+        GENConv(D, D, edge_channels=K).double()(x, edge_index)
+    with pytest.raises(ValueError, match="takes edge weights"):
+        make("gcn")(x, edge_index, edge_attr)
+    with pytest.raises(ValueError, match="divisible by heads=3"):
+        GATConv(D, 8, options=GATOptions(heads=3))

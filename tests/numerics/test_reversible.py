@@ -1,0 +1,172 @@
+"""Reversible equals store, for every conv, norm and number of groups, with real blocks: gradients, purity, memory law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from revgnn.graph import Graph
+from revgnn.measure import saved_bytes
+from revgnn.models import GNN, ModelConfig, build_model
+from revgnn.nn.convs import CONVS, GATOptions, GENOptions
+from revgnn.nn.norms import NORMS
+
+K, T = 3, 4
+
+
+def make_graph() -> Graph:
+    """Two graphs of odd sizes with isolated nodes, repeated edges, self loops and a hub."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(10, (2, 40), generator=generator), torch.randint(11, 22, (2, 30), generator=generator)
+    hub = torch.stack([torch.arange(10), torch.zeros(10, dtype=torch.int64)])
+    repeated = first[:, :5]
+    edge_index = torch.cat([first, second, hub, repeated], dim=1)
+    return Graph.from_edge_index(edge_index, 23, batch=(torch.arange(23) >= 11).long())
+
+
+def make_model(conv: Any, norm: Any, num_groups: int, *, num_layers: int, **choices: Any) -> GNN:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        conv=conv,
+        norm=norm,
+        num_groups=num_groups,
+        num_layers=num_layers,
+        hidden_channels=24,
+        dropout=0.2,
+        gen=GENOptions(aggr="softmax", learn_t=True, mlp_norm=norm),
+        gat=GATOptions(heads=2, edge_drop=0.3),
+        **choices,
+    )
+    return build_model(config, in_channels=5, out_channels=T, edge_channels=K).double()
+
+
+def gradients(model: GNN, graph: Graph) -> tuple[list[Tensor], dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(graph.num_nodes, 5, dtype=torch.double, generator=generator).requires_grad_()
+    edge_attr = torch.rand(graph.num_edges, K, dtype=torch.double, generator=generator).requires_grad_()
+    wanted = [x, *model.parameters()]
+    if model.uses_edge_attr:
+        wanted.append(edge_attr)
+    out = model(x, graph, edge_attr if model.uses_edge_attr else None, seed=11)
+    cotangent = torch.randn(out.shape, dtype=torch.double, generator=generator)
+    grads = torch.autograd.grad(out, wanted, cotangent)
+    return [out.detach(), *grads], dict(model.named_buffers())
+
+
+def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    top = max(float(e.norm()) for e in expected)
+    total = sum(float((f - e).norm() ** 2) for f, e in zip(found, expected, strict=True)) ** 0.5
+    worst = max(
+        float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True) if float(e.norm()) > 1e-6 * top
+    )
+    return max(worst, total / sum(float(e.norm() ** 2) for e in expected) ** 0.5)
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 4])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("conv", CONVS)
+def test_reversible_equals_store_at_64_layers(conv: str, norm: str, num_groups: int) -> None:
+    graph = make_graph()
+    expected, moved_once = gradients(make_model(conv, norm, num_groups, num_layers=64, backprop="store"), graph)
+    found, moved = gradients(make_model(conv, norm, num_groups, num_layers=64), graph)
+    assert relative_error(found, expected) < (1e-11 if norm == "batch" else 1e-12)
+    for name, buffer in moved_once.items():
+        assert torch.equal(buffer, moved[name]), name
+        if name.endswith("num_batches_tracked"):
+            assert int(buffer) == 1
+
+
+@pytest.mark.parametrize("mask", ["shared", "independent"])
+@pytest.mark.parametrize("conv", CONVS)
+def test_reversible_equals_store_under_every_kind_of_dropout(conv: str, mask: Any) -> None:
+    graph = make_graph()
+    expected, _ = gradients(make_model(conv, "layer", 2, num_layers=8, backprop="store", dropout_mask=mask), graph)
+    for choices in ({"segments": 3}, {"backprop": "checkpoint"}):
+        found, _ = gradients(make_model(conv, "layer", 2, num_layers=8, dropout_mask=mask, **choices), graph)
+        assert relative_error(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("conv", CONVS)
+def test_gradcheck_of_a_small_network(conv: str, norm: str) -> None:
+    graph = make_graph()
+    model = make_model(conv, norm, 2, num_layers=3)
+    x = torch.randn(graph.num_nodes, 5, dtype=torch.double, requires_grad=True)
+    edge_attr = torch.rand(graph.num_edges, K, dtype=torch.double) if model.uses_edge_attr else None
+    parameters = [p for p in model.parameters() if p.numel() <= 40][:6]
+    assert torch.autograd.gradcheck(lambda x, *_: model(x, graph, edge_attr, seed=2), (x, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("conv", CONVS)
+def test_a_block_is_a_pure_function(conv: str, norm: str) -> None:
+    """The same call twice gives the same bits, writes to no input, and another seed gives others."""
+    graph = make_graph()
+    model = make_model(conv, norm, 2, num_layers=3)
+    block = model.stack.layers[0][0]
+    x = torch.randn(graph.num_nodes, 12, dtype=torch.double)
+    edges = model._edge_context(torch.rand(graph.num_edges, K, dtype=torch.double))
+    before = x.clone()
+    first = block(x, 5, graph, None, *edges)
+    assert torch.equal(block(x, 5, graph, None, *edges), first)
+    assert torch.equal(x, before)
+    assert not torch.equal(block(x, 6, graph, None, *edges), first)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_memory_law(conv: str) -> None:
+    """What autograd keeps is the same at depth 1, 10, 100 and 1001, parameters aside."""
+    graph = make_graph()
+    x = torch.randn(graph.num_nodes, 5)
+    edge_attr = torch.rand(graph.num_edges, K)
+
+    def kept(depth: int, backprop: str = "reversible") -> int:
+        stem = 2 if conv == "gat" else 0
+        model = make_model(conv, "layer", 2, num_layers=depth + stem, backprop=backprop).float()
+        return saved_bytes(lambda: model(x, graph, edge_attr, seed=0), exclude=model.parameters())
+
+    law = kept(1)
+    assert kept(10) == kept(100) == kept(1001) == law
+    assert kept(100, "store") > 10 * law
+
+
+def test_1001_layers_of_80_channels_make_a_step() -> None:
+    """RevGNN-Deep's network, on a graph as small as a test needs."""
+    torch.manual_seed(0)
+    graph = make_graph()
+    config = ModelConfig(
+        conv="gen", num_layers=1001, hidden_channels=80, dropout=0.1, species=8, gen=GENOptions(aggr="max")
+    )
+    model = build_model(config, in_channels=16, out_channels=112, edge_channels=8)
+    assert sum(p.numel() for p in model.parameters()) == 20_031_384
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x, edge_attr = torch.rand(graph.num_nodes, 16), torch.rand(graph.num_edges, 8)
+    before = model.stack.layers[500][1].conv.lins[0].weight.detach().clone()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        model(x, graph, edge_attr, seed=0), torch.ones(graph.num_nodes, 112)
+    )
+    loss.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+    optimizer.step()
+    assert not torch.equal(model.stack.layers[500][1].conv.lins[0].weight, before)
+
+
+def test_more_than_one_step_in_flight() -> None:
+    """Two forwards before their backwards, in either order, as in multi-task training."""
+    graph = make_graph()
+    model = make_model("sage", "layer", 2, num_layers=4)
+    x = torch.randn(graph.num_nodes, 5, dtype=torch.double)
+    apart = []
+    for seed in (1, 2):
+        model.zero_grad()
+        model(x, graph, seed=seed).sum().backward()
+        apart.append([p.grad.clone() for p in model.parameters()])
+    model.zero_grad()
+    first, second = model(x, graph, seed=1).sum(), model(x, graph, seed=2).sum()
+    second.backward()
+    first.backward()
+    for parameter, a, b in zip(model.parameters(), *apart, strict=True):
+        torch.testing.assert_close(parameter.grad, a + b, rtol=1e-10, atol=1e-10)

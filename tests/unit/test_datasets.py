@@ -1,0 +1,272 @@
+"""Data sets by name, the embedded ones, and what is done to edges; the checks of the Dataset value."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from revgnn.data import DATASETS, Columns, Dataset, DatasetConfig, load_dataset
+from revgnn.data.edges import add_self_loops, interleave_inverse, make_undirected, prepare_edges
+
+EDGES = st.integers(1, 6).flatmap(
+    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=20))
+)
+
+
+def as_tensor(pairs: list[tuple[int, int]]) -> Tensor:
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+
+
+def node_set(**changes: object) -> Dataset:
+    """Make a sound little data set, then change it."""
+    parts: dict[str, object] = {
+        "name": "little",
+        "level": "node",
+        "task": "multiclass",
+        "metric": "accuracy",
+        "x": torch.ones(3, 2),
+        "edge_index": as_tensor([(0, 1), (1, 2)]),
+        "y": torch.tensor([0, 1, 1]),
+        "splits": {"train": torch.tensor([0]), "valid": torch.tensor([1]), "test": torch.tensor([2])},
+        "num_outputs": 2,
+    }
+    return Dataset(**(parts | changes))  # type: ignore[arg-type]
+
+
+def graph_set(**changes: object) -> Dataset:
+    """Make two graphs of 2 and 1 nodes with codes for features, then change them."""
+    parts: dict[str, object] = {
+        "level": "graph",
+        "task": "multilabel",
+        "metric": "rocauc",
+        "x": torch.zeros(3, 2, dtype=torch.uint8),
+        "categories": (3, 2),
+        "edge_index": as_tensor([(0, 1), (1, 0)]),
+        "node_ptr": torch.tensor([0, 2, 3]),
+        "edge_ptr": torch.tensor([0, 2, 2]),
+        "y": torch.tensor([[1.0], [float("nan")]]),
+        "splits": {"train": torch.tensor([0]), "valid": torch.tensor([1])},
+        "num_outputs": 1,
+    }
+    return node_set(**(parts | changes))
+
+
+# ---------------------------------------------------------------------- by name
+def test_digits_are_scaled_images_with_few_labels(tmp_path: Path) -> None:
+    data = load_dataset(DatasetConfig(name="digits"), tmp_path / "nowhere")
+    assert (data.num_nodes, data.in_channels, data.num_outputs, data.num_edges) == (1797, 64, 10, 19_858)
+    assert (float(data.x.min()), float(data.x.max())) == (0.0, 1.0)
+    assert {name: ids.numel() for name, ids in data.splits.items()} == {"train": 200, "valid": 300, "test": 1297}
+    assert torch.bincount(data.y[data.splits["train"]]).tolist() == [20] * 10
+    src, dst = data.edge_index
+    assert float((data.y[src] == data.y[dst]).float().mean()) > 0.95
+    assert not bool((src == dst).any())
+    again = load_dataset(DatasetConfig(name="digits"), tmp_path)
+    assert torch.equal(again.edge_index, data.edge_index)
+    assert all(torch.equal(again.splits[name], ids) for name, ids in data.splits.items())
+
+
+def test_digits_join_nearest_neighbours(tmp_path: Path) -> None:
+    data = load_dataset(DatasetConfig(name="digits"), tmp_path)
+    points = data.x.double().numpy() * 16
+    edges = set(map(tuple, data.edge_index.T.tolist()))
+    rng = np.random.default_rng(1)
+    for node in rng.integers(0, len(points), 20).tolist():
+        distances = ((points - points[node]) ** 2).sum(1)
+        distances[node] = np.inf
+        nearest = np.lexsort((np.arange(len(points)), distances))[:8]
+        assert all((node, other) in edges and (other, node) in edges for other in nearest.tolist())
+
+
+def test_karate_trains_on_one_member_a_community(tmp_path: Path) -> None:
+    data = load_dataset(DatasetConfig(name="karate"), tmp_path)
+    assert (data.num_nodes, data.num_edges, data.num_outputs) == (34, 156, 4)
+    assert data.y[data.splits["train"]].sort().values.tolist() == [0, 1, 2, 3]
+    assert [ids.numel() for ids in data.splits.values()] == [4, 10, 20]
+
+
+def test_tables_are_found_below_the_root_or_by_absolute_path(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    nodes = {"id": [1, 2, 3], "x": [1.0, 2.0, 3.0], "label": [0, 1, 0], "split": ["train", "valid", "test"]}
+    pq.write_table(pa.table(nodes), folder / "nodes.parquet")
+    pq.write_table(pa.table({"src": [1, 2, 2], "dst": [2, 3, 1]}), folder / "edges.parquet")
+    for path, root in (("mine", tmp_path), (str(folder), tmp_path / "elsewhere")):
+        assert load_dataset(DatasetConfig(name="tables", path=path), root).edge_index.tolist() == [[0, 1, 1], [1, 2, 0]]
+    both = DatasetConfig(name="tables", path="mine", undirected=True, self_loops=True)
+    edges = load_dataset(both, str(tmp_path)).edge_index.T.tolist()
+    assert edges == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", "karate", "tables"}))
+def test_missing_data_says_where_and_how(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--data-root.*--download") as caught:
+        load_dataset(DatasetConfig(name=name), tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_incomplete_planetoid_names_the_missing_parts(tmp_path: Path) -> None:
+    raw = tmp_path / "Cora" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "ind.cora.x").touch()
+    with pytest.raises(FileNotFoundError, match=r"lacks ind\.cora\.tx, .*ind\.cora\.test\.index"):
+        load_dataset(DatasetConfig(name="cora"), tmp_path)
+
+
+def test_configuration_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"dataset\.name='arxiv' is unknown; choose one of digits, .*ogbn-arxiv"):
+        DatasetConfig(name="arxiv")
+    with pytest.raises(ValueError, match="goes with the name tables"):
+        DatasetConfig(name="tables")
+    with pytest.raises(ValueError, match="goes with the name tables"):
+        DatasetConfig(name="digits", path="here")
+    with pytest.raises(ValueError, match="leave it out for digits"):
+        DatasetConfig(name="digits", columns=Columns(id="key"))
+    with pytest.raises(FrozenInstanceError):
+        DatasetConfig(name="digits").name = "cora"  # type: ignore[misc]
+    assert hash(DatasetConfig(name="digits")) == hash(DatasetConfig(name="digits"))
+
+
+def test_import_is_light() -> None:
+    # In a fresh interpreter, because other tests import these too.
+    heavy = ("sklearn", "torch_geometric", "pandas", "ogb")
+    code = f"import sys, revgnn.data; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------------- edges
+@settings(deadline=None)
+@given(EDGES)
+def test_undirected_is_the_set_of_both_directions(case: tuple[int, list[tuple[int, int]]]) -> None:
+    num_nodes, pairs = case
+    weights = torch.arange(len(pairs), dtype=torch.float32)[:, None]
+    edge_index, edge_attr = make_undirected(as_tensor(pairs), weights, num_nodes)
+    wanted: dict[tuple[int, int], int] = {}
+    for number, pair in enumerate(pairs):
+        wanted.setdefault(pair, number)
+    for number, (src, dst) in enumerate(pairs):
+        wanted.setdefault((dst, src), number)
+    assert edge_attr is not None
+    assert list(map(tuple, edge_index.T.tolist())) == sorted(wanted)
+    assert edge_attr[:, 0].tolist() == [wanted[pair] for pair in sorted(wanted)]
+
+
+@settings(deadline=None)
+@given(EDGES)
+def test_self_loops_stand_once_per_node(case: tuple[int, list[tuple[int, int]]]) -> None:
+    num_nodes, pairs = case
+    edges = add_self_loops(as_tensor(pairs), num_nodes).T.tolist()
+    others = [pair for pair in pairs if pair[0] != pair[1]]
+    assert list(map(tuple, edges)) == sorted(others + [(node, node) for node in range(num_nodes)])
+
+
+def test_inverse_follows_its_edge() -> None:
+    edge_index, edge_attr = interleave_inverse(as_tensor([(0, 1), (2, 2)]), torch.tensor([[1.0], [2.0]]))
+    assert edge_index.tolist() == [[0, 1, 2, 2], [1, 0, 2, 2]]
+    assert edge_attr is not None
+    assert edge_attr[:, 0].tolist() == [1, 1, 2, 2]
+
+
+def test_prepared_edges_stay_with_their_graph() -> None:
+    data = graph_set(
+        x=torch.zeros(6, 2, dtype=torch.uint8),
+        node_ptr=torch.tensor([0, 2, 3, 6]),
+        edge_ptr=torch.tensor([0, 1, 1, 4]),
+        edge_index=as_tensor([(1, 0), (5, 3), (3, 5), (4, 3)]),
+        y=torch.zeros(3, 1),
+    )
+    assert prepare_edges(data, undirected=False, self_loops=False) is data
+    both = prepare_edges(data, undirected=True, self_loops=True)
+    assert both.edge_ptr is not None
+    assert both.edge_ptr.tolist() == [0, 4, 5, 12]
+    assert all(
+        both.node_ptr is not None and low <= node < high
+        for graph, (low, high) in enumerate(zip([0, 2, 3], [2, 3, 6], strict=True))
+        for node in both.edge_index[:, both.edge_ptr[graph] : both.edge_ptr[graph + 1]].flatten().tolist()
+    )
+
+
+def test_self_loops_refuse_edge_features() -> None:
+    with pytest.raises(ValueError, match="choose self_loops=False, or leave the edge features out"):
+        prepare_edges(node_set(edge_attr=torch.ones(2, 3)), undirected=False, self_loops=True)
+
+
+# ---------------------------------------------------------------------- the value
+def test_a_sound_dataset_describes_itself() -> None:
+    data = node_set(edge_attr=torch.ones(2, 3))
+    assert (data.num_nodes, data.num_edges, data.num_graphs, data.in_channels, data.edge_channels) == (3, 2, 1, 2, 3)
+    assert repr(data) == "Dataset(little: 3 nodes, 2 edges, node-level multiclass, 2 features, 2 outputs, accuracy)"
+    coded = graph_set(edge_attr=torch.zeros(2, 2, dtype=torch.uint8), edge_categories=(4, 5))
+    assert (coded.num_graphs, coded.edge_channels) == (2, 9)
+    assert {field.name for field in fields(Dataset)} >= {"name", "level", "task", "metric", "x", "edge_index", "splits"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"x": torch.tensor([[1.0, 0.0], [float("nan"), 0.0], [1.0, 0.0]])}, "little: x must be finite: row 1"),
+        ({"edge_attr": torch.tensor([[0.0], [float("inf")]])}, "little: edge_attr must be finite: row 1"),
+        ({"edge_attr": torch.ones(3, 1)}, "one row per edge: got 3 rows for 2 edges"),
+        ({"x": torch.ones(3)}, r"x must be \[N, F\]"),
+        ({"edge_index": torch.ones(3, 2, dtype=torch.int64)}, r"edge_index must be int64 \[2, E\]"),
+        ({"y": torch.tensor([0, 1])}, r"y of a multiclass task must be torch.int64 \[3\]"),
+        ({"y": torch.tensor([-1, 1, 1])}, r"split train must have labels in 0\.\.1: node 0 has -1"),
+        ({"splits": {"test": torch.tensor([0])}}, "splits must be train, valid and test, got test"),
+        ({"splits": {"train": torch.tensor([0]), "dev": torch.tensor([1])}}, "splits must be train, valid and test"),
+        ({"splits": {"train": torch.tensor([3])}}, r"split train must lie in 0\.\.2: got 3"),
+        ({"splits": {"train": torch.tensor([1, 1])}}, "names a node twice"),
+        ({"splits": {"train": torch.tensor([1.0])}}, "must be int64"),
+        (
+            {"splits": {"train": torch.tensor([0, 2]), "test": torch.tensor([1, 2])}},
+            "train and test share 1 nodes, first 2",
+        ),
+        ({"edge_index": as_tensor([(0, 1), (1, 3)])}, r"edge 1 joins 1 and 3, where nodes are 0 to 2 \(1 such edges\)"),
+        ({"edge_index": as_tensor([(0, -1), (1, 3)])}, r"edge 0 joins 0 and -1, .* \(2 such edges\)"),
+        ({"node_ptr": torch.tensor([0, 3])}, "belong to graph-level data sets"),
+        (
+            {"task": "regression", "num_outputs": 1, "y": torch.tensor([[0.0], [1.0], [float("inf")]])},
+            "got an infinity",
+        ),
+    ],
+)
+def test_unsound_node_sets_are_refused(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        node_set(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"x": torch.tensor([[0, 0], [2, 1], [3, 0]], dtype=torch.uint8)}, "codes below 3 in column 0: row 2 has 3"),
+        ({"edge_index": as_tensor([(0, 1), (1, 2)])}, "edge 1 joins 1 and 2, where nodes are 0 to 1"),
+        ({"categories": (3,)}, "got 2 columns for 1"),
+        ({"node_ptr": torch.tensor([0, 2, 4])}, "node_ptr must ascend from 0 to 3"),
+        ({"edge_ptr": torch.tensor([0, 3, 2])}, "edge_ptr must ascend from 0 to 2"),
+        ({"edge_ptr": torch.tensor([0, 2])}, "one entry per graph plus one"),
+        ({"edge_ptr": None}, "belong to graph-level data sets"),
+        ({"y": torch.zeros(3, 1)}, r"must be torch.float32 \[2, 1\]"),
+    ],
+)
+def test_unsound_graph_sets_are_refused(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        graph_set(**changes)
+
+
+def test_feature_dtypes_are_checked() -> None:
+    with pytest.raises(TypeError, match="x holds numbers and must be torch.float32, got torch.float64"):
+        node_set(x=torch.ones(3, 2).double())
+    with pytest.raises(TypeError, match="x holds category codes and must be torch.uint8, got torch.int64"):
+        replace(graph_set(), x=torch.zeros(3, 2, dtype=torch.int64))

@@ -1,0 +1,183 @@
+"""Batches: the whole graph, and unions of graphs against a reference that loops over them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from revgnn.data import Batch, Dataset, FullBatch, GraphBatches, make_batches
+from revgnn.data.loader import multi_hot
+
+SIZES = (4, 3)
+
+
+def random_graphs(counts: list[int], *, coded: bool = True, seed: int = 0) -> Dataset:
+    """Draw graphs of given sizes with repeated edges, self loops and graphs without edges."""
+    rng = np.random.default_rng(seed)
+    edges, lengths, start = [], [], 0
+    for count in counts:
+        length = int(rng.integers(0, 3 * count + 1)) if count else 0
+        edges.append(rng.integers(0, max(count, 1), (2, length)) + start)
+        lengths.append(length)
+        start += count
+    edge_index = torch.from_numpy(np.concatenate(edges, axis=1))
+    total = edge_index.size(1)
+    codes = torch.from_numpy(np.stack([rng.integers(0, size, total) for size in SIZES], 1).astype(np.uint8))
+    labels = torch.from_numpy(rng.normal(size=(len(counts), 2)).astype(np.float32))
+    labels[1, 0] = float("nan")
+    order = torch.from_numpy(rng.permutation(len(counts)))
+    third = len(counts) // 4
+    return Dataset(
+        name="graphs",
+        level="graph",
+        task="regression",
+        metric="rmse",
+        x=torch.arange(start, dtype=torch.uint8)[:, None] if coded else torch.arange(float(start))[:, None],
+        categories=(256,) if coded else None,
+        edge_index=edge_index,
+        edge_attr=codes if coded else torch.arange(float(total))[:, None],
+        edge_categories=SIZES if coded else None,
+        y=labels,
+        splits={"train": order[2 * third :], "valid": order[:third], "test": order[third : 2 * third]},
+        num_outputs=2,
+        node_ptr=torch.tensor([0, *np.cumsum(counts).tolist()]),
+        edge_ptr=torch.tensor([0, *np.cumsum(lengths).tolist()]),
+    )
+
+
+COUNTS = [3, 1, 0, 5, 2, 7, 1, 4, 6, 2, 3]
+
+
+def one_by_one(data: Dataset, graphs: list[int]) -> tuple[Tensor, list[tuple[int, int, tuple[float, ...]]], list[int]]:
+    """Join graphs by a loop: features, edges with their values in any order, graph of each node."""
+    assert data.node_ptr is not None
+    assert data.edge_ptr is not None
+    assert data.edge_attr is not None
+    x, edges, batch = [], [], []
+    for place, graph in enumerate(graphs):
+        low, high = data.node_ptr[graph : graph + 2].tolist()
+        for edge in range(*data.edge_ptr[graph : graph + 2].tolist()):
+            src, dst = (data.edge_index[:, edge] - low + len(batch)).tolist()
+            value = data.edge_attr[edge].tolist()
+            if data.edge_categories is not None:
+                value = [float(code == hot) for code, size in zip(value, SIZES, strict=True) for hot in range(size)]
+            edges.append((src, dst, tuple(value)))
+        x.append(data.x[low:high])
+        batch += [place] * (high - low)
+    return torch.cat(x), edges, batch
+
+
+def check_union(data: Dataset, batch: Batch, graphs: list[int]) -> None:
+    x, edges, owner = one_by_one(data, graphs)
+    assert batch.graph.batch is not None
+    assert batch.edge_attr is not None
+    assert batch.edge_attr.dtype == torch.float32
+    assert batch.x.dtype == (torch.int64 if data.categories else torch.float32)
+    assert torch.equal(batch.x, x.to(batch.x.dtype))
+    assert batch.graph.batch.tolist() == owner
+    assert batch.graph.num_graphs == len(graphs)
+    src, dst = batch.graph.edge_index.tolist()
+    assert Counter(zip(src, dst, map(tuple, batch.edge_attr.tolist()), strict=True)) == Counter(edges)
+    assert torch.equal(batch.y, data.y[torch.tensor(graphs)]) or bool(batch.y.isnan().any())
+    assert torch.equal(batch.y.nan_to_num(), data.y[torch.tensor(graphs)].nan_to_num())
+
+
+@pytest.mark.parametrize("coded", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100, None])
+def test_unions_equal_a_loop_over_graphs(batch_size: int | None, coded: bool) -> None:
+    data = random_graphs(COUNTS, coded=coded)
+    batches = GraphBatches(data, batch_size, seed=3)
+    seen: list[int] = []
+    train = list(batches.train(1))
+    assert len(train) == len(batches)
+    for batch in train:
+        graphs = find_graphs(data, batch)
+        check_union(data, batch, graphs)
+        assert batch.rows["train"].tolist() == list(range(len(graphs)))
+        seen += graphs
+    assert sorted(seen) == sorted(data.splits["train"].tolist())
+
+
+def find_graphs(data: Dataset, batch: Batch) -> list[int]:
+    """Tell graphs by their second label, which is never missing and differs between graphs."""
+    number = {value: graph for graph, value in enumerate(data.y[:, 1].tolist())}
+    return [number[value] for value in batch.y[:, 1].tolist()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100, None])
+def test_evaluation_covers_every_split_once(batch_size: int | None) -> None:
+    data = random_graphs(COUNTS)
+    seen: dict[str, list[int]] = {name: [] for name in data.splits}
+    for batch in GraphBatches(data, batch_size).evaluate():
+        graphs = find_graphs(data, batch)
+        check_union(data, batch, graphs)
+        assert sorted(torch.cat(list(batch.rows.values())).tolist()) == list(range(len(graphs)))
+        for name, rows in batch.rows.items():
+            seen[name] += [graphs[row] for row in rows.tolist()]
+    assert seen == {name: ids.tolist() for name, ids in data.splits.items()}
+
+
+def test_epochs_are_a_function_of_seed_and_epoch() -> None:
+    data = random_graphs(COUNTS * 3)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return [graph for batch in GraphBatches(data, 4, seed).train(epoch) for graph in find_graphs(data, batch)]
+
+    batches = GraphBatches(data, 4, 0)
+    list(batches.train(1))
+    resumed = [graph for batch in batches.train(2) for graph in find_graphs(data, batch)]
+    assert resumed == order(0, 2)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (1, 2)}) == 4
+
+
+def test_full_batch_keeps_edge_features_with_their_edge() -> None:
+    edge_index = torch.tensor([[2, 0, 1, 0], [0, 1, 0, 1]])
+    data = Dataset(
+        name="one",
+        level="node",
+        task="multiclass",
+        metric="accuracy",
+        x=torch.ones(3, 1),
+        edge_index=edge_index,
+        edge_attr=torch.tensor([[20.0], [1.0], [10.0], [1.5]]),
+        y=torch.tensor([0, 1, -1]),
+        splits={"train": torch.tensor([0]), "valid": torch.tensor([1])},
+        num_outputs=2,
+    )
+    batches = make_batches(data)
+    assert len(batches) == 1
+    (batch,), (same,) = batches.train(1), batches.evaluate()
+    assert batch is same
+    assert batch.edge_attr is not None
+    assert batch.graph.edge_index.tolist() == [[1, 2, 0, 0], [0, 0, 1, 1]]
+    assert batch.edge_attr[:, 0].tolist() == [10.0, 20.0, 1.0, 1.5]
+    assert batch.rows["valid"].tolist() == [1]
+    with pytest.raises(ValueError, match="choose batch_size=None"):
+        make_batches(data, 2)
+    with pytest.raises(ValueError, match="one is node-level"):
+        GraphBatches(data, 2)
+
+
+def test_numbers_and_levels_are_checked() -> None:
+    data = random_graphs(COUNTS)
+    assert isinstance(make_batches(data, 2, 1), GraphBatches)
+    with pytest.raises(ValueError, match="graphs is graph-level; use GraphBatches"):
+        FullBatch(data)
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        GraphBatches(data, 0)
+    with pytest.raises(ValueError, match="seed=-1 must be 0 or above"):
+        GraphBatches(data, 1, -1)
+
+
+def test_multi_hot_times_a_table_is_a_sum_of_embeddings() -> None:
+    rng = torch.Generator().manual_seed(0)
+    sizes = (5, 6, 2)
+    tables = [torch.randn(size, 3, generator=rng, dtype=torch.float64) for size in sizes]
+    codes = torch.stack([torch.randint(size, (9,), generator=rng) for size in sizes], 1)
+    wanted = sum(table[column] for table, column in zip(tables, codes.T, strict=True))
+    torch.testing.assert_close(multi_hot(codes.to(torch.uint8), sizes).double() @ torch.cat(tables), wanted)
+    assert multi_hot(codes[:0], sizes).shape == (0, 13)

@@ -1,0 +1,206 @@
+"""Memory against allocations whose size is known, in and around operators; time against a sleep."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from revgnn.measure import StepMemory, held_memory, median_seconds, peak_memory, saved_bytes, tensor_bytes
+
+KB = 1000
+
+
+def _floats(count: int) -> Tensor:
+    return torch.empty(count // 4)
+
+
+def test_peak_is_the_most_that_is_alive_at_once() -> None:
+    def one_after_the_other() -> None:
+        for _ in range(5):
+            block = _floats(100 * KB)
+            del block
+
+    def together() -> None:
+        first, second = _floats(100 * KB), _floats(200 * KB)
+        del first
+        third = _floats(50 * KB)
+        del second, third
+
+    assert peak_memory(one_after_the_other) == 100 * KB
+    assert peak_memory(together) == 300 * KB
+    assert peak_memory(lambda: None) == 0
+
+
+def test_peak_sees_temporaries_inside_an_operator() -> None:
+    x = torch.randn(500, 50)
+    # logsumexp returns 500 numbers, and makes exp(x - max) of the size of x on the way.
+    peak = peak_memory(lambda: torch.logsumexp(x, 1))
+    assert 500 * 50 * 4 <= peak <= 2 * 500 * 50 * 4 + 3 * 500 * 4
+
+
+def test_peak_sees_the_backward() -> None:
+    x = torch.randn(250, 100, requires_grad=True)
+
+    def step() -> None:
+        # The gradient of the sum is an expanded scalar; that of the square is as large as x and stays in x.grad.
+        x.square().sum().backward()
+
+    peak = peak_memory(step)
+    assert 100 * KB <= peak <= 400 * KB
+    x.grad = None
+
+
+def test_memory_from_before_is_not_counted() -> None:
+    before = [_floats(400 * KB)]
+
+    def release_and_allocate() -> Tensor:
+        before.clear()
+        return _floats(100 * KB)
+
+    assert peak_memory(release_and_allocate) == 100 * KB
+
+
+def test_held_is_what_the_result_keeps() -> None:
+    def keep_one_of_two() -> Tensor:
+        _floats(500 * KB)
+        return _floats(100 * KB)
+
+    assert held_memory(keep_one_of_two) == 100 * KB
+    assert held_memory(lambda: None) == 0
+    x = torch.randn(250, 100, requires_grad=True)
+    # exp keeps its output, which is also the result.
+    assert held_memory(lambda: x.exp()) == 100 * KB
+    assert held_memory(lambda: x.exp().exp()) == 200 * KB
+
+
+def test_held_sees_what_a_function_hides_in_its_context() -> None:
+    class Hiding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.hidden = x * 2
+            return x * 1
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad
+
+    x = torch.randn(250, 100, requires_grad=True)
+    assert saved_bytes(lambda: Hiding.apply(x)) == 0
+    assert held_memory(lambda: Hiding.apply(x)) == 200 * KB
+
+
+def test_an_error_inside_ends_the_recording() -> None:
+    def fail() -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        peak_memory(fail)
+    assert peak_memory(lambda: _floats(100 * KB)) == 100 * KB
+
+
+def test_recording_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    peak_memory(lambda: _floats(100 * KB))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_saved_bytes_of_one_product() -> None:
+    a, b = (torch.randn(50, 50, requires_grad=True) for _ in range(2))
+    assert saved_bytes(lambda: a * b) == 2 * 50 * 50 * 4
+    assert saved_bytes(lambda: a * a) == 50 * 50 * 4
+    assert saved_bytes(lambda: a + b) == 0
+    with torch.no_grad():
+        assert saved_bytes(lambda: a * b) == 0
+
+
+def test_saved_bytes_leaves_parameters_out_and_counts_storages_once() -> None:
+    linear = nn.Linear(30, 70)
+    x = torch.randn(10, 30)
+    # The weight's gradient needs x; the weight itself is saved as a transposed view and does not count.
+    assert saved_bytes(lambda: linear(x.requires_grad_())) == 10 * 30 * 4
+    whole = torch.randn(10, 60, requires_grad=True)
+    left, right = whole.chunk(2, dim=1)
+    assert saved_bytes(lambda: left.square() + right.square()) == 10 * 60 * 4
+
+
+def test_saved_bytes_grow_with_depth_when_everything_is_stored() -> None:
+    x = torch.randn(20, 8)
+
+    def saved(depth: int) -> int:
+        net = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(depth)))
+        return saved_bytes(lambda: net(x))
+
+    # Each tanh keeps its output, which the next linear keeps too; the first linear keeps x.
+    assert [saved(depth) for depth in (1, 2, 10)] == [20 * 8 * 4 * (depth + 1) for depth in (1, 2, 10)]
+
+
+def test_a_backward_may_run_while_saved_bytes_are_counted() -> None:
+    x = torch.randn(20, 8, requires_grad=True)
+    saved_bytes(lambda: x.exp().sum().backward())
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, x.detach().exp(), rtol=0, atol=0)
+
+
+def test_tensor_bytes_counts_views_once() -> None:
+    x = torch.zeros(10, 10)
+    assert tensor_bytes([x, x[0], x.T, torch.zeros(3, dtype=torch.int64)]) == 400 + 24
+    assert tensor_bytes([]) == 0
+
+
+def test_median_seconds() -> None:
+    calls: list[float] = []
+
+    def sleep() -> None:
+        calls.append(0.0)
+        time.sleep(0.2 if len(calls) == 1 else 0.01)
+
+    seconds = median_seconds(sleep, repeats=3, warmup=1)
+    assert len(calls) == 4
+    assert 0.01 <= seconds < 0.1
+
+
+def test_step_memory_counts_what_was_there_and_the_steps() -> None:
+    weights = torch.zeros(25 * KB)
+    meter = StepMemory("cpu", held=[weights, weights.view(-1)])
+    assert meter() == 100 * KB
+    for _ in range(2):
+        block = _floats(200 * KB)
+        del block
+        meter.step()
+    assert meter() == 300 * KB
+    meter()
+    more = _floats(900 * KB)
+    del more
+    assert meter() == 300 * KB, "later epochs are not recorded"
+    assert "first 2 steps" in meter.how
+
+
+def test_step_memory_stops_after_a_few_steps() -> None:
+    meter = StepMemory("cpu")
+    meter()
+    for step in range(20):
+        block = _floats(100 * KB if step < StepMemory.RECORDED_STEPS else 900 * KB)
+        del block
+        meter.step()
+    assert meter() == 100 * KB
+    unfinished = StepMemory("cpu")
+    unfinished()
+    unfinished.close()
+    assert peak_memory(lambda: _floats(100 * KB)) == 100 * KB, "closing has ended the recording"
+
+
+@pytest.mark.gpu
+def test_cuda_counts_by_its_allocator() -> None:
+    def together() -> None:
+        first, second = (torch.empty(2**20, device="cuda") for _ in range(2))
+        del first, second
+
+    assert peak_memory(together, "cuda") == 2 * 2**22
+    assert held_memory(lambda: torch.empty(2**20, device="cuda"), "cuda") == 2**22
+    meter = StepMemory("cuda")
+    meter()
+    together()
+    assert meter() >= 2 * 2**22

@@ -1,0 +1,229 @@
+"""The report of a run: every fact arrives, nothing of the user's becomes markup, nothing comes from outside."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from revgnn.report import MARKDOWN_HEADER, build_report, markdown_row, write_report
+from revgnn.report.page import render
+from revgnn.report.row import duration, memory
+
+NASTY = "<script>alert('1')</script> \" & | `x`"
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+def _row(epoch: int, accuracy: float | None = 0.5) -> dict[str, Any]:
+    scores = {split: {"metric": accuracy, "loss": 1.0 / epoch} for split in ("train", "valid", "test")}
+    return {
+        "epoch": epoch,
+        "lr": 0.01,
+        "loss": 2.0 / epoch,
+        "steps": 2,
+        "seconds": 0.5,
+        "memory": 3 * 2**20,
+        "scores": scores if epoch % 2 == 0 else None,
+    }
+
+
+def _folder(run: Path, **changes: Any) -> Path:
+    result = {
+        "metric": "accuracy",
+        "best_epoch": 4,
+        "scores": {
+            "train": {"metric": 0.9, "loss": 0.1},
+            "valid": {"metric": 0.7312, "loss": 0.25},
+            "test": {"metric": 0.7254, "loss": None},
+        },
+        "epochs": 30,
+        "steps": 60,
+        "stopped": "finished",
+        "seconds_per_step": 0.25,
+        "peak_memory": 3 * 2**20,
+        "parameters": 262_056,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    (run / "result.json").write_text(json.dumps(result | changes))
+    (run / "curve.jsonl").write_text("".join(json.dumps(_row(epoch)) + "\n" for epoch in range(1, 31)))
+    return run
+
+
+def _report(run: Path, **changes: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "name": "ogbn-arxiv/revgcn_deep",
+        "config": {"model": {"conv": "gcn", "num_layers": 28}, "train": {"lr": 0.01, "clip_norm": None}},
+        "dataset": {"nodes": 169_343, "edges": 2_315_598},
+        "implementation": "reference",
+        "memory_how": "bytes of live tensors",
+        "paper": {"metric": 73.01, "std": 0.31, "memory_gb": 1.84, "parameters": 262_056},
+    }
+    return build_report(run, **(facts | changes))
+
+
+class _Page(HTMLParser):
+    """Notes the tags, their attributes and the text, and checks that what opens closes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_a_report_holds_every_fact(tmp_path: Path) -> None:
+    report = _report(_folder(tmp_path), warnings=["mind this"])
+    as_json, as_page = write_report(tmp_path, report)
+    assert json.loads(as_json.read_text()) == report
+    assert report["result"]["scores"]["test"] == {"metric": 0.7254, "loss": None}
+    assert report["result"]["best_epoch"] == 4
+    assert report["time"] == {"seconds_per_step_median": 0.25, "steps": 60, "training_seconds": 15.0}
+    assert report["memory"] == {"peak_bytes": 3 * 2**20, "how": "bytes of live tensors"}
+    assert report["curve"]["first_loss"] == 2.0
+    assert report["curve"]["lowest_loss"] == report["curve"]["last_loss"] == pytest.approx(2 / 30)
+    assert report["curve"]["evaluations"] == 15
+    assert report["versions"]["torch"] == torch.__version__
+    assert set(report["versions"]) == {"python", "torch", "pyg", "revgnn"}
+    assert report["machine"]["cores"] >= 1
+    assert report["warnings"] == ["mind this"]
+    page = _Page(as_page.read_text())
+    for text in (
+        "ogbn-arxiv/revgcn_deep", "72.54", "73.12", "73.01 ± 0.31", "1.84", "262,056", "3.0 MiB", "250 ms",
+        "best epoch 4 of 30", "model conv gcn num_layers 28", "169,343", "bytes of live tensors", "reference",
+        "mind this", torch.__version__,
+    ):  # fmt: skip
+        assert text in page.text, text
+
+
+def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
+    page = _Page(render(_report(_folder(tmp_path)), json_rows(tmp_path)))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "image"}
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href"):
+                assert value is not None and value.startswith("#"), (tag, value)
+    text = render(_report(tmp_path), json_rows(tmp_path))
+    assert not re.findall(r"url\((?!#)", text)
+    assert "@import" not in text
+
+
+def json_rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
+
+
+def test_nothing_of_the_users_becomes_markup(tmp_path: Path) -> None:
+    _folder(tmp_path, device=NASTY, metric=NASTY, scores={NASTY: {"metric": 0.5, "loss": 0.5}})
+    report = _report(
+        tmp_path,
+        name=NASTY,
+        config={NASTY: {"a": NASTY}},
+        dataset={NASTY: [NASTY]},
+        implementation=NASTY,
+        memory_how=NASTY,
+        warnings=[NASTY],
+    )
+    text = render(report, json_rows(tmp_path))
+    assert "<script" not in text
+    page = _Page(text)
+    assert page.text.count("<script>alert('1')</script>") >= 9
+
+
+def test_the_pictures_are_well_formed_and_named_apart(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    text = render(_report(_folder(tmp_path)), json_rows(tmp_path))
+    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(pictures) == 2
+    ids: list[str] = []
+    for picture in pictures:
+        root = ElementTree.fromstring(picture)
+        ids += [element.attrib["id"] for element in root.iter() if element.tag.endswith("clipPath")]
+        assert "metadata" not in picture
+    assert len(ids) == len(set(ids)) > 0
+    assert "best epoch 4" in pictures[0]
+
+
+def test_without_matplotlib_the_page_says_how_to_get_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_import = builtins.__import__
+
+    def no_matplotlib(name: str, *args: Any, **options: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ModuleNotFoundError(name)
+        return plain_import(name, *args, **options)
+
+    _folder(tmp_path)
+    report, rows = _report(tmp_path), json_rows(tmp_path)
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    text = render(report, rows)
+    assert "<svg" not in text
+    assert "pip install &#x27;revgnn[plot]&#x27;" in text or "pip install 'revgnn[plot]'" in text
+
+
+def test_a_run_with_little_to_say_still_has_a_page(tmp_path: Path) -> None:
+    _folder(tmp_path, peak_memory=None, metric="rmse", scores={"valid": {"metric": 1.23456, "loss": 0.25}})
+    (tmp_path / "curve.jsonl").write_text(json.dumps(_row(1)) + "\n" + json.dumps(_row(2, None)) + "\n")
+    report = _report(tmp_path, paper=None, memory_how=None)
+    page = _Page(render(report, json_rows(tmp_path)))
+    assert "RMSE" in page.text
+    assert "1.235" in page.text
+    assert "Beside the paper" not in page.text
+    (tmp_path / "curve.jsonl").unlink()
+    assert build_report(tmp_path, name="x", config={}, dataset={}, implementation="r")["curve"]["last_loss"] is None
+
+
+def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="did not finish; resume it first"):
+        _report(tmp_path)
+
+
+def test_a_markdown_row_fits_its_header(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    row = markdown_row(_report(tmp_path))
+    assert row == "| ogbn-arxiv/revgcn_deep | 262,056 | 4 | 73.12 | 72.54 | 73.01 ± 0.31 | 3.0 MiB | 250 ms |"
+    assert all(line.count("|") == row.count("|") for line in MARKDOWN_HEADER.splitlines())
+    nasty = markdown_row(_report(tmp_path, name="a|b\n<i>", paper=None))
+    assert nasty.startswith("| a\\|b &lt;i&gt; | ")
+    assert nasty.count("|") == row.count("|") + 1
+    assert " | – | 3.0 MiB" in nasty
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0123, "12.3 ms"), (1.5, "1.5 s"), (600.0, "10 min"), (36_000.0, "10 h")]
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(None, "–"), (2**20, "1.0 MiB"), (3 * 2**29, "1.50 GiB")])
+def test_memory_is_readable(count: int | None, text: str) -> None:
+    assert memory(count) == text
