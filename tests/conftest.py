@@ -11,6 +11,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The suite's tensors are tiny: a second thread only waits for the first, and on a busy machine it waits long.
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

@@ -12,7 +12,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
 
@@ -108,10 +108,11 @@ def median_seconds(
 
 
 class StepMemory:
-    """Peak bytes of training steps: called before them and after them, it gives the peak in between.
+    """Peak bytes of training steps: called before the steps of an epoch and after them, it gives the peak in between.
 
     Weights, gradients, optimizer state and batch are all included, as in ``torch.cuda.max_memory_allocated``. On the
-    CPU recording costs time, so only the first steps are recorded and their peak is given ever after.
+    CPU recording costs time, so only the first steps are recorded (the first alone would miss the optimizer's state),
+    and their peak is given ever after.
 
     Args:
         device: where the steps run.
@@ -124,16 +125,17 @@ class StepMemory:
     def __init__(self, device: torch.device | str, held: Iterable[Tensor] = ()) -> None:
         self.device = torch.device(device)
         self._held = 0 if self.device.type == "cuda" else tensor_bytes(held)
-        self._trace: _CPUTrace | None = None
-        self._peak: int | None = None
+        self._peak = self._held
         self._steps = 0
+        self._trace: _CPUTrace | None = None
+        self._alive: dict[int, int] = {}
 
     @property
     def how(self) -> str:
         """How the figure comes about, for a report."""
         if self.device.type == "cuda":
-            return "CUDA allocator, peak of each epoch's steps"
-        return f"CPU allocator events of the first {self._steps} steps, plus weights and batch"
+            return "CUDA allocator, peak of the training steps"
+        return f"CPU allocator events of the first {self._steps} training step(s), plus weights and batch"
 
     def __call__(self) -> int:
         """Give the peak since the last call; the first call begins."""
@@ -141,11 +143,10 @@ class StepMemory:
             peak = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return peak
-        if self._peak is None and self._trace is None:
-            self._trace = _CPUTrace()
-            return self._held
-        self._finish()
-        assert self._peak is not None, "a trace that was begun is finished above"
+        if self._trace is not None:
+            self.close()
+        elif self._steps < self.RECORDED_STEPS:
+            self._trace = _CPUTrace(self._alive)
         return self._peak
 
     def step(self) -> None:
@@ -153,16 +154,14 @@ class StepMemory:
         if self._trace is not None:
             self._steps += 1
             if self._steps == self.RECORDED_STEPS:
-                self._finish()
+                self.close()
 
     def close(self) -> None:
-        """Stop recording, where a run ended in the middle of its first steps."""
+        """Stop recording, also where a run ended in the middle of its first steps."""
         if self._trace is not None:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self._trace is not None:
-            self._peak = self._held + max(0, *accumulate(self._trace.stop()), 0)
+            before = self._held + sum(self._alive.values())
+            changes, self._alive = self._trace.stop()
+            self._peak = max(self._peak, before + max(accumulate(changes, initial=0)))
             self._trace = None
 
 
@@ -190,49 +189,53 @@ def _record(device: torch.device) -> Iterator[_Record]:
     try:
         yield record
     finally:
-        changes = trace.stop()
+        changes, alive = trace.stop()
     record.peak = max(accumulate(changes, initial=0))
-    record.held = sum(changes)
+    record.held = sum(alive.values())
 
 
 class _CPUTrace:
-    """A recording of the CPU allocator, from its making to `stop`."""
+    """A recording of the CPU allocator, from its making to `stop`.
 
-    def __init__(self) -> None:
+    Args:
+        alive: address -> size of blocks from an earlier recording, whose release counts too.
+    """
+
+    def __init__(self, alive: Mapping[int, int] | None = None) -> None:
+        self._alive = dict(alive or {})
         # Kineto writes two lines to standard error per recording unless told not to before its first.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         self._profile = profile(use_cpu=True, profile_memory=True)
         self._profile.__enter__()  # type: ignore[no-untyped-call]
 
-    def stop(self) -> list[int]:
-        """Give every change of the allocated bytes, in order: above zero for an allocation, below for its release.
+    def stop(self) -> tuple[list[int], dict[int, int]]:
+        """End the recording.
 
-        The release of a block that was not allocated in this recording is left out: torch knows its size by chance
-        only, from an earlier recording that had a block at the same address.
+        Returns: every change of the allocated bytes, in order, above zero for an allocation and below for its release;
+            and the blocks that are alive, address -> size. The release of a block that no recording saw allocated is
+            left out: torch knows its size by chance only, from a recorded block at the same address.
         """
         self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        changes = []
+        for _, address, size in sorted(self._events()):
+            if size >= 0:
+                self._alive[address] = size
+                changes.append(size)
+            elif address in self._alive:
+                changes.append(-self._alive.pop(address))
+        return changes, self._alive
+
+    def _events(self) -> Iterator[tuple[int, int, int]]:
+        """Time, address and size of every allocation (above zero) and release (below), in any order."""
         results = self._profile.kineto_results
         assert results is not None, "a profile that was entered has results"
-        found, waiting = [], list(results.experimental_event_tree())
+        waiting = list(results.experimental_event_tree())
         while waiting:
             event = waiting.pop()
             waiting.extend(event.children)
             fields = event.extra_fields
             if isinstance(fields, _ExtraFields_Allocation):
-                found.append((event.start_time_ns, fields.ptr, fields.alloc_size))
-        # A block has one address from its allocation to its release, so events of equal time on different addresses
-        # may stand in any order, and a release and a new allocation at one address stand in the right one.
-        return list(_known_changes(sorted(found)))
-
-
-def _known_changes(events: Iterable[tuple[int, int, int]]) -> Iterator[int]:
-    alive: dict[int, int] = {}
-    for _, pointer, size in events:
-        if size >= 0:
-            alive[pointer] = size
-            yield size
-        elif pointer in alive:
-            yield -alive.pop(pointer)
+                yield event.start_time_ns, fields.ptr, fields.alloc_size
 
 
 def _address(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +123,29 @@ def make_model(run: Run, dataset: Dataset) -> GNN:
         categories=dataset.categories,
         level=dataset.level,
     )
+
+
+def training_memory(run: Run, dataset: Dataset) -> int:
+    """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
+
+    Args:
+        run: its epochs do not matter; two are taken, so that the optimizer's state is there.
+        dataset: the data of the run.
+    """
+    batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
+    model = make_model(run, dataset)
+    memory = _step_memory("cpu", model, batches)
+    result = fit(
+        model,
+        batches,
+        replace(run.train, epochs=2, eval_every=2, checkpoint_every=None),
+        metric=dataset.metric,
+        progress=_Metered(None, memory),
+        memory=memory,
+        device="cpu",
+    )
+    assert result.peak_memory is not None, "it was measured"
+    return result.peak_memory
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +12,18 @@ import torch
 from revgnn.data import Dataset, DatasetConfig, load_dataset, make_batches
 
 
+def need(folder: Path) -> None:
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+
+
 @cache
 def molhiv(root: Path) -> Dataset:
     return load_dataset(DatasetConfig(name="ogbg-molhiv"), root)
 
 
 def test_arxiv_text_as_tables(real_data: Path) -> None:
+    need(real_data / "arxiv_text")
     config = DatasetConfig(name="tables", path="arxiv_text")
     data = load_dataset(config, real_data)
     assert (data.num_nodes, data.num_edges, data.in_channels, data.num_outputs) == (169_343, 1_166_243, 128, 40)
@@ -27,6 +34,7 @@ def test_arxiv_text_as_tables(real_data: Path) -> None:
 
 
 def test_arxiv_text_made_undirected_has_the_published_edges(real_data: Path) -> None:
+    need(real_data / "arxiv_text")
     config = DatasetConfig(name="tables", path="arxiv_text", undirected=True, self_loops=True)
     data = load_dataset(config, real_data)
     assert data.num_edges == 2_315_598 + 169_343
@@ -35,6 +43,7 @@ def test_arxiv_text_made_undirected_has_the_published_edges(real_data: Path) -> 
 
 
 def test_molhiv_from_its_raw_folder(real_data: Path) -> None:
+    need(real_data / "ogbg_molhiv")
     data = molhiv(real_data)
     assert (data.num_graphs, data.num_outputs, int(data.y.sum())) == (41_127, 1, 1_443)
     assert [data.splits[name].numel() for name in ("train", "valid", "test")] == [32_901, 4_113, 4_113]
@@ -46,6 +55,7 @@ def test_molhiv_from_its_raw_folder(real_data: Path) -> None:
 
 
 def test_molhiv_batches_cover_the_molecules(real_data: Path) -> None:
+    need(real_data / "ogbg_molhiv")
     data = molhiv(real_data)
     batches = make_batches(data, 512, seed=1)
     nodes = edges = graphs = 0
@@ -66,9 +76,21 @@ def test_molhiv_batches_cover_the_molecules(real_data: Path) -> None:
     [("cora", (2_708, 10_556, 1_433, 7)), ("citeseer", (3_327, 9_104, 3_703, 6))],
 )
 def test_planetoid_is_read_without_writing(real_data: Path, name: str, sizes: tuple[int, int, int, int]) -> None:
+    need(real_data / "planetoid")
     before = sorted(real_data.rglob("*"))
     data = load_dataset(DatasetConfig(name=name), real_data)
     assert (data.num_nodes, data.num_edges, data.in_channels, data.num_outputs) == sizes
     assert torch.bincount(data.y[data.splits["train"]]).tolist() == [20] * data.num_outputs
     assert [data.splits[split].numel() for split in ("valid", "test")] == [500, 1000]
     assert sorted(real_data.rglob("*")) == before
+
+
+def test_planetoid_download_goes_through_pyg(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(real_data / "planetoid")
+
+    def fetch(root: str, name: str) -> None:
+        shutil.copytree(real_data / "planetoid" / name, Path(root) / name)
+
+    monkeypatch.setattr("torch_geometric.datasets.Planetoid", fetch)
+    assert load_dataset(DatasetConfig(name="cora"), tmp_path, download=True).num_nodes == 2_708
+    assert [path.name for path in tmp_path.iterdir()] == ["planetoid"]

@@ -1,51 +1,35 @@
-"""The implicit gradient against long unrolling, gradcheck and torchdeq; what a fixed point saves, keeps and reports."""
+"""The equilibrium module: warnings, seeds, statistics, saved bytes, pre-training, the penalty, copies, compilation."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import io
 import pickle
 import warnings
-import weakref
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.autograd.graph import saved_tensors_hooks
 
 from revgnn.stack import is_rebuilding, split
 from revgnn.stack.equilibrium import Equilibrium, jacobian_penalty, unrolled
-from revgnn.stack.implicit import ConvergenceWarning, fixed_point, warn_unconverged
-from revgnn.stack.solvers import SOLVERS, Solver, SolverTrace
+from revgnn.stack.implicit import ConvergenceWarning
 
 NODES, CHANNELS = 13, 6
 
 
-class GraphBlock(nn.Module):
-    """The DEQ-GNN block with mean aggregation, an edge term and a dropout mask that is a function of the seed."""
+class Diffusion(nn.Module):
+    """``tanh(A z W * mask + x + bias)`` with a dropout mask that is a function of the seed; a contraction."""
 
-    def __init__(self, channels: int = CHANNELS, *, dropout: float = 0.2) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.inner, self.outer = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.dropout = dropout
-        with torch.no_grad():
-            self.first.weight *= 0.25
+        self.linear = nn.Linear(CHANNELS, CHANNELS, bias=False)
 
-    def forward(self, z: Tensor, seed: int | None, x: Tensor, adjacency: Tensor, bias: Tensor | None = None) -> Tensor:
-        def conv(state: Tensor, linear: nn.Linear) -> Tensor:
-            return linear(state + adjacency.to(state.dtype) @ torch.relu(state))
-
-        z1 = conv(z, self.first)
-        z2 = torch.relu(self.inner(z1 + x if bias is None else z1 + x + bias))
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-            z2 = z2 * (torch.rand(z.shape, generator=generator) >= self.dropout) / (1 - self.dropout)
-        return self.outer(torch.relu(conv(z2, self.second) + z1))
+    def forward(self, z: Tensor, seed: int, x: Tensor, adjacency: Tensor, bias: Tensor) -> Tensor:
+        mask = torch.rand(z.shape, generator=torch.Generator().manual_seed(seed)) < 0.8
+        return torch.tanh(self.linear(adjacency @ z) * mask + x + bias)
 
 
 class Affine(nn.Module):
@@ -59,216 +43,15 @@ class Affine(nn.Module):
         return torch.tanh(z @ self.weight.to(z.dtype) + x)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+class _Rotation(nn.Module):
+    """A map that turns and stretches: plain iteration runs away from its fixed point."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(1.2 * torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
 
-def graph_problem() -> tuple[GraphBlock, list[Tensor]]:
-    """A block in float64 with its input, adjacency and bias; the input and the bias require grad."""
-    adjacency = (torch.rand(NODES, NODES) < 0.3).double()
-    adjacency /= adjacency.sum(1, keepdim=True).clamp(min=1)
-    x = torch.randn(NODES, CHANNELS, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(CHANNELS, dtype=torch.float64, requires_grad=True)
-    return GraphBlock().double(), [x, adjacency, bias]
-
-
-def gradients(output: Tensor, block: nn.Module, *others: Tensor) -> list[Tensor]:
-    """Gradients of a fixed random functional of the output to every parameter and to the others."""
-    cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    return list(torch.autograd.grad((output * cotangent.to(output)).sum(), [*block.parameters(), *others]))
-
-
-def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
-
-
-# ---------------------------------------------------------------- the gradient
-@pytest.mark.parametrize("backward_solver", SOLVERS)
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_implicit_gradient_is_that_of_a_long_unrolling(solver: str, backward_solver: str) -> None:
-    block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(
-        block, solver=solver, max_iter=300, tol=1e-12, backward_solver=backward_solver, backward_max_iter=300
-    )
-    z = model(x, adjacency, bias, seed=5)
-    found = gradients(z, block, x, bias)
-    reference = unrolled(lambda z: block(z, 5, x, adjacency, bias), torch.zeros_like(x), 300)
-    torch.testing.assert_close(z, reference, rtol=0, atol=1e-9)
-    assert relative_error(found, gradients(reference, block, x, bias)) < 1e-8
-    assert model.forward_trace is not None and model.forward_trace.converged
-    assert model.backward_trace is not None and model.backward_trace.converged
-    assert (model.forward_trace.solver, model.backward_trace.solver) == (solver, backward_solver)
-
-
-def test_gradient_improves_with_the_backward_iterations() -> None:
-    block, (x, adjacency, bias) = graph_problem()
-    reference = unrolled(lambda z: block(z, 5, x, adjacency, bias), torch.zeros_like(x), 300)
-    expected = gradients(reference, block, x, bias)
-    errors = []
-    for iterations in (1, 4, 16):
-        model = Equilibrium(
-            block, max_iter=100, tol=1e-12, backward_solver="picard", backward_max_iter=iterations, backward_tol=0.0
-        )
-        with pytest.warns(ConvergenceWarning, match="backward solve"):
-            errors.append(relative_error(gradients(model(x, adjacency, bias, seed=5), block, x, bias), expected))
-    assert errors[0] > 2 * errors[1] > 8 * errors[2]
-
-
-def test_gradcheck_of_a_small_contraction() -> None:
-    block = Affine(3).double()
-    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    exact = Solver(max_iter=100, tol=1e-13)
-
-    def function(x: Tensor, weight: Tensor) -> Tensor:
-        return fixed_point(block, torch.zeros_like(x), x, parameters=[weight], forward=exact, backward=exact)
-
-    assert torch.autograd.gradcheck(function, (x, block.weight), atol=1e-6)
-
-
-def test_same_gradient_as_torchdeq() -> None:
-    torchdeq = pytest.importorskip("torchdeq")
-    block, (x, adjacency, bias) = graph_problem()
-    exact = {
-        "f_tol": 1e-11,
-        "b_tol": 1e-11,
-        "f_stop_mode": "rel",
-        "b_stop_mode": "rel",
-        "f_max_iter": 200,
-        "b_max_iter": 200,
-    }
-    oracle = torchdeq.get_deq(f_solver="broyden", b_solver="broyden", ift=True, **exact).train()
-    # Dimension 0 is torchdeq's batch; one state needs a leading 1.
-    states, _ = oracle(lambda z: block(z[0], 5, x, adjacency, bias)[None], torch.zeros_like(x)[None])
-    expected = gradients(states[-1][0], block, x, bias)
-    model = Equilibrium(block, max_iter=200, tol=1e-11, backward_max_iter=200)
-    assert relative_error(gradients(model(x, adjacency, bias, seed=5), block, x, bias), expected) < 1e-7
-
-
-@settings(max_examples=25, deadline=None)
-@given(size=st.integers(1, 8), rho=st.floats(0.0, 0.9), seed=st.integers(0, 10_000))
-def test_gradient_of_random_linear_fixed_points(size: int, rho: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    matrix *= rho / torch.linalg.matrix_norm(matrix, 2)
-    b, cotangent = torch.randn(2, size, generator=generator, dtype=torch.float64)
-    matrix.requires_grad_(), b.requires_grad_()
-    exact = Solver(max_iter=200, tol=1e-12)
-    z = fixed_point(
-        lambda z, seed, b, matrix: matrix @ z + b, torch.zeros(size).double(), b, matrix, forward=exact, backward=exact
-    )
-    found = torch.autograd.grad(z @ cotangent, [b, matrix])
-    solution = torch.linalg.solve(torch.eye(size, dtype=torch.float64) - matrix, b)
-    expected = torch.autograd.grad(solution @ cotangent, [b, matrix])
-    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_gradient_is_linear_in_a_tiny_or_huge_incoming_gradient(scale: float) -> None:
-    block = Affine()
-    x = torch.randn(NODES, CHANNELS, requires_grad=True)
-    z = Equilibrium(block, max_iter=60, tol=1e-6)(x)
-    cotangent = torch.randn_like(z)
-    (plain,) = torch.autograd.grad(z, x, cotangent, retain_graph=True)
-    (scaled,) = torch.autograd.grad(z, x, cotangent * scale, retain_graph=True)
-    torch.testing.assert_close(scaled / scale, plain, rtol=1e-4, atol=1e-6)
-    (zero,) = torch.autograd.grad(z, x, torch.zeros_like(z))
-    assert torch.equal(zero, torch.zeros_like(x))
-
-
-def test_non_finite_incoming_gradient_reaches_the_parameters() -> None:
-    # A gradient scaler looks for it there, and skips the step.
-    block = Affine()
-    z = Equilibrium(block, tol=1e-5, max_iter=60)(torch.randn(NODES, CHANNELS))
-    with pytest.warns(ConvergenceWarning, match="not finite at iteration 1"):
-        z.backward(torch.full_like(z, torch.inf))
-    assert block.weight.grad is not None and not bool(torch.isfinite(block.weight.grad).any())
-
-
-def test_only_what_needs_a_gradient_gets_one() -> None:
-    block, (x, adjacency, bias) = graph_problem()
-    block.inner.weight.requires_grad_(False)
-    block.register_parameter("unused", nn.Parameter(torch.ones(3)))
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
-    model(x.detach(), adjacency, bias, seed=5).sum().backward()
-    assert bias.grad is not None and adjacency.grad is None and x.grad is None
-    assert block.inner.weight.grad is None and block.unused.grad is None and block.first.weight.grad is not None
-
-
-def test_block_that_ignores_its_state() -> None:
-    weight = torch.randn(CHANNELS, requires_grad=True)
-    z = fixed_point(lambda z, seed, w: w.tanh(), torch.zeros(CHANNELS), weight)
-    z.sum().backward()
-    torch.testing.assert_close(weight.grad, 1 - weight.detach().tanh() ** 2)
-    z = fixed_point(lambda z, seed, w: torch.ones_like(z), torch.zeros(CHANNELS), weight)
-    assert torch.autograd.grad(z.sum(), weight, allow_unused=True) == (None,)
-
-
-def test_backward_twice_accumulates_and_second_derivative_is_refused() -> None:
-    block = Affine().double()
-    x = torch.randn(NODES, CHANNELS, dtype=torch.float64, requires_grad=True)
-    loss = Equilibrium(block, max_iter=60, tol=1e-9)(x).square().sum()
-    loss.backward(retain_graph=True)
-    assert x.grad is not None
-    once = x.grad.clone()
-    with pytest.raises(RuntimeError, match="differentiated once: got create_graph=True; for second derivatives use"):
-        torch.autograd.grad(loss, x, create_graph=True)
-    loss.backward()
-    torch.testing.assert_close(x.grad, 2 * once)
-
-
-@pytest.mark.parametrize("written", ["parameter", "context"])
-def test_write_between_forward_and_backward_is_refused(written: str) -> None:
-    block = Affine()
-    x = torch.randn(NODES, CHANNELS)
-    z = Equilibrium(block, tol=1e-4, max_iter=60)(x)
-    with torch.no_grad():
-        (block.weight if written == "parameter" else x).mul_(0.5)
-    with pytest.raises(RuntimeError, match="in place between the forward and|modified by an inplace operation"):
-        z.sum().backward()
-
-
-# ---------------------------------------------------------------- context, seeds, statistics
-def test_context_values_pass_unchanged_and_hidden_tensors_are_refused() -> None:
-    marker = object()
-
-    def f(z: Tensor, seed: int, x: Tensor, a: object, b: dict[str, int], c: list[Tensor]) -> Tensor:
-        assert a is marker and b == {"k": 1} and seed == 3
-        return 0.5 * z + x + c[0]
-
-    x = torch.ones(4, requires_grad=True)
-    z = fixed_point(f, torch.zeros(4), x, marker, {"k": 1}, [torch.ones(4)], seed=3)
-    torch.testing.assert_close(z, torch.full((4,), 4.0), rtol=1e-2, atol=0)
-    with pytest.raises(ValueError, match="stands inside a list among the context, where it would get no gradient"):
-        fixed_point(f, torch.zeros(4), x, marker, {"k": 1}, [x], seed=3)
-    with pytest.raises(ValueError, match="stands inside a tuple among the context"):
-        fixed_point(f, torch.zeros(4), x, marker, {"k": (x,)}, [torch.ones(4)], seed=3)
-
-
-def test_split_argument_arrives_whole() -> None:
-    mask = torch.ones(NODES, CHANNELS, requires_grad=True)
-    model = Equilibrium(_Masked(), tol=1e-5, max_iter=60)
-    model(torch.randn(NODES, CHANNELS), split(mask)).sum().backward()
-    assert mask.grad is not None and mask.grad.shape == mask.shape
-
-
-class _Masked(nn.Module):
-    def forward(self, z: Tensor, seed: int, x: Tensor, mask: Tensor) -> Tensor:
-        return torch.tanh(0.5 * z * mask + x)
-
-
-def test_seed_fixes_the_mask_and_none_draws_one_in_training() -> None:
-    block, (x, adjacency, _) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-8)
-    assert torch.equal(model(x, adjacency, seed=1), model(x, adjacency, seed=1))
-    assert not torch.equal(model(x, adjacency, seed=1), model(x, adjacency, seed=2))
-    assert not torch.equal(model(x, adjacency), model(x, adjacency))
-    torch.manual_seed(3)
-    first = model(x, adjacency)
-    torch.manual_seed(3)
-    assert torch.equal(first, model(x, adjacency))
-    model.eval()
-    assert torch.equal(model(x, adjacency), model(x, adjacency))
+    def forward(self, z: Tensor, seed: int, x: Tensor) -> Tensor:
+        return z @ self.weight + x
 
 
 class _Counted(nn.Module):
@@ -288,129 +71,31 @@ class _Counted(nn.Module):
         return torch.tanh(0.5 * z + x)
 
 
-@pytest.mark.parametrize("mode", Equilibrium.MODES)
-def test_statistics_move_once_per_training_step(mode: str) -> None:
-    block = _Counted()
-    model = Equilibrium(block, tol=1e-5, max_iter=60, mode=mode)
-    z = model(torch.randn(NODES, CHANNELS, requires_grad=True))
-    z.sum().backward()
-    assert int(block.seen) == 1
-    if mode == "solve":
-        assert torch.equal(block.state, z) and block.grad_evaluations == 1
-        model.eval()(torch.randn(NODES, CHANNELS))
-        assert int(block.seen) == 1
+class _Masked(nn.Module):
+    def forward(self, z: Tensor, seed: int, x: Tensor, mask: Tensor) -> Tensor:
+        return torch.tanh(0.5 * z * mask + x)
 
 
-# ---------------------------------------------------------------- memory and ownership
-def _saved_bytes(model: Equilibrium, x: Tensor) -> int:
-    sizes: list[int] = []
-
-    def count(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.nbytes)
-        return tensor
-
-    with saved_tensors_hooks(count, lambda tensor: tensor):
-        model(x)
-    return sum(sizes)
+def graph_problem() -> tuple[Diffusion, list[Tensor]]:
+    """A block in float64 with its input, adjacency and bias; the input and the bias require grad."""
+    adjacency = (torch.rand(NODES, NODES) < 0.3).double()
+    adjacency /= adjacency.sum(1, keepdim=True).clamp(min=1)
+    x = torch.randn(NODES, CHANNELS, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(CHANNELS, dtype=torch.float64, requires_grad=True)
+    return Diffusion().double(), [x, adjacency, bias]
 
 
-def test_saved_bytes_do_not_depend_on_the_iterations() -> None:
-    x = torch.randn(65, 2, requires_grad=True)
-    block = _Rotation()
-    saved = []
-    for iterations in (5, 50):
-        model = Equilibrium(block, solver="picard", max_iter=iterations)
-        with pytest.warns(ConvergenceWarning):
-            saved.append(_saved_bytes(model, x))
-        assert model.forward_trace is not None and model.forward_trace.iterations == iterations
-    assert saved == [2 * x.nbytes, 2 * x.nbytes]
-    unrolling = [_saved_bytes(Equilibrium(block, mode="unroll", pretrain_steps=steps), x) for steps in (5, 50)]
-    assert unrolling[1] > 9 * unrolling[0]
+def gradients(output: Tensor, block: nn.Module, *others: Tensor) -> list[Tensor]:
+    """Gradients of a fixed random functional of the output to every parameter and to the others."""
+    cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return list(torch.autograd.grad((output * cotangent.to(output)).sum(), [*block.parameters(), *others]))
 
 
-def test_saved_tensors_may_be_moved_by_hooks() -> None:
-    block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
-    expected = gradients(model(x, adjacency, bias, seed=5), block, x, bias)
-    with save_on_cpu():
-        z = model(x, adjacency, bias, seed=5)
-    assert relative_error(gradients(z, block, x, bias), expected) == 0.0
-
-
-def test_result_may_be_changed_in_place_and_inputs_stay() -> None:
-    block = Affine()
-    x = torch.randn(NODES, CHANNELS, requires_grad=True)
-    before = x.detach().clone()
-    z = Equilibrium(block, tol=1e-4, max_iter=60)(x)
-    (z * 1.0).relu_().sum().backward()
-    assert torch.equal(x, before) and x.untyped_storage().nbytes() == before.nbytes
-    changed = Equilibrium(block, tol=1e-4, max_iter=60)(x.detach())
-    changed.relu_()
-
-
-def test_nothing_outlives_its_step() -> None:
-    block = Affine()
-    model = Equilibrium(block, tol=1e-4, max_iter=60)
-    gc.collect()
-    gc.disable()
-    try:
-        x = torch.randn(NODES, CHANNELS, requires_grad=True)
-        z = model(x)
-        z.sum().backward()
-        alive = weakref.ref(z), weakref.ref(x)
-        del z, x
-        assert [reference() for reference in alive] == [None, None]
-    finally:
-        gc.enable()
-
-
-# ---------------------------------------------------------------- precision
-def test_autocast_holds_in_the_backward_and_leaves_no_casts_behind() -> None:
-    block, (x, adjacency, bias) = graph_problem()
-    block.float()
-    tensors = [tensor.detach().float() for tensor in (x, adjacency, bias)]
-    tensors[0].requires_grad_(), tensors[2].requires_grad_()
-    model = Equilibrium(block, max_iter=25, tol=2e-2)
-    dtypes: list[torch.dtype] = []
-    block.first.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-
-    with torch.autocast("cpu", torch.bfloat16):
-        z = model(tensors[0].bfloat16().float(), *tensors[1:], seed=5)
-        after = block(z.detach(), 5, *tensors).float().sum()
-        inside = gradients(z, block, tensors[2])
-    assert z.dtype == torch.float32 and set(dtypes) == {torch.bfloat16}
-    assert all(gradient is not None for gradient in torch.autograd.grad(after, list(block.parameters())))
-    with torch.autocast("cpu", torch.bfloat16):
-        z = model(tensors[0], *tensors[1:], seed=5)
-    count = len(dtypes)
-    outside = gradients(z, block, tensors[2])
-    assert len(dtypes) == count + 1 and set(dtypes) == {torch.bfloat16}
-    exact = Equilibrium(block, max_iter=60, tol=1e-5)
-    expected = gradients(exact(*tensors, seed=5), block, tensors[2])
-    assert relative_error(inside, expected) < 0.1 and relative_error(outside, expected) < 0.1
-
-
-def test_half_precision_input_under_autocast_is_held_in_float32() -> None:
-    block = Affine()
-    model = Equilibrium(block, tol=1e-2, max_iter=60)
-    x = torch.randn(NODES, CHANNELS).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model(x).dtype == torch.float32
-    assert model(x).dtype == torch.bfloat16
+def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
 
 
 # ---------------------------------------------------------------- warnings and traces
-class _Rotation(nn.Module):
-    """A map that turns and stretches: plain iteration runs away from its fixed point."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(1.2 * torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
-
-    def forward(self, z: Tensor, seed: int, x: Tensor) -> Tensor:
-        return z @ self.weight + x
-
-
 def test_unconverged_solves_warn_at_the_first_and_the_tenth() -> None:
     model = Equilibrium(_Rotation(), solver="picard", max_iter=6, backward_max_iter=5)
     x = torch.ones(3, 2)
@@ -444,27 +129,75 @@ def test_broyden_solves_what_runs_away_from_picard() -> None:
     assert relative_error(found, gradients(expected, block, x)) < 1e-4
 
 
-def test_function_warns_every_time_and_takes_a_report() -> None:
-    block, x = _Rotation(), torch.ones(3, 2)
-    plain = Solver(name="picard", max_iter=4)
-    for _ in range(2):
-        with pytest.warns(ConvergenceWarning, match="forward solve did not converge: picard"):
-            fixed_point(block, torch.zeros_like(x), x, forward=plain)
-    seen: list[tuple[str, SolverTrace]] = []
-    z = fixed_point(
-        block,
-        torch.zeros_like(x),
-        x,
-        parameters=block.parameters(),
-        forward=plain,
-        report=lambda direction, trace: seen.append((direction, trace)),
-    )
+# ---------------------------------------------------------------- context, seeds, statistics
+def test_split_argument_arrives_whole() -> None:
+    mask = torch.ones(NODES, CHANNELS, requires_grad=True)
+    model = Equilibrium(_Masked(), tol=1e-5, max_iter=60)
+    model(torch.randn(NODES, CHANNELS), split(mask)).sum().backward()
+    assert mask.grad is not None and mask.grad.shape == mask.shape
+
+
+def test_seed_fixes_the_mask_and_none_draws_one_in_training() -> None:
+    block, (x, adjacency, bias) = graph_problem()
+    model = Equilibrium(block, max_iter=60, tol=1e-8)
+    assert torch.equal(model(x, adjacency, bias, seed=1), model(x, adjacency, bias, seed=1))
+    assert not torch.equal(model(x, adjacency, bias, seed=1), model(x, adjacency, bias, seed=2))
+    assert not torch.equal(model(x, adjacency, bias), model(x, adjacency, bias))
+    torch.manual_seed(3)
+    first = model(x, adjacency, bias)
+    torch.manual_seed(3)
+    assert torch.equal(first, model(x, adjacency, bias))
+    model.eval()
+    assert torch.equal(model(x, adjacency, bias), model(x, adjacency, bias))
+
+
+@pytest.mark.parametrize("mode", Equilibrium.MODES)
+def test_statistics_move_once_per_training_step(mode: str) -> None:
+    block = _Counted()
+    model = Equilibrium(block, tol=1e-5, max_iter=60, mode=mode)
+    z = model(torch.randn(NODES, CHANNELS, requires_grad=True))
     z.sum().backward()
-    assert [direction for direction, _ in seen] == ["forward", "backward"] and seen[1][1].solver == "broyden"
+    assert int(block.seen) == 1
+    if mode == "solve":
+        assert torch.equal(block.state, z) and block.grad_evaluations == 1
+        model.eval()(torch.randn(NODES, CHANNELS))
+        assert int(block.seen) == 1
 
 
-def test_converged_trace_is_silent() -> None:
-    warn_unconverged("forward", SolverTrace(solver="picard", tol=0.1, residuals=(0.01,), best=0))
+# ---------------------------------------------------------------- memory and precision
+def _saved_bytes(model: Equilibrium, x: Tensor) -> int:
+    sizes: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        model(x)
+    return sum(sizes)
+
+
+def test_saved_bytes_do_not_depend_on_the_iterations() -> None:
+    x = torch.randn(65, 2, requires_grad=True)
+    block = _Rotation()
+    saved = []
+    for iterations in (5, 50):
+        model = Equilibrium(block, solver="picard", max_iter=iterations)
+        with pytest.warns(ConvergenceWarning):
+            saved.append(_saved_bytes(model, x))
+        assert model.forward_trace is not None and model.forward_trace.iterations == iterations
+    assert saved == [2 * x.nbytes, 2 * x.nbytes]
+    unrolling = [_saved_bytes(Equilibrium(block, mode="unroll", pretrain_steps=steps), x) for steps in (5, 50)]
+    assert unrolling[1] > 9 * unrolling[0]
+
+
+def test_half_precision_input_under_autocast_is_held_in_float32() -> None:
+    block = Affine()
+    model = Equilibrium(block, tol=1e-2, max_iter=60)
+    x = torch.randn(NODES, CHANNELS).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x).dtype == torch.float32
+    assert model(x).dtype == torch.bfloat16
 
 
 # ---------------------------------------------------------------- pre-training and the penalty
@@ -500,15 +233,15 @@ def test_penalty_is_differentiable_and_repeatable() -> None:
 
     def penalty(weight: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(2)
-        value: Tensor = torch.func.functional_call(block, {"first.weight": weight}, (state, 5, x, adjacency, bias))
+        value: Tensor = torch.func.functional_call(block, {"linear.weight": weight}, (state, 5, x, adjacency, bias))
         return jacobian_penalty(value, state, generator=generator)
 
     state = z.detach().requires_grad_()
-    assert torch.autograd.gradcheck(penalty, (block.first.weight,), atol=1e-6)
+    assert torch.autograd.gradcheck(penalty, (block.linear.weight,), atol=1e-6)
     same = model.jacobian_penalty(z, x, adjacency, bias, seed=5, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(same, penalty(block.first.weight))
+    torch.testing.assert_close(same, penalty(block.linear.weight))
     same.backward()
-    assert block.first.weight.grad is not None and x.grad is not None and bias.grad is not None
+    assert block.linear.weight.grad is not None and x.grad is not None and bias.grad is not None
 
 
 def test_penalty_makes_the_block_easier_to_solve() -> None:
@@ -538,7 +271,7 @@ def test_deepcopy_pickle_and_state_dict() -> None:
     file.seek(0)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
         assert torch.equal(other(x, adjacency, bias, seed=5), z) and other.backward_trace == model.backward_trace
-    fresh = Equilibrium(GraphBlock().double(), max_iter=60, tol=1e-9)
+    fresh = Equilibrium(Diffusion().double(), max_iter=60, tol=1e-9)
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(x, adjacency, bias, seed=5), z)
 
@@ -586,5 +319,3 @@ def test_borders_of_the_functions() -> None:
         unrolled(torch.tanh, torch.zeros(3), 0)
     with pytest.raises(ValueError, match=r"call z\.requires_grad_\(\) before evaluating"):
         jacobian_penalty(torch.ones(3), torch.ones(3))
-    with pytest.raises(ValueError, match=r"in the shape of z: got \[3\] for \[4, 3\]"):
-        fixed_point(lambda z, seed: z[0], torch.zeros(4, 3))

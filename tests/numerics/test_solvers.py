@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import Tensor
 
-from revgnn.stack.solvers import SOLVERS, Map, Solver, SolverTrace, anderson, broyden, picard, solve
+from revgnn.stack.solvers import SOLVERS, Map, Solver, anderson, broyden, picard, solve
 
 SOLVER_NAMES = tuple(SOLVERS)
 
@@ -38,7 +38,7 @@ def tanh_map(size: int = 24, seed: int = 0, gain: float = 0.8) -> tuple[Map, Ten
 
 
 def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Map, Tensor]:
-    """A two-convolution block with input injection, layer norms and a fixed mask on a random graph; not a contraction."""
+    """A block of two convolutions with injection, layer norms and a fixed mask on a random graph; no contraction."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -80,14 +80,6 @@ def as_root(f: Map, shape: torch.Size) -> Callable[[np.ndarray], np.ndarray]:
 
 
 # ---------------------------------------------------------------- exact solutions
-@pytest.mark.parametrize("solver", SOLVER_NAMES)
-def test_linear_contraction_reaches_its_solution(solver: str) -> None:
-    f, solution = linear_map(33, 0.7, 0)
-    z, trace = solve(f, torch.zeros_like(solution), solver=solver, max_iter=200, tol=1e-12)
-    assert trace.converged and trace.solver == solver
-    torch.testing.assert_close(z, solution, rtol=0, atol=1e-10)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(1, 12),
@@ -406,8 +398,3 @@ def test_integer_start_and_changed_shape_are_refused(solver: str) -> None:
         solve(torch.cos, torch.zeros(3, dtype=torch.int64), solver=solver)
     with pytest.raises(ValueError, match=r"in the shape of z: got \[4, 1\] for \[4, 3\]"):
         solve(lambda z: z[:, :1], torch.zeros(4, 3), solver=solver)
-
-
-def test_trace_reads_off_its_residuals() -> None:
-    trace = SolverTrace(solver="broyden", tol=0.1, residuals=(1.0, 0.05, 0.2), best=1)
-    assert (trace.iterations, trace.residual, trace.converged) == (3, 0.05, True)

@@ -182,7 +182,9 @@ def test_every_file_says_what_it_is() -> None:
 
 
 def test_relative_imports_are_understood() -> None:
-    tree = ast.parse("from . import models\nfrom .nn import convs\nfrom .nn.convs import GCNConv\nimport torch.distributed")
+    tree = ast.parse(
+        "from . import models\nfrom .nn import convs\nfrom .nn.convs import GCNConv\nimport torch.distributed"
+    )
     assert set(_imports("revgnn.graph", tree)) == {"revgnn.models", "revgnn.nn.convs", "torch.distributed"}
     assert set(_imports("revgnn.nn.convs", ast.parse("from .. import ops"))) == {"revgnn.ops"}
     assert set(_imports("revgnn.nn", ast.parse("from .convs import CONVS"))) == {"revgnn.nn.convs"}

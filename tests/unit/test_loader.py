@@ -57,7 +57,9 @@ def one_by_one(data: Dataset, graphs: list[int]) -> tuple[Tensor, list[tuple[int
     assert data.node_ptr is not None
     assert data.edge_ptr is not None
     assert data.edge_attr is not None
-    x, edges, batch = [], [], []
+    x: list[Tensor] = []
+    edges: list[tuple[int, int, tuple[float, ...]]] = []
+    batch: list[int] = []
     for place, graph in enumerate(graphs):
         low, high = data.node_ptr[graph : graph + 2].tolist()
         for edge in range(*data.edge_ptr[graph : graph + 2].tolist()):

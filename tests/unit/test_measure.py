@@ -166,16 +166,28 @@ def test_step_memory_counts_what_was_there_and_the_steps() -> None:
     weights = torch.zeros(25 * KB)
     meter = StepMemory("cpu", held=[weights, weights.view(-1)])
     assert meter() == 100 * KB
-    for _ in range(2):
-        block = _floats(200 * KB)
-        del block
-        meter.step()
+    block = _floats(200 * KB)
+    del block
+    meter.step()
     assert meter() == 300 * KB
+    assert "first 1 training step" in meter.how
+
+
+def test_step_memory_follows_what_stays_from_one_epoch_to_the_next() -> None:
+    meter = StepMemory("cpu")
     meter()
-    more = _floats(900 * KB)
-    del more
-    assert meter() == 300 * KB, "later epochs are not recorded"
-    assert "first 2 steps" in meter.how
+    gradient, state = _floats(100 * KB), _floats(200 * KB)
+    meter.step()
+    assert meter() == 300 * KB
+    evaluation = _floats(900 * KB)
+    del evaluation
+    meter()
+    activation = _floats(50 * KB)
+    del gradient
+    gradient = _floats(100 * KB)
+    meter.step()
+    assert meter() == 350 * KB, "the old gradient was released before the new one came; the evaluation does not count"
+    del activation, gradient, state
 
 
 def test_step_memory_stops_after_a_few_steps() -> None:
@@ -186,10 +198,33 @@ def test_step_memory_stops_after_a_few_steps() -> None:
         del block
         meter.step()
     assert meter() == 100 * KB
+    meter()
+    more = _floats(900 * KB)
+    del more
+    assert meter() == 100 * KB, "later epochs are not recorded"
     unfinished = StepMemory("cpu")
     unfinished()
     unfinished.close()
     assert peak_memory(lambda: _floats(100 * KB)) == 100 * KB, "closing has ended the recording"
+
+
+def test_step_memory_of_a_training_step_is_its_parts() -> None:
+    linear = nn.Linear(100, 100, bias=False)
+    optimizer = torch.optim.Adam(linear.parameters())
+    x = torch.randn(50, 100)
+    meter = StepMemory("cpu", held=[linear.weight, x])
+    for _ in range(2):
+        meter()
+        loss = linear(x).square().sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        del loss
+        meter.step()
+        peak = meter()
+    weight, activation = 100 * 100 * 4, 50 * 100 * 4
+    # In the second step: weight, gradient, two moments, x and output at least; the work space of Adam besides at most.
+    assert 4 * weight + 2 * activation <= peak <= 7 * weight + 4 * activation
 
 
 @pytest.mark.gpu

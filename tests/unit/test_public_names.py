@@ -38,7 +38,17 @@ def test_the_lists_of_names_agree() -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import json, sys, revgnn; print(json.dumps(sorted(name.split('.')[0] for name in sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "numpy", "torch_geometric", "accelerate", "sklearn", "pyarrow", "matplotlib", "rich", "jsonargparse"}
+    heavy = {
+        "torch",
+        "numpy",
+        "torch_geometric",
+        "accelerate",
+        "sklearn",
+        "pyarrow",
+        "matplotlib",
+        "rich",
+        "jsonargparse",
+    }
     assert not heavy & set(json.loads(done.stdout))
 
 

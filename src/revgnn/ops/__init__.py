@@ -6,13 +6,29 @@ The contracts stand here; `reference` is each op in plain torch.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import reference
+from . import native, reference
+from .choice import implementation, using
+from .norm_act_drop import norm_act_drop as native_norm_act_drop
 from .reference import Aggr, Norm, Reduce, keep_mask
+from .spmm import spmm as native_spmm
 
-__all__ = ["Aggr", "Norm", "Reduce", "attention", "gen_aggr", "keep_mask", "norm_act_drop", "pool", "spmm"]
+__all__ = [
+    "Aggr",
+    "Norm",
+    "Reduce",
+    "attention",
+    "gen_aggr",
+    "implementation",
+    "keep_mask",
+    "norm_act_drop",
+    "pool",
+    "spmm",
+    "using",
+]
 
 
 def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduce = "sum") -> Tensor:
@@ -28,7 +44,8 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
         reduce: ``sum``, ``mean`` or ``max``; max sends its gradient to the first edge that attains it.
     Returns: [N, D] in the dtype of ``x``; half-precision sums are kept in float32.
     Raises: ValueError: if shapes disagree, or ``max`` is asked for with weights.
-    Cost: reference: one [E, D] tensor.
+    Cost: native: one pass over E x D; saves nothing, or x for the weights' gradient, or [N, D] int32 for max.
+        reference: one [E, D] tensor.
     Source: Kipf & Welling 2017 (sum), Hamilton et al. 2017 (mean, max).
     """
     _check_nodes(x, graph)
@@ -36,6 +53,8 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
         if reduce == "max":
             raise ValueError("reduce='max' takes no edge weight; scale x before, or use 'sum' or 'mean'")
         _check_edges(weight, graph, "weight")
+    if _runs_native(x) and _is_narrow(graph):
+        return native_spmm(x, graph, weight, reduce)
     return reference.spmm(x, graph, weight, reduce=reduce)
 
 
@@ -146,12 +165,19 @@ def norm_act_drop(
         mask: [N, D] bool, True keeps: the mask that a whole network shares. ``None``: drawn from ``seed``.
         seed: which elements drop, as a pure function of (seed, position); ``None`` without a mask: no dropout.
     Returns: [N, D].
-    Raises: ValueError: if the mask has another shape than ``x``.
-    Cost: reference: each step reads and writes [N, D].
+    Raises: ValueError, TypeError: if the mask has another shape than ``x``, or is not bool.
+    Cost: native: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
+        statistics. reference: each step reads and writes [N, D].
     Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
     """
     if mask is not None and mask.shape != x.shape:
         raise ValueError(f"mask must have the shape of x, {list(x.shape)}, got {list(mask.shape)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True where x is kept; got {mask.dtype}; convert it with .bool()")
+    if norm != "graph" and x.dim() == 2 and _runs_native(x):
+        return native_norm_act_drop(
+            x, weight, bias, norm=norm, eps=eps, stats=stats, act=act, p=p, mask=mask, seed=seed
+        )
     return reference.norm_act_drop(
         x,
         weight,
@@ -181,6 +207,14 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     """
     _check_nodes(x, graph)
     return reference.pool(x, graph, reduce=reduce)
+
+
+def _runs_native(x: Tensor) -> bool:
+    return implementation(x.device) == "native" and x.dtype in native.DTYPES and x.size(-1) > 0
+
+
+def _is_narrow(graph: Graph) -> bool:
+    return graph.indices.dtype == torch.int32
 
 
 def _check_nodes(x: Tensor, graph: Graph) -> None:

@@ -56,14 +56,14 @@ class _SegmentSum(torch.autograd.Function):
 
 def gather(x: Tensor, graph: Graph) -> Tensor:
     """Return ``x_j`` for every edge j -> i: [N, ...] -> [E, ...]."""
-    out: Tensor = _Gather.apply(x, graph)
+    out: Tensor = _Gather.apply(x, graph)  # type: ignore[no-untyped-call]
     return out
 
 
 def segment_sum(values: Tensor, graph: Graph) -> Tensor:
     """Sum [E, ...] values over each node's incoming edges -> [N, ...]; isolated nodes get 0."""
     wide = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    out: Tensor = _SegmentSum.apply(wide, graph)
+    out: Tensor = _SegmentSum.apply(wide, graph)  # type: ignore[no-untyped-call]
     return out.to(values.dtype)
 
 

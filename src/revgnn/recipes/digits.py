@@ -24,7 +24,7 @@ def resgnn() -> Run:
         norm="layer",
         dropout=0.2,
     )
-    train = TrainConfig(epochs=100, lr=0.003, eval_every=5, checkpoint_every=None)
+    train = TrainConfig(epochs=60, lr=0.003, eval_every=5, checkpoint_every=None)
     return Run(dataset=DatasetConfig(name="digits"), model=model, train=train)
 
 

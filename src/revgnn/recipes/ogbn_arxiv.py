@@ -84,6 +84,11 @@ def _res(conv: Literal["gcn", "sage", "gen"], target: Target) -> Run:
 def _rev(conv: Literal["gcn", "sage", "gen"], hidden_channels: int, target: Target) -> Run:
     run = _res(conv, target)
     model = replace(
-        run.model, hidden_channels=hidden_channels, coupling="grouped", num_groups=2, backprop="reversible", norm="layer"
+        run.model,
+        hidden_channels=hidden_channels,
+        coupling="grouped",
+        num_groups=2,
+        backprop="reversible",
+        norm="layer",
     )
     return replace(run, model=model)

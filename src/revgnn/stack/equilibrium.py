@@ -135,8 +135,8 @@ class Equilibrium(nn.Module):
 
         Args:
             x: [N, D] input, injected at every iteration.
-            context: further arguments of the block; tensors that require grad receive gradients. There are no groups here,
-                so a `split` argument arrives whole.
+            context: further arguments of the block; tensors that require grad receive gradients. There are no groups
+                here, so a `split` argument arrives whole.
             seed: fixes the dropout masks for the whole solve and its backward; ``None`` draws one in training.
         Returns: [N, D] state, in the dtype of ``x`` (float32 under autocast).
         """

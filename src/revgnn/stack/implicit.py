@@ -72,7 +72,8 @@ def fixed_point(
     """Return ``z = f(z, seed, *context)``, differentiable by the implicit function theorem.
 
     ``dL/dw = (df/dw)^T v`` at ``z``, where ``v = (df/dz)^T v + dL/dz``. Every evaluation is marked as `rebuilding`: a
-    block that keeps statistics is to be evaluated once more at the result.
+    block that keeps statistics is to be evaluated once more at the result. The gradient is exact at a fixed point; its
+    error is of the order of the residuals where ``f`` is smooth, and can be larger beside a kink (ReLU, max).
 
     Args:
         f: pure block ``f(z, seed, *context) -> z``; what it closes over gets no gradient.

@@ -31,7 +31,7 @@ def reversible(run: Run, x: Tensor, tensors: list[Tensor]) -> Tensor:
     """
     unique = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
     parameters = [parameter for parameter in unique if parameter.requires_grad]
-    out: Tensor = _Reversible.apply(run, len(tensors), x, *tensors, *parameters)
+    out: Tensor = _Reversible.apply(run, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -1,0 +1,66 @@
+// The exported functions: each forwards to the kernels of the best instruction set that this processor has.
+#include <string.h>
+
+#include "kernels.h"
+
+namespace revgnn {
+namespace baseline {
+extern const Table table;
+}
+#ifdef REVGNN_X86
+namespace avx2 {
+extern const Table table;
+}
+namespace avx512 {
+extern const Table table;
+}
+#endif
+
+namespace {
+
+struct Isa {
+  const char *name;
+  const Table *table;
+  bool runs;
+};
+
+const Isa *best(const char *wanted) {
+#ifdef REVGNN_X86
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  static const Isa all[] = {
+      {"avx512", &avx512::table, has_avx512}, {"avx2", &avx2::table, has_avx2}, {"baseline", &baseline::table, true}};
+#else
+  static const Isa all[] = {{"baseline", &baseline::table, true}};
+#endif
+  for (const Isa &isa : all) {
+    if (isa.runs && (wanted == nullptr || strcmp(isa.name, wanted) == 0)) return &isa;
+  }
+  return nullptr;
+}
+
+const Isa *active = best(nullptr);
+
+}  // namespace
+}  // namespace revgnn
+
+extern "C" {
+
+#define REVGNN_FORWARD(name) \
+  int revgnn_##name(const revgnn_##name##_args *args) { return revgnn::active->table->name(*args); }
+REVGNN_KERNELS(REVGNN_FORWARD)
+#undef REVGNN_FORWARD
+
+int revgnn_abi_version(void) { return REVGNN_ABI_VERSION; }
+
+const char *revgnn_isa(void) { return revgnn::active->name; }
+
+int revgnn_use_isa(const char *name) {
+  const revgnn::Isa *isa = revgnn::best(name);
+  if (isa == nullptr) return REVGNN_UNSUPPORTED;
+  revgnn::active = isa;
+  return 0;
+}
+}

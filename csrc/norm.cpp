@@ -1,0 +1,368 @@
+// The head of a block: normalise, rectify and drop in one pass over the rows, and its backward.
+#include "columns.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace {
+
+// ------------------------------------------------------------------ which elements are kept
+/// The 32-bit finaliser lowbias32.
+template <int W>
+inline Vec<uint32_t, W> mix(Vec<uint32_t, W> h) {
+  h ^= h >> 16;
+  h *= 0x7feb352du;
+  h ^= h >> 15;
+  h *= 0x846ca68bu;
+  return h ^ (h >> 16);
+}
+
+enum class Drop { none, mask, seed };
+
+/// The factor of each element: 0 where it drops, `scale` where it stays.
+template <class S, Drop drop>
+struct Keep {
+  const uint8_t *mask;
+  int64_t mask_stride;
+  int64_t width;
+  uint64_t seed;
+  uint32_t threshold;
+  S scale;
+
+  template <class Args>
+  explicit Keep(const Args &a)
+      : mask(a.mask),
+        mask_stride(a.mask_stride),
+        width(a.width),
+        seed(a.seed),
+        threshold(a.threshold),
+        scale(S(a.scale)) {}
+
+  template <int W>
+  Vec<S, W> factor(int64_t row, int64_t channel) const {
+    if constexpr (drop == Drop::none) {
+      return splat<S, W>(S(1));
+    } else if constexpr (drop == Drop::mask) {
+      const auto kept = load<W>(mask + row * mask_stride + channel);
+      return __builtin_convertvector(__builtin_convertvector(kept, Vec<int32_t, W>), Vec<S, W>) * scale;
+    } else {
+      const uint64_t position = uint64_t(row) * uint64_t(width) + uint64_t(channel);
+      const auto low = iota<uint32_t, W>() + uint32_t(position);
+      const auto carry = (Vec<uint32_t, W>)(low < uint32_t(position));  // all ones is -1
+      const auto high = uint32_t(position >> 32) - carry;
+      auto hash = mix<W>(low ^ uint32_t(seed));
+      hash = mix<W>(hash ^ uint32_t(seed >> 32) ^ (high * 0x9e3779b9u));
+      const auto kept = (Vec<int32_t, W>)(hash >= threshold);
+      return __builtin_convertvector(kept, Mask<S, W>) ? splat<S, W>(scale) : Vec<S, W>{};
+    }
+  }
+};
+
+// ------------------------------------------------------------------ what a row is normalised with
+/// The affine part; a missing vector is 1 or 0.
+template <class S>
+struct Affine {
+  const S *weight;
+  const S *bias;
+
+  template <class Args>
+  explicit Affine(const Args &a) : weight(static_cast<const S *>(a.weight)), bias(static_cast<const S *>(a.bias)) {}
+
+  template <int W>
+  Vec<S, W> scale(int64_t channel) const {
+    return weight == nullptr ? splat<S, W>(S(1)) : load<W>(weight + channel);
+  }
+  template <int W>
+  Vec<S, W> shift(int64_t channel) const {
+    return bias == nullptr ? Vec<S, W>{} : load<W>(bias + channel);
+  }
+};
+
+/// Mean and reciprocal deviation: one pair a row (layer), one pair a channel (batch), or 0 and 1 (none).
+template <class S, int W, int kind>
+struct Stats {
+  const S *mean;
+  const S *rstd;
+  int64_t row;
+
+  Vec<S, W> centred(Vec<S, W> x, int64_t channel) const {
+    if constexpr (kind == REVGNN_NORM_LAYER) return (x - mean[row]) * rstd[row];
+    if constexpr (kind == REVGNN_NORM_BATCH) return (x - load<W>(mean + channel)) * load<W>(rstd + channel);
+    return x;
+  }
+};
+
+/// Call f(channel, fresh) for the vectors of a row; `fresh` marks the lanes that no vector before covered.
+template <class S, int W, class F>
+inline void for_vectors(int64_t width, Mask<S, W> fresh_at_end, F &&f) {
+  const Mask<S, W> all = ~Mask<S, W>{};
+  const int64_t last = width - W;
+  for (int64_t channel = 0; channel < last; channel += W) f(channel, all);
+  f(last, fresh_at_end);
+}
+
+template <class T, int W>
+inline void row_stats(const T *x, int64_t width, Mask<Sum<T>, W> fresh_at_end, Sum<T> eps, Sum<T> *mean, Sum<T> *rstd) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  V sum{}, square{};
+  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) { sum += fresh ? load<W>(x + d) : V{}; });
+  const S centre = reduce_add<S, W>(sum) / S(width);
+  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+    const V away = fresh ? load<W>(x + d) - centre : V{};
+    square += away * away;
+  });
+  *mean = centre;
+  *rstd = S(1) / S(__builtin_sqrt(reduce_add<S, W>(square) / S(width) + eps));
+}
+
+// ------------------------------------------------------------------ forward
+template <class T, class Out, int W, int kind, Drop drop>
+void norm_rows(const revgnn_norm_args &a) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const Keep<S, drop> keep(a);
+  const Affine<S> affine(a);
+  const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
+  const V floor = splat<S, W>(a.act ? S(0) : -S(__builtin_inf()));
+  for_rows(a.num_rows, a.threads, 2 * a.num_rows * a.width, [&](int64_t i) {
+    const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
+    Out *out = static_cast<Out *>(a.out) + i * a.out_stride;
+    S mean, rstd;
+    Stats<S, W, kind> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), 0};
+    if constexpr (kind == REVGNN_NORM_LAYER) {
+      row_stats<T, W>(x, a.width, fresh_at_end, S(a.eps), &mean, &rstd);
+      stats = {&mean, &rstd, 0};
+      if (a.mean != nullptr) {
+        static_cast<S *>(a.mean)[i] = mean;
+        static_cast<S *>(a.rstd)[i] = rstd;
+      }
+    }
+    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) {
+      V u = stats.centred(load<W>(x + d), d) * affine.template scale<W>(d) + affine.template shift<W>(d);
+      u = u < floor ? floor : u;
+      store<W>(out + d, u * keep.template factor<W>(i, d));
+    });
+  });
+}
+
+// ------------------------------------------------------------------ backward
+/// The gradient that reaches the normalised row, and that row itself.
+template <class T, int W, int kind, Drop drop>
+struct Inside {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const revgnn_norm_backward_args &a;
+  const Keep<S, drop> keep;
+  const Affine<S> affine;
+  const V floor;
+
+  explicit Inside(const revgnn_norm_backward_args &args)
+      : a(args), keep(args), affine(args), floor(splat<S, W>(args.act ? S(0) : -S(__builtin_inf()))) {}
+
+  /// Returns the gradient behind rectifier and dropout; `centred` is the row normalised.
+  V at(int64_t i, int64_t d, V *centred) const {
+    const Stats<S, W, kind> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), i};
+    *centred = stats.centred(load<W>(static_cast<const T *>(a.x) + i * a.x_stride + d), d);
+    const V u = *centred * affine.template scale<W>(d) + affine.template shift<W>(d);
+    const V grad = load<W>(static_cast<const T *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(i, d);
+    return u > floor ? grad : V{};
+  }
+
+  /// Write `value`, or add it in the lanes that no vector before has added to.
+  void put(int64_t i, int64_t d, V value, Mask<S, W> fresh) const {
+    T *to = static_cast<T *>(a.dx) + i * a.dx_stride + d;
+    if (a.accumulate) value = load<W>(to) + (fresh ? value : V{});
+    store<W>(to, value);
+  }
+};
+
+/// Add one row's share to the gradients of bias and weight, which lie one behind the other.
+template <class S, int W>
+inline void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad, Vec<S, W> centred) {
+  store<W>(sums + d, load<W>(sums + d) + grad);
+  store<W>(sums + width + d, load<W>(sums + width + d) + grad * centred);
+}
+
+template <class T, int W, int kind, Drop drop>
+void norm_backward_by_row(const revgnn_norm_backward_args &a) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const Inside<T, W, kind, drop> inside(a);
+  const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
+  Partials<S> partials(2 * a.width);
+  for_parts(a.threads, 4 * a.num_rows * a.width, [&](int64_t part) {
+    const Range rows = rows_of_part(a.num_rows, part);
+    S *sums = partials.row(part);
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      V sum{}, dot{};
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+        V centred;
+        const V grad = fresh ? inside.at(i, d, &centred) : V{};
+        add_affine<S, W>(sums, a.width, d, grad, centred);
+        const V scaled = grad * inside.affine.template scale<W>(d);
+        sum += scaled;
+        dot += scaled * centred;
+      });
+      S mean_grad = 0, mean_dot = 0, rstd = 1;
+      if constexpr (kind == REVGNN_NORM_LAYER) {
+        mean_grad = reduce_add<S, W>(sum) / S(a.width);
+        mean_dot = reduce_add<S, W>(dot) / S(a.width);
+        rstd = static_cast<const S *>(a.rstd)[i];
+      }
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+        V centred;
+        const V grad = inside.at(i, d, &centred) * inside.affine.template scale<W>(d);
+        inside.put(i, d, (grad - mean_grad - centred * mean_dot) * rstd, fresh);
+      });
+    }
+  });
+  partials.sum_into(static_cast<S *>(a.dbias), 0, a.width);
+  partials.sum_into(static_cast<S *>(a.dweight), a.width, a.width);
+}
+
+template <class T, int W, Drop drop>
+void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const Inside<T, W, REVGNN_NORM_BATCH, drop> inside(a);
+  const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
+  S *dbias = static_cast<S *>(a.dbias), *dweight = static_cast<S *>(a.dweight);
+  Partials<S> partials(2 * a.width);
+  for_parts(a.threads, 3 * a.num_rows * a.width, [&](int64_t part) {
+    const Range rows = rows_of_part(a.num_rows, part);
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+        V centred;
+        const V grad = fresh ? inside.at(i, d, &centred) : V{};
+        add_affine<S, W>(partials.row(part), a.width, d, grad, centred);
+      });
+    }
+  });
+  partials.sum_into(dbias, 0, a.width);
+  partials.sum_into(dweight, a.width, a.width);
+
+  const S *rstd = static_cast<const S *>(a.rstd);
+  const S share = a.fixed_stats || a.num_rows == 0 ? S(0) : S(1) / S(a.num_rows);
+  for_rows(a.num_rows, a.threads, 4 * a.num_rows * a.width, [&](int64_t i) {
+    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+      V centred;
+      V grad = inside.at(i, d, &centred);
+      grad -= (load<W>(dbias + d) + centred * load<W>(dweight + d)) * share;
+      inside.put(i, d, grad * inside.affine.template scale<W>(d) * load<W>(rstd + d), fresh);
+    });
+  });
+}
+
+// ------------------------------------------------------------------ statistics of the batch
+/// Mean and summed squared deviation of each part, merged pairwise in order: no cancellation, whatever the mean.
+template <class T, int W>
+void channel_stats(const revgnn_batch_stats_args &a) {
+  using S = Sum<T>;
+  const T *x = static_cast<const T *>(a.x);
+  const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
+  Partials<S> partials(2 * a.width);
+  for_parts(a.threads, 2 * a.num_rows * a.width, [&](int64_t part) {
+    const Range rows = rows_of_part(a.num_rows, part);
+    const int64_t count = rows.last - rows.first;
+    S *mean = partials.row(part), *square = mean + a.width;
+    if (count == 0) return;
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+        store<W>(mean + d, load<W>(mean + d) + (fresh ? load<W>(x + i * a.x_stride + d) : Vec<S, W>{}));
+      });
+    }
+    for (int64_t d = 0; d < a.width; d++) mean[d] /= S(count);
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+        const auto away = fresh ? load<W>(x + i * a.x_stride + d) - load<W>(mean + d) : Vec<S, W>{};
+        store<W>(square + d, load<W>(square + d) + away * away);
+      });
+    }
+  });
+
+  for (int64_t d = 0; d < a.width; d++) {
+    double mean = 0, square = 0, count = 0;
+    for (int64_t part = 0; part < kParts; part++) {
+      const Range rows = rows_of_part(a.num_rows, part);
+      const double here = double(rows.last - rows.first);
+      if (here == 0) continue;
+      const double gap = double(partials.row(part)[d]) - mean, total = count + here;
+      square += double(partials.row(part)[a.width + d]) + gap * gap * count * here / total;
+      mean += gap * here / total;
+      count = total;
+    }
+    const double var = count > 0 ? square / count : 0;
+    static_cast<S *>(a.mean)[d] = S(mean);
+    static_cast<S *>(a.rstd)[d] = S(1 / __builtin_sqrt(var + a.eps));
+    if (a.var != nullptr) static_cast<S *>(a.var)[d] = S(var);
+  }
+}
+
+// ------------------------------------------------------------------ choice of the code
+template <Drop drop>
+struct DropKind {
+  static constexpr Drop value = drop;
+};
+
+template <class Args, class F>
+void with_drop(const Args &a, F &&f) {
+  if (a.mask != nullptr) {
+    f(DropKind<Drop::mask>{});
+  } else if (a.use_seed) {
+    f(DropKind<Drop::seed>{});
+  } else {
+    f(DropKind<Drop::none>{});
+  }
+}
+
+template <class T, class Out>
+int norm_any(const revgnn_norm_args &a) {
+  with_drop(a, [&](auto kind_of_drop) {
+    constexpr Drop drop = decltype(kind_of_drop)::value;
+    with_lanes<Sum<T>>(a.width, [&](auto w) {
+      constexpr int W = decltype(w)::value;
+      if (a.kind == REVGNN_NORM_LAYER) norm_rows<T, Out, W, REVGNN_NORM_LAYER, drop>(a);
+      if (a.kind == REVGNN_NORM_BATCH) norm_rows<T, Out, W, REVGNN_NORM_BATCH, drop>(a);
+      if (a.kind == REVGNN_NORM_NONE) norm_rows<T, Out, W, REVGNN_NORM_NONE, drop>(a);
+    });
+  });
+  return 0;
+}
+
+}  // namespace
+
+namespace revgnn {
+namespace REVGNN_ISA {
+
+int norm(const revgnn_norm_args &a) {
+  if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return norm_any<float, float>(a);
+  if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_BF16) return norm_any<float, bf16>(a);
+  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return norm_any<bf16, bf16>(a);
+  if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return norm_any<double, double>(a);
+  return REVGNN_UNSUPPORTED;
+}
+
+int norm_backward(const revgnn_norm_backward_args &a) {
+  return with_dtype(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_drop(a, [&](auto kind_of_drop) {
+      constexpr Drop drop = decltype(kind_of_drop)::value;
+      with_lanes<Sum<T>>(a.width, [&](auto w) {
+        constexpr int W = decltype(w)::value;
+        if (a.kind == REVGNN_NORM_LAYER) norm_backward_by_row<T, W, REVGNN_NORM_LAYER, drop>(a);
+        if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, REVGNN_NORM_NONE, drop>(a);
+        if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, W, drop>(a);
+      });
+    });
+  });
+}
+
+int batch_stats(const revgnn_batch_stats_args &a) {
+  return with_dtype(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_lanes<Sum<T>>(a.width, [&](auto w) { channel_stats<T, decltype(w)::value>(a); });
+  });
+}
+
+}  // namespace REVGNN_ISA
+}  // namespace revgnn

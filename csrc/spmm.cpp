@@ -1,0 +1,218 @@
+// Weighted sums of neighbours, the gradient of their weights, and the maximum with its backward.
+#include "columns.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace {
+
+/// Reads the weight of an edge: its own, its source's, or their product.
+template <class S, bool weighted>
+struct Weigher {
+  const S *edge;
+  const S *source;
+  const int64_t *edge_ids;
+
+  S operator()(int64_t position, int64_t j) const {
+    if constexpr (!weighted) return S(1);
+    S w = S(1);
+    if (edge != nullptr) w = edge[edge_ids == nullptr ? position : edge_ids[position]];
+    return source == nullptr ? w : w * source[j];
+  }
+};
+
+template <class T, class Out, int W, int NB, bool weighted>
+void sum_rows(const revgnn_spmm_args &a, int64_t first, int64_t width) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const revgnn_csr &g = a.graph;
+  const T *x = static_cast<const T *>(a.x) + first;
+  Out *out = static_cast<Out *>(a.out) + first;
+  const S *dst_scale = static_cast<const S *>(a.dst_scale);
+  const Weigher<S, weighted> weight{static_cast<const S *>(a.weight), static_cast<const S *>(a.src_scale), g.edge_ids};
+
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) {
+    V sum[NB] = {};
+    const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
+    for (int64_t e = begin; e < end; e++) {
+      if (e + kAhead < g.num_edges) prefetch<NB * W * sizeof(T)>(x + g.indices[e + kAhead] * a.x_stride);
+      const int64_t j = g.indices[e];
+      const T *row = x + j * a.x_stride;
+      const S w = weight(e, j);
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) {
+        const V value = load<W>(row + block_start<W, NB>(b, width));
+        if constexpr (weighted) {
+          sum[b] += value * w;
+        } else {
+          sum[b] += value;
+        }
+      }
+    }
+    S scale = dst_scale == nullptr ? S(1) : dst_scale[i];
+    if (a.mean && end > begin) scale /= S(end - begin);
+    Out *y = out + i * a.out_stride;
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      sum[b] *= scale;
+      if (a.accumulate) sum[b] += load<W>(y + block_start<W, NB>(b, width));
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) store<W>(y + block_start<W, NB>(b, width), sum[b]);
+  });
+}
+
+template <class T, class Out>
+int sum_any_width(const revgnn_spmm_args &a) {
+  for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) {
+    constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
+    if (a.weight != nullptr || a.src_scale != nullptr) {
+      sum_rows<T, Out, W, NB, true>(a, first, width);
+    } else {
+      sum_rows<T, Out, W, NB, false>(a, first, width);
+    }
+  });
+  return 0;
+}
+
+template <class T, int W>
+void dot_edges(const revgnn_edge_dot_args &a) {
+  using S = Sum<T>;
+  const revgnn_csr &g = a.graph;
+  const T *x = static_cast<const T *>(a.x), *grad = static_cast<const T *>(a.grad);
+  S *out = static_cast<S *>(a.out);
+  const int64_t last = a.width - W;
+  const Mask<S, W> fresh = fresh_lanes<S, W>(a.width);
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * a.width, [&](int64_t i) {
+    const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
+    const S scale = a.mean ? S(1) / S(end - begin) : S(1);
+    const T *to = grad + i * a.grad_stride;
+    for (int64_t e = begin; e < end; e++) {
+      if (e + kAhead < g.num_edges) prefetch<256>(x + g.indices[e + kAhead] * a.x_stride);
+      const T *from = x + g.indices[e] * a.x_stride;
+      Vec<S, W> sum = fresh ? load<W>(from + last) * load<W>(to + last) : Vec<S, W>{};
+      for (int64_t at = 0; at < last; at += W) sum += load<W>(from + at) * load<W>(to + at);
+      out[e] = reduce_add<S, W>(sum) * scale;
+    }
+  });
+}
+
+/// A NaN wins over everything before it and over everything after it.
+template <class S, int W>
+inline Mask<S, W> beats(Vec<S, W> value, Vec<S, W> top) {
+  return (value > top) | ((value != value) & (top == top));
+}
+
+template <class T, int W, int NB>
+void max_rows(const revgnn_max_args &a, int64_t first, int64_t width) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  using Lane = LaneInt<S>;
+  const revgnn_csr &g = a.graph;
+  const T *x = static_cast<const T *>(a.x) + first;
+  T *out = static_cast<T *>(a.out) + first;
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) {
+    V top[NB];
+    Mask<S, W> where[NB];
+    const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const T *row = begin < end ? x + g.indices[begin] * a.x_stride : nullptr;
+      top[b] = row == nullptr ? V{} : load<W>(row + block_start<W, NB>(b, width));
+      where[b] = Mask<S, W>{} + Lane(row == nullptr ? -1 : begin);
+    }
+    for (int64_t e = begin + 1; e < end; e++) {
+      if (e + kAhead < g.num_edges) prefetch<NB * W * sizeof(T)>(x + g.indices[e + kAhead] * a.x_stride);
+      const T *row = x + g.indices[e] * a.x_stride;
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) {
+        const V value = load<W>(row + block_start<W, NB>(b, width));
+        const Mask<S, W> better = beats<S, W>(value, top[b]);
+        top[b] = better ? value : top[b];
+        where[b] = better ? Mask<S, W>{} + Lane(e) : where[b];
+      }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const int64_t at = block_start<W, NB>(b, width);
+      store<W>(out + i * a.out_stride + at, top[b]);
+      if (a.arg != nullptr) {
+        store<W>(a.arg + i * a.width + first + at, __builtin_convertvector(where[b], Vec<int32_t, W>));
+      }
+    }
+  });
+}
+
+template <class T, int W, int NB>
+void max_backward_rows(const revgnn_max_backward_args &a, int64_t first, int64_t width) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  using Lane = LaneInt<S>;
+  const revgnn_csr &g = a.graph;
+  const T *grad = static_cast<const T *>(a.grad) + first;
+  const int32_t *arg = a.arg + first;
+  T *dx = static_cast<T *>(a.dx) + first;
+  for_rows(g.num_rows, a.threads, 2 * (g.num_edges + g.num_rows) * width, [&](int64_t j) {
+    V sum[NB] = {};
+    for (int64_t e = g.indptr[j]; e < g.indptr[j + 1]; e++) {
+      if (e + kAhead < g.num_edges) {
+        prefetch<NB * W * sizeof(T)>(grad + g.indices[e + kAhead] * a.grad_stride);
+        prefetch<NB * W * 4>(arg + g.indices[e + kAhead] * a.width);
+      }
+      const int64_t i = g.indices[e], edge = g.edge_ids == nullptr ? e : g.edge_ids[e];
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) {
+        const int64_t at = block_start<W, NB>(b, width);
+        const auto where = __builtin_convertvector(load<W>(arg + i * a.width + at), Mask<S, W>);
+        sum[b] += where == Lane(edge) ? load<W>(grad + i * a.grad_stride + at) : V{};
+      }
+    }
+    T *to = dx + j * a.dx_stride;
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      if (a.accumulate) sum[b] += load<W>(to + block_start<W, NB>(b, width));
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) store<W>(to + block_start<W, NB>(b, width), sum[b]);
+  });
+}
+
+}  // namespace
+
+namespace revgnn {
+namespace REVGNN_ISA {
+
+int spmm(const revgnn_spmm_args &a) {
+  if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return sum_any_width<float, float>(a);
+  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return sum_any_width<bf16, bf16>(a);
+  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_F32) return sum_any_width<bf16, float>(a);
+  if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return sum_any_width<double, double>(a);
+  return REVGNN_UNSUPPORTED;
+}
+
+int edge_dot(const revgnn_edge_dot_args &a) {
+  return with_dtype(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_lanes<Sum<T>>(a.width, [&](auto w) { dot_edges<T, decltype(w)::value>(a); });
+  });
+}
+
+int max(const revgnn_max_args &a) {
+  return with_dtype(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) {
+      max_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width);
+    });
+  });
+}
+
+int max_backward(const revgnn_max_backward_args &a) {
+  return with_dtype(a.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) {
+      max_backward_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width);
+    });
+  });
+}
+
+}  // namespace REVGNN_ISA
+}  // namespace revgnn

@@ -1,0 +1,173 @@
+"""The command line: what can be said. What is then done stands in `commands`, which imports the rest of the package.
+
+Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 1 the run failed, 2 a
+mistake in what was asked for, 128 plus the signal where one stopped it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from . import __version__
+
+MISTAKES = (ValueError, TypeError, OSError, ImportError)
+"""What the package raises about what was asked for; anything else is a fault of its own and shows its trace."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, *, example: str, **kwargs: Any) -> None:
+        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(epilog=f"example:\n{example}", allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the words after the program's name; ``None`` takes them from the process.
+    Returns: the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_to_encode(stream)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        # Imported only now, so that help and mistakes in the words answer at once.
+        commands = import_module(".commands", __package__)
+        getattr(commands, arguments.command)(arguments)
+    except BrokenPipeError:
+        # Who read the output has had enough; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or "interrupted")
+        return 128 + int(getattr(stop, "signum", signal.SIGINT))
+    except (*MISTAKES, FloatingPointError) as mistake:
+        if arguments.debug:
+            traceback.print_exc()
+        _say(f"error: {_one_line(mistake)}")
+        return 1 if isinstance(mistake, FloatingPointError) else 2
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    parser = _Parser(
+        prog="revgnn",
+        description="Train graph neural networks of any depth in the memory of one layer.",
+        example="  revgnn demo\n  revgnn recipes\n  revgnn train digits/revgnn",
+    )
+    parser.add_argument("--version", action="version", version=f"revgnn {__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    _add_train(commands)
+    _add_recipes(commands)
+    _add_demo(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a recipe, or on a graph of your own",
+        description="Train a recipe, or a model on a folder with nodes.parquet and edges.parquet.",
+        example=(
+            "  revgnn train ogbn-arxiv/revgcn_deep --data-root data\n"
+            "  revgnn train my_graph/ --model revsage \\\n"
+            "    --set model.num_layers=112 --set train.epochs=50"
+        ),
+    )
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder of tables")
+    parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("REVGNN_DATA", "data")),
+        help="where data lies or goes (default: $REVGNN_DATA, or data)",
+    )
+    parser.add_argument("--download", action="store_true", help="fetch missing data, where its source allows it")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
+    )
+    _add_common(parser)
+
+
+def _add_recipes(commands: Any) -> None:
+    parser = commands.add_parser(
+        "recipes",
+        help="list the recipes, or show one",
+        description="List the recipes, or show every field of one.",
+        example="  revgnn recipes\n  revgnn recipes ogbn-arxiv/revgcn_deep",
+    )
+    parser.add_argument("name", metavar="RECIPE", nargs="?", help="show this one")
+    _add_common(parser)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="compare ResGNN and RevGNN on embedded real data, in minutes",
+        description="Train ResGNN and RevGNN of equal depth on scikit-learn's digits as a graph, and measure memory "
+        "over depth. Nothing is downloaded.",
+        example="  revgnn demo --out runs/demo",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/demo"), help="default: runs/demo")
+    _add_common(parser)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write the report of a finished run again, and print its row",
+        description="Write report.json and report.html of a finished run again, and print its row.",
+        example="  revgnn report runs/digits/revgnn --markdown",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument("--markdown", action="store_true", help="print the row as Markdown")
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--debug", action="store_true", help="show the trace of an error")
+
+
+def _say(text: str) -> None:
+    print(f"revgnn: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _never_fail_to_encode(stream: TextIO | Any) -> None:
+    """Let a terminal without Unicode show a question mark where it cannot show a sign."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")

@@ -1,0 +1,51 @@
+"""Tables on any screen: side by side where they fit, one block per row where they do not, whole lines in a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH_OF_A_PIPE = 240
+
+
+def results_console() -> Console:
+    """Give the console of standard output, where results go; progress belongs on standard error."""
+    # A file has no width to fit into: whoever reads it wants each row on one line.
+    is_free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_WIDTH_OF_A_PIPE if is_free else None, highlight=False)
+
+
+def print_table(
+    console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, text: int = 1
+) -> None:
+    """Print rows of text.
+
+    Args:
+        console: where to.
+        head: the name of each column.
+        rows: one text per column; the first names the row.
+        title: stands above.
+        text: how many columns, from the left, are words; the others are figures, to the right.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, name in enumerate(head):
+        table.add_column(Text(name), justify="left" if position < text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    if title is not None:
+        console.print(Text(title, style="bold"))
+    if Measurement.get(console, console.options, table).maximum <= console.width:
+        console.print(table)
+        return
+    width = max(map(len, head))
+    for row in rows:
+        console.print(Text(row[0], style="bold"))
+        for name, cell in zip(head[1:], row[1:], strict=True):
+            console.print(Text(f"  {name:<{width}}  {cell}"))

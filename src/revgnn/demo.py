@@ -1,0 +1,221 @@
+"""The demonstration: ResGNN and RevGNN of equal depth on the embedded digits graph, and memory over depth.
+
+Everything it shows is measured while it runs. It compares what depth costs; the digits are too easy to say what depth
+brings.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from .console import print_table
+from .data import load_dataset
+from .recipes import digits
+from .report.row import duration, integer, memory, score
+from .run import Run, execute, training_memory
+from .train import ProgressBar
+
+MODELS = {"ResGNN": digits.resgnn, "RevGNN": digits.revgnn}
+DEPTHS = (4, 8, 16, 28, 56, 112)
+HEAD = ("model", "depth", "parameters", "valid [%]", "test [%]", "peak training memory", "time per step")
+NOTE = (
+    "Equal depth and width: ResGNN stores every activation, RevGNN one and rebuilds the others. This compares memory; "
+    "digits are easy at any depth, and the accuracies say nothing about depth."
+)
+_RESULT = "demo.json"
+
+Curve = Mapping[str, Mapping[int, int]]
+"""Model -> depth -> peak bytes."""
+
+
+def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[str, Any]:
+    """Train both networks, measure memory over depth, and write what was found.
+
+    Args:
+        out: the folder for demo.json, index.html, pictures and one run folder per model; an earlier demo in it goes.
+        results: where the tables are printed; ``None``: nowhere.
+        progress: where bars and lines are shown meanwhile.
+    Returns: rows of the table, memory over depth, and the files written.
+    Raises: FileExistsError: ``out`` holds something else than a demo.
+    """
+    _make_room(out)
+    reports = {}
+    for name, recipe in MODELS.items():
+        reports[name] = execute(
+            recipe(),
+            out / name.lower(),
+            name=f"{name} on digits",
+            data_root=out,
+            device="cpu",
+            progress=ProgressBar(label=name, console=progress),
+        )
+    curve = memory_over_depth({name: recipe() for name, recipe in MODELS.items()}, DEPTHS, progress)
+    rows = [_row(name, report) for name, report in reports.items()]
+    result: dict[str, Any] = {
+        "rows": [dict(zip(HEAD, row, strict=True)) for row in rows],
+        "memory_over_depth": {name: dict(points) for name, points in curve.items()},
+        "files": [str(path) for path in _write(out, rows, curve)],
+        "note": NOTE,
+    }
+    (out / _RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if results is not None:
+        _print(results, rows, curve, result["files"])
+    return result
+
+
+def memory_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: Console) -> Curve:
+    """Measure the peak memory of a training step of each run at each depth.
+
+    Args:
+        runs: name -> run, all on one data set that needs no root; their own depth does not matter.
+        depths: numbers of layers.
+        progress: where a bar is shown.
+    """
+    dataset = load_dataset(next(iter(runs.values())).dataset, Path())
+    points = [(name, depth) for depth in depths for name in runs]
+    curve: dict[str, dict[int, int]] = {name: {} for name in runs}
+    for name, depth in _tracked(points, progress):
+        run = replace(runs[name], model=replace(runs[name].model, num_layers=depth))
+        curve[name][depth] = training_memory(run, dataset)
+    return curve
+
+
+def draw(curve: Curve, path: Path) -> None:
+    """Draw memory over depth to a file; its ending says whether as SVG or PNG.
+
+    Raises: ModuleNotFoundError: matplotlib is not installed.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # Colours that the colour-blind tell apart, and a fixed salt, so that the same figures give the same file.
+    colours = ("#d55e00", "#0072b2", "#009e73")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "memory", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for (name, points), colour in zip(curve.items(), colours, strict=False):
+            depths, peaks = list(points), [count / 2**20 for count in points.values()]
+            axes.plot(depths, peaks, color=colour, marker="o", markersize=4, linewidth=1.8)
+            axes.annotate(
+                name,
+                (depths[-1], peaks[-1]),
+                xytext=(6, 0),
+                textcoords="offset points",
+                color=colour,
+                va="center",
+                fontweight="bold",
+            )
+        axes.set_xlabel("layers")
+        axes.set_ylabel("peak training memory [MiB]")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.15)
+        axes.grid(color="#dde3ea", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _make_room(out: Path) -> None:
+    if out.exists() and any(out.iterdir()) and not (out / _RESULT).exists():
+        raise FileExistsError(f"{out} is not empty and holds no earlier demo; name another folder with --out")
+    for name in MODELS:
+        shutil.rmtree(out / name.lower(), ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    # Written before the work begins: an interrupted demo, too, makes room for the next.
+    (out / _RESULT).write_text("{}\n", encoding="utf-8")
+
+
+def _tracked(points: list[tuple[str, int]], progress: Console) -> Iterator[tuple[str, int]]:
+    if progress.is_terminal:
+        yield from track(points, description="memory over depth", console=progress)
+        return
+    progress.print(f"memory over depth: {len(points)} measurements", highlight=False)
+    yield from points
+
+
+def _row(name: str, report: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        str(report["config"]["model"]["num_layers"]),
+        integer(report["parameters"]),
+        score(report, "valid"),
+        score(report, "test"),
+        memory(report["memory"]["peak_bytes"]),
+        duration(report["time"]["seconds_per_step_median"]),
+    ]
+
+
+def _print(console: Console, rows: list[list[str]], curve: Curve, files: list[str]) -> None:
+    console.print()
+    print_table(console, HEAD, rows, title="Equal depth on the digits graph")
+    print_table(console, ["layers", *curve], _depth_rows(curve), title="Peak training memory over depth", text=0)
+    console.print(NOTE, markup=False)
+    for path in files:
+        console.print(f"written: {path}", markup=False, soft_wrap=True)
+    if len(files) == 1:
+        console.print("no picture: matplotlib is not installed (pip install 'revgnn[plot]')", markup=False)
+
+
+def _depth_rows(curve: Curve) -> list[list[str]]:
+    return [[str(depth), *(memory(points[depth]) for points in curve.values())] for depth in next(iter(curve.values()))]
+
+
+def _write(out: Path, rows: list[list[str]], curve: Curve) -> list[Path]:
+    """Write the page, and the pictures where matplotlib is installed; give the paths, the page first."""
+    pictures = [out / "memory_over_depth.svg", out / "memory_over_depth.png"]
+    try:
+        for path in pictures:
+            draw(curve, path)
+    except ModuleNotFoundError:
+        pictures = []
+    page = out / "index.html"
+    page.write_text(_page(rows, curve, has_picture=bool(pictures)), encoding="utf-8")
+    return [page, *pictures]
+
+
+def _page(rows: list[list[str]], curve: Curve, *, has_picture: bool) -> str:
+    picture = '<img src="memory_over_depth.svg" alt="Peak training memory over depth">' if has_picture else ""
+    links = ", ".join(f'<a href="{name.lower()}/report.html">{escape(name)}</a>' for name in MODELS)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>revgnn demo</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733; }}
+h1 {{ font-size: 1.4rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid #dde3ea; padding: .35rem .6rem; text-align: right; white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+<h1>ResGNN and RevGNN at equal depth on the digits graph</h1>
+<p>{escape(NOTE)}</p>
+{_html_table(HEAD, rows)}
+<h1>Peak training memory over depth</h1>
+{picture}
+{_html_table(["layers", *curve], _depth_rows(curve))}
+<p>The two runs: {links}.</p>
+</body>
+</html>
+"""
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,128 @@
+"""The argument structs of `csrc/revgnn_kernels.h`, field by field; `VERSION` changes with them."""
+
+from __future__ import annotations
+
+import ctypes
+
+VERSION = 1
+
+F32, BF16, F64 = 0, 1, 2
+NORM_KINDS = {"none": 0, "layer": 1, "batch": 2}
+REDUCES = {"sum": 0, "mean": 1, "softmax": 2}
+
+
+class Csr(ctypes.Structure):
+    """Edges by row."""
+
+    _fields_ = [
+        ("num_rows", ctypes.c_int64),
+        ("num_edges", ctypes.c_int64),
+        ("indptr", ctypes.c_void_p),
+        ("indices", ctypes.c_void_p),
+        ("edge_ids", ctypes.c_void_p),
+    ]
+
+
+_TYPES: dict[str, type[ctypes._SimpleCData[int] | ctypes._SimpleCData[float] | ctypes.Structure]] = {
+    "csr": Csr,
+    "ptr": ctypes.c_void_p,
+    "i32": ctypes.c_int32,
+    "u32": ctypes.c_uint32,
+    "i64": ctypes.c_int64,
+    "u64": ctypes.c_uint64,
+    "f64": ctypes.c_double,
+}
+
+
+def _struct(name: str, *lines: str) -> type[ctypes.Structure]:
+    """Make a struct from lines of ``type: field field ...``."""
+    fields = []
+    for line in lines:
+        kind, _, names = line.partition(":")
+        fields += [(field, _TYPES[kind]) for field in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+_DROP = ("ptr: mask", "i64: mask_stride", "u64: seed", "u32: threshold", "i32: use_seed", "f64: scale")
+
+KERNELS = {
+    "spmm": _struct(
+        "Spmm",
+        "csr: graph",
+        "i64: width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: weight src_scale dst_scale out",
+        "i64: out_stride",
+        "i32: dtype out_dtype mean accumulate threads",
+    ),
+    "edge_dot": _struct(
+        "EdgeDot",
+        "csr: graph",
+        "i64: width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: grad",
+        "i64: grad_stride",
+        "ptr: out",
+        "i32: dtype mean threads",
+    ),
+    "max": _struct(
+        "Max",
+        "csr: graph",
+        "i64: width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: out",
+        "i64: out_stride",
+        "ptr: arg",
+        "i32: dtype threads",
+    ),
+    "max_backward": _struct(
+        "MaxBackward",
+        "csr: graph",
+        "i64: width",
+        "ptr: grad",
+        "i64: grad_stride",
+        "ptr: arg dx",
+        "i64: dx_stride",
+        "i32: dtype accumulate threads",
+    ),
+    "norm": _struct(
+        "Norm",
+        "i64: num_rows width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: weight bias",
+        "f64: eps",
+        "ptr: mean rstd",
+        *_DROP,
+        "ptr: out",
+        "i64: out_stride",
+        "i32: kind act dtype out_dtype threads",
+    ),
+    "norm_backward": _struct(
+        "NormBackward",
+        "i64: num_rows width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: weight bias mean rstd",
+        *_DROP,
+        "ptr: grad",
+        "i64: grad_stride",
+        "ptr: dx",
+        "i64: dx_stride",
+        "ptr: dweight dbias",
+        "i32: kind act fixed_stats dtype accumulate threads",
+    ),
+    "batch_stats": _struct(
+        "BatchStats",
+        "i64: num_rows width",
+        "ptr: x",
+        "i64: x_stride",
+        "f64: eps",
+        "ptr: mean rstd var",
+        "i32: dtype threads",
+    ),
+}
+"""The struct that each kernel takes."""

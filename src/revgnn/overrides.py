@@ -1,0 +1,94 @@
+"""Change fields of nested configuration dataclasses by text: ``model.num_layers=112``.
+
+Values are typed by jsonargparse from the annotations of the dataclasses; errors name what would have been possible.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+T = TypeVar("T")
+
+_SPOKEN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
+
+
+def override(config: T, assignments: Iterable[str], *, fixed: frozenset[str] = frozenset()) -> T:
+    """Give a copy of a configuration with some fields changed, all at once.
+
+    Args:
+        config: a frozen dataclass, possibly of dataclasses.
+        assignments: ``a.b=value`` each; of two for one field the later counts. ``none`` is None where that is allowed.
+        fixed: top-level fields that may not be changed.
+    Raises: ValueError: an unknown field, with those that there are; a value of the wrong type, with what it may be; a
+        combination that the dataclasses refuse.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"{assignment!r} must look like field=value, such as model.num_layers=112")
+        *path, last = name.strip().split(".")
+        place, value = changes, config
+        for depth, part in enumerate(path):
+            value = _field(value, part, ".".join(path[:depth]), fixed if depth == 0 else frozenset())
+            if not is_dataclass(value):
+                raise ValueError(f"{'.'.join(path[: depth + 1])} has no fields of its own; leave out .{last}")
+            place = place.setdefault(part, {})
+        current = _field(value, last, ".".join(path), frozenset() if path else fixed)
+        if is_dataclass(current):
+            names = ", ".join(f"{name}.{field.name}" for field in fields(current))
+            raise ValueError(f"{name} is a group; set one of its fields: {names}")
+        place[last] = _typed(name, get_type_hints(type(value))[last], text)
+    changed: T = _applied(config, changes)
+    return changed
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Give the fields of nested dataclasses by their dotted names."""
+    flat: dict[str, Any] = {}
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        flat.update(flatten(value, f"{name}.") if is_dataclass(value) else {name: value})
+    return flat
+
+
+def _field(config: Any, name: str, where: str, fixed: frozenset[str]) -> Any:
+    names = [field.name for field in fields(config) if field.name not in fixed]
+    if name not in names:
+        what = f"{where}.{name}" if where else name
+        prefix = f"{where}." if where else ""
+        raise ValueError(f"there is no field {what!r}; choose one of {', '.join(prefix + known for known in names)}")
+    return getattr(config, name)
+
+
+def _typed(name: str, hint: Any, text: str) -> Any:
+    allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if types.NoneType in allowed and text.strip().lower() in ("none", "null"):
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_args([f"--value={text}"]).value
+    except ArgumentError:
+        raise ValueError(f"{name} must be {' or '.join(_spoken(one) for one in allowed)}, got {text!r}") from None
+
+
+def _spoken(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
+    if get_origin(hint) in (tuple, list):
+        return "a list such as [a, b]"
+    return _SPOKEN.get(hint, str(hint))
+
+
+def _applied(config: Any, changes: Mapping[str, Any]) -> Any:
+    values = {
+        name: _applied(getattr(config, name), value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return replace(config, **values)
