@@ -7,6 +7,7 @@
 | RevGNN | grouped | no | reversible | N D | L D^2 / C |
 | WT-ResGNN | residual | yes | store | L N D | D^2 |
 | WT-RevGNN | grouped | yes | reversible | N D | D^2 / C |
+| DEQ-GNN | residual | yes | implicit | N D | D^2 |
 """
 
 from __future__ import annotations
@@ -20,13 +21,45 @@ from torch import Tensor, nn
 
 from . import ops
 from .graph import Graph, as_graph
-from .nn.block import Block
-from .nn.convs import CONVS, GATConv, GATOptions, GENOptions
+from .nn.block import Block, EquilibriumBlock
+from .nn.convs import CONVS, EdgeMap, GATConv, GATOptions, GENOptions
 from .nn.encoders import CategoricalEncoder, SpeciesEncoder
 from .nn.heads import GATHead, GraphHead, NodeHead
 from .nn.norms import NormActDrop
 from .stack import Stack, draw_seed, fold_seed, split
 from .stack.choices import check_choices
+from .stack.equilibrium import Equilibrium
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquilibriumOptions:
+    """How backprop='implicit' finds and differentiates the fixed point."""
+
+    solver: Literal["broyden", "anderson", "picard"] = "broyden"
+    """Of the forward."""
+    max_iter: int = 30
+    """Most evaluations of the block in the forward; each holds two convolutions."""
+    tol: float = 1e-3
+    """Relative residual to stop at."""
+    backward_solver: Literal["broyden", "anderson", "picard"] | None = None
+    """Of the backward; None: the forward's."""
+    backward_max_iter: int = 40
+    """Most vector-Jacobian products in the backward."""
+    backward_tol: float | None = None
+    """Relative residual of the backward; None: the forward's."""
+    pretrain_epochs: int = 0
+    """First epochs, in which the block is unrolled instead of solved."""
+    pretrain_steps: int = 6
+    """Applications of the block in those."""
+    jacobian_weight: float = 0.0
+    """Weight of the squared Jacobian norm (per entry, Hutchinson's estimate) in the loss; keeps the map contractive."""
+
+    def __post_init__(self) -> None:
+        if self.pretrain_epochs < 0 or self.jacobian_weight < 0:
+            raise ValueError(
+                f"pretrain_epochs and jacobian_weight must be 0 or more, got {self.pretrain_epochs} and "
+                f"{self.jacobian_weight}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +77,8 @@ class ModelConfig:
     """How layers join the stream."""
     num_groups: int = 2
     """C; only with the grouped coupling."""
-    backprop: Literal["store", "checkpoint", "reversible"] = "reversible"
-    """What is kept for the backward."""
+    backprop: Literal["store", "checkpoint", "reversible", "implicit"] = "reversible"
+    """What is kept for the backward; implicit: a fixed point instead of layers (DEQ-GNN)."""
     segments: int | None = None
     """Runs that the layers are cut into; None: 1 where reversible, one per layer where checkpointed."""
     weight_tied: bool = False
@@ -71,6 +104,8 @@ class ModelConfig:
     """Options of conv='gen'."""
     gat: GATOptions = field(default_factory=GATOptions)
     """Options of conv='gat'."""
+    equilibrium: EquilibriumOptions = field(default_factory=EquilibriumOptions)
+    """Options of backprop='implicit'."""
 
     def __post_init__(self) -> None:
         least = 2 if self.conv == "gat" else 1
@@ -83,7 +118,20 @@ class ModelConfig:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.conv == "gat" and self.hidden_channels % self.gat.heads:
             raise ValueError(f"hidden_channels={self.hidden_channels} must be divisible by gat.heads={self.gat.heads}")
-        check_choices(channels=self.hidden_channels, channels_name="hidden_channels", **self.stack_arguments())
+        if self.backprop == "implicit":
+            self._check_implicit()
+        else:
+            check_choices(channels=self.hidden_channels, channels_name="hidden_channels", **self.stack_arguments())
+
+    def _check_implicit(self) -> None:
+        if self.coupling != "residual" or not self.weight_tied:
+            raise ValueError(
+                "backprop='implicit' is one block at its fixed point; set coupling='residual' and weight_tied=True"
+            )
+        if self.conv == "gat":
+            raise ValueError(
+                "backprop='implicit' injects its input into every iteration; choose another conv than 'gat'"
+            )
 
     def stack_arguments(self) -> dict[str, Any]:
         """The arguments of `Stack` that this configuration decides, without the width and the block."""
@@ -102,7 +150,7 @@ class ModelConfig:
 
 
 class GNN(nn.Module):
-    """Encoder, first convolution (where there is one), stack, head.
+    """Encoder, first convolution (where there is one), stack or equilibrium, head.
 
     Made by `build_model`. Takes a `Graph` (edge features in its order) or PyG's ``edge_index`` (in that order).
     """
@@ -112,14 +160,18 @@ class GNN(nn.Module):
         *,
         encoder: nn.Module,
         stem: nn.Module | None,
-        stack: Stack,
+        stack: Stack | Equilibrium,
         head: nn.Module,
         edge_encoder: nn.Linear | None = None,
         uses_edge_attr: bool = False,
         input_dropout: float = 0.0,
         mask_dropout: float = 0.0,
+        pretrain_epochs: int = 0,
+        jacobian_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        self.pretrain_epochs, self.jacobian_weight = pretrain_epochs, jacobian_weight
+        self._penalty: Tensor | None = None
         self.encoder, self.stem, self.stack, self.head = encoder, stem, stack, head
         self.edge_encoder, self.uses_edge_attr = edge_encoder, uses_edge_attr
         self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
@@ -144,12 +196,39 @@ class GNN(nn.Module):
         h = self._encode(x, seed)
         edges = self._edge_context(edge_attr)
         if self.stem is not None:
-            edge_map = None if edges[1] is None else edges[1:]
+            edge_map = None if edges[1] is None else EdgeMap(edges[1], edges[2])
             h = self.stem(h, found, edges[0], edge_map=edge_map, seed=fold_seed(seed, _STEM))
         mask = self._shared_mask(h, seed)
-        h = self.stack(h, found, None if mask is None else split(mask), *edges, seed=seed)
-        out: Tensor = self.head(h, found, seed)
+        context = (found, None if mask is None else split(mask), *edges)
+        deep = self.stack(h, *context, seed=seed)
+        if self.jacobian_weight and self.training and torch.is_grad_enabled():
+            assert isinstance(self.stack, Equilibrium), "build_model gives the weight to an equilibrium only"
+            with ops.using("reference"):  # the kernels have no second derivative
+                self._penalty = self.jacobian_weight * self.stack.jacobian_penalty(deep, h, *context, seed=seed)
+        out: Tensor = self.head(deep, found, seed)
         return out
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones."""
+        if isinstance(self.stack, Equilibrium):
+            self.stack.mode = "unroll" if epoch <= self.pretrain_epochs else "solve"
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Hand over what the last training forward adds to the loss; ``None``: nothing."""
+        penalty, self._penalty = self._penalty, None
+        return penalty
+
+    def observe(self) -> dict[str, float]:
+        """Give what is worth watching of the last step: the residuals of an equilibrium and the solves that failed."""
+        if not isinstance(self.stack, Equilibrium):
+            return {}
+        found: dict[str, float] = {}
+        for direction, trace in (("forward", self.stack.forward_trace), ("backward", self.stack.backward_trace)):
+            if trace is not None:
+                found[f"{direction} residual"] = trace.residual
+                found[f"{direction} iterations"] = trace.iterations
+        found.update({f"{direction} failures": count for direction, count in self.stack.failures.items()})
+        return found
 
     def _encode(self, x: Tensor, seed: int) -> Tensor:
         if self.training and self.input_dropout > 0.0:
@@ -214,17 +293,18 @@ def build_model(
             "conv='gat' answers per node by a last attention layer; choose another conv for graph-level tasks"
         )
     encoder, stem = _encoder(config, in_channels, categories, block_edges)
-    arguments = config.stack_arguments()
     is_shared = config.dropout_mask == "shared" or (config.dropout_mask == "auto" and config.coupling == "grouped")
     return GNN(
         encoder=encoder,
         stem=stem,
-        stack=Stack(_block(config, block_edges), channels=config.hidden_channels, **arguments),
+        stack=_depth(config, block_edges),
         head=_head(config, out_channels, level),
         edge_encoder=edge_encoder,
         uses_edge_attr=edge_channels is not None,
         input_dropout=config.input_dropout,
         mask_dropout=config.dropout if is_shared else 0.0,
+        pretrain_epochs=config.equilibrium.pretrain_epochs,
+        jacobian_weight=config.equilibrium.jacobian_weight if config.backprop == "implicit" else 0.0,
     )
 
 
@@ -239,6 +319,30 @@ def _conv(config: ModelConfig, in_channels: int, out_channels: int, edge_channel
     elif config.conv == "gat":
         options = {"options": config.gat}
     return CONVS[config.conv](in_channels, out_channels, **options)
+
+
+def _depth(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibrium:
+    """The layers, or the fixed point that stands in for them."""
+    width = config.hidden_channels
+    if config.backprop != "implicit":
+        return Stack(_block(config, edge_channels), channels=width, **config.stack_arguments())
+    block = EquilibriumBlock(
+        _conv(config, width, width, edge_channels),
+        _conv(config, width, width, edge_channels),
+        middle=_norm(config, width),
+        last=NormActDrop(width, config.norm, act=False),
+    )
+    options = config.equilibrium
+    return Equilibrium(
+        block,
+        solver=options.solver,
+        max_iter=options.max_iter,
+        tol=options.tol,
+        backward_solver=options.backward_solver,
+        backward_max_iter=options.backward_max_iter,
+        backward_tol=options.backward_tol,
+        pretrain_steps=options.pretrain_steps,
+    )
 
 
 def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Block]:
@@ -263,11 +367,14 @@ def _encoder(
         encoder = SpeciesEncoder(in_channels, width, species=config.species)
     else:
         encoder = nn.Linear(in_channels, width)
-    return encoder, _conv(config, width, width, edge_channels) if config.coupling == "residual" else None
+    has_stem = config.coupling == "residual" and config.backprop != "implicit"
+    return encoder, _conv(config, width, width, edge_channels) if has_stem else None
 
 
 def _head(config: ModelConfig, out_channels: int, level: str) -> nn.Module:
     norm = _norm(config, config.hidden_channels)
+    if config.backprop == "implicit":  # the fixed point is normalised by its own block
+        norm = NormActDrop(config.hidden_channels, "none", act=False)
     if config.conv == "gat":
         return GATHead(norm, out_channels, replace(config.gat, heads=1))
     return GraphHead(norm, out_channels) if level == "graph" else NodeHead(norm, out_channels)

@@ -31,6 +31,7 @@ def _row(epoch: int, accuracy: float | None = 0.5) -> dict[str, Any]:
         "seconds": 0.5,
         "memory": 3 * 2**20,
         "scores": scores if epoch % 2 == 0 else None,
+        "observed": {"forward residual": 0.02, "forward failures": 7.0} if epoch == 30 else {},
     }
 
 
@@ -114,7 +115,9 @@ def test_a_report_holds_every_fact(tmp_path: Path) -> None:
     assert report["versions"]["torch"] == torch.__version__
     assert set(report["versions"]) == {"python", "torch", "pyg", "revgnn"}
     assert report["machine"]["cores"] >= 1
-    assert report["warnings"] == ["mind this"]
+    assert report["warnings"][0] == "mind this"
+    assert report["warnings"][1].startswith("7 forward solves did not reach their tolerance; the relative residual of")
+    assert report["observed"] == {"forward residual": 0.02, "forward failures": 7.0}
     page = _Page(as_page.read_text())
     for text in (
         "ogbn-arxiv/revgcn_deep", "72.54", "73.12", "73.01 ± 0.31", "1.84", "262,056", "3.0 MiB", "250 ms",

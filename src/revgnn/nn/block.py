@@ -1,10 +1,14 @@
-"""The block that a stack repeats: norm, ReLU, dropout, convolution. A pure function of its arguments."""
+"""The blocks that depth repeats: a stack's (norm, ReLU, dropout, convolution), and an equilibrium's (two convolutions).
+
+Both are pure functions of their arguments.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from ..graph import Graph
+from ..stack import fold_seed
 from .convs import EdgeMap
 from .norms import NormActDrop
 
@@ -47,4 +51,40 @@ class Block(nn.Module):
         h = self.norm(x, graph, mask=mask, seed=seed)
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
+        return out
+
+
+class EquilibriumBlock(nn.Module):
+    """The block of a DEQ-GNN, with the input x injected.
+
+    ``z_1 = conv_1(z);  z_2 = norm_1(z_1 + x);  z_3 = conv_2(drop(relu(z_2)));  out = norm_2(relu(z_3 + z_1))``
+
+    Args:
+        conv_1, conv_2: graph convolutions that keep the width.
+        middle: norm, ReLU and dropout between them.
+        last: norm alone; what it normalises is rectified before.
+    Source: the paper, equations 12 to 15.
+    """
+
+    def __init__(self, conv_1: nn.Module, conv_2: nn.Module, *, middle: NormActDrop, last: NormActDrop) -> None:
+        super().__init__()
+        self.conv_1, self.conv_2, self.middle, self.last = conv_1, conv_2, middle, last
+
+    def forward(
+        self,
+        z: Tensor,
+        seed: int,
+        x: Tensor,
+        graph: Graph,
+        mask: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+        edge_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate at the state ``z`` [N, D] with the input ``x`` [N, D]; the rest as in `Block`, -> [N, D]."""
+        edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
+        z_1: Tensor = self.conv_1(z, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 1))
+        h = self.middle(z_1 + x, graph, mask=mask, seed=seed)
+        z_3: Tensor = self.conv_2(h, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 2))
+        out: Tensor = self.last((z_3 + z_1).relu(), graph)
         return out

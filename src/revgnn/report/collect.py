@@ -56,6 +56,7 @@ def build_report(
         "dataset": dict(dataset),
         "result": {key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
         "curve": _summary(curve),
+        "observed": curve[-1].get("observed", {}) if curve else {},
         "time": {
             "seconds_per_step_median": result["seconds_per_step"],
             "steps": result["steps"],
@@ -68,7 +69,7 @@ def build_report(
         "machine": {**_machine(), "device": result["device"], "precision": result["precision"]},
         "versions": _versions(),
         "git_commit": _git_commit(),
-        "warnings": list(warnings),
+        "warnings": [*warnings, *_failures(curve)],
         "config": dict(config),
     }
     plain: dict[str, Any] = json.loads(json.dumps(report, default=str))
@@ -90,6 +91,17 @@ def _summary(curve: list[dict[str, Any]]) -> dict[str, Any]:
         "last_loss": losses[-1] if losses else None,
         "lowest_loss": min(losses, default=None),
     }
+
+
+def _failures(curve: list[dict[str, Any]]) -> list[str]:
+    """Say how many solves of a fixed point missed their tolerance, and by how much the last one did."""
+    observed = curve[-1].get("observed", {}) if curve else {}
+    return [
+        f"{int(observed[f'{direction} failures'])} {direction} solves did not reach their tolerance; the relative "
+        f"residual of the last one is {observed[f'{direction} residual']:.2g}."
+        for direction in ("forward", "backward")
+        if observed.get(f"{direction} failures") and f"{direction} residual" in observed
+    ]
 
 
 def _versions() -> dict[str, str | None]:

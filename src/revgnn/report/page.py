@@ -82,7 +82,7 @@ def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
 {_warnings(report["warnings"])}
 {_tiles(report)}
 <section><h2>Curves</h2>{_pictures(report, curve)}</section>
-<section><h2>Result</h2>{_scores(report)}{_beside_the_paper(report)}</section>
+<section><h2>Result</h2>{_scores(report)}{_beside_the_paper(report)}{_observed(report)}</section>
 <section><h2>Configuration</h2><div class="columns">{_configuration(report["config"])}</div></section>
 <div class="columns">
 <section><h2>Data</h2>{_pairs(_flat(report["dataset"]))}</section>
@@ -151,6 +151,11 @@ def _beside_the_paper(report: Mapping[str, Any]) -> str:
         ["parameters", integer(report["parameters"]), integer(paper.get("parameters"))],
     ]
     return "<h2>Beside the paper</h2>" + _table(["", "this run", "paper"], rows, None)
+
+
+def _observed(report: Mapping[str, Any]) -> str:
+    observed = report["observed"]
+    return "" if not observed else "<h2>Solver, last step</h2>" + _pairs([(k, f"{v:.3g}") for k, v in observed.items()])
 
 
 def _configuration(config: Mapping[str, Any]) -> str:

@@ -35,6 +35,8 @@ class Row(TypedDict):
     """Peak bytes of the steps; ``None`` where nobody measured."""
     scores: dict[str, Score] | None
     """Split name -> score after the epoch; ``None`` where it was not evaluated."""
+    observed: dict[str, float]
+    """What the model showed of the last step, such as the residuals of its solver; empty where it shows nothing."""
 
 
 class Curve:

@@ -32,6 +32,7 @@ from .interrupt import Interrupted, Interrupts
 from .objective import LOSSES, METRICS
 from .optim import check_and_clip, learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
+from .watched import Watched
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ def fit(
     Seeds the global random generators with ``config.seed``. Writes ``curve.jsonl``, ``ckpt/`` and ``result.json``.
 
     Args:
-        model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels.
+        model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels. It may be
+            `Watched`.
         batches: where the training and evaluation batches come from.
         metric: a key of `METRICS`.
         out: the run folder, made where missing; ``None`` writes nothing.
@@ -193,6 +195,8 @@ class _Fit:
         epoch = self.epoch + 1
         set_learning_rate(self.optimizer, self._lr(epoch))
         self.model.train()
+        if isinstance(self.model, Watched):
+            self.model.begin_epoch(epoch)
         if self.memory is not None:
             self.memory()
         for batch in itertools.islice(self.batches.train(epoch), self.step, None):
@@ -209,6 +213,9 @@ class _Fit:
         logits, placed = self._forward(batch, step_seed(self.config.seed, epoch, self.step))
         rows = placed.rows["train"]
         loss = LOSSES[self.config.loss](logits[rows], placed.y[rows])
+        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
+        if auxiliary is not None:
+            loss = loss + auxiliary
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         try:
@@ -234,6 +241,7 @@ class _Fit:
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
+        observed = self.model.observe() if isinstance(self.model, Watched) else {}
         self.epoch += 1
         scores = None
         if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
@@ -247,6 +255,7 @@ class _Fit:
             seconds=self.seconds,
             memory=memory,
             scores=scores,
+            observed=observed,
         )
         self.step, self.loss_sum, self.rows, self.seconds = 0, 0.0, 0, 0.0
         self.curve.append(row)

@@ -70,6 +70,7 @@ class ProgressBar:
         self._metric = "metric"
         self._valid: float | None = None
         self._memory: int | None = None
+        self._observed: dict[str, float] = {}
         self._began = self._last_line = 0.0
         self._done = self._lines_done = 0
 
@@ -107,6 +108,7 @@ class ProgressBar:
         if scores is not None and "valid" in scores:
             self._valid = scores["valid"]["metric"]
         self._memory = self._memory if row["memory"] is None else row["memory"]
+        self._observed = row["observed"]
         facts = self._facts(row["epoch"], row["loss"])
         if self._bar is not None:
             self._bar.update(self._task, completed=row["epoch"] * self._steps, facts=facts)
@@ -125,6 +127,7 @@ class ProgressBar:
             facts.append(f"valid {self._metric} {self._valid:.4f}")
         if self._memory is not None:
             facts.append(f"memory {self._memory / 2**20:.0f} MiB")
+        facts += [f"{name} {value:.2g}" for name, value in self._observed.items() if "residual" in name]
         return ", ".join(facts)
 
     def _line_is_due(self, epoch: int) -> bool:

@@ -1,0 +1,24 @@
+"""What a model may tell a training loop, and be told by it, beyond its forward."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What a model may offer beyond its forward: to follow the epochs, add to the loss, and be watched."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Be told which epoch (from 1) comes."""
+        ...
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Hand over, once, what the last training forward adds to the loss."""
+        ...
+
+    def observe(self) -> dict[str, float]:
+        """Give figures of the last step by name, for the curve and the progress."""
+        ...

@@ -1,0 +1,223 @@
+"""Networks from configurations: the paper's parameter counts to the unit, PyG's conventions, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from revgnn.graph import Graph
+from revgnn.models import EquilibriumOptions, ModelConfig, build_model
+from revgnn.nn.convs import GATOptions, GENOptions
+from revgnn.stack.equilibrium import Equilibrium
+
+RES: dict[str, Any] = {"coupling": "residual", "backprop": "store"}
+REV: dict[str, Any] = {"coupling": "grouped", "backprop": "reversible"}
+TIED: dict[str, Any] = {"weight_tied": True, "num_distinct": 2}
+DEQ: dict[str, Any] = {"coupling": "residual", "backprop": "implicit", "weight_tied": True}
+ONE = GENOptions(mlp_layers=1)
+ARXIV: dict[str, Any] = {"in_channels": 128, "out_channels": 40}
+LABELS: dict[str, Any] = {"in_channels": 168, "out_channels": 40}
+PROTEINS: dict[str, Any] = {"in_channels": 16, "out_channels": 112, "edge_channels": 8}
+
+
+def arxiv(conv: Any, depth: int, width: int, coupling: dict[str, Any], count: int) -> Any:
+    config = ModelConfig(conv=conv, num_layers=depth, hidden_channels=width, gen=ONE, norm="batch", **coupling)
+    return pytest.param(config, ARXIV, count, id=f"{conv}-{depth}x{width}-{coupling['coupling']}")
+
+
+def proteins(depth: int, width: int, choices: dict[str, Any], count: int, learn_t: bool = False) -> Any:
+    gen = GENOptions(aggr="max", learn_t=learn_t)
+    config = ModelConfig(conv="gen", num_layers=depth, hidden_channels=width, species=8, gen=gen, **choices)
+    return pytest.param(config, PROTEINS, count, id=f"proteins-{depth}x{width}-{count}")
+
+
+def gat(width: int, coupling: dict[str, Any], count: int) -> Any:
+    config = ModelConfig(conv="gat", num_layers=5, hidden_channels=width, norm="batch", **coupling)
+    return pytest.param(config, LABELS, count, id=f"gat-5x{width}-{coupling['coupling']}")
+
+
+MOLHIV = ModelConfig(
+    conv="gen",
+    num_layers=7,
+    hidden_channels=256,
+    norm="batch",
+    edge_encoder=False,
+    gen=GENOptions(mlp_layers=1, learn_t=True, edge_bias=False),
+    **RES,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "count"),
+    [
+        arxiv("gcn", 28, 128, RES, 491_176),
+        arxiv("gcn", 28, 128, REV, 262_056),
+        arxiv("gcn", 28, 180, REV, 499_540),
+        arxiv("sage", 28, 128, RES, 949_928),
+        arxiv("sage", 28, 128, REV, 491_432),
+        arxiv("sage", 28, 180, REV, 953_140),
+        arxiv("gen", 28, 128, RES, 491_176),
+        arxiv("gen", 28, 128, REV, 262_056),
+        arxiv("gen", 28, 180, REV, 499_540),
+        gat(768, RES, 3_867_728),
+        gat(768, REV, 2_098_256),
+        gat(1068, REV, 3_879_056),
+        proteins(1001, 80, REV, 20_031_384),
+        proteins(448, 224, REV, 68_471_608),
+        proteins(112, 64, RES, 2_374_568, learn_t=True),
+        proteins(112, 64, RES, 2_374_456),
+        proteins(112, 224, RES, 28_380_536),
+        proteins(112, 64, REV, 1_457_080),
+        proteins(112, 80, REV, 2_251_384),
+        proteins(112, 224, REV, 17_141_560),
+        proteins(112, 64, RES | TIED, 51_256),
+        proteins(112, 64, REV | TIED, 35_000),
+        proteins(112, 80, REV | TIED, 51_384),
+        proteins(112, 224, REV | TIED, 337_080),
+        proteins(112, 64, DEQ, 51_256),
+        proteins(112, 224, DEQ, 537_336),
+        pytest.param(
+            ModelConfig(conv="sage", num_layers=112, hidden_channels=160),
+            {"in_channels": 100, "out_channels": 47},
+            2_945_007,
+            id="products-112x160",
+        ),
+        pytest.param(
+            MOLHIV,
+            # 173 atom categories, as the published count was made with; the data has 174 today.
+            {
+                "in_channels": 9,
+                "out_channels": 1,
+                "edge_channels": 13,
+                "categories": [119, 5, 12, 12, 10, 6, 6, 2, 1],
+                "level": "graph",
+            },
+            531_976,
+            id="molhiv-7x256",
+        ),
+    ],
+)
+def test_parameter_counts_of_the_paper(config: ModelConfig, data: dict[str, Any], count: int) -> None:
+    with torch.device("meta"):
+        model = build_model(config, **data)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def small(conv: Any = "sage", **choices: Any) -> ModelConfig:
+    choices = {"num_layers": 4, "hidden_channels": 12, "gat": GATOptions(heads=2), **choices}
+    return ModelConfig(conv=conv, **choices)
+
+
+@pytest.mark.parametrize("conv", ["gcn", "sage", "gen", "gat"])
+@pytest.mark.parametrize("choices", [RES, REV], ids=["res", "rev"])
+def test_a_model_takes_a_graph_or_an_edge_index(conv: str, choices: dict[str, Any]) -> None:
+    model = build_model(small(conv, **choices), in_channels=5, out_channels=3, edge_channels=2).eval()
+    edge_index, x, edge_attr = torch.randint(9, (2, 30)), torch.randn(11, 5), torch.rand(30, 2)
+    graph = Graph.from_edge_index(edge_index, 11)
+    ours = model(x, graph, graph.sort_edges(edge_attr))
+    assert torch.equal(model(x, edge_index, edge_attr), ours)
+    assert ours.shape == (11, 3)
+
+
+def test_evaluation_ignores_every_random_choice() -> None:
+    model = build_model(small("gat", input_dropout=0.3), in_channels=5, out_channels=3).eval()
+    x, edge_index = torch.randn(11, 5), torch.randint(11, (2, 30))
+    assert torch.equal(model(x, edge_index, seed=1), model(x, edge_index, seed=2))
+    model.train()
+    assert torch.equal(model(x, edge_index, seed=1), model(x, edge_index, seed=1))
+    assert not torch.equal(model(x, edge_index, seed=1), model(x, edge_index, seed=2))
+
+
+def test_a_shared_mask_drops_the_same_channels_in_every_layer() -> None:
+    model = build_model(small(), in_channels=5, out_channels=3)
+    seen = []
+    for layer in model.stack.layers:
+        for block in layer:
+            block.norm.register_forward_pre_hook(
+                lambda _, args, kwargs: seen.append(kwargs["mask"].clone()), with_kwargs=True
+            )
+    with torch.no_grad():
+        model(torch.randn(11, 5), torch.randint(11, (2, 30)), seed=1)
+    assert len(seen) == 8
+    assert all(torch.equal(seen[0], mask) for mask in seen[::2])
+    assert all(torch.equal(seen[1], mask) for mask in seen[1::2])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_graph_level_answers_per_graph_and_is_batch_independent() -> None:
+    config = replace(MOLHIV, num_layers=3, hidden_channels=8, norm="graph", dropout=0.0)
+    model = build_model(config, in_channels=2, out_channels=1, edge_channels=3, categories=[4, 5], level="graph").eval()
+    x = torch.stack([torch.randint(4, (9,)), torch.randint(5, (9,))], 1)
+    edges, edge_attr = torch.tensor([[0, 1, 2, 5, 6, 7], [1, 2, 0, 6, 7, 8]]), torch.rand(6, 3)
+    both = Graph.from_edge_index(edges, 9, batch=torch.tensor([0] * 4 + [1] * 5))
+    together = model(x, both, both.sort_edges(edge_attr))
+    apart = [model(x[:4], edges[:, :3], edge_attr[:3]), model(x[4:], edges[:, 3:] - 4, edge_attr[3:])]
+    torch.testing.assert_close(together, torch.cat(apart))
+
+
+def test_an_equilibrium_trains_is_unrolled_first_and_shows_its_residuals() -> None:
+    options = EquilibriumOptions(pretrain_epochs=1, pretrain_steps=3, max_iter=60, tol=1e-5, jacobian_weight=0.5)
+    model = build_model(small("gen", **DEQ, equilibrium=options), in_channels=5, out_channels=3)
+    assert isinstance(model.stack, Equilibrium)
+    x, edge_index = torch.randn(11, 5), torch.randint(11, (2, 30))
+    model.begin_epoch(1)
+    model(x, edge_index, seed=1).sum().backward()
+    assert "forward residual" not in model.observe()
+    model.begin_epoch(2)
+    out = model(x, edge_index, seed=1)
+    penalty = model.auxiliary_loss()
+    assert penalty is not None and float(penalty.detach()) > 0
+    assert model.auxiliary_loss() is None
+    model.zero_grad()
+    (out.sum() + penalty).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    observed = model.observe()
+    assert observed["forward residual"] <= 1e-5
+    assert {"backward residual", "forward iterations", "backward failures"} <= set(observed)
+    assert model.eval()(x, edge_index).shape == (11, 3)
+
+
+def test_an_unrolled_network_of_the_same_block_gives_the_implicit_gradient() -> None:
+    options = EquilibriumOptions(max_iter=200, tol=1e-12, backward_max_iter=200, pretrain_epochs=1, pretrain_steps=400)
+    model = build_model(small("sage", **DEQ, dropout=0.2, equilibrium=options), in_channels=5, out_channels=3).double()
+    model.stack.block.last.weight.data.mul_(0.1)  # a contraction: what is fed back is small beside the input
+    x, edge_index = torch.randn(11, 5, dtype=torch.double), torch.randint(11, (2, 30))
+    grads = []
+    for epoch in (1, 2):
+        model.begin_epoch(epoch)
+        model.zero_grad()
+        model(x, edge_index, seed=3).pow(2).sum().backward()
+        grads.append(nn.utils.parameters_to_vector([p.grad for p in model.parameters()]))
+    assert (grads[0] - grads[1]).norm() < 1e-8 * grads[0].norm()
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"hidden_channels": 129}, r"hidden_channels=129 must be divisible by num_groups=2; choose 128 or 130"),
+        ({"coupling": "residual"}, "needs coupling='grouped'"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"num_layers": 0}, "num_layers must be 1 or more"),
+        ({"conv": "gat", "num_layers": 1}, "num_layers must be 2 or more for conv='gat'"),
+        ({"conv": "gat", "hidden_channels": 16, "gat": GATOptions(heads=3)}, "divisible by gat.heads=3"),
+        ({"backprop": "implicit"}, "set coupling='residual' and weight_tied=True"),
+        ({"conv": "gat", "gat": GATOptions(heads=2), **DEQ}, "choose another conv"),
+    ],
+)
+def test_configurations_that_cannot_be(choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**({"conv": "gcn", "num_layers": 4} | choices))
+
+
+def test_data_that_does_not_go_with_the_configuration() -> None:
+    with pytest.raises(ValueError, match="edge_linear=True"):
+        build_model(small("gen", gen=GENOptions(edge_linear=False)), in_channels=5, out_channels=3, edge_channels=2)
+    with pytest.raises(ValueError, match="answers per node"):
+        build_model(small("gat"), in_channels=5, out_channels=3, level="graph")
+    model = build_model(small(), in_channels=1, out_channels=3, categories=[4])
+    with pytest.raises(ValueError, match=r"category 7 in row 1, column 0 is not in 0\.\.3"):
+        model(torch.tensor([[0], [7]]), torch.empty(2, 0, dtype=torch.int64))
