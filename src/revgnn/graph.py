@@ -8,9 +8,9 @@ features into that order. Messages flow from `edge_index[0]` (source) to `edge_i
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,24 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 _INT32_MAX = 2**31 - 1
+_T = TypeVar("_T")
+
+
+class _derived(Generic[_T]):  # noqa: N801 - a decorator
+    """A property made once and kept; functools' own takes a lock in Python 3.11, which torch.compile cannot trace."""
+
+    def __init__(self, make: Callable[[Any], _T]) -> None:
+        self._make, self._name, self.__doc__ = make, make.__name__, make.__doc__
+
+    @overload
+    def __get__(self, graph: None, owner: type) -> _derived[_T]: ...
+    @overload
+    def __get__(self, graph: object, owner: type) -> _T: ...
+    def __get__(self, graph: object | None, owner: type) -> _derived[_T] | _T:
+        if graph is None:
+            return self
+        value = graph.__dict__[self._name] = self._make(graph)
+        return value
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -109,17 +127,17 @@ class Graph:
         """Where the index tensors lie."""
         return self.indptr.device
 
-    @cached_property
+    @_derived
     def in_degree(self) -> Tensor:
         """[N] int64: incoming edges of each node, repeated ones counted."""
         return self.indptr.diff().long()
 
-    @cached_property
+    @_derived
     def out_degree(self) -> Tensor:
         """[N] int64: outgoing edges of each node, repeated ones counted."""
         return torch.bincount(self.indices, minlength=self.num_nodes)
 
-    @cached_property
+    @_derived
     def destinations(self) -> Tensor:
         """[E] int64: the destination of each edge, ascending."""
         nodes = torch.arange(self.num_nodes, device=self.device)
@@ -130,7 +148,7 @@ class Graph:
         """[2, E] int64 COO edges in this graph's own order."""
         return torch.stack([self.indices.long(), self.destinations])
 
-    @cached_property
+    @_derived
     def reverse(self) -> Graph:
         """The same edges by source; its ``edge_ids`` are positions in this graph. Shares storage where symmetric."""
         edge_ids = torch.sort(self.indices, stable=True).indices
@@ -161,7 +179,7 @@ class Graph:
         return edge_values if self.edge_ids is None else edge_values[self.edge_ids]
 
     # ------------------------------------------------------------------ other graphs from it
-    @cached_property
+    @_derived
     def self_looped(self) -> Graph:
         """This graph with exactly one self loop per node; loops that exist are replaced, edge features do not
         follow."""

@@ -1,4 +1,4 @@
-"""Reversible equals store, for every conv, norm and number of groups, with real blocks: gradients, purity, memory law."""
+"""Reversible equals store for every conv, norm and number of groups, with real blocks; purity; the memory law."""
 
 from __future__ import annotations
 

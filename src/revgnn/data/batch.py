@@ -18,8 +18,8 @@ SPLITS = ("train", "valid", "test")
 class Batch:
     """One self-contained piece of a data set: a graph, a part of one, or several graphs side by side.
 
-    The model gives one output row per node, or per graph where `graph.batch` is set and the task is graph-level; `y` and
-    `rows` count those rows.
+    The model gives one output row per node, or per graph where `graph.batch` is set and the task is graph-level; `y`
+    and `rows` count those rows.
     """
 
     x: Tensor

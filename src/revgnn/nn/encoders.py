@@ -44,6 +44,7 @@ class CategoricalEncoder(nn.Module):
     """
 
     offsets: Tensor
+    limits: Tensor
 
     def __init__(self, sizes: Sequence[int], out_channels: int) -> None:
         super().__init__()
