@@ -1,6 +1,8 @@
 # make demo   train ResGNN and RevGNN on real data and compare their memory; writes runs/demo/
 # make test   everything that is checked before a change lands
 #
+# make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
+#
 # Each target sets up .venv first if need be. Variables, all optional:
 #   PYTHON=python3.12          the interpreter that .venv is made from
 #   PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"   a CPU build of torch where PyPI's is for CUDA
@@ -10,6 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+DOCS_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +43,7 @@ test: lint
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 docs: $(STAMP)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate.py $(DOCS_FLAGS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -77,6 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     _add_demo(commands)
     _add_report(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -149,6 +150,28 @@ def _add_report(commands: Any) -> None:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--markdown", action="store_true", help="print the row as Markdown")
+    _add_common(parser)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn a checkpoint of the official code into a model of this package",
+        description="Turn a checkpoint of the official ogbn-proteins RevGNN into model.safetensors and model.json, "
+        "for revgnn.interop.load_converted. Only tensors are read from it, never code.",
+        example="  revgnn convert RevGNN-Deep.pth --out revgnn-deep --dropout 0.1",
+    )
+    parser.add_argument("checkpoint", metavar="FILE", type=Path, help="what the official code saved")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: FILE without its end)")
+    parser.add_argument(
+        "--aggr",
+        choices=["max", "mean", "sum", "softmax", "softmax_sg", "power"],
+        default="max",
+        help="how the model puts messages together; no checkpoint says it (default: max, as published)",
+    )
+    parser.add_argument(
+        "--dropout", metavar="P", type=float, default=0.1, help="of further training (default: 0.1, as in RevGNN-Deep)"
+    )
     _add_common(parser)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from .console import print_table, results_console
+from .console import print_table, progress_console, results_console
 from .demo import run_demo
+from .interop import convert as convert_official
 from .overrides import flatten, override
 from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
@@ -36,7 +37,7 @@ def train(arguments: Namespace) -> None:
     changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in _MOVES_NOTHING]
     if changes:
         name, run = f"{name} with {', '.join(changes)}", replace(run, paper=None)
-    console = Console(stderr=True)
+    console = progress_console()
     _log_to(console)
     report = execute(
         run,
@@ -46,7 +47,7 @@ def train(arguments: Namespace) -> None:
         device=arguments.device,
         resume=arguments.resume,
         download=arguments.download,
-        progress=ProgressBar(label=name.partition(" ")[0], console=console),
+        progress=ProgressBar(label=out.name, console=console),
     )
     _show(report, out, as_json=arguments.json)
 
@@ -68,7 +69,7 @@ def recipes(arguments: Namespace) -> None:
 
 def demo(arguments: Namespace) -> None:
     """Compare ResGNN and RevGNN on embedded data."""
-    errors = Console(stderr=True)
+    errors = progress_console()
     _log_to(errors)
     console = None if arguments.json else results_console()
     result = run_demo(arguments.out, results=console, progress=errors)
@@ -83,6 +84,22 @@ def report(arguments: Namespace) -> None:
         sys.stdout.write(f"{MARKDOWN_HEADER}\n{markdown_row(facts)}\n")
         return
     _show(facts, arguments.run, as_json=arguments.json)
+
+
+def convert(arguments: Namespace) -> None:
+    """Turn a checkpoint of the official code into a model of this package."""
+    source: Path = arguments.checkpoint
+    if arguments.out is None and not source.suffix:
+        raise ValueError(f"{source} has no end to leave out; name the folder to write with --out")
+    out = arguments.out or source.with_suffix("")
+    model = convert_official(source, out, aggr=arguments.aggr, dropout=arguments.dropout)
+    if arguments.json:
+        _print_json({"out": str(out), **asdict(model)})
+        return
+    console = results_console()
+    for fact, value in asdict(model).items():
+        console.print(f"{fact:<22}{value}", markup=False, soft_wrap=True)
+    console.print(f"{'model':<22}{out}", markup=False, soft_wrap=True)
 
 
 def _chosen(what: str, model: str | None) -> tuple[str, Run]:
@@ -148,7 +165,8 @@ def _print_json(value: Any) -> None:
 
 
 def _log_to(console: Console) -> None:
-    """Show the package's own messages above a moving bar, others only where they warn."""
+    """Show the package's own messages on the console that bars move on, so that neither breaks the other."""
     handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
-    logging.getLogger("revgnn").setLevel(logging.INFO)
+    logger = logging.getLogger("revgnn")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)

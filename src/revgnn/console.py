@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -16,10 +17,18 @@ _WIDTH_OF_A_PIPE = 240
 
 
 def results_console() -> Console:
-    """Give the console of standard output, where results go; progress belongs on standard error."""
-    # A file has no width to fit into: whoever reads it wants each row on one line.
-    is_free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_WIDTH_OF_A_PIPE if is_free else None, highlight=False)
+    """Give the console of standard output, where results go."""
+    return Console(width=_width(sys.stdout), highlight=False)
+
+
+def progress_console() -> Console:
+    """Give the console of standard error, where progress and messages go."""
+    return Console(stderr=True, width=_width(sys.stderr), highlight=False)
+
+
+def _width(stream: TextIO) -> int | None:
+    """None asks the terminal; a file has no width to fit into, and whoever reads it wants each row on one line."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_PIPE
 
 
 def print_table(
@@ -41,7 +50,9 @@ def print_table(
         table.add_row(*(Text(cell) for cell in row))
     if title is not None:
         console.print(Text(title, style="bold"))
-    if Measurement.get(console, console.options, table).maximum <= console.width:
+    # A table measured by the console never asks for more than there is: measure it on a wide one.
+    natural = Measurement.get(console, console.options.update(width=_WIDTH_OF_A_PIPE), table).maximum
+    if natural <= console.width:
         console.print(table)
         return
     width = max(map(len, head))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -49,16 +51,17 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
     """
     _make_room(out)
     reports = {}
-    for name, recipe in MODELS.items():
-        reports[name] = execute(
-            recipe(),
-            out / name.lower(),
-            name=f"{name} on digits",
-            data_root=out,
-            device="cpu",
-            progress=ProgressBar(label=name, console=progress),
-        )
-    curve = memory_over_depth({name: recipe() for name, recipe in MODELS.items()}, DEPTHS, progress)
+    with _one_thread():
+        for name, recipe in MODELS.items():
+            reports[name] = execute(
+                recipe(),
+                out / name.lower(),
+                name=f"{name} on digits",
+                data_root=out,
+                device="cpu",
+                progress=ProgressBar(label=name, console=progress),
+            )
+        curve = memory_over_depth({name: recipe() for name, recipe in MODELS.items()}, DEPTHS, progress)
     rows = [_row(name, report) for name, report in reports.items()]
     result: dict[str, Any] = {
         "rows": [dict(zip(HEAD, row, strict=True)) for row in rows],
@@ -123,6 +126,17 @@ def draw(curve: Curve, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: at this size a second one saves nothing, and waits on a busy machine cost a lot."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _make_room(out: Path) -> None:

@@ -194,6 +194,9 @@ def _record(device: torch.device) -> Iterator[_Record]:
     record.held = sum(alive.values())
 
 
+_recording = False
+
+
 class _CPUTrace:
     """A recording of the CPU allocator, from its making to `stop`.
 
@@ -202,6 +205,11 @@ class _CPUTrace:
     """
 
     def __init__(self, alive: Mapping[int, int] | None = None) -> None:
+        global _recording
+        if _recording:
+            # A second profile inside the first would end the process with a segmentation fault.
+            raise RuntimeError("memory is being recorded already; measure one thing at a time")
+        _recording = True
         self._alive = dict(alive or {})
         # Kineto writes two lines to standard error per recording unless told not to before its first.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -215,7 +223,9 @@ class _CPUTrace:
             and the blocks that are alive, address -> size. The release of a block that no recording saw allocated is
             left out: torch knows its size by chance only, from a recorded block at the same address.
         """
+        global _recording
         self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        _recording = False
         changes = []
         for _, address, size in sorted(self._events()):
             if size >= 0:

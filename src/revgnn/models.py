@@ -79,8 +79,15 @@ class ModelConfig:
     """C; only with the grouped coupling."""
     backprop: Literal["store", "checkpoint", "reversible", "implicit"] = "reversible"
     """What is kept for the backward; implicit: a fixed point instead of layers (DEQ-GNN)."""
-    segments: int | None = None
-    """Runs that the layers are cut into; None: 1 where reversible, one per layer where checkpointed."""
+    segments: int | Literal["auto"] | None = None
+    """Runs that the layers are cut into; None: 1 where reversible, one per layer where checkpointed; auto: one per 32
+    layers where reversible, which bounds the drift of a float state."""
+    state: Literal["float", "exact", "exact64"] = "float"
+    """What a reversible stack holds its stream in: its own dtype (fastest; drifts), or integers of 32 or 64 bits, from
+    which it is rebuilt bit for bit."""
+    memory_budget: int | str | None = None
+    """Bytes, or text like '2GB', that a step over the reversible stack may take: as many layers as fit are stored
+    instead of rebuilt. None: all are rebuilt."""
     weight_tied: bool = False
     """Whether layers share weights."""
     num_distinct: int = 2
@@ -128,6 +135,11 @@ class ModelConfig:
             raise ValueError(
                 "backprop='implicit' is one block at its fixed point; set coupling='residual' and weight_tied=True"
             )
+        if self.segments is not None or self.state != "float" or self.memory_budget is not None:
+            raise ValueError(
+                "segments, state and memory_budget are about layers that are rebuilt; backprop='implicit' has none: "
+                "leave them at None, 'float' and None"
+            )
         if self.conv == "gat":
             raise ValueError(
                 "backprop='implicit' injects its input into every iteration; choose another conv than 'gat'"
@@ -143,6 +155,8 @@ class ModelConfig:
             "num_groups": self.num_groups,
             "backprop": self.backprop,
             "segments": self.segments,
+            "state": self.state,
+            "memory_budget": self.memory_budget,
             "weight_tied": self.weight_tied,
             "num_distinct": self.num_distinct - stem_is_distinct if self.weight_tied else 1,
             "schedule": self.schedule,

@@ -17,6 +17,7 @@ import torch
 from .data import Batches, Dataset, DatasetConfig, FullBatch, load_dataset, make_batches
 from .measure import StepMemory
 from .models import GNN, ModelConfig, build_model
+from .ops import implementation
 from .report import build_report, write_report
 from .train import Progress, Row, TrainConfig, fit
 
@@ -89,7 +90,7 @@ def execute(
     batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)
-    fit(
+    result = fit(
         model,
         batches,
         run.train,
@@ -106,6 +107,7 @@ def execute(
         "name": name,
         "config": asdict(run),
         "dataset": describe(dataset),
+        "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how,
     }
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
@@ -181,7 +183,7 @@ def report_on(out: Path) -> dict[str, Any]:
         name=facts["name"],
         config={key: value for key, value in facts["config"].items() if key != "paper"},
         dataset=facts["dataset"],
-        implementation="reference",
+        implementation=facts["implementation"],
         memory_how=facts["memory_how"],
         paper=paper,
         warnings=_warnings(paper),

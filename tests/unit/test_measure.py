@@ -102,6 +102,12 @@ def test_an_error_inside_ends_the_recording() -> None:
     assert peak_memory(lambda: _floats(100 * KB)) == 100 * KB
 
 
+def test_one_recording_at_a_time() -> None:
+    with pytest.raises(RuntimeError, match="recorded already"):
+        peak_memory(lambda: peak_memory(lambda: None))
+    assert peak_memory(lambda: _floats(100 * KB)) == 100 * KB
+
+
 def test_recording_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     peak_memory(lambda: _floats(100 * KB))
     assert capfd.readouterr() == ("", "")

@@ -14,7 +14,7 @@ from ..train import TrainConfig
 
 
 def resgnn() -> Run:
-    """ResGNN on the digits graph: 28 residual SAGE layers of 64 channels, every activation stored."""
+    """ResGNN: 28 SAGE layers, 64 channels, activations stored."""
     model = ModelConfig(
         conv="sage",
         num_layers=28,
@@ -29,6 +29,6 @@ def resgnn() -> Run:
 
 
 def revgnn() -> Run:
-    """RevGNN on the digits graph: the same depth and width in two reversible groups, one activation kept."""
+    """RevGNN: 28 SAGE layers, 64 channels, reversible."""
     run = resgnn()
     return replace(run, model=replace(run.model, coupling="grouped", num_groups=2, backprop="reversible"))

@@ -7,7 +7,6 @@ features the GEN network reads them, the others leave them out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,33 +18,32 @@ from ..train import TrainConfig
 
 def revgcn(folder: Path) -> Run:
     """RevGCN: 7 layers, 128 channels."""
-    return _start(folder, "gcn")
+    return _start(folder, "gcn", num_layers=7, hidden_channels=128)
 
 
 def revsage(folder: Path) -> Run:
     """RevSAGE: 7 layers, 128 channels."""
-    return _start(folder, "sage")
+    return _start(folder, "sage", num_layers=7, hidden_channels=128)
 
 
 def revgen(folder: Path) -> Run:
     """RevGEN: 7 layers, 128 channels."""
-    return _start(folder, "gen")
+    return _start(folder, "gen", num_layers=7, hidden_channels=128)
 
 
 def revgat(folder: Path) -> Run:
     """RevGAT: 5 layers, 3 heads, 192 channels in all."""
-    run = _start(folder, "gat")
-    return replace(run, model=replace(run.model, num_layers=5, hidden_channels=192))
+    return _start(folder, "gat", num_layers=5, hidden_channels=192)
 
 
 MODELS: dict[str, Callable[[Path], Run]] = {"revgcn": revgcn, "revsage": revsage, "revgen": revgen, "revgat": revgat}
 
 
-def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"]) -> Run:
+def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_layers: int, hidden_channels: int) -> Run:
     model = ModelConfig(
         conv=conv,
-        num_layers=7,
-        hidden_channels=128,
+        num_layers=num_layers,
+        hidden_channels=hidden_channels,
         coupling="grouped",
         num_groups=2,
         backprop="reversible",

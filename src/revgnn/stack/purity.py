@@ -8,8 +8,11 @@ because autograd runs the backward of CUDA tensors in threads of its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+import torch
+from torch import Tensor
 
 _thread = threading.local()
 
@@ -27,3 +30,18 @@ def rebuilding() -> Iterator[None]:
         yield
     finally:
         _thread.depth -= 1
+
+
+def snapshot(buffers: Iterable[Tensor]) -> Callable[[], None]:
+    """Copy buffers, for a first evaluation that may have to be taken back.
+
+    Returns: a function that writes the copies into the buffers.
+    """
+    copies = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for buffer, copy in copies:
+                buffer.copy_(copy)
+
+    return restore

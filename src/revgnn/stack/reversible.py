@@ -8,53 +8,85 @@ Source: the paper, section 3; the single-visit backward is derived from its equa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .drift import DriftMonitor
 from .run import GradientSums, Run
-from .state import FloatState
+from .state import FloatingPoint, FloatState, Form, ReversibleState
+
+Advance = Callable[[Run, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]]
+"""``(run, x, context tensors) -> (form, state after the run)``: how the stream is held on the way."""
 
 
-def reversible(run: Run, x: Tensor, tensors: list[Tensor]) -> Tensor:
+def advance_float(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FloatingPoint, FloatState]:
+    """Take a stream through a run in its own dtype."""
+    form = FloatingPoint(run.coupling.num_groups)
+    state = form.open(x)
+    run.advance(state, tensors)
+    return form, state
+
+
+def reversible(
+    run: Run,
+    x: Tensor,
+    tensors: Sequence[Tensor],
+    advance: Advance = advance_float,
+    monitor: DriftMonitor | None = None,
+) -> Tensor:
     """Run layers forward so that the backward rebuilds their states.
 
     Args:
         run: the layers; its coupling is invertible.
         x: [N, D] stream, in the dtype in which the state is to be held.
         tensors: the run's context tensors.
+        advance: how the stream is held between the layers.
+        monitor: is shown the rebuilt input beside a copy of the true one; ``None`` keeps no copy.
     Returns: [N, D].
     Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed before the backward.
-    Cost: saves the output (N x D) at any depth; the backward evaluates each block once.
+    Cost: saves the last state (N x D) at any depth, and the first where it is monitored; the backward evaluates each
+        block once.
     """
     unique = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
     parameters = [parameter for parameter in unique if parameter.requires_grad]
-    out: Tensor = _Reversible.apply(run, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
+    how = (run, advance, monitor)
+    out: Tensor = _Reversible.apply(how, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Reversible(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, num_context: int, x: Tensor, *tensors: Tensor) -> Tensor:
-        state = FloatState(x, run.coupling.num_groups)
-        run.advance(state, tensors[:num_context])
+    def forward(
+        ctx: Any, how: tuple[Run, Advance, DriftMonitor | None], num_context: int, x: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        run, advance, ctx.monitor = how
+        ctx.form, state = advance(run, x, tensors[:num_context])
         y = state.join()
+        kept = ctx.form.kept(state, y)
+        entrance = [] if ctx.monitor is None else ctx.form.open(x).parts
         ctx.run, ctx.num_context = run, num_context
+        ctx.bounds = len(kept), len(kept) + len(entrance)
         # Parameters are saved for their version counters alone: one that changed before the backward is an error.
-        ctx.save_for_backward(y, *tensors)
+        ctx.save_for_backward(*kept, *entrance, *tensors)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         run: Run = ctx.run
-        y, *tensors = ctx.saved_tensors
+        first, second = ctx.bounds
+        saved = ctx.saved_tensors
+        kept, entrance, tensors = saved[:first], saved[first:second], saved[second:]
         context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]
         sums = GradientSums(run, context, ctx.needs_input_grad[3 : 3 + ctx.num_context])
-        state = FloatState(y, run.coupling.num_groups)
+        state = ctx.form.reopen(kept)
         grads = FloatState(grad, run.coupling.num_groups)
         run.reverse(state, grads.parts, context, sums)
+        if ctx.monitor is not None:
+            ctx.monitor.compare(run.first, state.parts, entrance)
         grad_x = grads.join() if ctx.needs_input_grad[2] else None
         return None, None, grad_x, *sums.of_context(), *sums.of_parameters(parameters)

@@ -6,7 +6,7 @@ The one place where a block is called. `Stack` makes runs; the ways to different
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -76,12 +76,18 @@ class Run:
         width = tensor.size(-1) // self.coupling.num_groups
         return tensor.narrow(-1, group * width, width)
 
+    def buffers(self) -> list[Tensor]:
+        """The buffers of all blocks, those of tied ones once."""
+        return list({buffer: None for blocks in self.layers for block in blocks for buffer in block.buffers()})
+
     def block_seed(self, layer: int, group: int) -> int:
         """The seed of one evaluation: the same whenever it is repeated."""
         return fold_seed(self.seed, self.first + layer, group)
 
-    def advance(self, state: State, tensors: Sequence[Tensor]) -> None:
-        """Take a state through all layers."""
+    def advance(
+        self, state: State, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
+    ) -> None:
+        """Take a state through all layers; ``after_layer`` is told each one that is done."""
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         for layer, blocks in enumerate(self.layers):
 
@@ -92,6 +98,8 @@ class Run:
 
             with self.autocast():
                 self.coupling.forward(state, branch)
+            if after_layer is not None:
+                after_layer(layer)
 
     def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: GradientSums) -> None:
         """Take a state and its gradients back through all layers, adding up what blocks and context receive."""
@@ -103,6 +111,18 @@ class Run:
                 return self._visit(block, x, cotangent, self.block_seed(layer, i), per_group[i], i, sums)
 
             self.coupling.backward(state, grads, branch)
+
+    def step_back(self, state: State, tensors: Sequence[Tensor], layer: int) -> None:
+        """Take a state back through one layer as `reverse` does, without gradients."""
+        per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+
+        def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor, None]:
+            # With grad, as in `reverse`: a kernel may be another one without.
+            with torch.enable_grad(), rebuilding(), self.autocast():
+                value = self.layers[layer][i](x.detach().requires_grad_(), self.block_seed(layer, i), *per_group[i])
+            return value.detach(), None
+
+        self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
 
     def _visit(
         self,

@@ -1,11 +1,14 @@
 """What a stream of N x D is made of while a stack runs: C parts of N x D/C, read and added to part by part.
 
 `StoredState` makes new tensors and leaves the rest to autograd; `FloatState` owns its parts and updates them in place.
+A *form* says how a reversible run's state is opened from a stream, what of it is saved, and how that is opened again.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +34,32 @@ class State(Protocol):
         ...
 
 
+class ReversibleState(State, Protocol):
+    """A state that owns its parts and goes both ways."""
+
+    parts: list[Tensor]
+
+    def join(self) -> Tensor:
+        """The whole stream, [..., D], in the dtype it came in."""
+        ...
+
+
+class Form(Protocol):
+    """How a run's state is held."""
+
+    def open(self, x: Tensor) -> ReversibleState:
+        """A state with the values of ``x``."""
+        ...
+
+    def kept(self, state: Any, y: Tensor) -> list[Tensor]:
+        """What must be saved to open the state again; ``y`` is the stream handed on."""
+        ...
+
+    def reopen(self, kept: Sequence[Tensor]) -> ReversibleState:
+        """The state that was saved, with parts of its own."""
+        ...
+
+
 class StoredState:
     """Parts that autograd follows: every addition is a new tensor."""
 
@@ -43,7 +72,7 @@ class StoredState:
 
     def sum_from(self, start: int) -> Tensor:
         """The sum of the parts from ``start`` on."""
-        return _sum(self.parts[start:])
+        return sum_of(self.parts[start:])
 
     def add(self, i: int, delta: Tensor) -> None:
         """Add to part i, in the stream's dtype."""
@@ -74,7 +103,27 @@ class FloatState(StoredState):
         self.parts[i] -= delta
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class FloatingPoint:
+    """The stream as it is: what is saved is what is handed on, and undoing an addition leaves its rounding behind."""
+
+    num_groups: int
+
+    def open(self, x: Tensor) -> FloatState:
+        """A state with the values of ``x``."""
+        return FloatState(x, self.num_groups)
+
+    def kept(self, state: FloatState, y: Tensor) -> list[Tensor]:
+        """The output itself."""
+        return [y]
+
+    def reopen(self, kept: Sequence[Tensor]) -> FloatState:
+        """A copy of the output."""
+        return FloatState(kept[0], self.num_groups)
+
+
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """Add tensors from left to right; one alone is given back itself."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part

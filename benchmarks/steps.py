@@ -1,0 +1,184 @@
+"""Measure training steps: in turns with their peers, their work space, and how they grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from revgnn.measure import peak_memory
+
+from .clock import Clock, in_turns
+from .graphs import Task, make_task
+from .nets import PyGNet, own_net
+from .registry import ENTRANTS, GRAPHS, GROUPS, HIDDEN, OWN, STEPS, Growth, Step, WorkSpace
+
+PEER_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ImportError, MemoryError)
+"""What a peer may fail with; it is then reported as failed and the others go on. Ours may not fail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure."""
+
+    device: str = "cpu"
+    threads: int = 1
+    repeats: int = 5
+    clock: Clock = "wall"
+    budget: float = 0.0
+    """Seconds for the rounds of one case; 0: no limit."""
+    memory_gb: float = 10.0
+    """A peer that would take more is left out."""
+    layers: int | None = None
+    """Depth instead of the graph's own."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Entrant -> why it must not be tried (it ended the process)."""
+    announce: Callable[[str | None], None] = lambda name: None
+    """Told which entrant is tried for the first time, and ``None`` when all have been."""
+
+    def timing(self) -> dict[str, Any]:
+        """The arguments of `in_turns`."""
+        return {"device": self.device, "repeats": self.repeats, "budget": self.budget}
+
+
+class Training:
+    """A network with its optimizer and data; called, it makes one training step."""
+
+    def __init__(self, net: nn.Module, x: Tensor, y: Tensor, *graph: Any) -> None:
+        self.net, self.x, self.y, self.graph = net.to(x.device), x, y, graph
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+    def __call__(self) -> None:
+        """Forward, backward, Adam."""
+        self.optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self.net(self.x, *self.graph), self.y).backward()
+        self.optimizer.step()
+
+    def peak(self) -> int:
+        """Peak bytes of a step above weights, Adam's moments, graph and features; one step has been made before."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return peak_memory(self, self.x.device)
+
+
+def training(step: Step, name: str, task: Task, *, layers: int, hidden: int = HIDDEN) -> Training:
+    """Build one entrant on a task."""
+    torch.manual_seed(0)
+    entrant = ENTRANTS[name]
+    edge_attr = task.edge_attr if step.edge_features else None
+    if not entrant.peer:
+        net: nn.Module = own_net(step, entrant, task, layers=layers, hidden=hidden)
+        return Training(net, task.x, task.y, task.graph, edge_attr)
+    # PyG's normalisation of a sparse matrix adds its loops to those that are there instead of replacing them.
+    loops = not (entrant.rows and step.conv == "gcn")
+    form = task.form(step.csr if entrant.rows else "edge_index", loops=loops)
+    return Training(PyGNet(step, entrant, task, layers=layers, hidden=hidden), task.x, task.y, form, edge_attr)
+
+
+def measure_step(step: Step, graph: str, settings: Settings) -> dict[str, Any]:
+    """Step all entrants in turns; first each alone, for its peak."""
+    task, layers = make_task(graph, device=settings.device), settings.layers or GRAPHS[graph].layers
+    entrants, runs = _tried(step, task, layers, settings)
+    times = in_turns(entrants, **settings.timing())
+    for name, taken in times.items():
+        runs[name] |= taken.summary(settings.clock)
+    own = runs[OWN]["median_s"]
+    ratios = {name: runs[name]["median_s"] / own for name in times if name != OWN}
+    result = {"layers": layers, "hidden": HIDDEN, "groups": GROUPS, "repeats": len(times[OWN].wall)}
+    result |= {**size(task), "runs": runs, "ratios": ratios}
+    if "store" in ratios:
+        result["over_store"] = 1.0 / ratios["store"]
+    return result
+
+
+def _tried(
+    step: Step, task: Task, layers: int, settings: Settings
+) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, Any]]]:
+    """The entrants that can run, and what is known of each so far."""
+    alive: dict[str, Callable[[], object]] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    for name in (OWN, *step.against):
+        entrant = ENTRANTS[name]
+        runs[name] = {"what": entrant.text, "form": step.csr if entrant.rows else None}
+        reason = fits(step.edge_tensors * HIDDEN / GROUPS, task, settings) if entrant.peer else None
+        if reason is not None:
+            runs[name]["skipped"] = reason
+            continue
+        try:
+            alive[name] = _try_one(step, name, task, layers, settings, runs[name])
+        except PEER_FAULTS as error:
+            if not entrant.peer:
+                raise
+            runs[name]["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    settings.announce(None)
+    return alive, runs
+
+
+def _try_one(
+    step: Step, name: str, task: Task, layers: int, settings: Settings, run: dict[str, Any]
+) -> Training:  # fmt: skip
+    if name in settings.excluded:
+        raise RuntimeError(settings.excluded[name])
+    settings.announce(name)
+    made = training(step, name, task, layers=layers)
+    run["parameters"] = sum(parameter.numel() for parameter in made.net.parameters())
+    made()
+    run["peak_bytes"] = made.peak()
+    run["peak_nd"] = run["peak_bytes"] / (task.num_nodes * HIDDEN * 4)
+    return made
+
+
+def fits(channels: float, task: Task, settings: Settings) -> str | None:
+    """Why tensors of E x channels are too large, or ``None``."""
+    need = channels * task.num_edges * 4 / 1e9
+    if need <= settings.memory_gb:
+        return None
+    return f"needs about {need:.1f} GB of work space; the limit is {settings.memory_gb:g} GB"
+
+
+def size(task: Task) -> dict[str, int]:
+    """What a result says of its graph."""
+    return {"num_nodes": task.num_nodes, "num_edges": task.num_edges}
+
+
+def measure_work_space(case: WorkSpace, graph: str, settings: Settings) -> dict[str, Any]:
+    """Peak of our step at every depth, in bytes and in N x D x 4 bytes."""
+    task = make_task(graph, device=settings.device)
+    points = []
+    for layers in case.depths:
+        made = training(STEPS[case.step], OWN, task, layers=layers)
+        made()
+        peak = made.peak()
+        points.append({"layers": layers, "peak_bytes": peak, "peak_nd": peak / (task.num_nodes * HIDDEN * 4)})
+    largest = max(point["peak_nd"] for point in points)
+    return {**size(task), "hidden": HIDDEN, "groups": GROUPS, "points": points, "largest": largest}
+
+
+def measure_growth(case: Growth, graph: str, settings: Settings) -> dict[str, Any]:
+    """Time of our step at every point, in turns, and the power that it grows with between the outermost."""
+    layers = settings.layers or 4
+    runs: dict[str, Callable[[], object]] = {}
+    for point in case.points:
+        task = make_task(graph, device=settings.device, edges=point if case.axis == "edges" else 1.0)
+        runs[f"{point:g}"] = training(
+            STEPS[case.step], OWN, task,
+            layers=int(point) if case.axis == "depth" else layers,
+            hidden=int(point) if case.axis == "width" else HIDDEN,
+        )  # fmt: skip
+    times = in_turns(runs, **settings.timing())
+    medians = {name: taken.summary(settings.clock)["median_s"] for name, taken in times.items()}
+    first, last = f"{case.points[0]:g}", f"{case.points[-1]:g}"
+    exponent = math.log(medians[last] / medians[first]) / math.log(case.points[-1] / case.points[0])
+    return {
+        "axis": case.axis,
+        "layers": None if case.axis == "depth" else layers,
+        "hidden": None if case.axis == "width" else HIDDEN,
+        "groups": GROUPS,
+        "repeats": len(times[first].wall),
+        "points": [{"at": point, "median_s": medians[f"{point:g}"]} for point in case.points],
+        "exponent": exponent,
+    }

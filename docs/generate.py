@@ -1,0 +1,140 @@
+"""Write what the documents show and the project knows: figures, tables, lists and trees between markers.
+
+    python docs/generate.py             fill the blocks of README.md and docs/architecture.md
+    python docs/generate.py --measure   measure memory over depth first (minutes), then fill them
+
+A block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; what is in it is written here alone. The suite
+fails where a block is not what this file would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+from revgnn.demo import Curve, draw, memory_over_depth
+from revgnn.recipes import all_recipes, digits, summary
+from revgnn.report.row import memory
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "revgnn"
+FIGURES = ROOT / "docs" / "memory_over_depth.json"
+PICTURE = ROOT / "docs" / "memory_over_depth.svg"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "architecture.md")
+DEPTHS = (7, 28, 112, 448, 1001)
+BYTES_PER_PARAMETER = 16
+"""Weight, gradient and Adam's two moments in float32."""
+
+_BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(document: str) -> str:
+    """Give the text of a document with every block as it should be.
+
+    Raises: KeyError: a block that nothing here writes.
+    """
+    return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", document)
+
+
+def read_figures() -> Curve:
+    """Read the memory that was measured: model -> depth -> bytes."""
+    saved = json.loads(FIGURES.read_text(encoding="utf-8"))
+    return {name: {int(depth): count for depth, count in points.items()} for name, points in saved.items()}
+
+
+def measure() -> None:
+    """Measure memory over depth, and draw it."""
+    runs = {"ResGNN": digits.resgnn(), "RevGNN": digits.revgnn()}
+    curve = memory_over_depth(runs, DEPTHS, Console(stderr=True))
+    FIGURES.write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+    draw(curve, PICTURE)
+
+
+def _claim() -> str:
+    curve = read_figures()
+    res, rev = curve["ResGNN"], curve["RevGNN"]
+    return (
+        "Measured on one graph (1,797 nodes, SAGE, 64 channels): a training step of 112 layers peaks at "
+        f"**{memory(res[112])}** with every activation stored and at **{memory(rev[112])}** reversibly; of 1001 "
+        f"layers, at {memory(res[1001])} and {memory(rev[1001])}. What still grows is the weights, their gradients and "
+        f"Adam's moments: {BYTES_PER_PARAMETER} bytes for each parameter."
+    )
+
+
+def _memory_table() -> str:
+    curve = read_figures()
+    lines = ["| layers | " + " | ".join(curve) + " |", "|---:|" + "---:|" * len(curve)]
+    lines += [
+        f"| {depth} | " + " | ".join(memory(points[depth]) for points in curve.values()) + " |" for depth in DEPTHS
+    ]
+    return "\n".join(lines)
+
+
+def _recipes() -> str:
+    lines = ["| recipe | what it is | parameters in the paper |", "|---|---|---:|"]
+    for name, recipe in all_recipes().items():
+        paper = recipe().paper
+        count = "–" if paper is None or paper.parameters is None else f"{paper.parameters:,}"
+        lines.append(f"| `{name}` | {summary(recipe)} | {count} |")
+    return "\n".join(lines)
+
+
+def _map() -> str:
+    """The pieces of the package: its modules, and its folders without what is in them."""
+    return _fenced(_rows(PACKAGE, deep=False))
+
+
+def _tree() -> str:
+    return _fenced(_rows(PACKAGE, deep=True))
+
+
+def _rows(folder: Path, *, deep: bool, indent: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+        if path.is_dir() and (path / "__init__.py").exists():
+            rows.append((f"{indent}{path.name}/", _first_sentence(path / "__init__.py")))
+            rows += _rows(path, deep=True, indent=f"{indent}  ") if deep else []
+        elif path.suffix == ".py" and not (indent and path.name == "__init__.py"):
+            rows.append((f"{indent}{path.name}", _first_sentence(path)))
+    return rows
+
+
+def _first_sentence(path: Path) -> str:
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+    # A sentence ends in a full stop before a capital, or with the text; "sha256.py" and "e.g. this" do not end one.
+    return re.split(r"(?<=[a-z0-9)`])\.(?= [A-Z`]|$)", text, maxsplit=1)[0]
+
+
+def _fenced(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    lines = (f"{name:<{width}}  {text}" for name, text in rows)
+    return "\n".join(["```", "src/revgnn/", *(f"  {line}" for line in lines), "```"])
+
+
+BLOCKS = {
+    "claim": _claim,
+    "memory": _memory_table,
+    "recipes": _recipes,
+    "map": _map,
+    "tree": _tree,
+}
+
+
+def main() -> None:
+    """Fill the documents."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="measure memory over depth first")
+    if parser.parse_args().measure:
+        measure()
+    for path in DOCUMENTS:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"filled {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

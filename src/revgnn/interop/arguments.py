@@ -1,0 +1,183 @@
+"""The arguments of a reversible layer's call: taken apart into tensors and the rest, and cut by groups where they are.
+
+Which argument is cut is said by its name or shape in one documented rule, or by the user; never by its width alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """What a layer is called with besides x."""
+
+    args: tuple[Any, ...]
+    """Positional ones, with a `_Place` where each tensor stood."""
+    kwargs: Mapping[str, Any]
+    """Keyword ones, likewise."""
+    tensors: tuple[Tensor, ...]
+    """The tensors, also those inside tuples, lists and dictionaries."""
+    is_split: tuple[bool, ...]
+    """Which of them are cut by groups."""
+    dim: int
+    """Where they are cut, counted from the last dimension."""
+
+    def of_group(self, group: int, num_groups: int, tensors: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        """What the block of a group is called with, ``tensors`` in the places of its own."""
+
+        def fill(place: _Place) -> Tensor:
+            tensor = tensors[place.number]
+            return self.part(tensor, group, num_groups) if self.is_split[place.number] else tensor
+
+        args = [_replaced(value, _Place, fill) for value in self.args]
+        return args, {name: _replaced(value, _Place, fill) for name, value in self.kwargs.items()}
+
+    def part(self, tensor: Tensor, group: int, num_groups: int) -> Tensor:
+        """A group's channels of a tensor that is cut."""
+        width = tensor.size(self.dim) // num_groups
+        return tensor.narrow(self.dim, group * width, width)
+
+    def detached(self) -> Arguments:
+        """The same without their past: tensors that need gradients are cut off the graph that made them."""
+        return replace(self, tensors=tuple(t.detach() if t.requires_grad else t for t in self.tensors))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Stands for a tensor."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """Which arguments are cut by groups.
+
+    By default an argument is cut where it is a floating-point or Boolean tensor (not inside a tuple, list or
+    dictionary) of two or more dimensions that fits onto x, with x's width at the split dimension, unless the name that
+    the block's ``forward`` gives it starts with ``edge``. Everything else is shared. Where an argument has no name
+    (``*args``), has this shape, and has as many rows as there are edges, the rule cannot tell, and raises.
+    """
+
+    num_groups: int
+    names: tuple[str, ...]
+    """What the block calls its positional arguments after x; shorter where it takes ``*args``."""
+    chosen: tuple[int | str, ...] | None
+    """Positions (0 comes after x) and names that are cut; ``None``: the rule above."""
+
+    def take_apart(self, x: Tensor, dim: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        """Take the arguments of a call apart.
+
+        Args:
+            x: the stream.
+            dim: the split dimension, counted from the last.
+            args, kwargs: what follows x.
+        Raises: ValueError: an argument that the rule cannot place, or one to cut whose width does not divide.
+        """
+        tensors: list[Tensor] = []
+        is_split: list[bool] = []
+        num_edges = _num_edges(args, kwargs)
+
+        def taken(value: Any, position: int | None, name: str | None) -> Any:
+            cut = self._is_cut(value, x, dim, num_edges, position, name)
+
+            def put(tensor: Tensor) -> _Place:
+                if cut:
+                    self._check_width(tensor, dim, position if name is None else name)
+                tensors.append(tensor)
+                is_split.append(cut)
+                return _Place(len(tensors) - 1)
+
+            return _replaced(value, Tensor, put)
+
+        self._check_chosen(len(args), kwargs)
+        names = [self.names[k] if k < len(self.names) else None for k in range(len(args))]
+        templates = tuple(taken(value, k, name) for k, (value, name) in enumerate(zip(args, names, strict=True)))
+        named = {name: taken(value, None, name) for name, value in kwargs.items()}
+        return Arguments(templates, named, tuple(tensors), tuple(is_split), dim)
+
+    def _is_cut(
+        self, value: Any, x: Tensor, dim: int, num_edges: int | None, position: int | None, name: str | None
+    ) -> bool:
+        if self.chosen is not None:
+            return position in self.chosen or name in self.chosen
+        if not isinstance(value, Tensor) or not _lies_on(value, x, dim):
+            return False
+        if name is None and value.size(0) == num_edges:
+            raise ValueError(
+                f"argument {position} after x is {list(value.shape)}: with {num_edges} edges and as many nodes it may "
+                "belong to either; say which arguments are cut by groups: split_args=[...], or [] for none"
+            )
+        return name is None or not name.startswith("edge")
+
+    def _check_chosen(self, num_args: int, kwargs: Mapping[str, Any]) -> None:
+        known = {*range(num_args), *self.names, *kwargs}
+        unknown = [name for name in self.chosen or () if name not in known]
+        if unknown:
+            raise ValueError(
+                f"split_args names {unknown[0]!r}, but the call has the arguments "
+                f"{[*self.names[:num_args], *kwargs]} after x; count from 0, or use these names"
+            )
+
+    def _check_width(self, tensor: Tensor, dim: int, what: int | str | None) -> None:
+        if tensor.dim() < -dim or tensor.size(dim) % self.num_groups:
+            raise ValueError(
+                f"argument {what!r} of shape {list(tensor.shape)} cannot be cut into {self.num_groups} groups at "
+                f"dimension {dim}; leave it out of split_args to share it"
+            )
+
+
+def names_after_x(block: nn.Module) -> tuple[str, ...]:
+    """The names that a block's ``forward`` gives to the positional arguments after its first."""
+    try:
+        parameters = list(inspect.signature(block.forward).parameters.values())
+    except (TypeError, ValueError):
+        # Compiled to something without a Python signature.
+        return ()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(parameter.name for parameter in parameters if parameter.kind in positional)[1:]
+
+
+def _lies_on(value: Tensor, x: Tensor, dim: int) -> bool:
+    """Whether a tensor carries something for every channel of x: it broadcasts to x and has its width at ``dim``."""
+    if not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool):
+        return False
+    if value.layout != torch.strided or not 2 <= value.dim() <= x.dim() or value.dim() < -dim:
+        return False
+    from_the_right = range(-1, -value.dim() - 1, -1)
+    return value.size(dim) == x.size(dim) and all(value.size(k) in (1, x.size(k)) for k in from_the_right)
+
+
+def _num_edges(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """The number of edges, from the first argument that is a graph; ``None`` where none is."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided:
+                return int(value._nnz())
+            if value.dtype in (torch.int64, torch.int32) and value.dim() == 2 and value.size(0) == 2:
+                return value.size(1)
+        elif isinstance(edges := getattr(value, "num_edges", None), int):
+            return edges
+    return None
+
+
+def _replaced(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:
+    """A copy of nested tuples, lists and dictionaries with everything of one kind changed; the rest as it is."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, tuple):
+        members: Iterator[Any] = (_replaced(member, kind, change) for member in value)
+        # A named tuple takes its members one by one.
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    if type(value) is list:
+        return [_replaced(member, kind, change) for member in value]
+    if type(value) is dict:
+        return {key: _replaced(member, kind, change) for key, member in value.items()}
+    return value

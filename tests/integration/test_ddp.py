@@ -1,0 +1,128 @@
+"""Two ranks have the gradients of one process: reversible layers under DistributedDataParallel, tied and untied.
+
+The file is its own worker: each rank is this file, started with its number.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from revgnn.graph import Graph
+from revgnn.interop import GroupAddRev
+from revgnn.models import ModelConfig, build_model
+from revgnn.nn import SAGEConv
+
+RANKS = 2
+N, E, F, D, T = 30, 90, 5, 8, 3
+
+
+class Chain(nn.Module):
+    """Layers in a list, called one after another: as many as there are, or one again and again."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.times = 4 if tied else 1
+        self.encoder, self.head = nn.Linear(F, D), nn.Linear(D, T)
+        self.layers = nn.ModuleList(GroupAddRev(SAGEConv(D // 2, D // 2), num_groups=2) for _ in range(4 // self.times))
+
+    def forward(self, x: Tensor, graph: Graph) -> Tensor:
+        x = self.encoder(x)
+        for layer in [*self.layers] * self.times:
+            x = layer(x, graph)
+        return self.head(x)
+
+
+def stack(tied: bool) -> nn.Module:
+    config = ModelConfig(conv="sage", num_layers=6, hidden_channels=D, dropout=0.0, weight_tied=tied, segments=2)
+    return build_model(config, in_channels=F, out_channels=T)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "layers, untied": lambda: Chain(tied=False),
+    "layers, tied": lambda: Chain(tied=True),
+    "stack, untied": lambda: stack(tied=False),
+    "stack, tied": lambda: stack(tied=True),
+}
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    return MODELS[name]().double()
+
+
+def loss_of(model: nn.Module, rank: int) -> Tensor:
+    """A rank's own graph, features and cotangent."""
+    generator = torch.Generator().manual_seed(rank)
+    graph = Graph.from_edge_index(torch.randint(N, (2, E), generator=generator), N)
+    x = torch.randn(N, F, dtype=torch.double, generator=generator)
+    logits = model(x, graph)
+    return (logits * torch.randn(logits.shape, dtype=torch.double, generator=generator)).sum()
+
+
+def work(rank: int, folder: Path) -> None:
+    """One rank: the gradients of every model, after two backward passes of which the first was not averaged."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), RANKS)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
+    found = {}
+    for name in MODELS:
+        model = DistributedDataParallel(make(name))
+        with model.no_sync():
+            loss_of(model, rank).backward()
+        loss_of(model, rank + RANKS).backward()
+        found[name] = {key: parameter.grad for key, parameter in model.module.named_parameters()}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """What each rank found: model -> parameter -> gradient."""
+    folder = tmp_path_factory.mktemp("ddp")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=120)
+            assert rank.returncode == 0, errors
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_ranks_have_the_gradients_of_one_process(name: str, gradients: list[dict[str, dict[str, Tensor]]]) -> None:
+    model = make(name)
+    (sum(loss_of(model, rank) for rank in range(2 * RANKS)) / RANKS).backward()
+    for rank in range(RANKS):
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            torch.testing.assert_close(gradients[rank][name][key], parameter.grad, rtol=1e-12, atol=1e-12)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,150 @@
+"""The command line: what it understands, what it answers to mistakes, and that every command explains itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from revgnn import commands
+from revgnn.cli import main, make_parser
+from revgnn.recipes import all_recipes, find_recipe
+from revgnn.train import Interrupted
+
+COMMANDS = ["train", "recipes", "demo", "report", "convert"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("columns", ["40", "120"])
+def test_help_shows_an_example(
+    command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    example = text.partition("example:")[2].replace("\\\n", " ")
+    words = [line.split() for line in example.strip().splitlines() if line.split()[0] == "revgnn"]
+    assert words, f"{command} --help shows no example"
+    for line in words:
+        make_parser().parse_args(line[1:])
+    assert "--json" in text
+    assert hasattr(commands, command)
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = "import sys; from revgnn.cli import make_parser; make_parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "digits/revgn"], "there is no recipe 'digits/revgn'; choose one of digits/revgnn"),
+        (["train", "no/such/folder"], "nor is there a folder no/such/folder"),
+        (["train", "digits/revgnn", "--model", "revgat"], "--model goes with a folder"),
+        (
+            ["train", "digits/revgnn", "--set", "model.depth=3"],
+            "there is no field 'model.depth'; choose one of model.conv",
+        ),
+        (["train", "digits/revgnn", "--set", "model.conv=gnn"], "model.conv must be one of gcn, sage, gen, gat"),
+        (["train", "digits/revgnn", "--set", "model.num_groups=5"], "hidden_channels=64 must be divisible by"),
+        (["train", "digits/revgnn", "--set", "paper.metric=99"], "there is no field 'paper'"),
+        (["train", "ogbn-arxiv/resgcn", "--data-root", "/nowhere"], "ogbn-arxiv is not at"),
+        (["recipes", "digits"], "there is no recipe 'digits'"),
+        (["report", "/nowhere"], "holds no finished run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("revgnn: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("words", [["train"], ["fly"], ["train", "x", "--device", "tpu"], ["report", "x", "--jso"]])
+def test_words_that_are_not_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--help shows an example" in err
+
+
+def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "/nowhere", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_nothing_asked_for_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "example:" in capsys.readouterr().err
+
+
+def test_a_failed_run_and_an_interrupted_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> None:
+        raise FloatingPointError("the loss is nan")
+
+    def stop(arguments: object) -> None:
+        raise Interrupted("stopped after epoch 3", 15)
+
+    monkeypatch.setattr(commands, "demo", fail)
+    assert main(["demo"]) == 1
+    assert "the loss is nan" in capsys.readouterr().err
+    monkeypatch.setattr(commands, "demo", stop)
+    assert main(["demo"]) == 128 + 15
+    assert "stopped after epoch 3" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(arguments: object) -> None:
+        raise AssertionError("an invariant")
+
+    monkeypatch.setattr(commands, "demo", fault)
+    with pytest.raises(AssertionError, match="an invariant"):
+        main(["demo"])
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in all_recipes())
+    assert main(["recipes", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(all_recipes())
+    assert all(row["summary"] and row["model"]["num_layers"] > 0 for row in rows)
+
+
+def test_one_recipe_is_shown_with_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "ogbn-arxiv/revgcn_deep"]) == 0
+    out = capsys.readouterr().out
+    for line in ("model.num_layers = 28", "model.gen.aggr = softmax", "batch_size = none", "paper.parameters = 262056"):
+        assert line in out
+    assert main(["recipes", "ogbn-arxiv/revgcn_deep", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["paper"]["metric"] == 73.01
+
+
+def test_a_folder_of_tables_has_models(tmp_path: Path) -> None:
+    for kind, conv in (("revgcn", "gcn"), ("revsage", "sage"), ("revgen", "gen"), ("revgat", "gat")):
+        name, run = commands._chosen(str(tmp_path), kind)
+        assert name == f"tables/{tmp_path.name}-{kind}"
+        assert (run.dataset.name, run.dataset.path, run.model.conv) == ("tables", str(tmp_path), conv)
+    assert commands._chosen(str(tmp_path), None)[1].model.conv == "gcn"
+    with pytest.raises(ValueError, match="--model mlp is unknown; choose one of revgcn, revsage, revgen, revgat"):
+        commands._chosen(str(tmp_path), "mlp")
+
+
+def test_find_recipe_gives_the_function() -> None:
+    assert find_recipe("digits/revgnn")().model.backprop == "reversible"

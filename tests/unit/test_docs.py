@@ -1,0 +1,92 @@
+"""The documents say what is so: generated blocks are fresh, the example runs, the figures can be measured again."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from revgnn.cli import make_parser
+from revgnn.data import load_dataset
+from revgnn.recipes import digits
+from revgnn.run import make_model, training_memory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+def test_generated_blocks_are_fresh(document: str, generate: ModuleType) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert "<!-- generated: " in text
+    assert text == generate.filled(text), f"run `make docs` and commit {document}"
+
+
+def test_the_tree_names_every_module(generate: ModuleType) -> None:
+    tree = generate._tree()
+    package = ROOT / "src" / "revgnn"
+    for path in package.rglob("*.py"):
+        name = f"{path.parent.name}/" if path.name == "__init__.py" and path.parent != package else path.name
+        assert re.search(rf"^ +{re.escape(name)} ", tree, re.MULTILINE), f"{path} is not in the tree"
+
+
+def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = _blocks("README.md", "python")
+    assert len([line for line in example.splitlines() if line]) == 10
+    exec(compile(example, "README.md", "exec"), {})
+    losses = [float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0]
+
+
+def test_the_commands_of_the_readme_are_understood() -> None:
+    lines = " ".join(_blocks("README.md", "sh")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("revgnn")]
+    assert len(commands) == 4
+    for words in commands:
+        make_parser().parse_args(words[1:])
+
+
+def test_the_figures_can_be_measured_again(generate: ModuleType) -> None:
+    figures = generate.read_figures()
+    dataset = load_dataset(digits.resgnn().dataset, ROOT)
+    for name, recipe in (("ResGNN", digits.resgnn), ("RevGNN", digits.revgnn)):
+        run = recipe()
+        assert run.model.num_layers == 28
+        assert training_memory(run, dataset) == pytest.approx(figures[name][28], rel=0.3), name
+
+
+def test_reversible_memory_grows_by_the_parameters_alone(generate: ModuleType) -> None:
+    peaks, run = generate.read_figures()["RevGNN"], digits.revgnn()
+    dataset = load_dataset(run.dataset, ROOT)
+    parameters = {}
+    for depth in (28, 1001):
+        model = make_model(replace(run, model=replace(run.model, num_layers=depth)), dataset)
+        parameters[depth] = sum(parameter.numel() for parameter in model.parameters())
+    grown = generate.BYTES_PER_PARAMETER * (parameters[1001] - parameters[28])
+    assert peaks[1001] - peaks[28] == pytest.approx(grown, rel=0.01)
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
+        path = ROOT / document
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{document} links to {link}"
