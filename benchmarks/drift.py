@@ -58,10 +58,10 @@ class Task:
 
     @classmethod
     def make(cls, num_nodes: int, channels: int, classes: int = 8) -> Task:
-        """A symmetric graph of about 12 neighbours a node and a heavy tail, and labels that depend on them."""
+        """A symmetric graph of about 6 neighbours a node with a heavy tail, and labels that depend on them."""
         generator = torch.Generator().manual_seed(0)
         weights = (torch.arange(num_nodes) + 20.0) ** -0.6
-        half = torch.multinomial(weights, 12 * num_nodes, replacement=True, generator=generator).view(2, -1)
+        half = torch.multinomial(weights, 6 * num_nodes, replacement=True, generator=generator).view(2, -1)
         graph = Graph.from_edge_index(torch.cat([half, half.flip(0)], 1), num_nodes)
         x = torch.randn(num_nodes, channels, generator=generator, dtype=torch.float64)
         head = torch.randn(channels, classes, generator=generator, dtype=torch.float64) / channels**0.5

@@ -165,8 +165,10 @@ def _print_json(value: Any) -> None:
 
 
 def _log_to(console: Console) -> None:
-    """Show the package's own messages on the console that bars move on, so that neither breaks the other."""
-    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    """Show the package's own messages where its bars move, so that neither breaks the other; plain lines elsewhere."""
+    handler: logging.Handler = logging.StreamHandler(console.file)
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
     logger = logging.getLogger("revgnn")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
