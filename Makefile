@@ -5,7 +5,7 @@
 #
 # Each target sets up .venv first if need be. Variables, all optional:
 #   PYTHON=python3.12          the interpreter that .venv is made from
-#   PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"   a CPU build of torch where PyPI's is for CUDA
+#   PIP_FLAGS="--extra-index-url URL"   an index with a CPU build of torch, where the default one has it with CUDA
 #   PYTEST_FLAGS="-m 'not slow'"
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,7 +27,7 @@ $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "revgnn needs Python 3.11 or newer, but PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1)" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
-$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,plot]'
 	@touch $@
 

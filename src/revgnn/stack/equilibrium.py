@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .implicit import Direction, fixed_point, warn_unconverged
+from .implicit import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .purity import rebuilding
 from .run import Autocast, Split
 from .seeds import draw_seed
@@ -105,6 +105,7 @@ class Equilibrium(nn.Module):
         super().__init__()
         if pretrain_steps < 1:
             raise ValueError(f"pretrain_steps={pretrain_steps} must be at least 1; 6 is usual")
+        keep_out_of_graphs()
         self.block = block
         self.solver = Solver(name=solver, max_iter=max_iter, tol=tol, memory=memory)
         self.backward_solver = Solver(

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,14 +28,6 @@ FORWARD = Solver()
 BACKWARD = Solver(max_iter=40)
 
 _TENSOR = object()
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
-
-
-def _outside_graphs(function: _Function) -> _Function:
-    """Keep torch.compile out of a function: a solve branches on every residual. A compiled block inside it stays so."""
-    return cast(_Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-
-
 class ConvergenceWarning(UserWarning):
     """A fixed point was used although its solve missed the tolerance."""
 
@@ -58,7 +50,6 @@ def warn_unconverged(direction: Direction, trace: SolverTrace, *, note: str = ""
     warnings.warn(message, ConvergenceWarning, stacklevel=2)
 
 
-@_outside_graphs
 def fixed_point(
     f: Callable[..., Tensor],
     z0: Tensor,
@@ -107,8 +98,17 @@ def fixed_point(
         autocast=Autocast.current(z0.device.type),
         versions=tuple(parameter._version for parameter in parameters) if torch.is_grad_enabled() else (),
     )
-    z: Tensor = _FixedPoint.apply(job, z0.detach(), *tensors, *parameters)  # type: ignore[no-untyped-call]
+    z: Tensor = _outside_graphs(job, z0.detach(), *tensors, *parameters)
     return z
+
+
+def keep_out_of_graphs() -> None:
+    """Keep torch.compile out of every solve, which branches on its residuals; a compiled block inside stays compiled.
+
+    Imports the compiler, which takes seconds: whoever is about to solve asks for it, not the import of this file.
+    """
+    global _outside_graphs
+    _outside_graphs = torch.compiler.disable(_FixedPoint.apply)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,3 +205,6 @@ def _check_visible(argument: object) -> None:
                 "would get no gradient; pass it as an argument of its own, or detach it"
             )
         _check_visible(value)
+
+
+_outside_graphs: Callable[..., Tensor] = _FixedPoint.apply
