@@ -60,6 +60,8 @@ class ProgressBar:
     """
 
     SECONDS_BETWEEN_LINES = 10.0
+    WIDTH_OF_ALL = 100
+    """Columns below which only the count, loss, metric, memory and time left are shown, without their names."""
 
     def __init__(self, label: str = "train", console: Console | None = None) -> None:
         self.label = label
@@ -81,16 +83,20 @@ class ProgressBar:
         self._began, self._last_line = time.monotonic(), float("-inf")
         if not self.console.is_terminal:
             return
-        self._bar = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
+        facts = TextColumn("{task.fields[facts]}", markup=False)
+        if self._is_narrow:
+            self._bar = RichProgress(MofNCompleteColumn(), facts, TimeRemainingColumn(), console=self.console)
+        else:
+            self._bar = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                facts,
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
         self._bar.start()
         self._task = self._bar.add_task(
             self.label, total=epochs * self._steps, completed=done * self._steps, facts="starting"
@@ -121,7 +127,15 @@ class ProgressBar:
             self._bar.stop()
             self._bar = None
 
+    @property
+    def _is_narrow(self) -> bool:
+        """Whether there is room for nothing but the count, bare figures and the time that is left."""
+        return self.console.is_terminal and self.console.width < self.WIDTH_OF_ALL
+
     def _facts(self, epoch: int, loss: float) -> str:
+        if self._is_narrow:
+            valid = "" if self._valid is None else f" {self._valid:.3f}"
+            return f"{loss:.3f}{valid}" + ("" if self._memory is None else f" {self._memory / 2**20:.0f} MiB")
         facts = [f"epoch {epoch}/{self._epochs}", f"loss {loss:.4f}"]
         if self._valid is not None:
             facts.append(f"valid {self._metric} {self._valid:.4f}")
