@@ -1,6 +1,8 @@
 # make demo   train ResGNN and RevGNN on real data and compare their memory; writes runs/demo/
 # make test   everything that is checked before a change lands
 #
+# make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md (takes long;
+#             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
 # make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
 #
 # Each target sets up .venv first if need be. Variables, all optional:
@@ -13,12 +15,13 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 DOCS_FLAGS ?=
+BENCH_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test lint docs bench clean
 
 setup: $(STAMP)
 
@@ -44,6 +47,10 @@ test: lint
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py $(DOCS_FLAGS)
+
+# The table is shown also where a case was refused, and the failure is handed on.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.run $(BENCH_FLAGS); status=$$?; $(BIN)/python -m benchmarks.table --write && exit $$status
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

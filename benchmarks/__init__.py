@@ -1,2 +1,2 @@
-"""What the project costs in time and memory beside what else there is: declared in `registry`, measured by `run`, shown by
-`table`."""
+"""What the project costs in time and memory beside what else there is: `registry` declares, `run` measures, `table`
+shows."""

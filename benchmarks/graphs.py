@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 
 from revgnn import Graph
 
@@ -50,9 +51,8 @@ class Task:
         if form == "edge_index":
             return edge_index
         if form == "EdgeIndex":
-            from torch_geometric import EdgeIndex  # noqa: PLC0415 - this file serves what runs without PyG too
-
-            return EdgeIndex(edge_index, sparse_size=size, sort_order="col", is_undirected=True).fill_cache_()
+            cached: Tensor = EdgeIndex(edge_index, sparse_size=size, sort_order="col", is_undirected=True).fill_cache_()
+            return cached
         counts = torch.bincount(edge_index[1], minlength=self.num_nodes)
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         ones = torch.ones(edge_index.size(1), device=edge_index.device)

@@ -92,22 +92,29 @@ class PyGNet(nn.Module):
             mask = torch.empty_like(h).bernoulli_(1.0 - self.dropout).div_(1.0 - self.dropout)
         for layer in self.layers:
             # A reversible layer empties the storage that it is given: h is never used again.
-            h = layer(h, edge_index, mask, edge_attr) if self.is_reversible else h + layer(h, edge_index, mask, edge_attr)
+            h = (
+                layer(h, edge_index, mask, edge_attr)
+                if self.is_reversible
+                else h + layer(h, edge_index, mask, edge_attr)
+            )
         h = F.dropout(self.norm(h).relu(), self.dropout, self.training)
         out: Tensor = self.lin(h)
         return out
 
 
 def _pyg_conv(step: Step, task: Task, channels: int, *, cached: bool) -> nn.Module:
+    edge_dim = task.edge_attr.size(1) if step.edge_features and task.edge_attr is not None else None
+    conv: nn.Module
     if step.conv == "gcn":
-        return pyg.GCNConv(channels, channels, cached=cached)
-    if step.conv == "sage":
-        return pyg.SAGEConv(channels, channels)
-    if step.conv == "gen":
-        edge_dim = task.edge_attr.size(1) if step.edge_features and task.edge_attr is not None else None
-        return pyg.GENConv(
+        conv = pyg.GCNConv(channels, channels, cached=cached)
+    elif step.conv == "sage":
+        conv = pyg.SAGEConv(channels, channels)
+    elif step.conv == "gen":
+        conv = pyg.GENConv(
             channels, channels, aggr="softmax", t=1.0, learn_t=True, num_layers=1, bias=True, edge_dim=edge_dim
         )  # fmt: skip
-    return pyg.GATConv(
-        channels, channels // step.heads, heads=step.heads, add_self_loops=False, residual=True, bias=False
-    )  # fmt: skip
+    else:
+        conv = pyg.GATConv(
+            channels, channels // step.heads, heads=step.heads, add_self_loops=False, residual=True, bias=False
+        )  # fmt: skip
+    return conv

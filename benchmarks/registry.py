@@ -1,6 +1,6 @@
-"""Everything that is measured, declared once: graphs, networks, single operations, growth, and the marks to reach.
+"""Everything that is measured, declared once: graphs, networks, single operations, work space and growth.
 
-Light to import: no torch here. `run` measures what stands here, `table` shows it beside the marks.
+Light to import: no torch here. `run` measures what stands here, `marks` says what is to be reached.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Form = Literal["edge_index", "csr", "EdgeIndex"]
 
 @dataclass(frozen=True, kw_only=True)
 class GraphShape:
-    """A synthetic graph: symmetric, without repeated edges, heavy-tailed degrees, nodes in random order (no locality)."""
+    """A synthetic graph: symmetric, no repeated edges, heavy-tailed degrees, nodes in random order (no locality)."""
 
     num_nodes: int
     num_pairs: int
@@ -49,8 +49,9 @@ GRAPHS = {
 # ---------------------------------------------------------------------- training steps
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A training step (forward, backward, Adam; encoder and head included) of a reversible network, beside its peers."""
+    """A training step of a reversible network beside its peers: forward, backward, Adam; encoder and head included."""
 
+    title: str
     conv: Conv
     tests: str
     """Which tests of tests/numerics must pass first, as pytest's ``-k`` takes it."""
@@ -133,19 +134,57 @@ _GCN = "(test_convs and gcn) or (test_reversible and gcn) or spmm"
 _SAGE = "(test_convs and sage) or (test_reversible and sage) or spmm"
 _GEN = "(test_convs and gen) or (test_reversible and gen)"
 _GAT = "(test_convs and gat) or (test_reversible and gat)"
+_NORM = "norm or (test_reversible and layer)"
 
 STEPS: dict[str, Step] = {
     "revgcn": Step(
-        conv="gcn", tests=_GCN, against=(*_REVERSIBLE, "pyg-residual-csr"), csr="csr", edge_tensors=3.2
+        title="RevGCN",
+        conv="gcn",
+        tests=_GCN,
+        against=(*_REVERSIBLE, "pyg-residual-csr"),
+        csr="csr",
+        edge_tensors=3.2,
     ),
-    "revsage": Step(conv="sage", tests=_SAGE, against=_REVERSIBLE, csr="csr", edge_tensors=2.4),
-    "revgen": Step(conv="gen", tests=_GEN, against=_REVERSIBLE, edge_tensors=16.0),
-    "revgat-1": Step(conv="gat", tests=_GAT, against=_REVERSIBLE, edge_tensors=6.4),
-    "revgat-4": Step(conv="gat", heads=4, tests=_GAT, against=_REVERSIBLE, edge_tensors=7.0),
+    "revsage": Step(
+        title="RevSAGE",
+        conv="sage",
+        tests=_SAGE,
+        against=_REVERSIBLE,
+        csr="csr",
+        edge_tensors=2.4,
+    ),
+    "revgen": Step(
+        title="RevGEN, softmax",
+        conv="gen",
+        tests=_GEN,
+        against=_REVERSIBLE,
+        edge_tensors=16.0,
+    ),
+    "revgat-1": Step(
+        title="RevGAT, 1 head",
+        conv="gat",
+        tests=_GAT,
+        against=_REVERSIBLE,
+        edge_tensors=6.4,
+    ),
+    "revgat-4": Step(
+        title="RevGAT, 4 heads",
+        conv="gat",
+        heads=4,
+        tests=_GAT,
+        against=_REVERSIBLE,
+        edge_tensors=7.0,
+    ),
     "revgen-edges": Step(
-        conv="gen", tests=_GEN, against=_REVERSIBLE, graphs=("proteins",), edge_features=True, edge_tensors=20.0
+        title="RevGEN, edge features",
+        conv="gen",
+        tests=_GEN,
+        against=_REVERSIBLE,
+        graphs=("proteins",),
+        edge_features=True,
+        edge_tensors=20.0,
     ),
-}  # fmt: skip
+}
 
 OPS: dict[str, Op] = {
     **{
@@ -156,8 +195,8 @@ OPS: dict[str, Op] = {
     "gen-edges-64": Op(op="gen_edges", width=64, tests=_GEN, graphs=("proteins",), edge_tensors=11.0),
     "attention-64": Op(op="attention", width=64, tests=_GAT, edge_tensors=6.0),
     "attention-64-4-heads": Op(op="attention", width=64, heads=4, tests=_GAT, edge_tensors=7.0),
-    "norm-act-drop-64": Op(op="norm_act_drop", width=64, tests="test_reversible or norm"),
-    "norm-act-drop-128": Op(op="norm_act_drop", width=128, tests="test_reversible or norm"),
+    "norm-act-drop-64": Op(op="norm_act_drop", width=64, tests=_NORM),
+    "norm-act-drop-128": Op(op="norm_act_drop", width=128, tests=_NORM),
 }
 
 WORK_SPACES: dict[str, WorkSpace] = {
@@ -173,89 +212,7 @@ GROWTHS: dict[str, Growth] = {
 CASES: dict[str, Case] = {**STEPS, **OPS, **WORK_SPACES, **GROWTHS}
 
 
-def tests_of(name: str) -> str:
+def numerics_of(name: str) -> str:
     """The numerics tests that a case depends on."""
     case = CASES[name]
     return STEPS[case.step].tests if isinstance(case, WorkSpace | Growth) else case.tests
-
-
-# ---------------------------------------------------------------------- what is to be reached
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """One row of the table: a figure of a case, and what it has to be."""
-
-    text: str
-    case: str
-    graph: str
-    against: str
-    """What is written in the table's second column."""
-    figure: tuple[str, ...]
-    """Where the figure stands in a result: keys, one inside the other."""
-    at_least: float | None = None
-    at_most: float | None = None
-    unit: str = "x"
-
-
-def _speed(case: str, text: str, against: str, marks: dict[str, float | None]) -> list[Mark]:
-    return [
-        Mark(
-            text=text, case=case, graph=graph, against=ENTRANTS[against].text,
-            figure=("ratios", against), at_least=mark, unit="x faster",
-        )
-        for graph, mark in marks.items()
-    ]  # fmt: skip
-
-
-def _both(mark: float | None) -> dict[str, float | None]:
-    return {"arxiv8": mark, "arxiv": mark}
-
-
-def _marks() -> list[Mark]:
-    names = {
-        "revsage": "RevSAGE step", "revgen": "RevGEN (softmax) step",
-        "revgat-1": "RevGAT step, 1 head", "revgat-4": "RevGAT step, 4 heads",
-    }  # fmt: skip
-    rows = [
-        *_speed("revgcn", "RevGCN step", "pyg", {"arxiv8": 8.0, "arxiv": 5.0}),
-        *_speed("revgcn", "RevGCN step", "pyg-csr", _both(3.5)),
-        *_speed("revgcn", "RevGCN step", "pyg-residual-csr", {"arxiv8": 3.0, "arxiv": 2.5}),
-    ]
-    for case, mark in (("revsage", 4.0), ("revgen", 8.0), ("revgat-1", 3.0), ("revgat-4", 3.0)):
-        rows += _speed(case, names[case], "pyg", _both(mark))
-        rows += _speed(case, names[case], "pyg-csr", _both(None))
-    rows += _speed("revgen-edges", "RevGEN step, edge features", "pyg", {"proteins": 6.0})
-    rows += _speed("revgen-edges", "RevGEN step, edge features", "pyg-csr", {"proteins": None})
-    rows += [
-        Mark(
-            text=f"{name}: time / the same network stored", case=case, graph="arxiv8",
-            against="revgnn, stored", figure=("over_store",), at_most=1.45,
-        )
-        for case, name in (("revgcn", "RevGCN"), ("revsage", "RevSAGE"), ("revgen", "RevGEN"),
-                           ("revgat-1", "RevGAT, 1 head"), ("revgat-4", "RevGAT, 4 heads"))
-    ]  # fmt: skip
-    rows += [
-        Mark(
-            text=f"{step} work space, largest of depths", case=f"work-{step}", graph=graph, against="–",
-            figure=("largest",), at_most=mark, unit="N D 4 bytes",
-        )
-        for step, mark in (("revgcn", 3.5), ("revgen", 6.0), ("revgat-1", 6.0), ("revgat-4", 6.0))
-        for graph in ("arxiv8", "arxiv")
-    ]  # fmt: skip
-    rows += [
-        Mark(
-            text=f"time of a step grows with {axis} to the power", case=f"growth-{axis}", graph="arxiv8", against="1",
-            figure=("exponent",), at_most=1.1, unit="",
-        )
-        for axis in ("depth", "edges", "width")
-    ]  # fmt: skip
-    rows += [
-        Mark(
-            text=f"spmm, {width} channels", case=f"spmm-{width}", graph=graph, against="random row gather",
-            figure=("of_ceiling",), at_least=0.8, unit="of it",
-        )
-        for width in (64, 128, 256) for graph in ("arxiv8", "arxiv")
-    ]  # fmt: skip
-    return rows
-
-
-MARKS = _marks()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import gate
-from .registry import CASES, GRAPHS, tests_of
+from .registry import CASES, GRAPHS, numerics_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -41,7 +41,7 @@ def measure_apart(name: str, graph: str, settings: dict[str, Any]) -> dict[str, 
     Args:
         name: of the case.
         graph: a name in `GRAPHS`.
-        settings: fields of `benchmarks.steps.Settings`.
+        settings: fields of `benchmarks.trial.Settings`.
     Returns: the result.
     Raises: MeasurementError: if the process ended and no peer was to blame.
     """
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.case or CASES:
         for graph in [options.graph] if options.graph else CASES[name].graphs:
             try:
-                passed = gate.check(tests_of(name))
+                passed = gate.check(numerics_of(name))
                 row = {**measure_apart(name, graph, settings), "numerics": passed}
             except (gate.RedGateError, MeasurementError) as error:
                 print(f"{name} on {graph} refused: {error}", file=sys.stderr, flush=True)
@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every entrant")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every entrant runs once")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for machines that others use too")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: for machines that others use too"
+    )
     parser.add_argument("--budget", type=float, default=0.0, metavar="SECONDS", help="per case; 0: none")
     parser.add_argument("--memory-gb", type=float, default=10.0, help="peers that need more are left out")
     parser.add_argument("--layers", type=int, help="depth of the networks, instead of the graph's own")

@@ -1,19 +1,21 @@
 """Measure one operation in turns with PyG's and torch's, and with the machine's own random row gather.
 
 The gather is the ceiling of whatever must read a row per edge: E rows of D floats at uniformly random places, each
-written to a buffer that stays in the cache. Where the compiled kernels run, their sum over random rows is tried too, and
-the faster of both is the ceiling.
+written to a buffer that stays in the cache. Where the compiled kernels run, their sum over random rows is tried too,
+and the faster of both is the ceiling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn import SimpleConv
 from torch_geometric.nn.aggr import SoftmaxAggregation
 from torch_geometric.utils import scatter, softmax
@@ -25,7 +27,8 @@ from revgnn.ops import native
 from .clock import in_turns
 from .graphs import Task, make_task
 from .registry import OWN, Op
-from .steps import PEER_FAULTS, Settings, fits, size
+from .steps import size
+from .trial import Run, Settings, attempt
 
 LEAST_ROUNDS = 9
 """An operation takes milliseconds: more rounds than a step."""
@@ -47,26 +50,15 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
     torch.manual_seed(0)
     task = make_task(graph, device=settings.device)
     made = _OPS[case.op](case, task)
+    need = case.edge_tensors * case.width * task.num_edges * 4
     alive: dict[str, Callable[[], object]] = {}
-    runs: dict[str, dict[str, Any]] = {}
-    too_large = fits(case.edge_tensors * case.width, task, settings)
+    runs: dict[str, Run] = {}
     for name, forward in {OWN: made.own, **made.peers}.items():
-        runs[name] = {}
-        if name != OWN and too_large is not None and not name.startswith("torch"):
-            runs[name]["skipped"] = too_large
-            continue
-        try:
-            if name in settings.excluded:
-                raise RuntimeError(settings.excluded[name])
-            settings.announce(name)
-            run = _whole(forward, made.inputs, backward=case.backward)
-            run()
-            runs[name]["peak_bytes"] = peak_memory(run, settings.device)
-        except PEER_FAULTS as error:
-            if name == OWN:
-                raise
-            runs[name]["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        else:
+        make = partial(_first_runs, forward, case, made, settings)
+        runs[name], run = attempt(
+            name, make, settings, peer=name != OWN, need=need if name.startswith("pyg") else 0.0
+        )  # fmt: skip
+        if run is not None:
             alive[name] = run
     settings.announce(None)
     ceilings = _gathers(case.width, task) if case.op == "spmm" else {}
@@ -75,7 +67,7 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
     for name in alive:
         runs[name] |= times[name].summary(settings.clock)
     own = runs[OWN]["median_s"]
-    result = {
+    result: dict[str, Any] = {
         **size(task),
         "width": case.width,
         "heads": case.heads,
@@ -91,6 +83,15 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
         result["gb_s"] = gathered / own
         result["of_ceiling"] = min(seconds.values()) / own
     return result
+
+
+def _first_runs(
+    forward: Callable[[], Tensor], case: Op, made: Runs, settings: Settings, found: Run
+) -> Callable[[], object]:
+    run = _whole(forward, made.inputs, backward=case.backward)
+    run()
+    found["peak_bytes"] = peak_memory(run, settings.device)
+    return run
 
 
 def _whole(forward: Callable[[], Tensor], inputs: tuple[Tensor, ...], *, backward: bool) -> Callable[[], object]:
@@ -110,7 +111,7 @@ def _spmm(case: Op, task: Task) -> Runs:
         {
             "pyg": lambda: conv(x, task.edge_index),
             "pyg-csr": lambda: conv(x, rows),
-            "pyg-EdgeIndex": lambda: conv(x, cached),
+            "pyg-EdgeIndex": lambda: EdgeIndex.matmul(cached, x, transpose=True),
             "torch-csr": lambda: rows @ x,
         },
         (),
@@ -167,7 +168,8 @@ def _attention(case: Op, task: Task) -> Runs:
     def peer(ptr: Tensor | None) -> Tensor:
         alpha = F.leaky_relu(a.index_select(0, src) + b.index_select(0, dst), 0.2)
         alpha = softmax(alpha, dst, ptr=ptr, num_nodes=n)
-        return scatter(x.index_select(0, src) * alpha.unsqueeze(-1), dst, dim=0, dim_size=n, reduce="sum")
+        values: Tensor = scatter(x.index_select(0, src) * alpha.unsqueeze(-1), dst, dim=0, dim_size=n, reduce="sum")
+        return values
 
     return Runs(
         lambda: ops.attention(x, task.graph, a, b),
@@ -207,7 +209,7 @@ def _gathers(width: int, task: Task) -> dict[str, Callable[[], object]]:
     """Ways to read as many random rows as the graph has edges."""
     table = torch.randn(task.num_nodes, width, device=task.x.device)
     places = torch.randint(task.num_nodes, (task.num_edges,), device=table.device)
-    blocks = places.split(_BLOCK)
+    blocks = torch.split(places, _BLOCK)
     buffer = torch.empty(_BLOCK, width, device=table.device)
 
     def copy() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,37 +13,11 @@ from torch import Tensor, nn
 
 from revgnn.measure import peak_memory
 
-from .clock import Clock, in_turns
+from .clock import in_turns
 from .graphs import Task, make_task
 from .nets import PyGNet, own_net
 from .registry import ENTRANTS, GRAPHS, GROUPS, HIDDEN, OWN, STEPS, Growth, Step, WorkSpace
-
-PEER_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ImportError, MemoryError)
-"""What a peer may fail with; it is then reported as failed and the others go on. Ours may not fail."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to measure."""
-
-    device: str = "cpu"
-    threads: int = 1
-    repeats: int = 5
-    clock: Clock = "wall"
-    budget: float = 0.0
-    """Seconds for the rounds of one case; 0: no limit."""
-    memory_gb: float = 10.0
-    """A peer that would take more is left out."""
-    layers: int | None = None
-    """Depth instead of the graph's own."""
-    excluded: dict[str, str] = field(default_factory=dict)
-    """Entrant -> why it must not be tried (it ended the process)."""
-    announce: Callable[[str | None], None] = lambda name: None
-    """Told which entrant is tried for the first time, and ``None`` when all have been."""
-
-    def timing(self) -> dict[str, Any]:
-        """The arguments of `in_turns`."""
-        return {"device": self.device, "repeats": self.repeats, "budget": self.budget}
+from .trial import Run, Settings, attempt
 
 
 class Training:
@@ -56,7 +30,7 @@ class Training:
     def __call__(self) -> None:
         """Forward, backward, Adam."""
         self.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self.net(self.x, *self.graph), self.y).backward()
+        torch.autograd.backward(F.cross_entropy(self.net(self.x, *self.graph), self.y))
         self.optimizer.step()
 
     def peak(self) -> int:
@@ -88,8 +62,8 @@ def measure_step(step: Step, graph: str, settings: Settings) -> dict[str, Any]:
         runs[name] |= taken.summary(settings.clock)
     own = runs[OWN]["median_s"]
     ratios = {name: runs[name]["median_s"] / own for name in times if name != OWN}
-    result = {"layers": layers, "hidden": HIDDEN, "groups": GROUPS, "repeats": len(times[OWN].wall)}
-    result |= {**size(task), "runs": runs, "ratios": ratios}
+    result: dict[str, Any] = {"layers": layers, "hidden": HIDDEN, "groups": GROUPS, **size(task)}
+    result |= {"repeats": len(times[OWN].wall), "runs": runs, "ratios": ratios}
     if "store" in ratios:
         result["over_store"] = 1.0 / ratios["store"]
     return result
@@ -97,47 +71,30 @@ def measure_step(step: Step, graph: str, settings: Settings) -> dict[str, Any]:
 
 def _tried(
     step: Step, task: Task, layers: int, settings: Settings
-) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, Callable[[], object]], dict[str, Run]]:
     """The entrants that can run, and what is known of each so far."""
     alive: dict[str, Callable[[], object]] = {}
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, Run] = {}
     for name in (OWN, *step.against):
         entrant = ENTRANTS[name]
-        runs[name] = {"what": entrant.text, "form": step.csr if entrant.rows else None}
-        reason = fits(step.edge_tensors * HIDDEN / GROUPS, task, settings) if entrant.peer else None
-        if reason is not None:
-            runs[name]["skipped"] = reason
-            continue
-        try:
-            alive[name] = _try_one(step, name, task, layers, settings, runs[name])
-        except PEER_FAULTS as error:
-            if not entrant.peer:
-                raise
-            runs[name]["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        channels = step.edge_tensors * HIDDEN / GROUPS if entrant.peer else 0.0
+        make = partial(_first_steps, step, name, task, layers)
+        found, made = attempt(name, make, settings, peer=entrant.peer, need=channels * task.num_edges * 4)
+        runs[name] = {"what": entrant.text, "form": step.csr if entrant.rows else None, **found}
+        if made is not None:
+            alive[name] = made
     settings.announce(None)
     return alive, runs
 
 
-def _try_one(
-    step: Step, name: str, task: Task, layers: int, settings: Settings, run: dict[str, Any]
-) -> Training:  # fmt: skip
-    if name in settings.excluded:
-        raise RuntimeError(settings.excluded[name])
-    settings.announce(name)
+def _first_steps(step: Step, name: str, task: Task, layers: int, found: Run) -> Training:
+    """Two steps: the first makes Adam's moments, the second shows the peak."""
     made = training(step, name, task, layers=layers)
-    run["parameters"] = sum(parameter.numel() for parameter in made.net.parameters())
+    found["parameters"] = sum(parameter.numel() for parameter in made.net.parameters())
     made()
-    run["peak_bytes"] = made.peak()
-    run["peak_nd"] = run["peak_bytes"] / (task.num_nodes * HIDDEN * 4)
+    found["peak_bytes"] = made.peak()
+    found["peak_nd"] = found["peak_bytes"] / (task.num_nodes * HIDDEN * 4)
     return made
-
-
-def fits(channels: float, task: Task, settings: Settings) -> str | None:
-    """Why tensors of E x channels are too large, or ``None``."""
-    need = channels * task.num_edges * 4 / 1e9
-    if need <= settings.memory_gb:
-        return None
-    return f"needs about {need:.1f} GB of work space; the limit is {settings.memory_gb:g} GB"
 
 
 def size(task: Task) -> dict[str, int]:

@@ -16,7 +16,8 @@ import torch
 from . import machine
 from .registry import CASES, Growth, Op, Step, WorkSpace
 from .single_ops import measure_op
-from .steps import Settings, measure_growth, measure_step, measure_work_space
+from .steps import measure_growth, measure_step, measure_work_space
+from .trial import Settings
 
 _MEASURES: dict[type, Callable[[Any, str, Settings], dict[str, Any]]] = {
     Step: measure_step,

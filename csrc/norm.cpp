@@ -8,7 +8,7 @@ namespace {
 // ------------------------------------------------------------------ which elements are kept
 /// The 32-bit finaliser lowbias32.
 template <int W>
-inline Vec<uint32_t, W> mix(Vec<uint32_t, W> h) {
+REVGNN_INLINE Vec<uint32_t, W> mix(Vec<uint32_t, W> h) {
   h ^= h >> 16;
   h *= 0x7feb352du;
   h ^= h >> 15;
@@ -38,12 +38,12 @@ struct Keep {
         scale(S(a.scale)) {}
 
   template <int W>
-  Vec<S, W> factor(int64_t row, int64_t channel) const {
+  REVGNN_INLINE Vec<S, W> factor(int64_t row, int64_t channel) const {
     if constexpr (drop == Drop::none) {
       return splat<S, W>(S(1));
     } else if constexpr (drop == Drop::mask) {
       const auto kept = load<W>(mask + row * mask_stride + channel);
-      return __builtin_convertvector(__builtin_convertvector(kept, Vec<int32_t, W>), Vec<S, W>) * scale;
+      return __builtin_convertvector((Vec<int32_t, W>)widen<W>(kept), Vec<S, W>) * scale;
     } else {
       const uint64_t position = uint64_t(row) * uint64_t(width) + uint64_t(channel);
       const auto low = iota<uint32_t, W>() + uint32_t(position);
@@ -51,8 +51,8 @@ struct Keep {
       const auto high = uint32_t(position >> 32) - carry;
       auto hash = mix<W>(low ^ uint32_t(seed));
       hash = mix<W>(hash ^ uint32_t(seed >> 32) ^ (high * 0x9e3779b9u));
-      const auto kept = (Vec<int32_t, W>)(hash >= threshold);
-      return __builtin_convertvector(kept, Mask<S, W>) ? splat<S, W>(scale) : Vec<S, W>{};
+      if constexpr (sizeof(S) == 4) return hash >= threshold ? splat<S, W>(scale) : Vec<S, W>{};
+      return __builtin_convertvector(-(Vec<int32_t, W>)(hash >= threshold), Vec<S, W>) * scale;
     }
   }
 };
@@ -68,11 +68,11 @@ struct Affine {
   explicit Affine(const Args &a) : weight(static_cast<const S *>(a.weight)), bias(static_cast<const S *>(a.bias)) {}
 
   template <int W>
-  Vec<S, W> scale(int64_t channel) const {
+  REVGNN_INLINE Vec<S, W> scale(int64_t channel) const {
     return weight == nullptr ? splat<S, W>(S(1)) : load<W>(weight + channel);
   }
   template <int W>
-  Vec<S, W> shift(int64_t channel) const {
+  REVGNN_INLINE Vec<S, W> shift(int64_t channel) const {
     return bias == nullptr ? Vec<S, W>{} : load<W>(bias + channel);
   }
 };
@@ -84,7 +84,7 @@ struct Stats {
   const S *rstd;
   int64_t row;
 
-  Vec<S, W> centred(Vec<S, W> x, int64_t channel) const {
+  REVGNN_INLINE Vec<S, W> centred(Vec<S, W> x, int64_t channel) const {
     if constexpr (kind == REVGNN_NORM_LAYER) return (x - mean[row]) * rstd[row];
     if constexpr (kind == REVGNN_NORM_BATCH) return (x - load<W>(mean + channel)) * load<W>(rstd + channel);
     return x;
@@ -93,21 +93,22 @@ struct Stats {
 
 /// Call f(channel, fresh) for the vectors of a row; `fresh` marks the lanes that no vector before covered.
 template <class S, int W, class F>
-inline void for_vectors(int64_t width, Mask<S, W> fresh_at_end, F &&f) {
-  const Mask<S, W> all = ~Mask<S, W>{};
+REVGNN_INLINE void for_vectors(int64_t width, Mask<S, W> fresh_at_end, F &&f) {
   const int64_t last = width - W;
-  for (int64_t channel = 0; channel < last; channel += W) f(channel, all);
-  f(last, fresh_at_end);
+  for (int64_t channel = 0; channel < width; channel += W) {
+    const bool inside = channel <= last;
+    f(inside ? channel : last, inside ? ~Mask<S, W>{} : fresh_at_end);
+  }
 }
 
 template <class T, int W>
-inline void row_stats(const T *x, int64_t width, Mask<Sum<T>, W> fresh_at_end, Sum<T> eps, Sum<T> *mean, Sum<T> *rstd) {
+REVGNN_INLINE void row_stats(const T *x, int64_t width, Mask<Sum<T>, W> fresh_at_end, Sum<T> eps, Sum<T> *mean, Sum<T> *rstd) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   V sum{}, square{};
-  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) { sum += fresh ? load<W>(x + d) : V{}; });
+  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA { sum += fresh ? load<W>(x + d) : V{}; });
   const S centre = reduce_add<S, W>(sum) / S(width);
-  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
     const V away = fresh ? load<W>(x + d) - centre : V{};
     square += away * away;
   });
@@ -124,7 +125,7 @@ void norm_rows(const revgnn_norm_args &a) {
   const Affine<S> affine(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   const V floor = splat<S, W>(a.act ? S(0) : -S(__builtin_inf()));
-  for_rows(a.num_rows, a.threads, 2 * a.num_rows * a.width, [&](int64_t i) {
+  for_rows(a.num_rows, a.threads, 2 * a.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
     const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
     Out *out = static_cast<Out *>(a.out) + i * a.out_stride;
     S mean, rstd;
@@ -137,7 +138,7 @@ void norm_rows(const revgnn_norm_args &a) {
         static_cast<S *>(a.rstd)[i] = rstd;
       }
     }
-    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) {
+    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) REVGNN_LAMBDA {
       V u = stats.centred(load<W>(x + d), d) * affine.template scale<W>(d) + affine.template shift<W>(d);
       u = u < floor ? floor : u;
       store<W>(out + d, u * keep.template factor<W>(i, d));
@@ -159,17 +160,22 @@ struct Inside {
   explicit Inside(const revgnn_norm_backward_args &args)
       : a(args), keep(args), affine(args), floor(splat<S, W>(args.act ? S(0) : -S(__builtin_inf()))) {}
 
-  /// Returns the gradient behind rectifier and dropout; `centred` is the row normalised.
-  V at(int64_t i, int64_t d, V *centred) const {
+  /// The row before the affine part.
+  REVGNN_INLINE V centred(int64_t i, int64_t d) const {
     const Stats<S, W, kind> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), i};
-    *centred = stats.centred(load<W>(static_cast<const T *>(a.x) + i * a.x_stride + d), d);
-    const V u = *centred * affine.template scale<W>(d) + affine.template shift<W>(d);
+    return stats.centred(load<W>(static_cast<const T *>(a.x) + i * a.x_stride + d), d);
+  }
+
+  /// The gradient behind rectifier and dropout; `row` receives the row before the affine part.
+  REVGNN_INLINE V at(int64_t i, int64_t d, V *row) const {
+    *row = centred(i, d);
+    const V u = *row * affine.template scale<W>(d) + affine.template shift<W>(d);
     const V grad = load<W>(static_cast<const T *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(i, d);
     return u > floor ? grad : V{};
   }
 
   /// Write `value`, or add it in the lanes that no vector before has added to.
-  void put(int64_t i, int64_t d, V value, Mask<S, W> fresh) const {
+  REVGNN_INLINE void put(int64_t i, int64_t d, V value, Mask<S, W> fresh) const {
     T *to = static_cast<T *>(a.dx) + i * a.dx_stride + d;
     if (a.accumulate) value = load<W>(to) + (fresh ? value : V{});
     store<W>(to, value);
@@ -178,7 +184,7 @@ struct Inside {
 
 /// Add one row's share to the gradients of bias and weight, which lie one behind the other.
 template <class S, int W>
-inline void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad, Vec<S, W> centred) {
+REVGNN_INLINE void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad, Vec<S, W> centred) {
   store<W>(sums + d, load<W>(sums + d) + grad);
   store<W>(sums + width + d, load<W>(sums + width + d) + grad * centred);
 }
@@ -189,19 +195,21 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   using V = Vec<S, W>;
   const Inside<T, W, kind, drop> inside(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
-  Partials<S> partials(2 * a.width);
-  for_parts(a.threads, 4 * a.num_rows * a.width, [&](int64_t part) {
+  Partials<S> partials(3 * a.width);
+  for_parts(a.threads, 4 * a.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(a.num_rows, part);
-    S *sums = partials.row(part);
+    S *sums = partials.row(part), *held = sums + 2 * a.width;
     for (int64_t i = rows.first; i < rows.last; i++) {
       V sum{}, dot{};
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         V centred;
-        const V grad = fresh ? inside.at(i, d, &centred) : V{};
+        V grad = inside.at(i, d, &centred);
+        const V scale = inside.affine.template scale<W>(d);
+        store<W>(held + d, grad * scale);
+        grad = fresh ? grad : V{};
         add_affine<S, W>(sums, a.width, d, grad, centred);
-        const V scaled = grad * inside.affine.template scale<W>(d);
-        sum += scaled;
-        dot += scaled * centred;
+        sum += grad * scale;
+        dot += grad * scale * centred;
       });
       S mean_grad = 0, mean_dot = 0, rstd = 1;
       if constexpr (kind == REVGNN_NORM_LAYER) {
@@ -209,10 +217,8 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
         mean_dot = reduce_add<S, W>(dot) / S(a.width);
         rstd = static_cast<const S *>(a.rstd)[i];
       }
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
-        V centred;
-        const V grad = inside.at(i, d, &centred) * inside.affine.template scale<W>(d);
-        inside.put(i, d, (grad - mean_grad - centred * mean_dot) * rstd, fresh);
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+        inside.put(i, d, (load<W>(held + d) - mean_grad - inside.centred(i, d) * mean_dot) * rstd, fresh);
       });
     }
   });
@@ -228,10 +234,10 @@ void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   S *dbias = static_cast<S *>(a.dbias), *dweight = static_cast<S *>(a.dweight);
   Partials<S> partials(2 * a.width);
-  for_parts(a.threads, 3 * a.num_rows * a.width, [&](int64_t part) {
+  for_parts(a.threads, 3 * a.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(a.num_rows, part);
     for (int64_t i = rows.first; i < rows.last; i++) {
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         V centred;
         const V grad = fresh ? inside.at(i, d, &centred) : V{};
         add_affine<S, W>(partials.row(part), a.width, d, grad, centred);
@@ -243,8 +249,8 @@ void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
 
   const S *rstd = static_cast<const S *>(a.rstd);
   const S share = a.fixed_stats || a.num_rows == 0 ? S(0) : S(1) / S(a.num_rows);
-  for_rows(a.num_rows, a.threads, 4 * a.num_rows * a.width, [&](int64_t i) {
-    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+  for_rows(a.num_rows, a.threads, 4 * a.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
+    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
       V centred;
       V grad = inside.at(i, d, &centred);
       grad -= (load<W>(dbias + d) + centred * load<W>(dweight + d)) * share;
@@ -261,19 +267,19 @@ void channel_stats(const revgnn_batch_stats_args &a) {
   const T *x = static_cast<const T *>(a.x);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   Partials<S> partials(2 * a.width);
-  for_parts(a.threads, 2 * a.num_rows * a.width, [&](int64_t part) {
+  for_parts(a.threads, 2 * a.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(a.num_rows, part);
     const int64_t count = rows.last - rows.first;
     S *mean = partials.row(part), *square = mean + a.width;
     if (count == 0) return;
     for (int64_t i = rows.first; i < rows.last; i++) {
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         store<W>(mean + d, load<W>(mean + d) + (fresh ? load<W>(x + i * a.x_stride + d) : Vec<S, W>{}));
       });
     }
     for (int64_t d = 0; d < a.width; d++) mean[d] /= S(count);
     for (int64_t i = rows.first; i < rows.last; i++) {
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) {
+      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         const auto away = fresh ? load<W>(x + i * a.x_stride + d) - load<W>(mean + d) : Vec<S, W>{};
         store<W>(square + d, load<W>(square + d) + away * away);
       });
@@ -317,9 +323,9 @@ void with_drop(const Args &a, F &&f) {
 
 template <class T, class Out>
 int norm_any(const revgnn_norm_args &a) {
-  with_drop(a, [&](auto kind_of_drop) {
+  with_drop(a, [&](auto kind_of_drop) REVGNN_LAMBDA {
     constexpr Drop drop = decltype(kind_of_drop)::value;
-    with_lanes<Sum<T>>(a.width, [&](auto w) {
+    with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
       constexpr int W = decltype(w)::value;
       if (a.kind == REVGNN_NORM_LAYER) norm_rows<T, Out, W, REVGNN_NORM_LAYER, drop>(a);
       if (a.kind == REVGNN_NORM_BATCH) norm_rows<T, Out, W, REVGNN_NORM_BATCH, drop>(a);
@@ -343,11 +349,11 @@ int norm(const revgnn_norm_args &a) {
 }
 
 int norm_backward(const revgnn_norm_backward_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) {
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
     using T = decltype(zero);
-    with_drop(a, [&](auto kind_of_drop) {
+    with_drop(a, [&](auto kind_of_drop) REVGNN_LAMBDA {
       constexpr Drop drop = decltype(kind_of_drop)::value;
-      with_lanes<Sum<T>>(a.width, [&](auto w) {
+      with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
         constexpr int W = decltype(w)::value;
         if (a.kind == REVGNN_NORM_LAYER) norm_backward_by_row<T, W, REVGNN_NORM_LAYER, drop>(a);
         if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, REVGNN_NORM_NONE, drop>(a);
@@ -358,9 +364,9 @@ int norm_backward(const revgnn_norm_backward_args &a) {
 }
 
 int batch_stats(const revgnn_batch_stats_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) {
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
     using T = decltype(zero);
-    with_lanes<Sum<T>>(a.width, [&](auto w) { channel_stats<T, decltype(w)::value>(a); });
+    with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA { channel_stats<T, decltype(w)::value>(a); });
   });
 }
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "simd.h"
+
 namespace {
 
 /// How many rows ahead the gathers prefetch: enough to cover the memory's latency, few enough to stay in the L1 cache.
@@ -14,19 +16,15 @@ constexpr int64_t kWorkPerThread = 16384;
 /// Reductions over rows are formed in this many parts, always the same ones, and then added in order.
 constexpr int64_t kParts = 64;
 
-inline int team(int threads, int64_t work) {
+REVGNN_INLINE int team(int threads, int64_t work) {
   const int64_t useful = work / kWorkPerThread + 1;
   return useful < threads ? int(useful) : (threads < 1 ? 1 : threads);
 }
 
 /// Call f(i) for every row; `work` is the number of elements touched in all.
 template <class F>
-inline void for_rows(int64_t rows, int threads, int64_t work, F &&f) {
+REVGNN_INLINE void for_rows(int64_t rows, int threads, int64_t work, F &&f) {
   const int members = team(threads, work);
-  if (members == 1) {
-    for (int64_t i = 0; i < rows; i++) f(i);
-    return;
-  }
   int64_t chunk = rows / (int64_t(members) * 16);
   chunk = chunk < 1 ? 1 : (chunk > 128 ? 128 : chunk);
 #pragma omp parallel for num_threads(members) schedule(dynamic, chunk)
@@ -35,12 +33,8 @@ inline void for_rows(int64_t rows, int threads, int64_t work, F &&f) {
 
 /// Call f(part) for each of kParts parts.
 template <class F>
-inline void for_parts(int threads, int64_t work, F &&f) {
+REVGNN_INLINE void for_parts(int threads, int64_t work, F &&f) {
   const int members = team(threads, work);
-  if (members == 1) {
-    for (int64_t part = 0; part < kParts; part++) f(part);
-    return;
-  }
 #pragma omp parallel for num_threads(members) schedule(dynamic, 1)
   for (int64_t part = 0; part < kParts; part++) f(part);
 }
@@ -50,10 +44,10 @@ struct Range {
 };
 
 /// The rows of a part, by number of rows.
-inline Range rows_of_part(int64_t rows, int64_t part) { return {rows * part / kParts, rows * (part + 1) / kParts}; }
+REVGNN_INLINE Range rows_of_part(int64_t rows, int64_t part) { return {rows * part / kParts, rows * (part + 1) / kParts}; }
 
 /// The first row whose edges start at or after `edge`.
-inline int64_t row_of_edge(const int32_t *indptr, int64_t rows, int64_t edge) {
+REVGNN_INLINE int64_t row_of_edge(const int32_t *indptr, int64_t rows, int64_t edge) {
   int64_t low = 0, high = rows;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
@@ -67,35 +61,47 @@ inline int64_t row_of_edge(const int32_t *indptr, int64_t rows, int64_t edge) {
 }
 
 /// The rows of a part, by number of edges.
-inline Range rows_of_part(const int32_t *indptr, int64_t rows, int64_t edges, int64_t part) {
+REVGNN_INLINE Range rows_of_part(const int32_t *indptr, int64_t rows, int64_t edges, int64_t part) {
   const int64_t first = part == 0 ? 0 : row_of_edge(indptr, rows, edges * part / kParts);
   const int64_t last = part == kParts - 1 ? rows : row_of_edge(indptr, rows, edges * (part + 1) / kParts);
   return {first, last};
 }
 
-/// Zeroed partial sums of a reduction: kParts rows of `size`.
+/// Zeroed memory that frees itself.
+template <class S>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(static_cast<S *>(calloc(size_t(size + 1), sizeof(S)))) {}
+  ~Buffer() { free(data_); }
+  Buffer(const Buffer &) = delete;
+  Buffer &operator=(const Buffer &) = delete;
+
+  S *data() const { return data_; }
+
+ private:
+  S *data_;
+};
+
+/// Partial sums of a reduction, zero at first: kParts rows of `size`.
 template <class S>
 class Partials {
  public:
-  explicit Partials(int64_t size) : size_(size), data_(static_cast<S *>(calloc(size_t(kParts * size + 1), sizeof(S)))) {}
-  ~Partials() { free(data_); }
-  Partials(const Partials &) = delete;
-  Partials &operator=(const Partials &) = delete;
+  explicit Partials(int64_t size) : size_(size), buffer_(kParts * size) {}
 
-  S *row(int64_t part) { return data_ + part * size_; }
+  S *row(int64_t part) const { return buffer_.data() + part * size_; }
 
   /// out_k = sum over parts of element `first + k`, in the order of the parts.
   void sum_into(S *out, int64_t first, int64_t count) const {
     for (int64_t k = 0; k < count; k++) out[k] = S(0);
     for (int64_t part = 0; part < kParts; part++) {
-      const S *from = data_ + part * size_ + first;
+      const S *from = row(part) + first;
       for (int64_t k = 0; k < count; k++) out[k] += from[k];
     }
   }
 
  private:
   int64_t size_;
-  S *data_;
+  Buffer<S> buffer_;
 };
 
 }  // namespace

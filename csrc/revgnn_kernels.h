@@ -89,46 +89,8 @@ typedef struct {
   int32_t threads;
 } revgnn_max_backward_args;
 
-/* y_i = sum_e p_e m_j, p = softmax_e(t m_j), m = relu(x) + eps, per channel; lse: log of the sum of exp(t m) */
-typedef struct {
-  revgnn_csr graph;
-  int64_t width;
-  const void *x;
-  int64_t x_stride;
-  const void *t; /* [width] Sum */
-  double eps;
-  void *y;
-  int64_t y_stride;
-  void *lse; /* [N, width] Sum, or NULL */
-  int32_t dtype;
-  int32_t threads;
-} revgnn_softmax_aggr_args;
-
-/* Gradients of the above over the reverse graph. With a scratch the sums are formed per node wherever the channels'
-   ranges of t m allow it (no exponential per edge); without, or out of range, per edge and exactly. */
-typedef struct {
-  revgnn_csr graph;
-  int64_t width;
-  const void *x;
-  int64_t x_stride;
-  const void *t;
-  double eps;
-  const void *y;
-  int64_t y_stride;
-  const void *lse;
-  const void *grad;
-  int64_t grad_stride;
-  void *scratch; /* [N, 2 width] of dtype, or NULL */
-  void *dx;
-  int64_t dx_stride;
-  void *dt;                 /* [width] Sum, or NULL */
-  int32_t constant_weights; /* no gradient through the softmax into x */
-  int32_t dtype;
-  int32_t accumulate;
-  int32_t threads;
-} revgnn_softmax_aggr_backward_args;
-
-/* The same with m = relu(x_j + bias + edge_attr_e weight) + eps, reduced by softmax, sum or mean. */
+/* y_i = reduce_e m_e per channel, m_e = relu(x_j + bias + edge_attr_e weight) + eps; softmax: sum_e p_e m_e with
+   p = softmax_e(t m_e). Without a weight: m_e = relu(x_j) + eps, softmax only. */
 typedef struct {
   revgnn_csr graph;
   int64_t width;
@@ -136,20 +98,22 @@ typedef struct {
   const void *x;
   int64_t x_stride;
   const void *edge_attr; /* [E, num_features] Sum */
-  const void *weight;    /* [num_features, width] Sum */
+  const void *weight;    /* [num_features, width] Sum, or NULL: no edge features */
   const void *bias;      /* [width] Sum, or NULL */
   const void *t;         /* [width] Sum; softmax only */
   double eps;
   void *y;
   int64_t y_stride;
-  void *lse; /* [N, width] Sum, or NULL; softmax only */
+  void *lse; /* [N, width] Sum: log of the sum of exp(t m), or NULL; softmax only */
   int32_t reduce;
   int32_t dtype;
   int32_t threads;
-} revgnn_edge_aggr_args;
+} revgnn_gen_aggr_args;
 
+/* Gradients of the above; `graph` is the reverse. Without a weight and with a scratch the sums are formed per node
+   wherever the channels' ranges of t m allow it (no exponential per edge); else per edge. */
 typedef struct {
-  revgnn_csr graph; /* the reverse */
+  revgnn_csr graph;
   int64_t width;
   int64_t num_features;
   const void *x;
@@ -165,18 +129,19 @@ typedef struct {
   const int32_t *degree_indptr; /* indptr of the forward graph; mean only */
   const void *grad;
   int64_t grad_stride;
+  void *scratch; /* [N, 2 width] of dtype, or NULL */
   void *dx;
   int64_t dx_stride;
-  void *dweight;    /* [num_features, width] Sum */
-  void *dbias;      /* [width] Sum */
-  void *dedge_attr; /* [E, num_features] Sum, or NULL */
-  void *dt;         /* [width] Sum, or NULL */
+  void *dweight;            /* [num_features, width] Sum; with a weight */
+  void *dbias;              /* [width] Sum; with a weight */
+  void *dedge_attr;         /* [E, num_features] Sum, or NULL */
+  void *dt;                 /* [width] Sum, or NULL; softmax only */
+  int32_t constant_weights; /* no gradient through the softmax into the messages */
   int32_t reduce;
-  int32_t constant_weights;
   int32_t dtype;
   int32_t accumulate; /* into dx alone */
   int32_t threads;
-} revgnn_edge_aggr_backward_args;
+} revgnn_gen_aggr_backward_args;
 
 /* y_i = max_e m_e with m as above; arg: the first position that attains it, -1 where the rectifier is shut */
 typedef struct {
@@ -337,7 +302,13 @@ typedef struct {
   K(max_backward) \
   K(norm) \
   K(norm_backward) \
-  K(batch_stats)
+  K(batch_stats) \
+  K(gen_aggr) \
+  K(gen_aggr_backward) \
+  K(edge_max) \
+  K(edge_max_backward) \
+  K(attention) \
+  K(attention_backward)
 
 #if defined(_WIN32)
 #define REVGNN_API __declspec(dllexport)

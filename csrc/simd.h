@@ -13,6 +13,10 @@
 #include <immintrin.h>
 #endif
 
+// Kernels are small functions and lambdas that only make sense inside their callers' loops.
+#define REVGNN_INLINE inline __attribute__((always_inline))
+#define REVGNN_LAMBDA __attribute__((always_inline))
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -66,7 +70,7 @@ constexpr int kLanes = kVectorBytes / int(sizeof(S));
 
 /// Call f with a zero of the element type that a dtype code names.
 template <class F>
-inline int with_dtype(int dtype, F &&f) {
+REVGNN_INLINE int with_dtype(int dtype, F &&f) {
   switch (dtype) {
     case REVGNN_F32: f(float()); return 0;
     case REVGNN_BF16: f(bf16()); return 0;
@@ -77,63 +81,91 @@ inline int with_dtype(int dtype, F &&f) {
 
 // ------------------------------------------------------------------ load, store
 template <class V, class S>
-inline V load_as(const S *p) {
+REVGNN_INLINE V load_as(const S *p) {
   V v;
   memcpy(&v, p, sizeof v);
   return v;
 }
 template <int W>
-inline Vec<float, W> load(const float *p) {
+REVGNN_INLINE Vec<float, W> load(const float *p) {
   return load_as<Vec<float, W>>(p);
 }
 template <int W>
-inline Vec<double, W> load(const double *p) {
+REVGNN_INLINE Vec<double, W> load(const double *p) {
   return load_as<Vec<double, W>>(p);
 }
 template <int W>
-inline Vec<int32_t, W> load(const int32_t *p) {
+REVGNN_INLINE Vec<int32_t, W> load(const int32_t *p) {
   return load_as<Vec<int32_t, W>>(p);
 }
 template <int W>
-inline Vec<uint8_t, W> load(const uint8_t *p) {
+REVGNN_INLINE Vec<uint8_t, W> load(const uint8_t *p) {
   return load_as<Vec<uint8_t, W>>(p);
 }
+// Conversions between lanes of different widths: the compiler lowers the generic ones to many shuffles.
 template <int W>
-inline Vec<float, W> load(const bf16 *p) {
-  const auto half = load_as<Vec<uint16_t, W>>(p);
-  return (Vec<float, W>)(__builtin_convertvector(half, Vec<uint32_t, W>) << 16);
+REVGNN_INLINE Vec<uint32_t, W> widen(Vec<uint16_t, W> v) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return (Vec<uint32_t, W>)_mm512_cvtepu16_epi32((__m256i)v);
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 8) return (Vec<uint32_t, W>)_mm256_cvtepu16_epi32((__m128i)v);
+#endif
+  return __builtin_convertvector(v, Vec<uint32_t, W>);
+}
+template <int W>
+REVGNN_INLINE Vec<uint32_t, W> widen(Vec<uint8_t, W> v) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return (Vec<uint32_t, W>)_mm512_cvtepu8_epi32((__m128i)v);
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 8) return (Vec<uint32_t, W>)_mm256_cvtepu8_epi32((__m128i){(int64_t)v, 0});
+#endif
+  return __builtin_convertvector(v, Vec<uint32_t, W>);
+}
+template <int W>
+REVGNN_INLINE Vec<uint16_t, W> narrow(Vec<uint32_t, W> v) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return (Vec<uint16_t, W>)_mm512_cvtepi32_epi16((__m512i)v);
+#endif
+  return __builtin_convertvector(v, Vec<uint16_t, W>);
 }
 
 template <int W>
-inline void store(float *p, Vec<float, W> v) {
+REVGNN_INLINE Vec<float, W> load(const bf16 *p) {
+  return (Vec<float, W>)(widen<W>(load_as<Vec<uint16_t, W>>(p)) << 16);
+}
+
+template <int W>
+REVGNN_INLINE void store(float *p, Vec<float, W> v) {
   memcpy(p, &v, sizeof v);
 }
 template <int W>
-inline void store(double *p, Vec<double, W> v) {
+REVGNN_INLINE void store(double *p, Vec<double, W> v) {
   memcpy(p, &v, sizeof v);
 }
 template <int W>
-inline void store(int32_t *p, Vec<int32_t, W> v) {
+REVGNN_INLINE void store(int32_t *p, Vec<int32_t, W> v) {
   memcpy(p, &v, sizeof v);
 }
 /// Round to nearest even; a NaN stays one.
 template <int W>
-inline void store(bf16 *p, Vec<float, W> v) {
+REVGNN_INLINE void store(bf16 *p, Vec<float, W> v) {
   const auto u = (Vec<uint32_t, W>)v;
   auto rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   rounded = (v == v) ? rounded : ((u >> 16) | 0x40);
-  const auto half = __builtin_convertvector(rounded, Vec<uint16_t, W>);
+  const auto half = narrow<W>(rounded);
   memcpy(p, &half, sizeof half);
 }
 
 template <class S, int W>
-inline Vec<S, W> splat(S s) {
+REVGNN_INLINE Vec<S, W> splat(S s) {
   return s - Vec<S, W>{};
 }
 
 // ------------------------------------------------------------------ lanes
 template <class S, int W>
-inline S reduce_add(Vec<S, W> v) {
+REVGNN_INLINE S reduce_add(Vec<S, W> v) {
   if constexpr (W == 1) {
     return v[0];
   } else {
@@ -144,7 +176,7 @@ inline S reduce_add(Vec<S, W> v) {
 }
 
 template <class S, int W>
-inline bool any(Mask<S, W> mask) {
+REVGNN_INLINE bool any(Mask<S, W> mask) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(S) * W == 64) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #endif
@@ -157,7 +189,7 @@ inline bool any(Mask<S, W> mask) {
 
 /// Lane numbers 0 .. W-1.
 template <class I, int W>
-inline Vec<I, W> iota() {
+REVGNN_INLINE Vec<I, W> iota() {
   Vec<I, W> v;
   for (int lane = 0; lane < W; lane++) v[lane] = I(lane);
   return v;
@@ -165,15 +197,21 @@ inline Vec<I, W> iota() {
 
 /// max(0, x); a NaN stays one.
 template <class V>
-inline V relu(V x) {
+REVGNN_INLINE V relu(V x) {
   V zero{};
   return x < zero ? zero : x;
+}
+
+/// A NaN wins over everything before it and over everything after it.
+template <class S, int W>
+REVGNN_INLINE Mask<S, W> beats(Vec<S, W> value, Vec<S, W> top) {
+  return (value > top) | ((value != value) & (top == top));
 }
 
 // ------------------------------------------------------------------ exp, log
 /// Relative error below 3e-7; 0 below -87.3, finite above 88; a NaN stays one.
 template <int W>
-inline Vec<float, W> vexp(Vec<float, W> x) {
+REVGNN_INLINE Vec<float, W> vexp(Vec<float, W> x) {
   using V = Vec<float, W>;
   const V low = splat<float, W>(-87.3f), high = splat<float, W>(88.f);
   V c = x < low ? low : x;
@@ -195,7 +233,7 @@ inline Vec<float, W> vexp(Vec<float, W> x) {
 
 /// For finite x > 0; relative error below 2e-7.
 template <int W>
-inline Vec<float, W> vlog(Vec<float, W> x) {
+REVGNN_INLINE Vec<float, W> vlog(Vec<float, W> x) {
   using V = Vec<float, W>;
   using I = Vec<int32_t, W>;
   const int32_t sqrt_half = 0x3f3504f3;
@@ -212,12 +250,12 @@ inline Vec<float, W> vlog(Vec<float, W> x) {
 
 // float64 serves the numerics tests: lane by lane is fast enough.
 template <int W>
-inline Vec<double, W> vexp(Vec<double, W> x) {
+REVGNN_INLINE Vec<double, W> vexp(Vec<double, W> x) {
   for (int lane = 0; lane < W; lane++) x[lane] = __builtin_exp(x[lane]);
   return x;
 }
 template <int W>
-inline Vec<double, W> vlog(Vec<double, W> x) {
+REVGNN_INLINE Vec<double, W> vlog(Vec<double, W> x) {
   for (int lane = 0; lane < W; lane++) x[lane] = __builtin_log(x[lane]);
   return x;
 }

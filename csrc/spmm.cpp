@@ -12,7 +12,7 @@ struct Weigher {
   const S *source;
   const int64_t *edge_ids;
 
-  S operator()(int64_t position, int64_t j) const {
+  REVGNN_INLINE S operator()(int64_t position, int64_t j) const {
     if constexpr (!weighted) return S(1);
     S w = S(1);
     if (edge != nullptr) w = edge[edge_ids == nullptr ? position : edge_ids[position]];
@@ -30,7 +30,7 @@ void sum_rows(const revgnn_spmm_args &a, int64_t first, int64_t width) {
   const S *dst_scale = static_cast<const S *>(a.dst_scale);
   const Weigher<S, weighted> weight{static_cast<const S *>(a.weight), static_cast<const S *>(a.src_scale), g.edge_ids};
 
-  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) {
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
     V sum[NB] = {};
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
     for (int64_t e = begin; e < end; e++) {
@@ -50,20 +50,15 @@ void sum_rows(const revgnn_spmm_args &a, int64_t first, int64_t width) {
     }
     S scale = dst_scale == nullptr ? S(1) : dst_scale[i];
     if (a.mean && end > begin) scale /= S(end - begin);
-    Out *y = out + i * a.out_stride;
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) {
-      sum[b] *= scale;
-      if (a.accumulate) sum[b] += load<W>(y + block_start<W, NB>(b, width));
-    }
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) store<W>(y + block_start<W, NB>(b, width), sum[b]);
+    for (int b = 0; b < NB; b++) sum[b] *= scale;
+    put_row<Out, W, NB, S>(out + i * a.out_stride, width, sum, a.accumulate);
   });
 }
 
 template <class T, class Out>
 int sum_any_width(const revgnn_spmm_args &a) {
-  for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) {
+  for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
     constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
     if (a.weight != nullptr || a.src_scale != nullptr) {
       sum_rows<T, Out, W, NB, true>(a, first, width);
@@ -82,7 +77,7 @@ void dot_edges(const revgnn_edge_dot_args &a) {
   S *out = static_cast<S *>(a.out);
   const int64_t last = a.width - W;
   const Mask<S, W> fresh = fresh_lanes<S, W>(a.width);
-  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * a.width, [&](int64_t i) {
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * a.width, [&](int64_t i) REVGNN_LAMBDA {
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
     const S scale = a.mean ? S(1) / S(end - begin) : S(1);
     const T *to = grad + i * a.grad_stride;
@@ -96,12 +91,6 @@ void dot_edges(const revgnn_edge_dot_args &a) {
   });
 }
 
-/// A NaN wins over everything before it and over everything after it.
-template <class S, int W>
-inline Mask<S, W> beats(Vec<S, W> value, Vec<S, W> top) {
-  return (value > top) | ((value != value) & (top == top));
-}
-
 template <class T, int W, int NB>
 void max_rows(const revgnn_max_args &a, int64_t first, int64_t width) {
   using S = Sum<T>;
@@ -110,7 +99,7 @@ void max_rows(const revgnn_max_args &a, int64_t first, int64_t width) {
   const revgnn_csr &g = a.graph;
   const T *x = static_cast<const T *>(a.x) + first;
   T *out = static_cast<T *>(a.out) + first;
-  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) {
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
     V top[NB];
     Mask<S, W> where[NB];
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
@@ -151,7 +140,7 @@ void max_backward_rows(const revgnn_max_backward_args &a, int64_t first, int64_t
   const T *grad = static_cast<const T *>(a.grad) + first;
   const int32_t *arg = a.arg + first;
   T *dx = static_cast<T *>(a.dx) + first;
-  for_rows(g.num_rows, a.threads, 2 * (g.num_edges + g.num_rows) * width, [&](int64_t j) {
+  for_rows(g.num_rows, a.threads, 2 * (g.num_edges + g.num_rows) * width, [&](int64_t j) REVGNN_LAMBDA {
     V sum[NB] = {};
     for (int64_t e = g.indptr[j]; e < g.indptr[j + 1]; e++) {
       if (e + kAhead < g.num_edges) {
@@ -166,13 +155,7 @@ void max_backward_rows(const revgnn_max_backward_args &a, int64_t first, int64_t
         sum[b] += where == Lane(edge) ? load<W>(grad + i * a.grad_stride + at) : V{};
       }
     }
-    T *to = dx + j * a.dx_stride;
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) {
-      if (a.accumulate) sum[b] += load<W>(to + block_start<W, NB>(b, width));
-    }
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) store<W>(to + block_start<W, NB>(b, width), sum[b]);
+    put_row<T, W, NB, S>(dx + j * a.dx_stride, width, sum, a.accumulate);
   });
 }
 
@@ -190,25 +173,25 @@ int spmm(const revgnn_spmm_args &a) {
 }
 
 int edge_dot(const revgnn_edge_dot_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) {
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
     using T = decltype(zero);
-    with_lanes<Sum<T>>(a.width, [&](auto w) { dot_edges<T, decltype(w)::value>(a); });
+    with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA { dot_edges<T, decltype(w)::value>(a); });
   });
 }
 
 int max(const revgnn_max_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) {
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
     using T = decltype(zero);
-    for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) {
+    for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
       max_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width);
     });
   });
 }
 
 int max_backward(const revgnn_max_backward_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) {
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
     using T = decltype(zero);
-    for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) {
+    for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
       max_backward_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width);
     });
   });

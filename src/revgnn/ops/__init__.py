@@ -1,7 +1,16 @@
 """Pure tensor functions with forward and backward: message passing and the head of every block. No parameters, no
 modules.
 
-The contracts stand here; `reference` is each op in plain torch.
+The contracts stand here, and each call goes to one of two implementations (`implementation` names a device's,
+``REVGNN_OPS`` chooses): `reference`, every op in plain torch, or `native`, compiled CPU kernels that make no tensor per
+edge. The kernels take float32, bfloat16 and float64. What they have no code for runs on the reference:
+
+| op | on the reference where native is chosen |
+|---|---|
+| all | float16; int64 indices (2^31 nodes or edges); D = 0 |
+| `gen_aggr` | ``edge_attr`` [E, D] without ``weight``; ``reduce="power"`` with edge features |
+| `norm_act_drop` | ``norm="graph"``; x of other than two dimensions |
+| `pool` | all |
 """
 
 from __future__ import annotations
@@ -11,7 +20,10 @@ from torch import Tensor
 
 from ..graph import Graph
 from . import native, reference
+from .attention import attention as native_attention
 from .choice import implementation, using
+from .gen_aggr import gen_aggr as native_gen_aggr
+from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as native_norm_act_drop
 from .reference import Aggr, Norm, Reduce, keep_mask
 from .spmm import spmm as native_spmm
@@ -86,7 +98,8 @@ def gen_aggr(
         p: exponent of the power mean; a tensor may be learned.
     Returns: [N, D] in the dtype of ``x``.
     Raises: ValueError: if shapes disagree.
-    Cost: reference: several [E, D] tensors kept for the backward.
+    Cost: native: one pass over E x D, two (softmax without edges: of plain sums) in the backward; saves x, y and one
+        [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for the backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
     _check_nodes(x, graph)
@@ -97,6 +110,8 @@ def gen_aggr(
             raise ValueError(f"edge_attr must be [{graph.num_edges}, {width}], got {list(edge_attr.shape)}")
     elif weight is not None:
         raise ValueError("weight maps edge_attr, but edge_attr is None; pass both or neither")
+    if _runs_native(x) and _is_narrow(graph) and has_kernel(x, edge_attr, weight, reduce, t):
+        return native_gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
     return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
 
 
@@ -121,8 +136,9 @@ def attention(
         negative_slope: slope of the leaky rectifier below 0.
         keep: [E] bool in the graph's order of edges; False removes an edge before the softmax. ``None`` keeps all.
     Returns: [N, H, F] in the dtype of ``x``.
-    Raises: ValueError: if shapes disagree.
-    Cost: reference: one [E, H, F] and several [E, H] tensors.
+    Raises: ValueError, TypeError: if shapes disagree, or ``keep`` is not bool.
+    Cost: native: one pass over E x H x F forward and one backward; saves x, y, one [N, H, F] and a few [N, H].
+        reference: one [E, H, F] and several [E, H] tensors.
     Source: Velickovic et al. 2018; edge drop as in the paper's RevGAT.
     """
     _check_nodes(x, graph)
@@ -130,6 +146,10 @@ def attention(
         raise ValueError(f"x must be [N, H, F] and score_src [N, H], got {list(x.shape)} and {list(score_src.shape)}")
     if keep is not None:
         _check_edges(keep, graph, "keep")
+        if keep.dtype != torch.bool:
+            raise TypeError(f"keep must be bool, False where an edge is removed; got {keep.dtype}")
+    if _runs_native(x) and _is_narrow(graph) and x.size(1) > 0:
+        return native_attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
     return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
 
 

@@ -130,10 +130,12 @@ def gen_aggr(
     messages = messages.relu() + MESSAGE_EPS
     if reduce in ("softmax", "softmax_sg"):
         logits = messages.detach() * t if reduce == "softmax_sg" else messages * t
-        return segment_sum(segment_softmax(logits, graph) * messages, graph).to(x.dtype)
-    if reduce == "power":
-        return _power_mean(messages, graph, p)
-    return _SEGMENT[reduce](messages, graph)
+        out = segment_sum(segment_softmax(logits, graph) * messages, graph)
+    elif reduce == "power":
+        out = _power_mean(messages, graph, p)
+    else:
+        out = _SEGMENT[reduce](messages, graph)
+    return out.to(x.dtype)
 
 
 def attention(

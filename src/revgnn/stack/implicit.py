@@ -28,6 +28,8 @@ FORWARD = Solver()
 BACKWARD = Solver(max_iter=40)
 
 _TENSOR = object()
+
+
 class ConvergenceWarning(UserWarning):
     """A fixed point was used although its solve missed the tolerance."""
 

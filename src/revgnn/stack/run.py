@@ -96,6 +96,7 @@ class Run:
                 _check_width(value, x)
                 return value
 
+            state.enter(layer)
             with self.autocast():
                 self.coupling.forward(state, branch)
             if after_layer is not None:
@@ -111,6 +112,7 @@ class Run:
                 return self._visit(block, x, cotangent, self.block_seed(layer, i), per_group[i], i, sums)
 
             self.coupling.backward(state, grads, branch)
+            state.leave(layer)
 
     def step_back(self, state: State, tensors: Sequence[Tensor], layer: int) -> None:
         """Take a state back through one layer as `reverse` does, without gradients."""
@@ -123,6 +125,7 @@ class Run:
             return value.detach(), None
 
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
+        state.leave(layer)
 
     def _visit(
         self,

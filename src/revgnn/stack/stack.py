@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from .budget import LayerCost, MemoryBudget, layer_cost, parse_bytes, weakly
 from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateName, check_choices, num_segments
 from .drift import DriftMonitor
-from .exact import WORDS, ExactState
+from .exact import ExactState
+from .fixed import WORDS
 from .purity import rebuilding
 from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split

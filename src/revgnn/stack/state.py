@@ -33,6 +33,14 @@ class State(Protocol):
         """Undo `add` of the same value."""
         ...
 
+    def enter(self, layer: int) -> None:
+        """Be told that the additions of a layer follow, counted from the first of the run."""
+        ...
+
+    def leave(self, layer: int) -> None:
+        """Be told that the additions of a layer are all undone."""
+        ...
+
 
 class ReversibleState(State, Protocol):
     """A state that owns its parts and goes both ways."""
@@ -72,7 +80,7 @@ class StoredState:
 
     def sum_from(self, start: int) -> Tensor:
         """The sum of the parts from ``start`` on."""
-        return sum_of(self.parts[start:])
+        return _sum(self.parts[start:])
 
     def add(self, i: int, delta: Tensor) -> None:
         """Add to part i, in the stream's dtype."""
@@ -81,6 +89,12 @@ class StoredState:
     def subtract(self, i: int, delta: Tensor) -> None:
         """Subtract from part i, in the stream's dtype."""
         self.parts[i] = self.parts[i] - delta.to(self.parts[i].dtype)
+
+    def enter(self, layer: int) -> None:
+        """Every layer finds the same."""
+
+    def leave(self, layer: int) -> None:
+        """Every layer finds the same."""
 
     def join(self) -> Tensor:
         """The whole stream, [..., D]."""
@@ -122,8 +136,7 @@ class FloatingPoint:
         return FloatState(kept[0], self.num_groups)
 
 
-def sum_of(parts: Sequence[Tensor]) -> Tensor:
-    """Add tensors from left to right; one alone is given back itself."""
+def _sum(parts: Sequence[Tensor]) -> Tensor:
     total = parts[0]
     for part in parts[1:]:
         total = total + part

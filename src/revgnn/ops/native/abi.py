@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 VERSION = 1
 
@@ -23,7 +24,7 @@ class Csr(ctypes.Structure):
     ]
 
 
-_TYPES: dict[str, type[ctypes._SimpleCData[int] | ctypes._SimpleCData[float] | ctypes.Structure]] = {
+_TYPES: dict[str, Any] = {
     "csr": Csr,
     "ptr": ctypes.c_void_p,
     "i32": ctypes.c_int32,
@@ -44,6 +45,15 @@ def _struct(name: str, *lines: str) -> type[ctypes.Structure]:
 
 
 _DROP = ("ptr: mask", "i64: mask_stride", "u64: seed", "u32: threshold", "i32: use_seed", "f64: scale")
+_MESSAGES = ("csr: graph", "i64: width num_features", "ptr: x", "i64: x_stride", "ptr: edge_attr weight bias")
+_SCORES = (
+    "csr: graph",
+    "i64: heads width",
+    "ptr: x",
+    "i64: x_stride",
+    "ptr: score_src score_dst",
+    "f64: negative_slope",
+)
 
 KERNELS = {
     "spmm": _struct(
@@ -114,6 +124,68 @@ KERNELS = {
         "i64: dx_stride",
         "ptr: dweight dbias",
         "i32: kind act fixed_stats dtype accumulate threads",
+    ),
+    "gen_aggr": _struct(
+        "GenAggr",
+        *_MESSAGES,
+        "ptr: t",
+        "f64: eps",
+        "ptr: y",
+        "i64: y_stride",
+        "ptr: lse",
+        "i32: reduce dtype threads",
+    ),
+    "gen_aggr_backward": _struct(
+        "GenAggrBackward",
+        *_MESSAGES,
+        "ptr: t",
+        "f64: eps",
+        "ptr: y",
+        "i64: y_stride",
+        "ptr: lse degree_indptr grad",
+        "i64: grad_stride",
+        "ptr: scratch dx",
+        "i64: dx_stride",
+        "ptr: dweight dbias dedge_attr dt",
+        "i32: constant_weights reduce dtype accumulate threads",
+    ),
+    "edge_max": _struct(
+        "EdgeMax",
+        *_MESSAGES,
+        "f64: eps",
+        "ptr: y",
+        "i64: y_stride",
+        "ptr: arg",
+        "i32: dtype threads",
+    ),
+    "edge_max_backward": _struct(
+        "EdgeMaxBackward",
+        "csr: graph",
+        "i64: width num_features",
+        "ptr: edge_attr weight grad",
+        "i64: grad_stride",
+        "ptr: arg dweight dbias dedge_attr",
+        "i32: dtype threads",
+    ),
+    "attention": _struct(
+        "Attention",
+        *_SCORES,
+        "ptr: keep y",
+        "i64: y_stride",
+        "ptr: lse slope_y slope_sum",
+        "i32: dtype threads",
+    ),
+    "attention_backward": _struct(
+        "AttentionBackward",
+        *_SCORES,
+        "ptr: keep y",
+        "i64: y_stride",
+        "ptr: lse slope_y slope_sum grad",
+        "i64: grad_stride",
+        "ptr: scratch dx",
+        "i64: dx_stride",
+        "ptr: dscore_src dscore_dst",
+        "i32: dtype accumulate threads",
     ),
     "batch_stats": _struct(
         "BatchStats",

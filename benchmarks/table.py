@@ -1,0 +1,219 @@
+"""Show what has been reached beside the marks, from the newest result of every case.
+
+    python -m benchmarks.table            print the table
+    python -m benchmarks.table --write    fill the blocks of docs/performance.md too
+
+No figure is written by hand: what has no result is "not measured yet".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from revgnn.console import print_table, results_console
+from revgnn.report.row import memory
+
+from .marks import MARKS, Mark
+from .registry import CASES, GROWTHS, OPS, STEPS, WORK_SPACES
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENT = ROOT / "docs" / "performance.md"
+UNKNOWN = "not measured yet"
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+_BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def newest(folder: Path = RESULTS, device: str = "cpu") -> dict[Key, Row]:
+    """Read the newest result of each (case, graph) on a device; cases that are declared no more are left out."""
+    found: dict[Key, Row] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            key = (row.get("case"), row.get("graph"))
+            if row.get("device") != device or key[0] not in CASES:
+                continue
+            if key not in found or row["date"] >= found[key]["date"]:
+                found[key] = row
+    return found
+
+
+# ---------------------------------------------------------------------- the marks
+MARK_HEAD = ("case", "graph", "against", "reached", "to reach", "")
+
+
+def mark_rows(results: dict[Key, Row]) -> list[tuple[str, ...]]:
+    """Every mark with what has been reached, as text."""
+    return [_mark_row(mark, results.get((mark.case, mark.graph))) for mark in MARKS]
+
+
+def _mark_row(mark: Mark, row: Row | None) -> tuple[str, ...]:
+    goal = "–"
+    if mark.at_least is not None:
+        goal = f"≥ {mark.at_least:g}"
+    elif mark.at_most is not None:
+        goal = f"≤ {mark.at_most:g}"
+    reached, verdict = UNKNOWN, ""
+    if row is not None:
+        value = _figure(row, mark.figure)
+        reached = _absent(row, mark.figure) if value is None else f"{value:.2f} {mark.unit}".strip()
+        verdict = "" if value is None else _verdict(mark, value)
+    return mark.text, mark.graph, mark.against, reached, goal, verdict
+
+
+def _figure(row: Row, keys: Sequence[str]) -> float | None:
+    found: Any = row
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return None if found is None else float(found)
+
+
+def _absent(row: Row, keys: Sequence[str]) -> str:
+    """Why a result has no figure for an entrant."""
+    run: Row = next((row["runs"][key] for key in keys if key in row.get("runs", {})), {})
+    return next((f"{state}: {run[state]}" for state in ("failed", "skipped") if state in run), UNKNOWN)
+
+
+def _verdict(mark: Mark, value: float) -> str:
+    if mark.at_least is None and mark.at_most is None:
+        return ""
+    short = (mark.at_least is not None and value < mark.at_least) or (mark.at_most is not None and value > mark.at_most)
+    return "below" if short and mark.at_least is not None else ("above" if short else "reached")
+
+
+# ---------------------------------------------------------------------- the details
+def _steps(results: dict[Key, Row]) -> str:
+    head = ("case", "graph", "layers", "network", "form", "median s", "least s", "work space", "N D 4 bytes")
+    rows = []
+    for row in _of(results, STEPS):
+        for run in row["runs"].values():
+            state = _state(run)
+            figures = [state, "", ""] if state else [f"{run['median_s']:.3f}", f"{run['min_s']:.3f}"]
+            if not state:
+                figures += [memory(run["peak_bytes"]), f"{run['peak_nd']:.1f}"]
+            first = [row["case"], row["graph"], str(row["layers"]), run["what"], run["form"] or "–"]
+            rows.append([*first, *figures][: len(head)])
+    return _markdown(head, rows)
+
+
+def _state(run: Row) -> str:
+    return next((f"{state}: {run[state]}" for state in ("failed", "skipped") if state in run), "")
+
+
+def _operations(results: dict[Key, Row]) -> str:
+    head = ("operation", "graph", "by", "median ms", "times ours", "work space", "gathered GB/s")
+    rows = []
+    for row in _of(results, OPS):
+        gathered = row["num_edges"] * row["width"] * 4 / 1e9 if "gb_s" in row else None
+        for name, run in row["runs"].items():
+            cells = [_state(run), "", "", ""]
+            if not cells[0]:
+                rate = "" if gathered is None else f"{gathered / run['median_s']:.1f}"
+                ratio = f"{row['ratios'].get(name, 1.0):.2f}"
+                cells = [f"{run['median_s'] * 1e3:.2f}", ratio, memory(run["peak_bytes"]), rate]
+            rows.append([row["case"], row["graph"], name, *cells])
+        rows += [
+            [row["case"], row["graph"], f"ceiling: random rows, {way}", "", "", "", f"{rate:.1f}"]
+            for way, rate in row.get("gather_gb_s", {}).items()
+        ]
+    return _markdown(head, rows)
+
+
+def _work_space(results: dict[Key, Row]) -> str:
+    head = ("case", "graph", "layers", "work space", "N D 4 bytes")
+    return _markdown(
+        head,
+        [
+            [row["case"], row["graph"], str(at["layers"]), memory(at["peak_bytes"]), f"{at['peak_nd']:.2f}"]
+            for row in _of(results, WORK_SPACES)
+            for at in row["points"]
+        ],
+    )
+
+
+def _growth(results: dict[Key, Row]) -> str:
+    head = ("axis", "graph", "at", "median s", "s per unit")
+    return _markdown(
+        head,
+        [
+            [row["axis"], row["graph"], f"{at['at']:g}", f"{at['median_s']:.3f}", f"{at['median_s'] / at['at']:.5f}"]
+            for row in _of(results, GROWTHS)
+            for at in row["points"]
+        ],
+    )
+
+
+def _provenance(results: dict[Key, Row]) -> str:
+    head = ("cases", "machine", "threads", "clock", "ops", "versions", "commit", "day")
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for (case, graph), row in sorted(results.items()):
+        if graph not in CASES[case].graphs:
+            continue
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        chosen = row["implementation"] + (f" ({row['isa']})" if row["isa"] else "")
+        commit = "unknown" if row["commit"] is None else row["commit"][:10] + (" and changes" if row["dirty"] else "")
+        machine = f"{row['machine']['cpu']}, {row['machine']['cores']} cores"
+        where = (machine, str(row["threads"]), row["clock"], chosen, versions, commit, row["date"][:10])
+        groups.setdefault(where, []).append(f"{case} {graph}")
+    return _markdown(head, [[", ".join(cases), *where] for where, cases in groups.items()])
+
+
+def _marks(results: dict[Key, Row]) -> str:
+    return _markdown(MARK_HEAD, mark_rows(results))
+
+
+def _of(results: dict[Key, Row], cases: Iterable[str]) -> list[Row]:
+    """The results of these cases on the graphs that they are declared for, in order of declaration."""
+    return [results[case, graph] for case in cases for graph in CASES[case].graphs if (case, graph) in results]
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    if not lines:
+        return UNKNOWN
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines])
+
+
+BLOCKS: dict[str, Callable[[dict[Key, Row]], str]] = {
+    "marks": _marks,
+    "steps": _steps,
+    "operations": _operations,
+    "work-space": _work_space,
+    "growth": _growth,
+    "provenance": _provenance,
+}
+
+
+def filled(document: str, results: dict[Key, Row]) -> str:
+    """Give the text of a document with every block as it should be.
+
+    Raises: KeyError: a block that nothing here writes.
+    """
+    return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]](results)}\n{match[3]}", document)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, and write the document where asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="fill the blocks of docs/performance.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of *.jsonl files")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args(arguments)
+    results = newest(options.results, options.device)
+    print_table(results_console(), MARK_HEAD, mark_rows(results), text=3)
+    if options.write:
+        DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How entrants are tried before they are timed: a peer may fail or be too large, and is reported; ours may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .clock import Clock
+
+Run = dict[str, Any]
+"""What is known of one entrant: its figures, or why it has none (``failed``, ``skipped``)."""
+
+_T = TypeVar("_T")
+_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ImportError, MemoryError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure."""
+
+    device: str = "cpu"
+    threads: int = 1
+    repeats: int = 5
+    clock: Clock = "wall"
+    budget: float = 0.0
+    """Seconds for the rounds of one case; 0: no limit."""
+    memory_gb: float = 10.0
+    """A peer that would take more is left out."""
+    layers: int | None = None
+    """Depth instead of the graph's own."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Entrant -> why it must not be tried (it ended the process)."""
+    announce: Callable[[str | None], None] = lambda name: None
+    """Told which entrant is tried for the first time, and ``None`` when all have been."""
+
+    def timing(self) -> dict[str, Any]:
+        """The arguments of `in_turns`."""
+        return {"device": self.device, "repeats": self.repeats, "budget": self.budget}
+
+
+def attempt(
+    name: str, make: Callable[[Run], _T], settings: Settings, *, peer: bool, need: float = 0.0
+) -> tuple[Run, _T | None]:
+    """Make an entrant and run it for the first time.
+
+    Args:
+        name: of the entrant.
+        make: gives what is timed later, and writes down what it finds on the way.
+        settings: the limit of memory, and who must not be tried.
+        peer: whether it may fail.
+        need: bytes that it is known to take.
+    Returns: what is known of it, and what ``make`` gives; ``None`` where a peer cannot run.
+    """
+    found: Run = {}
+    if need > settings.memory_gb * 1e9:
+        found["skipped"] = f"needs about {need / 1e9:.1f} GB of work space; the limit is {settings.memory_gb:g} GB"
+        return found, None
+    if name in settings.excluded:
+        found["failed"] = settings.excluded[name]
+        return found, None
+    settings.announce(name)
+    try:
+        return found, make(found)
+    except _FAULTS as error:
+        if not peer:
+            raise
+        found["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return found, None

@@ -1,0 +1,206 @@
+"""Additive attention on the CPU kernels, all heads in one visit of each row's edges.
+
+Saved for the backward: x, the scores, y, [N, H] normalisers and, for the gradient of ``score_dst``, one more [N, H, F]
+sum that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of
+torch.compile, custom ops inside.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..graph import Graph
+from . import native
+from .native import Csr, forward_csr, reverse_csr, sum_dtype
+from .tracing import is_traced, reverse_tensors
+
+
+def attention(
+    x: Tensor,
+    graph: Graph,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    *,
+    negative_slope: float,
+    keep: Tensor | None,
+) -> Tensor:
+    """Aggregate with attention; contract in `revgnn.ops.attention`."""
+    dtype = sum_dtype(x.dtype)
+    score_src = score_src.to(dtype).contiguous()
+    score_dst = None if score_dst is None else score_dst.to(dtype).contiguous()
+    keep = None if keep is None else keep.contiguous()
+    out: Tensor
+    if is_traced(x):
+        reverse = reverse_tensors(graph, x, score_src, score_dst)
+        out, *_ = _op(x, score_src, score_dst, keep, graph.indptr, graph.indices, *reverse, negative_slope)
+    else:
+        out = _Function.apply(x, score_src, score_dst, keep, graph, negative_slope)  # type: ignore[no-untyped-call]
+    return out
+
+
+# ---------------------------------------------------------------------- what both ways run
+def _dense_nodes(x: Tensor) -> Tensor:
+    """Whatever the stride of nodes, a node's [H, F] must be dense."""
+    return x if x.stride(2) == 1 and x.stride(1) == x.size(2) else x.contiguous()
+
+
+def _forward(
+    x: Tensor,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    keep: Tensor | None,
+    csr: Csr,
+    negative_slope: float,
+    with_slopes: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the output, the normalisers, and the two sums for ``score_dst``, empty without ``with_slopes``."""
+    x = _dense_nodes(x)
+    dtype = sum_dtype(x.dtype)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    lse = x.new_empty(x.shape[:2], dtype=dtype)
+    slope_y = x.new_empty(x.shape if with_slopes else 0, dtype=dtype)
+    slope_sum = x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype)
+    native.attention(
+        x,
+        csr,
+        score_src=score_src,
+        score_dst=score_dst,
+        negative_slope=negative_slope,
+        keep=keep,
+        out=out,
+        lse=lse,
+        slope_y=slope_y if with_slopes else None,
+        slope_sum=slope_sum if with_slopes else None,
+    )
+    return out, lse, slope_y, slope_sum
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    keep: Tensor | None,
+    y: Tensor,
+    lse: Tensor,
+    slope_y: Tensor,
+    slope_sum: Tensor,
+    reverse: Csr,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, score_src and score_dst (empty without the slopes' sums)."""
+    x, grad = _dense_nodes(x), _dense_nodes(grad)
+    with_slopes = slope_sum.numel() > 0
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dscore_src, dscore_dst = torch.empty_like(score_src), torch.empty_like(slope_sum)
+    native.attention_backward(
+        grad,
+        x,
+        reverse,
+        score_src=score_src,
+        score_dst=score_dst,
+        negative_slope=negative_slope,
+        keep=keep,
+        y=y,
+        lse=lse,
+        slope_y=slope_y if with_slopes else None,
+        slope_sum=slope_sum if with_slopes else None,
+        scratch=lse.new_empty(*lse.shape, 3),
+        dx=dx,
+        dscore_src=dscore_src,
+        dscore_dst=dscore_dst if with_slopes else None,
+    )
+    return dx, dscore_src, dscore_dst
+
+
+# ---------------------------------------------------------------------- the lean way
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, score_src, score_dst, keep, graph, negative_slope):  # type: ignore[no-untyped-def]
+        with_slopes = ctx.needs_input_grad[2]
+        y, *sums = _forward(x, score_src, score_dst, keep, forward_csr(graph), negative_slope, with_slopes)
+        ctx.graph, ctx.negative_slope = graph, negative_slope
+        ctx.save_for_backward(x, score_src, score_dst, keep, y, *sums)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, score_src, score_dst, keep, y, lse, slope_y, slope_sum = ctx.saved_tensors
+        reverse, slope = reverse_csr(ctx.graph), ctx.negative_slope
+        grads = _backward(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, reverse, slope)
+        return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None, None, None
+
+
+# ---------------------------------------------------------------------- custom ops
+@torch.library.custom_op("revgnn::attention", mutates_args=(), device_types="cpu")
+def _op(
+    x: Tensor,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    keep: Tensor | None,
+    indptr: Tensor,
+    indices: Tensor,
+    reverse_indptr: Tensor | None,
+    reverse_indices: Tensor | None,
+    reverse_edge_ids: Tensor | None,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with_slopes = reverse_indptr is not None and score_dst is not None
+    return _forward(x, score_src, score_dst, keep, Csr(indptr, indices), negative_slope, with_slopes)
+
+
+@_op.register_fake
+def _(x, score_src, score_dst, keep, indptr, indices, rptr, rind, rids, negative_slope):  # type: ignore[no-untyped-def]
+    with_slopes = rptr is not None and score_dst is not None
+    dtype = sum_dtype(x.dtype)
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        x.new_empty(x.shape[:2], dtype=dtype),
+        x.new_empty(x.shape if with_slopes else 0, dtype=dtype),
+        x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype),
+    )
+
+
+@torch.library.custom_op("revgnn::attention_backward", mutates_args=(), device_types="cpu")
+def _backward_op(
+    grad: Tensor,
+    x: Tensor,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    keep: Tensor | None,
+    y: Tensor,
+    lse: Tensor,
+    slope_y: Tensor,
+    slope_sum: Tensor,
+    reverse_indptr: Tensor,
+    reverse_indices: Tensor,
+    reverse_edge_ids: Tensor,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    reverse = Csr(reverse_indptr, reverse_indices, reverse_edge_ids)
+    return _backward(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, reverse, negative_slope)
+
+
+@_backward_op.register_fake
+def _(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, rptr, rind, rids, negative_slope):  # type: ignore[no-untyped-def]
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return dx, torch.empty_like(score_src), torch.empty_like(slope_sum)
+
+
+def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, score_src, score_dst, keep, _, _, *reverse, negative_slope = inputs
+    y, *sums = output
+    ctx.mark_non_differentiable(*sums)
+    ctx.negative_slope = negative_slope
+    ctx.save_for_backward(x, score_src, score_dst, keep, y, *sums, *reverse)
+
+
+def _vjp(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    grads = _backward_op(grad, *ctx.saved_tensors, ctx.negative_slope)
+    return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 7
+
+
+_op.register_autograd(_vjp, setup_context=_setup)

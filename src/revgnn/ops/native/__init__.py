@@ -1,0 +1,65 @@
+"""The compiled CPU kernels as functions on tensors: no autograd, results written into tensors that the caller gives.
+
+Hides finding and loading the library, the C structs and raw pointers. These functions are the layer under the ops and
+under fused steps that run in a work space of their own: `out=` is written, or added to with `accumulate=True`; nothing
+is allocated. Rows may be strided (a column slice of a wider tensor), columns must be dense. Arguments are asserted, not
+explained: the public ops check what a user can get wrong.
+"""
+
+from .attention import attention, attention_backward
+from .library import (
+    AVAILABLE,
+    DTYPES,
+    STATE,
+    Csr,
+    dense_columns,
+    forward_csr,
+    isa,
+    reverse_csr,
+    sum_dtype,
+    use_isa,
+)
+from .messages import (
+    NO_EDGE_GRADS,
+    NO_EDGES,
+    EdgeGrads,
+    EdgeTerm,
+    edge_max,
+    edge_max_backward,
+    gen_aggr,
+    gen_aggr_backward,
+)
+from .norm import NO_DROP, Drop, batch_stats, norm_act_drop, norm_act_drop_backward
+from .sums import edge_dot, neighbour_max, neighbour_max_backward, spmm
+
+__all__ = [
+    "AVAILABLE",
+    "DTYPES",
+    "NO_DROP",
+    "NO_EDGES",
+    "NO_EDGE_GRADS",
+    "STATE",
+    "Csr",
+    "Drop",
+    "EdgeGrads",
+    "EdgeTerm",
+    "attention",
+    "attention_backward",
+    "batch_stats",
+    "dense_columns",
+    "edge_dot",
+    "edge_max",
+    "edge_max_backward",
+    "forward_csr",
+    "gen_aggr",
+    "gen_aggr_backward",
+    "isa",
+    "neighbour_max",
+    "neighbour_max_backward",
+    "norm_act_drop",
+    "norm_act_drop_backward",
+    "reverse_csr",
+    "spmm",
+    "sum_dtype",
+    "use_isa",
+]

@@ -1,0 +1,101 @@
+"""Additive attention over any number of heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .library import DTYPES, Csr, csr_fields, kernel, ptr
+
+_attention = kernel("attention")
+_attention_backward = kernel("attention_backward")
+
+
+def attention(
+    x: Tensor,
+    csr: Csr,
+    *,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    negative_slope: float,
+    keep: Tensor | None,
+    out: Tensor,
+    lse: Tensor | None = None,
+    slope_y: Tensor | None = None,
+    slope_sum: Tensor | None = None,
+) -> None:
+    """Sum neighbours with the softmax of ``leaky_relu(score_src_j + score_dst_i)``, per head.
+
+    Args:
+        x, out: [N, H, F] of the same type, dense but for the stride of nodes.
+        score_src, score_dst: [N, H] in the type of the sums, dense.
+        keep: [E] bool in the forward graph's order.
+        lse, slope_sum: [N, H] in the type of the sums, written for the backward.
+        slope_y: [N, H, F] in the type of the sums; with `slope_sum`, for the gradient of ``score_dst``.
+    """
+    _attention(
+        csr_fields(csr),
+        x.size(1),
+        x.size(2),
+        x.data_ptr(),
+        x.stride(0),
+        score_src.data_ptr(),
+        ptr(score_dst),
+        negative_slope,
+        ptr(keep),
+        out.data_ptr(),
+        out.stride(0),
+        ptr(lse),
+        ptr(slope_y),
+        ptr(slope_sum),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+
+
+def attention_backward(
+    grad: Tensor,
+    x: Tensor,
+    reverse: Csr,
+    *,
+    score_src: Tensor,
+    score_dst: Tensor | None,
+    negative_slope: float,
+    keep: Tensor | None,
+    y: Tensor,
+    lse: Tensor,
+    slope_y: Tensor | None,
+    slope_sum: Tensor | None,
+    scratch: Tensor,
+    dx: Tensor,
+    dscore_src: Tensor,
+    dscore_dst: Tensor | None,
+    accumulate: bool = False,
+) -> None:
+    """Write the gradients of `attention`; ``scratch``: [N, H, 3] in the type of the sums, ``accumulate``: into dx."""
+    _attention_backward(
+        csr_fields(reverse),
+        x.size(1),
+        x.size(2),
+        x.data_ptr(),
+        x.stride(0),
+        score_src.data_ptr(),
+        ptr(score_dst),
+        negative_slope,
+        ptr(keep),
+        y.data_ptr(),
+        y.stride(0),
+        lse.data_ptr(),
+        ptr(slope_y),
+        ptr(slope_sum),
+        grad.data_ptr(),
+        grad.stride(0),
+        scratch.data_ptr(),
+        dx.data_ptr(),
+        dx.stride(0),
+        dscore_src.data_ptr(),
+        ptr(dscore_dst),
+        DTYPES[x.dtype],
+        accumulate,
+        torch.get_num_threads(),
+    )

@@ -1,0 +1,186 @@
+"""Messages of generalised graph convolution, with and without edge features."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..reference import MESSAGE_EPS
+from . import abi
+from .library import DTYPES, Csr, csr_fields, kernel, ptr, row_stride
+
+_gen_aggr = kernel("gen_aggr")
+_gen_aggr_backward = kernel("gen_aggr_backward")
+_edge_max = kernel("edge_max")
+_edge_max_backward = kernel("edge_max_backward")
+
+
+class EdgeTerm(NamedTuple):
+    """What edges add to messages: ``edge_attr @ weight + bias``; all in the type of the sums, dense."""
+
+    edge_attr: Tensor | None = None
+    """[E, K], in the forward graph's order; ``None``: messages are ``relu(x_j) + eps``."""
+    weight: Tensor | None = None
+    """[K, D]: the transpose of a linear layer's."""
+    bias: Tensor | None = None
+    """[D]"""
+
+    def fields(self) -> tuple[Any, ...]:
+        """The struct's fields for it."""
+        return ptr(self.edge_attr), ptr(self.weight), ptr(self.bias)
+
+    @property
+    def num_features(self) -> int:
+        """K."""
+        return 0 if self.edge_attr is None else self.edge_attr.size(1)
+
+
+NO_EDGES = EdgeTerm()
+
+
+def gen_aggr(
+    x: Tensor,
+    csr: Csr,
+    *,
+    reduce: str,
+    out: Tensor,
+    edges: EdgeTerm = NO_EDGES,
+    t: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Reduce messages ``relu(x_j + edge term) + 1e-7`` by ``softmax``; with edges also ``sum`` and ``mean``.
+
+    Args:
+        x, out: [N, D] of the same type.
+        t: [D] in the type of the sums: inverse temperature of each channel.
+        lse: [N, D] in the type of the sums: the softmax's normaliser, written for the backward.
+    """
+    _gen_aggr(
+        csr_fields(csr),
+        x.size(1),
+        edges.num_features,
+        x.data_ptr(),
+        row_stride(x),
+        *edges.fields(),
+        ptr(t),
+        MESSAGE_EPS,
+        out.data_ptr(),
+        row_stride(out),
+        ptr(lse),
+        abi.REDUCES[reduce],
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+
+
+class EdgeGrads(NamedTuple):
+    """Where the gradients of an `EdgeTerm` go; all in the type of the sums."""
+
+    weight: Tensor | None = None
+    """[K, D]"""
+    bias: Tensor | None = None
+    """[D]"""
+    edge_attr: Tensor | None = None
+    """[E, K], or ``None``: not asked for."""
+
+    def fields(self) -> tuple[Any, ...]:
+        """The struct's fields for it."""
+        return ptr(self.weight), ptr(self.bias), ptr(self.edge_attr)
+
+
+NO_EDGE_GRADS = EdgeGrads()
+
+
+def gen_aggr_backward(
+    grad: Tensor,
+    x: Tensor,
+    reverse: Csr,
+    *,
+    reduce: str,
+    dx: Tensor,
+    edges: EdgeTerm = NO_EDGES,
+    edge_grads: EdgeGrads = NO_EDGE_GRADS,
+    t: Tensor | None = None,
+    dt: Tensor | None = None,
+    y: Tensor | None = None,
+    lse: Tensor | None = None,
+    indptr: Tensor | None = None,
+    scratch: Tensor | None = None,
+    constant_weights: bool = False,
+    accumulate: bool = False,
+) -> None:
+    """Write the gradients of `gen_aggr`.
+
+    Args:
+        y, lse: what the forward wrote; softmax only.
+        dt: [D] in the type of the sums, or ``None``.
+        indptr: of the forward graph; mean only.
+        scratch: [N, 2 D] of the type of ``x``: without edges, exponentials are then taken per node where the ranges of
+            the channels allow it.
+        constant_weights: no gradient through the softmax into the messages.
+        accumulate: add to ``dx``; everything else is written.
+    """
+    _gen_aggr_backward(
+        csr_fields(reverse),
+        x.size(1),
+        edges.num_features,
+        x.data_ptr(),
+        row_stride(x),
+        *edges.fields(),
+        ptr(t),
+        MESSAGE_EPS,
+        ptr(y),
+        0 if y is None else row_stride(y),
+        ptr(lse),
+        ptr(indptr),
+        grad.data_ptr(),
+        row_stride(grad),
+        ptr(scratch),
+        dx.data_ptr(),
+        row_stride(dx),
+        *edge_grads.fields(),
+        ptr(dt),
+        constant_weights,
+        abi.REDUCES[reduce],
+        DTYPES[x.dtype],
+        accumulate,
+        torch.get_num_threads(),
+    )
+
+
+def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor | None = None) -> None:
+    """Write each channel's largest message with edge features; ``arg`` as in `neighbour_max`, -1 where it is shut."""
+    _edge_max(
+        csr_fields(csr),
+        x.size(1),
+        edges.num_features,
+        x.data_ptr(),
+        row_stride(x),
+        *edges.fields(),
+        MESSAGE_EPS,
+        out.data_ptr(),
+        row_stride(out),
+        ptr(arg),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+
+
+def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge_grads: EdgeGrads) -> None:
+    """Write the gradients of the edge map of `edge_max`; that of x is `neighbour_max_backward`'s."""
+    assert edges.edge_attr is not None
+    _edge_max_backward(
+        csr_fields(csr),
+        grad.size(1),
+        edges.num_features,
+        edges.edge_attr.data_ptr(),
+        ptr(edges.weight),
+        grad.data_ptr(),
+        row_stride(grad),
+        arg.data_ptr(),
+        *edge_grads.fields(),
+        DTYPES[grad.dtype],
+        torch.get_num_threads(),
+    )

@@ -1,0 +1,147 @@
+"""The head of a block: norm, rectifier and dropout."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import abi
+from .library import DTYPES, kernel, ptr, row_stride
+
+_norm = kernel("norm")
+_norm_backward = kernel("norm_backward")
+_batch_stats = kernel("batch_stats")
+
+
+class Drop(NamedTuple):
+    """Which elements drop out, and by what the others are scaled."""
+
+    p: float = 0.0
+    mask: Tensor | None = None
+    """[N, D] bool, True keeps."""
+    seed: int | None = None
+    """Draws the mask by position where ``mask`` is ``None``."""
+
+    def fields(self) -> tuple[Any, ...]:
+        """The struct's fields for it."""
+        if self.p == 0.0 or (self.mask is None and self.seed is None):
+            return (None, 0, 0, 0, False, 1.0)
+        scale = 1.0 / (1.0 - self.p)
+        if self.mask is not None:
+            assert self.mask.dtype == torch.bool
+            return (self.mask.data_ptr(), row_stride(self.mask), 0, 0, False, scale)
+        assert self.seed is not None
+        return (None, 0, self.seed & 0xFFFFFFFFFFFFFFFF, min(int(self.p * 2**32), 2**32 - 1), True, scale)
+
+
+NO_DROP = Drop()
+
+
+def norm_act_drop(
+    x: Tensor,
+    *,
+    kind: str,
+    out: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
+    act: bool = True,
+    drop: Drop = NO_DROP,
+) -> None:
+    """Write ``keep * relu(norm(x)) / (1 - p)``.
+
+    Args:
+        x: [N, D].
+        kind: ``layer``, ``batch`` or ``none``.
+        out: [N, D] of the same type, or bfloat16 for float32.
+        weight, bias: [D] in the type of the sums.
+        mean, rstd: layer: [N] vectors to write, for the backward; batch: [D] vectors to use (`batch_stats`).
+    """
+    _norm(
+        x.size(0),
+        x.size(1),
+        x.data_ptr(),
+        row_stride(x),
+        ptr(weight),
+        ptr(bias),
+        eps,
+        ptr(mean),
+        ptr(rstd),
+        *drop.fields(),
+        out.data_ptr(),
+        row_stride(out),
+        abi.NORM_KINDS[kind],
+        act,
+        DTYPES[x.dtype],
+        DTYPES[out.dtype],
+        torch.get_num_threads(),
+    )
+
+
+def norm_act_drop_backward(
+    grad: Tensor,
+    x: Tensor,
+    *,
+    kind: str,
+    dx: Tensor,
+    dweight: Tensor,
+    dbias: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
+    fixed_stats: bool = False,
+    act: bool = True,
+    drop: Drop = NO_DROP,
+    accumulate: bool = False,
+) -> None:
+    """Write, or add to ``dx``, the gradient of `norm_act_drop`; everything but the statistics is recomputed from ``x``.
+
+    Args:
+        dweight, dbias: [D] in the type of the sums; written.
+        fixed_stats: batch: ``mean`` and ``rstd`` are constants instead of the batch's own.
+        accumulate: add to ``dx``.
+    """
+    _norm_backward(
+        x.size(0),
+        x.size(1),
+        x.data_ptr(),
+        row_stride(x),
+        ptr(weight),
+        ptr(bias),
+        ptr(mean),
+        ptr(rstd),
+        *drop.fields(),
+        grad.data_ptr(),
+        row_stride(grad),
+        dx.data_ptr(),
+        row_stride(dx),
+        dweight.data_ptr(),
+        dbias.data_ptr(),
+        abi.NORM_KINDS[kind],
+        act,
+        fixed_stats,
+        DTYPES[x.dtype],
+        accumulate,
+        torch.get_num_threads(),
+    )
+
+
+def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:
+    """Write each channel's mean, ``1 / sqrt(var + eps)`` and, if asked, biased variance over the rows."""
+    _batch_stats(
+        x.size(0),
+        x.size(1),
+        x.data_ptr(),
+        row_stride(x),
+        eps,
+        mean.data_ptr(),
+        rstd.data_ptr(),
+        ptr(var),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )

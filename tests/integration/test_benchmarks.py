@@ -1,0 +1,261 @@
+"""The benchmarks compare like with like, refuse where tests are red, and report who fails; the document is fresh."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from revgnn.models import GNN
+from tolerances import relative_error
+
+ROOT = Path(__file__).resolve().parents[2]
+# The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import gate, run, table  # noqa: E402
+from benchmarks.clock import in_turns  # noqa: E402
+from benchmarks.graphs import Task, make_task  # noqa: E402
+from benchmarks.marks import MARKS, Mark  # noqa: E402
+from benchmarks.nets import PyGNet, own_net  # noqa: E402
+from benchmarks.registry import CASES, ENTRANTS, GRAPHS, OPS, OWN, STEPS, numerics_of  # noqa: E402
+from benchmarks.single_ops import _OPS  # noqa: E402
+from benchmarks.trial import Settings, attempt  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse", "ignore:.*TypedStorage")
+
+HIDDEN = 24
+NAMES = {
+    "gcn": {"lin.weight": "lin.weight", "lin.bias": "bias"},
+    "sage": {"lin_l.weight": "lin_l.weight", "lin_l.bias": "lin_l.bias", "lin_r.weight": "lin_r.weight"},
+    "gen": {
+        "t": "aggr_module.t",
+        "lins.0.weight": "mlp.0.weight",
+        "lins.0.bias": "mlp.0.bias",
+        "lin_edge.weight": "lin_edge.weight",
+        "lin_edge.bias": "lin_edge.bias",
+    },
+    "gat": {"lin.weight": "lin.weight", "lin_root.weight": "res.weight", "attn_src": "att_src", "attn_dst": "att_dst"},
+}
+"""Our name of a parameter -> PyG's."""
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return make_task("tiny")
+
+
+# ---------------------------------------------------------------------- like with like
+def _pairs(conv: str, ours: GNN, theirs: PyGNet) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """Every parameter of ours with PyG's, in the order of ours."""
+    found = {"encoder.weight": "encoder.weight", "encoder.bias": "encoder.bias"}
+    found |= {f"head.{name}": name for name in ("norm.weight", "norm.bias", "lin.weight", "lin.bias")}
+    for place in (f"{layer}.{group}" for layer in range(2) for group in range(2)):
+        layer, group = place.split(".")
+        mine, other = f"stack.layers.{place}", f"layers.{layer}.convs.{group}"
+        found |= {f"{mine}.norm.{name}": f"{other}.norm.{name}" for name in ("weight", "bias")}
+        found |= {f"{mine}.conv.{name}": f"{other}.conv.{twin}" for name, twin in NAMES[conv].items()}
+    own = dict(ours.named_parameters())
+    assert sum(parameter.numel() for parameter in theirs.parameters()) == sum(p.numel() for p in own.values())
+    return [(parameter, theirs.get_parameter(found[name])) for name, parameter in own.items()]
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["edge_index", "csr"])
+@pytest.mark.parametrize("name", STEPS)
+def test_peers_are_the_same_network(name: str, rows: bool, task: Task) -> None:
+    step = STEPS[name]
+    ours = own_net(step, ENTRANTS["store"], task, layers=2, hidden=HIDDEN, dropout=0.0)
+    entrant = ENTRANTS["pyg-csr" if rows else "pyg"]
+    theirs = PyGNet(step, entrant, task, layers=2, hidden=HIDDEN, dropout=0.0)
+    pairs = _pairs(step.conv, ours, theirs)
+    for mine, other in pairs:
+        other.data.copy_(mine.data.view_as(other))
+    edge_attr = task.edge_attr if step.edge_features else None
+    form = task.form(step.csr if rows else "edge_index", loops=not (rows and step.conv == "gcn"))
+    cotangent = torch.randn(task.num_nodes, task.num_classes)
+    results = []
+    for net, graph in ((ours, task.graph), (theirs, form)):
+        out = net(task.x, graph, edge_attr)
+        kept = out.detach().clone()
+        wanted = [pair[len(results)] for pair in pairs]
+        results.append([kept, *torch.autograd.grad(out, wanted, cotangent)])
+    for mine, other in zip(*results, strict=True):
+        assert relative_error(other.view_as(mine), mine) < 2e-5
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_peers_are_the_same_operation(name: str, task: Task) -> None:
+    made = _OPS[OPS[name].op](replace(OPS[name], width=12), task)
+    cotangent = torch.randn_like(made.own())
+
+    def outputs(forward: Any) -> list[Tensor]:
+        out = forward()
+        return [out.detach(), *(torch.autograd.grad(out, made.inputs, cotangent) if made.inputs else ())]
+
+    expected = outputs(made.own)
+    assert made.peers
+    for peer, forward in made.peers.items():
+        for mine, other in zip(expected, outputs(forward), strict=True):
+            assert relative_error(other, mine) < 2e-5, peer
+
+
+def test_graphs_have_the_declared_sizes(task: Task) -> None:
+    arxiv = GRAPHS["arxiv"]
+    assert 2 * arxiv.num_pairs + arxiv.num_nodes == 2_484_941
+    assert GRAPHS["arxiv8"].num_nodes == arxiv.num_nodes // 8
+    assert GRAPHS["arxiv8"].num_pairs == arxiv.num_pairs // 8
+    tiny = GRAPHS["tiny"]
+    assert task.num_edges == 2 * tiny.num_pairs + tiny.num_nodes
+    assert torch.unique(task.edge_index, dim=1).size(1) == task.num_edges
+    assert task.graph.is_symmetric
+    assert task.graph.edge_ids is None
+    assert torch.equal(make_task("tiny").edge_index, task.edge_index)
+    assert make_task("tiny", edges=0.5).num_edges == tiny.num_pairs + tiny.num_nodes
+
+
+def test_entrants_take_turns() -> None:
+    order = ""
+
+    def note(letter: str) -> None:
+        nonlocal order
+        order += letter
+
+    times = in_turns({"a": lambda: note("a"), "b": lambda: note("b")}, "cpu", repeats=2, warmup=1)
+    assert order == "ababab"
+    assert [len(taken.wall) for taken in times.values()] == [2, 2]
+    assert len(in_turns({"a": lambda: note("a")}, "cpu", repeats=9, budget=1e-9)["a"].cpu) == 1
+
+
+# ---------------------------------------------------------------------- the registry
+def test_marks_and_cases_name_what_there_is() -> None:
+    for mark in MARKS:
+        assert mark.graph in CASES[mark.case].graphs
+        if mark.figure[0] == "ratios":
+            assert mark.figure[1] in STEPS[mark.case].against
+    for name, case in CASES.items():
+        assert numerics_of(name)
+        assert set(case.graphs) <= set(GRAPHS)
+    assert {name for step in STEPS.values() for name in step.against} < set(ENTRANTS)
+
+
+# ---------------------------------------------------------------------- no speed on a red gate
+def test_the_gate(tmp_path: Path) -> None:
+    file = tmp_path / "test_something.py"
+    file.write_text("def test_right():\n    pass\n\ndef test_wrong():\n    assert False\n", encoding="utf-8")
+    assert gate.check("right", tmp_path).startswith("1 passed")
+    with pytest.raises(gate.RedGateError, match=r"red: FAILED .*test_wrong"):
+        gate.check("something", tmp_path)
+    with pytest.raises(gate.RedGateError, match="no test in .* matches -k 'nothing'"):
+        gate.check("nothing", tmp_path)
+
+
+def test_a_red_case_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    def red(expression: str) -> str:
+        raise gate.RedGateError("its numerics tests are red: FAILED test_wrong")
+
+    monkeypatch.setattr(gate, "check", red)
+    out = tmp_path / "results.jsonl"
+    assert run.main(["--case", "revgcn", "--graph", "tiny", "--out", str(out)]) == 1
+    assert not out.exists()
+    assert "revgcn on tiny refused: its numerics tests are red: FAILED test_wrong" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- results
+@pytest.mark.parametrize("case", ["revgen-edges", "spmm-64"])
+def test_a_result_says_where_it_comes_from(
+    case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setattr(gate, "check", lambda expression: "1 passed")
+    out = tmp_path / "results.jsonl"
+    words = ["--case", case, "--graph", "tiny", "--threads", "1", "--repeats", "1", "--json", "--out", str(out)]
+    assert run.main(words) == 0
+    row = json.loads(out.read_text(encoding="utf-8"))
+    assert row == json.loads(capsys.readouterr().out)
+    assert set(row["versions"]) == {"python", "torch", "torch_geometric", "revgnn"}
+    assert row["implementation"] in ("native", "reference")
+    assert (row["threads"], row["numerics"], row["num_nodes"]) == (1, "1 passed", 400)
+    assert row["machine"]["cores"] >= 1
+    assert {"commit", "dirty", "date", "clock"} <= set(row)
+    for name, entrant in row["runs"].items():
+        assert 0 < entrant["min_s"] <= entrant["median_s"]
+        assert entrant["peak_bytes"] > 0
+        if name != OWN:
+            assert row["ratios"][name] == pytest.approx(entrant["median_s"] / row["runs"][OWN]["median_s"])
+
+
+def test_a_peer_that_fails_is_reported() -> None:
+    def fail(found: dict[str, Any]) -> None:
+        raise RuntimeError("no kernel\nand a trace")
+
+    settings = Settings(memory_gb=1.0, excluded={"crashed": "the process was ended by SIGSEGV"})
+    assert attempt("pyg", fail, settings, peer=True) == ({"failed": "RuntimeError: no kernel"}, None)
+    assert attempt("crashed", fail, settings, peer=True)[0]["failed"] == "the process was ended by SIGSEGV"
+    assert attempt("pyg", fail, settings, peer=True, need=2e9)[0]["skipped"].startswith("needs about 2.0 GB")
+    with pytest.raises(RuntimeError, match="no kernel"):
+        attempt(OWN, fail, settings, peer=False)
+
+
+def test_a_peer_that_ends_the_process_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def ask(request: dict[str, Any]) -> tuple[list[dict[str, Any]], int, str]:
+        asked.append(request["settings"]["excluded"])
+        if len(asked) == 1:
+            return [{"trying": OWN}, {"trying": "pyg"}], -11, ""
+        return [{"trying": None}, {"result": {"case": "revgcn"}}], 0, ""
+
+    monkeypatch.setattr(run, "_ask", ask)
+    assert run.measure_apart("revgcn", "tiny", {"threads": 1}) == {"case": "revgcn"}
+    assert asked[-1] == {"pyg": "the process was ended by SIGSEGV"}
+    monkeypatch.setattr(run, "_ask", lambda request: ([{"trying": OWN}], -9, "Killed"))
+    with pytest.raises(run.MeasurementError, match="revgcn on tiny: the process was ended by SIGKILL"):
+        run.measure_apart("revgcn", "tiny", {"threads": 1})
+
+
+# ---------------------------------------------------------------------- the table
+def _write(folder: Path, *rows: dict[str, Any]) -> None:
+    text = "".join(json.dumps({"device": "cpu", "graph": "arxiv8", **row}) + "\n" for row in rows)
+    (folder / "cpu.jsonl").write_text(text, encoding="utf-8")
+
+
+def _reached(folder: Path, case: str, figure: tuple[str, ...]) -> tuple[str, ...]:
+    def wanted(mark: Mark) -> bool:
+        return (mark.case, mark.graph, mark.figure) == (case, "arxiv8", figure)
+
+    rows = dict(zip(MARKS, table.mark_rows(table.newest(folder)), strict=True))
+    (found,) = (row for mark, row in rows.items() if wanted(mark))
+    return found[3:]
+
+
+def test_the_table_shows_the_newest_result(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        {"case": "revgcn", "date": "2026-01-02", "ratios": {"pyg": 8.25}, "over_store": 1.5},
+        {"case": "revgcn", "date": "2026-01-01", "ratios": {"pyg": 3.0}},
+        {"case": "revgen", "date": "2026-01-01", "ratios": {}, "runs": {"pyg": {"failed": "RuntimeError: no"}}},
+        {"case": "spmm-64", "date": "2026-01-01", "of_ceiling": 0.7},
+        {"case": "no longer declared", "date": "2026-01-01"},
+        {"case": "revsage", "date": "2026-01-01", "device": "cuda", "ratios": {"pyg": 9.0}},
+    )
+    assert _reached(tmp_path, "revgcn", ("ratios", "pyg")) == ("8.25 x faster", "≥ 8", "reached")
+    assert _reached(tmp_path, "revgcn", ("over_store",)) == ("1.50 x as long", "≤ 1.45", "above")
+    assert _reached(tmp_path, "revgen", ("ratios", "pyg")) == ("failed: RuntimeError: no", "≥ 8", "")
+    assert _reached(tmp_path, "spmm-64", ("of_ceiling",)) == ("0.70 of it", "≥ 0.8", "below")
+    assert _reached(tmp_path, "revsage", ("ratios", "pyg")) == (table.UNKNOWN, "≥ 4", "")
+
+
+def test_blocks_without_results_say_so(tmp_path: Path) -> None:
+    for name, block in table.BLOCKS.items():
+        assert table.UNKNOWN in block(table.newest(tmp_path)), name
+
+
+def test_the_document_is_fresh() -> None:
+    text = table.DOCUMENT.read_text(encoding="utf-8")
+    assert "<!-- generated: marks -->" in text
+    assert text == table.filled(text, table.newest()), "run `python -m benchmarks.table --write`"

@@ -1,0 +1,372 @@
+"""The compiled kernels below the ops: every instruction set, the work-space arguments, bits, and the memory law."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+from revgnn import ops
+from revgnn.graph import Graph
+from revgnn.measure import peak_memory, saved_bytes
+from revgnn.ops import native, reference
+from revgnn.ops.native import abi
+from tolerances import assert_close
+
+pytestmark = [
+    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.usefixtures("poison"),
+]
+
+HEADER = Path(__file__).resolve().parents[2] / "csrc" / "revgnn_kernels.h"
+NUM_NODES, NUM_EDGES, K = 63, 500, 5
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph.from_edge_index(torch.randint(0, NUM_NODES - 3, (2, NUM_EDGES)), NUM_NODES)
+
+
+@pytest.fixture
+def any_isa() -> Iterator[None]:
+    """Whatever instruction set a test chooses, the best one runs after it."""
+    before = native.isa()
+    yield
+    native.use_isa(before)
+
+
+@pytest.fixture
+def any_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def _runs(isa: str) -> bool:
+    before = native.isa()
+    try:
+        native.use_isa(isa)
+    except ValueError:
+        return False
+    native.use_isa(before)
+    return True
+
+
+# ---------------------------------------------------------------------- the interface
+def test_structs_mirror_the_header() -> None:
+    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert re.search(r"REVGNN_ABI_VERSION (\d+)", text)[1] == str(abi.VERSION)
+    structs = re.findall(r"typedef struct \{(.*?)\} revgnn_(\w+);", text, flags=re.DOTALL)
+    fields = {name: re.findall(r"(\S.*?)\s*(\*?)(\w+);", body) for body, name in structs}
+    codes = {"revgnn_csr": abi.Csr} | {f"{kind}_t": abi._TYPES[code] for kind, code in _C_TYPES.items()}
+    kernels = re.findall(r"^  K\((\w+)\)", text, flags=re.MULTILINE)
+    assert sorted(kernels) == sorted(abi.KERNELS)
+    for kernel, struct in abi.KERNELS.items():
+        found = [
+            (field, abi.ctypes.c_void_p if star else codes[kind]) for kind, star, field in fields[f"{kernel}_args"]
+        ]
+        assert found == struct._fields_, kernel
+
+
+_C_TYPES = {"int32": "i32", "uint32": "u32", "int64": "i64", "uint64": "u64", "double": "f64"}
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="'mmx' cannot run here; in use is"):
+        native.use_isa("mmx")
+
+
+# ---------------------------------------------------------------------- choice of the implementation
+def test_the_choice_can_be_changed_for_a_while(graph: Graph) -> None:
+    with ops.using("reference"):
+        assert ops.implementation("cpu") == "reference"
+    with ops.using("auto"):
+        assert ops.implementation("cpu") == "native"
+        assert ops.implementation(torch.device("meta")) == "reference"
+
+
+def test_a_choice_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of auto, native, reference, got 'fast'"), ops.using("fast"):
+        pass
+
+
+def _in_a_process(code: str, **environment: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout + run.stderr
+
+
+def test_the_environment_chooses() -> None:
+    code = "from revgnn import ops; print(ops.implementation('cpu'))"
+    assert _in_a_process(code, REVGNN_OPS="reference").strip() == "reference"
+    assert "REVGNN_OPS must be one of auto, native, reference, got 'fast'" in _in_a_process(code, REVGNN_OPS="fast")
+
+
+def test_without_the_library_the_reference_runs_and_says_so_once() -> None:
+    code = (
+        "import pathlib, torch; pathlib.Path.is_file = lambda self: False\n"
+        "from revgnn import ops\nfrom revgnn.graph import Graph\n"
+        "graph = Graph.from_edge_index(torch.tensor([[0], [1]]), 2)\n"
+        "for _ in range(2): print(ops.spmm(torch.ones(2, 1), graph).sum().item(), ops.implementation('cpu'))"
+    )
+    said = _in_a_process(code, REVGNN_OPS="auto")
+    assert said.count("1.0 reference") == 2
+    assert said.count("ops on cpu run on the reference implementation") == 1
+    assert "the compiled kernels are not installed" in _in_a_process(code, REVGNN_OPS="native")
+
+
+# ---------------------------------------------------------------------- every op, for the checks below
+def _leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, dtype=dtype).requires_grad_()
+
+
+def _calls(graph: Graph, width: int) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
+    """name -> (function of leaves, leaves)"""
+    nodes, edges = graph.num_nodes, graph.num_edges
+    x, row = _leaf(nodes, width), _leaf(width)
+    attr, weight, t = _leaf(edges, K), _leaf(width, K), _leaf()
+    values, src, dst = _leaf(nodes, 2, width), _leaf(nodes, 2), _leaf(nodes, 2)
+    keep, mask = torch.rand(edges) > 0.3, torch.rand(nodes, width) > 0.3
+    calls: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        "spmm": (lambda x, w: ops.spmm(x, graph, w), [x, _leaf(edges)]),
+        "mean": (lambda x: ops.spmm(x, graph, reduce="mean"), [x]),
+        "max": (lambda x: ops.spmm(x, graph, reduce="max"), [x]),
+        "softmax": (lambda x, t: ops.gen_aggr(x, graph, t=t), [x, t]),
+        "power": (lambda x, p: ops.gen_aggr(x, graph, reduce="power", p=p), [x, torch.tensor(2.0).requires_grad_()]),
+        "attention": (lambda x, s, d: ops.attention(x, graph, s, d, keep=keep), [values, src, dst]),
+        "layer": (lambda x, w, b: ops.norm_act_drop(x, w, b, p=0.3, seed=3), [x, row, _leaf(width)]),
+        "batch": (lambda x, w, b: ops.norm_act_drop(x, w, b, norm="batch", p=0.3, mask=mask), [x, row, _leaf(width)]),
+        "none": (lambda x: ops.norm_act_drop(x, norm="none", p=0.3, seed=3), [x]),
+    }
+    for reduce in ("softmax", "sum", "mean", "max"):
+        calls[f"edges {reduce}"] = (
+            lambda x, e, w, b, reduce=reduce: ops.gen_aggr(x, graph, e, w, b, reduce=reduce),
+            [x, attr, weight, row],
+        )
+    return calls
+
+
+NAMES = sorted(_calls(Graph.from_edge_index(torch.zeros(2, 1, dtype=torch.int64)), 1))
+
+
+def _results(call: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    out = call(*leaves)
+    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad(out, leaves, cotangent)]
+
+
+@pytest.mark.parametrize("width", [1, 5, 8, 16, 33, 300])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_agrees_with_the_reference(isa: str, width: int, graph: Graph, any_isa: None) -> None:
+    if not _runs(isa):
+        pytest.skip(f"this machine or build has no {isa}")
+    for name, (call, leaves) in _calls(graph, width).items():
+        if name == "layer" and width == 1:
+            continue  # one channel minus its mean is rounding noise
+        with ops.using("reference"):
+            expected = _results(lambda *leaves: call(*(leaf.double() for leaf in leaves)), leaves)  # noqa: B023
+        native.use_isa(isa)
+        for found, value in zip(_results(call, leaves), expected, strict=True):
+            scale = max(1.0, float(value.abs().max()), NUM_EDGES**0.5)
+            assert_close(found.double() / scale, value.double() / scale, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_bits_twice_and_with_any_number_of_threads(name: str, any_threads: None) -> None:
+    graph = Graph.from_edge_index(torch.randint(0, 1000, (2, 8000)), 1000)
+    call, leaves = _calls(graph, 40)[name]
+    results = []
+    for threads in (1, 1, 2, 5):
+        torch.set_num_threads(threads)
+        results.append(_results(call, leaves))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_per_edge_and_channel_is_made_or_saved(name: str) -> None:
+    graph = Graph.from_edge_index(torch.randint(0, 100, (2, 20_000)), 100)
+    _ = graph.reverse
+    width, call, leaves = 64, *_calls(graph, 64)[name]
+    per_edge = graph.num_edges * width * 4
+    small = 3 * graph.num_edges * max(K, 8) * 4 + 20 * graph.num_nodes * 2 * width * 4
+    assert small < per_edge
+    _results(call, leaves)
+    assert saved_bytes(lambda: call(*leaves)) < small
+    assert peak_memory(lambda: _results(call, leaves)) < small
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_without_a_break(name: str, graph: Graph) -> None:
+    torch.compiler.reset()
+    call, leaves = _calls(graph, 8)[name]
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for found, value in zip(_results(compiled, leaves), _results(call, leaves), strict=True):
+        assert_close(found, value)
+
+
+# ---------------------------------------------------------------------- custom ops
+def _checked(graph: Graph) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    reverse = graph.reverse
+    edges = (graph.indptr, graph.indices, reverse.indptr, reverse.indices, reverse.edge_ids)
+    x, t, attr, weight, bias = _leaf(NUM_NODES, 6), _leaf(6), _leaf(NUM_EDGES, K), _leaf(K, 6), _leaf(6)
+    values, src, dst = _leaf(NUM_NODES, 2, 3), _leaf(NUM_NODES, 2), _leaf(NUM_NODES, 2)
+    mask, keep = torch.rand(NUM_NODES, 6) > 0.3, torch.rand(NUM_EDGES) > 0.3
+    kernels = torch.ops.revgnn
+    yield kernels.spmm, (x, _leaf(NUM_EDGES), *edges, True)
+    yield kernels.spmm, (x.detach(), None, *edges[:2], None, None, None, False)
+    yield kernels.neighbour_max, (x, *edges)
+    yield kernels.gen_aggr, (x, t, None, None, None, *edges, "softmax")
+    yield kernels.gen_aggr, (x, None, attr, weight, bias, *edges, "mean")
+    yield kernels.edge_max, (x, attr, weight, None, *edges)
+    yield kernels.attention, (values, src, dst, keep, *edges, 0.2)
+    yield kernels.norm_act_drop, (x, t, bias, None, None, mask, "layer", 1e-5, True, 0.5, None)
+    yield kernels.norm_act_drop, (x, t, bias, torch.zeros(6), torch.ones(6), None, "batch", 1e-5, True, 0.5, 7)
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_opcheck(number: int, graph: Graph) -> None:
+    op, arguments = list(_checked(graph))[number]
+    opcheck(op.default, arguments)
+
+
+def test_a_missing_reverse_is_made_inside_a_compiled_function(graph: Graph) -> None:
+    torch.compiler.reset()
+    x = _leaf(NUM_NODES, 3)
+    compiled = torch.compile(lambda x: ops.spmm(x, graph), fullgraph=True, backend="aot_eager")
+    assert "reverse" not in graph.__dict__
+    (found,) = torch.autograd.grad(compiled(x).sum(), [x])
+    (expected,) = torch.autograd.grad(reference.spmm(x, graph).sum(), [x])
+    assert_close(found, expected)
+
+
+# ---------------------------------------------------------------------- what a fused step uses
+def test_spmm_adds_scales_and_strides(graph: Graph) -> None:
+    wide = torch.randn(NUM_NODES, 20)
+    x, src, dst, weight = wide[:, 3:16], torch.rand(NUM_NODES), torch.rand(NUM_NODES), torch.rand(NUM_EDGES)
+    out = torch.ones(NUM_NODES, 30)
+    native.spmm(
+        x,
+        native.forward_csr(graph),
+        out=out[:, 10:23],
+        weight=weight,
+        src_scale=src,
+        dst_scale=dst,
+        accumulate=True,
+    )
+    expected = torch.ones(NUM_NODES, 30, dtype=torch.float64)
+    expected[:, 10:23] += dst[:, None].double() * reference.spmm(x.double() * src[:, None], graph, weight.double())
+    assert_close(out.double(), expected, dtype=torch.float32)
+
+
+def test_spmm_reads_half_precision_into_float32(graph: Graph) -> None:
+    x, out = torch.randn(NUM_NODES, 33).bfloat16(), torch.empty(NUM_NODES, 33)
+    native.spmm(x, native.forward_csr(graph), out=out)
+    assert_close(out.double(), reference.spmm(x.double(), graph), dtype=torch.float32)
+
+
+def test_norm_writes_half_precision_from_float32() -> None:
+    x, out = torch.randn(50, 33), torch.empty(50, 33, dtype=torch.bfloat16)
+    native.norm_act_drop(x, kind="layer", out=out)
+    assert_close(out, reference.norm_act_drop(x).bfloat16())
+
+
+@pytest.mark.parametrize("kind", ["layer", "batch", "none"])
+@pytest.mark.parametrize("width", [7, 33])
+def test_norm_backward_adds(kind: str, width: int) -> None:
+    x, grad = torch.randn(50, width), torch.randn(50, width)
+    mean, rstd = torch.empty(width), torch.empty(width)
+    if kind == "layer":
+        mean, rstd = torch.empty(50), torch.empty(50)
+    elif kind == "batch":
+        native.batch_stats(x, eps=1e-5, mean=mean, rstd=rstd)
+    out, dweight, dbias = torch.empty(50, width), torch.empty(width), torch.empty(width)
+    native.norm_act_drop(x, kind=kind, out=out, mean=mean, rstd=rstd)
+    fresh, added = torch.empty(50, width), torch.ones(50, width)
+    for dx, accumulate in ((fresh, False), (added, True)):
+        native.norm_act_drop_backward(
+            grad,
+            x,
+            kind=kind,
+            dx=dx,
+            dweight=dweight,
+            dbias=dbias,
+            mean=mean,
+            rstd=rstd,
+            accumulate=accumulate,
+        )
+    assert_close(added, fresh + 1)
+
+
+def test_batch_statistics_survive_a_large_mean() -> None:
+    x = torch.randn(1000, 40) + 1e4
+    mean, rstd, var = torch.empty(40), torch.empty(40), torch.empty(40)
+    native.batch_stats(x, eps=0.0, mean=mean, rstd=rstd, var=var)
+    exact = x.double()
+    assert_close(mean, exact.mean(0).float())
+    assert_close(var, exact.var(0, correction=0).float())
+    assert_close(rstd, exact.var(0, correction=0).rsqrt().float())
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+@pytest.mark.parametrize("temperature", [1.0, -0.5])
+def test_softmax_backward_by_node_and_by_edge(scratch: bool, spread: float, temperature: float, graph: Graph) -> None:
+    """Beyond a spread of 60 the way by node would leave float32's range: the kernel must notice by itself."""
+    x, grad = torch.randn(NUM_NODES, 20) * spread, torch.randn(NUM_NODES, 20)
+    t, y, lse, dx, dt = torch.full((20,), temperature), *(torch.empty(NUM_NODES, 20) for _ in range(3)), torch.empty(20)
+    native.gen_aggr(x, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
+    native.gen_aggr_backward(
+        grad,
+        x,
+        native.reverse_csr(graph),
+        reduce="softmax",
+        dx=dx,
+        t=t,
+        dt=dt,
+        y=y,
+        lse=lse,
+        scratch=torch.empty(NUM_NODES, 40) if scratch else None,
+    )
+    exact, exact_t = x.double().requires_grad_(), t.double().requires_grad_()
+    expected = torch.autograd.grad(reference.gen_aggr(exact, graph, t=exact_t), [exact, exact_t], grad.double())
+    for found, value in zip((dx, dt), expected, strict=True):
+        scale = float(value.abs().max()) * spread
+        assert_close(found.double() / scale, value / scale, dtype=torch.float32)
+
+
+def test_a_nan_reaches_the_output(graph: Graph) -> None:
+    """A kernel that compared it away would hide a diverged run."""
+    x = torch.zeros(NUM_NODES, 20)
+    x[int(graph.indices[0]), 3] = float("nan")
+    hit = int(graph.destinations[0])
+    attr, weight = torch.ones(NUM_EDGES, K), torch.ones(20, K)
+    assert ops.spmm(x, graph, reduce="max")[hit, 3].isnan()
+    for reduce in ("softmax", "sum", "max"):
+        assert ops.gen_aggr(x, graph, reduce=reduce)[hit, 3].isnan()
+        assert ops.gen_aggr(x, graph, attr, weight, reduce=reduce)[hit, 3].isnan()
+    assert ops.attention(x.view(NUM_NODES, 2, 10), graph, torch.zeros(NUM_NODES, 2))[hit, 0, 3].isnan()
+    assert ops.norm_act_drop(x, norm="none")[int(graph.indices[0]), 3].isnan()
+
+
+def test_a_mask_from_a_seed_is_the_references_beyond_32_bits() -> None:
+    """Rows so far apart that positions pass 2^32 cannot be made here; the carry into the upper word can."""
+    x = torch.ones(3, 50)
+    for seed in (0, 1, 2**32 - 1, 2**63 - 1):
+        out = torch.empty(3, 50)
+        native.norm_act_drop(x, kind="none", out=out, drop=native.Drop(p=0.5, seed=seed))
+        assert torch.equal(out > 0, ops.keep_mask(seed, 150, 0.5, x.device).view(3, 50))
