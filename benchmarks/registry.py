@@ -165,6 +165,7 @@ STEPS: dict[str, Step] = {
         conv="gat",
         tests=_GAT,
         against=_REVERSIBLE,
+        csr="csr",
         edge_tensors=6.4,
     ),
     "revgat-4": Step(
@@ -173,6 +174,7 @@ STEPS: dict[str, Step] = {
         heads=4,
         tests=_GAT,
         against=_REVERSIBLE,
+        csr="csr",
         edge_tensors=7.0,
     ),
     "revgen-edges": Step(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ def measure_work_space(case: WorkSpace, graph: str, settings: Settings) -> dict[
 
 
 def measure_growth(case: Growth, graph: str, settings: Settings) -> dict[str, Any]:
-    """Time of our step at every point, in turns, and the power that it grows with between the outermost."""
+    """Time of our step at every point, in turns; how fast it grows between the outermost, and how straight."""
     layers = settings.layers or 4
     runs: dict[str, Callable[[], object]] = {}
     for point in case.points:
@@ -128,14 +129,24 @@ def measure_growth(case: Growth, graph: str, settings: Settings) -> dict[str, An
         )  # fmt: skip
     times = in_turns(runs, **settings.timing())
     medians = {name: taken.summary(settings.clock)["median_s"] for name, taken in times.items()}
-    first, last = f"{case.points[0]:g}", f"{case.points[-1]:g}"
-    exponent = math.log(medians[last] / medians[first]) / math.log(case.points[-1] / case.points[0])
+    seconds = [medians[f"{point:g}"] for point in case.points]
     return {
         "axis": case.axis,
         "layers": None if case.axis == "depth" else layers,
         "hidden": None if case.axis == "width" else HIDDEN,
         "groups": GROUPS,
-        "repeats": len(times[first].wall),
-        "points": [{"at": point, "median_s": medians[f"{point:g}"]} for point in case.points],
-        "exponent": exponent,
+        "repeats": len(next(iter(times.values())).wall),
+        "points": [{"at": at, "median_s": taken} for at, taken in zip(case.points, seconds, strict=True)],
+        "exponent": math.log(seconds[-1] / seconds[0]) / math.log(case.points[-1] / case.points[0]),
+        "off_line": off_line(case.points, seconds),
     }
+
+
+def off_line(points: Sequence[float], seconds: Sequence[float]) -> float:
+    """How far the times are from the straight line through them, as a part of each time, at most.
+
+    The line minimises the sum of the squared relative deviations.
+    """
+    taken = np.asarray(seconds)
+    slope, start = np.polyfit(points, taken, 1, w=1.0 / taken)
+    return float(np.abs((start + slope * np.asarray(points)) / taken - 1.0).max())

@@ -26,6 +26,7 @@ from benchmarks.marks import MARKS, Mark  # noqa: E402
 from benchmarks.nets import PyGNet, own_net  # noqa: E402
 from benchmarks.registry import CASES, ENTRANTS, GRAPHS, OPS, OWN, STEPS, numerics_of  # noqa: E402
 from benchmarks.single_ops import _OPS  # noqa: E402
+from benchmarks.steps import off_line  # noqa: E402
 from benchmarks.trial import Settings, attempt  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse", "ignore:.*TypedStorage")
@@ -76,17 +77,18 @@ def test_peers_are_the_same_network(name: str, rows: bool, task: Task) -> None:
     pairs = _pairs(step.conv, ours, theirs)
     for mine, other in pairs:
         other.data.copy_(mine.data.view_as(other))
-    edge_attr = task.edge_attr if step.edge_features else None
     form = task.form(step.csr if rows else "edge_index", loops=not (rows and step.conv == "gcn"))
-    cotangent = torch.randn(task.num_nodes, task.num_classes)
+    form = form.double() if form.is_sparse_csr else form
+    x, edge_attr = task.x.double(), task.edge_attr.double() if step.edge_features else None
+    cotangent = torch.randn(task.num_nodes, task.num_classes, dtype=torch.float64)
     results = []
     for net, graph in ((ours, task.graph), (theirs, form)):
-        out = net(task.x, graph, edge_attr)
+        out = net.double()(x, graph, edge_attr)
         kept = out.detach().clone()
         wanted = [pair[len(results)] for pair in pairs]
         results.append([kept, *torch.autograd.grad(out, wanted, cotangent)])
     for mine, other in zip(*results, strict=True):
-        assert relative_error(other.view_as(mine), mine) < 2e-5
+        assert relative_error(other.view_as(mine), mine) < 1e-9
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -130,6 +132,11 @@ def test_entrants_take_turns() -> None:
     assert order == "ababab"
     assert [len(taken.wall) for taken in times.values()] == [2, 2]
     assert len(in_turns({"a": lambda: note("a")}, "cpu", repeats=9, budget=1e-9)["a"].cpu) == 1
+
+
+def test_straight_and_bent_growth() -> None:
+    assert off_line([1, 2, 4], [3.0, 5.0, 9.0]) < 1e-12
+    assert off_line([1, 2, 4], [1.0, 4.0, 16.0]) > 0.2
 
 
 # ---------------------------------------------------------------------- the registry

@@ -105,5 +105,5 @@ def test_faults_of_tables_are_one_line(folder: Path, tmp_path: Path) -> None:
 def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m revgnn recipes | head -n 1"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == ""
+    assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""

@@ -4,13 +4,12 @@ unseen. What float states lose, and who tells."""
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 import sys
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
-from statistics import median
-from types import ModuleType
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -29,6 +28,11 @@ from revgnn.nn.norms import NormActDrop
 from revgnn.stack import DriftWarning, Stack, check_inverse, is_rebuilding, split
 from revgnn.stack.fixed import WORDS, FixedPoint
 from tolerances import relative_error
+
+# The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks import drift
 
 N, D = 60, 16
 EXACT = ("exact", "exact64")
@@ -211,18 +215,24 @@ def test_every_block_of_the_house_is_rebuilt_exactly(conv: Any, norm: Any) -> No
 
 
 # ---------------------------------------------------------------------- what the gradients are worth
+@cache
+def truth(norm: Any, depth: int, seed: int) -> Tensor:
+    """The gradient in float64, with everything stored."""
+    store = make(lambda width: Smooth(width, norm), seed, num_layers=depth, backprop="store").double()
+    return block_gradient(store, features(), make_graph())
+
+
 def errors(norm: Any, depth: int, precision: str, ways: dict[str, dict[str, Any]], weights: int) -> dict[str, float]:
-    """For every way, the median over initial weights of the gradient's relative error against float64."""
-    graph, x = make_graph(), features()
+    """For every way, the gradient's relative error against float64: its geometric mean over initial
+    weights, for at these depths the error of one set of them is a matter of luck, by a factor of two either way."""
+    graph, x = make_graph(), features(dtype=torch.float32)
     found: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(weights):
-        store = make(lambda width: Smooth(width, norm), seed, num_layers=depth, backprop="store").double()
-        truth = block_gradient(store, x, graph)
         for name, choices in ways.items():
             stack = make(lambda width: Smooth(width, norm), seed, num_layers=depth, **choices)
-            gradient = block_gradient(stack, x.float(), graph, precision)
-            found[name].append(relative_error(gradient, truth))
-    return {name: median(values) for name, values in found.items()}
+            gradient = block_gradient(stack, x, graph, precision)
+            found[name].append(relative_error(gradient, truth(norm, depth, seed)))
+    return {name: geometric_mean(values) for name, values in found.items()}
 
 
 STORE = {"backprop": "store"}
@@ -232,9 +242,9 @@ STORE = {"backprop": "store"}
 @pytest.mark.parametrize(
     ("norm", "depth", "factor", "weights"),
     [
-        ("batch", 28, 1.5, 5),
-        ("batch", 112, 1.5, 5),
-        pytest.param("batch", 448, 1.5, 2, marks=pytest.mark.slow),
+        ("batch", 28, 1.5, 8),
+        ("batch", 112, 1.5, 8),
+        pytest.param("batch", 448, 1.5, 3, marks=pytest.mark.slow),
         pytest.param("layer", 1001, 2.0, 1, marks=pytest.mark.slow),
     ],
 )
@@ -249,7 +259,7 @@ def test_gradients_are_as_good_as_with_everything_stored(
 def test_1001_layers_of_batch_norm() -> None:
     """Both exact states keep up with store."""
     ways = {"store": STORE, "exact": {"state": "exact"}, "exact64": {"state": "exact64"}}
-    found = errors("batch", 1001, "float32", ways, 1)
+    found = errors("batch", 1001, "float32", ways, 2)
     assert max(found["exact"], found["exact64"]) <= 2.0 * found["store"]
 
 
@@ -555,18 +565,9 @@ def test_what_cannot_be_is_refused_by_name(arguments: dict[str, Any], message: s
 
 
 # ---------------------------------------------------------------------- the page in docs
-def load_benchmark(name: str) -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_drift_table_is_generated(tmp_path: Path) -> None:
     page = tmp_path / "drift.md"
-    load_benchmark("drift").main(["--quick", "--write", str(page)])
+    drift.main(["--quick", "--write", str(page)])
     text = page.read_text(encoding="utf-8")
     for word in ("LayerNorm, float32", "BatchNorm, bf16 autocast", "| exact64 | 0 / ", "PyG GroupAddRev", "2 layers"):
         assert word in text

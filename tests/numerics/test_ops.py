@@ -190,8 +190,7 @@ def _every_case() -> list[tuple[str, str, int]]:
     """(case, graph, width): every graph at one width, and every width on one graph."""
     cases = []
     for name, case in CASES.items():
-        for graph in GRAPHS if case.over_edges else ("no nodes", "isolated"):
-            cases.append((name, graph, 7))
+        cases += [(name, graph, 7) for graph in (GRAPHS if case.over_edges else ("no nodes", "isolated"))]
         # One channel minus its mean is rounding noise, times 1 / sqrt(eps): the norm over channels starts at two.
         cases += [(name, "isolated", width) for width in WIDTHS if width > name.startswith("layer") and width != 7]
     return cases

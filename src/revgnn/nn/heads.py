@@ -33,18 +33,8 @@ class NodeHead(nn.Module):
         return out
 
 
-class GraphHead(nn.Module):
-    """Answer per graph: the mean of ``drop(relu(norm(x)))`` over its nodes, then a linear map.
-
-    Args:
-        head: norm, ReLU and dropout of width D.
-        out_channels: T.
-    """
-
-    def __init__(self, head: NormActDrop, out_channels: int) -> None:
-        super().__init__()
-        self.norm = head
-        self.lin = nn.Linear(head.channels, out_channels)
+class GraphHead(NodeHead):
+    """Answer per graph: the mean of ``drop(relu(norm(x)))`` over its nodes, then a linear map; made as `NodeHead`."""
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [B, T]."""

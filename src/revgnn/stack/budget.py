@@ -109,6 +109,11 @@ class LayerCost:
         at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + (2 * self.stream if num_stored else 0)
         return max(at_stored + segments * self.anchor if num_stored else 0, at_rebuilt)
 
+    def need(self, num_stored: int, num_layers: int, segments: int) -> int:
+        """The budget that `peak` takes: a hundredth more, because allocators round sizes up."""
+        peak = self.peak(num_stored, num_layers, segments)
+        return peak + peak // 100
+
 
 class MemoryBudget:
     """Chooses how many layers are stored.
@@ -120,7 +125,9 @@ class MemoryBudget:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._last: tuple[tuple[Any, ...], LayerCost] | None = None
+        self.cost: LayerCost | None = None
+        """What a layer cost for the last kind of input; None before the first."""
+        self._key: tuple[Any, ...] = ()
 
     def num_stored(
         self,
@@ -138,27 +145,22 @@ class MemoryBudget:
             measure: finds the cost.
         Raises: ValueError: if nothing fits.
         """
-        if self._last is None or self._last[0] != key:
-            self._last = key, measure()
-        cost = self._last[1]
+        if self.cost is None or self._key != key:
+            self._key, self.cost = key, measure()
+        cost = self.cost
 
         def fits(num_stored: int) -> bool:
-            return _need(cost.peak(num_stored, num_layers, segments(num_layers - num_stored))) <= self.limit
+            return cost.need(num_stored, num_layers, segments(num_layers - num_stored)) <= self.limit
 
         found = next((k for k in range(num_layers, -1, -1) if fits(k)), None)
         if found is None:
-            least = _need(cost.peak(0, num_layers, segments(num_layers)))
+            least = cost.need(0, num_layers, segments(num_layers))
             raise ValueError(
                 f"memory_budget={self.limit:,} bytes is too little: with every layer rebuilt this stack needs "
                 f"{least:,} bytes for a stream of {cost.stream:,} bytes; give at least that, fewer segments, more "
                 "groups, or fewer nodes per batch"
             )
         return found
-
-
-def _need(peak: int) -> int:
-    """A hundredth more: allocators round sizes up."""
-    return peak + peak // 100
 
 
 def weakly(value: object) -> tuple[int, object]:
@@ -176,6 +178,7 @@ def layer_cost(
     stored: Callable[..., Tensor],
     rebuilt: Callable[[Run, Tensor, Sequence[Tensor]], Tensor],
     anchor: int,
+    aside: int = 0,
 ) -> LayerCost:
     """Measure what a layer costs, on copies and with the blocks' buffers left alone.
 
@@ -186,6 +189,7 @@ def layer_cost(
         stored: ``(run, x, tensors, after_layer)`` with plain backpropagation.
         rebuilt: ``(run, x, tensors)`` with rebuilding.
         anchor: bytes that a rebuilt run keeps.
+        aside: those among them that a run of one layer does not have.
     Cost: three layers forward, and again backward.
     """
     held: list[int] = []
@@ -198,7 +202,7 @@ def layer_cost(
         _step(one, x, tensors, lambda x, t: rebuilt(one, x, t))
     stream = x.numel() * x.element_size()
     # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
-    rebuilding_one = live.peak - live.now() - stream
+    rebuilding_one = live.peak - live.now() - stream + aside
     return LayerCost(kept=held[1] - held[0], stored=two, rebuilt=rebuilding_one, anchor=anchor, stream=stream)
 
 

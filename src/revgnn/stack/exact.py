@@ -125,6 +125,11 @@ class ExactState:
             "no pure function of its arguments (check_inverse names it), or choose state='float'"
         )
 
+    @property
+    def bytes_per_element(self) -> tuple[int, int]:
+        """What a run keeps: the integer, and what a long one may put aside beside it (8 doublings of its range)."""
+        return self.word.dtype.itemsize, int(self.word.spare < 8)
+
     def fresh(self) -> ExactState:
         """One of the same kind that has seen nothing."""
         return ExactState(len(self.largest), self.num_groups, self.word)

@@ -219,16 +219,17 @@ class Stack(nn.Module):
 
     def _layer_cost(self, whole: Run, x: Tensor, tensors: Sequence[Tensor]) -> LayerCost:
         two = replace(whole, layers=[whole.layers[0], whole.layers[min(1, self.num_layers - 1)]])
-        word = x.element_size() if self.exact is None else self.exact.word.dtype.itemsize
         # A state of its own: the ranges that this trial meets are those of no step.
         advance = advance_float if self.exact is None else self.exact.fresh().advance
+        word, aside = (x.element_size(), 0) if self.exact is None else self.exact.bytes_per_element
         return layer_cost(
             two,
             x,
             tensors,
             _advance_stored,
             lambda run, x, tensors: reversible(run, x, tensors, advance),
-            anchor=x.numel() * word,
+            anchor=x.numel() * (word + aside),
+            aside=x.numel() * aside,
         )
 
     def _split_context(
