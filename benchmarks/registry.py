@@ -130,17 +130,21 @@ class Growth:
 
 Case = Step | Op | WorkSpace | Growth
 
-_GCN = "(test_convs and gcn) or (test_reversible and gcn) or spmm"
-_SAGE = "(test_convs and sage) or (test_reversible and sage) or spmm"
-_GEN = "(test_convs and gen) or (test_reversible and gen)"
-_GAT = "(test_convs and gat) or (test_reversible and gat)"
-_NORM = "norm or (test_reversible and layer)"
+_SPMM, _SOFTMAX, _EDGES, _ATTENTION, _NORM = (
+    f"(test_ops and float32 and {words})" for words in ("spmm", "(gen and softmax)", "edges", "attention", "layer")
+)
+
+
+def _network(conv: Conv, *ops: str) -> str:
+    """The tests of a convolution, of the stack around it, and of the operations that it is made of."""
+    return " or ".join([f"(test_convs and {conv})", f"(test_reversible and {conv})", *ops, _NORM])
+
 
 STEPS: dict[str, Step] = {
     "revgcn": Step(
         title="RevGCN",
         conv="gcn",
-        tests=_GCN,
+        tests=_network("gcn", _SPMM),
         against=(*_REVERSIBLE, "pyg-residual-csr"),
         csr="csr",
         edge_tensors=3.2,
@@ -148,7 +152,7 @@ STEPS: dict[str, Step] = {
     "revsage": Step(
         title="RevSAGE",
         conv="sage",
-        tests=_SAGE,
+        tests=_network("sage", _SPMM),
         against=_REVERSIBLE,
         csr="csr",
         edge_tensors=2.4,
@@ -156,14 +160,14 @@ STEPS: dict[str, Step] = {
     "revgen": Step(
         title="RevGEN, softmax",
         conv="gen",
-        tests=_GEN,
+        tests=_network("gen", _SOFTMAX),
         against=_REVERSIBLE,
         edge_tensors=16.0,
     ),
     "revgat-1": Step(
         title="RevGAT, 1 head",
         conv="gat",
-        tests=_GAT,
+        tests=_network("gat", _ATTENTION),
         against=_REVERSIBLE,
         csr="csr",
         edge_tensors=6.4,
@@ -172,7 +176,7 @@ STEPS: dict[str, Step] = {
         title="RevGAT, 4 heads",
         conv="gat",
         heads=4,
-        tests=_GAT,
+        tests=_network("gat", _ATTENTION),
         against=_REVERSIBLE,
         csr="csr",
         edge_tensors=7.0,
@@ -180,7 +184,7 @@ STEPS: dict[str, Step] = {
     "revgen-edges": Step(
         title="RevGEN, edge features",
         conv="gen",
-        tests=_GEN,
+        tests=_network("gen", _EDGES),
         against=_REVERSIBLE,
         graphs=("proteins",),
         edge_features=True,
@@ -190,13 +194,13 @@ STEPS: dict[str, Step] = {
 
 OPS: dict[str, Op] = {
     **{
-        f"spmm-{width}": Op(op="spmm", width=width, tests=_GCN, backward=False, edge_tensors=2.5)
+        f"spmm-{width}": Op(op="spmm", width=width, tests=_SPMM, backward=False, edge_tensors=2.5)
         for width in (64, 128, 256)
     },
-    "gen-softmax-64": Op(op="gen_softmax", width=64, tests=_GEN, edge_tensors=11.0),
-    "gen-edges-64": Op(op="gen_edges", width=64, tests=_GEN, graphs=("proteins",), edge_tensors=11.0),
-    "attention-64": Op(op="attention", width=64, tests=_GAT, edge_tensors=6.0),
-    "attention-64-4-heads": Op(op="attention", width=64, heads=4, tests=_GAT, edge_tensors=7.0),
+    "gen-softmax-64": Op(op="gen_softmax", width=64, tests=_SOFTMAX, edge_tensors=11.0),
+    "gen-edges-64": Op(op="gen_edges", width=64, tests=_EDGES, graphs=("proteins",), edge_tensors=11.0),
+    "attention-64": Op(op="attention", width=64, tests=_ATTENTION, edge_tensors=6.0),
+    "attention-64-4-heads": Op(op="attention", width=64, heads=4, tests=_ATTENTION, edge_tensors=7.0),
     "norm-act-drop-64": Op(op="norm_act_drop", width=64, tests=_NORM),
     "norm-act-drop-128": Op(op="norm_act_drop", width=128, tests=_NORM),
 }

@@ -223,8 +223,8 @@ def truth(norm: Any, depth: int, seed: int) -> Tensor:
 
 
 def errors(norm: Any, depth: int, precision: str, ways: dict[str, dict[str, Any]], weights: int) -> dict[str, float]:
-    """For every way, the gradient's relative error against float64: its geometric mean over initial
-    weights, for at these depths the error of one set of them is a matter of luck, by a factor of two either way."""
+    """For every way, the gradient's relative error against float64: its geometric mean over initial weights, because
+    the error of one set of them is a matter of luck by a factor of two either way."""
     graph, x = make_graph(), features(dtype=torch.float32)
     found: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(weights):
@@ -243,8 +243,8 @@ STORE = {"backprop": "store"}
     ("norm", "depth", "factor", "weights"),
     [
         ("batch", 28, 1.5, 8),
-        ("batch", 112, 1.5, 8),
-        pytest.param("batch", 448, 1.5, 3, marks=pytest.mark.slow),
+        ("batch", 112, 1.5, 6),
+        pytest.param("batch", 448, 1.5, 2, marks=pytest.mark.slow),
         pytest.param("layer", 1001, 2.0, 1, marks=pytest.mark.slow),
     ],
 )
@@ -257,10 +257,9 @@ def test_gradients_are_as_good_as_with_everything_stored(
 
 @pytest.mark.slow
 def test_1001_layers_of_batch_norm() -> None:
-    """Both exact states keep up with store."""
-    ways = {"store": STORE, "exact": {"state": "exact"}, "exact64": {"state": "exact64"}}
-    found = errors("batch", 1001, "float32", ways, 2)
-    assert max(found["exact"], found["exact64"]) <= 2.0 * found["store"]
+    """32 bits keep up with store, because the bits that fall off as the stream grows are put aside."""
+    found = errors("batch", 1001, "float32", {"store": STORE, "exact": {"state": "exact"}}, 2)
+    assert found["exact"] <= 2.0 * found["store"]
 
 
 def test_segments_bound_the_drift_of_a_float_state() -> None:
