@@ -563,6 +563,12 @@ def test_what_cannot_be_is_refused_by_name(arguments: dict[str, Any], message: s
         make(**arguments)
 
 
+def test_an_equilibrium_has_no_states_to_hold() -> None:
+    for choice in ({"state": "exact"}, {"segments": "auto"}, {"memory_budget": "1GB"}):
+        with pytest.raises(ValueError, match="segments, state and memory_budget are about layers that are rebuilt"):
+            ModelConfig(backprop="implicit", coupling="residual", weight_tied=True, **choice)
+
+
 # ---------------------------------------------------------------------- the page in docs
 def test_the_drift_table_is_generated(tmp_path: Path) -> None:
     page = tmp_path / "drift.md"
