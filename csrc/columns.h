@@ -22,7 +22,9 @@ constexpr int kBlocks = sizeof(S) == 4 ? 8 : 2;
 template <class S>
 constexpr int kFewBlocks = sizeof(S) == 4 ? 4 : 2;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 /// Where vector b of a row starts.
 template <int W, int NB>
@@ -70,7 +72,8 @@ REVGNN_INLINE void for_columns(int64_t width, F &&f) {
   }
 }
 
-/// Call f(Int<W>) with full vectors if one fits, else with single lanes; for loops whose number of vectors is not fixed.
+/// Call f(Int<W>) with full vectors if one fits, else with single lanes; for loops whose number of vectors is not
+/// fixed.
 template <class S, class F>
 REVGNN_INLINE void with_lanes(int64_t width, F &&f) {
   if (width >= kLanes<S>) {

@@ -31,7 +31,8 @@ const Isa *best(const char *wanted) {
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   static const Isa all[] = {
-      {"avx512", &avx512::table, has_avx512}, {"avx2", &avx2::table, has_avx2}, {"baseline", &baseline::table, true}};
+      {"avx512", &avx512::table, has_avx512}, {"avx2", &avx2::table, has_avx2}, {"baseline", &baseline::table, true}
+  };
 #else
   static const Isa all[] = {{"baseline", &baseline::table, true}};
 #endif
@@ -48,14 +49,20 @@ const Isa *active = best(nullptr);
 
 extern "C" {
 
-#define REVGNN_FORWARD(name) \
-  int revgnn_##name(const revgnn_##name##_args *args) { return revgnn::active->table->name(*args); }
+#define REVGNN_FORWARD(name)                            \
+  int revgnn_##name(const revgnn_##name##_args *args) { \
+    return revgnn::active->table->name(*args);          \
+  }
 REVGNN_KERNELS(REVGNN_FORWARD)
 #undef REVGNN_FORWARD
 
-int revgnn_abi_version(void) { return REVGNN_ABI_VERSION; }
+int revgnn_abi_version(void) {
+  return REVGNN_ABI_VERSION;
+}
 
-const char *revgnn_isa(void) { return revgnn::active->name; }
+const char *revgnn_isa(void) {
+  return revgnn::active->name;
+}
 
 int revgnn_use_isa(const char *name) {
   const revgnn::Isa *isa = revgnn::best(name);

@@ -1,9 +1,10 @@
 // Aggregation of GEN messages by softmax, sum or mean, with raw edge features or without, and the gradients.
 //
-// Forward: one visit of every edge, the softmax online: a channel's shift is raised only when a logit exceeds it by
-// kSlack, so that rescaling is rare. Backward, per edge: with p = exp(t m - lse), dm = g p (1 + t (m - y)). Backward, per
-// node: without edge features p splits into exp(t m_j - c) * exp(c - lse_i) for any shift c of the channel, so that two
-// plain sums over the edges, of h and h y with h = g exp(c - lse), are all that is needed.
+// Forward: one visit of every edge. Where the logits t m of every channel have a narrow range, one shift a channel
+// keeps their exponentials finite; else each row's shift is found online, and raised only when a logit exceeds it by
+// kSlack, so that rescaling is rare. Backward, per edge: with p = exp(t m - lse), dm = g p (1 + t (m - y)). Backward,
+// per node: without edge features p splits into exp(t m_j - c) * exp(c - lse_i) for any shift c of the channel, so that
+// two plain sums over the edges, of h and h y with h = g exp(c - lse), are all that is needed.
 #include "kernels.h"
 #include "messages.h"
 #include "parallel.h"
@@ -11,78 +12,160 @@
 namespace {
 
 constexpr int kSlack = 20;
-/// Widest range of t m, per channel, for which exp(t m - c) and its reciprocal stay far from the ends of float32.
-constexpr int kNodeRange = 60;
+/// Widest range of t m in a channel for which exp(t m - shift) and its reciprocal stay far from the ends of float32.
+constexpr int kRange = 60;
 
-// ------------------------------------------------------------------ forward
-template <class T, int W, int NB, bool edges, bool softmax>
-void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width) {
+// ------------------------------------------------------------------ one shift a channel
+/// The largest t m of every channel, the shift, in `shift`; false where some channel's range is too wide for it.
+template <class T, int W, class Args>
+bool channel_shifts(const Args &a, Sum<T> *shift) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_csr &g = a.graph;
-  const T *x = static_cast<const T *>(a.x) + first;
-  const S *t = softmax ? static_cast<const S *>(a.t) + first : nullptr;
-  const EdgeTerm<S, W, NB> edge_term(a, first, width);
-  const S eps = S(a.eps);
+  const S *t = static_cast<const S *>(a.t);
+  Partials<S> ends(2 * a.width);  // the largest m and the largest -m, up from the -inf that a part without rows leaves
+  for_parts(a.threads, g.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
+    const Range rows = rows_of_part(g.num_rows, part);
+    S *high = ends.row(part), *low = high + a.width;
+    for (int64_t d = 0; d < 2 * a.width; d++) high[d] = -S(__builtin_inf());
+    for (int64_t j = rows.first; j < rows.last; j++) {
+      const T *x = static_cast<const T *>(a.x) + j * a.x_stride;
+      for (int64_t d = 0; d < a.width; d += W) {
+        const int64_t at = d + W <= a.width ? d : a.width - W;
+        const V m = relu(load<W>(x + at)) + S(a.eps), top = load<W>(high + at), bottom = load<W>(low + at);
+        store<W>(high + at, m > top ? m : top);
+        store<W>(low + at, -m > bottom ? -m : bottom);
+      }
+    }
+  });
+  bool narrow = true;
+  for (int64_t d = 0; d < a.width; d++) {
+    S high = -S(__builtin_inf()), low = high;
+    for (int64_t part = 0; part < kParts; part++) {
+      high = ends.row(part)[d] > high ? ends.row(part)[d] : high;
+      low = ends.row(part)[a.width + d] > low ? ends.row(part)[a.width + d] : low;
+    }
+    const S range = (high + low) * (t[d] < 0 ? -t[d] : t[d]);
+    shift[d] = t[d] < 0 ? -low * t[d] : high * t[d];
+    narrow = narrow && range <= S(kRange);  // false for a NaN
+  }
+  return narrow;
+}
 
-  for_rows(g.num_rows, a.threads, 4 * (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
-    V top[NB], sum[NB], acc[NB], m[NB];
+// ------------------------------------------------------------------ forward
+/// The softmax of one row so far: weights are relative to exp(top).
+template <class S, int W, int NB>
+struct Softmax {
+  using V = Vec<S, W>;
+  V top[NB], sum[NB], acc[NB];
+
+  REVGNN_INLINE Softmax() {
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
       top[b] = splat<S, W>(S(-1e30));
       sum[b] = acc[b] = V{};
     }
+  }
+
+  /// Raise the shifts of the channels that a message exceeds by kSlack, and with them all that exceed theirs.
+  REVGNN_INLINE void raise(const V *m, const V *t) {
+    Mask<S, W> above{};
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) above |= m[b] * t[b] > top[b] + S(kSlack);
+    if (__builtin_expect(!any<S, W>(above), 1)) return;
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const V logit = m[b] * t[b], raised = logit > top[b] ? logit : top[b];
+      const V scale = vexp<W>(top[b] - raised);
+      sum[b] *= scale;
+      acc[b] *= scale;
+      top[b] = raised;
+    }
+  }
+
+  REVGNN_INLINE void add(const V *m, const V *t) {
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const V p = vexp<W>(m[b] * t[b] - top[b]);
+      sum[b] += p;
+      acc[b] += p * m[b];
+    }
+  }
+};
+
+/// With a `shift` no logit of a channel exceeds, the softmax needs no search for the largest.
+template <class T, int W, int NB, bool edges, bool softmax, bool shifted>
+void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const Sum<T> *shift) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const revgnn_csr &g = a.graph;
+  const T *x = static_cast<const T *>(a.x) + first;
+  const EdgeTerm<S, W, NB> edge_term(a, first, width);
+  const S eps = S(a.eps);
+  V t[NB];
+#pragma GCC unroll 8
+  for (int b = 0; b < NB; b++) {
+    t[b] = softmax ? load<W>(static_cast<const S *>(a.t) + first + block_start<W, NB>(b, width)) : V{};
+  }
+
+  for_rows(g.num_rows, a.threads, 4 * (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
+    Softmax<S, W, NB> state;
+    if constexpr (shifted) {
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) state.top[b] = load<W>(shift + first + block_start<W, NB>(b, width));
+    }
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
     for (int64_t e = begin; e < end; e++) {
       if (e + kAhead < g.num_edges) prefetch<NB * W * sizeof(T)>(x + g.indices[e + kAhead] * a.x_stride);
       const T *row = x + g.indices[e] * a.x_stride;
-      V term[NB];
+      V m[NB], term[NB];
       if constexpr (edges) edge_term.make(e, term);
-      Mask<S, W> above{};
 #pragma GCC unroll 8
       for (int b = 0; b < NB; b++) {
-        const int64_t at = block_start<W, NB>(b, width);
-        const V from = load<W>(row + at);
+        const V from = load<W>(row + block_start<W, NB>(b, width));
         m[b] = relu(edges ? from + term[b] : from) + eps;
-        if constexpr (softmax) {
-          above |= m[b] * load<W>(t + at) > top[b] + S(kSlack);
-        } else {
-          acc[b] += m[b];
-        }
+        if constexpr (!softmax) state.acc[b] += m[b];
       }
-      if constexpr (softmax) {
-        if (__builtin_expect(any<S, W>(above), 0)) {
-#pragma GCC unroll 8
-          for (int b = 0; b < NB; b++) {
-            const V logit = m[b] * load<W>(t + block_start<W, NB>(b, width));
-            const V raised = logit > top[b] ? logit : top[b];
-            const V scale = vexp<W>(top[b] - raised);
-            sum[b] *= scale;
-            acc[b] *= scale;
-            top[b] = raised;
-          }
-        }
-#pragma GCC unroll 8
-        for (int b = 0; b < NB; b++) {
-          const V p = vexp<W>(m[b] * load<W>(t + block_start<W, NB>(b, width)) - top[b]);
-          sum[b] += p;
-          acc[b] += p * m[b];
-        }
-      }
+      if constexpr (softmax && !shifted) state.raise(m, t);
+      if constexpr (softmax) state.add(m, t);
     }
     T *y = static_cast<T *>(a.y) + i * a.y_stride + first;
     S *lse = softmax && a.lse != nullptr ? static_cast<S *>(a.lse) + i * a.width + first : nullptr;
     const S share = a.reduce == REVGNN_MEAN && end > begin ? S(1) / S(end - begin) : S(1);
+    const bool isolated = begin == end;
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
       const int64_t at = block_start<W, NB>(b, width);
-      const bool isolated = begin == end;
       if constexpr (softmax) {
-        store<W>(y + at, isolated ? V{} : acc[b] / sum[b]);
-        if (lse != nullptr) store<W>(lse + at, isolated ? V{} : top[b] + vlog<W>(sum[b]));
+        store<W>(y + at, isolated ? V{} : state.acc[b] / state.sum[b]);
+        if (lse != nullptr) store<W>(lse + at, isolated ? V{} : state.top[b] + vlog<W>(state.sum[b]));
       } else {
-        store<W>(y + at, acc[b] * share);
+        store<W>(y + at, state.acc[b] * share);
       }
+    }
+  });
+}
+
+template <class T>
+void aggregate(const revgnn_gen_aggr_args &a) {
+  using S = Sum<T>;
+  const Buffer<S> shift(a.width);
+  bool narrow = false;
+  if (a.weight == nullptr) {
+    with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA {
+      narrow = channel_shifts<T, decltype(w)::value>(a, shift.data());
+    });
+  }
+  for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
+    constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
+    if (narrow) {
+      gen_rows<T, W, NB, false, true, true>(a, first, width, shift.data());
+    } else if (a.weight == nullptr) {
+      gen_rows<T, W, NB, false, true, false>(a, first, width, nullptr);
+    } else if (a.reduce == REVGNN_SOFTMAX) {
+      gen_rows<T, W, NB, true, true, false>(a, first, width, nullptr);
+    } else {
+      gen_rows<T, W, NB, true, false, false>(a, first, width, nullptr);
     }
   });
 }
@@ -122,11 +205,14 @@ class EdgeGradients {
     for (int b = 0; b < NB; b++) {
       S *to = dweight_ + k * term_.full_width + block_start<W, NB>(b, term_.width);
       V sum[KB];
+#pragma GCC unroll 4
       for (int q = 0; q < KB; q++) sum[q] = load<W>(to + q * term_.full_width);
       for (int e = 0; e < count_; e++) {
         const S *features = term_.features(edges_[e]) + k;
+#pragma GCC unroll 4
         for (int q = 0; q < KB; q++) sum[q] += grads_[e][b] * features[q];
       }
+#pragma GCC unroll 4
       for (int q = 0; q < KB; q++) store<W>(to + q * term_.full_width, sum[q]);
     }
   }
@@ -137,6 +223,7 @@ class EdgeGradients {
       for (int64_t k = 0; k < term_.num_features; k++) {
         const S *row = term_.weight + k * term_.full_width;
         V dot{};
+#pragma GCC unroll 8
         for (int b = 0; b < NB; b++) dot += grads_[e][b] * load<W>(row + block_start<W, NB>(b, term_.width));
         const S value = reduce_add<S, W>(dot);
         to[k] = add_to_attr_ ? to[k] + value : value;
@@ -170,55 +257,88 @@ void finish_sums(const revgnn_gen_aggr_backward_args &a, const Partials<S> &part
   if (a.dweight != nullptr) partials.sum_into(static_cast<S *>(a.dweight), 2 * a.width, a.num_features * a.width);
 }
 
+/// The gradients that one edge after another sends to its source, for the columns of one piece of a row.
 template <class T, int W, int NB, bool edges, bool softmax>
-void gen_backward_rows(const revgnn_gen_aggr_backward_args &a, int64_t first, int64_t width, Partials<Sum<T>> &partials) {
+struct SourceGradients {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const revgnn_gen_aggr_backward_args &a;
+  const EdgeTerm<S, W, NB> edge_term;
+  const int64_t width;
+  const T *grad, *y;
+  const S *lse;
+  V t[NB];
+
+  SourceGradients(const revgnn_gen_aggr_backward_args &args, int64_t first, int64_t piece_width)
+      : a(args),
+        edge_term(args, first, piece_width),
+        width(piece_width),
+        grad(static_cast<const T *>(a.grad) + first),
+        y(softmax ? static_cast<const T *>(a.y) + first : nullptr),
+        lse(softmax ? static_cast<const S *>(a.lse) + first : nullptr) {
+    for (int b = 0; b < NB; b++) {
+      t[b] = softmax ? load<W>(static_cast<const S *>(a.t) + first + block_start<W, NB>(b, width)) : V{};
+    }
+  }
+
+  REVGNN_INLINE int64_t edge_at(int64_t e) const { return a.graph.edge_ids == nullptr ? e : a.graph.edge_ids[e]; }
+
+  REVGNN_INLINE void fetch(int64_t e) const {
+    if (e >= a.graph.num_edges) return;
+    const int64_t i = a.graph.indices[e];
+    prefetch<NB * W * sizeof(T)>(grad + i * a.grad_stride);
+    if constexpr (softmax) prefetch<NB * W * sizeof(T)>(y + i * a.y_stride);
+    if constexpr (softmax) prefetch<NB * W * sizeof(S)>(lse + i * a.width);
+    if constexpr (edges) prefetch<64>(edge_term.features(edge_at(e)));
+  }
+
+  /// Add the gradient of the message on edge e of the source whose row is `x`; `kept` also receives it.
+  REVGNN_INLINE void add(int64_t e, const T *x, V *sum, V *t_sum, V *kept) const {
+    const int64_t i = a.graph.indices[e];
+    const S through_weights = a.constant_weights ? S(0) : S(1);
+    const bool mean = !softmax && a.reduce == REVGNN_MEAN;
+    const S share = mean ? S(1) / S(a.degree_indptr[i + 1] - a.degree_indptr[i]) : S(1);
+    V term[NB];
+    if constexpr (edges) edge_term.make(edge_at(e), term);
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const int64_t at = block_start<W, NB>(b, width);
+      const V from = load<W>(x + at), inside = edges ? from + term[b] : from;
+      V dm = load<W>(grad + i * a.grad_stride + at) * share;
+      if constexpr (softmax) {
+        const V m = relu(inside) + S(a.eps), away = m - load<W>(y + i * a.y_stride + at);
+        dm *= vexp<W>(m * t[b] - load<W>(lse + i * a.width + at));
+        t_sum[b] += dm * away * m;
+        dm *= away * t[b] * through_weights + S(1);
+      }
+      dm = inside > V{} ? dm : V{};
+      sum[b] += dm;
+      if constexpr (edges) kept[b] = dm;
+    }
+  }
+};
+
+template <class T, int W, int NB, bool edges, bool softmax>
+void gen_backward_rows(
+    const revgnn_gen_aggr_backward_args &a, int64_t first, int64_t width, Partials<Sum<T>> &partials
+) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_csr &g = a.graph;
-  const EdgeTerm<S, W, NB> edge_term(a, first, width);
+  const SourceGradients<T, W, NB, edges, softmax> gradients(a, first, width);
   const Mask<S, W> fresh = fresh_lanes<S, W>(width);
-  const T *grad = static_cast<const T *>(a.grad) + first;
-  const T *y = softmax ? static_cast<const T *>(a.y) + first : nullptr;
-  const S *lse = softmax ? static_cast<const S *>(a.lse) + first : nullptr;
-  const S *t = softmax ? static_cast<const S *>(a.t) + first : nullptr;
-  const S through_weights = a.constant_weights ? S(0) : S(1);
-  const S eps = S(a.eps);
 
   for_parts(a.threads, 8 * (g.num_edges + g.num_rows) * width, [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(g.indptr, g.num_rows, g.num_edges, part);
     const GenSums<S> sums(partials.row(part), a.width);
-    EdgeGradients<S, W, NB> edge_grads(edge_term, sums.weight + first, static_cast<S *>(a.dedge_attr), first > 0, fresh);
+    S *dedge_attr = static_cast<S *>(a.dedge_attr);
+    EdgeGradients<S, W, NB> edge_grads(gradients.edge_term, sums.weight + first, dedge_attr, first > 0, fresh);
     for (int64_t j = rows.first; j < rows.last; j++) {
       const T *x = static_cast<const T *>(a.x) + j * a.x_stride + first;
-      V sum[NB] = {}, t_sum[NB] = {}, term[NB];
+      V sum[NB] = {}, t_sum[NB] = {};
       for (int64_t e = g.indptr[j]; e < g.indptr[j + 1]; e++) {
-        const int64_t i = g.indices[e], edge = g.edge_ids == nullptr ? e : g.edge_ids[e];
-        if (e + kAhead < g.num_edges) {
-          const int64_t next = g.indices[e + kAhead];
-          prefetch<NB * W * sizeof(T)>(grad + next * a.grad_stride);
-          if constexpr (softmax) prefetch<NB * W * sizeof(T)>(y + next * a.y_stride);
-          if constexpr (softmax) prefetch<NB * W * sizeof(S)>(lse + next * a.width);
-          if constexpr (edges) prefetch<64>(edge_term.features(g.edge_ids == nullptr ? e + kAhead : g.edge_ids[e + kAhead]));
-        }
-        if constexpr (edges) edge_term.make(edge, term);
-        V *kept = edges ? edge_grads.next(edge) : nullptr;
-        const S share = softmax || a.reduce != REVGNN_MEAN ? S(1) : S(1) / S(a.degree_indptr[i + 1] - a.degree_indptr[i]);
-#pragma GCC unroll 8
-        for (int b = 0; b < NB; b++) {
-          const int64_t at = block_start<W, NB>(b, width);
-          const V from = load<W>(x + at), inside = edges ? from + term[b] : from;
-          V dm = load<W>(grad + i * a.grad_stride + at) * share;
-          if constexpr (softmax) {
-            const V m = relu(inside) + eps, temperature = load<W>(t + at);
-            const V away = m - load<W>(y + i * a.y_stride + at);
-            dm *= vexp<W>(m * temperature - load<W>(lse + i * a.width + at));
-            t_sum[b] += dm * away * m;
-            dm *= away * temperature * through_weights + S(1);
-          }
-          dm = inside > V{} ? dm : V{};
-          sum[b] += dm;
-          if constexpr (edges) kept[b] = dm;
-        }
+        gradients.fetch(e + kAhead);
+        gradients.add(e, x, sum, t_sum, edges ? edge_grads.next(gradients.edge_at(e)) : nullptr);
       }
       if constexpr (edges) add_row<W, NB>(sums.bias + first, width, sum, fresh);
       if constexpr (softmax) add_row<W, NB>(sums.t + first, width, t_sum, fresh);
@@ -229,48 +349,13 @@ void gen_backward_rows(const revgnn_gen_aggr_backward_args &a, int64_t first, in
 }
 
 // ------------------------------------------------------------------ backward per node
-/// The largest t m of every channel, the shift, in `shift`; false where some channel's range is too wide for it.
-template <class T, int W>
-bool channel_shifts(const revgnn_gen_aggr_backward_args &a, Sum<T> *shift) {
-  using S = Sum<T>;
-  using V = Vec<S, W>;
-  const revgnn_csr &g = a.graph;
-  const S *t = static_cast<const S *>(a.t);
-  Partials<S> ends(2 * a.width);  // the largest m and the largest -m, up from the -inf that a part without rows leaves
-  for_parts(a.threads, g.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
-    const Range rows = rows_of_part(g.num_rows, part);
-    S *high = ends.row(part), *low = high + a.width;
-    for (int64_t d = 0; d < 2 * a.width; d++) high[d] = -S(__builtin_inf());
-    for (int64_t j = rows.first; j < rows.last; j++) {
-      const T *x = static_cast<const T *>(a.x) + j * a.x_stride;
-      for (int64_t d = 0; d < a.width; d += W) {
-        const int64_t at = d + W <= a.width ? d : a.width - W;
-        const V m = relu(load<W>(x + at)) + S(a.eps), top = load<W>(high + at), bottom = load<W>(low + at);
-        store<W>(high + at, m > top ? m : top);
-        store<W>(low + at, -m > bottom ? -m : bottom);
-      }
-    }
-  });
-  bool narrow = true;
-  for (int64_t d = 0; d < a.width; d++) {
-    S high = -S(__builtin_inf()), low = high;
-    for (int64_t part = 0; part < kParts; part++) {
-      high = ends.row(part)[d] > high ? ends.row(part)[d] : high;
-      low = ends.row(part)[a.width + d] > low ? ends.row(part)[a.width + d] : low;
-    }
-    const S range = (high + low) * (t[d] < 0 ? -t[d] : t[d]);
-    shift[d] = t[d] < 0 ? -low * t[d] : high * t[d];
-    narrow = narrow && range <= S(kNodeRange);  // false for a NaN
-  }
-  return narrow;
-}
-
 /// scratch_i = (h_i, h_i y_i) with h = grad exp(shift - lse)
 template <class T, int W>
 void make_node_sums(const revgnn_gen_aggr_backward_args &a, const Sum<T> *shift) {
   using S = Sum<T>;
   for_rows(a.graph.num_rows, a.threads, 5 * a.graph.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
-    const T *grad = static_cast<const T *>(a.grad) + i * a.grad_stride, *y = static_cast<const T *>(a.y) + i * a.y_stride;
+    const T *grad = static_cast<const T *>(a.grad) + i * a.grad_stride,
+            *y = static_cast<const T *>(a.y) + i * a.y_stride;
     const S *lse = static_cast<const S *>(a.lse) + i * a.width;
     T *out = static_cast<T *>(a.scratch) + 2 * i * a.width;
     for (int64_t d = 0; d < a.width; d += W) {
@@ -284,7 +369,9 @@ void make_node_sums(const revgnn_gen_aggr_backward_args &a, const Sum<T> *shift)
 
 template <class T, int W, int NB>
 void node_backward_rows(
-    const revgnn_gen_aggr_backward_args &a, int64_t first, int64_t width, const Sum<T> *shift, Partials<Sum<T>> &partials) {
+    const revgnn_gen_aggr_backward_args &a, int64_t first, int64_t width, const Sum<T> *shift,
+    Partials<Sum<T>> &partials
+) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_csr &g = a.graph;
@@ -364,19 +451,7 @@ namespace revgnn {
 namespace REVGNN_ISA {
 
 int gen_aggr(const revgnn_gen_aggr_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
-    using T = decltype(zero);
-    for_columns<Sum<T>, kFewBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
-      constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
-      if (a.weight == nullptr) {
-        gen_rows<T, W, NB, false, true>(a, first, width);
-      } else if (a.reduce == REVGNN_SOFTMAX) {
-        gen_rows<T, W, NB, true, true>(a, first, width);
-      } else {
-        gen_rows<T, W, NB, true, false>(a, first, width);
-      }
-    });
-  });
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA { aggregate<decltype(zero)>(a); });
 }
 
 int gen_aggr_backward(const revgnn_gen_aggr_backward_args &a) {

@@ -102,11 +102,15 @@ REVGNN_INLINE void for_vectors(int64_t width, Mask<S, W> fresh_at_end, F &&f) {
 }
 
 template <class T, int W>
-REVGNN_INLINE void row_stats(const T *x, int64_t width, Mask<Sum<T>, W> fresh_at_end, Sum<T> eps, Sum<T> *mean, Sum<T> *rstd) {
+REVGNN_INLINE void row_stats(
+    const T *x, int64_t width, Mask<Sum<T>, W> fresh_at_end, Sum<T> eps, Sum<T> *mean, Sum<T> *rstd
+) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   V sum{}, square{};
-  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA { sum += fresh ? load<W>(x + d) : V{}; });
+  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+    sum += fresh ? load<W>(x + d) : V{};
+  });
   const S centre = reduce_add<S, W>(sum) / S(width);
   for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
     const V away = fresh ? load<W>(x + d) - centre : V{};

@@ -44,7 +44,9 @@ struct Range {
 };
 
 /// The rows of a part, by number of rows.
-REVGNN_INLINE Range rows_of_part(int64_t rows, int64_t part) { return {rows * part / kParts, rows * (part + 1) / kParts}; }
+REVGNN_INLINE Range rows_of_part(int64_t rows, int64_t part) {
+  return {rows * part / kParts, rows * (part + 1) / kParts};
+}
 
 /// The first row whose edges start at or after `edge`.
 REVGNN_INLINE int64_t row_of_edge(const int32_t *indptr, int64_t rows, int64_t edge) {

@@ -296,18 +296,18 @@ typedef struct {
 
 /* One line per kernel: the dispatcher and the tables are made from it. */
 #define REVGNN_KERNELS(K) \
-  K(spmm) \
-  K(edge_dot) \
-  K(max) \
-  K(max_backward) \
-  K(norm) \
-  K(norm_backward) \
-  K(batch_stats) \
-  K(gen_aggr) \
-  K(gen_aggr_backward) \
-  K(edge_max) \
-  K(edge_max_backward) \
-  K(attention) \
+  K(spmm)                 \
+  K(edge_dot)             \
+  K(max)                  \
+  K(max_backward)         \
+  K(norm)                 \
+  K(norm_backward)        \
+  K(batch_stats)          \
+  K(gen_aggr)             \
+  K(gen_aggr_backward)    \
+  K(edge_max)             \
+  K(edge_max_backward)    \
+  K(attention)            \
   K(attention_backward)
 
 #if defined(_WIN32)

@@ -72,10 +72,17 @@ constexpr int kLanes = kVectorBytes / int(sizeof(S));
 template <class F>
 REVGNN_INLINE int with_dtype(int dtype, F &&f) {
   switch (dtype) {
-    case REVGNN_F32: f(float()); return 0;
-    case REVGNN_BF16: f(bf16()); return 0;
-    case REVGNN_F64: f(double()); return 0;
-    default: return REVGNN_UNSUPPORTED;
+    case REVGNN_F32:
+      f(float());
+      return 0;
+    case REVGNN_BF16:
+      f(bf16());
+      return 0;
+    case REVGNN_F64:
+      f(double());
+      return 0;
+    default:
+      return REVGNN_UNSUPPORTED;
   }
 }
 
@@ -195,6 +202,18 @@ REVGNN_INLINE Vec<I, W> iota() {
   return v;
 }
 
+/// Lane l of the result is lane from[l] of v.
+template <class S, int W>
+REVGNN_INLINE Vec<S, W> permute(Vec<S, W> v, Mask<S, W> from) {
+#if defined(__clang__)
+  Vec<S, W> out;
+  for (int lane = 0; lane < W; lane++) out[lane] = v[from[lane]];
+  return out;
+#else
+  return __builtin_shuffle(v, from);
+#endif
+}
+
 /// max(0, x); a NaN stays one.
 template <class V>
 REVGNN_INLINE V relu(V x) {
@@ -209,10 +228,30 @@ REVGNN_INLINE Mask<S, W> beats(Vec<S, W> value, Vec<S, W> top) {
 }
 
 // ------------------------------------------------------------------ exp, log
-/// Relative error below 3e-7; 0 below -87.3, finite above 88; a NaN stays one.
+#if defined(__AVX512F__)
+/// With instructions for rounding and for scaling by 2^k, which also takes care of the upper end.
+REVGNN_INLINE __m512 exp_512(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-104.f), x);  // in this order a NaN stays one
+  const __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+  __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fmadd_ps(k, _mm512_set1_ps(2.12194440e-4f), r);
+  __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(1.f / 720), _mm512_set1_ps(1.f / 120));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.f / 24));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.f / 6));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.f));
+  return _mm512_scalef_ps(p, k);
+}
+#endif
+
+/// Relative error below 3e-7; 0 far below 0, finite or infinite far above; a NaN stays one.
 template <int W>
 REVGNN_INLINE Vec<float, W> vexp(Vec<float, W> x) {
   using V = Vec<float, W>;
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return (V)exp_512((__m512)x);
+#endif
   const V low = splat<float, W>(-87.3f), high = splat<float, W>(88.f);
   V c = x < low ? low : x;
   c = c > high ? high : c;
