@@ -24,11 +24,10 @@ from revgnn import ops
 from revgnn.measure import peak_memory
 from revgnn.ops import native
 
-from .clock import in_turns
 from .graphs import Task, make_task
 from .registry import OWN, Op
 from .steps import size
-from .trial import Run, Settings, attempt
+from .trial import Run, Settings, attempt, timed
 
 LEAST_ROUNDS = 9
 """An operation takes milliseconds: more rounds than a step."""
@@ -62,10 +61,8 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
             alive[name] = run
     settings.announce(None)
     ceilings = _gathers(case.width, task) if case.op == "spmm" else {}
-    timing = settings.timing() | {"repeats": max(settings.repeats, LEAST_ROUNDS)}
-    times = in_turns({**alive, **ceilings}, **timing)
-    for name in alive:
-        runs[name] |= times[name].summary(settings.clock)
+    found: dict[str, Run] = {**runs, **{name: {} for name in ceilings}}
+    times = timed({**alive, **ceilings}, found, settings, ours=[OWN, *ceilings], least_rounds=LEAST_ROUNDS)
     own = runs[OWN]["median_s"]
     result: dict[str, Any] = {
         **size(task),
@@ -74,10 +71,10 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
         "backward": case.backward,
         "repeats": len(times[OWN].wall),
         "runs": runs,
-        "ratios": {name: runs[name]["median_s"] / own for name in alive if name != OWN},
+        "ratios": {name: runs[name]["median_s"] / own for name in alive if name in times and name != OWN},
     }
     if ceilings:
-        seconds = {name: times[name].summary(settings.clock)["median_s"] for name in ceilings}
+        seconds = {name: found[name]["median_s"] for name in ceilings}
         gathered = task.num_edges * case.width * 4 / 1e9
         result["gather_gb_s"] = {name: gathered / taken for name, taken in seconds.items()}
         result["gb_s"] = gathered / own

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from revgnn.measure import peak_memory
 
-from .clock import in_turns
 from .graphs import Task, make_task
 from .nets import PyGNet, own_net
 from .registry import ENTRANTS, GRAPHS, GROUPS, HIDDEN, OWN, STEPS, Growth, Step, WorkSpace
-from .trial import Run, Settings, attempt
+from .trial import Run, Settings, attempt, timed
 
 
 class Training:
@@ -58,9 +57,7 @@ def measure_step(step: Step, graph: str, settings: Settings) -> dict[str, Any]:
     """Step all entrants in turns; first each alone, for its peak."""
     task, layers = make_task(graph, device=settings.device), settings.layers or GRAPHS[graph].layers
     entrants, runs = _tried(step, task, layers, settings)
-    times = in_turns(entrants, **settings.timing())
-    for name, taken in times.items():
-        runs[name] |= taken.summary(settings.clock)
+    times = timed(entrants, runs, settings, ours=[name for name in runs if not ENTRANTS[name].peer])
     own = runs[OWN]["median_s"]
     ratios = {name: runs[name]["median_s"] / own for name in times if name != OWN}
     result: dict[str, Any] = {"layers": layers, "hidden": HIDDEN, "groups": GROUPS, **size(task)}
@@ -127,9 +124,9 @@ def measure_growth(case: Growth, graph: str, settings: Settings) -> dict[str, An
             layers=int(point) if case.axis == "depth" else layers,
             hidden=int(point) if case.axis == "width" else HIDDEN,
         )  # fmt: skip
-    times = in_turns(runs, **settings.timing())
-    medians = {name: taken.summary(settings.clock)["median_s"] for name, taken in times.items()}
-    seconds = [medians[f"{point:g}"] for point in case.points]
+    found: dict[str, Run] = {name: {} for name in runs}
+    times = timed(runs, found, settings, ours=runs)
+    seconds = [found[f"{point:g}"]["median_s"] for point in case.points]
     return {
         "axis": case.axis,
         "layers": None if case.axis == "depth" else layers,

@@ -91,16 +91,16 @@ def _verdict(mark: Mark, value: float) -> str:
 
 # ---------------------------------------------------------------------- the details
 def _steps(results: dict[Key, Row]) -> str:
-    head = ("case", "graph", "layers", "network", "form", "median s", "least s", "work space", "N D 4 bytes")
+    head = ("case", "graph", "layers", "network", "form", "median s", "least s", "rounds", "work space", "N D 4 bytes")
     rows = []
     for row in _of(results, STEPS):
         for run in row["runs"].values():
             state = _state(run)
-            figures = [state, "", ""] if state else [f"{run['median_s']:.3f}", f"{run['min_s']:.3f}"]
+            figures = [state, "", "", "", ""]
             if not state:
+                figures = [f"{run['median_s']:.3f}", f"{run['min_s']:.3f}", str(row["repeats"])]
                 figures += [memory(run["peak_bytes"]), f"{run['peak_nd']:.1f}"]
-            first = [row["case"], row["graph"], str(row["layers"]), run["what"], run["form"] or "–"]
-            rows.append([*first, *figures][: len(head)])
+            rows.append([row["case"], row["graph"], str(row["layers"]), run["what"], run["form"] or "–", *figures])
     return _markdown(head, rows)
 
 

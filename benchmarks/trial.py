@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .clock import Clock
+from .clock import Clock, Times, in_turns
 
 Run = dict[str, Any]
 """What is known of one entrant: its figures, or why it has none (``failed``, ``skipped``)."""
@@ -33,10 +33,6 @@ class Settings:
     """Entrant -> why it must not be tried (it ended the process)."""
     announce: Callable[[str | None], None] = lambda name: None
     """Told which entrant is tried for the first time, and ``None`` when all have been."""
-
-    def timing(self) -> dict[str, Any]:
-        """The arguments of `in_turns`."""
-        return {"device": self.device, "repeats": self.repeats, "budget": self.budget}
 
 
 def attempt(
@@ -65,5 +61,48 @@ def attempt(
     except _FAULTS as error:
         if not peer:
             raise
-        found["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        found["failed"] = _reason(error)
         return found, None
+
+
+def timed(
+    alive: Mapping[str, Callable[[], object]],
+    runs: Mapping[str, Run],
+    settings: Settings,
+    *,
+    ours: Collection[str],
+    least_rounds: int = 1,
+) -> dict[str, Times]:
+    """Time entrants in turns and write it down.
+
+    Args:
+        alive: those that have run once.
+        runs: what is known of each; gets its times, or why it failed after all (its first run left memory in pieces).
+        settings: rounds and clock.
+        ours: who may not fail.
+        least_rounds: at least so many rounds, whatever the settings.
+    Returns: the times of those that finished.
+    """
+    sheltered = {name: run if name in ours else _sheltered(run, runs[name]) for name, run in alive.items()}
+    repeats = max(settings.repeats, least_rounds)
+    times = in_turns(sheltered, settings.device, repeats=repeats, budget=settings.budget)
+    times = {name: taken for name, taken in times.items() if "failed" not in runs[name]}
+    for name, taken in times.items():
+        runs[name].update(taken.summary(settings.clock))
+    return times
+
+
+def _sheltered(run: Callable[[], object], found: Run) -> Callable[[], None]:
+    def call() -> None:
+        if "failed" in found:
+            return
+        try:
+            run()
+        except _FAULTS as error:
+            found["failed"] = _reason(error)
+
+    return call
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -27,7 +27,7 @@ from benchmarks.nets import PyGNet, own_net  # noqa: E402
 from benchmarks.registry import CASES, ENTRANTS, GRAPHS, OPS, OWN, STEPS, numerics_of  # noqa: E402
 from benchmarks.single_ops import _OPS  # noqa: E402
 from benchmarks.steps import off_line  # noqa: E402
-from benchmarks.trial import Settings, attempt  # noqa: E402
+from benchmarks.trial import Settings, attempt, timed  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse", "ignore:.*TypedStorage")
 
@@ -206,6 +206,26 @@ def test_a_peer_that_fails_is_reported() -> None:
     assert attempt("pyg", fail, settings, peer=True, need=2e9)[0]["skipped"].startswith("needs about 2.0 GB")
     with pytest.raises(RuntimeError, match="no kernel"):
         attempt(OWN, fail, settings, peer=False)
+
+
+def test_a_peer_may_fail_while_it_is_timed() -> None:
+    calls: list[str] = []
+
+    def second_fails() -> None:
+        calls.append("pyg")
+        if len(calls) == 2:
+            raise MemoryError("no memory left")
+
+    runs: dict[str, dict[str, Any]] = {OWN: {}, "pyg": {}}
+    entrants = {OWN: lambda: None, "pyg": second_fails}
+    times = timed(entrants, runs, Settings(repeats=3), ours=[OWN])
+    assert list(times) == [OWN]
+    assert len(times[OWN].wall) == 3
+    assert calls == ["pyg"] * 2
+    assert runs["pyg"] == {"failed": "MemoryError: no memory left"}
+    calls.clear()
+    with pytest.raises(MemoryError):
+        timed(entrants, runs | {"pyg": {}}, Settings(repeats=3), ours=[OWN, "pyg"])
 
 
 def test_a_peer_that_ends_the_process_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
