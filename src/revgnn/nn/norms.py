@@ -1,5 +1,4 @@
-"""Norm, ReLU and dropout as one module: the head of every block, of every hidden layer of an MLP, and of the last
-layer."""
+"""Norm, ReLU and dropout as one module: the head of every block, of an MLP's hidden layers, and of the last layer."""
 
 from __future__ import annotations
 

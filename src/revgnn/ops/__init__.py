@@ -1,5 +1,4 @@
-"""Pure tensor functions with forward and backward: message passing and the head of every block. No parameters, no
-modules.
+"""Pure tensor functions with forward and backward: message passing and the head of every block. No modules here.
 
 The contracts stand here, and each call goes to one of two implementations (`implementation` names a device's,
 ``REVGNN_OPS`` chooses): `reference`, every op in plain torch, or `native`, compiled CPU kernels that make no tensor per

@@ -1,5 +1,4 @@
-"""How a layer's branches join the stream: the forward of one layer, and its inverse with the gradient in the same
-visit.
+"""How a layer's branches join the stream: one layer forward, and its inverse with the gradient in the same visit.
 
 A coupling is written once against a *state* (the stream, cut into groups of channels) and a way to evaluate the
 branch of

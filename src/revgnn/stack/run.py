@@ -1,5 +1,4 @@
-"""A run of layers: which blocks, with which seeds and which context, evaluated plainly or with their vector-Jacobian
-product.
+"""A run of layers: which blocks, with which seeds and context, evaluated plainly or with vector-Jacobian products.
 
 The one place where a block is called. `Stack` makes runs; the ways to differentiate them take runs.
 """

@@ -1,5 +1,4 @@
-"""Seeds from seeds: one number for a step, and a different one for every layer and group of it, with no state
-between."""
+"""Seeds from seeds: one number for a step, another for every layer and group of it, and no state between."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from .purity import rebuilding
 from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split
 from .seeds import draw_seed
-from .state import FloatState, StoredState
+from .state import StoredState
 
 
 class Stack(nn.Module):
@@ -135,7 +135,7 @@ class Stack(nn.Module):
         x, tensors, whole = self.take_apart(x, context, seed)
         needs_grad = x.requires_grad or any(t.requires_grad for t in (*tensors, *self.parameters()))
         if not (torch.is_grad_enabled() and needs_grad):
-            return _advance_in_place(whole, x, tensors)
+            return advance_float(whole, x, tensors)[1].join()
         if self.budget is not None:
             self.num_stored = self._fit(self.budget, whole, x, tensors)
         monitor = self.monitor.step()
@@ -274,12 +274,6 @@ def _advance_stored(
 ) -> Tensor:
     state = StoredState(x, run.coupling.num_groups)
     run.advance(state, tensors, after_layer)
-    return state.join()
-
-
-def _advance_in_place(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    state = FloatState(x, run.coupling.num_groups)
-    run.advance(state, tensors)
     return state.join()
 
 

@@ -1,5 +1,4 @@
-"""Optimizers by name and their state by parameter name, the learning rate as a pure function of the epoch, and the
-checked and clipped gradient.
+"""Optimizers and their state by name, the learning rate as a function of the epoch, the checked and clipped gradient.
 
 Nothing here has state beyond the optimizer itself: a resumed run needs no scheduler to be restored.
 """
