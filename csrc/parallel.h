@@ -69,11 +69,15 @@ REVGNN_INLINE Range rows_of_part(const int32_t *indptr, int64_t rows, int64_t ed
   return {first, last};
 }
 
-/// Zeroed memory that frees itself.
+/// Zeroed memory that frees itself; it begins with a cache line, so that vectors do not straddle two.
 template <class S>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : data_(static_cast<S *>(calloc(size_t(size + 1), sizeof(S)))) {}
+  explicit Buffer(int64_t size) {
+    const size_t bytes = (size_t(size) * sizeof(S) + 64) / 64 * 64;
+    data_ = static_cast<S *>(aligned_alloc(64, bytes));
+    memset(data_, 0, bytes);
+  }
   ~Buffer() { free(data_); }
   Buffer(const Buffer &) = delete;
   Buffer &operator=(const Buffer &) = delete;
@@ -84,18 +88,18 @@ class Buffer {
   S *data_;
 };
 
-/// Partial sums of a reduction, zero at first: kParts rows of `size`.
+/// Partial sums of a reduction, zero at first: so many rows of `size`.
 template <class S>
 class Partials {
  public:
-  explicit Partials(int64_t size) : size_(size), buffer_(kParts * size) {}
+  explicit Partials(int64_t size, int64_t parts = kParts) : size_(size), parts_(parts), buffer_(parts * size) {}
 
   S *row(int64_t part) const { return buffer_.data() + part * size_; }
 
   /// out_k = sum over parts of element `first + k`, in the order of the parts.
   void sum_into(S *out, int64_t first, int64_t count) const {
     for (int64_t k = 0; k < count; k++) out[k] = S(0);
-    for (int64_t part = 0; part < kParts; part++) {
+    for (int64_t part = 0; part < parts_; part++) {
       const S *from = row(part) + first;
       for (int64_t k = 0; k < count; k++) out[k] += from[k];
     }
@@ -103,6 +107,7 @@ class Partials {
 
  private:
   int64_t size_;
+  int64_t parts_;
   Buffer<S> buffer_;
 };
 

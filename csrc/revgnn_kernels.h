@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define REVGNN_ABI_VERSION 1
+#define REVGNN_ABI_VERSION 2
 #define REVGNN_UNSUPPORTED (-1)
 
 #ifdef __cplusplus
@@ -294,6 +294,49 @@ typedef struct {
   int32_t threads;
 } revgnn_batch_stats_args;
 
+/* out (+/-)= (x + plus) weight^T + bias */
+typedef struct {
+  int64_t num_rows;
+  int64_t in_width;
+  int64_t out_width;
+  const void *x;
+  int64_t x_stride;
+  const void *plus; /* [N, in_width], or NULL: 0 */
+  int64_t plus_stride;
+  const void *weight; /* [out_width, in_width], dense */
+  const void *bias;   /* [out_width], or NULL: 0 */
+  void *out;
+  int64_t out_stride;
+  int32_t sign; /* 0 writes, 1 adds, -1 subtracts */
+  int32_t dtype;
+  int32_t threads;
+} revgnn_linear_args;
+
+/* Gradients of the above, with its value from the same visit. dx may be x, grad or plus itself. */
+typedef struct {
+  int64_t num_rows;
+  int64_t in_width;
+  int64_t out_width;
+  const void *x;
+  int64_t x_stride;
+  const void *plus;
+  int64_t plus_stride;
+  const void *weight;
+  const void *bias;
+  const void *grad;
+  int64_t grad_stride;
+  void *value; /* [N, out_width] (+/-)= the value, or NULL */
+  int64_t value_stride;
+  void *dx; /* or NULL */
+  int64_t dx_stride;
+  void *dweight; /* [out_width, in_width], dense; written */
+  void *dbias;   /* [out_width], or NULL; written */
+  int32_t sign;  /* of value */
+  int32_t dtype;
+  int32_t accumulate; /* into dx alone */
+  int32_t threads;
+} revgnn_linear_backward_args;
+
 /* One line per kernel: the dispatcher and the tables are made from it. */
 #define REVGNN_KERNELS(K) \
   K(spmm)                 \
@@ -308,7 +351,9 @@ typedef struct {
   K(edge_max)             \
   K(edge_max_backward)    \
   K(attention)            \
-  K(attention_backward)
+  K(attention_backward)   \
+  K(linear)               \
+  K(linear_backward)
 
 #if defined(_WIN32)
 #define REVGNN_API __declspec(dllexport)

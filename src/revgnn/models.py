@@ -26,7 +26,7 @@ from .nn.convs import CONVS, EdgeMap, GATConv, GATOptions, GENOptions
 from .nn.encoders import CategoricalEncoder, SpeciesEncoder
 from .nn.heads import GATHead, GraphHead, NodeHead
 from .nn.norms import NormActDrop
-from .stack import Stack, draw_seed, fold_seed, split
+from .stack import Stack, Tail, draw_seed, fold_seed, has_hooks, split
 from .stack.choices import check_choices
 from .stack.equilibrium import Equilibrium
 
@@ -214,6 +214,10 @@ class GNN(nn.Module):
             h = self.stem(h, found, edges[0], edge_map=edge_map, seed=fold_seed(seed, _STEM))
         mask = self._shared_mask(h, seed)
         context = (found, None if mask is None else split(mask), *edges)
+        tail = self._tail(seed)
+        if tail is not None:
+            answer: Tensor = self.stack(h, *context, seed=seed, tail=tail)
+            return answer
         deep = self.stack(h, *context, seed=seed)
         if self.jacobian_weight and self.training and torch.is_grad_enabled():
             assert isinstance(self.stack, Equilibrium), "build_model gives the weight to an equilibrium only"
@@ -221,6 +225,12 @@ class GNN(nn.Module):
                 self._penalty = self.jacobian_weight * self.stack.jacobian_penalty(deep, h, *context, seed=seed)
         out: Tensor = self.head(deep, found, seed)
         return out
+
+    def _tail(self, seed: int) -> Tail | None:
+        """The head as the stack's tail, where it goes row by row and nobody waits to see what it is given."""
+        if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead) or has_hooks(self.head):
+            return None
+        return self.head.tail(seed)
 
     def begin_epoch(self, epoch: int) -> None:
         """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .. import ops
 from ..graph import Graph
-from ..stack import fold_seed
-from .convs import EdgeMap
+from ..stack import WorkSpace, fold_seed
+from .convs import EdgeMap, FusedConv
+from .convs.contract import Gradients
 from .norms import NormActDrop
 
 
@@ -52,6 +54,61 @@ class Block(nn.Module):
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
         return out
+
+    def fuses(
+        self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
+    ) -> bool:
+        """Whether the block evaluates itself in place: on the compiled kernels, without edge features."""
+        conv = self.conv
+        return (
+            edge_attr is None
+            and isinstance(conv, FusedConv)
+            and ops.runs_in_place(x, graph)
+            and self.norm.fuses(x)
+            and conv.fuses(x, graph)
+        )
+
+    def add_value(
+        self,
+        to: Tensor,
+        sign: int,
+        x: Tensor,
+        seed: int,
+        graph: Graph,
+        mask: Tensor | None = None,
+        *_: Tensor | None,
+        work: WorkSpace,
+    ) -> None:
+        """Send the value to ``to``; as `FusedBlock` says."""
+        h = work.empty("h", x)
+        self.norm.write(h, x, work, mask=mask, seed=seed)
+        self._fused_conv.add_value(to, sign, h, graph, seed, work)
+
+    def add_value_and_grad(
+        self,
+        to: Tensor,
+        sign: int,
+        x: Tensor,
+        cotangent: Tensor,
+        dx: Tensor,
+        seed: int,
+        graph: Graph,
+        mask: Tensor | None = None,
+        *_: Tensor | None,
+        accumulate: bool,
+        work: WorkSpace,
+    ) -> Gradients:
+        """Send the value to ``to`` and the gradient of x to ``dx``; as `FusedBlock` says."""
+        h = work.empty("h", x)
+        self.norm.write(h, x, work, mask=mask, seed=seed)
+        dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
+        return grads | self.norm.pull_back(dx, x, dh, work, accumulate=accumulate, mask=mask, seed=seed)
+
+    @property
+    def _fused_conv(self) -> FusedConv:
+        conv: nn.Module = self.conv
+        assert isinstance(conv, FusedConv), "asked for by `fuses`"
+        return conv
 
 
 class EquilibriumBlock(nn.Module):

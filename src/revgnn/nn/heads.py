@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import fold_seed
+from ..stack import Tail, fold_seed
 from .convs import GATConv, GATOptions
 from .norms import NormActDrop
 
@@ -29,8 +29,17 @@ class NodeHead(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [N, T]."""
+        tail = self.tail(seed)
+        if tail is not None:
+            return tail(x)
         out: Tensor = self.lin(self.norm(x, graph, seed=fold_seed(seed, _HEAD)))
         return out
+
+    def tail(self, seed: int) -> Tail | None:
+        """The head as a stack's tail, where its norm lets every row be taken for itself."""
+        if self.norm.norm not in ("layer", "none"):
+            return None
+        return Tail(self, lambda rows, seed: self.lin(self.norm(rows, seed=seed)), fold_seed(seed, _HEAD))
 
 
 class GraphHead(NodeHead):
@@ -41,6 +50,9 @@ class GraphHead(NodeHead):
         nodes = self.norm(x, graph, seed=fold_seed(seed, _HEAD))
         out: Tensor = self.lin(ops.pool(nodes, graph, reduce="mean"))
         return out
+
+    def tail(self, seed: int) -> None:
+        """None: pooling goes over rows."""
 
 
 class GATHead(nn.Module):

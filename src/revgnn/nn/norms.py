@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import draw_seed, is_rebuilding
+from ..ops import native
+from ..stack import WorkSpace, draw_seed, is_rebuilding
 
 NORMS: tuple[ops.Norm, ...] = ("layer", "batch", "graph", "none")
 
@@ -80,6 +81,58 @@ class NormActDrop(nn.Module):
             mask=mask if dropping else None,
             seed=seed,
         )
+
+    def fuses(self, x: Tensor) -> bool:
+        """Whether `write` and `pull_back` can take [N, D] rows, without autograd."""
+        affine = self.weight is None or self.weight.dtype == x.dtype
+        return self.norm != "graph" and affine and x.dim() == 2
+
+    def write(
+        self, out: Tensor, x: Tensor, work: WorkSpace, *, mask: Tensor | None = None, seed: int | None = None
+    ) -> None:
+        """Evaluate as `forward` does, into a dense buffer; the statistics stay in the work space for `pull_back`."""
+        mean, rstd = self._in_work(x, work)
+        if self.norm == "batch":
+            running = self._statistics(x)
+            if running is None:
+                native.batch_stats(x, eps=self.eps, mean=mean, rstd=rstd)
+            else:
+                mean.copy_(running[0])
+                torch.rsqrt(running[1].to(x.dtype) + self.eps, out=rstd)
+        native.norm_act_drop(
+            x, kind=self.norm, out=out, weight=self.weight, bias=self.bias, eps=self.eps, mean=mean, rstd=rstd,
+            act=self.act, drop=self._drop(mask, seed),
+        )  # fmt: skip
+
+    def pull_back(
+        self,
+        dx: Tensor,
+        x: Tensor,
+        grad: Tensor,
+        work: WorkSpace,
+        *,
+        accumulate: bool,
+        mask: Tensor | None = None,
+        seed: int | None = None,
+    ) -> dict[Tensor | None, Tensor]:
+        """Write the gradient of x after a `write` of the same, or add it; returns the parameters'."""
+        mean, rstd = self._in_work(x, work)
+        dweight, dbias = x.new_empty(self.channels), x.new_empty(self.channels)
+        native.norm_act_drop_backward(
+            grad, x, kind=self.norm, dx=dx, dweight=dweight, dbias=dbias, weight=self.weight, bias=self.bias,
+            mean=mean, rstd=rstd, fixed_stats=not self.training, act=self.act, drop=self._drop(mask, seed),
+            accumulate=accumulate,
+        )  # fmt: skip
+        return {} if self.weight is None or self.bias is None else {self.weight: dweight, self.bias: dbias}
+
+    def _in_work(self, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor]:
+        size = (x.size(0) if self.norm == "layer" else self.channels,)
+        return work.empty("mean", x, size), work.empty("rstd", x, size)
+
+    def _drop(self, mask: Tensor | None, seed: int | None) -> native.Drop:
+        if not self.training or self.dropout == 0.0:
+            return native.NO_DROP
+        return native.Drop(self.dropout, mask, seed)
 
     def extra_repr(self) -> str:
         """Show the choices."""

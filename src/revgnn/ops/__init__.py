@@ -26,6 +26,7 @@ from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as native_norm_act_drop
 from .reference import Aggr, Norm, Reduce, keep_mask
 from .spmm import spmm as native_spmm
+from .tracing import is_traced
 
 __all__ = [
     "Aggr",
@@ -37,6 +38,7 @@ __all__ = [
     "keep_mask",
     "norm_act_drop",
     "pool",
+    "runs_in_place",
     "spmm",
     "using",
 ]
@@ -226,6 +228,19 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     """
     _check_nodes(x, graph)
     return reference.pool(x, graph, reduce=reduce)
+
+
+def runs_in_place(x: Tensor, graph: Graph) -> bool:
+    """Whether the functions of `ops.native` may be called for these arguments: they write where they are told to, and
+    make no graph. float32 and float64 outside of autocast and torch.compile."""
+    return (
+        x.dtype in (torch.float32, torch.float64)
+        and not is_traced(x)
+        and not torch.is_autocast_enabled(x.device.type)
+        and _is_narrow(graph)
+        and x.size(0) > 0
+        and _runs_native(x)
+    )
 
 
 def _runs_native(x: Tensor) -> bool:

@@ -8,15 +8,14 @@ the int32 positions of the maxima.
 
 from __future__ import annotations
 
-import weakref
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
 from . import native
-from .native import Csr, dense_columns, forward_csr, reverse_csr, sum_dtype
+from .native import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype
+from .native.library import inverse_of
 from .tracing import is_traced, reverse_tensors
 
 
@@ -61,10 +60,6 @@ def _values(weight: Tensor | None, x: Tensor) -> Tensor | None:
     return None if weight is None else weight.detach().to(sum_dtype(x.dtype)).contiguous()
 
 
-def _inverse_degree(indptr: Tensor, dtype: torch.dtype) -> Tensor:
-    return indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
-
-
 # ---------------------------------------------------------------------- the lean way
 class _Sum(torch.autograd.Function):
     @staticmethod
@@ -79,27 +74,11 @@ class _Sum(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         graph, mean, dx, dweight = ctx.graph, ctx.mean, None, None
         if ctx.needs_input_grad[0]:
-            csr, weight = _reversed(graph, weight)
-            dtype = grad.dtype
-            scale = (
-                graph.keep(f"inverse_degree.{dtype}", lambda: _inverse_degree(graph.indptr, dtype)) if mean else None
-            )
-            dx = _grad_x(grad, csr, weight, scale)
+            csr, weight = reverse_weighted(graph, weight)
+            dx = _grad_x(grad, csr, weight, inverse_degree(graph, grad.dtype) if mean else None)
         if ctx.needs_input_grad[1]:
             dweight = _grad_weight(grad, x, forward_csr(graph), mean).to(weight.dtype)
         return dx, dweight, None, None
-
-
-def _reversed(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor | None]:
-    """The reverse, and constant weights brought into its order once; by edge number each would be a random read."""
-    csr = reverse_csr(graph)
-    if weight is None or weight.requires_grad:
-        return csr, weight
-    assert csr.edge_ids is not None
-    last: list[tuple[weakref.ref[Tensor], int, Tensor]] = graph.keep("reverse_weight", list)
-    if not last or last[0][0]() is not weight or last[0][1] != weight._version:
-        last[:] = [(weakref.ref(weight), weight._version, weight.index_select(0, csr.edge_ids))]
-    return Csr(csr.indptr, csr.indices), last[0][2]
 
 
 class _Max(torch.autograd.Function):
@@ -165,7 +144,7 @@ def _spmm_backward_op(
     mean: bool,
 ) -> tuple[Tensor, Tensor]:
     reverse = Csr(reverse_indptr, reverse_indices, reverse_edge_ids)
-    dx = _grad_x(grad, reverse, weight, _inverse_degree(indptr, grad.dtype) if mean else None)
+    dx = _grad_x(grad, reverse, weight, inverse_of(indptr, grad.dtype) if mean else None)
     if x is None or weight is None:
         return dx, grad.new_empty(0)
     return dx, _grad_weight(grad, x, Csr(indptr, indices), mean).to(weight.dtype)

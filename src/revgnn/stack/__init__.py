@@ -10,10 +10,12 @@ from .budget import parse_bytes
 from .check import check_inverse
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
+from .fused import FusedBlock, WorkSpace, has_hooks
 from .purity import is_rebuilding, rebuilding
 from .run import split
 from .seeds import draw_seed, fold_seed
 from .stack import Stack
+from .tail import Tail
 
 __all__ = [
     "BACKPROPS",
@@ -21,11 +23,15 @@ __all__ = [
     "DRIFT_LIMIT",
     "STATES",
     "DriftWarning",
+    "FusedBlock",
     "InverseCheck",
     "Stack",
+    "Tail",
+    "WorkSpace",
     "check_inverse",
     "draw_seed",
     "fold_seed",
+    "has_hooks",
     "is_rebuilding",
     "parse_bytes",
     "rebuilding",

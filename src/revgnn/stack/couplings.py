@@ -10,18 +10,19 @@ Source: the paper, section 3 (grouped reversible layers); Gomez et al. 2017 for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from .state import State
 
-Branch = Callable[[int, Tensor], Tensor]
-"""``(group, input) -> f_group(input)``."""
+Branch = Callable[[int, Tensor], Tensor | None]
+"""``(group, input) -> f_group(input)``; None where the branch has added its value itself."""
 
-BranchWithVjp = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-"""``(group, input, cotangent) -> (f_group(input), J^T cotangent)``; None where the branch ignores its input."""
+BranchWithVjp = Callable[[int, Tensor, Tensor], tuple[Tensor | None, Tensor | None]]
+"""``(group, input, cotangent) -> (f_group(input), J^T cotangent)``; None for what the branch has subtracted or added
+itself, or for a gradient where it ignores its input."""
 
 
 class Coupling(Protocol):
@@ -38,6 +39,10 @@ class Coupling(Protocol):
         """Take the state back by one layer and turn the gradients of its output into those of its input, in place."""
         ...
 
+    def inputs(self, i: int) -> Sequence[int]:
+        """The parts whose sum the branch of group i reads."""
+        ...
+
 
 class Residual:
     """``x' = x + f(x)``: the plain residual layer. It has no inverse."""
@@ -47,11 +52,15 @@ class Residual:
 
     def forward(self, state: State, branch: Branch) -> None:
         """Advance the state by one layer."""
-        state.add(0, branch(0, state.read(0)))
+        _add(state, 0, branch(0, state.read(0)))
 
     def backward(self, state: State, grads: list[Tensor], branch: BranchWithVjp) -> None:
         """Refuse: a residual layer cannot be rebuilt from its output."""
         raise AssertionError("Stack refuses to reverse a residual layer when it is built")
+
+    def inputs(self, i: int) -> Sequence[int]:
+        """The one part there is."""
+        return [0]
 
 
 class GroupedAdditive:
@@ -68,7 +77,7 @@ class GroupedAdditive:
     def forward(self, state: State, branch: Branch) -> None:
         """Advance the state by one layer, group after group."""
         for i in range(self.num_groups):
-            state.add(i, branch(i, self._input(state, i)))
+            _add(state, i, branch(i, self._input(state, i)))
 
     def backward(self, state: State, grads: list[Tensor], branch: BranchWithVjp) -> None:
         """Rebuild the layer's input and its gradient with one evaluation of each branch, the last group first.
@@ -78,11 +87,21 @@ class GroupedAdditive:
         """
         for i in reversed(range(self.num_groups)):
             value, grad = branch(i, self._input(state, i), grads[i])
-            state.subtract(i, value)
+            if value is not None:
+                state.subtract(i, value)
             if grad is not None:
-                for k in [i - 1] if i else range(1, self.num_groups):
+                for k in self.inputs(i):
                     grads[k] += grad
+
+    def inputs(self, i: int) -> Sequence[int]:
+        """Its neighbour; of the first group, all others."""
+        return [i - 1] if i else range(1, self.num_groups)
 
     @staticmethod
     def _input(state: State, i: int) -> Tensor:
         return state.read(i - 1) if i else state.sum_from(1)
+
+
+def _add(state: State, i: int, value: Tensor | None) -> None:
+    if value is not None:
+        state.add(i, value)

@@ -55,6 +55,9 @@ class _MeasuredFloat(FloatState):
         self.maxima = Maxima()
         self.maxima.note(x)
 
+    def target(self, i: int) -> Tensor | None:
+        return None
+
     def add(self, i: int, delta: Tensor) -> None:
         super().add(i, delta)
         self.maxima.note(delta)

@@ -59,11 +59,12 @@ class FixedPoint:
         """What must be saved to open the state again: the integers; what is handed on is their reading."""
         return [*state.parts, *(byte for aside in state.aside for byte in aside)]
 
-    def reopen(self, kept: Sequence[Tensor]) -> FixedPointState:
-        """The state that was saved, with parts of its own; the bits put aside are only read."""
+    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> FixedPointState:
+        """The state that was saved, or a copy of its parts; the bits put aside are only read."""
         c = self.num_groups
         aside = [list(kept[k : k + c]) for k in range(c, len(kept), c)]
-        return FixedPointState(self, [part.clone() for part in kept[:c]], aside, len(self.exponents) - 1)
+        parts = [part.clone() if copy else part for part in kept[:c]]
+        return FixedPointState(self, parts, aside, len(self.exponents) - 1)
 
     def steps(self, value: Tensor, layer: int) -> Tensor:
         """Round to the nearest number of steps (ties to even)."""
@@ -88,8 +89,14 @@ class FixedPointState:
         layer: the layer whose exponent holds.
     """
 
+    followed = False
+
     def __init__(self, form: FixedPoint, parts: list[Tensor], aside: list[list[Tensor]], layer: int) -> None:
         self.form, self.parts, self.aside, self.layer = form, parts, aside, layer
+
+    def target(self, i: int) -> Tensor | None:
+        """A value has to be rounded first."""
+        return None
 
     def read(self, i: int) -> Tensor:
         """Part i as a branch sees it."""

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from .drift import DriftMonitor
 from .run import GradientSums, Run
 from .state import FloatingPoint, FloatState, Form, ReversibleState
+from .tail import Tail
 
 Advance = Callable[[Run, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]]
 """``(run, x, context tensors) -> (form, state after the run)``: how the stream is held on the way."""
@@ -37,6 +38,7 @@ def reversible(
     tensors: Sequence[Tensor],
     advance: Advance = advance_float,
     monitor: DriftMonitor | None = None,
+    tail: Tail | None = None,
 ) -> Tensor:
     """Run layers forward so that the backward rebuilds their states.
 
@@ -46,14 +48,17 @@ def reversible(
         tensors: the run's context tensors.
         advance: how the stream is held between the layers.
         monitor: is shown the rebuilt input beside a copy of the true one; ``None`` keeps no copy.
-    Returns: [N, D].
+        tail: evaluated on the last state, which then stays inside; ``None``: that state is the result.
+    Returns: [N, D], or what the tail makes of it.
     Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed before the backward.
     Cost: saves the last state (N x D) at any depth, and the first where it is monitored; the backward evaluates each
-        block once.
+        block once. It copies the last state where somebody else may still need it: where it was handed on, or with
+        ``retain_graph``.
     """
     unique = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
+    unique |= dict.fromkeys([] if tail is None else tail.parameters())
     parameters = [parameter for parameter in unique if parameter.requires_grad]
-    how = (run, advance, monitor)
+    how = (run, advance, monitor, tail)
     out: Tensor = _Reversible.apply(how, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
     return out
 
@@ -61,18 +66,27 @@ def reversible(
 class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, how: tuple[Run, Advance, DriftMonitor | None], num_context: int, x: Tensor, *tensors: Tensor
+        ctx: Any,
+        how: tuple[Run, Advance, DriftMonitor | None, Tail | None],
+        num_context: int,
+        x: Tensor,
+        *tensors: Tensor,
     ) -> Tensor:
-        run, advance, ctx.monitor = how
+        run, advance, ctx.monitor, ctx.tail = how
         ctx.form, state = advance(run, x, tensors[:num_context])
         y = state.join()
         kept = ctx.form.kept(state, y)
         entrance = [] if ctx.monitor is None else ctx.form.open(x).parts
         ctx.run, ctx.num_context = run, num_context
         ctx.bounds = len(kept), len(kept) + len(entrance)
+        ctx.is_handed_on = ctx.tail is None and any(tensor is y for tensor in kept)
         # Parameters are saved for their version counters alone: one that changed before the backward is an error.
         ctx.save_for_backward(*kept, *entrance, *tensors)
-        return y
+        if ctx.tail is None:
+            return y
+        with run.autocast():
+            out: Tensor = ctx.tail(y)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -83,10 +97,21 @@ class _Reversible(torch.autograd.Function):
         kept, entrance, tensors = saved[:first], saved[first:second], saved[second:]
         context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]
         sums = GradientSums(run, context, ctx.needs_input_grad[3 : 3 + ctx.num_context])
-        state = ctx.form.reopen(kept)
-        grads = FloatState(grad, run.coupling.num_groups)
+        state = ctx.form.reopen(kept, copy=ctx.is_handed_on or _graph_is_kept())
+        if ctx.tail is None:
+            grads = FloatState(grad, run.coupling.num_groups)
+        else:
+            with run.autocast():
+                grad_y = ctx.tail.pull_back(state.join(), grad, sums.add_parameter)
+            grads = FloatState(grad_y, run.coupling.num_groups, copy=False)
         run.reverse(state, grads.parts, context, sums)
         if ctx.monitor is not None:
             ctx.monitor.compare(run.first, state.parts, entrance)
         grad_x = grads.join() if ctx.needs_input_grad[2] else None
         return None, None, grad_x, *sums.of_context(), *sums.of_parameters(parameters)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the running backward may be followed by another over the same graph; where torch does not say, yes."""
+    tell = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if tell is None else bool(tell())

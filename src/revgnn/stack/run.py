@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .couplings import Coupling
+from .fused import WorkSpace, is_fused
 from .purity import rebuilding
 from .seeds import fold_seed
 from .state import State
@@ -88,10 +89,14 @@ class Run:
     ) -> None:
         """Take a state through all layers; ``after_layer`` is told each one that is done."""
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        work = WorkSpace()
         for layer, blocks in enumerate(self.layers):
 
-            def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor:
-                value: Tensor = blocks[i](x, self.block_seed(layer, i), *per_group[i])
+            def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
+                block, seed = blocks[i], self.block_seed(layer, i)
+                if not state.followed and is_fused(block, x, per_group[i]):
+                    return self._evaluated_in_place(block, state.target(i), 1, x, seed, per_group[i], work)
+                value: Tensor = block(x, seed, *per_group[i])
                 _check_width(value, x)
                 return value
 
@@ -104,11 +109,16 @@ class Run:
     def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: GradientSums) -> None:
         """Take a state and its gradients back through all layers, adding up what blocks and context receive."""
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        work = WorkSpace()
         for layer in reversed(range(len(self.layers))):
 
-            def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor, Tensor | None]:
-                block = self.layers[layer][i]
-                return self._visit(block, x, cotangent, self.block_seed(layer, i), per_group[i], i, sums)
+            def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
+                block, seed = self.layers[layer][i], self.block_seed(layer, i)
+                if not is_fused(block, x, per_group[i]):
+                    return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
+                inputs = self.coupling.inputs(i)
+                into = grads[inputs[0]] if len(inputs) == 1 else None
+                return self._visit_in_place(block, state.target(i), into, x, cotangent, seed, per_group[i], sums, work)
 
             self.coupling.backward(state, grads, branch)
             state.leave(layer)
@@ -116,15 +126,59 @@ class Run:
     def step_back(self, state: State, tensors: Sequence[Tensor], layer: int) -> None:
         """Take a state back through one layer as `reverse` does, without gradients."""
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        work = WorkSpace()
 
-        def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor, None]:
-            # With grad, as in `reverse`: a kernel may be another one without.
+        def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
+            block, seed = self.layers[layer][i], self.block_seed(layer, i)
             with torch.enable_grad(), rebuilding(), self.autocast():
-                value = self.layers[layer][i](x.detach().requires_grad_(), self.block_seed(layer, i), *per_group[i])
+                if is_fused(block, x, per_group[i]):
+                    return self._evaluated_in_place(block, state.target(i), -1, x, seed, per_group[i], work), None
+                # With grad, as in `reverse`: a kernel may be another one without.
+                value = block(x.detach().requires_grad_(), seed, *per_group[i])
             return value.detach(), None
 
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
+
+    @staticmethod
+    @torch.no_grad()
+    def _evaluated_in_place(
+        block: Any, to: Tensor | None, sign: int, x: Tensor, seed: int, arguments: Sequence[Any], work: WorkSpace
+    ) -> Tensor | None:
+        """Let a fused block add its value to ``to``; where there is no such place, the value."""
+        if to is not None:
+            block.add_value(to, sign, x, seed, *arguments, work=work)
+            return None
+        value = work.empty("value", x)
+        block.add_value(value, 0, x, seed, *arguments, work=work)
+        return value
+
+    @staticmethod
+    @torch.no_grad()
+    def _visit_in_place(
+        block: Any,
+        to: Tensor | None,
+        into: Tensor | None,
+        x: Tensor,
+        cotangent: Tensor,
+        seed: int,
+        arguments: Sequence[Any],
+        sums: GradientSums,
+        work: WorkSpace,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """`_visit` of a fused block, with its value taken off ``to`` and its gradient added to ``into`` if these are
+        places; what is not is returned."""
+        value = work.empty("value", x) if to is None else None
+        grad = work.empty("grad", x) if into is None else None
+        target, receiver = (value if to is None else to), (grad if into is None else into)
+        with rebuilding():
+            found = block.add_value_and_grad(
+                target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
+                accumulate=into is not None, work=work,
+            )  # fmt: skip
+        for parameter, share in found.items():
+            sums.add_parameter(parameter, share)
+        return value, grad
 
     def _visit(
         self,

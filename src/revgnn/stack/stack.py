@@ -23,6 +23,7 @@ from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split
 from .seeds import draw_seed
 from .state import StoredState
+from .tail import Tail
 
 
 class Stack(nn.Module):
@@ -120,7 +121,7 @@ class Stack(nn.Module):
     def drift_every(self, every: int) -> None:
         self.monitor.every = every
 
-    def forward(self, x: Tensor, *context: Any, seed: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, seed: int | None = None, tail: Tail | None = None) -> Tensor:
         """Run the layers.
 
         Args:
@@ -129,21 +130,27 @@ class Stack(nn.Module):
             context: passed to every block; tensors among them may need gradients, and those in `split` are cut by
                 groups.
             seed: of this step; ``None`` draws one from torch's generator in training.
-        Returns: [N, D].
+            tail: what follows the stack, if it goes row by row: the same as evaluating it on the result, in less
+                memory, since a reversible stack's last state then need not leave it.
+        Returns: [N, D], or what the tail makes of it.
         Raises: ValueError: if a width does not fit, or nothing fits the memory budget.
         """
         x, tensors, whole = self.take_apart(x, context, seed)
-        needs_grad = x.requires_grad or any(t.requires_grad for t in (*tensors, *self.parameters()))
-        if not (torch.is_grad_enabled() and needs_grad):
-            return advance_float(whole, x, tensors)[1].join()
+        followed = [*tensors, *self.parameters(), *([] if tail is None else tail.parameters())]
+        if not (torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in followed))):
+            y = advance_float(whole, x, tensors)[1].join()
+            return y if tail is None else tail(y)
         if self.budget is not None:
             self.num_stored = self._fit(self.budget, whole, x, tensors)
         monitor = self.monitor.step()
         for run in self.runs(whole, self.num_stored):
+            is_last = run.first + len(run.layers) == self.num_layers
             if run.first >= self.num_layers - self.num_stored:
                 x = _advance_stored(run, x, tensors)
             elif self.backprop == "reversible":
-                x = reversible(run, x, tensors, self.advance, monitor)
+                x = reversible(run, x, tensors, self.advance, monitor, tail if is_last else None)
+                if is_last:
+                    return x
             else:
                 x = checkpoint(
                     _advance_stored,
@@ -154,7 +161,7 @@ class Stack(nn.Module):
                     preserve_rng_state=False,
                     context_fn=_checkpoint_contexts,
                 )
-        return x
+        return x if tail is None else tail(x)
 
     @property
     def advance(self) -> Advance:

@@ -17,6 +17,13 @@ from torch import Tensor
 class State(Protocol):
     """The stream between two layers."""
 
+    followed: bool
+    """Whether autograd follows it: values must then come with their graphs."""
+
+    def target(self, i: int) -> Tensor | None:
+        """Part i itself, where values may be added to it from outside; ``None``: they are handed over to `add`."""
+        ...
+
     def read(self, i: int) -> Tensor:
         """Part i as a branch sees it; the reader does not write to it."""
         ...
@@ -63,16 +70,22 @@ class Form(Protocol):
         """What must be saved to open the state again; ``y`` is the stream handed on."""
         ...
 
-    def reopen(self, kept: Sequence[Tensor]) -> ReversibleState:
-        """The state that was saved, with parts of its own."""
+    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> ReversibleState:
+        """The state that was saved; without ``copy`` in the very memory, which nobody must need any more."""
         ...
 
 
 class StoredState:
     """Parts that autograd follows: every addition is a new tensor."""
 
+    followed = True
+
     def __init__(self, x: Tensor, num_groups: int) -> None:
         self.parts = list(x.chunk(num_groups, dim=-1))
+
+    def target(self, i: int) -> Tensor | None:
+        """Nothing is added in place."""
+        return None
 
     def read(self, i: int) -> Tensor:
         """Part i."""
@@ -102,11 +115,23 @@ class StoredState:
 
 
 class FloatState(StoredState):
-    """Parts of its own, contiguous, updated in place: the caller's tensor is copied, never written to."""
+    """Parts side by side in one tensor of its own, updated in place: the caller's is copied, never written to.
 
-    def __init__(self, x: Tensor, num_groups: int) -> None:
-        super().__init__(x, num_groups)
-        self.parts = [part.clone(memory_format=torch.contiguous_format) for part in self.parts]
+    Args:
+        x: [..., D] stream.
+        num_groups: C.
+        copy: False takes ``x`` itself as that tensor; only for one that nobody else can see.
+    """
+
+    followed = False
+
+    def __init__(self, x: Tensor, num_groups: int, *, copy: bool = True) -> None:
+        self.whole = x.clone(memory_format=torch.contiguous_format) if copy else x
+        super().__init__(self.whole, num_groups)
+
+    def target(self, i: int) -> Tensor | None:
+        """Part i."""
+        return self.parts[i]
 
     def add(self, i: int, delta: Tensor) -> None:
         """Add to part i in place."""
@@ -115,6 +140,10 @@ class FloatState(StoredState):
     def subtract(self, i: int, delta: Tensor) -> None:
         """Subtract from part i in place."""
         self.parts[i] -= delta
+
+    def join(self) -> Tensor:
+        """The state itself: whoever takes it on must be the last to change it."""
+        return self.whole
 
 
 @dataclass(frozen=True)
@@ -131,9 +160,9 @@ class FloatingPoint:
         """The output itself."""
         return [y]
 
-    def reopen(self, kept: Sequence[Tensor]) -> FloatState:
-        """A copy of the output."""
-        return FloatState(kept[0], self.num_groups)
+    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> FloatState:
+        """The output that was kept, or a copy of it."""
+        return FloatState(kept[0], self.num_groups, copy=copy)
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

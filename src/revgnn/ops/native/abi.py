@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 
 F32, BF16, F64 = 0, 1, 2
 NORM_KINDS = {"none": 0, "layer": 1, "batch": 2}
@@ -195,6 +195,33 @@ KERNELS = {
         "f64: eps",
         "ptr: mean rstd var",
         "i32: dtype threads",
+    ),
+    "linear": _struct(
+        "Linear",
+        "i64: num_rows in_width out_width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: plus",
+        "i64: plus_stride",
+        "ptr: weight bias out",
+        "i64: out_stride",
+        "i32: sign dtype threads",
+    ),
+    "linear_backward": _struct(
+        "LinearBackward",
+        "i64: num_rows in_width out_width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: plus",
+        "i64: plus_stride",
+        "ptr: weight bias grad",
+        "i64: grad_stride",
+        "ptr: value",
+        "i64: value_stride",
+        "ptr: dx",
+        "i64: dx_stride",
+        "ptr: dweight dbias",
+        "i32: sign dtype accumulate threads",
     ),
 }
 """The struct that each kernel takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,30 @@ def reverse_csr(graph: Graph) -> Csr:
     """The edges by source; `edge_ids` finds the values per edge."""
     reverse = graph.reverse
     return Csr(reverse.indptr, reverse.indices, reverse.edge_ids)
+
+
+def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor | None]:
+    """The edges by source, and constant weights brought into their order once; by edge number each would be a random
+    read."""
+    csr = reverse_csr(graph)
+    if weight is None or weight.requires_grad:
+        return csr, weight
+    assert csr.edge_ids is not None
+    last: list[tuple[weakref.ref[Tensor], int, Tensor]] = graph.keep("reverse_weight", list)
+    if not last or last[0][0]() is not weight or last[0][1] != weight._version:
+        last[:] = [(weakref.ref(weight), weight._version, weight.index_select(0, csr.edge_ids))]
+    return Csr(csr.indptr, csr.indices), last[0][2]
+
+
+def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
+    """[N] one over the number of incoming edges, 1 where there is none, in the type of sums over ``dtype``."""
+    found: Tensor = graph.keep(f"inverse_degree.{dtype}", lambda: inverse_of(graph.indptr, dtype))
+    return found
+
+
+def inverse_of(indptr: Tensor, dtype: torch.dtype) -> Tensor:
+    """`inverse_degree` from the bounds of the rows alone."""
+    return indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:

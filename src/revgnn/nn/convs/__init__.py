@@ -1,0 +1,30 @@
+"""The graph convolutions, each with its parameters: `CONVS` names them.
+
+A convolution takes ``(x, graph, edge_attr=None)``, the graph as `Graph` or as PyG's ``edge_index``; one that is a
+`FusedConv` too can be evaluated and differentiated without autograd.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .contract import Conv, EdgeMap, FusedConv
+from .gat import GATConv, GATOptions
+from .gcn import GCNConv
+from .gen import GENConv, GENOptions
+from .sage import SAGEConv
+
+__all__ = [
+    "CONVS",
+    "Conv",
+    "EdgeMap",
+    "FusedConv",
+    "GATConv",
+    "GATOptions",
+    "GCNConv",
+    "GENConv",
+    "GENOptions",
+    "SAGEConv",
+]
+
+CONVS: dict[str, type[nn.Module]] = {"gcn": GCNConv, "sage": SAGEConv, "gen": GENConv, "gat": GATConv}

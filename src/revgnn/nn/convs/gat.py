@@ -1,0 +1,223 @@
+"""Graph attention in the form of the paper's RevGAT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.init import xavier_normal_
+
+from ... import ops
+from ...graph import Graph
+from ...ops import native
+from ...stack import WorkSpace, draw_seed, fold_seed
+from .contract import EdgeMap, Gradients, border, empty_grads, is_plain, refuse_edge_attr
+
+
+@dataclass(frozen=True, kw_only=True)
+class GATOptions:
+    """What `GATConv` can be told beyond its widths."""
+
+    heads: int = 3
+    """H; out_channels are divided among them."""
+    norm_adj: bool = True
+    """Whether sources are scaled by out-degree^-1/2 before the score, and results by in-degree^1/2."""
+    edge_drop: float = 0.0
+    """Share of the edges removed before the softmax, in training."""
+    attn_dst: bool = False
+    """Whether the destination has an attention vector too."""
+    negative_slope: float = 0.2
+    """Slope of the leaky ReLU."""
+
+
+class GATConv(nn.Module):
+    """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
+
+    An edge is dropped independently with probability ``edge_drop``, as a pure function of (seed, position).
+
+    Args:
+        in_channels, out_channels: widths; ``heads`` divides out_channels.
+        options: the rest, see `GATOptions`.
+    Cost: one attention of width out.
+    Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency).
+    """
+
+    takes_edge_attr = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        options: GATOptions = GATOptions(),
+    ) -> None:
+        super().__init__()
+        if out_channels % options.heads:
+            raise ValueError(f"out_channels={out_channels} must be divisible by heads={options.heads}")
+        self.in_channels, self.out_channels, self.options = in_channels, out_channels, options
+        per_head = (options.heads, out_channels // options.heads)
+        self.lin = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin_root = nn.Linear(in_channels, out_channels, bias=False)
+        self.attn_src = nn.Parameter(torch.empty(1, *per_head))
+        self.attn_dst = nn.Parameter(torch.empty(1, *per_head)) if options.attn_dst else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise every weight Xavier-normal with gain sqrt(2)."""
+        for weight in self.parameters():
+            xavier_normal_(weight, gain=math.sqrt(2))
+
+    def forward(
+        self,
+        x: Tensor,
+        graph: Graph | Tensor,
+        edge_attr: Tensor | None = None,
+        *,
+        edge_map: EdgeMap | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """[N, in] -> [N, out]; ``seed`` says which edges drop in training, ``None`` draws one."""
+        graph, edge_attr = border(x, graph, edge_attr)
+        refuse_edge_attr(self, edge_attr)
+        values = self.lin(x)
+        if self.options.norm_adj:
+            values = values * _degree_scale(graph, "out", values.dtype)
+        values = values.view(x.size(0), self.options.heads, self.out_channels // self.options.heads)
+        out = ops.attention(
+            values,
+            graph,
+            (values * self.attn_src).sum(-1),
+            None if self.attn_dst is None else (values * self.attn_dst).sum(-1),
+            negative_slope=self.options.negative_slope,
+            keep=self._kept_edges(graph, seed),
+        ).flatten(1)
+        if self.options.norm_adj:
+            out = out * _degree_scale(graph, "in", out.dtype)
+        total: Tensor = out + self.lin_root(x)
+        return total
+
+    def _kept_edges(self, graph: Graph, seed: int | None) -> Tensor | None:
+        if not self.training or self.options.edge_drop == 0.0:
+            return None
+        seed = draw_seed() if seed is None else seed
+        return ops.keep_mask(fold_seed(seed, _EDGE_DROP), graph.num_edges, self.options.edge_drop, graph.device)
+
+    def fuses(self, h: Tensor, graph: Graph) -> bool:
+        """Wherever its maps are plain."""
+        return is_plain(self.lin, h) and is_plain(self.lin_root, h) and self.attn_src.dtype == h.dtype
+
+    def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
+        """Attend into a buffer; add that and the root's map to ``to``."""
+        attended = _Attended(self, h, graph, seed, work, with_sums=False)
+        native.linear(h, self.lin_root.weight, out=to, sign=sign)
+        attended.add_to(to, sign or 1)
+
+    def add_value_and_grad(
+        self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
+    ) -> tuple[Tensor, Gradients]:
+        """The attention and its gradients, then each linear map with all of its own."""
+        attended = _Attended(self, h, graph, seed, work, with_sums=True)
+        lin, root = self.lin.weight, self.lin_root.weight
+        grads = empty_grads(lin, root)
+        dvalues = attended.pull_back(cotangent, grads)
+        dh = attended.values.flatten(1)  # not read any more
+        native.linear_backward(cotangent, h, root, dweight=grads[root], dx=dh, value=to, sign=sign)
+        attended.add_to(to, sign or 1)
+        native.linear_backward(dvalues, h, lin, dweight=grads[lin], dx=dh, accumulate=True)
+        return dh, grads
+
+
+class _Attended:
+    """The attention of one layer in a work space, and its gradients.
+
+    Scores are a narrow linear map of the values: every head's attention vector over its own channels.
+    """
+
+    def __init__(self, conv: GATConv, h: Tensor, graph: Graph, seed: int, work: WorkSpace, *, with_sums: bool) -> None:
+        self.conv, self.graph, self.work = conv, graph, work
+        self.keep = conv._kept_edges(graph, seed)
+        self.shape = (h.size(0), conv.options.heads, h.size(1) // conv.options.heads)
+        values = work.empty("values", h)
+        native.linear(h, conv.lin.weight, out=values)
+        if conv.options.norm_adj:
+            values *= _degree_scale(graph, "out", h.dtype)
+        self.values = values.view(self.shape)
+        self.score_src = self._scores("score_src", conv.attn_src)
+        self.score_dst = None if conv.attn_dst is None else self._scores("score_dst", conv.attn_dst)
+        per_node = (h.size(0), conv.options.heads)
+        self.y = work.empty("y", h).view(self.shape)
+        self.lse = work.empty("lse", h, per_node) if with_sums else None
+        with_slopes = with_sums and self.score_dst is not None
+        self.slope_y = work.empty("slope_y", h).view(self.shape) if with_slopes else None
+        self.slope_sum = work.empty("slope_sum", h, per_node) if with_slopes else None
+        native.attention(
+            self.values, native.forward_csr(graph), score_src=self.score_src, score_dst=self.score_dst,
+            negative_slope=conv.options.negative_slope, keep=self.keep, out=self.y, lse=self.lse,
+            slope_y=self.slope_y, slope_sum=self.slope_sum,
+        )  # fmt: skip
+
+    def add_to(self, to: Tensor, sign: int) -> None:
+        """Add or subtract the result."""
+        y = self.y.flatten(1)
+        if self.conv.options.norm_adj:
+            to.addcmul_(y, _degree_scale(self.graph, "in", y.dtype), value=sign)
+        else:
+            to.add_(y, alpha=sign)
+
+    def pull_back(self, cotangent: Tensor, grads: Gradients) -> Tensor:
+        """The gradient of ``W h``; those of the attention vectors are put among ``grads``."""
+        conv, work, values = self.conv, self.work, self.values.flatten(1)
+        assert self.lse is not None
+        if conv.options.norm_adj:
+            cotangent = torch.mul(
+                cotangent, _degree_scale(self.graph, "in", values.dtype), out=work.empty("scaled", values)
+            )
+        dvalues = work.empty("dvalues", values)
+        dscore_src = work.empty("dscore_src", self.score_src)
+        dscore_dst = None if self.score_dst is None else work.empty("dscore_dst", self.score_src)
+        native.attention_backward(
+            cotangent.view(self.shape), self.values, native.reverse_csr(self.graph),
+            score_src=self.score_src, score_dst=self.score_dst, negative_slope=conv.options.negative_slope,
+            keep=self.keep, y=self.y, lse=self.lse, slope_y=self.slope_y, slope_sum=self.slope_sum,
+            scratch=work.empty("scratch", values, (*self.score_src.shape, 3)),
+            dx=dvalues.view(self.shape), dscore_src=dscore_src, dscore_dst=dscore_dst,
+        )  # fmt: skip
+        for attn, dscore in ((conv.attn_src, dscore_src), (conv.attn_dst, dscore_dst)):
+            if attn is None or dscore is None:
+                continue
+            # Of [H, H, F], every head's scores with every head's values, the diagonal.
+            grads[attn] = (dscore.t() @ values).view(-1, *self.shape[1:]).diagonal(dim1=0, dim2=1).t().reshape_as(attn)
+            native.linear(dscore, _spread(attn).t().contiguous(), out=dvalues, sign=1)
+        if conv.options.norm_adj:
+            dvalues *= _degree_scale(self.graph, "out", values.dtype)
+        return dvalues
+
+    def _scores(self, name: str, attn: Tensor) -> Tensor:
+        """[N, H]"""
+        scores = self.work.empty(name, self.values, self.values.shape[:2])
+        native.linear(self.values.flatten(1), _spread(attn), out=scores)
+        return scores
+
+
+def _spread(attn: Tensor) -> Tensor:
+    """[1, H, F] attention vectors as a map [H, H F] that takes every head's own channels."""
+    heads, width = attn.shape[1:]
+    spread = attn.new_zeros(heads, heads, width)
+    spread.diagonal(dim1=0, dim2=1).copy_(attn.detach()[0].t())
+    return spread.flatten(1)
+
+
+def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
+    """[N, 1]: out-degree^-1/2 for sources, in-degree^1/2 for results."""
+
+    def make() -> Tensor:
+        degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
+        return degree.clamp(min=1).to(dtype).pow(power).unsqueeze(1)
+
+    scale: Tensor = graph.keep(f"{which}_degree_scale {dtype}", make)
+    return scale
+
+
+_EDGE_DROP = 1  # keeps the edges' draw apart from the features', which uses the block's seed itself

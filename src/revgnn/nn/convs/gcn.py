@@ -1,0 +1,114 @@
+"""Graph convolution with symmetric normalisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.init import xavier_uniform_, zeros_
+
+from ... import ops
+from ...graph import Graph
+from ...ops import native
+from ...stack import WorkSpace
+from .contract import EdgeMap, Gradients, border, empty_grads, is_plain
+
+
+class GCNConv(nn.Module):
+    """Graph convolution with symmetric normalisation: ``y = D^-1/2 A D^-1/2 x W^T + b``, A with one self loop per node.
+
+    Args:
+        in_channels, out_channels: widths.
+        add_self_loops: whether the graph gets its self loops here (existing ones count); False takes it as it is.
+        bias: whether to add b.
+    Shape: ``edge_attr`` may be [E] edge weights, only with ``add_self_loops=False``; D then sums them.
+    Cost: one aggregation of width min(in, out).
+    Source: Kipf & Welling 2017.
+    """
+
+    takes_edge_attr = False
+
+    def __init__(self, in_channels: int, out_channels: int, *, add_self_loops: bool = True, bias: bool = True) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.add_self_loops = in_channels, out_channels, add_self_loops
+        self.lin = nn.Linear(in_channels, out_channels, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as PyG does: Glorot weights, zero bias."""
+        xavier_uniform_(self.lin.weight)
+        if self.lin.bias is not None:
+            zeros_(self.lin.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        graph: Graph | Tensor,
+        edge_attr: Tensor | None = None,
+        *,
+        edge_map: EdgeMap | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """[N, in] -> [N, out]; ``edge_attr`` [E] are edge weights."""
+        graph, edge_attr = border(x, graph, edge_attr)
+        if edge_attr is not None and (edge_attr.dim() != 1 or self.add_self_loops):
+            raise ValueError(
+                "GCNConv takes edge weights [E], and only with add_self_loops=False "
+                "(put the loops' weights in yourself); "
+                f"got {list(edge_attr.shape)} with add_self_loops={self.add_self_loops}"
+            )
+        if self.add_self_loops:
+            graph = graph.self_looped
+        weight = _gcn_weight(graph, edge_attr, x.dtype)
+        if self.in_channels <= self.out_channels:
+            out: Tensor = self.lin(ops.spmm(x, graph, weight))
+            return out
+        out = ops.spmm(nn.functional.linear(x, self.lin.weight), graph, weight)
+        return out if self.lin.bias is None else out + self.lin.bias
+
+    def fuses(self, h: Tensor, graph: Graph) -> bool:
+        """Where sums come first, as they do in a network's layers."""
+        return self.add_self_loops and self.in_channels <= self.out_channels and is_plain(self.lin, h)
+
+    def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
+        """Sum neighbours into a buffer, and map them from there into ``to``."""
+        native.linear(self._summed(h, graph, work), self.lin.weight, self.lin.bias, out=to, sign=sign)
+
+    def add_value_and_grad(
+        self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
+    ) -> tuple[Tensor, Gradients]:
+        """Three visits: the neighbours, the linear map with all its gradients, the neighbours the other way."""
+        summed, (weight, bias) = self._summed(h, graph, work), (self.lin.weight, self.lin.bias)
+        grads = empty_grads(weight, bias)
+        native.linear_backward(
+            cotangent, summed, weight, bias,
+            dweight=grads[weight], dbias=grads.get(bias), dx=summed, value=to, sign=sign,
+        )  # fmt: skip
+        graph = graph.self_looped
+        reverse, edge_weight = native.reverse_weighted(graph, _gcn_weight(graph, None, h.dtype))
+        native.spmm(summed, reverse, out=h, weight=edge_weight)
+        return h, grads
+
+    def _summed(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
+        graph, summed = graph.self_looped, work.empty("summed", h)
+        native.spmm(h, native.forward_csr(graph), out=summed, weight=_gcn_weight(graph, None, h.dtype))
+        return summed
+
+
+def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[E] ``d_i^-1/2 w_ij d_j^-1/2``, d the (weighted) in-degree as in PyG; kept on the graph where it has no
+    gradient."""
+
+    def weight() -> Tensor:
+        if edge_weight is None:
+            degree = graph.in_degree.to(dtype)
+        else:
+            ones = edge_weight.new_ones(graph.num_nodes, 1)
+            degree = ops.spmm(ones, graph, edge_weight).squeeze(1).to(dtype)
+        scale = torch.where(degree > 0, degree, 1).pow(-0.5) * (degree > 0)
+        product = scale.index_select(0, graph.indices) * scale.index_select(0, graph.destinations)
+        return product if edge_weight is None else product * edge_weight
+
+    if edge_weight is not None:
+        return weight()
+    kept: Tensor = graph.keep(f"gcn_weight {dtype}", weight)
+    return kept

@@ -1,0 +1,182 @@
+"""Generalised graph convolution: aggregation by softmax, power mean or maximum of rectified messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from ...graph import Graph
+from ...ops import native
+from ...stack import WorkSpace
+from ..norms import NormActDrop
+from .contract import EdgeMap, Gradients, border, empty_grads, is_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class GENOptions:
+    """What `GENConv` can be told beyond its widths."""
+
+    aggr: ops.Aggr = "softmax"
+    """How messages are put together: sum, mean, max, softmax, softmax_sg (weights without gradient) or power."""
+    t: float = 1.0
+    """Inverse temperature of the softmax, dimensionless."""
+    learn_t: bool = False
+    """Whether t is a parameter."""
+    p: float = 1.0
+    """Exponent of the power mean."""
+    learn_p: bool = False
+    """Whether p is a parameter."""
+    degree_scale: bool = False
+    """Whether the aggregate is multiplied by in-degree^sigmoid(y), y a parameter from 0 (the ``*_sum`` variants)."""
+    msg_norm: bool = False
+    """Whether the aggregate is scaled to ``s ||x|| m / ||m||``."""
+    learn_msg_scale: bool = False
+    """Whether s (from 1) is a parameter."""
+    mlp_layers: int = 2
+    """Linear layers of the MLP; hidden ones are twice as wide, with norm and ReLU."""
+    mlp_norm: ops.Norm = "layer"
+    """Norm of the hidden layers of the MLP."""
+    edge_linear: bool = True
+    """Whether edge features get a linear map of the conv's own; False adds them as they come."""
+    edge_bias: bool = True
+    """Whether that map has a bias; False for a sum of embeddings of multi-hot features."""
+
+
+class GENConv(nn.Module):
+    """Generalised graph convolution: ``y = MLP(x_i + aggr_j(relu(x_j + W e_ij + b) + 1e-7))``.
+
+    Args:
+        in_channels, out_channels: widths.
+        edge_channels: K, the width of the edge features that come; ``None``: none come.
+        options: the rest, see `GENOptions`.
+    Raises: ValueError: if edge features come unannounced, or are missing.
+    Cost: one aggregation of width in, the MLP.
+    Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
+    """
+
+    takes_edge_attr = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        edge_channels: int | None = None,
+        options: GENOptions = GENOptions(),
+    ) -> None:
+        super().__init__()
+        if options.mlp_layers < 1:
+            raise ValueError(f"mlp_layers must be 1 or more, got {options.mlp_layers}")
+        self.in_channels, self.out_channels, self.edge_channels = in_channels, out_channels, edge_channels
+        self.options = options
+        widths = [in_channels] + [2 * in_channels] * (options.mlp_layers - 1) + [out_channels]
+        self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(NormActDrop(width, options.mlp_norm) for width in widths[1:-1])
+        self.lin_edge: nn.Linear | None = None
+        if edge_channels is not None and options.edge_linear:
+            self.lin_edge = nn.Linear(edge_channels, in_channels, bias=options.edge_bias)
+        self.t = _scalar(options.t, options.learn_t)
+        self.p = _scalar(options.p, options.learn_p)
+        self.y = _scalar(0.0, options.degree_scale)
+        self.msg_scale = _scalar(1.0, options.msg_norm and options.learn_msg_scale)
+
+    def forward(
+        self,
+        x: Tensor,
+        graph: Graph | Tensor,
+        edge_attr: Tensor | None = None,
+        *,
+        edge_map: EdgeMap | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """[N, in] -> [N, out] with [E, K] edge features, which ``edge_map`` may have to widen first."""
+        graph, edge_attr = border(x, graph, edge_attr)
+        if (edge_attr is None) != (self.edge_channels is None):
+            raise ValueError(
+                f"GENConv was made with edge_channels={self.edge_channels} but got "
+                f"{'no edge features' if edge_attr is None else f'edge features {list(edge_attr.shape)}'}"
+            )
+        weight, bias = self._edge_weights(edge_map)
+        out = ops.gen_aggr(x, graph, edge_attr, weight, bias, reduce=self.options.aggr, t=self.t, p=self.p)
+        if self.options.degree_scale:
+            degree = graph.in_degree.clamp(min=1).to(out.dtype).unsqueeze(1)
+            out = out * degree ** torch.sigmoid(torch.as_tensor(self.y))
+        if self.options.msg_norm:
+            out = nn.functional.normalize(out, dim=-1) * x.norm(dim=-1, keepdim=True) * self.msg_scale
+        return self._mlp(x + out, graph)
+
+    def _mlp(self, x: Tensor, graph: Graph) -> Tensor:
+        for lin, norm in zip(self.lins, self.norms, strict=False):
+            x = norm(lin(x), graph)
+        out: Tensor = self.lins[-1](x)
+        return out
+
+    def _edge_weights(self, edge_map: EdgeMap | None) -> tuple[Tensor | None, Tensor | None]:
+        """The map from the edge features that come to the width of x, with a shared encoder folded in."""
+        if self.lin_edge is None:
+            return (None, None) if edge_map is None else (edge_map.weight, edge_map.bias)
+        weight, bias = self.lin_edge.weight, self.lin_edge.bias
+        if edge_map is None:
+            return weight, bias
+        folded = weight @ edge_map.weight
+        if edge_map.bias is None:
+            return folded, bias
+        inner = weight @ edge_map.bias
+        return folded, inner if bias is None else inner + bias
+
+    def fuses(self, h: Tensor, graph: Graph) -> bool:
+        """For a softmax without edge features, followed by one linear map."""
+        options, per_channel = self.options, not isinstance(self.t, Tensor) or self.t.numel() == 1
+        is_bare = not (options.degree_scale or options.msg_norm) and self.edge_channels is None and per_channel
+        return (
+            is_bare and options.aggr in ("softmax", "softmax_sg") and len(self.lins) == 1 and is_plain(self.lins[0], h)
+        )
+
+    def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
+        """Aggregate into a buffer, and map its sum with the root into ``to``."""
+        lin, y = self._lin, work.empty("y", h)
+        native.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=self._temperature(h))
+        native.linear(h, lin.weight, lin.bias, out=to, sign=sign, plus=y)
+
+    def add_value_and_grad(
+        self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
+    ) -> tuple[Tensor, Gradients]:
+        """The aggregation, the linear map with all its gradients, the aggregation's own."""
+        (weight, bias), t = (self._lin.weight, self._lin.bias), self._temperature(h)
+        grads, n = empty_grads(weight, bias), h.size(0)
+        y, lse, dz = (work.empty(name, h) for name in ("y", "lse", "dz"))
+        native.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
+        native.linear_backward(
+            cotangent, h, weight, bias,
+            dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
+        )  # fmt: skip
+        dt = torch.empty_like(t) if isinstance(self.t, nn.Parameter) else None
+        # The gradient of a source reads no other row of h, and may lie where h was.
+        native.gen_aggr_backward(
+            dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
+            scratch=work.empty("scratch", h, (n, 2 * h.size(1))),
+            constant_weights=self.options.aggr == "softmax_sg",
+        )  # fmt: skip
+        if dt is not None and isinstance(self.t, nn.Parameter):
+            grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
+        return h.add_(dz), grads
+
+    @property
+    def _lin(self) -> nn.Linear:
+        lin = self.lins[0]
+        assert isinstance(lin, nn.Linear)
+        return lin
+
+    def _temperature(self, h: Tensor) -> Tensor:
+        """[D]: the same for every channel."""
+        if isinstance(self.t, Tensor):
+            return self.t.detach().to(h.dtype).reshape(1).expand(h.size(1)).contiguous()
+        return h.new_full((h.size(1),), self.t)
+
+
+def _scalar(value: float, learned: bool) -> nn.Parameter | float:
+    return nn.Parameter(torch.tensor(value)) if learned else value

@@ -1,0 +1,76 @@
+"""Neighbours aggregated, the root added."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ... import ops
+from ...graph import Graph
+from ...ops import native
+from ...stack import WorkSpace
+from .contract import EdgeMap, Gradients, border, empty_grads, is_plain, refuse_edge_attr
+
+
+class SAGEConv(nn.Module):
+    """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
+
+    Args:
+        in_channels, out_channels: widths.
+        aggr: ``mean``, ``sum`` or ``max``.
+        bias: whether to add b.
+    Cost: one aggregation of width in.
+    Source: Hamilton et al. 2017.
+    """
+
+    takes_edge_attr = False
+
+    def __init__(self, in_channels: int, out_channels: int, *, aggr: ops.Reduce = "mean", bias: bool = True) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.aggr = in_channels, out_channels, aggr
+        self.lin_l = nn.Linear(in_channels, out_channels, bias=bias)
+        self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        graph: Graph | Tensor,
+        edge_attr: Tensor | None = None,
+        *,
+        edge_map: EdgeMap | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """[N, in] -> [N, out]."""
+        graph, edge_attr = border(x, graph, edge_attr)
+        refuse_edge_attr(self, edge_attr)
+        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.aggr)) + self.lin_r(x)
+        return out
+
+    def fuses(self, h: Tensor, graph: Graph) -> bool:
+        """For sums and means; a maximum's positions belong to autograd."""
+        return self.aggr != "max" and is_plain(self.lin_l, h) and is_plain(self.lin_r, h)
+
+    def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
+        """Aggregate into a buffer, and map that and the root into ``to``."""
+        native.linear(self._aggregated(h, graph, work), self.lin_l.weight, self.lin_l.bias, out=to, sign=sign)
+        native.linear(h, self.lin_r.weight, out=to, sign=sign or 1)
+
+    def add_value_and_grad(
+        self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
+    ) -> tuple[Tensor, Gradients]:
+        """The neighbours, each linear map with all its gradients, the neighbours the other way."""
+        near, root, bias = self.lin_l.weight, self.lin_r.weight, self.lin_l.bias
+        grads = empty_grads(near, root, bias)
+        aggregated = self._aggregated(h, graph, work)
+        native.linear_backward(
+            cotangent, aggregated, near, bias,
+            dweight=grads[near], dbias=grads.get(bias), dx=aggregated, value=to, sign=sign,
+        )  # fmt: skip
+        native.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
+        scale = native.inverse_degree(graph, h.dtype) if self.aggr == "mean" else None
+        native.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=True)
+        return h, grads
+
+    def _aggregated(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
+        aggregated = work.empty("aggregated", h)
+        native.spmm(h, native.forward_csr(graph), out=aggregated, mean=self.aggr == "mean")
+        return aggregated

@@ -1,0 +1,93 @@
+"""Dense layers of narrow width over many rows, in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .library import DTYPES, kernel, ptr, row_stride
+
+_linear = kernel("linear")
+_linear_backward = kernel("linear_backward")
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    out: Tensor,
+    sign: int = 0,
+    plus: Tensor | None = None,
+) -> None:
+    """Write, add or subtract ``(x + plus) weight^T + bias``.
+
+    Args:
+        x, plus: [N, K] float32 or float64.
+        weight, bias: [D, K] and [D] of the same type, dense.
+        out: [N, D].
+        sign: 0 writes ``out``, 1 adds to it, -1 subtracts from it.
+    """
+    _linear(
+        x.size(0),
+        x.size(1),
+        weight.size(0),
+        x.data_ptr(),
+        row_stride(x),
+        ptr(plus),
+        0 if plus is None else row_stride(plus),
+        weight.data_ptr(),
+        ptr(bias),
+        out.data_ptr(),
+        row_stride(out),
+        sign,
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+
+
+def linear_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dweight: Tensor,
+    dbias: Tensor | None = None,
+    dx: Tensor | None = None,
+    accumulate: bool = False,
+    value: Tensor | None = None,
+    sign: int = 0,
+    plus: Tensor | None = None,
+) -> None:
+    """Write the gradients of `linear`, and its value from the same visit.
+
+    Args:
+        dweight, dbias: [D, K] and [D], dense; written.
+        dx: [N, K] gradient of ``x`` (and of ``plus``); may be ``x``, ``grad`` or ``plus`` itself.
+        accumulate: add to ``dx``.
+        value: receives the value as `linear`'s ``out`` does with ``sign``, bit for bit; ``None``: not wanted.
+    """
+    _linear_backward(
+        x.size(0),
+        x.size(1),
+        weight.size(0),
+        x.data_ptr(),
+        row_stride(x),
+        ptr(plus),
+        0 if plus is None else row_stride(plus),
+        weight.data_ptr(),
+        ptr(bias),
+        grad.data_ptr(),
+        row_stride(grad),
+        ptr(value),
+        0 if value is None else row_stride(value),
+        ptr(dx),
+        0 if dx is None else row_stride(dx),
+        dweight.data_ptr(),
+        ptr(dbias),
+        sign,
+        DTYPES[x.dtype],
+        accumulate,
+        torch.get_num_threads(),
+    )
