@@ -1,61 +1,10 @@
 // The head of a block: normalise, rectify and drop in one pass over the rows, and its backward.
 #include "columns.h"
+#include "dropout.h"
 #include "kernels.h"
 #include "parallel.h"
 
 namespace {
-
-// ------------------------------------------------------------------ which elements are kept
-/// The 32-bit finaliser lowbias32.
-template <int W>
-REVGNN_INLINE Vec<uint32_t, W> mix(Vec<uint32_t, W> h) {
-  h ^= h >> 16;
-  h *= 0x7feb352du;
-  h ^= h >> 15;
-  h *= 0x846ca68bu;
-  return h ^ (h >> 16);
-}
-
-enum class Drop { none, mask, seed };
-
-/// The factor of each element: 0 where it drops, `scale` where it stays.
-template <class S, Drop drop>
-struct Keep {
-  const uint8_t *mask;
-  int64_t mask_stride;
-  int64_t width;
-  uint64_t seed;
-  uint32_t threshold;
-  S scale;
-
-  template <class Args>
-  explicit Keep(const Args &a)
-      : mask(a.mask),
-        mask_stride(a.mask_stride),
-        width(a.width),
-        seed(a.seed),
-        threshold(a.threshold),
-        scale(S(a.scale)) {}
-
-  template <int W>
-  REVGNN_INLINE Vec<S, W> factor(int64_t row, int64_t channel) const {
-    if constexpr (drop == Drop::none) {
-      return splat<S, W>(S(1));
-    } else if constexpr (drop == Drop::mask) {
-      const auto kept = load<W>(mask + row * mask_stride + channel);
-      return __builtin_convertvector((Vec<int32_t, W>)widen<W>(kept), Vec<S, W>) * scale;
-    } else {
-      const uint64_t position = uint64_t(row) * uint64_t(width) + uint64_t(channel);
-      const auto low = iota<uint32_t, W>() + uint32_t(position);
-      const auto carry = (Vec<uint32_t, W>)(low < uint32_t(position));  // all ones is -1
-      const auto high = uint32_t(position >> 32) - carry;
-      auto hash = mix<W>(low ^ uint32_t(seed));
-      hash = mix<W>(hash ^ uint32_t(seed >> 32) ^ (high * 0x9e3779b9u));
-      if constexpr (sizeof(S) == 4) return hash >= threshold ? splat<S, W>(scale) : Vec<S, W>{};
-      return __builtin_convertvector(-(Vec<int32_t, W>)(hash >= threshold), Vec<S, W>) * scale;
-    }
-  }
-};
 
 // ------------------------------------------------------------------ what a row is normalised with
 /// The affine part; a missing vector is 1 or 0.
@@ -324,7 +273,9 @@ struct DropKind {
 
 template <class Args, class F>
 void with_drop(const Args &a, F &&f) {
-  if (a.mask != nullptr) {
+  if (a.mask != nullptr && a.mask_bits) {
+    f(DropKind<Drop::bits>{});
+  } else if (a.mask != nullptr) {
     f(DropKind<Drop::mask>{});
   } else if (a.use_seed) {
     f(DropKind<Drop::seed>{});

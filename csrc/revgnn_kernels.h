@@ -241,6 +241,7 @@ typedef struct {
   uint64_t seed;
   uint32_t threshold; /* of the hash: kept at or above it */
   int32_t use_seed;
+  int32_t mask_bits; /* the mask is packed: bit d % 8 of byte d / 8; its stride is in bytes */
   double scale;
   void *out;
   int64_t out_stride;
@@ -265,6 +266,7 @@ typedef struct {
   uint64_t seed;
   uint32_t threshold;
   int32_t use_seed;
+  int32_t mask_bits; /* the mask is packed: bit d % 8 of byte d / 8; its stride is in bytes */
   double scale;
   const void *grad;
   int64_t grad_stride;
@@ -337,6 +339,15 @@ typedef struct {
   int32_t threads;
 } revgnn_linear_backward_args;
 
+/* Bit p of `bits` (bit p % 8 of byte p / 8) is set where (seed, p) hashes to the threshold or above */
+typedef struct {
+  int64_t num_bytes;
+  uint8_t *bits;
+  uint64_t seed;
+  uint32_t threshold;
+  int32_t threads;
+} revgnn_keep_bits_args;
+
 /* One line per kernel: the dispatcher and the tables are made from it. */
 #define REVGNN_KERNELS(K) \
   K(spmm)                 \
@@ -353,7 +364,8 @@ typedef struct {
   K(attention)            \
   K(attention_backward)   \
   K(linear)               \
-  K(linear_backward)
+  K(linear_backward)      \
+  K(keep_bits)
 
 #if defined(_WIN32)
 #define REVGNN_API __declspec(dllexport)

@@ -269,12 +269,12 @@ class GNN(nn.Module):
         return edge_attr, self.edge_encoder.weight, self.edge_encoder.bias
 
     def _shared_mask(self, h: Tensor, seed: int) -> Tensor | None:
-        """One mask of the stream's shape for the whole network: N x D bytes, at any depth."""
+        """One mask of the stream's shape for the whole network, at any depth: N x D bits or bytes."""
         if not self.training or self.mask_dropout == 0.0:
             return None
-        generator = torch.Generator(h.device).manual_seed(fold_seed(seed, _MASK))
-        mask = torch.empty(h.shape, dtype=torch.bool, device=h.device)
-        return mask.bernoulli_(1.0 - self.mask_dropout, generator=generator)
+        groups = self.stack.coupling.num_groups if isinstance(self.stack, Stack) else 1
+        rows, width = h.shape
+        return ops.draw_mask(fold_seed(seed, _MASK), rows, width, self.mask_dropout, h.device, groups=groups)
 
 
 _STEM, _INPUT, _MASK = -2, -3, -4  # draws of the network itself, apart from every layer's

@@ -33,6 +33,7 @@ __all__ = [
     "Norm",
     "Reduce",
     "attention",
+    "draw_mask",
     "gen_aggr",
     "implementation",
     "keep_mask",
@@ -183,7 +184,8 @@ def norm_act_drop(
         mean_scale: [D] learned share of the mean that is taken away; for ``graph``.
         act: whether to apply the ReLU.
         p: probability of dropping; 0 leaves dropout out.
-        mask: [N, D] bool, True keeps: the mask that a whole network shares. ``None``: drawn from ``seed``.
+        mask: [N, D] bool, True keeps, or the same packed, [N, D / 8] uint8 (`draw_mask`): the mask that a whole
+            network shares. ``None``: drawn from ``seed``.
         seed: which elements drop, as a pure function of (seed, position); ``None`` without a mask: no dropout.
     Returns: [N, D].
     Raises: ValueError, TypeError: if the mask has another shape than ``x``, or is not bool.
@@ -191,10 +193,8 @@ def norm_act_drop(
         statistics. reference: each step reads and writes [N, D].
     Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
     """
-    if mask is not None and mask.shape != x.shape:
-        raise ValueError(f"mask must have the shape of x, {list(x.shape)}, got {list(mask.shape)}")
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, True where x is kept; got {mask.dtype}; convert it with .bool()")
+    if mask is not None:
+        _check_mask(mask, x)
     if norm != "graph" and x.dim() == 2 and _runs_native(x):
         return native_norm_act_drop(
             x, weight, bias, norm=norm, eps=eps, stats=stats, act=act, p=p, mask=mask, seed=seed
@@ -213,6 +213,24 @@ def norm_act_drop(
         mask=mask,
         seed=seed,
     )
+
+
+def draw_mask(seed: int, rows: int, width: int, p: float, device: torch.device, *, groups: int = 1) -> Tensor:
+    """Draw a dropout mask for a network to share: `keep_mask` of ``rows * width`` positions.
+
+    Args:
+        seed: what the mask is a pure function of, on every implementation.
+        rows, width: N and D.
+        p: probability of dropping.
+        device: where it is needed.
+        groups: into how many runs of channels it will be cut.
+    Returns: [N, D / 8] uint8, a bit an element, where the kernels read that and no byte is cut; else [N, D] bool.
+    """
+    if implementation(device) == "native" and width % (8 * groups) == 0 and not torch.compiler.is_compiling():
+        bits = torch.empty(rows, width // 8, dtype=torch.uint8, device=device)
+        native.keep_bits(seed, p, out=bits)
+        return bits
+    return keep_mask(seed, rows * width, p, device).view(rows, width)
 
 
 def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
@@ -249,6 +267,15 @@ def _runs_native(x: Tensor) -> bool:
 
 def _is_narrow(graph: Graph) -> bool:
     return graph.indices.dtype == torch.int32
+
+
+def _check_mask(mask: Tensor, x: Tensor) -> None:
+    if mask.dtype == torch.uint8 and x.dim() == 2 and mask.shape == (x.size(0), x.size(1) / 8):
+        return
+    if mask.shape != x.shape:
+        raise ValueError(f"mask must have the shape of x, {list(x.shape)}, got {list(mask.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True where x is kept; got {mask.dtype}; convert it with .bool()")
 
 
 def _check_nodes(x: Tensor, graph: Graph) -> None:

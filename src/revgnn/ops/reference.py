@@ -198,6 +198,8 @@ def norm_act_drop(
         if seed is None:
             return x
         mask = keep_mask(seed, x.numel(), p, x.device).view_as(x)
+    elif mask.dtype == torch.uint8:
+        mask = unpack_mask(mask)
     return x * mask.to(x.dtype) * (1.0 / (1.0 - p))
 
 
@@ -213,6 +215,12 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
     h = _mix32(h ^ _signed(seed >> 32 & 0xFFFFFFFF) ^ high)
     threshold = min(int(p * 2**32), 2**32 - 1)
     return (h ^ _signed(0x80000000)) >= _signed(threshold ^ 0x80000000)  # unsigned comparison in signed integers
+
+
+def unpack_mask(bits: Tensor) -> Tensor:
+    """Turn a packed mask [N, D / 8] uint8 into [N, D] bool: channel d is bit d % 8 of byte d / 8."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits.unsqueeze(-1) >> places & 1).flatten(-2).bool()
 
 
 # ---------------------------------------------------------------------- parts

@@ -32,7 +32,7 @@ from .messages import (
     gen_aggr,
     gen_aggr_backward,
 )
-from .norm import NO_DROP, Drop, batch_stats, norm_act_drop, norm_act_drop_backward
+from .norm import NO_DROP, Drop, batch_stats, keep_bits, norm_act_drop, norm_act_drop_backward
 from .sums import edge_dot, neighbour_max, neighbour_max_backward, spmm
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "gen_aggr_backward",
     "inverse_degree",
     "isa",
+    "keep_bits",
     "linear",
     "linear_backward",
     "neighbour_max",

@@ -44,7 +44,7 @@ def _struct(name: str, *lines: str) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-_DROP = ("ptr: mask", "i64: mask_stride", "u64: seed", "u32: threshold", "i32: use_seed", "f64: scale")
+_DROP = ("ptr: mask", "i64: mask_stride", "u64: seed", "u32: threshold", "i32: use_seed mask_bits", "f64: scale")
 _MESSAGES = ("csr: graph", "i64: width num_features", "ptr: x", "i64: x_stride", "ptr: edge_attr weight bias")
 _SCORES = (
     "csr: graph",
@@ -223,5 +223,6 @@ KERNELS = {
         "ptr: dweight dbias",
         "i32: sign dtype accumulate threads",
     ),
+    "keep_bits": _struct("KeepBits", "i64: num_bytes", "ptr: bits", "u64: seed", "u32: threshold", "i32: threads"),
 }
 """The struct that each kernel takes."""

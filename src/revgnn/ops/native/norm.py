@@ -13,6 +13,7 @@ from .library import DTYPES, kernel, ptr, row_stride
 _norm = kernel("norm")
 _norm_backward = kernel("norm_backward")
 _batch_stats = kernel("batch_stats")
+_keep_bits = kernel("keep_bits")
 
 
 class Drop(NamedTuple):
@@ -20,23 +21,35 @@ class Drop(NamedTuple):
 
     p: float = 0.0
     mask: Tensor | None = None
-    """[N, D] bool, True keeps."""
+    """[N, D] bool, True keeps; or the same packed, [N, D / 8] uint8."""
     seed: int | None = None
     """Draws the mask by position where ``mask`` is ``None``."""
 
     def fields(self) -> tuple[Any, ...]:
         """The struct's fields for it."""
         if self.p == 0.0 or (self.mask is None and self.seed is None):
-            return (None, 0, 0, 0, False, 1.0)
+            return (None, 0, 0, 0, False, False, 1.0)
         scale = 1.0 / (1.0 - self.p)
         if self.mask is not None:
-            assert self.mask.dtype == torch.bool
-            return (self.mask.data_ptr(), row_stride(self.mask), 0, 0, False, scale)
+            assert self.mask.dtype in (torch.bool, torch.uint8)
+            is_packed = self.mask.dtype == torch.uint8
+            return (self.mask.data_ptr(), row_stride(self.mask), 0, 0, False, is_packed, scale)
         assert self.seed is not None
-        return (None, 0, self.seed & 0xFFFFFFFFFFFFFFFF, min(int(self.p * 2**32), 2**32 - 1), True, scale)
+        return (None, 0, self.seed & _WORD, _threshold(self.p), True, False, scale)
 
 
 NO_DROP = Drop()
+_WORD = 0xFFFFFFFFFFFFFFFF
+
+
+def _threshold(p: float) -> int:
+    return min(int(p * 2**32), 2**32 - 1)
+
+
+def keep_bits(seed: int, p: float, *, out: Tensor) -> None:
+    """Write the mask of `reference.keep_mask` packed: bit k of byte b of the dense uint8 ``out`` is position 8b + k."""
+    assert out.dtype == torch.uint8 and out.is_contiguous()
+    _keep_bits(out.numel(), out.data_ptr(), seed & _WORD, _threshold(p), torch.get_num_threads())
 
 
 def norm_act_drop(

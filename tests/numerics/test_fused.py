@@ -1,0 +1,374 @@
+"""Blocks that differentiate themselves against autograd on the same blocks; the stack's use of them; the tail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from revgnn.graph import Graph
+from revgnn.measure import peak_memory
+from revgnn.models import ModelConfig, build_model
+from revgnn.nn.block import Block
+from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv
+from revgnn.nn.norms import NormActDrop
+from revgnn.ops import draw_mask, native
+from revgnn.stack import Stack, Tail, WorkSpace, check_inverse, rebuilding, split
+from revgnn.stack.tail import ROWS
+from tolerances import assert_close, relative_error
+
+pytestmark = [
+    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.usefixtures("poison"),
+]
+
+CONVS: dict[str, Any] = {
+    "gcn": GCNConv,
+    "sage mean": SAGEConv,
+    "sage sum": lambda a, b: SAGEConv(a, b, aggr="sum"),
+    "gen": lambda a, b: GENConv(a, b, options=GENOptions(learn_t=True, mlp_layers=1)),
+    "gen sg": lambda a, b: GENConv(a, b, options=GENOptions(aggr="softmax_sg", t=0.7, mlp_layers=1)),
+    "gat": lambda a, b: GATConv(a, b, options=GATOptions(heads=1, norm_adj=False, attn_dst=True)),
+    "gat norm_adj, drop": lambda a, b: GATConv(a, b, options=GATOptions(heads=2, edge_drop=0.3)),
+    "gat both ends": lambda a, b: GATConv(a, b, options=GATOptions(heads=2, attn_dst=True, edge_drop=0.3)),
+}
+WIDTHS = [6, 20, 64, 66]
+
+
+def graphs() -> Iterator[tuple[str, Graph]]:
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randint(60, (2, 400), generator=generator)
+    yield "directed, isolated nodes, repeated edges", Graph.from_edge_index(torch.cat([some, some[:, :30]], 1), 63)
+    yield "symmetric", Graph.from_edge_index(torch.cat([some, some.flip(0)], 1), 60)
+    yield "no edges", Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 7)
+
+
+GRAPHS = dict(graphs())
+
+
+def make_block(conv: str, width: int, norm: Any = "layer", dropout: float = 0.4) -> Block:
+    torch.manual_seed(0)
+    block = Block(NormActDrop(width, norm, dropout=dropout), CONVS[conv](width, width)).double()
+    for parameter in block.parameters():  # zeros and ones would hide a term
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return block
+
+
+def by_autograd(block: Block, x: Tensor, cotangent: Tensor, *context: Any) -> tuple[Tensor, Tensor, dict[Any, Tensor]]:
+    leaf, parameters = x.detach().clone().requires_grad_(), [p for p in block.parameters() if p.requires_grad]
+    with rebuilding():
+        value = block(leaf, 5, *context)
+    dx, *rest = torch.autograd.grad(value, [leaf, *parameters], cotangent)
+    return value.detach(), dx, dict(zip(parameters, rest, strict=True))
+
+
+def fused(
+    block: Block, x: Tensor, cotangent: Tensor, *context: Any, sign: int = 0, accumulate: bool = False
+) -> tuple[Tensor, Tensor, dict[Any, Tensor]]:
+    """The value is sent into zeros and the gradient into ones, as columns of wider tensors."""
+    assert block.fuses(x, *context)
+    to, dx = (torch.full((x.size(0), 3 * x.size(1)), at, dtype=x.dtype)[:, : x.size(1)] for at in (0.0, 1.0))
+    with torch.no_grad(), rebuilding():
+        found = block.add_value_and_grad(
+            to, sign, x, cotangent, dx, 5, *context, accumulate=accumulate, work=WorkSpace()
+        )  # fmt: skip
+    return to, dx, dict(found)
+
+
+# ---------------------------------------------------------------------- a block
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("conv", CONVS)
+def test_value_and_gradients_equal_autograds(conv: str, graph: str, width: int, dtype: torch.dtype) -> None:
+    block, n = make_block(conv, width), GRAPHS[graph].num_nodes
+    x, cotangent = torch.randn(n, width).to(dtype), torch.randn(n, width).to(dtype)
+    expected = by_autograd(block, x.double(), cotangent.double(), GRAPHS[graph])
+    block.to(dtype)
+    for sign, accumulate in ((0, False), (1, True), (-1, True)):
+        to, dx, grads = fused(block, x, cotangent, GRAPHS[graph], sign=sign, accumulate=accumulate)
+        scale = max(1.0, float(expected[0].abs().max()))
+        assert_close(to * (sign or 1) / scale, (expected[0] / scale).to(dtype))
+        scale = max(1.0, float(expected[1].abs().max()))
+        assert_close((dx - float(accumulate)) / scale, (expected[1] / scale).to(dtype))
+        assert grads.keys() == expected[2].keys()
+        bound = 1e-12 if dtype == torch.float64 else 1e-5
+        assert relative_error(joined(grads, expected[2]), joined(expected[2], expected[2])) < bound
+
+
+def joined(grads: dict[Any, Tensor], order: dict[Any, Tensor]) -> Tensor:
+    return torch.cat([grads[parameter].double().flatten() for parameter in order])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mask", [None, "bool", "packed"])
+@pytest.mark.parametrize("norm", ["layer", "batch", "none"])
+@pytest.mark.parametrize("conv", ["gcn", "gat norm_adj, drop"])
+def test_every_norm_and_kind_of_dropout(conv: str, norm: str, mask: str | None, training: bool) -> None:
+    graph, width = GRAPHS["symmetric"], 16
+    block = make_block(conv, width, norm).train(training)
+    if norm == "batch":
+        block.norm.running_mean.uniform_()
+        block.norm.running_var.uniform_(0.5, 2.0)
+    kept = None if mask is None else torch.rand(graph.num_nodes, width) < 0.6
+    if mask == "packed":
+        assert kept is not None
+        kept = pack(kept)
+    x, cotangent = torch.randn(2, graph.num_nodes, width, dtype=torch.double)
+    expected = by_autograd(block, x, cotangent, graph, kept)
+    found = fused(block, x, cotangent, graph, kept)
+    assert_close(found[0], expected[0])
+    assert_close(found[1], expected[1])
+    assert relative_error(joined(found[2], expected[2]), joined(expected[2], expected[2])) < 1e-12
+
+
+def pack(kept: Tensor) -> Tensor:
+    places = 2 ** torch.arange(8)
+    return (kept.view(kept.size(0), -1, 8) * places).sum(-1).to(torch.uint8)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("conv", CONVS)
+def test_both_evaluations_give_the_same_bits(conv: str, width: int) -> None:
+    """An exact state is rebuilt only if they do; and the first may write over its own input."""
+    graph, block = GRAPHS["directed, isolated nodes, repeated edges"], make_block(conv, width).float()
+    x, cotangent = torch.randn(2, graph.num_nodes, width)
+    before = x.clone()
+    rebuilt, _, _ = fused(block, x, cotangent, graph)
+    value, onto_itself = torch.empty_like(x), x.clone()
+    with torch.no_grad():
+        block.add_value(value, 0, x, 5, graph, work=WorkSpace())
+        block.add_value(onto_itself, 1, onto_itself, 5, graph, work=WorkSpace())
+    assert torch.equal(value, rebuilt)
+    assert_close(onto_itself, x + value)
+    assert torch.equal(x, before)
+
+
+def test_what_does_not_fuse_goes_by_autograd() -> None:
+    graph, x = GRAPHS["symmetric"], torch.randn(60, 16)
+    block = make_block("gcn", 16).float()
+    assert block.fuses(x, graph)
+    assert not block.fuses(x.bfloat16(), graph)
+    assert not block.fuses(x.double(), graph)  # its parameters are float32
+    assert not block.fuses(x, graph, None, torch.randn(graph.num_edges, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not block.fuses(x, graph)
+    block.conv.lin = nn.utils.parametrizations.weight_norm(block.conv.lin)
+    assert not block.fuses(x, graph)
+    for conv in (
+        SAGEConv(16, 16, aggr="max"),
+        GENConv(16, 16),
+        GENConv(16, 16, options=GENOptions(aggr="power", mlp_layers=1)),
+        GENConv(16, 16, options=GENOptions(msg_norm=True, mlp_layers=1)),
+    ):
+        assert not Block(NormActDrop(16, "layer"), conv).fuses(x, graph)
+    assert not Block(NormActDrop(16, "graph"), GCNConv(16, 16)).fuses(x, graph)
+
+
+# ---------------------------------------------------------------------- a stack of them
+def make_stack(conv: str = "gcn", **arguments: Any) -> Stack:
+    torch.manual_seed(0)
+    arguments = {"channels": 24, "num_layers": 5, "coupling": "grouped", "backprop": "reversible", **arguments}
+    return Stack(lambda width: make_block(conv, width), **arguments).double()
+
+
+def gradients(stack: Stack, x: Tensor, *context: Any, tail: Tail | None = None) -> list[Tensor]:
+    torch.manual_seed(1)
+    leaf = x.clone().requires_grad_()
+    out = stack(leaf, *context, seed=3, tail=tail)
+    wanted = [leaf, *stack.parameters(), *([] if tail is None else tail.parameters())]
+    return [out.detach(), *torch.autograd.grad(out, wanted, torch.randn_like(out))]
+
+
+@pytest.mark.parametrize("choice", [{}, {"segments": 2}, {"state": "exact64"}, {"num_groups": 3}, {"num_groups": 4}])
+@pytest.mark.parametrize("conv", CONVS)
+def test_a_stack_of_fused_blocks_equals_store(conv: str, choice: dict[str, Any]) -> None:
+    graph = GRAPHS["directed, isolated nodes, repeated edges"]
+    x = torch.randn(graph.num_nodes, 24, dtype=torch.double)
+    groups = {"num_groups": choice.get("num_groups", 2)}
+    mask = split(draw_mask(7, graph.num_nodes, 24, 0.4, x.device, groups=groups["num_groups"]))
+    expected = gradients(make_stack(conv, backprop="store", **groups), x, graph, mask)
+    found = gradients(make_stack(conv, **choice), x, graph, mask)
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= 1e-11 * b.norm().clamp(min=1e-3)
+
+
+def test_the_stack_evaluates_fused_blocks_without_autograd_but_not_where_a_hook_waits() -> None:
+    graph, x, seen = GRAPHS["symmetric"], torch.randn(60, 24, dtype=torch.double), []
+    stack = make_stack()
+    for blocks in stack.layers:
+        for block in blocks:
+            block.forward = lambda *_: pytest.fail("by autograd")  # type: ignore[method-assign]
+    gradients(stack, x, graph)
+    assert check_inverse(stack, x, graph).layer is None
+    stack = make_stack()
+    stack.layers[1][0].conv.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    gradients(stack, x, graph)
+    assert seen == [False, True]
+
+
+def test_a_state_is_rebuilt_bit_for_bit_from_fused_blocks() -> None:
+    graph, x = GRAPHS["symmetric"], torch.randn(60, 24)
+    for conv in CONVS:
+        stack = make_stack(conv, num_layers=40, state="exact").float()
+        gradients(stack, x, graph)
+        found = check_inverse(stack, x, graph)
+        assert found.error == 0.0, f"{conv}: {found}"
+
+
+@pytest.mark.parametrize(("conv", "limit"), [("gcn", 3.5), ("sage", 3.5), ("gen", 6.0), ("gat", 6.0)])
+def test_work_space_of_a_training_step_at_any_depth(conv: Any, limit: float) -> None:
+    """In N x D x 4 bytes, encoder, head and loss included; here of few classes, so that the loss weighs little."""
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(20_000, (2, 40_000), generator=generator)
+    graph = Graph.from_edge_index(torch.cat([edge_index, edge_index.flip(0)], 1), 20_000)
+    x, y = torch.randn(20_000, 8), torch.randint(5, (20_000,))
+    needs = []
+    for depth in (2, 12):
+        config = ModelConfig(
+            conv=conv, num_layers=depth + 2 * (conv == "gat"), hidden_channels=64, norm="layer",
+            gen=GENOptions(mlp_layers=1, learn_t=True), gat=GATOptions(heads=2, norm_adj=False, attn_dst=True),
+        )  # fmt: skip
+        model = build_model(config, in_channels=8, out_channels=5)
+        if conv == "gat":  # its own head is a layer of attention, which keeps what it needs
+            model.head = build_model(ModelConfig(hidden_channels=64), in_channels=8, out_channels=5).head
+            model.stem = GCNConv(8, 64)
+
+        def step(model: nn.Module = model) -> None:
+            nn.functional.cross_entropy(model(x, graph, seed=1), y).backward()
+
+        step()
+        model.zero_grad()
+        needs.append(peak_memory(step) / (20_000 * 64 * 4))
+    assert needs[1] < limit
+    parameters = sum(p.numel() * 4 for p in model.parameters()) / (20_000 * 64 * 4)
+    assert needs[1] - needs[0] < 2 * parameters
+
+
+# ---------------------------------------------------------------------- the tail
+def make_tail(seed: int = 9, width: int = 24) -> Tail:
+    torch.manual_seed(2)
+    norm, lin = NormActDrop(width, "layer", dropout=0.3).double(), nn.Linear(width, 3).double()
+    return Tail(nn.ModuleList([norm, lin]), lambda rows, seed: lin(norm(rows, seed=seed)), seed)
+
+
+@pytest.mark.parametrize("nodes", [60, ROWS + 7, 2 * ROWS])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"backprop": "store"},
+        {"backprop": "checkpoint"},
+        {"backprop": "reversible"},
+        {"backprop": "reversible", "segments": 3},
+        {"backprop": "reversible", "state": "exact64"},
+        {"backprop": "reversible", "memory_budget": "1GB"},
+        {"coupling": "residual", "backprop": "store"},
+        {"num_layers": 0},
+    ],
+)
+def test_a_tail_inside_equals_one_behind(choice: dict[str, Any], nodes: int) -> None:
+    graph = Graph.from_edge_index(torch.randint(nodes, (2, 300)), nodes)
+    x = torch.randn(nodes, 24, dtype=torch.double)
+
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack, self.inner = make_stack(**choice), make_tail()
+            self.list = self.inner.module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(self.stack(x, graph, seed=3))
+
+    behind = Behind()
+    leaf = x.clone().requires_grad_()
+    out = behind(leaf)
+    torch.manual_seed(1)
+    expected = [out.detach(), *torch.autograd.grad(out, [leaf, *behind.parameters()], torch.randn_like(out))]
+    for a, b in zip(gradients(make_stack(**choice), x, graph, tail=make_tail()), expected, strict=True):
+        assert (a - b).norm() <= 1e-12 * b.norm()
+    with torch.no_grad():
+        assert_close(make_stack(**choice)(x, graph, seed=3, tail=make_tail()), expected[0])
+
+
+def test_with_a_tail_a_graph_can_be_kept_for_a_second_backward() -> None:
+    graph, stack, tail = GRAPHS["symmetric"], make_stack(), make_tail()
+    x = torch.randn(60, 24, dtype=torch.double, requires_grad=True)
+    out = stack(x, graph, seed=3, tail=tail)
+    first = torch.autograd.grad(out.sum(), [x, *stack.parameters()], retain_graph=True)
+    again = torch.autograd.grad(out.sum(), [x, *stack.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):
+        out.sum().backward()
+
+
+def test_a_networks_head_is_its_stacks_tail_unless_somebody_looks_at_it() -> None:
+    graph, x = GRAPHS["symmetric"], torch.randn(60, 5)
+    model = build_model(ModelConfig(conv="gcn", num_layers=3, hidden_channels=16), in_channels=5, out_channels=3)
+    expected, seen = model(x, graph, seed=4), []
+    model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    assert_close(model(x, graph, seed=4), expected)
+    assert seen == [(60, 16)]
+
+
+# ---------------------------------------------------------------------- the kernels below
+@pytest.fixture
+def any_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rows", [0, 1, 47, 48, 49, 1100])
+@pytest.mark.parametrize(("inside", "outside"), [(1, 1), (3, 17), (16, 8), (64, 64), (70, 33), (40, 130)])
+def test_dense_layers(rows: int, inside: int, outside: int, dtype: torch.dtype) -> None:
+    x, plus = torch.randn(2, rows, inside, dtype=torch.double).to(dtype)
+    weight, bias = torch.randn(outside, inside).to(dtype), torch.randn(outside).to(dtype)
+    grad = torch.randn(rows, 2 * outside).to(dtype)[:, outside:]
+    exact = [t.double() for t in (x, plus, weight, bias, grad)]
+    scale = (inside * outside) ** 0.5
+    for other in (None, plus):
+        whole = exact[0] if other is None else exact[0] + exact[1]
+        value = nn.functional.linear(whole, exact[2], exact[3])
+        for sign in (0, 1, -1):
+            out = torch.full((rows, outside + 3), 0.0 if sign else float("nan")).to(dtype)[:, 3:]
+            native.linear(x, weight, bias, out=out, sign=sign, plus=other)
+            assert_close(out / scale, ((sign or 1) * value / scale).to(dtype))
+            rebuilt, dx = torch.zeros(rows, outside, dtype=dtype), torch.ones(rows, inside, dtype=dtype)
+            dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+            native.linear_backward(
+                grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, accumulate=sign != 0,
+                value=rebuilt, sign=sign, plus=other,
+            )  # fmt: skip
+            assert torch.equal(rebuilt, out)
+            assert_close((dx - float(sign != 0)) / scale, (exact[4] @ exact[2] / scale).to(dtype))
+            assert relative_error(dweight, exact[4].t() @ whole) < (1e-13 if dtype == torch.float64 else 2e-6)
+            assert_close(dbias / max(rows, 1) ** 0.5, (exact[4].sum(0) / max(rows, 1) ** 0.5).to(dtype))
+
+
+@pytest.mark.parametrize("alias", ["x", "grad", "plus"])
+def test_the_gradient_of_a_dense_layer_may_overwrite_what_it_came_from(alias: str) -> None:
+    x, plus, grad = torch.randn(3, 200, 24)
+    weight, dweight = torch.randn(24, 24), torch.empty(24, 24)
+    expected, expected_weight = torch.empty_like(x), torch.empty_like(weight)
+    native.linear_backward(grad, x, weight, dweight=expected_weight, dx=expected, plus=plus)
+    dx = {"x": x, "grad": grad, "plus": plus}[alias]
+    native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, plus=plus)
+    assert torch.equal(dx, expected)
+    assert torch.equal(dweight, expected_weight)
+
+
+@pytest.mark.usefixtures("any_threads")
+def test_dense_layers_give_the_same_bits_on_any_number_of_threads() -> None:
+    x, grad = torch.randn(2, 9000, 20)
+    weight, found = torch.randn(20, 20), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        dweight, dx, value = torch.empty(20, 20), torch.empty(9000, 20), torch.empty(9000, 20)
+        native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, value=value)
+        found.append((dweight, dx, value))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
