@@ -99,6 +99,46 @@ void norm_rows(const revgnn_norm_args &a) {
   });
 }
 
+/// Layer norm of rows that fit into registers: every element is read once.
+template <class T, class Out, int W, int NB, Drop drop>
+void norm_short_rows(const revgnn_norm_args &a) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const Keep<S, drop> keep(a);
+  const Affine<S> affine(a);
+  const int64_t width = a.width;
+  const Mask<S, W> fresh = fresh_lanes<S, W>(width);
+  const V floor = splat<S, W>(a.act ? S(0) : -S(__builtin_inf()));
+  for_rows(a.num_rows, a.threads, 2 * a.num_rows * width, [&](int64_t i) REVGNN_LAMBDA {
+    const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
+    Out *out = static_cast<Out *>(a.out) + i * a.out_stride;
+    V row[NB], sum{}, square{};
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) row[b] = load<W>(x + block_start<W, NB>(b, width));
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) sum += only_fresh<NB>(b, row[b], fresh);
+    const S mean = reduce_add<S, W>(sum) / S(width);
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      row[b] -= mean;
+      const V away = only_fresh<NB>(b, row[b], fresh);
+      square += away * away;
+    }
+    const S rstd = S(1) / S(__builtin_sqrt(reduce_add<S, W>(square) / S(width) + S(a.eps)));
+    if (a.mean != nullptr) {
+      static_cast<S *>(a.mean)[i] = mean;
+      static_cast<S *>(a.rstd)[i] = rstd;
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const int64_t d = block_start<W, NB>(b, width);
+      V u = row[b] * rstd * affine.template scale<W>(d) + affine.template shift<W>(d);
+      u = u < floor ? floor : u;
+      store<W>(out + d, u * keep.template factor<W>(i, d));
+    }
+  });
+}
+
 // ------------------------------------------------------------------ backward
 /// The gradient that reaches the normalised row, and that row itself.
 template <class T, int W, int kind, Drop drop>
@@ -177,6 +217,41 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   });
   partials.sum_into(static_cast<S *>(a.dbias), 0, a.width);
   partials.sum_into(static_cast<S *>(a.dweight), a.width, a.width);
+}
+
+/// The same for the layer norm of rows that fit into registers: nothing is formed twice.
+template <class T, int W, int NB, Drop drop>
+void norm_backward_by_short_row(const revgnn_norm_backward_args &a) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const Inside<T, W, REVGNN_NORM_LAYER, drop> inside(a);
+  const int64_t width = a.width;
+  const Mask<S, W> fresh = fresh_lanes<S, W>(width);
+  Partials<S> partials(2 * width);
+  for_parts(a.threads, 4 * a.num_rows * width, [&](int64_t part) REVGNN_LAMBDA {
+    const Range rows = rows_of_part(a.num_rows, part);
+    S *sums = partials.row(part);
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      V centred[NB], grad[NB], sum{}, dot{};
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) {
+        const int64_t d = block_start<W, NB>(b, width);
+        const V outside = inside.at(i, d, &centred[b]);
+        add_affine<S, W>(sums, width, d, only_fresh<NB>(b, outside, fresh), centred[b]);
+        grad[b] = outside * inside.affine.template scale<W>(d);
+        const V own = only_fresh<NB>(b, grad[b], fresh);
+        sum += own;
+        dot += own * centred[b];
+      }
+      const S mean_grad = reduce_add<S, W>(sum) / S(width), mean_dot = reduce_add<S, W>(dot) / S(width);
+      const S rstd = static_cast<const S *>(a.rstd)[i];
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) grad[b] = (grad[b] - mean_grad - centred[b] * mean_dot) * rstd;
+      put_row<T, W, NB, S>(static_cast<T *>(a.dx) + i * a.dx_stride, width, grad, a.accumulate);
+    }
+  });
+  partials.sum_into(static_cast<S *>(a.dbias), 0, width);
+  partials.sum_into(static_cast<S *>(a.dweight), width, width);
 }
 
 template <class T, int W, Drop drop>
@@ -266,6 +341,14 @@ void channel_stats(const revgnn_batch_stats_args &a) {
 }
 
 // ------------------------------------------------------------------ choice of the code
+/// Call f(Int<W>, Int<NB>) for a row of NB full vectors; false where it takes more than registers hold, or not one.
+template <class S, int W, class F>
+REVGNN_INLINE bool with_short_row(int64_t width, F &&f) {
+  if (W == 1 || width < W || ceil_div(width, W) > kBlocks<S>) return false;
+  with_block_count<W, kBlocks<S>>(width, f);
+  return true;
+}
+
 template <Drop drop>
 struct DropKind {
   static constexpr Drop value = drop;
@@ -290,7 +373,12 @@ int norm_any(const revgnn_norm_args &a) {
     constexpr Drop drop = decltype(kind_of_drop)::value;
     with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
       constexpr int W = decltype(w)::value;
-      if (a.kind == REVGNN_NORM_LAYER) norm_rows<T, Out, W, REVGNN_NORM_LAYER, drop>(a);
+      const auto short_rows = [&](auto w, auto nb) REVGNN_LAMBDA {
+        norm_short_rows<T, Out, decltype(w)::value, decltype(nb)::value, drop>(a);
+      };
+      if (a.kind == REVGNN_NORM_LAYER && !with_short_row<Sum<T>, W>(a.width, short_rows)) {
+        norm_rows<T, Out, W, REVGNN_NORM_LAYER, drop>(a);
+      }
       if (a.kind == REVGNN_NORM_BATCH) norm_rows<T, Out, W, REVGNN_NORM_BATCH, drop>(a);
       if (a.kind == REVGNN_NORM_NONE) norm_rows<T, Out, W, REVGNN_NORM_NONE, drop>(a);
     });
@@ -318,7 +406,12 @@ int norm_backward(const revgnn_norm_backward_args &a) {
       constexpr Drop drop = decltype(kind_of_drop)::value;
       with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
         constexpr int W = decltype(w)::value;
-        if (a.kind == REVGNN_NORM_LAYER) norm_backward_by_row<T, W, REVGNN_NORM_LAYER, drop>(a);
+        const auto short_rows = [&](auto w, auto nb) REVGNN_LAMBDA {
+          norm_backward_by_short_row<T, decltype(w)::value, decltype(nb)::value, drop>(a);
+        };
+        if (a.kind == REVGNN_NORM_LAYER && !with_short_row<Sum<T>, W>(a.width, short_rows)) {
+          norm_backward_by_row<T, W, REVGNN_NORM_LAYER, drop>(a);
+        }
         if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, REVGNN_NORM_NONE, drop>(a);
         if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, W, drop>(a);
       });
