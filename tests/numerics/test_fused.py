@@ -210,6 +210,20 @@ def test_the_stack_evaluates_fused_blocks_without_autograd_but_not_where_a_hook_
     assert seen == [False, True]
 
 
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize(("forward", "backward"), [(True, False), (False, True), (True, True)])
+def test_the_backward_evaluates_as_the_forward_did_under_any_autocast(conv: str, forward: bool, backward: bool) -> None:
+    graph, x = GRAPHS["symmetric"], torch.randn(60, 24, requires_grad=True)
+    found = []
+    for outside in (forward, backward), (forward, forward):
+        stack = make_stack(conv).float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=outside[0]):
+            out = stack(x, graph, seed=3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=outside[1]):
+            found.append(torch.autograd.grad(out.square().sum(), [x, *stack.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_state_is_rebuilt_bit_for_bit_from_fused_blocks() -> None:
     graph, x = GRAPHS["symmetric"], torch.randn(60, 24)
     for conv in CONVS:
@@ -308,9 +322,12 @@ def test_a_networks_head_is_its_stacks_tail_unless_somebody_looks_at_it() -> Non
     graph, x = GRAPHS["symmetric"], torch.randn(60, 5)
     model = build_model(ModelConfig(conv="gcn", num_layers=3, hidden_channels=16), in_channels=5, out_channels=3)
     expected, seen = model(x, graph, seed=4), []
-    model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     assert_close(model(x, graph, seed=4), expected)
-    assert seen == [(60, 16)]
+    handle.remove()
+    model.stack.register_forward_hook(lambda *values: seen.append(values[-1].shape))
+    assert_close(model(x, graph, seed=4), expected)
+    assert seen == [(60, 16), (60, 16)]
 
 
 # ---------------------------------------------------------------------- the kernels below

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph, as_graph
-from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, split
+from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, is_watched, split
 from ..stack.equilibrium import Equilibrium
 from .convs import EdgeMap
 from .heads import NodeHead
@@ -77,10 +77,10 @@ class GNN(nn.Module):
         return out
 
     def _tail(self, seed: int) -> Tail | None:
-        """The head as the stack's tail, where it goes row by row and nobody waits to see what it is given."""
-        if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead) or has_hooks(self.head):
+        """The head as the stack's tail, where it goes row by row and nobody waits to see what stands between them."""
+        if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead):
             return None
-        return self.head.tail(seed)
+        return None if is_watched(self.stack) or has_hooks(self.head) else self.head.tail(seed)
 
     def begin_epoch(self, epoch: int) -> None:
         """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones."""

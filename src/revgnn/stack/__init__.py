@@ -10,7 +10,7 @@ from .budget import parse_bytes
 from .check import check_inverse
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
-from .fused import FusedBlock, WorkSpace, has_hooks
+from .fused import FusedBlock, WorkSpace, has_hooks, is_watched
 from .purity import is_rebuilding, rebuilding
 from .run import split
 from .seeds import draw_seed, fold_seed
@@ -33,6 +33,7 @@ __all__ = [
     "fold_seed",
     "has_hooks",
     "is_rebuilding",
+    "is_watched",
     "parse_bytes",
     "rebuilding",
     "split",

@@ -74,7 +74,11 @@ def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody waits to see a module, or one inside it, at work."""
-    return any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        for part in module.modules()
+    return any(is_watched(part) for part in module.modules())
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody waits to see this very module at work."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

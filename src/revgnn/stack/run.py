@@ -94,7 +94,7 @@ class Run:
 
             def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
                 block, seed = blocks[i], self.block_seed(layer, i)
-                if not state.followed and is_fused(block, x, per_group[i]):
+                if not state.followed and self._is_fused(block, x, per_group[i]):
                     return self._evaluated_in_place(block, state.target(i), 1, x, seed, per_group[i], work)
                 value: Tensor = block(x, seed, *per_group[i])
                 _check_width(value, x)
@@ -114,7 +114,7 @@ class Run:
 
             def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
-                if not is_fused(block, x, per_group[i]):
+                if not self._is_fused(block, x, per_group[i]):
                     return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
                 inputs = self.coupling.inputs(i)
                 into = grads[inputs[0]] if len(inputs) == 1 else None
@@ -131,7 +131,7 @@ class Run:
         def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
             block, seed = self.layers[layer][i], self.block_seed(layer, i)
             with torch.enable_grad(), rebuilding(), self.autocast():
-                if is_fused(block, x, per_group[i]):
+                if self._is_fused(block, x, per_group[i]):
                     return self._evaluated_in_place(block, state.target(i), -1, x, seed, per_group[i], work), None
                 # With grad, as in `reverse`: a kernel may be another one without.
                 value = block(x.detach().requires_grad_(), seed, *per_group[i])
@@ -140,22 +140,25 @@ class Run:
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
 
-    @staticmethod
+    def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
+        """Whether a block evaluates itself; asked under the first evaluation's autocast, so that the answer stays."""
+        with self.autocast():
+            return is_fused(block, x, arguments)
+
     @torch.no_grad()
     def _evaluated_in_place(
-        block: Any, to: Tensor | None, sign: int, x: Tensor, seed: int, arguments: Sequence[Any], work: WorkSpace
+        self, block: Any, to: Tensor | None, sign: int, x: Tensor, seed: int, arguments: Sequence[Any], work: WorkSpace
     ) -> Tensor | None:
         """Let a fused block add its value to ``to``; where there is no such place, the value."""
-        if to is not None:
-            block.add_value(to, sign, x, seed, *arguments, work=work)
-            return None
-        value = work.empty("value", x)
-        block.add_value(value, 0, x, seed, *arguments, work=work)
+        value = work.empty("value", x) if to is None else None
+        with self.autocast():
+            target, sign = (value, 0) if to is None else (to, sign)
+            block.add_value(target, sign, x, seed, *arguments, work=work)
         return value
 
-    @staticmethod
     @torch.no_grad()
     def _visit_in_place(
+        self,
         block: Any,
         to: Tensor | None,
         into: Tensor | None,
@@ -171,7 +174,7 @@ class Run:
         value = work.empty("value", x) if to is None else None
         grad = work.empty("grad", x) if into is None else None
         target, receiver = (value if to is None else to), (grad if into is None else into)
-        with rebuilding():
+        with rebuilding(), self.autocast():
             found = block.add_value_and_grad(
                 target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
                 accumulate=into is not None, work=work,
