@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from .baselines import PeerConfig, Shape, build_peer
 from .data import Batches, Dataset, DatasetConfig, FullBatch, load_dataset, make_batches
 from .measure import StepMemory
-from .models import GNN, ModelConfig, build_model
+from .models import ModelConfig, build_model
 from .ops import implementation
 from .report import build_report, write_report
 from .train import Progress, Row, TrainConfig, fit
@@ -28,11 +30,23 @@ Device = Literal["auto", "cpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """A row of a table of the paper."""
+
+    table: int
+    """The table's number."""
+    row: int
+    """Counted from 1."""
+    name: str
+    """What the table calls the row, with what tells it from its neighbours, such as "RevGCN 28 x 128"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """What the paper prints for a row of its tables; ``None`` where it prints nothing."""
 
-    row: str | None = None
-    """Where it stands, such as "Table 3, RevGCN 28 x 128"."""
+    places: tuple[Place, ...] = ()
+    """Where it stands; a row may stand in two tables."""
     metric: float | None = None
     """Mean of the test metric; in percent for accuracy and ROC-AUC."""
     std: float | None = None
@@ -40,7 +54,13 @@ class Target:
     memory_gb: float | None = None
     """Peak memory of training in GiB."""
     parameters: int | None = None
-    """Trained numbers, to the unit."""
+    """Trained numbers of the row's network, to the unit."""
+    printed: str | None = None
+    """How the paper prints that number, such as "20.03M"."""
+    runs: int | None = None
+    """Runs that the mean is over."""
+    note: str | None = None
+    """What a reader of the row has to know: what does not reproduce, where a figure is second-hand."""
     assumed: tuple[str, ...] = ()
     """Dotted fields of the run that no source gives, and that the nearest published recipe stands in for."""
 
@@ -51,8 +71,8 @@ class Run:
 
     dataset: DatasetConfig
     """Which data, and what is done to its edges."""
-    model: ModelConfig
-    """What the network is made of."""
+    model: ModelConfig | PeerConfig
+    """What the network is made of: one of the paper's, or a peer of its tables."""
     train: TrainConfig
     """How it is trained."""
     batch_size: int | None = None
@@ -101,6 +121,7 @@ def execute(
         memory=memory,
         configuration=_decides(run),
         device=device,
+        num_outputs=dataset.num_outputs,
     )
     facts = {
         "format": FORMAT,
@@ -114,12 +135,29 @@ def execute(
     return report_on(out)
 
 
-def make_model(run: Run, dataset: Dataset) -> GNN:
-    """Build the network of a run for a data set, its weights drawn from the seed of the run."""
+def make_model(run: Run, dataset: Dataset) -> nn.Module:
+    """Build the network of a run for a data set, its weights drawn from the seed of the run.
+
+    Raises: ValueError: where network and data do not go together.
+    """
     torch.manual_seed(run.train.seed)
+    labels = dataset.num_outputs if run.train.labels.reuse else 0
+    if dataset.level == "graph" and (labels or isinstance(run.model, PeerConfig)):
+        raise ValueError(
+            f"{dataset.name} is graph-level: labels as an input and the peers are of nodes; choose model and "
+            "train.labels.reuse=false accordingly"
+        )
+    if isinstance(run.model, PeerConfig):
+        shape = Shape(
+            in_channels=dataset.in_channels + labels,
+            out_channels=dataset.num_outputs,
+            edge_channels=dataset.edge_channels,
+            label_channels=labels,
+        )
+        return build_peer(run.model, shape)
     return build_model(
         run.model,
-        in_channels=dataset.in_channels,
+        in_channels=dataset.in_channels + labels,
         out_channels=dataset.num_outputs,
         edge_channels=dataset.edge_channels,
         categories=dataset.categories,
@@ -145,6 +183,7 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         progress=_Metered(None, memory),
         memory=memory,
         device="cpu",
+        num_outputs=dataset.num_outputs,
     )
     assert result.peak_memory is not None, "it was measured"
     return result.peak_memory
@@ -198,12 +237,14 @@ def _decides(run: Run) -> dict[str, Any]:
 
 
 def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
-    if not paper or not paper["assumed"]:
+    if not paper:
         return []
-    return [f"The paper does not say everything: assumed here are {', '.join(paper['assumed'])}."]
+    assumed = paper["assumed"]
+    said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
+    return said + ([paper["note"]] if paper.get("note") else [])
 
 
-def _step_memory(device: Device, model: GNN, batches: Batches) -> StepMemory | None:
+def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemory | None:
     kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else _accelerator()
     if kind not in {"cpu", "cuda"}:
         return None

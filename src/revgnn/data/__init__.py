@@ -6,6 +6,7 @@ from .batch import SPLITS, Batch, Batches
 from .dataset import Dataset
 from .datasets import DATASETS, DatasetConfig, load_dataset
 from .loader import FullBatch, GraphBatches, make_batches
+from .ogb import ProteinsFeatures
 from .tables import Columns, read_tables
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DatasetConfig",
     "FullBatch",
     "GraphBatches",
+    "ProteinsFeatures",
     "load_dataset",
     "make_batches",
     "read_tables",

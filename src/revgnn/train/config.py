@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
+from .distill import TeacherOptions
+from .labels import LabelOptions
 from .objective import LossName
 from .optim import OptimizerName, ScheduleName
 
@@ -53,6 +55,12 @@ class TrainConfig:
     """How many checkpoints stay on disk, at least 2, so that a damaged one does not lose the run."""
     patience: int | None = None
     """Epochs without a better valid value after which the run ends; ``None``: it never ends early."""
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    """Training labels as an input."""
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    """A teacher to learn from beside the labels."""
+    keep_logits: bool = False
+    """Whether logits.safetensors keeps the selected weights' answer for every node, for a student to learn from."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -73,12 +81,12 @@ class TrainConfig:
 
     def _check_choices(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            choices = get_args(hints[field.name])
+        for each in fields(self):
+            choices = get_args(hints[each.name])
             if choices and all(isinstance(choice, str) for choice in choices):
-                value = getattr(self, field.name)
+                value = getattr(self, each.name)
                 if value not in choices:
-                    raise ValueError(f"{field.name}={value!r} is unknown; choose one of {', '.join(choices)}")
+                    raise ValueError(f"{each.name}={value!r} is unknown; choose one of {', '.join(choices)}")
 
     def _check_least(self, least: int, *names: str) -> None:
         for name in names:

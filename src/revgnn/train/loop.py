@@ -7,12 +7,11 @@ the checkpoints hold: a resumed run takes the same steps. Accelerate places, cas
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,44 +26,17 @@ from ..data.batch import Batch, Batches
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
 from .config import TrainConfig, as_json, check_same
 from .curve import CURVE_FILE, Curve, Row, Score
+from .distill import load_teacher, save_logits, with_teacher
 from .evaluate import evaluate
 from .interrupt import Interrupted, Interrupts
+from .labels import reuse_labels
 from .objective import LOSSES, METRICS
 from .optim import check_and_clip, learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
+from .result import FitResult
 from .watched import Watched
 
 _log = logging.getLogger(__name__)
-
-RESULT_FILE = "result.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """What a run came to; the model itself holds the selected weights."""
-
-    metric: str
-    """Name of the metric in the scores."""
-    best_epoch: int
-    """Epoch whose weights were selected."""
-    scores: dict[str, Score]
-    """Split name -> score at that epoch."""
-    epochs: int
-    """Epochs that were run."""
-    steps: int
-    """Optimizer steps that were taken."""
-    stopped: Literal["finished", "patience"]
-    """Why the run ended."""
-    seconds_per_step: float
-    """Median over the epochs of the wall-clock of a training step, evaluation apart."""
-    peak_memory: int | None
-    """Largest peak of the training steps in bytes; ``None`` where nobody measured."""
-    parameters: int
-    """Trained numbers in the model; a shared tensor counts once."""
-    device: str
-    precision: str
-    curve: list[Row]
-    """One row per epoch."""
 
 
 def fit(
@@ -79,6 +51,7 @@ def fit(
     memory: Callable[[], int] | None = None,
     configuration: Mapping[str, Any] | None = None,
     device: Literal["auto", "cpu"] = "auto",
+    num_outputs: int | None = None,
 ) -> FitResult:
     """Train a model and leave the best weights in it.
 
@@ -96,6 +69,7 @@ def fit(
         configuration: the whole configuration of the run (model, data), JSON, kept in every checkpoint and compared on
             resuming; ``config`` stands in it as "train".
         device: "auto" is the first accelerator that Accelerate finds, or the CPU.
+        num_outputs: T; only ``config.labels.reuse`` asks for it.
     Raises:
         ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
@@ -110,6 +84,10 @@ def fit(
         raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    if config.labels.reuse and num_outputs is None:
+        raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
+    if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
+        raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
     accelerator = _accelerator(config, device)
     set_seed(config.seed)
     model.to(accelerator.device)
@@ -123,6 +101,7 @@ def fit(
         memory=memory,
         configuration=as_json(config, configuration),
         accelerator=accelerator,
+        num_outputs=num_outputs or 0,
     )
     if resume:
         run.resume()
@@ -147,6 +126,7 @@ class _Fit:
     memory: Callable[[], int] | None
     configuration: dict[str, Any]
     accelerator: Accelerator
+    num_outputs: int
 
     epoch: int = 0
     """Epochs that are finished."""
@@ -169,6 +149,8 @@ class _Fit:
             self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
         self.curve = Curve(self.out)
+        teacher = load_teacher(self.config.teacher, seed=self.config.seed)
+        self.teacher = None if teacher is None else teacher.to(self.accelerator.device)
 
     # ------------------------------------------------------------------ the run
     def run(self) -> FitResult:
@@ -189,6 +171,8 @@ class _Fit:
             self.progress.end()
         assert self.best is not None, "the first selection takes whatever is defined, or raises"
         self.model.load_state_dict(self.best)
+        if self.config.keep_logits:
+            self._keep_logits()
         return self._result()
 
     def _train_epoch(self, interrupts: Interrupts) -> None:
@@ -213,6 +197,8 @@ class _Fit:
         logits, placed = self._forward(batch, step_seed(self.config.seed, epoch, self.step))
         rows = placed.rows["train"]
         loss = LOSSES[self.config.loss](logits[rows], placed.y[rows])
+        if self.teacher is not None:
+            loss = with_teacher(loss, logits, self.teacher, self.config.teacher)
         auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
         if auxiliary is not None:
             loss = loss + auxiliary
@@ -231,13 +217,27 @@ class _Fit:
             self.placed = None
             self.placed = batch, batch.to(self.accelerator.device)
         placed = self.placed[1]
+        if not self.config.labels.reuse:
+            return self._logits(placed, seed), placed
+        return reuse_labels(
+            self._logits, placed, self.config.labels, model=self.model, num_outputs=self.num_outputs, seed=seed
+        )
+
+    def _logits(self, placed: Batch, seed: int | None) -> Tensor:
         with self.accelerator.autocast():
-            logits = self.model(placed.x, placed.graph, placed.edge_attr, seed=seed)
+            logits: Tensor = self.model(placed.x, placed.graph, placed.edge_attr, seed=seed)
         if logits.size(0) != placed.y.size(0):
             raise ValueError(
                 f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
             )
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), placed
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _keep_logits(self) -> None:
+        assert self.out is not None, "fit() has checked it"
+        self.model.eval()
+        with torch.no_grad():
+            (batch,) = self.batches.evaluate()
+            save_logits(self.out, self._forward(batch)[0])
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
@@ -388,8 +388,7 @@ class _Fit:
             curve=rows,
         )
         if self.out is not None:
-            facts = {name: value for name, value in asdict(result).items() if name != "curve"}
-            (self.out / RESULT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
+            result.write(self.out)
         return result
 
 
