@@ -20,10 +20,11 @@ from .data import Batches, Dataset, DatasetConfig, FullBatch, load_dataset, make
 from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
-from .report import build_report, write_report
+from .report import build_report, circumstances, write_report
 from .train import Progress, Row, TrainConfig, fit
 
 RUN_FILE = "run.json"
+REPORT_FILE = "report.json"
 FORMAT = 1
 
 Device = Literal["auto", "cpu"]
@@ -59,8 +60,8 @@ class Target:
     """How the paper prints that number, such as "20.03M"."""
     runs: int | None = None
     """Runs that the mean is over."""
-    note: str | None = None
-    """What a reader of the row has to know: what does not reproduce, where a figure is second-hand."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the row has to know, a sentence or two each: what does not reproduce, what is second-hand."""
     assumed: tuple[str, ...] = ()
     """Dotted fields of the run that no source gives, and that the nearest published recipe stands in for."""
 
@@ -91,6 +92,7 @@ def execute(
     resume: bool = False,
     download: bool = False,
     progress: Progress | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Take a run from its data to its report.
 
@@ -103,10 +105,12 @@ def execute(
         resume: go on from the newest checkpoint in ``out``.
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
+        dataset: the data of the run where it is loaded already; ``None`` loads it.
     Returns: the report.
     Raises: what loading, building and training raise; each says what to change.
     """
-    dataset = load_dataset(run.dataset, data_root, download=download)
+    if dataset is None:
+        dataset = load_dataset(run.dataset, data_root, download=download)
     batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)
@@ -130,6 +134,7 @@ def execute(
         "dataset": describe(dataset),
         "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how,
+        "where": circumstances(),
     }
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
     return report_on(out)
@@ -226,6 +231,7 @@ def report_on(out: Path) -> dict[str, Any]:
         memory_how=facts["memory_how"],
         paper=paper,
         warnings=_warnings(paper),
+        where=facts["where"],
     )
     write_report(out, report)
     return report
@@ -241,7 +247,7 @@ def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
         return []
     assumed = paper["assumed"]
     said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
-    return said + ([paper["note"]] if paper.get("note") else [])
+    return [*said, *paper["notes"]]
 
 
 def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemory | None:

@@ -43,6 +43,8 @@ class OgbFacts:
     """The folder under ``split`` that leaderboards use."""
     url: str
     """The archive; it unpacks into a folder of the archive's name."""
+    size: int
+    """Nodes, or graphs, of the published data set."""
     one_way: bool
     """Whether the CSV form holds each undirected edge once, so that its inverse is to be added."""
     categories: tuple[int, ...] | None = None
@@ -58,6 +60,7 @@ OGB = {
         metric="accuracy",
         num_outputs=40,
         scheme="time",
+        size=169_343,
         one_way=False,
         url=f"{_URL}/nodeproppred/arxiv.zip",
     ),
@@ -67,6 +70,7 @@ OGB = {
         metric="accuracy",
         num_outputs=47,
         scheme="sales_ranking",
+        size=2_449_029,
         one_way=True,
         url=f"{_URL}/nodeproppred/products.zip",
     ),
@@ -76,6 +80,7 @@ OGB = {
         metric="rocauc",
         num_outputs=112,
         scheme="species",
+        size=132_534,
         one_way=True,
         url=f"{_URL}/nodeproppred/proteins.zip",
     ),
@@ -85,6 +90,7 @@ OGB = {
         metric="rocauc",
         num_outputs=1,
         scheme="scaffold",
+        size=41_127,
         one_way=True,
         url=f"{_URL}/graphproppred/csv_mol_download/hiv.zip",
         categories=ATOM_CATEGORIES,

@@ -50,7 +50,13 @@ def gcn() -> Run:
         "this score has 110,120, as OGB says since."
     )
     target = Target(
-        places=_second(2, "GCN"), metric=71.74, std=0.29, memory_gb=1.90, parameters=110_120, printed="143k", note=note
+        places=_second(2, "GCN"),
+        metric=71.74,
+        std=0.29,
+        memory_gb=1.90,
+        parameters=110_120,
+        printed="143k",
+        notes=(note,),
     )
     return _plain("gcn", target)
 
@@ -113,7 +119,7 @@ def unimp_v2() -> Run:
         parameters=684_969,
         printed="687k",
         runs=10,
-        note=note,
+        notes=(note,),
     )
     model = PeerConfig(
         kind="unimp_v2",

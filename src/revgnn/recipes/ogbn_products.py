@@ -61,7 +61,7 @@ def sign() -> Run:
         "train.epochs",
         "train.lr",
     )
-    target = Target(metric=80.52, assumed=assumed, note=note)
+    target = Target(metric=80.52, assumed=assumed, notes=(note,))
     return Run(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=target)
 
 
@@ -71,7 +71,7 @@ def _in_parts(run: Run, *, train: int) -> Run:
     note = (
         f"The row trains on {train} random parts of the graph, drawn anew each epoch; this recipe on the whole graph."
     )
-    return replace(run, paper=replace(run.paper, note=note))
+    return replace(run, paper=replace(run.paper, notes=(note,)))
 
 
 def _rev(target: Target) -> Run:

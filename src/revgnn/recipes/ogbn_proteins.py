@@ -68,7 +68,7 @@ def gat() -> Run:
         parameters=2_475_232,
         printed="2.48M",
         runs=10,
-        note="Its authors sample 32 neighbours a layer and lower the rate on plateaus; here neither.",
+        notes=("Its authors sample 32 neighbours a layer and lower the rate on plateaus; here neither.",),
     )
     model = PeerConfig(
         kind="edge_gat",
@@ -93,8 +93,10 @@ def unimp_cef() -> Run:
         parameters=1_959_984,
         printed="1.96M",
         runs=10,
-        note="Its code concatenates the summary of edges to the node features, which is 1,976,368 parameters; the "
-        "published count leaves that out, and so it is added to each head here.",
+        notes=(
+            "Its code concatenates the summary of edges to the node features, which is 1,976,368 parameters; the "
+            "published count leaves that out, and so it is added to each head here.",
+        ),
     )
     return _unimp("unimp_cef", 5000, target)
 
@@ -241,7 +243,7 @@ def _ablation(
         parameters=parameters,
         printed=printed,
         assumed=(*ABLATION, *assumed),
-        note=SECOND_HAND,
+        notes=(SECOND_HAND,),
     )
     return _in_parts(Run(dataset=PROTEINS, model=model, train=TRAIN, paper=target), train=10, evaluate=5)
 
@@ -258,7 +260,7 @@ def _in_parts(run: Run, *, train: int, evaluate: int) -> Run:
 
 def _noted(run: Run, note: str) -> Run:
     assert run.paper is not None, "notes belong to rows of the paper"
-    return replace(run, paper=replace(run.paper, note=" ".join(filter(None, (note, run.paper.note)))))
+    return replace(run, paper=replace(run.paper, notes=(note, *run.paper.notes)))
 
 
 def _first(row: int, name: str) -> tuple[Place, ...]:
