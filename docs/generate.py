@@ -20,12 +20,15 @@ from rich.console import Console
 from revgnn.demo import Curve, draw, memory_over_depth
 from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import memory
+from revgnn.results import TABLES, build_table, markdown_table, read_rows
+from revgnn.run import Run, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "architecture.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"))
+RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and Adam's two moments in float32."""
@@ -76,12 +79,56 @@ def _memory_table() -> str:
 
 
 def _recipes() -> str:
-    lines = ["| recipe | what it is | parameters in the paper |", "|---|---|---:|"]
-    for name, recipe in all_recipes().items():
-        paper = recipe().paper
-        count = "–" if paper is None or paper.parameters is None else f"{paper.parameters:,}"
-        lines.append(f"| `{name}` | {summary(recipe)} | {count} |")
+    """One line per data set: which of the paper's tables its recipes are rows of, and their names."""
+    lines = ["| data set | in the paper | recipes |", "|---|---|---|"]
+    for dataset, recipes in _by_dataset().items():
+        tables = sorted({place.table for run in recipes.values() if run.paper for place in run.paper.places})
+        where = ", ".join(f"Table {table}" for table in tables) or ("text" if _has_target(recipes) else "–")
+        lines.append(f"| `{dataset}` | {where} | {' '.join(f'`{name}`' for name in recipes)} |")
     return "\n".join(lines)
+
+
+def _all_recipes() -> str:
+    """Every recipe with what the paper prints for it, and the parameters of its network."""
+    head = ["recipe", "what it is", "in the paper", "metric", "memory [GiB]", "printed", "parameters", "assumed"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|---:|---:|---:|---:|---|"]
+    for name, recipe in all_recipes().items():
+        paper = recipe().paper or Target()
+        where = ", ".join(f"Table {place.table}, row {place.row}" for place in paper.places)
+        metric = "" if paper.metric is None else f"{paper.metric:.2f}"
+        metric += "" if paper.std is None else f" ± {paper.std:.2f}"
+        count = "" if paper.parameters is None else f"{paper.parameters:,}"
+        memory_gb = "" if paper.memory_gb is None else f"{paper.memory_gb:.2f}"
+        assumed = " ".join(f"`{field}`" for field in paper.assumed)
+        cells = [f"`{name}`", summary(recipe), where, metric, memory_gb, paper.printed or "", count, assumed]
+        lines.append("| " + " | ".join(cell or "–" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _notes() -> str:
+    """What a reader of a row has to know, each thing once with the recipes that it is of."""
+    of: dict[str, list[str]] = {}
+    for name, recipe in all_recipes().items():
+        for note in (recipe().paper or Target()).notes:
+            of.setdefault(note, []).append(f"`{name}`")
+    return "\n".join(f"- {note} ({', '.join(names)})" for note, names in of.items())
+
+
+def _tables() -> str:
+    rows = read_rows(RESULTS)
+    return "\n\n".join(markdown_table(build_table(number, rows)) for number in TABLES)
+
+
+def _by_dataset() -> dict[str, dict[str, Run]]:
+    found: dict[str, dict[str, Run]] = {}
+    for name, recipe in all_recipes().items():
+        dataset, _, short = name.partition("/")
+        found.setdefault(dataset, {})[short] = recipe()
+    return found
+
+
+def _has_target(recipes: dict[str, Run]) -> bool:
+    return any(run.paper is not None for run in recipes.values())
 
 
 def _map() -> str:
@@ -120,6 +167,9 @@ BLOCKS = {
     "claim": _claim,
     "memory": _memory_table,
     "recipes": _recipes,
+    "all-recipes": _all_recipes,
+    "notes": _notes,
+    "tables": _tables,
     "map": _map,
     "tree": _tree,
 }

@@ -33,7 +33,7 @@ def _blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"])
 def test_generated_blocks_are_fresh(document: str, generate: ModuleType) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert "<!-- generated: " in text
@@ -58,9 +58,10 @@ def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_commands_of_the_readme_are_understood() -> None:
-    lines = " ".join(_blocks("README.md", "sh")).replace("\\\n", " ").splitlines()
+    text = "".join(_blocks("README.md", "sh") + _blocks("docs/recipes.md", "sh"))
+    lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("revgnn")]
-    assert len(commands) == 4
+    assert len(commands) == 10
     for words in commands:
         make_parser().parse_args(words[1:])
 
@@ -86,7 +87,7 @@ def test_reversible_memory_grows_by_the_parameters_alone(generate: ModuleType) -
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"):
         path = ROOT / document
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / link).exists(), f"{document} links to {link}"
