@@ -231,7 +231,7 @@ def report_on(out: Path) -> dict[str, Any]:
         memory_how=facts["memory_how"],
         paper=paper,
         warnings=_warnings(paper),
-        where=facts["where"],
+        where=facts.get("where"),
     )
     write_report(out, report)
     return report
@@ -247,7 +247,7 @@ def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
         return []
     assumed = paper["assumed"]
     said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
-    return [*said, *paper["notes"]]
+    return [*said, *paper.get("notes", ())]
 
 
 def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemory | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from revgnn.baselines import PeerConfig
+from revgnn.cli import main
 from revgnn.data import Dataset, ProteinsFeatures, make_batches
 from revgnn.data.edges import prepare_edges
 from revgnn.data.ogb import ATOM_CATEGORIES, BOND_CATEGORIES
@@ -70,6 +72,8 @@ SECTION_2 = {
 """Closed forms of every row, found from the paper's and OGB's figures alone, and how the paper prints them."""
 
 PROTEINS = ProteinsFeatures()
+ROWS = {1: 8, 2: 10, 3: 12, 6: 11}
+"""Table -> how many rows it has."""
 DIFFERS = {"ogbn-proteins/wt_resgnn_64", "ogbn-arxiv/gcn", "ogbn-arxiv/unimp_v2"}
 """Rows whose printed count is not that of the network."""
 
@@ -129,14 +133,8 @@ def test_it_says_what_it_is_and_the_same_each_time(name: str) -> None:
 
 
 def test_every_row_of_the_paper_is_there_once() -> None:
-    rows = dict.fromkeys((1, 2, 3, 6), 0)
-    found = [(place.table, place.row) for paper in TARGETS.values() for place in paper.places]
-    assert len(found) == len(set(found))
-    for table, _ in found:
-        rows[table] += 1
-    assert rows == {1: 8, 2: 10, 3: 12, 6: 11}
-    for table, length in rows.items():
-        assert sorted(row for one, row in found if one == table) == list(range(1, length + 1))
+    found = sorted((place.table, place.row) for paper in TARGETS.values() for place in paper.places)
+    assert found == [(table, row) for table, length in ROWS.items() for row in range(1, length + 1)]
 
 
 def test_every_row_with_a_count_is_in_the_list_of_counts() -> None:
@@ -185,6 +183,15 @@ def test_only_gat_rows_and_transformers_take_labels_as_input() -> None:
         "ogbn-proteins/unimp",
         "ogbn-proteins/unimp_cef",
     }
+
+
+def test_the_list_of_recipes_for_programs_has_every_row_with_its_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json"]) == 0
+    listed = {row["name"]: row["paper"] for row in json.loads(capsys.readouterr().out)}
+    counts = {name: paper["parameters"] for name, paper in listed.items() if paper and paper["parameters"] is not None}
+    assert counts == {name: parameters for name, (parameters, _) in SECTION_2.items()}
+    places = sorted((place["table"], place["row"]) for paper in listed.values() if paper for place in paper["places"])
+    assert places == [(table, row) for table, length in ROWS.items() for row in range(1, length + 1)]
 
 
 # ------------------------------------------------------------------ they train

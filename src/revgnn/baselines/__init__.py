@@ -77,7 +77,7 @@ def build_peer(config: PeerConfig, shape: Shape) -> nn.Module:
         config: what it is made of.
         shape: what the data asks of it.
     Returns: a module called as ``(x, graph, edge_attr, seed=...)``, with weights from torch's global generator. What it
-        drops is drawn from that generator too, but where a `GATConv` of this package is told a seed.
+        drops is drawn from that generator too, whatever the seed.
     Raises: ValueError: the data lacks what the network needs.
     """
     if config.kind in {"edge_gat", "unimp_cef"} and shape.edge_channels is None:

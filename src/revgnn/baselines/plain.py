@@ -38,7 +38,7 @@ class PlainNet(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        matrix = normalised_adjacency(graph) if self.normalised else adjacency(graph)
+        matrix = (normalised_adjacency if self.normalised else adjacency)(graph, x.dtype)
         for conv, norm in zip(self.convs, self.norms, strict=False):
             x = F.dropout(norm(conv(x, matrix)).relu(), self.dropout, self.training)
         out: Tensor = self.convs[-1](x, matrix)
@@ -61,17 +61,17 @@ def plain_sage(widths: Sequence[int], *, norm: bool, dropout: float) -> PlainNet
     return PlainNet(convs, widths, norm=norm, dropout=dropout, normalised=False)
 
 
-def adjacency(graph: Graph) -> Tensor:
+def adjacency(graph: Graph, dtype: torch.dtype) -> Tensor:
     """Give A as PyG's modules take it: [N, N] sparse CSR, destinations as rows; made once for a graph."""
 
     def make() -> Tensor:
-        return _csr(graph, torch.ones(graph.num_edges, device=graph.device))
+        return _csr(graph, torch.ones(graph.num_edges, dtype=dtype, device=graph.device))
 
-    matrix: Tensor = graph.keep("pyg adjacency", make)
+    matrix: Tensor = graph.keep(f"pyg adjacency {dtype}", make)
     return matrix
 
 
-def normalised_adjacency(graph: Graph) -> Tensor:
+def normalised_adjacency(graph: Graph, dtype: torch.dtype) -> Tensor:
     """Give ``D^-1/2 (A + I) D^-1/2`` likewise, normalised by PyG's ``gcn_norm``."""
 
     def make() -> Tensor:
@@ -79,10 +79,10 @@ def normalised_adjacency(graph: Graph) -> Tensor:
             from torch_geometric.nn.conv.gcn_conv import gcn_norm
         looped = graph.self_looped
         # Self loops are there already; PyG's own way of adding them would make the matrix anew.
-        _, weight = gcn_norm(looped.edge_index, None, looped.num_nodes, add_self_loops=False)
+        _, weight = gcn_norm(looped.edge_index, None, looped.num_nodes, add_self_loops=False, dtype=dtype)
         return _csr(looped, weight)
 
-    matrix: Tensor = graph.keep("pyg normalised adjacency", make)
+    matrix: Tensor = graph.keep(f"pyg normalised adjacency {dtype}", make)
     return matrix
 
 

@@ -80,7 +80,7 @@ class DAGNN(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        matrix = normalised_adjacency(graph)
+        matrix = normalised_adjacency(graph, x.dtype)
         for lin, norm in zip(self.lins, self.norms, strict=False):
             x = F.dropout(norm(lin(x)).relu(), self.dropout, self.training)
         z = self.lins[-1](x)
@@ -122,7 +122,7 @@ class GCNII(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        matrix = normalised_adjacency(graph)
+        matrix = normalised_adjacency(graph, x.dtype)
         x_0 = x = self.lin_in(self._drop(x)).relu()
         for own, first, norm in zip(self.own, self.first, self.norms, strict=True):
             h = self._drop(x)
@@ -139,7 +139,7 @@ def _hops(x: Tensor, graph: Graph, count: int) -> list[Tensor]:
     """``x, A x, ..., A^count x`` with ``A`` normalised by degrees, as PyG's SIGN transform."""
     scale = graph.in_degree.clamp(min=1).to(x.dtype).pow(-0.5).unsqueeze(1)
     scale = scale * (graph.in_degree > 0).unsqueeze(1)
-    matrix, found = adjacency(graph), [x]
+    matrix, found = adjacency(graph, x.dtype), [x]
     for _ in range(count):
         found.append(scale * (matrix @ (scale * found[-1])))
     return found

@@ -193,7 +193,7 @@ class _GatedLayer(nn.Module):
         """[N, width] -> [N, out] and the [E, heads] attention."""
         attended, (_, weight) = self.conv(x, graph.edge_index, return_attention_weights=True)
         scale = graph.in_degree.clamp(min=1).to(x.dtype).unsqueeze(1)
-        matrix = adjacency(graph)
+        matrix = adjacency(graph, x.dtype)
         mean = (matrix @ self.conv.lin_value(x)) / scale
         if not self.concat:
             mean = mean.view(x.size(0), self.heads, -1).mean(1)
