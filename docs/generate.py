@@ -14,12 +14,13 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from revgnn.demo import Curve, draw, memory_over_depth
 from revgnn.recipes import all_recipes, digits, summary
-from revgnn.report.row import memory
+from revgnn.report.row import duration, memory
 from revgnn.results import TABLES, build_table, markdown_table, read_rows
 from revgnn.run import Run, Target
 
@@ -119,6 +120,26 @@ def _tables() -> str:
     return "\n\n".join(markdown_table(build_table(number, rows)) for number in TABLES)
 
 
+def _preparation() -> str:
+    """What preparing ogbn-proteins took, newest measurement of each size."""
+    lines = ["| data | directed edges | reading | graph | at most | measured |", "|---|---:|---:|---:|---:|---|"]
+    newest: dict[tuple[bool, int], dict[str, Any]] = {}
+    for line in (RESULTS / "preparation.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        newest[row["made_up"], row["num_edges"]] = row
+    for row in newest.values():
+        cells = [
+            "made up" if row["made_up"] else "ogbn-proteins",
+            f"{row['num_edges']:,}",
+            duration(row["read_s"]),
+            duration(row["build_s"]),
+            memory(row["peak_bytes"]),
+            f"{row['machine']['cpu']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _by_dataset() -> dict[str, dict[str, Run]]:
     found: dict[str, dict[str, Run]] = {}
     for name, recipe in all_recipes().items():
@@ -169,6 +190,7 @@ BLOCKS = {
     "recipes": _recipes,
     "all-recipes": _all_recipes,
     "notes": _notes,
+    "preparation": _preparation,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

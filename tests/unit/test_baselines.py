@@ -153,10 +153,31 @@ def test_dagnn_stacks_its_hops_and_weighs_them() -> None:
     assert_close(model(x, found), (scores @ stacked).squeeze(1))
 
 
-def test_sgc_is_its_formula() -> None:
+def test_sgc_is_pyg_s() -> None:
+    from torch_geometric.nn import SGConv
+
     x, found, _ = inputs("sgc")
-    model, a = peer("sgc"), dense(graph(), loops=True)
-    assert_close(model(x, found), model.conv.lin(a @ a @ a @ x))
+    model, theirs = peer("sgc"), SGConv(FEATURES, CLASSES, K=3).double()
+    theirs.lin.load_state_dict(model.lin.state_dict())
+    assert_close(model(x, found), theirs(x, found.edge_index))
+
+
+@pytest.mark.parametrize("kind", ["sgc", "sign"])
+def test_what_is_propagated_follows_the_features_and_the_graph(kind: str) -> None:
+    x, found, _ = inputs(kind)
+    model, other = peer(kind), Graph.from_edge_index(found.edge_index.flip(0), NODES)
+
+    def fresh(values: Tensor, where: Graph) -> Tensor:
+        return peer(kind)(values.clone(), where)
+
+    assert_close(model(x, found), fresh(x, found))
+    kept = model._kept._made[0]
+    assert_close(model(x, found), fresh(x, found))
+    assert model._kept._made[0] is kept, "the same features are propagated once"
+    assert_close(model(x, other), fresh(x, other))
+    x.mul_(2.0)
+    assert_close(model(x, other), fresh(x, other))
+    assert_close(model(x + 1.0, other), fresh(x + 1.0, other))
 
 
 def test_sign_reads_pyg_s_hops() -> None:

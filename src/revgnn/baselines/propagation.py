@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.pyg import quiet_pyg
 from ..graph import Graph
 from .plain import adjacency, normalised_adjacency
 
 
 class SGC(nn.Module):
-    """Propagate K times, then one linear map, by PyG's ``SGConv``.
+    """Propagate K times, then one linear map: ``A^K x W^T + b`` with A normalised, self loops included.
+
+    PyG's ``SGConv`` is the same map; it holds one message per edge, 50 GB on ogbn-products, where this multiplies by a
+    sparse matrix. What is propagated is made once for features that stay the same.
 
     Source: Wu et al. 2019 (arXiv:1902.07153).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, hops: int) -> None:
         super().__init__()
-        with quiet_pyg():
-            from torch_geometric.nn import SGConv
-        self.conv = SGConv(in_channels, out_channels, K=hops)
+        self.hops, self.lin, self._kept = hops, nn.Linear(in_channels, out_channels), _Kept()
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        # On edges: where it is given a matrix, PyG would add the self loops in every step anew.
-        out: Tensor = self.conv(x, graph.edge_index)
+        out: Tensor = self.lin(self._kept.get(x, graph, lambda: [self._propagated(x, graph)])[0])
         return out
+
+    def _propagated(self, x: Tensor, graph: Graph) -> Tensor:
+        matrix = normalised_adjacency(graph, x.dtype)
+        for _ in range(self.hops):
+            x = matrix @ x
+        return x
 
 
 class SIGN(nn.Module):
     """One network over the features of 0 to K hops side by side: ``MLP(concat_k drop(prelu(W_k A^k x)))``.
 
-    Hops are PyG's ``transforms.SIGN``: ``D^-1/2 A D^-1/2`` without self loops, made in every step, without gradient.
+    Hops are PyG's ``transforms.SIGN``: ``D^-1/2 A D^-1/2`` without self loops, made once for features that stay.
 
     Args:
         widths: F, the hidden widths (all equal), T; one linear layer less than these follow the concatenation.
@@ -46,7 +52,7 @@ class SIGN(nn.Module):
 
     def __init__(self, widths: Sequence[int], *, hops: int, dropout: float, input_dropout: float) -> None:
         super().__init__()
-        self.hops, self.dropout, self.input_dropout = hops, dropout, input_dropout
+        self.hops, self.dropout, self.input_dropout, self._kept = hops, dropout, input_dropout, _Kept()
         self.branches = nn.ModuleList(nn.Linear(widths[0], widths[1]) for _ in range(hops + 1))
         inner = [(hops + 1) * widths[1], *widths[2:]]
         self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(inner))
@@ -54,8 +60,7 @@ class SIGN(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        with torch.no_grad():
-            hops = _hops(x, graph, self.hops)
+        hops = self._kept.get(x, graph, lambda: _hops(x, graph, self.hops))
         branches = (
             lin(F.dropout(hop, self.input_dropout, self.training)) for lin, hop in zip(self.branches, hops, strict=True)
         )
@@ -133,6 +138,26 @@ class GCNII(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+class _Kept:
+    """What was last made of one tensor of features and one graph, while both are the same; without gradient."""
+
+    def __init__(self) -> None:
+        self._of: tuple[weakref.ref[Tensor], int, weakref.ref[Graph]] | None = None
+        self._made: list[Tensor] = []
+
+    def get(self, x: Tensor, graph: Graph, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Give what ``make()`` gives, or gave last time for the very same arguments."""
+        of = self._of
+        if of is None or of[0]() is not x or of[1] != x._version or of[2]() is not graph:
+            with torch.no_grad():
+                self._made = make()
+            self._of = weakref.ref(x), x._version, weakref.ref(graph)
+        return self._made
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Kept:
+        return _Kept()
 
 
 def _hops(x: Tensor, graph: Graph, count: int) -> list[Tensor]:

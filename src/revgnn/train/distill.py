@@ -74,8 +74,8 @@ def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:
     path = Path(options.path.replace("{seed}", str(seed))).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"the teacher's logits are not at {path}; train the teacher first with --set train.keep_logits=true, or "
-            "name its file with --set train.teacher.path=FILE"
+            f"the teacher's logits are not at {path}; train the teacher first, with train.keep_logits=true and this "
+            "seed, or name its file with --set train.teacher.path=FILE"
         )
     try:
         return load_file(path)["logits"]
