@@ -149,7 +149,7 @@ def test_a_whole_run_stands_before_a_short_one_and_seeds_count_once() -> None:
         row(name),
         row(name, seed=1, scores={"test": {"metric": 0.71, "loss": 1.0}}),
         row(name, seed=1, scores={"test": {"metric": 0.7201, "loss": 1.0}}, date="2026-02-02T03:04:05+00:00"),
-        row(name, hardware="Another GPU", peak_bytes=None),
+        row(name, hardware="Another GPU", peak_bytes=None, commit=None),
     ]
     for number, position in ((2, 7), (3, 1)):
         found = build_table(number, rows)["rows"][position]
@@ -162,6 +162,7 @@ def test_a_whole_run_stands_before_a_short_one_and_seeds_count_once() -> None:
     lines = [line for line in table_lines(table) if "GPU" in line[-1]]
     assert [line[0] for line in lines] == ["RevGCN 28 x 128*", "", ""]
     assert lines[0][-1] == "A GPU, 2026-01-02 to 2026-02-02, 01234567-dirty, 2 runs"
+    assert lines[1][-1] == "Another GPU, 2026-01-02, unknown commit, 1 run"
     assert lines[2][-1].endswith("1 run; SHORT: 20 of 500 epochs")
     assert "Of 12 rows 1 ran as the recipe says, 0 only shortened or changed, 11 not at all." in table["summary"]
     markdown = markdown_table(table)

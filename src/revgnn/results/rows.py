@@ -113,7 +113,7 @@ def _row(run: Path) -> dict[str, Any]:
         "seconds_per_step": report["time"]["seconds_per_step_median"],
         "training_seconds": report["time"]["training_seconds"],
         "device": machine["device"],
-        "hardware": machine["cpu"] if machine["device"] == "cpu" else machine["gpu"],
+        "hardware": machine["cpu"] if machine["device"] == "cpu" else machine["gpu"] or machine["device"],
         "precision": machine["precision"],
         "implementation": report["implementation"],
         "dataset": report["dataset"],

@@ -23,7 +23,7 @@ TABLES = {
 }
 """Number in the paper -> what it is about."""
 
-HEAD = ("row", "paper", "ours", "paper's memory", "ours", "paper's parameters", "ours", "measured")
+HEAD = ("row", "paper", "ours", "paper [GiB]", "ours [GiB]", "paper params", "our params", "measured")
 NOT_RUN = "not run"
 
 
@@ -146,7 +146,7 @@ def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
         "device": first["device"],
         "precision": first["precision"],
         "implementation": first["implementation"],
-        "commits": sorted({str(row["commit"]) for row in rows}),
+        "commits": sorted({row["commit"] or "unknown commit" for row in rows}),
         "dates": sorted({str(row["date"])[:10] for row in rows}),
     }
 
@@ -160,7 +160,7 @@ def _circumstances(group: Mapping[str, Any]) -> str:
     """Say where, when and on which commit, of how many runs, and what was not as in the recipe."""
     whole = f" of {group['runs_of_the_paper']}" if group["runs_of_the_paper"] else ""
     runs = f"{group['runs']}{whole} run{'s' if group['runs'] != 1 or whole else ''}"
-    commits = ", ".join(commit[:8] + ("-dirty" if commit.endswith("-dirty") else "") for commit in group["commits"])
+    commits = ", ".join(_short(commit) for commit in group["commits"])
     said = f"{group['hardware']}, {' to '.join(_ends(group['dates']))}, {commits}, {runs}"
     return said + "".join(f"; {change}" for change in _changes(group["changed"]))
 
@@ -177,6 +177,13 @@ def _changes(changed: Mapping[str, Sequence[Any]]) -> list[str]:
     return said
 
 
+def _short(commit: str) -> str:
+    """The first eight signs of a commit's hash, and whether the tree was changed; words stay as they are."""
+    if " " in commit:
+        return commit
+    return commit[:8] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
 def _ends(dates: Sequence[str]) -> list[str]:
     return [dates[0]] if len(dates) == 1 else [dates[0], dates[-1]]
 
@@ -187,7 +194,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
     some = sum(bool(row["measured"]) for row in rows)
     return (
         f"Of {len(rows)} rows {whole} ran as the recipe says, {some - whole} only shortened or changed, "
-        f"{len(rows) - some} not at all. Memory is in GiB."
+        f"{len(rows) - some} not at all."
     )
 
 
