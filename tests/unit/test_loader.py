@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from revgnn.data import Batch, Dataset, FullBatch, GraphBatches, make_batches
-from revgnn.data.loader import multi_hot
+from revgnn.data.codes import multi_hot
 
 SIZES = (4, 3)
 
