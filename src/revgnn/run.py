@@ -229,16 +229,20 @@ def _step_memory(device: Device, model: GNN, batches: Batches) -> StepMemory | N
 
 
 def _with_waiting(memory: StepMemory | None, batches: Batches) -> Callable[[], int] | None:
-    """Add what another thread allocates to a recording that sees the training's own; CUDA's allocator sees all."""
+    """Add the batches that wait, which another thread allocates, to a recording of this one; CUDA's allocator sees all.
+
+    The batches of the steps that are recorded are made in this thread.
+    """
     if memory is None or memory.device.type != "cpu" or not isinstance(batches, Prefetched):
         return memory
-    return lambda: memory() + batches.bytes
+    batches.direct = StepMemory.RECORDED_STEPS
+    return lambda: memory() + batches.waiting_bytes
 
 
 def _waiting_words(memory: StepMemory, batches: Batches) -> str:
     if memory.device.type != "cpu" or not isinstance(batches, Prefetched):
         return ""
-    return f", and {batches.depth + 1} times the largest batch, for those made ahead"
+    return f", and {batches.depth} times the largest batch for those made ahead"
 
 
 def _accelerator() -> str:

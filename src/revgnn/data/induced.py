@@ -1,7 +1,7 @@
 """Induced subgraphs: some nodes of a graph, and every edge between two of them, without sorting anything again.
 
 Nodes of a subgraph stand in the order of the whole graph, so its edges do too: they are ordered by (destination,
-source) because the whole graph's are, and repeated edges keep their order. `cut` takes all subgraphs of a partition in
+source) because the whole graph's are, and repeated edges keep their order. `Cut` takes all subgraphs of a partition in
 one pass over the edges; `induce` takes one, and looks at the edges into its nodes alone. Gathers are by
 `index_select`, which copies rows several times as fast as indexing with a tensor does.
 """
@@ -18,7 +18,7 @@ from ..graph import Graph
 
 _INT32_MAX = 2**31 - 1
 _EDGES_AT_ONCE = 2**24
-"""Edges that one round of `cut` looks at, so that its temporaries do not grow with the graph."""
+"""Edges that one round of `Cut` looks at, so that its temporaries do not grow with the graph."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -92,5 +92,5 @@ def metis_clusters(graph: Graph, num_clusters: int) -> Tensor:
     key = torch.unique(torch.cat([dst * n + src, src * n + dst]))
     counts = torch.bincount(key // n, minlength=n)
     indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    _, membership = pymetis.part_graph(num_clusters, xadj=indptr.numpy(), adjncy=(key % n).numpy())
+    _, membership = pymetis.part_graph(num_clusters, pymetis.CSRAdjacency(indptr.numpy(), (key % n).numpy()))
     return torch.as_tensor(np.asarray(membership), dtype=torch.int64)

@@ -28,6 +28,9 @@ class Prefetched:
         if depth < 1:
             raise ValueError(f"depth={depth} must be at least 1; for no batches ahead, use the batches themselves")
         self.batches, self.depth = batches, depth
+        self.direct = 0
+        """Training batches that are still made in the caller's thread, where a recording of its allocations sees them
+        come and go; for who measures."""
         self._largest = 0
 
     def __len__(self) -> int:
@@ -36,17 +39,23 @@ class Prefetched:
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch."""
-        return self._ahead(self.batches.train(epoch))
+        source = self.batches.train(epoch)
+        while self.direct:
+            batch = next(source, None)
+            if batch is None:
+                return
+            self.direct -= 1
+            yield self._measured(batch)
+        yield from self._ahead(source)
 
     def evaluate(self) -> Iterator[Batch]:
         """Yield the batches of an evaluation."""
         return self._ahead(self.batches.evaluate())
 
     @property
-    def bytes(self) -> int:
-        """Most bytes of the batches alive at once, those that wait and the one in the model: an upper bound from the
-        largest so far."""
-        return (self.depth + 1) * self._largest
+    def waiting_bytes(self) -> int:
+        """Most bytes of the batches that wait: an upper bound from the largest batch so far."""
+        return self.depth * self._largest
 
     def _ahead(self, source: Iterator[Batch]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1, thread_name_prefix="revgnn-prefetch") as thread:
@@ -54,8 +63,11 @@ class Prefetched:
             try:
                 while (batch := waiting.popleft().result()) is not None:
                     waiting.append(thread.submit(next, source, None))
-                    self._largest = max(self._largest, tensor_bytes(batch.tensors()))
-                    yield batch
+                    yield self._measured(batch)
             finally:
                 for future in waiting:
                     future.cancel()
+
+    def _measured(self, batch: Batch) -> Batch:
+        self._largest = max(self._largest, tensor_bytes(batch.tensors()))
+        return batch
