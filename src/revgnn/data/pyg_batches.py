@@ -75,7 +75,7 @@ class PygBatches:
             if "train" not in batch.rows:
                 raise ValueError(
                     "a training batch must say which rows it is trained on: a train_mask, seed nodes first with "
-                    f"batch_size, or whole graphs with batch; got {', '.join(data.keys())}"
+                    f"batch_size, or whole graphs with batch; got {', '.join(sorted(data.keys()))}"
                 )
             if batch.rows["train"].numel():
                 yield batch
