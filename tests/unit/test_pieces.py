@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from drawn_graphs import EDGE_SIZES, one_graph
 from revgnn.data import Batch, Batches, Dataset, FullBatch, LoaderConfig, final_batches, make_batches
 from revgnn.data.pieces import Views, Whole
 from revgnn.graph import Graph
+from revgnn.measure import peak_memory, tensor_bytes
 from revgnn.train import FitResult, TrainConfig, fit
 from revgnn.train.evaluate import evaluate
 
@@ -268,3 +269,38 @@ def test_steps_are_counted_where_parts_are_left_out() -> None:
     result, batches = score_of(data, LoaderConfig(kind="random", num_parts=20), epochs=3)
     taken = sum(sum(1 for _ in batches.train(epoch)) for epoch in (1, 2, 3))
     assert result.steps == taken < 60
+
+
+def test_neither_an_epoch_nor_a_view_copies_the_edges_whole() -> None:
+    rng, n, edges = np.random.default_rng(0), 2_000, 200_000
+    data = Dataset(
+        name="many edges",
+        level="node",
+        task="multiclass",
+        metric="accuracy",
+        x=torch.ones(n, 1),
+        edge_index=torch.from_numpy(rng.integers(0, n, (2, edges))),
+        edge_attr=torch.rand(edges, 32),
+        y=torch.zeros(n, dtype=torch.int64),
+        splits={"train": torch.arange(1000), "valid": torch.arange(1000, n)},
+        num_outputs=2,
+    )
+    loader = LoaderConfig(kind="random", num_parts=10, eval_parts=10, eval_views=3, prefetch=0)
+    batches = make_batches(data, None, 0, loader)
+    assert data.edge_attr is not None
+    whole = tensor_bytes([data.edge_attr])
+
+    def largest(stream: Iterator[Batch]) -> int:
+        return max(tensor_bytes(batch.tensors()) for batch in stream)
+
+    def run_through(stream: Callable[[], Iterator[Batch]]) -> None:
+        # Without a name for the batch: it goes before the next one comes.
+        deque(stream(), maxlen=0)
+
+    for stream in (lambda: batches.train(1), batches.evaluate):
+        # A part has a hundredth of the edges; all parts together hold a tenth, and the pass over the edges its numbers.
+        assert largest(stream()) < whole / 50
+        assert peak_memory(lambda stream=stream: run_through(stream)) < whole / 8
+    # The measure does see what the evaluation of the whole graph copies.
+    full = make_batches(data, None, 0, LoaderConfig(kind="random", num_parts=10, prefetch=0))
+    assert peak_memory(lambda: run_through(full.evaluate)) >= whole

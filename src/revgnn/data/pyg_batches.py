@@ -31,6 +31,7 @@ class PygBatches:
     While a loader works, the global random generators (torch on the CPU, numpy, Python) are its own, seeded by (seed,
     epoch): its batches do not depend on the model's random numbers, nor those on it, and a run that resumes sees the
     batches that it would have seen. A compiled sampler with generators of its own is seeded from these or not at all.
+    Weights that a sampler leaves beside nodes and edges (GraphSAINT's ``node_norm``, ``edge_norm``) are not applied.
     These batches must not be `Prefetched`, because generators are global; PyG's loaders have ``num_workers``.
 
     Args:
