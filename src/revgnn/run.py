@@ -7,8 +7,8 @@ knows it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,18 @@ import torch
 from torch import nn
 
 from .baselines import PeerConfig, Shape, build_peer
-from .data import Batches, Dataset, DatasetConfig, FullBatch, load_dataset, make_batches
+from .data import (
+    Batches,
+    Dataset,
+    DatasetConfig,
+    FullBatch,
+    LoaderConfig,
+    NodeBatches,
+    Prefetched,
+    final_batches,
+    load_dataset,
+    make_batches,
+)
 from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
@@ -78,6 +89,8 @@ class Run:
     """How it is trained."""
     batch_size: int | None = None
     """Graphs in a step, for graph-level data; ``None``: all in one step. At node level it must be ``None``."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """What a step and an evaluation see of a node-level graph: all of it, parts, or neighbourhoods."""
     paper: Target | None = None
     """What the paper prints; ``None``: the run is no row of the paper."""
 
@@ -111,7 +124,7 @@ def execute(
     """
     if dataset is None:
         dataset = load_dataset(run.dataset, data_root, download=download)
-    batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
+    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)
     result = fit(
@@ -119,10 +132,11 @@ def execute(
         batches,
         run.train,
         metric=dataset.metric,
+        final=final_batches(batches),
         out=out,
         resume=resume,
         progress=_Metered(progress, memory),
-        memory=memory,
+        memory=_with_waiting(memory, batches),
         configuration=_decides(run),
         device=device,
         num_outputs=dataset.num_outputs,
@@ -133,7 +147,7 @@ def execute(
         "config": asdict(run),
         "dataset": describe(dataset),
         "implementation": implementation(result.device),
-        "memory_how": None if memory is None else memory.how,
+        "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
         "where": circumstances(),
     }
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
@@ -177,7 +191,7 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         run: its epochs do not matter; two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
-    batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
+    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
     result = fit(
@@ -186,7 +200,7 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         replace(run.train, epochs=2, eval_every=2, checkpoint_every=None),
         metric=dataset.metric,
         progress=_Metered(None, memory),
-        memory=memory,
+        memory=_with_waiting(memory, batches),
         device="cpu",
         num_outputs=dataset.num_outputs,
     )
@@ -255,11 +269,27 @@ def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemo
     if kind not in {"cpu", "cuda"}:
         return None
     held = [*model.parameters(), *model.buffers()]
-    if isinstance(batches, FullBatch):
-        batch = batches.batch
-        held += [batch.x, batch.y, batch.graph.indptr, batch.graph.indices]
-        held += [] if batch.edge_attr is None else [batch.edge_attr]
+    training = batches.training if isinstance(batches, NodeBatches) else batches
+    if isinstance(training, FullBatch):
+        held += training.batch.tensors()
     return StepMemory(kind, held)
+
+
+def _with_waiting(memory: StepMemory | None, batches: Batches) -> Callable[[], int] | None:
+    """Add the batches that wait, which another thread allocates, to a recording of this one; CUDA's allocator sees all.
+
+    The batches of the steps that are recorded are made in this thread.
+    """
+    if memory is None or memory.device.type != "cpu" or not isinstance(batches, Prefetched):
+        return memory
+    batches.direct = StepMemory.RECORDED_STEPS
+    return lambda: memory() + batches.waiting_bytes
+
+
+def _waiting_words(memory: StepMemory, batches: Batches) -> str:
+    if memory.device.type != "cpu" or not isinstance(batches, Prefetched):
+        return ""
+    return f", and {batches.depth} times the largest batch for those made ahead"
 
 
 def _accelerator() -> str:

@@ -8,11 +8,13 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from revgnn.cli import make_parser
 from revgnn.data import load_dataset
+from revgnn.overrides import override
 from revgnn.recipes import digits
 from revgnn.run import make_model, training_memory
 
@@ -55,6 +57,21 @@ def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> N
     losses = [float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 5
     assert losses[-1] < losses[0]
+
+
+def test_the_example_of_the_batches_runs() -> None:
+    (example,) = _blocks("docs/batches.md", "python")
+    seen: dict[str, Any] = {}
+    exec(compile(example, "docs/batches.md", "exec"), seen)
+    assert seen["result"].steps == 10
+
+
+def test_the_settings_of_the_batches_make_a_loader() -> None:
+    lines = "".join(_blocks("docs/batches.md", "sh")).splitlines()
+    for line in lines:
+        words = make_parser().parse_args(shlex.split(line)[1:])
+        assert override(digits.revgnn(), words.assignments).loader.kind in line
+    assert len(lines) == 3
 
 
 def test_the_commands_of_the_readme_are_understood() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..baselines import PeerConfig
-from ..data import DatasetConfig
+from ..data import DatasetConfig, LoaderConfig
 from ..models import ModelConfig
 from ..run import Run, Target
 from ..train import TrainConfig
@@ -37,7 +37,7 @@ def revgnn_full_batch() -> Run:
 def revgnn_mini_batch() -> Run:
     """RevGNN on mini-batches: 112 SAGE layers, 160 channels."""
     run = _rev(Target(metric=82.16, parameters=2_945_007, printed="2.95M", assumed=ASSUMED))
-    return _in_parts(run, train=10)
+    return replace(run, loader=LoaderConfig(kind="random", num_parts=10))
 
 
 def sgc() -> Run:
@@ -63,15 +63,6 @@ def sign() -> Run:
     )
     target = Target(metric=80.52, assumed=assumed, notes=(note,))
     return Run(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=target)
-
-
-def _in_parts(run: Run, *, train: int) -> Run:
-    """The one place that says how many random parts of the graph an epoch of training takes, one in a step."""
-    assert run.paper is not None, "only rows of the paper are trained in parts"
-    note = (
-        f"The row trains on {train} random parts of the graph, drawn anew each epoch; this recipe on the whole graph."
-    )
-    return replace(run, paper=replace(run.paper, notes=(note,)))
 
 
 def _rev(target: Target) -> Run:

@@ -57,7 +57,11 @@ def build_report(
         "name": name,
         "date": where["date"],
         "dataset": dict(dataset),
-        "result": {key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
+        "result": {
+            **{key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
+            # A run of an older version was scored by what selected it.
+            "selection": result.get("selection", result["scores"]),
+        },
         "curve": _summary(curve),
         "observed": curve[-1].get("observed", {}) if curve else {},
         "time": {

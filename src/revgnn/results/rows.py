@@ -21,7 +21,9 @@ ROWS_FILE = "runs.jsonl"
 FORMAT = 1
 USUAL = Path("benchmarks") / "results"
 
-MOVES_NOTHING = frozenset({"train.seed", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_logits"})
+MOVES_NOTHING = frozenset(
+    {"train.seed", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_logits", "loader.prefetch"}
+)
 """Fields of a run that leave it the row of the paper that its recipe is."""
 PLACES_ALONE = frozenset({"train.teacher.path"})
 """Fields that name a place: which one does not matter where there is one."""

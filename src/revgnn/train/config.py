@@ -18,7 +18,17 @@ from .optim import OptimizerName, ScheduleName
 
 _LARGEST_SEED = 2**32 - 1
 
-_FREE_ON_RESUME = frozenset({"train.epochs", "train.checkpoint_every", "train.keep_checkpoints", "train.patience"})
+_FREE_ON_RESUME = frozenset(
+    {
+        "train.epochs",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.patience",
+        "loader.prefetch",
+        "loader.final_parts",
+        "loader.final_views",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +103,16 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def remedy(config: TrainConfig) -> str:
+    """Say what to try where a loss or a gradient is not finite."""
+    remedies = [] if config.precision == "float32" else ["precision='float32'"]
+    remedies.append(f"lr below {config.lr:g}")
+    remedies.append("clip_norm=1.0" if config.clip_norm is None else f"clip_norm below {config.clip_norm:g}")
+    if not config.warmup_epochs:
+        remedies.append("warmup_epochs")
+    return "try " + ", ".join(remedies)
 
 
 def as_json(config: TrainConfig, configuration: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, Batches
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
-from .config import TrainConfig, as_json, check_same
+from .config import TrainConfig, as_json, check_same, remedy
 from .curve import CURVE_FILE, Curve, Row, Score
 from .distill import load_teacher, save_logits, with_teacher
 from .evaluate import evaluate
@@ -45,6 +45,7 @@ def fit(
     config: TrainConfig,
     *,
     metric: str,
+    final: Batches | None = None,
     out: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -62,6 +63,8 @@ def fit(
             `Watched`.
         batches: where the training and evaluation batches come from.
         metric: a key of `METRICS`.
+        final: evaluates the selected weights once more, for the scores of the result; ``None``: they are those of the
+            evaluation that selected.
         out: the run folder, made where missing; ``None`` writes nothing.
         resume: go on from the newest whole checkpoint in ``out``, or start where there is none.
         progress: told of every step and epoch; ``None`` is silence.
@@ -96,6 +99,7 @@ def fit(
         batches=batches,
         config=config,
         metric=metric,
+        final=final,
         out=out,
         progress=progress or Silent(),
         memory=memory,
@@ -121,6 +125,7 @@ class _Fit:
     batches: Batches
     config: TrainConfig
     metric: str
+    final: Batches | None
     out: Path | None
     progress: Progress
     memory: Callable[[], int] | None
@@ -165,7 +170,7 @@ class _Fit:
                     self._stop_if_asked(interrupts)
                 if self.best is None:
                     # Shortened on resuming to end where no evaluation was due.
-                    self._select(self._evaluate())
+                    self._select(self._evaluate(self.batches))
                 self.save()
         finally:
             self.progress.end()
@@ -207,7 +212,7 @@ class _Fit:
         try:
             value = check_and_clip(self.model, loss.detach(), self.config.clip_norm)
         except FloatingPointError as error:
-            raise FloatingPointError(f"epoch {epoch}, step {self.step + 1}: {error}; {self._remedy()}") from None
+            raise FloatingPointError(f"epoch {epoch}, step {self.step + 1}: {error}; {remedy(self.config)}") from None
         self.optimizer.step()
         return value, rows.numel()
 
@@ -245,7 +250,7 @@ class _Fit:
         self.epoch += 1
         scores = None
         if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
-            scores = self._evaluate()
+            scores = self._evaluate(self.batches)
             self._select(scores)
         row = Row(
             epoch=self.epoch,
@@ -261,8 +266,8 @@ class _Fit:
         self.curve.append(row)
         self.progress.epoch(row)
 
-    def _evaluate(self) -> dict[str, Score]:
-        return evaluate(self.model, self.batches, loss=self.config.loss, metric=self.metric, forward=self._forward)
+    def _evaluate(self, batches: Batches) -> dict[str, Score]:
+        return evaluate(self.model, batches, loss=self.config.loss, metric=self.metric, forward=self._forward)
 
     def _select(self, scores: dict[str, Score]) -> None:
         select = self.config.select
@@ -270,7 +275,9 @@ class _Fit:
             raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
         value = scores["valid"][select]
         if value is None and select == "loss":
-            raise FloatingPointError(f"epoch {self.epoch}: the loss on the valid split is not finite; {self._remedy()}")
+            raise FloatingPointError(
+                f"epoch {self.epoch}: the loss on the valid split is not finite; {remedy(self.config)}"
+            )
         if value is None:
             raise ValueError(
                 f"{self.metric} is undefined on the split 'valid' (no task with both classes, or no labels); "
@@ -360,25 +367,16 @@ class _Fit:
             epoch, lr=config.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, schedule=config.schedule
         )
 
-    def _remedy(self) -> str:
-        config, remedies = self.config, []
-        if config.precision != "float32":
-            remedies.append("precision='float32'")
-        remedies.append(f"lr below {config.lr:g}")
-        remedies.append("clip_norm=1.0" if config.clip_norm is None else f"clip_norm below {config.clip_norm:g}")
-        if not config.warmup_epochs:
-            remedies.append("warmup_epochs")
-        return "try " + ", ".join(remedies)
-
     def _result(self) -> FitResult:
         rows = self.curve.rows
         peaks = [row["memory"] for row in rows if row["memory"] is not None]
         result = FitResult(
             metric=self.metric,
             best_epoch=self.best_epoch,
-            scores=self.best_scores,
+            scores=self.best_scores if self.final is None else self._evaluate(self.final),
+            selection=self.best_scores,
             epochs=self.epoch,
-            steps=self.epoch * len(self.batches),
+            steps=sum(row["steps"] for row in rows),
             stopped="finished" if self.epoch >= self.config.epochs else "patience",
             seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
             peak_memory=max(peaks, default=None),

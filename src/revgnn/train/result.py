@@ -21,7 +21,9 @@ class FitResult:
     best_epoch: int
     """Epoch whose weights were selected."""
     scores: dict[str, Score]
-    """Split name -> score at that epoch."""
+    """Split name -> score of those weights, by the final batches where there are such."""
+    selection: dict[str, Score]
+    """Split name -> score by which they were selected, at that epoch."""
     epochs: int
     """Epochs that were run."""
     steps: int
