@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def test_batches_are_a_function_of_seed_epoch_and_step(loader: LoaderConfig) -> 
     state = torch.get_rng_state()
     list(make_batches(data, None, 0, loader).train(1))
     assert torch.equal(torch.get_rng_state(), state), "the global generator is the model's"
+
+
+def test_the_neighbours_of_one_node_are_drawn_anew_in_every_epoch_and_step() -> None:
+    # Two training nodes with the same 60 sources: what differs between steps and epochs is the draw alone.
+    data = one_graph(64, 10)
+    ends = [(source, node) for node in (0, 1) for source in range(4, 64)]
+    data = replace(
+        data,
+        edge_index=torch.tensor(ends).T.contiguous(),
+        edge_attr=None,
+        splits={"train": torch.tensor([0, 1]), "valid": torch.tensor([2])},
+    )
+    batches = make_batches(data, None, 0, LoaderConfig(kind="khop", fanouts=(5,), batch_size=1))
+    drawn = []
+    for epoch in (1, 2, 3):
+        for batch in batches.train(epoch):
+            assert batch.ids is not None
+            assert batch.graph.num_edges == 5
+            drawn.append(tuple(batch.ids[1:].tolist()))
+    assert len(set(drawn)) == 6
 
 
 @given(n=st.integers(2, 25), parts=st.integers(2, 30), views=st.integers(1, 4), seed=st.integers(0, 1000))
