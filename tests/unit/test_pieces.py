@@ -19,8 +19,9 @@ from revgnn.data import Batch, Batches, Dataset, FullBatch, LoaderConfig, final_
 from revgnn.data.pieces import Views, Whole
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, tensor_bytes
-from revgnn.train import FitResult, TrainConfig, fit
+from revgnn.train import FitResult, TrainConfig, fit, predict
 from revgnn.train.evaluate import evaluate
+from tolerances import assert_close
 
 RANDOM = LoaderConfig(kind="random", num_parts=4, eval_parts=3, eval_views=2)
 KHOP = LoaderConfig(kind="khop", fanouts=(2, 2), batch_size=5)
@@ -217,7 +218,10 @@ def test_logits_of_views_are_averaged_as_in_a_hand_loop() -> None:
             ]
             graph = Graph.from_edge_index(torch.tensor(edges).reshape(-1, 2).T.contiguous(), len(nodes))
             total[nodes] += model(data.x[nodes], graph).detach() / 4
+    assert_close(predict(model.train(), batches), total)
+    assert model.training
     full = model(data.x, Graph.from_edge_index(data.edge_index, 50)).detach()
+    assert torch.equal(predict(model, make_batches(data)), full)
     for split, ids in data.splits.items():
         wanted = nn.functional.cross_entropy(total[ids], data.y[ids])
         assert scores[split]["loss"] == pytest.approx(float(wanted), rel=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
+from .evaluate import predict
 from .interrupt import Interrupted
 from .loop import FitResult, fit, step_seed
 from .objective import LOSSES, METRICS
@@ -28,6 +29,7 @@ __all__ = [
     "learning_rate",
     "load_best",
     "load_latest",
+    "predict",
     "read_curve",
     "step_seed",
 ]
