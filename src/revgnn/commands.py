@@ -25,7 +25,7 @@ from .report.row import duration, integer, memory, metric_title, score, target
 from .run import Run, execute, report_on
 from .train import ProgressBar
 
-_MOVES_NOTHING = {"train.seed", "train.checkpoint_every", "train.keep_checkpoints", "loader.prefetch"}
+_MOVES_NOTHING = {"train.seed", "train.checkpoint_every", "train.keep_checkpoints"}
 """Fields that leave a recipe the row of the paper that it is."""
 
 
