@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from revgnn.data import Batch, Batches, Dataset, FullBatch, LoaderConfig, final_
 from revgnn.data.pieces import Views, Whole
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, tensor_bytes
-from revgnn.train import FitResult, TrainConfig, fit
+from revgnn.train import FitResult, TrainConfig, fit, predict
 from revgnn.train.evaluate import evaluate
+from tolerances import assert_close
 
 RANDOM = LoaderConfig(kind="random", num_parts=4, eval_parts=3, eval_views=2)
 KHOP = LoaderConfig(kind="khop", fanouts=(2, 2), batch_size=5)
@@ -146,6 +148,26 @@ def test_batches_are_a_function_of_seed_epoch_and_step(loader: LoaderConfig) -> 
     assert torch.equal(torch.get_rng_state(), state), "the global generator is the model's"
 
 
+def test_the_neighbours_of_one_node_are_drawn_anew_in_every_epoch_and_step() -> None:
+    # Two training nodes with the same 60 sources: what differs between steps and epochs is the draw alone.
+    data = one_graph(64, 10)
+    ends = [(source, node) for node in (0, 1) for source in range(4, 64)]
+    data = replace(
+        data,
+        edge_index=torch.tensor(ends).T.contiguous(),
+        edge_attr=None,
+        splits={"train": torch.tensor([0, 1]), "valid": torch.tensor([2])},
+    )
+    batches = make_batches(data, None, 0, LoaderConfig(kind="khop", fanouts=(5,), batch_size=1))
+    drawn = []
+    for epoch in (1, 2, 3):
+        for batch in batches.train(epoch):
+            assert batch.ids is not None
+            assert batch.graph.num_edges == 5
+            drawn.append(tuple(batch.ids[1:].tolist()))
+    assert len(set(drawn)) == 6
+
+
 @given(n=st.integers(2, 25), parts=st.integers(2, 30), views=st.integers(1, 4), seed=st.integers(0, 1000))
 @settings(deadline=None, max_examples=60)
 def test_every_node_comes_once_in_every_view(n: int, parts: int, views: int, seed: int) -> None:
@@ -196,7 +218,10 @@ def test_logits_of_views_are_averaged_as_in_a_hand_loop() -> None:
             ]
             graph = Graph.from_edge_index(torch.tensor(edges).reshape(-1, 2).T.contiguous(), len(nodes))
             total[nodes] += model(data.x[nodes], graph).detach() / 4
+    assert_close(predict(model.train(), batches), total)
+    assert model.training
     full = model(data.x, Graph.from_edge_index(data.edge_index, 50)).detach()
+    assert torch.equal(predict(model, make_batches(data)), full)
     for split, ids in data.splits.items():
         wanted = nn.functional.cross_entropy(total[ids], data.y[ids])
         assert scores[split]["loss"] == pytest.approx(float(wanted), rel=1e-5)

@@ -96,6 +96,25 @@ def test_an_epoch_that_is_left_early_ends_its_thread(taken: int) -> None:
     assert len(source.begun) <= taken + 3
 
 
+def test_what_has_not_begun_when_an_epoch_is_left_never_does() -> None:
+    source, go_on = Counting(10), threading.Event()
+
+    class Slow(Counting):
+        def train(self, epoch: int) -> Iterator[Batch]:
+            for batch in source.train(epoch):
+                if len(source.begun) == 2:
+                    go_on.wait(10)
+                yield batch
+
+    stream = Prefetched(Slow(), 2).train(1)
+    next(stream)
+    threading.Timer(0.2, go_on.set).start()
+    # The second is on its way and is waited for; the third waits for the second, and is called off.
+    stream.close()  # type: ignore[attr-defined]
+    assert not threads()
+    assert len(source.begun) == 2
+
+
 def test_an_exception_comes_where_the_batch_is_wanted() -> None:
     stream = Prefetched(Counting(6, fail_at=2), 4).train(1)
     next(stream)

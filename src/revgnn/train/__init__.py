@@ -6,6 +6,7 @@ from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
 from .distill import LOGITS_FILE, TeacherOptions, distillation
+from .evaluate import predict
 from .interrupt import Interrupted
 from .labels import LabelOptions
 from .loop import fit, step_seed
@@ -35,6 +36,7 @@ __all__ = [
     "learning_rate",
     "load_best",
     "load_latest",
+    "predict",
     "read_curve",
     "step_seed",
 ]

@@ -6,7 +6,8 @@ Rows that come several times (in several views of the graph) are known by their 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +32,8 @@ def evaluate(
     Cost: one forward pass over the batches; one row of logits for each row of every split is kept on the CPU, however
         often it comes.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         gathered = _gather(batches, forward)
-    finally:
-        model.train(was_training)
     scores: dict[str, Score] = {}
     for split, (logits, y) in gathered.items():
         scores[split] = Score(
@@ -45,17 +42,51 @@ def evaluate(
     return scores
 
 
+def predict(model: nn.Module, batches: Batches) -> Tensor:
+    """Give the logits of every row of a data set, whatever split it is in, averaged over the times that it comes.
+
+    Args:
+        model: lies where it shall run, and comes back in its mode.
+        batches: whose ``evaluate()`` covers every row; with `LoaderConfig`'s ``eval_parts`` and ``eval_views``, part by
+            part and in several views.
+    Returns: [n, T] float32 on the CPU, in the order of the rows' ids; of batches without ids, in the order of batches.
+    Raises: ValueError: some batches have ids and others have none.
+    Cost: one forward pass over the batches; [n, T] on the CPU.
+    """
+    device = next(model.parameters()).device
+    gathered = _Gathered("all")
+    with _evaluating(model):
+        for batch in batches.evaluate():
+            placed = batch.to(device)
+            logits = model(placed.x, placed.graph, placed.edge_attr, seed=None)
+            gathered.add(logits.float().cpu(), batch.y, batch.ids)
+    return gathered.result()[0]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation and back, and take no gradients.
+
+    Not inference_mode: a graph keeps vectors derived on the way, and the next training step differentiates through
+    them, which inference tensors forbid.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def _gather(batches: Batches, forward: Callable[[Batch], tuple[Tensor, Batch]]) -> dict[str, tuple[Tensor, Tensor]]:
     gathered: dict[str, _Gathered] = {split: _Gathered(split) for split in SPLITS}
-    # Not inference_mode: a graph keeps vectors derived on the way, and the next training step differentiates through
-    # them, which inference tensors forbid.
-    with torch.no_grad():
-        for batch in batches.evaluate():
-            logits, placed = forward(batch)
-            for split, rows in placed.rows.items():
-                if rows.numel():
-                    ids = None if placed.ids is None else placed.ids[rows].cpu()
-                    gathered.setdefault(split, _Gathered(split)).add(logits[rows].cpu(), placed.y[rows].cpu(), ids)
+    for batch in batches.evaluate():
+        logits, placed = forward(batch)
+        for split, rows in placed.rows.items():
+            if rows.numel():
+                ids = None if placed.ids is None else placed.ids[rows].cpu()
+                gathered.setdefault(split, _Gathered(split)).add(logits[rows].cpu(), placed.y[rows].cpu(), ids)
     return {split: rows.result() for split, rows in gathered.items() if rows.logits}
 
 
