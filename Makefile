@@ -32,6 +32,8 @@ $(BIN)/python:
 
 $(STAMP): $(BIN)/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,plot]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --only-binary :all: pymetis \
+		|| echo "pymetis has no build for this platform: clusters are not tested here" >&2
 	@touch $@
 
 demo: $(STAMP)

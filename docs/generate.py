@@ -14,18 +14,22 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from revgnn.demo import Curve, draw, memory_over_depth
 from revgnn.recipes import all_recipes, digits, summary
-from revgnn.report.row import memory
+from revgnn.report.row import duration, memory
+from revgnn.results import TABLES, build_table, markdown_table, read_rows
+from revgnn.run import Run, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "architecture.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"))
+RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and Adam's two moments in float32."""
@@ -76,12 +80,76 @@ def _memory_table() -> str:
 
 
 def _recipes() -> str:
-    lines = ["| recipe | what it is | parameters in the paper |", "|---|---|---:|"]
-    for name, recipe in all_recipes().items():
-        paper = recipe().paper
-        count = "–" if paper is None or paper.parameters is None else f"{paper.parameters:,}"
-        lines.append(f"| `{name}` | {summary(recipe)} | {count} |")
+    """One line per data set: which of the paper's tables its recipes are rows of, and their names."""
+    lines = ["| data set | in the paper | recipes |", "|---|---|---|"]
+    for dataset, recipes in _by_dataset().items():
+        tables = sorted({place.table for run in recipes.values() if run.paper for place in run.paper.places})
+        where = ", ".join(f"Table {table}" for table in tables) or ("text" if _has_target(recipes) else "–")
+        lines.append(f"| `{dataset}` | {where} | {' '.join(f'`{name}`' for name in recipes)} |")
     return "\n".join(lines)
+
+
+def _all_recipes() -> str:
+    """Every recipe with what the paper prints for it, and the parameters of its network."""
+    head = ["recipe", "what it is", "in the paper", "metric", "memory [GiB]", "printed", "parameters", "assumed"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|---:|---:|---:|---:|---|"]
+    for name, recipe in all_recipes().items():
+        paper = recipe().paper or Target()
+        where = ", ".join(f"Table {place.table}, row {place.row}" for place in paper.places)
+        metric = "" if paper.metric is None else f"{paper.metric:.2f}"
+        metric += "" if paper.std is None else f" ± {paper.std:.2f}"
+        count = "" if paper.parameters is None else f"{paper.parameters:,}"
+        memory_gb = "" if paper.memory_gb is None else f"{paper.memory_gb:.2f}"
+        assumed = " ".join(f"`{field}`" for field in paper.assumed)
+        cells = [f"`{name}`", summary(recipe), where, metric, memory_gb, paper.printed or "", count, assumed]
+        lines.append("| " + " | ".join(cell or "–" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _notes() -> str:
+    """What a reader of a row has to know, each thing once with the recipes that it is of."""
+    of: dict[str, list[str]] = {}
+    for name, recipe in all_recipes().items():
+        for note in (recipe().paper or Target()).notes:
+            of.setdefault(note, []).append(f"`{name}`")
+    return "\n".join(f"- {note} ({', '.join(names)})" for note, names in of.items())
+
+
+def _tables() -> str:
+    rows = read_rows(RESULTS)
+    return "\n\n".join(markdown_table(build_table(number, rows)) for number in TABLES)
+
+
+def _preparation() -> str:
+    """What preparing ogbn-proteins took, newest measurement of each size."""
+    lines = ["| data | directed edges | reading | graph | at most | measured |", "|---|---:|---:|---:|---:|---|"]
+    newest: dict[tuple[bool, int], dict[str, Any]] = {}
+    for line in (RESULTS / "preparation.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        newest[row["made_up"], row["num_edges"]] = row
+    for row in newest.values():
+        cells = [
+            "made up" if row["made_up"] else "ogbn-proteins",
+            f"{row['num_edges']:,}",
+            duration(row["read_s"]),
+            duration(row["build_s"]),
+            memory(row["peak_bytes"]),
+            f"{row['machine']['cpu']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _by_dataset() -> dict[str, dict[str, Run]]:
+    found: dict[str, dict[str, Run]] = {}
+    for name, recipe in all_recipes().items():
+        dataset, _, short = name.partition("/")
+        found.setdefault(dataset, {})[short] = recipe()
+    return found
+
+
+def _has_target(recipes: dict[str, Run]) -> bool:
+    return any(run.paper is not None for run in recipes.values())
 
 
 def _map() -> str:
@@ -120,6 +188,10 @@ BLOCKS = {
     "claim": _claim,
     "memory": _memory_table,
     "recipes": _recipes,
+    "all-recipes": _all_recipes,
+    "notes": _notes,
+    "preparation": _preparation,
+    "tables": _tables,
     "map": _map,
     "tree": _tree,
 }

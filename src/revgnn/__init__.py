@@ -12,7 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import Batch, Batches, Columns, Dataset, DatasetConfig, load_dataset, make_batches
+    from .data import (
+        Batch,
+        Batches,
+        Columns,
+        Dataset,
+        DatasetConfig,
+        LoaderConfig,
+        PygBatches,
+        load_dataset,
+        make_batches,
+    )
     from .graph import Graph
     from .measure import held_memory, median_seconds, peak_memory, saved_bytes
     from .models import GNN, ModelConfig, build_model
@@ -24,7 +34,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "data": ("Batch", "Batches", "Columns", "Dataset", "DatasetConfig", "load_dataset", "make_batches"),
+    "data": (
+        "Batch",
+        "Batches",
+        "Columns",
+        "Dataset",
+        "DatasetConfig",
+        "LoaderConfig",
+        "PygBatches",
+        "load_dataset",
+        "make_batches",
+    ),
     "graph": ("Graph",),
     "measure": ("held_memory", "median_seconds", "peak_memory", "saved_bytes"),
     "models": ("GNN", "ModelConfig", "build_model"),
@@ -47,7 +67,9 @@ __all__ = [
     "GCNConv",
     "GENConv",
     "Graph",
+    "LoaderConfig",
     "ModelConfig",
+    "PygBatches",
     "Run",
     "SAGEConv",
     "Stack",

@@ -77,6 +77,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     _add_demo(commands)
     _add_report(commands)
+    _add_record(commands)
+    _add_table(commands)
     _add_convert(commands)
     return parser
 
@@ -111,6 +113,9 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--download", action="store_true", help="fetch missing data, where its source allows it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
+    parser.add_argument(
+        "--runs", metavar="R", type=int, help="run R seeds, a folder each, and give their mean and standard deviation"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
     parser.add_argument(
         "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
@@ -151,6 +156,40 @@ def _add_report(commands: Any) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--markdown", action="store_true", help="print the row as Markdown")
     _add_common(parser)
+
+
+def _add_record(commands: Any) -> None:
+    parser = commands.add_parser(
+        "record",
+        help="append a finished run of a recipe to the results that tables are made of",
+        description="Append a finished run of a recipe, or all seeds of one, to runs.jsonl in the folder of results.",
+        example="  revgnn record runs/ogbn-arxiv/revgcn_deep",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or one that --runs wrote")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_table(commands: Any) -> None:
+    parser = commands.add_parser(
+        "table",
+        help="show a table of the paper beside what was measured",
+        description="Show a table of the paper beside the runs in the folder of results; what did not run says so.",
+        example="  revgnn table 3\n  revgnn table 1 --results benchmarks/results --markdown",
+    )
+    parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        type=Path,
+        help="the folder of results (default: benchmarks/results in the current folder, if it is there)",
+    )
 
 
 def _add_convert(commands: Any) -> None:

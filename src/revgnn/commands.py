@@ -20,13 +20,14 @@ from .interop import convert as convert_official
 from .overrides import flatten, override
 from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
+from .repeat import RUNS_FILE, execute_runs
 from .report import MARKDOWN_HEADER, markdown_row
-from .report.row import duration, integer, memory, metric_title, score, target
+from .report.row import duration, integer, mean_and_std, memory, metric_title, score, target
+from .results import append_rows, build_table, find_results, markdown_table, read_rows, rows_of, table_lines
+from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
+from .results.table import HEAD, notes
 from .run import Run, execute, report_on
 from .train import ProgressBar
-
-_MOVES_NOTHING = {"train.seed", "train.checkpoint_every", "train.keep_checkpoints"}
-"""Fields that leave a recipe the row of the paper that it is."""
 
 
 def train(arguments: Namespace) -> None:
@@ -34,21 +35,29 @@ def train(arguments: Namespace) -> None:
     name, run = _chosen(arguments.what, arguments.model)
     out = arguments.out or Path("runs", *Path(name).parts)
     run = override(run, arguments.assignments, fixed=frozenset({"paper"}))
-    changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in _MOVES_NOTHING]
+    changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in MOVES_NOTHING]
     if changes:
         name, run = f"{name} with {', '.join(changes)}", replace(run, paper=None)
     console = progress_console()
     _log_to(console)
-    report = execute(
-        run,
-        out,
-        name=name,
-        data_root=arguments.data_root,
-        device=arguments.device,
-        resume=arguments.resume,
-        download=arguments.download,
-        progress=ProgressBar(label=out.name, console=console),
-    )
+    said = {
+        "name": name,
+        "data_root": arguments.data_root,
+        "device": arguments.device,
+        "resume": arguments.resume,
+        "download": arguments.download,
+    }
+    if arguments.runs is not None:
+        summary = execute_runs(
+            run,
+            out,
+            runs=arguments.runs,
+            progress=lambda seed: ProgressBar(label=f"{out.name} seed {seed}", console=console),
+            **said,
+        )
+        _show_runs(summary, out, as_json=arguments.json)
+        return
+    report = execute(run, out, progress=ProgressBar(label=out.name, console=console), **said)
     _show(report, out, as_json=arguments.json)
 
 
@@ -78,12 +87,56 @@ def demo(arguments: Namespace) -> None:
 
 
 def report(arguments: Namespace) -> None:
-    """Write the report of a finished run again."""
+    """Write the report of a finished run again, or show the summary of several."""
+    if (arguments.run / RUNS_FILE).is_file() and not arguments.markdown:
+        summary = json.loads((arguments.run / RUNS_FILE).read_text(encoding="utf-8"))
+        _show_runs(summary, arguments.run, as_json=arguments.json)
+        return
     facts = report_on(arguments.run)
     if arguments.markdown:
         sys.stdout.write(f"{MARKDOWN_HEADER}\n{markdown_row(facts)}\n")
         return
     _show(facts, arguments.run, as_json=arguments.json)
+
+
+def record(arguments: Namespace) -> None:
+    """Append a finished run to the results."""
+    # A folder that is named is made where it is missing; the usual one is not, for it would be anywhere.
+    results = arguments.results or find_results(None)
+    if results is None:
+        raise FileNotFoundError(f"there is no {USUAL} in the current folder; name a folder of results with --results")
+    rows = rows_of(arguments.run)
+    appended = append_rows(rows, results)
+    if arguments.json:
+        _print_json({"file": str(results / ROWS_FILE), "appended": appended, "rows": rows})
+        return
+    console = results_console()
+    for row in rows:
+        changed = "".join(f"; {name}={got} instead of {wanted}" for name, (wanted, got) in row["changed"].items())
+        console.print(f"{row['recipe']}, seed {row['seed']}{changed}", markup=False, soft_wrap=True)
+    there = "" if appended == len(rows) else f", {len(rows) - appended} stood there already"
+    console.print(f"{appended} appended to {results / ROWS_FILE}{there}", markup=False, soft_wrap=True)
+
+
+def table(arguments: Namespace) -> None:
+    """Show a table of the paper beside what was measured."""
+    results = find_results(arguments.results)
+    built = build_table(arguments.number, [] if results is None else read_rows(results))
+    where = (
+        f"results: none; there is no {USUAL} in the current folder, name a folder with --results"
+        if results is None
+        else f"results: {results}"
+    )
+    if arguments.json:
+        _print_json({**built, "results": None if results is None else str(results)})
+        return
+    if arguments.markdown:
+        sys.stdout.write(f"{markdown_table(built)}\n")
+        return
+    console = results_console()
+    print_table(console, HEAD, table_lines(built), title=f"Table {built['table']}: {built['title']}")
+    for line in (built["summary"], where, *(f"* {note}" for note in notes(built))):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def convert(arguments: Namespace) -> None:
@@ -139,6 +192,30 @@ def _show(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     for fact, value in facts:
         console.print(f"{fact:<22}{value}", markup=False, soft_wrap=True)
     for warning in report["warnings"]:
+        console.print(f"note: {warning}", markup=False, soft_wrap=True)
+
+
+def _show_runs(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(summary)
+        return
+    console = results_console()
+    selected = f"{len(summary['runs'])}, each with its best valid {summary['selected_by']}"
+    facts = [["run", str(summary["name"])], ["runs", selected]]
+    facts += [
+        [f"{split} {metric_title({'result': summary})}", mean_and_std({"result": summary}, summary["scores"][split])]
+        for split in ("valid", "test")
+        if split in summary["scores"]
+    ]
+    facts += [
+        ["paper", target(summary)],
+        ["parameters", integer(summary["parameters"])],
+        ["peak training memory", memory(summary["memory"]["peak_bytes"])],
+        ["summary", str(out / RUNS_FILE)],
+    ]
+    for fact, value in facts:
+        console.print(f"{fact:<22}{value}", markup=False, soft_wrap=True)
+    for warning in summary["warnings"]:
         console.print(f"note: {warning}", markup=False, soft_wrap=True)
 
 

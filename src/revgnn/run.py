@@ -7,32 +7,58 @@ knows it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from .data import Batches, Dataset, DatasetConfig, FullBatch, load_dataset, make_batches
+from .baselines import PeerConfig, Shape, build_peer
+from .data import (
+    Batches,
+    Dataset,
+    DatasetConfig,
+    FullBatch,
+    LoaderConfig,
+    NodeBatches,
+    Prefetched,
+    final_batches,
+    load_dataset,
+    make_batches,
+)
 from .measure import StepMemory
-from .models import GNN, ModelConfig, build_model
+from .models import ModelConfig, build_model
 from .ops import implementation
-from .report import build_report, write_report
+from .report import build_report, circumstances, write_report
 from .train import Progress, Row, TrainConfig, fit
 
 RUN_FILE = "run.json"
+REPORT_FILE = "report.json"
 FORMAT = 1
 
 Device = Literal["auto", "cpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """A row of a table of the paper."""
+
+    table: int
+    """The table's number."""
+    row: int
+    """Counted from 1."""
+    name: str
+    """What the table calls the row, with what tells it from its neighbours, such as "RevGCN 28 x 128"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """What the paper prints for a row of its tables; ``None`` where it prints nothing."""
 
-    row: str | None = None
-    """Where it stands, such as "Table 3, RevGCN 28 x 128"."""
+    places: tuple[Place, ...] = ()
+    """Where it stands; a row may stand in two tables."""
     metric: float | None = None
     """Mean of the test metric; in percent for accuracy and ROC-AUC."""
     std: float | None = None
@@ -40,7 +66,13 @@ class Target:
     memory_gb: float | None = None
     """Peak memory of training in GiB."""
     parameters: int | None = None
-    """Trained numbers, to the unit."""
+    """Trained numbers of the row's network, to the unit."""
+    printed: str | None = None
+    """How the paper prints that number, such as "20.03M"."""
+    runs: int | None = None
+    """Runs that the mean is over."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the row has to know, a sentence or two each: what does not reproduce, what is second-hand."""
     assumed: tuple[str, ...] = ()
     """Dotted fields of the run that no source gives, and that the nearest published recipe stands in for."""
 
@@ -51,12 +83,14 @@ class Run:
 
     dataset: DatasetConfig
     """Which data, and what is done to its edges."""
-    model: ModelConfig
-    """What the network is made of."""
+    model: ModelConfig | PeerConfig
+    """What the network is made of: one of the paper's, or a peer of its tables."""
     train: TrainConfig
     """How it is trained."""
     batch_size: int | None = None
     """Graphs in a step, for graph-level data; ``None``: all in one step. At node level it must be ``None``."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """What a step and an evaluation see of a node-level graph: all of it, parts, or neighbourhoods."""
     paper: Target | None = None
     """What the paper prints; ``None``: the run is no row of the paper."""
 
@@ -71,6 +105,7 @@ def execute(
     resume: bool = False,
     download: bool = False,
     progress: Progress | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Take a run from its data to its report.
 
@@ -83,11 +118,13 @@ def execute(
         resume: go on from the newest checkpoint in ``out``.
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
+        dataset: the data of the run where it is loaded already; ``None`` loads it.
     Returns: the report.
     Raises: what loading, building and training raise; each says what to change.
     """
-    dataset = load_dataset(run.dataset, data_root, download=download)
-    batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
+    if dataset is None:
+        dataset = load_dataset(run.dataset, data_root, download=download)
+    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)
     result = fit(
@@ -95,12 +132,14 @@ def execute(
         batches,
         run.train,
         metric=dataset.metric,
+        final=final_batches(batches),
         out=out,
         resume=resume,
         progress=_Metered(progress, memory),
-        memory=memory,
+        memory=_with_waiting(memory, batches),
         configuration=_decides(run),
         device=device,
+        num_outputs=dataset.num_outputs,
     )
     facts = {
         "format": FORMAT,
@@ -108,18 +147,36 @@ def execute(
         "config": asdict(run),
         "dataset": describe(dataset),
         "implementation": implementation(result.device),
-        "memory_how": None if memory is None else memory.how,
+        "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
+        "where": circumstances(),
     }
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
     return report_on(out)
 
 
-def make_model(run: Run, dataset: Dataset) -> GNN:
-    """Build the network of a run for a data set, its weights drawn from the seed of the run."""
+def make_model(run: Run, dataset: Dataset) -> nn.Module:
+    """Build the network of a run for a data set, its weights drawn from the seed of the run.
+
+    Raises: ValueError: where network and data do not go together.
+    """
     torch.manual_seed(run.train.seed)
+    labels = dataset.num_outputs if run.train.labels.reuse else 0
+    if dataset.level == "graph" and (labels or isinstance(run.model, PeerConfig)):
+        raise ValueError(
+            f"{dataset.name} is graph-level: labels as an input and the peers are of nodes; choose model and "
+            "train.labels.reuse=false accordingly"
+        )
+    if isinstance(run.model, PeerConfig):
+        shape = Shape(
+            in_channels=dataset.in_channels + labels,
+            out_channels=dataset.num_outputs,
+            edge_channels=dataset.edge_channels,
+            label_channels=labels,
+        )
+        return build_peer(run.model, shape)
     return build_model(
         run.model,
-        in_channels=dataset.in_channels,
+        in_channels=dataset.in_channels + labels,
         out_channels=dataset.num_outputs,
         edge_channels=dataset.edge_channels,
         categories=dataset.categories,
@@ -134,7 +191,7 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         run: its epochs do not matter; two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
-    batches = make_batches(dataset, run.batch_size, seed=run.train.seed)
+    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
     result = fit(
@@ -143,8 +200,9 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         replace(run.train, epochs=2, eval_every=2, checkpoint_every=None),
         metric=dataset.metric,
         progress=_Metered(None, memory),
-        memory=memory,
+        memory=_with_waiting(memory, batches),
         device="cpu",
+        num_outputs=dataset.num_outputs,
     )
     assert result.peak_memory is not None, "it was measured"
     return result.peak_memory
@@ -187,6 +245,7 @@ def report_on(out: Path) -> dict[str, Any]:
         memory_how=facts["memory_how"],
         paper=paper,
         warnings=_warnings(paper),
+        where=facts.get("where"),
     )
     write_report(out, report)
     return report
@@ -198,21 +257,39 @@ def _decides(run: Run) -> dict[str, Any]:
 
 
 def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
-    if not paper or not paper["assumed"]:
+    if not paper:
         return []
-    return [f"The paper does not say everything: assumed here are {', '.join(paper['assumed'])}."]
+    assumed = paper["assumed"]
+    said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
+    return [*said, *paper.get("notes", ())]
 
 
-def _step_memory(device: Device, model: GNN, batches: Batches) -> StepMemory | None:
+def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemory | None:
     kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else _accelerator()
     if kind not in {"cpu", "cuda"}:
         return None
     held = [*model.parameters(), *model.buffers()]
-    if isinstance(batches, FullBatch):
-        batch = batches.batch
-        held += [batch.x, batch.y, batch.graph.indptr, batch.graph.indices]
-        held += [] if batch.edge_attr is None else [batch.edge_attr]
+    training = batches.training if isinstance(batches, NodeBatches) else batches
+    if isinstance(training, FullBatch):
+        held += training.batch.tensors()
     return StepMemory(kind, held)
+
+
+def _with_waiting(memory: StepMemory | None, batches: Batches) -> Callable[[], int] | None:
+    """Add the batches that wait, which another thread allocates, to a recording of this one; CUDA's allocator sees all.
+
+    The batches of the steps that are recorded are made in this thread.
+    """
+    if memory is None or memory.device.type != "cpu" or not isinstance(batches, Prefetched):
+        return memory
+    batches.direct = StepMemory.RECORDED_STEPS
+    return lambda: memory() + batches.waiting_bytes
+
+
+def _waiting_words(memory: StepMemory, batches: Batches) -> str:
+    if memory.device.type != "cpu" or not isinstance(batches, Prefetched):
+        return ""
+    return f", and {batches.depth} times the largest batch for those made ahead"
 
 
 def _accelerator() -> str:

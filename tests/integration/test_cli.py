@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +81,53 @@ def test_a_folder_of_tables_is_trained_resumed_and_reported(
     assert main(["report", "mine", "--markdown"]) == 0
     head, ruler, row = capsys.readouterr().out.splitlines()
     assert head.count("|") == ruler.count("|") == row.count("|")
+
+
+@pytest.mark.parametrize(
+    ("loader", "steps", "seen"),
+    [
+        (
+            {"kind": "random", "num_parts": 3, "eval_parts": 2, "final_parts": 2, "final_views": 3},
+            36,
+            "in 2 parts of each of 3 views, whose logits are averaged",
+        ),
+        ({"kind": "clusters", "num_parts": 6, "parts_per_batch": 2, "eval_parts": 2}, 36, "in 2 parts"),
+        ({"kind": "khop", "fanouts": [3, -1], "batch_size": 200, "prefetch": 0}, 12, None),
+        ({"eval_parts": 2}, 12, "in 2 parts"),
+    ],
+)
+def test_parts_and_neighbourhoods_are_a_setting_away(
+    folder: Path, tmp_path: Path, loader: dict[str, Any], steps: int, seen: str | None, capsys: Any
+) -> None:
+    if loader.get("kind") == "clusters":
+        pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
+    out = tmp_path / "mine"
+    words = ["train", str(folder), "--model", "revsage", "--out", str(out), "--device", "cpu", *SMALL]
+    settings = [word for name, value in loader.items() for word in ("--set", f"loader.{name}={value}")]
+    assert main([*words, "--set", "train.epochs=12", *settings, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["result"]["scores"]["test"]["metric"] > 0.6
+    assert report["time"]["steps"] == steps
+    assert loader.items() <= report["config"]["loader"].items()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for name, value in loader.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        assert f'<tr><th scope="row">{name}</th><td>{text}</td></tr>' in page
+    caption = f"of epoch {report['result']['best_epoch']}" + ("" if seen is None else f", {seen}")
+    assert f"{caption}</caption>" in page
+    assert ("Scores by which they were selected" in page) == ("final_parts" in loader)
+    is_ahead = loader.get("prefetch", 2) > 0 and "kind" in loader
+    assert ("2 times the largest batch for those made ahead" in report["memory"]["how"]) == is_ahead
+
+
+def test_a_loader_that_cannot_be_is_a_mistake_of_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(folder), "--out", str(tmp_path / "mine"), "--set", "loader.kind=khop"]
+    assert main(words) == 2
+    assert "loader.kind=khop needs loader.fanouts, got none; set it, such as [15, 10, 5]" in capsys.readouterr().err
+    assert main([*words, "--set", "loader.fanouts=five"]) == 2
+    assert "loader.fanouts must be a list such as [a, b] or none, got 'five'" in capsys.readouterr().err
 
 
 def test_a_recipe_is_trained_where_nothing_else_is_said(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.loader import RandomNodeLoader
 
-from revgnn.data.batch import Batch
+from revgnn.data import Batch, Batches, Dataset, LoaderConfig, PygBatches, make_batches
 from revgnn.graph import Graph
 from revgnn.train import FitResult, Interrupted, TrainConfig, fit, load_latest, read_curve
 
@@ -70,7 +72,8 @@ class Redrawn:
 def _fit(out: Path, config: TrainConfig = CONFIG, stop_at: int | None = None, **options: Any) -> FitResult:
     torch.manual_seed(0)
     model = Toy(stop_at, options.pop("signum", signal.SIGINT))
-    return fit(model, Redrawn(), config, metric="accuracy", out=out, device="cpu", **options)
+    batches = options.pop("batches", None) or Redrawn()
+    return fit(model, batches, config, metric="accuracy", out=out, device="cpu", **options)
 
 
 def _assert_same_run(one: Path, other: Path) -> None:
@@ -225,3 +228,67 @@ def test_kill_9_at_any_moment_leaves_a_run_that_resumes(tmp_path: Path, whole: P
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     _fit(tmp_path / "run", resume=True)
     _assert_same_run(whole, tmp_path / "run")
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "random": {"num_parts": 4, "eval_parts": 3, "eval_views": 2},
+    "clusters": {"num_parts": 12, "parts_per_batch": 3, "eval_parts": 2},
+    "khop": {"fanouts": (3, 2), "batch_size": 9},
+    "pyg": {},
+}
+
+
+def _batches(kind: str, prefetch: int = 2) -> Batches:
+    """Make batches of one graph anew, as a process that resumes would."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(70, 4, generator=generator)
+    order = torch.randperm(70, generator=generator)
+    data = Dataset(
+        name="one",
+        level="node",
+        task="multiclass",
+        metric="accuracy",
+        x=x,
+        edge_index=torch.randint(70, (2, 400), generator=generator),
+        edge_attr=torch.rand(400, 2, generator=generator),
+        y=x[:, :3].argmax(1),
+        splits={"train": order[:34], "valid": order[34:50], "test": order[50:]},
+        num_outputs=3,
+    )
+    if kind != "pyg":
+        config = LoaderConfig(kind=kind, prefetch=prefetch, **KINDS[kind])  # type: ignore[arg-type]
+        return make_batches(data, None, 3, config)
+    masks = {name: torch.zeros(70, dtype=torch.bool) for name in ("train_mask", "val_mask", "test_mask")}
+    for mask, rows in zip(masks.values(), data.splits.values(), strict=True):
+        mask[rows] = True
+    whole = Data(x=x, edge_index=data.edge_index, edge_attr=data.edge_attr, y=data.y, **masks)
+    return PygBatches(RandomNodeLoader(whole, num_parts=4, shuffle=True), [whole], seed=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_one_graph_resume_in_the_middle_of_an_epoch(tmp_path: Path, kind: str) -> None:
+    if kind == "clusters":
+        pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
+    config = replace(CONFIG, epochs=4)
+    assert len(_batches(kind)) == 4
+    # No batch made ahead in the one, five in the other: what is made ahead when the run stops is made again.
+    _fit(tmp_path / "whole", config, batches=_batches(kind, prefetch=0))
+    for stop_at in (2, 7):
+        with pytest.raises(Interrupted):
+            _fit(tmp_path / "cut", config, batches=_batches(kind, 5), stop_at=stop_at, resume=stop_at > 2)
+        saved = load_latest(tmp_path / "cut")
+        assert saved.step > 0, "in the middle of an epoch"
+    _fit(tmp_path / "cut", config, batches=_batches(kind), resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_moves_no_weight_may_change_on_resuming(tmp_path: Path) -> None:
+    def configured(**loader: Any) -> dict[str, Any]:
+        return {"loader": {"kind": "random", "num_parts": 4, "prefetch": 2, "final_parts": None, **loader}}
+
+    constant = replace(CONFIG, schedule="constant", epochs=2)
+    _fit(tmp_path, constant, configuration=configured())
+    longer = replace(constant, epochs=3)
+    _fit(tmp_path, longer, configuration=configured(prefetch=0, final_parts=3), resume=True)
+    with pytest.raises(ValueError, match="loader.num_parts was 4 and is 5"):
+        _fit(tmp_path, longer, configuration=configured(num_parts=5), resume=True)

@@ -14,7 +14,7 @@ from revgnn.cli import main, make_parser
 from revgnn.recipes import all_recipes, find_recipe
 from revgnn.train import Interrupted
 
-COMMANDS = ["train", "recipes", "demo", "report", "convert"]
+COMMANDS = ["train", "recipes", "demo", "report", "record", "table", "convert"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -58,6 +58,9 @@ def test_help_needs_nothing_heavy() -> None:
         (["train", "ogbn-arxiv/resgcn", "--data-root", "/nowhere"], "ogbn-arxiv is not at"),
         (["recipes", "digits"], "there is no recipe 'digits'"),
         (["report", "/nowhere"], "holds no finished run"),
+        (["record", "/nowhere", "--results", "/tmp"], "/nowhere holds no finished run"),
+        (["table", "1", "--results", "/nowhere"], "there is no folder of results at /nowhere"),
+        (["train", "digits/revgnn", "--runs", "0"], "runs must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -71,7 +74,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in err
 
 
-@pytest.mark.parametrize("words", [["train"], ["fly"], ["train", "x", "--device", "tpu"], ["report", "x", "--jso"]])
+@pytest.mark.parametrize(
+    "words", [["train"], ["fly"], ["train", "x", "--device", "tpu"], ["table", "4"], ["report", "x", "--jso"]]
+)
 def test_words_that_are_not_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(words)

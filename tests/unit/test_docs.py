@@ -8,11 +8,13 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from revgnn.cli import make_parser
 from revgnn.data import load_dataset
+from revgnn.overrides import override
 from revgnn.recipes import digits
 from revgnn.run import make_model, training_memory
 
@@ -33,7 +35,7 @@ def _blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"])
 def test_generated_blocks_are_fresh(document: str, generate: ModuleType) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert "<!-- generated: " in text
@@ -57,10 +59,26 @@ def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> N
     assert losses[-1] < losses[0]
 
 
+def test_the_example_of_the_batches_runs() -> None:
+    (example,) = _blocks("docs/batches.md", "python")
+    seen: dict[str, Any] = {}
+    exec(compile(example, "docs/batches.md", "exec"), seen)
+    assert seen["result"].steps == 10
+
+
+def test_the_settings_of_the_batches_make_a_loader() -> None:
+    lines = "".join(_blocks("docs/batches.md", "sh")).splitlines()
+    for line in lines:
+        words = make_parser().parse_args(shlex.split(line)[1:])
+        assert override(digits.revgnn(), words.assignments).loader.kind in line
+    assert len(lines) == 3
+
+
 def test_the_commands_of_the_readme_are_understood() -> None:
-    lines = " ".join(_blocks("README.md", "sh")).replace("\\\n", " ").splitlines()
+    text = "".join(_blocks("README.md", "sh") + _blocks("docs/recipes.md", "sh"))
+    lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("revgnn")]
-    assert len(commands) == 4
+    assert len(commands) == 10
     for words in commands:
         make_parser().parse_args(words[1:])
 
@@ -86,7 +104,7 @@ def test_reversible_memory_grows_by_the_parameters_alone(generate: ModuleType) -
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"):
         path = ROOT / document
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / link).exists(), f"{document} links to {link}"

@@ -29,6 +29,7 @@ LEVELS = _levels()
 OPTIONAL_INSIDE_FUNCTIONS = {
     "matplotlib": "an extra; without it there is no picture",
     "ogb": "an extra; only for downloads",
+    "pymetis": "an extra; only for clusters",
     "rdkit": "an extra; only for molecules",
     "sklearn": "a second of import that only the digits need",
     "torch_geometric": "two seconds of import that only its own data sets need",

@@ -1,16 +1,19 @@
-"""Batches: the whole graph, and unions of graphs against a reference that loops over them."""
+"""Batches: the whole graph, unions of graphs against a reference that loops over them, and what may be asked for."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from revgnn.data import Batch, Dataset, FullBatch, GraphBatches, make_batches
-from revgnn.data.loader import multi_hot
+from drawn_graphs import one_graph
+from revgnn.data import Batch, Dataset, FullBatch, GraphBatches, LoaderConfig, Prefetched, final_batches, make_batches
+from revgnn.data.codes import multi_hot
+from revgnn.data.pieces import Whole
 
 SIZES = (4, 3)
 
@@ -183,3 +186,79 @@ def test_multi_hot_times_a_table_is_a_sum_of_embeddings() -> None:
     wanted = sum(table[column] for table, column in zip(tables, codes.T, strict=True))
     torch.testing.assert_close(multi_hot(codes.to(torch.uint8), sizes).double() @ torch.cat(tables), wanted)
     assert multi_hot(codes[:0], sizes).shape == (0, 13)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"kind": "parts"}, "loader.kind='parts' is unknown; choose one of full, random, clusters, khop"),
+        ({"num_parts": 10}, "num_parts=10 belongs to loader.kind=random or clusters, got kind=full; set the kind, or"),
+        (
+            {"kind": "random", "num_parts": 10, "parts_per_batch": 2},
+            "parts_per_batch=2 belongs to loader.kind=cl",
+        ),
+        ({"kind": "random", "num_parts": 10, "fanouts": (5, -1)}, r"fanouts=\[5, -1\] belongs to loader.kind=khop"),
+        ({"kind": "clusters", "num_parts": 9, "batch_size": 3}, "batch_size=3 belongs to loader.kind=khop"),
+        ({"kind": "random"}, "kind=random needs loader.num_parts, got none; set it, such as 10"),
+        ({"kind": "clusters"}, "kind=clusters needs loader.num_parts, got none; set it, such as 1500"),
+        ({"kind": "khop", "batch_size": 3}, r"kind=khop needs loader.fanouts, got none; set it, such as \[15, 10, 5\]"),
+        ({"kind": "khop", "fanouts": (5,)}, "kind=khop needs loader.batch_size"),
+        ({"kind": "random", "num_parts": 1}, "num_parts must be at least 2, got 1; for one part choose kind=full"),
+        ({"kind": "clusters", "num_parts": 9, "parts_per_batch": 0}, "parts_per_batch must be at least 1, got 0"),
+        (
+            {"kind": "clusters", "num_parts": 9, "parts_per_batch": 10},
+            "parts_per_batch=10 must be at most .*; lower",
+        ),
+        ({"kind": "khop", "fanouts": (5,), "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (
+            {"kind": "khop", "fanouts": (5, 0), "batch_size": 3},
+            r"one number per hop, each at least 1, .* \[5, 0\]",
+        ),
+        ({"kind": "khop", "fanouts": (), "batch_size": 3}, r"one number per hop.* got \[\]; choose such as"),
+        ({"prefetch": -1}, "prefetch must be at least 0, got -1"),
+        ({"eval_parts": 0}, "eval_parts must be at least 1, got 0"),
+        ({"final_parts": 0}, "final_parts must be at least 1, got 0"),
+        (
+            {"eval_views": 2},
+            "eval_views=2 averages partitions, got loader.eval_parts=1: .*; set eval_parts to 2",
+        ),
+        ({"final_views": 3}, "final_views=3 averages partitions, got loader.final_parts=none"),
+        ({"kind": "clusters", "num_parts": 4, "eval_parts": 5}, "eval_parts=5 must be at most loader.num_parts=4"),
+        ({"kind": "clusters", "num_parts": 4, "final_parts": 5}, "final_parts=5 must be at most loader.num_parts=4"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        LoaderConfig(**fields)
+
+
+def test_the_configuration_chooses() -> None:
+    data = one_graph(20, 60)
+    assert isinstance(make_batches(data, None, 0, LoaderConfig()), FullBatch)
+    parts = make_batches(data, None, 0, LoaderConfig(kind="random", num_parts=4, prefetch=5))
+    assert isinstance(parts, Prefetched)
+    assert parts.depth == 5
+    assert final_batches(parts) is None
+    plain = make_batches(data, None, 0, LoaderConfig(kind="random", num_parts=4, prefetch=0, final_parts=3))
+    assert not isinstance(plain, Prefetched)
+    ahead = make_batches(data, None, 0, LoaderConfig(kind="random", num_parts=4, final_parts=3, final_views=2))
+    for batches, views in ((plain, 1), (ahead, 2)):
+        final = final_batches(batches)
+        assert final is not None
+        assert isinstance(final, Prefetched) == isinstance(batches, Prefetched)
+        assert sum(batch.y.numel() for batch in final.evaluate()) == views * 20
+        (whole,) = batches.evaluate()
+        assert whole.graph.num_nodes == 20
+    assert final_batches(make_batches(data)) is None
+
+
+def test_graphs_stay_whole_and_one_graph_has_no_batch_size() -> None:
+    graphs, data = random_graphs(COUNTS), one_graph(20, 60)
+    with pytest.raises(ValueError, match="cuts one large graph, but graphs consists of small ones.*choose batch_size"):
+        make_batches(graphs, None, 0, LoaderConfig(kind="random", num_parts=4))
+    with pytest.raises(ValueError, match="kind=full with eval_parts=3 cuts one large graph"):
+        make_batches(graphs, None, 0, LoaderConfig(eval_parts=3))
+    with pytest.raises(ValueError, match="batch_size=4 counts graphs, but one is one graph"):
+        make_batches(data, 4, 0, LoaderConfig(kind="random", num_parts=4))
+    with pytest.raises(ValueError, match="graphs is graph-level: its graphs are batches already"):
+        Whole(graphs)

@@ -8,13 +8,16 @@ import types
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
+from revgnn.data import DatasetConfig, ProteinsFeatures, load_dataset
 from revgnn.data.csv_gz import read_csv_gz
 from revgnn.data.ogb import ATOM_CATEGORIES, BOND_CATEGORIES, read_ogb
+from tolerances import assert_close
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
@@ -91,6 +94,54 @@ def test_proteins_make_node_features_of_edges_and_species(proteins: Path, tmp_pa
     assert data.y.dtype == torch.float32
     assert data.y.tolist() == [[float((i + j) % 2) for j in range(112)] for i in range(3)]
     assert (data.task, data.metric, data.num_outputs, data.edge_channels) == ("multilabel", "rocauc", 112, 8)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
+def test_node_features_of_proteins_are_the_per_node_loop(tmp_path: Path, reduce: Literal["sum", "mean", "max"]) -> None:
+    nodes, edges, rng = 63, 400, np.random.default_rng(1)
+    ends = rng.integers(0, nodes - 1, (edges, 2))  # the last node has no edge
+    feats = rng.random((edges, 8), dtype=np.float32)
+    raw = tmp_path / "ogbn_proteins" / "raw"
+    write_csv(raw / "edge.csv.gz", ends.tolist())
+    write_csv(raw / "edge-feat.csv.gz", feats.tolist())
+    write_csv(raw / "num-node-list.csv.gz", [[nodes]])
+    write_csv(raw / "num-edge-list.csv.gz", [[edges]])
+    write_csv(raw / "node_species.csv.gz", [[9606 + number % 8] for number in range(nodes)])
+    write_csv(raw / "node-label.csv.gz", [[0] * 112] * nodes)
+    write_splits(raw.parent / "split" / "species", [0], [1], [2])
+    data = read_ogb("ogbn-proteins", tmp_path, proteins=ProteinsFeatures(reduce=reduce))
+
+    incident: dict[int, list[np.ndarray]] = {}
+    for (source, destination), feat in zip(ends.tolist(), feats, strict=True):
+        incident.setdefault(source, []).append(feat)
+        incident.setdefault(destination, []).append(feat)
+    loop = {"sum": np.sum, "mean": np.mean, "max": np.max}[reduce]
+    expected = np.zeros((nodes, 8), np.float32)
+    for node, rows in incident.items():
+        expected[node] = loop(np.stack(rows).astype(np.float64), axis=0)
+    assert_close(data.x[:, :8], torch.from_numpy(expected))
+    assert bool((data.x[-1, :8] == 0).all())
+    assert torch.equal(data.x[:, 8:].argmax(1), torch.arange(nodes) % 8)
+    assert bool((data.x[:, 8:].sum(1) == 1).all())
+
+    alone = read_ogb("ogbn-proteins", tmp_path, proteins=ProteinsFeatures(reduce=reduce, species=False))
+    assert torch.equal(alone.x, data.x[:, :8])
+
+
+def test_edges_can_lose_their_features_once_nodes_have_them(proteins: Path, tmp_path: Path) -> None:
+    with_features = load_dataset(DatasetConfig(name="ogbn-proteins"), tmp_path)
+    without = load_dataset(DatasetConfig(name="ogbn-proteins", edge_features=False), tmp_path)
+    assert with_features.edge_channels == 8 and without.edge_attr is None
+    assert torch.equal(without.x, with_features.x)
+    with pytest.raises(ValueError, match=r"dataset\.proteins is about ogbn-proteins; leave it out for ogbn-arxiv"):
+        DatasetConfig(name="ogbn-arxiv", proteins=ProteinsFeatures(species=False))
+
+
+def test_arxiv_is_made_bidirected_with_one_self_loop_each(arxiv: Path, tmp_path: Path) -> None:
+    write_csv(arxiv / "edge.csv.gz", [(0, 1), (1, 0), (3, 3)])
+    data = load_dataset(DatasetConfig(name="ogbn-arxiv", undirected=True, self_loops=True), tmp_path)
+    pairs = sorted(zip(*data.edge_index.tolist(), strict=True))
+    assert pairs == sorted([(0, 1), (1, 0), *((node, node) for node in range(5))])
 
 
 def test_species_file_of_older_releases_is_read(proteins: Path, tmp_path: Path) -> None:

@@ -204,6 +204,21 @@ def test_a_run_with_little_to_say_still_has_a_page(tmp_path: Path) -> None:
     assert build_report(tmp_path, name="x", config={}, dataset={}, implementation="r")["curve"]["last_loss"] is None
 
 
+def test_a_final_evaluation_stands_beside_the_one_that_selected(tmp_path: Path) -> None:
+    selection = {"valid": {"metric": 0.5, "loss": 0.75}, "test": {"metric": 0.4, "loss": 0.8}}
+    loader = {"kind": "random", "eval_parts": 5, "eval_views": 1, "final_parts": 3, "final_views": 10}
+    report = _report(_folder(tmp_path, selection=selection), config={"loader": loader})
+    text = _Page(render(report, json_rows(tmp_path))).text
+    assert "of epoch 4, in 3 parts of each of 10 views, whose logits are averaged" in text
+    assert "Scores by which they were selected, in 5 parts" in text
+    assert "73.12" in text
+    assert "50.00" in text
+    # A folder from before there was such a thing.
+    old = _report(_folder(tmp_path), config={})
+    assert old["result"]["selection"] == old["result"]["scores"]
+    assert "by which they were selected" not in _Page(render(old, json_rows(tmp_path))).text
+
+
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="did not finish; resume it first"):
         _report(tmp_path)

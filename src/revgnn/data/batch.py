@@ -31,6 +31,9 @@ class Batch:
     """[n] int64 class of each output row, or [n, T] float32 with NaN where a label is missing."""
     rows: Mapping[str, Tensor]
     """Split name -> int64 positions in the output rows; a split without rows here may be absent."""
+    ids: Tensor | None = None
+    """[n] int64: which row of the data set each output row is, so that an evaluation can average the logits of rows
+    that come more than once; ``None``: each comes once."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to a device."""
@@ -40,7 +43,14 @@ class Batch:
             edge_attr=None if self.edge_attr is None else self.edge_attr.to(device),
             y=self.y.to(device),
             rows={name: rows.to(device) for name, rows in self.rows.items()},
+            ids=None if self.ids is None else self.ids.to(device),
         )
+
+    def tensors(self) -> list[Tensor]:
+        """Give every tensor of the batch, for counting their bytes."""
+        optional = (self.edge_attr, self.ids, self.graph.batch)
+        present = [tensor for tensor in optional if tensor is not None]
+        return [self.x, self.y, self.graph.indptr, self.graph.indices, *self.rows.values(), *present]
 
 
 class Batches(Protocol):
@@ -55,5 +65,5 @@ class Batches(Protocol):
         ...
 
     def evaluate(self) -> Iterator[Batch]:
-        """Batches that cover every row of every split once."""
+        """Batches that cover every row of every split once; or several times each, with ``ids``."""
         ...

@@ -7,13 +7,13 @@ Hides which reader a name belongs to and where under the data root its files lie
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .dataset import Dataset
 from .edges import prepare_edges
 from .embedded import read_digits, read_karate
-from .ogb import read_ogb
+from .ogb import ProteinsFeatures, read_ogb
 from .pyg import read_planetoid
 from .tables import Columns, read_tables
 
@@ -32,6 +32,10 @@ class DatasetConfig:
     """Add the reverse of every edge and drop repeats."""
     self_loops: bool = False
     """Give every node exactly one self loop; those that exist are replaced. Not with edge features."""
+    edge_features: bool = True
+    """Whether edges keep their features; False drops them once node features are made of them."""
+    proteins: ProteinsFeatures = field(default_factory=ProteinsFeatures)
+    """For ``ogbn-proteins`` alone: which node features are made of its edges."""
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
@@ -43,6 +47,8 @@ class DatasetConfig:
             )
         if self.name != "tables" and self.columns != Columns():
             raise ValueError(f"dataset.columns names columns of your own tables; leave it out for {self.name}")
+        if self.name != "ogbn-proteins" and self.proteins != ProteinsFeatures():
+            raise ValueError(f"dataset.proteins is about ogbn-proteins; leave it out for {self.name}")
 
 
 def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = False) -> Dataset:
@@ -59,11 +65,13 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
     Cost: the whole data set is held in memory.
     """
     dataset = DATASETS[config.name](config, Path(root).expanduser(), download)
+    if not config.edge_features and dataset.edge_attr is not None:
+        dataset = replace(dataset, edge_attr=None, edge_categories=None)
     return prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
 
 
 def _ogb(config: DatasetConfig, root: Path, download: bool) -> Dataset:
-    return read_ogb(config.name, root, download=download)
+    return read_ogb(config.name, root, download=download, proteins=config.proteins)
 
 
 def _tables(config: DatasetConfig, root: Path, download: bool) -> Dataset:

@@ -1,185 +1,198 @@
-"""From a data set to batches: the whole graph at once, or unions of whole small graphs.
-
-Hides the sorting of edges, the slicing of graphs out of the one long list that a data set holds, and the widening of
-category codes. The batches of an epoch are a pure function of (seed, epoch), so a resumed run sees what it would have
-seen.
-"""
+"""How a data set is fed to training and evaluation: one configuration, one function that chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..graph import Graph
-from .batch import Batch, Batches
+from .batch import Batches
 from .dataset import Dataset
+from .partition import ClusterPartition, Partition, RandomPartition, metis_clusters
+from .pieces import KHopBatches, NodeBatches, PartBatches, Views, Whole
+from .prefetch import Prefetched
+from .whole import FullBatch, GraphBatches
+
+Kind = Literal["full", "random", "clusters", "khop"]
+
+_BELONGS: dict[str, tuple[Kind, ...]] = {
+    "num_parts": ("random", "clusters"),
+    "parts_per_batch": ("clusters",),
+    "fanouts": ("khop",),
+    "batch_size": ("khop",),
+}
+"""Field -> the kinds that read it."""
+
+_NEEDED: dict[Kind, dict[str, str]] = {
+    "full": {},
+    "random": {"num_parts": "10"},
+    "clusters": {"num_parts": "1500"},
+    "khop": {"fanouts": "[15, 10, 5]", "batch_size": "1024"},
+}
+"""Kind -> the fields that it cannot do without, each with a value to begin with."""
 
 
-def make_batches(dataset: Dataset, batch_size: int | None = None, seed: int = 0) -> Batches:
-    """Choose how a data set is fed to training: `FullBatch` at node level, `GraphBatches` at graph level.
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What the steps of an epoch see of a node-level data set, and what an evaluation sees."""
+
+    kind: Kind = "full"
+    """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
+    "clusters": METIS clusters, shuffled and put together in every epoch; "khop": training nodes and their sampled
+    neighbourhood."""
+    num_parts: int | None = None
+    """For "random": parts, and so steps, of an epoch; for "clusters": clusters that METIS cuts, once."""
+    parts_per_batch: int | None = None
+    """For "clusters": clusters in a step, with the edges between them; ``None`` is 1."""
+    fanouts: tuple[int, ...] | None = None
+    """For "khop": incoming edges that a node draws in each hop, the hop from the training nodes first; -1: all."""
+    batch_size: int | None = None
+    """For "khop": training nodes in a step."""
+    prefetch: int = 2
+    """Batches made ahead in the background, each in memory; 0: none. "full" has nothing to make."""
+    eval_parts: int = 1
+    """Parts of the evaluation after an epoch; 1: the whole graph at once."""
+    eval_views: int = 1
+    """Partitions whose logits are averaged in the evaluation after an epoch."""
+    final_parts: int | None = None
+    """Parts of one more evaluation of the selected weights, whose scores are reported; ``None``: those of the
+    evaluation that selected them are."""
+    final_views: int = 1
+    """Partitions whose logits are averaged in that evaluation."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"loader.kind={self.kind!r} is unknown; choose one of {', '.join(get_args(Kind))}")
+        for name, kinds in _BELONGS.items():
+            value = getattr(self, name)
+            if value is not None and self.kind not in kinds:
+                raise ValueError(
+                    f"loader.{name}={_written(value)} belongs to loader.kind={' or '.join(kinds)}, got kind="
+                    f"{self.kind}; set the kind, or leave {name} out"
+                )
+        for name, example in _NEEDED[self.kind].items():
+            if getattr(self, name) is None:
+                raise ValueError(f"loader.kind={self.kind} needs loader.{name}, got none; set it, such as {example}")
+        self._check_numbers()
+        self._check_views("eval")
+        self._check_views("final")
+
+    def _check_numbers(self) -> None:
+        least = {"num_parts": 2, "parts_per_batch": 1, "batch_size": 1, "prefetch": 0}
+        for name in ("eval_parts", "eval_views", "final_parts", "final_views"):
+            least[name] = 1
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                instead = "; for one part choose kind=full" if name == "num_parts" else ""
+                raise ValueError(f"loader.{name} must be at least {smallest}, got {value}{instead}")
+        if self.fanouts is not None and (not self.fanouts or any(f < 1 and f != -1 for f in self.fanouts)):
+            raise ValueError(
+                f"loader.fanouts must have one number per hop, each at least 1, or -1 for all edges, got "
+                f"{_written(self.fanouts)}; choose such as [15, 10, 5]"
+            )
+        parts, together = self.num_parts, self.parts_per_batch
+        if parts is not None and together is not None and together > parts:
+            raise ValueError(
+                f"loader.parts_per_batch={together} must be at most loader.num_parts={parts}: there are no more "
+                "clusters; lower it"
+            )
+
+    def _check_views(self, stage: str) -> None:
+        parts, views = getattr(self, f"{stage}_parts"), getattr(self, f"{stage}_views")
+        if views > 1 and parts in (None, 1):
+            raise ValueError(
+                f"loader.{stage}_views={views} averages partitions, got loader.{stage}_parts={_written(parts)}: the "
+                f"whole graph looks the same every time; set {stage}_parts to 2 or more, or {stage}_views to 1"
+            )
+        if parts is not None and self.kind == "clusters" and self.num_parts is not None and parts > self.num_parts:
+            raise ValueError(
+                f"loader.{stage}_parts={parts} must be at most loader.num_parts={self.num_parts}: a part of an "
+                "evaluation is made of whole clusters; lower it"
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether training and every evaluation see the whole graph."""
+        return self.kind == "full" and self.eval_parts == 1 and self.final_parts is None
+
+
+WHOLE_GRAPH = LoaderConfig()
+"""The whole graph in every step and evaluation."""
+
+
+def make_batches(
+    dataset: Dataset, batch_size: int | None = None, seed: int = 0, loader: LoaderConfig = WHOLE_GRAPH
+) -> Batches:
+    """Choose how a data set is fed to training.
 
     Args:
         dataset: what to feed.
         batch_size: graphs in a step; ``None``: everything in one step. At node level it must be ``None``.
-        seed: of the order of graphs.
-    Raises: ValueError: if a node-level data set is given a batch size.
+        seed: of the order of graphs, the partitions and the draws.
+        loader: what a step of a node-level data set sees; a graph-level one takes the default alone.
+    Returns: batches whose epochs are a pure function of (seed, epoch), whatever is made ahead.
+    Raises:
+        ValueError: a node-level data set with a batch size, or a graph-level one with parts or neighbourhoods.
+        ModuleNotFoundError: clusters without pymetis.
+    Cost: one sort of E keys; with clusters, METIS.
     """
     if dataset.level == "graph":
+        if not loader.is_plain:
+            raise ValueError(
+                f"loader.kind={loader.kind} with eval_parts={loader.eval_parts} cuts one large graph, but "
+                f"{dataset.name} consists of small ones, which stay whole; choose batch_size, and leave loader out"
+            )
         return GraphBatches(dataset, batch_size, seed)
     if batch_size is not None:
         raise ValueError(
             f"batch_size={batch_size} counts graphs, but {dataset.name} is one graph and is trained on whole; "
-            "choose batch_size=None"
+            "choose batch_size=None; loader.kind cuts it into parts"
         )
-    return FullBatch(dataset)
+    whole = Whole(dataset)
+    full = FullBatch(dataset, whole.graph)
+    if loader.is_plain:
+        return full
+    partition = _partition(whole, loader)
+
+    def evaluation(parts: int, views: int) -> FullBatch | Views:
+        return full if parts == 1 else Views(whole, partition, parts, views, seed)
+
+    final = None if loader.final_parts is None else evaluation(loader.final_parts, loader.final_views)
+    batches = NodeBatches(
+        full if loader.kind == "full" else _training(whole, partition, loader, seed),
+        evaluation(loader.eval_parts, loader.eval_views),
+        final,
+    )
+    return Prefetched(batches, loader.prefetch) if loader.prefetch and loader.kind != "full" else batches
 
 
-class FullBatch:
-    """The one graph of a node-level data set, for training and evaluation alike; one step an epoch."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        """Build the batch, which is the same in every epoch.
-
-        Raises: ValueError: if the data set is graph-level.
-        Cost: one sort of E keys; a second copy of the edge features.
-        """
-        if dataset.level != "node":
-            raise ValueError(f"{dataset.name} is graph-level; use GraphBatches, which can take all graphs at once too")
-        graph = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes)
-        self.batch = Batch(
-            x=_widen(dataset.x),
-            graph=graph,
-            edge_attr=_edge_features(dataset, graph),
-            y=dataset.y,
-            rows=dataset.splits,
-        )
-
-    def __len__(self) -> int:
-        """Return 1."""
-        return 1
-
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batch."""
-        yield self.batch
-
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the batch."""
-        yield self.batch
-
-
-class GraphBatches:
-    """Whole graphs of a graph-level data set side by side, reshuffled every epoch."""
-
-    def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0) -> None:
-        """Sort the edges once, so that no batch has to.
-
-        Args:
-            dataset: graph-level.
-            batch_size: graphs in a batch; the last of an epoch may have fewer; ``None``: all training graphs at once.
-            seed: of the order of training graphs, 0 or above.
-        Raises: ValueError: if the data set is node-level, or a number is out of range.
-        Cost: one sort of E keys; a second copy of the edges and their features.
-        """
-        if dataset.node_ptr is None or dataset.edge_ptr is None:
-            raise ValueError(f"{dataset.name} is node-level: it is one graph; use FullBatch")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1, or None for all training graphs at once")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be 0 or above")
-        self._dataset = dataset
-        self._node_ptr, self._edge_ptr = dataset.node_ptr, dataset.edge_ptr
-        self._seed = seed
-        self._train = dataset.splits["train"]
-        self.batch_size = batch_size or max(self._train.numel(), 1)
-        # By (destination, source), a graph's edges stay together, because its nodes do.
-        whole = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes)
-        self._edge_index = whole.edge_index
-        self._edge_attr = None if dataset.edge_attr is None else whole.sort_edges(dataset.edge_attr)
-
-    def __len__(self) -> int:
-        """Steps in an epoch."""
-        return -(-self._train.numel() // self.batch_size)
-
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training graphs in the order of (seed, epoch)."""
-        order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
-        for graphs in torch.split(self._train[torch.from_numpy(order)], self.batch_size):
-            yield self._union(graphs, {"train": torch.arange(graphs.numel())})
-
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the graphs of every split once, split after split; a batch may hold parts of two."""
-        splits = self._dataset.splits
-        starts = dict(zip(splits, np.cumsum([0, *(ids.numel() for ids in splits.values())]).tolist(), strict=False))
-        for first, graphs in enumerate(torch.split(torch.cat(list(splits.values())), self.batch_size)):
-            begin = first * self.batch_size
-            rows = {}
-            for name, ids in splits.items():
-                low = max(starts[name] - begin, 0)
-                high = min(starts[name] + ids.numel() - begin, graphs.numel())
-                if low < high:
-                    rows[name] = torch.arange(low, high)
-            yield self._union(graphs, rows)
-
-    def _union(self, graphs: Tensor, rows: dict[str, Tensor]) -> Batch:
-        """Put graphs side by side.
-
-        Args:
-            graphs: [B] int64 numbers of graphs.
-            rows: split name -> positions in ``graphs``.
-        Cost: one gather of their nodes and edges; no sort.
-        """
-        nodes, node_counts = _ranges(self._node_ptr, graphs)
-        edges, edge_counts = _ranges(self._edge_ptr, graphs)
-        new_start = node_counts.cumsum(0) - node_counts
-        shift = torch.repeat_interleave(new_start - self._node_ptr[graphs], edge_counts)
-        graph = Graph.from_edge_index(
-            self._edge_index[:, edges] + shift,
-            nodes.numel(),
-            batch=torch.repeat_interleave(torch.arange(graphs.numel()), node_counts),
-            num_graphs=graphs.numel(),
-        )
-        assert graph.edge_ids is None, "edges sorted over all graphs are sorted in every union of them"
-        sizes = self._dataset.edge_categories
-        edge_attr = None if self._edge_attr is None else self._edge_attr[edges]
-        return Batch(
-            x=_widen(self._dataset.x[nodes]),
-            graph=graph,
-            edge_attr=multi_hot(edge_attr, sizes) if edge_attr is not None and sizes is not None else edge_attr,
-            y=self._dataset.y[graphs],
-            rows=rows,
-        )
-
-
-def multi_hot(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Write category codes as columns of zeros and ones, so that a sum of embeddings is one matrix product.
+def final_batches(batches: Batches) -> Batches | None:
+    """Give the batches of the evaluation whose scores are reported; ``None`` where those of the last one are.
 
     Args:
-        codes: [n, k] integer, column j in ``0..sizes[j]-1``.
-        sizes: codes of each column.
-    Returns: [n, sum(sizes)] float32 with k ones in each row.
+        batches: what `make_batches` gave.
     """
-    starts = torch.tensor([0, *sizes[:-1]], device=codes.device).cumsum(0)
-    hot = torch.zeros(codes.size(0), sum(sizes), device=codes.device)
-    return hot.scatter_(1, codes.long() + starts, 1.0)
+    if isinstance(batches, Prefetched):
+        final = final_batches(batches.batches)
+        return None if final is None else Prefetched(final, batches.depth)
+    return batches.final if isinstance(batches, NodeBatches) else None
 
 
-def _widen(x: Tensor) -> Tensor:
-    return x.long() if x.dtype == torch.uint8 else x
+def _partition(whole: Whole, loader: LoaderConfig) -> Partition:
+    if loader.kind != "clusters":
+        return RandomPartition(whole.dataset.num_nodes)
+    assert loader.num_parts is not None, "LoaderConfig has checked it"
+    return ClusterPartition(metis_clusters(whole.graph, loader.num_parts), loader.num_parts)
 
 
-def _edge_features(dataset: Dataset, graph: Graph) -> Tensor | None:
-    if dataset.edge_attr is None:
-        return None
-    values = graph.sort_edges(dataset.edge_attr)
-    return values if dataset.edge_categories is None else multi_hot(values, dataset.edge_categories)
+def _training(whole: Whole, partition: Partition, loader: LoaderConfig, seed: int) -> PartBatches | KHopBatches:
+    if loader.kind == "khop":
+        assert loader.batch_size is not None and loader.fanouts is not None, "LoaderConfig has checked it"
+        return KHopBatches(whole, loader.batch_size, loader.fanouts, seed)
+    assert loader.num_parts is not None, "LoaderConfig has checked it"
+    return PartBatches(whole, partition, -(-loader.num_parts // (loader.parts_per_batch or 1)), seed)
 
 
-def _ranges(ptr: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positions ``ptr[g]..ptr[g+1]-1`` of every g in ``which``, in this order, and how many each has."""
-    counts = ptr[which + 1] - ptr[which]
-    shift = ptr[which] - (counts.cumsum(0) - counts)
-    positions = torch.arange(int(counts.sum())) + torch.repeat_interleave(shift, counts)
-    return positions, counts
+def _written(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class OgbFacts:
     """The folder under ``split`` that leaderboards use."""
     url: str
     """The archive; it unpacks into a folder of the archive's name."""
+    size: int
+    """Nodes, or graphs, of the published data set."""
     one_way: bool
     """Whether the CSV form holds each undirected edge once, so that its inverse is to be added."""
     categories: tuple[int, ...] | None = None
@@ -58,6 +60,7 @@ OGB = {
         metric="accuracy",
         num_outputs=40,
         scheme="time",
+        size=169_343,
         one_way=False,
         url=f"{_URL}/nodeproppred/arxiv.zip",
     ),
@@ -67,6 +70,7 @@ OGB = {
         metric="accuracy",
         num_outputs=47,
         scheme="sales_ranking",
+        size=2_449_029,
         one_way=True,
         url=f"{_URL}/nodeproppred/products.zip",
     ),
@@ -76,6 +80,7 @@ OGB = {
         metric="rocauc",
         num_outputs=112,
         scheme="species",
+        size=132_534,
         one_way=True,
         url=f"{_URL}/nodeproppred/proteins.zip",
     ),
@@ -85,6 +90,7 @@ OGB = {
         metric="rocauc",
         num_outputs=1,
         scheme="scaffold",
+        size=41_127,
         one_way=True,
         url=f"{_URL}/graphproppred/csv_mol_download/hiv.zip",
         categories=ATOM_CATEGORIES,
@@ -92,6 +98,16 @@ OGB = {
     ),
 }
 """OGB's names -> what its table says of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProteinsFeatures:
+    """Which node features ogbn-proteins, which has none, is given."""
+
+    reduce: Literal["sum", "mean", "max"] = "sum"
+    """How the features of a node's edges become features of the node."""
+    species: bool = True
+    """Whether one column per species follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +123,19 @@ class _Raw:
     labels: NDArray[Any]
 
 
-def read_ogb(name: str, root: Path, *, download: bool = False) -> Dataset:
+def read_ogb(
+    name: str, root: Path, *, download: bool = False, proteins: ProteinsFeatures = ProteinsFeatures()
+) -> Dataset:
     """Read an OGB data set from its raw folder.
 
     Node features that OGB does not give (ogbn-proteins) are the sum of the edge features over a node's edges, followed
-    by one column per species. Atom and bond codes stay codes.
+    by one column per species, unless ``proteins`` says otherwise. Atom and bond codes stay codes.
 
     Args:
         name: one of `OGB`.
         root: holds the folder, as ogb's own loaders lay it: ``root/ogbn_arxiv/raw``.
         download: fetch it through the ogb package where the folder is missing.
+        proteins: which node features ogbn-proteins is given; nothing to the others.
     Returns: the data set, inverse edges added where OGB's own loader adds them.
     Raises:
         FileNotFoundError: if the folder or a file of it is missing.
@@ -136,7 +155,8 @@ def read_ogb(name: str, root: Path, *, download: bool = False) -> Dataset:
     binary = (folder / "raw" / "data.npz").is_file()
     raw = _read_binary(folder / "raw", facts) if binary else _read_csv(folder / "raw", facts)
     _check_edges(raw, folder / "raw")
-    return _assemble(name, facts, raw, _read_splits(folder / "split", facts), inverse=facts.one_way and not binary)
+    splits = _read_splits(folder / "split", facts)
+    return _assemble(name, facts, raw, splits, inverse=facts.one_way and not binary, proteins=proteins)
 
 
 def _download(url: str, folder: Path) -> None:
@@ -244,7 +264,9 @@ def _check_edges(raw: _Raw, folder: Path) -> None:
         )
 
 
-def _assemble(name: str, facts: OgbFacts, raw: _Raw, splits: dict[str, Tensor], *, inverse: bool) -> Dataset:
+def _assemble(
+    name: str, facts: OgbFacts, raw: _Raw, splits: dict[str, Tensor], *, inverse: bool, proteins: ProteinsFeatures
+) -> Dataset:
     node_ptr, edge_ptr = _pointers(raw.node_counts), _pointers(raw.edge_counts)
     edge_index = torch.from_numpy(np.ascontiguousarray(raw.edge_index))
     edge_attr = None if raw.edge_feat is None else torch.from_numpy(raw.edge_feat)
@@ -256,7 +278,8 @@ def _assemble(name: str, facts: OgbFacts, raw: _Raw, splits: dict[str, Tensor], 
     if raw.node_feat is not None:
         x = torch.from_numpy(raw.node_feat)
     else:
-        x = _features_from_edges(name, edge_index, edge_attr, int(node_ptr[-1]), raw.species)
+        species = raw.species if proteins.species else None
+        x = _features_from_edges(name, edge_index, edge_attr, int(node_ptr[-1]), species, proteins.reduce)
     return Dataset(
         name=name,
         level=facts.level,
@@ -280,20 +303,35 @@ def _pointers(counts: NDArray[np.int64]) -> Tensor:
 
 
 def _features_from_edges(
-    name: str, edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int, species: NDArray[np.int64] | None
+    name: str,
+    edge_index: Tensor,
+    edge_attr: Tensor | None,
+    num_nodes: int,
+    species: NDArray[np.int64] | None,
+    reduce: Literal["sum", "mean", "max"],
 ) -> Tensor:
-    """Sum edge features over each node's outgoing edges, then append the species as one-hot columns.
+    """Reduce edge features over each node's outgoing edges, then append the species as one-hot columns.
 
+    A node without edges has zeros.
+
+    Cost: one pass over the E x K features; nothing of their size is made.
     Source: the node features of DeeperGCN (arXiv:2006.07739) on ogbn-proteins, unnormalised.
     """
     if edge_attr is None:
         raise ValueError(f"{name} has neither node features nor edge features to make them of; replace the folder")
-    sums = edge_attr.new_zeros(num_nodes, edge_attr.size(1)).index_add_(0, edge_index[0], edge_attr)
+    x = edge_attr.new_zeros(num_nodes, edge_attr.size(1))
+    if reduce == "max":
+        rows = edge_index[0].unsqueeze(1).expand_as(edge_attr)
+        x.scatter_reduce_(0, rows, edge_attr, "amax", include_self=False)
+    else:
+        x.index_add_(0, edge_index[0], edge_attr)
+    if reduce == "mean":
+        x /= torch.bincount(edge_index[0], minlength=num_nodes).clamp(min=1).unsqueeze(1)
     if species is None:
-        return sums
+        return x
     _, kind = np.unique(species.reshape(-1), return_inverse=True)
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(kind)).to(sums.dtype)
-    return torch.cat([sums, one_hot], dim=1)
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(kind)).to(x.dtype)
+    return torch.cat([x, one_hot], dim=1)
 
 
 def _labels(name: str, facts: OgbFacts, labels: NDArray[Any]) -> Tensor:

@@ -15,20 +15,25 @@ from ..train import TrainConfig
 
 def resgnn() -> Run:
     """ResGNN: 28 SAGE layers, 64 channels, activations stored."""
-    model = ModelConfig(
-        conv="sage",
-        num_layers=28,
-        hidden_channels=64,
-        coupling="residual",
-        backprop="store",
-        norm="layer",
-        dropout=0.2,
-    )
-    train = TrainConfig(epochs=60, lr=0.003, eval_every=5, checkpoint_every=None)
-    return Run(dataset=DatasetConfig(name="digits"), model=model, train=train)
+    return _run(_RES)
 
 
 def revgnn() -> Run:
     """RevGNN: 28 SAGE layers, 64 channels, reversible."""
-    run = resgnn()
-    return replace(run, model=replace(run.model, coupling="grouped", num_groups=2, backprop="reversible"))
+    return _run(replace(_RES, coupling="grouped", num_groups=2, backprop="reversible"))
+
+
+_RES = ModelConfig(
+    conv="sage",
+    num_layers=28,
+    hidden_channels=64,
+    coupling="residual",
+    backprop="store",
+    norm="layer",
+    dropout=0.2,
+)
+
+
+def _run(model: ModelConfig) -> Run:
+    train = TrainConfig(epochs=60, lr=0.003, eval_every=5, checkpoint_every=None)
+    return Run(dataset=DatasetConfig(name="digits"), model=model, train=train)

@@ -6,7 +6,7 @@ in, marked `assumed`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Literal
 
 from ..data import DatasetConfig
 from ..models import ModelConfig
@@ -19,6 +19,15 @@ ASSUMED = ("batch_size", "model.dropout", "model.gen", "train.epochs", "train.lr
 
 def revgen_graphnorm() -> Run:
     """RevGEN with GraphNorm: 14 layers, 256 channels."""
+    return _rev("graph")
+
+
+def revgen_batchnorm() -> Run:
+    """RevGEN with BatchNorm: 14 layers, 256 channels."""
+    return _rev("batch")
+
+
+def _rev(norm: Literal["graph", "batch"]) -> Run:
     model = ModelConfig(
         conv="gen",
         num_layers=14,
@@ -26,7 +35,7 @@ def revgen_graphnorm() -> Run:
         coupling="grouped",
         num_groups=2,
         backprop="reversible",
-        norm="graph",
+        norm=norm,
         dropout=0.2,
         # Bonds are multi-hot, so a linear map without bias is the sum of their embeddings.
         edge_encoder=False,
@@ -40,9 +49,3 @@ def revgen_graphnorm() -> Run:
         batch_size=32,
         paper=Target(assumed=ASSUMED),
     )
-
-
-def revgen_batchnorm() -> Run:
-    """RevGEN with BatchNorm: 14 layers, 256 channels."""
-    run = revgen_graphnorm()
-    return replace(run, model=replace(run.model, norm="batch"))

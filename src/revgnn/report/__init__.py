@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .collect import build_report
+from .collect import build_report, circumstances
 from .page import write_report
 from .row import MARKDOWN_HEADER, markdown_row
 
-__all__ = ["MARKDOWN_HEADER", "build_report", "markdown_row", "write_report"]
+__all__ = ["MARKDOWN_HEADER", "build_report", "circumstances", "markdown_row", "write_report"]

@@ -29,6 +29,7 @@ def build_report(
     memory_how: str | None = None,
     paper: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    where: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe a finished run as one JSON value.
 
@@ -42,6 +43,7 @@ def build_report(
         paper: the target of the paper: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
             "parameters"; ``None`` for those it does not give, or for all.
         warnings: what a reader has to know, one sentence each.
+        where: what `circumstances` gave when the run ended; ``None``: it ended here and now.
     Raises: FileNotFoundError: the run has not finished.
     """
     path = run / "result.json"
@@ -49,12 +51,17 @@ def build_report(
         raise FileNotFoundError(f"{path} is missing: the run did not finish; resume it first")
     result = json.loads(path.read_text(encoding="utf-8"))
     curve = read_rows(run)
+    where = circumstances() if where is None else where
     report = {
         "format": FORMAT,
         "name": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": where["date"],
         "dataset": dict(dataset),
-        "result": {key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
+        "result": {
+            **{key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
+            # A run of an older version was scored by what selected it.
+            "selection": result.get("selection", result["scores"]),
+        },
         "curve": _summary(curve),
         "observed": curve[-1].get("observed", {}) if curve else {},
         "time": {
@@ -66,14 +73,24 @@ def build_report(
         "parameters": result["parameters"],
         "paper": None if paper is None else {key: value for key, value in paper.items() if value is not None},
         "implementation": implementation,
-        "machine": {**_machine(), "device": result["device"], "precision": result["precision"]},
-        "versions": _versions(),
-        "git_commit": _git_commit(),
+        "machine": {**where["machine"], "device": result["device"], "precision": result["precision"]},
+        "versions": where["versions"],
+        "git_commit": where["git_commit"],
         "warnings": [*warnings, *_failures(curve)],
         "config": dict(config),
     }
     plain: dict[str, Any] = json.loads(json.dumps(report, default=str))
     return plain
+
+
+def circumstances() -> dict[str, Any]:
+    """Say when and where this runs: date, machine, versions, commit. A report written later keeps those of its run."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+    }
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

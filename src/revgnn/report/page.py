@@ -132,12 +132,34 @@ def _pictures(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
 
 
 def _scores(report: Mapping[str, Any]) -> str:
+    result = report["result"]
+    selection = result.get("selection", result["scores"])
+    head, epoch = ["split", metric_title(report), "loss"], result["best_epoch"]
+    table = _table(
+        head, _score_rows(report), f"Scores of the weights that were selected, of epoch {epoch}{_seen(report, 'final')}"
+    )
+    if selection == result["scores"]:
+        return table
+    before = {**report, "result": {**result, "scores": selection}}
+    return table + _table(head, _score_rows(before), f"Scores by which they were selected{_seen(report, 'eval')}")
+
+
+def _score_rows(report: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for split, scores in report["result"]["scores"].items():
         loss = "–" if scores["loss"] is None else f"{scores['loss']:.4f}"
         rows.append([split, score(report, split), loss])
-    caption = f"Scores of the weights that were selected, of epoch {report['result']['best_epoch']}"
-    return _table(["split", metric_title(report), "loss"], rows, caption)
+    return rows
+
+
+def _seen(report: Mapping[str, Any], stage: str) -> str:
+    """Say how an evaluation saw the graph, where it did not see all of it at once."""
+    loader = report["config"].get("loader", {})
+    stage = stage if loader.get(f"{stage}_parts") is not None else "eval"
+    parts, views = loader.get(f"{stage}_parts", 1), loader.get(f"{stage}_views", 1)
+    if parts == 1:
+        return ""
+    return f", in {parts} parts" + ("" if views == 1 else f" of each of {views} views, whose logits are averaged")
 
 
 def _beside_the_paper(report: Mapping[str, Any]) -> str:

@@ -49,6 +49,13 @@ def score(report: Mapping[str, Any], split: str) -> str:
     return f"{in_unit(report, value):.2f}" if report["result"]["metric"] in _IN_PERCENT else f"{value:.4g}"
 
 
+def mean_and_std(report: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
+    """Write a mean and, of more than one run, a standard deviation in the unit of `metric_title`."""
+    digits = ".2f" if report["result"]["metric"] in _IN_PERCENT else ".4g"
+    known = [spread[name] for name in ("mean", "std") if spread[name] is not None]
+    return " ± ".join(f"{in_unit(report, value):{digits}}" for value in known) or "–"
+
+
 def target(report: Mapping[str, Any]) -> str:
     """Write the paper's figure of the test split, in the unit of `metric_title`; a dash where it gives none."""
     paper = report["paper"] or {}

@@ -5,29 +5,38 @@ from __future__ import annotations
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
+from .distill import LOGITS_FILE, TeacherOptions, distillation
+from .evaluate import predict
 from .interrupt import Interrupted
-from .loop import FitResult, fit, step_seed
+from .labels import LabelOptions
+from .loop import fit, step_seed
 from .objective import LOSSES, METRICS
 from .optim import OPTIMIZERS, learning_rate
 from .progress import Progress, ProgressBar
+from .result import FitResult
 
 __all__ = [
+    "LOGITS_FILE",
     "LOSSES",
     "METRICS",
     "OPTIMIZERS",
     "CheckpointError",
     "FitResult",
     "Interrupted",
+    "LabelOptions",
     "Progress",
     "ProgressBar",
     "Row",
     "Score",
+    "TeacherOptions",
     "TrainConfig",
     "check_weights",
+    "distillation",
     "fit",
     "learning_rate",
     "load_best",
     "load_latest",
+    "predict",
     "read_curve",
     "step_seed",
 ]

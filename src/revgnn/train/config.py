@@ -8,15 +8,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
+from .distill import TeacherOptions
+from .labels import LabelOptions
 from .objective import LossName
 from .optim import OptimizerName, ScheduleName
 
 _LARGEST_SEED = 2**32 - 1
 
-_FREE_ON_RESUME = frozenset({"train.epochs", "train.checkpoint_every", "train.keep_checkpoints", "train.patience"})
+_FREE_ON_RESUME = frozenset(
+    {
+        "train.epochs",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.patience",
+        "loader.prefetch",
+        "loader.final_parts",
+        "loader.final_views",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,12 @@ class TrainConfig:
     """How many checkpoints stay on disk, at least 2, so that a damaged one does not lose the run."""
     patience: int | None = None
     """Epochs without a better valid value after which the run ends; ``None``: it never ends early."""
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    """Training labels as an input."""
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    """A teacher to learn from beside the labels."""
+    keep_logits: bool = False
+    """Whether logits.safetensors keeps the selected weights' answer for every node, for a student to learn from."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -73,18 +91,28 @@ class TrainConfig:
 
     def _check_choices(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            choices = get_args(hints[field.name])
+        for each in fields(self):
+            choices = get_args(hints[each.name])
             if choices and all(isinstance(choice, str) for choice in choices):
-                value = getattr(self, field.name)
+                value = getattr(self, each.name)
                 if value not in choices:
-                    raise ValueError(f"{field.name}={value!r} is unknown; choose one of {', '.join(choices)}")
+                    raise ValueError(f"{each.name}={value!r} is unknown; choose one of {', '.join(choices)}")
 
     def _check_least(self, least: int, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def remedy(config: TrainConfig) -> str:
+    """Say what to try where a loss or a gradient is not finite."""
+    remedies = [] if config.precision == "float32" else ["precision='float32'"]
+    remedies.append(f"lr below {config.lr:g}")
+    remedies.append("clip_norm=1.0" if config.clip_norm is None else f"clip_norm below {config.clip_norm:g}")
+    if not config.warmup_epochs:
+        remedies.append("warmup_epochs")
+    return "try " + ", ".join(remedies)
 
 
 def as_json(config: TrainConfig, configuration: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,12 +7,11 @@ the checkpoints hold: a resumed run takes the same steps. Accelerate places, cas
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,46 +24,19 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, Batches
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
-from .config import TrainConfig, as_json, check_same
+from .config import TrainConfig, as_json, check_same, remedy
 from .curve import CURVE_FILE, Curve, Row, Score
+from .distill import load_teacher, save_logits, with_teacher
 from .evaluate import evaluate
 from .interrupt import Interrupted, Interrupts
+from .labels import reuse_labels
 from .objective import LOSSES, METRICS
 from .optim import check_and_clip, learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
+from .result import FitResult
 from .watched import Watched
 
 _log = logging.getLogger(__name__)
-
-RESULT_FILE = "result.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """What a run came to; the model itself holds the selected weights."""
-
-    metric: str
-    """Name of the metric in the scores."""
-    best_epoch: int
-    """Epoch whose weights were selected."""
-    scores: dict[str, Score]
-    """Split name -> score at that epoch."""
-    epochs: int
-    """Epochs that were run."""
-    steps: int
-    """Optimizer steps that were taken."""
-    stopped: Literal["finished", "patience"]
-    """Why the run ended."""
-    seconds_per_step: float
-    """Median over the epochs of the wall-clock of a training step, evaluation apart."""
-    peak_memory: int | None
-    """Largest peak of the training steps in bytes; ``None`` where nobody measured."""
-    parameters: int
-    """Trained numbers in the model; a shared tensor counts once."""
-    device: str
-    precision: str
-    curve: list[Row]
-    """One row per epoch."""
 
 
 def fit(
@@ -73,12 +45,14 @@ def fit(
     config: TrainConfig,
     *,
     metric: str,
+    final: Batches | None = None,
     out: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     memory: Callable[[], int] | None = None,
     configuration: Mapping[str, Any] | None = None,
     device: Literal["auto", "cpu"] = "auto",
+    num_outputs: int | None = None,
 ) -> FitResult:
     """Train a model and leave the best weights in it.
 
@@ -89,6 +63,8 @@ def fit(
             `Watched`.
         batches: where the training and evaluation batches come from.
         metric: a key of `METRICS`.
+        final: evaluates the selected weights once more, for the scores of the result; ``None``: they are those of the
+            evaluation that selected.
         out: the run folder, made where missing; ``None`` writes nothing.
         resume: go on from the newest whole checkpoint in ``out``, or start where there is none.
         progress: told of every step and epoch; ``None`` is silence.
@@ -96,6 +72,7 @@ def fit(
         configuration: the whole configuration of the run (model, data), JSON, kept in every checkpoint and compared on
             resuming; ``config`` stands in it as "train".
         device: "auto" is the first accelerator that Accelerate finds, or the CPU.
+        num_outputs: T; only ``config.labels.reuse`` asks for it.
     Raises:
         ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
@@ -110,6 +87,10 @@ def fit(
         raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    if config.labels.reuse and num_outputs is None:
+        raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
+    if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
+        raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
     accelerator = _accelerator(config, device)
     set_seed(config.seed)
     model.to(accelerator.device)
@@ -118,11 +99,13 @@ def fit(
         batches=batches,
         config=config,
         metric=metric,
+        final=final,
         out=out,
         progress=progress or Silent(),
         memory=memory,
         configuration=as_json(config, configuration),
         accelerator=accelerator,
+        num_outputs=num_outputs or 0,
     )
     if resume:
         run.resume()
@@ -142,11 +125,13 @@ class _Fit:
     batches: Batches
     config: TrainConfig
     metric: str
+    final: Batches | None
     out: Path | None
     progress: Progress
     memory: Callable[[], int] | None
     configuration: dict[str, Any]
     accelerator: Accelerator
+    num_outputs: int
 
     epoch: int = 0
     """Epochs that are finished."""
@@ -169,6 +154,8 @@ class _Fit:
             self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
         self.curve = Curve(self.out)
+        teacher = load_teacher(self.config.teacher, seed=self.config.seed)
+        self.teacher = None if teacher is None else teacher.to(self.accelerator.device)
 
     # ------------------------------------------------------------------ the run
     def run(self) -> FitResult:
@@ -183,12 +170,14 @@ class _Fit:
                     self._stop_if_asked(interrupts)
                 if self.best is None:
                     # Shortened on resuming to end where no evaluation was due.
-                    self._select(self._evaluate())
+                    self._select(self._evaluate(self.batches))
                 self.save()
         finally:
             self.progress.end()
         assert self.best is not None, "the first selection takes whatever is defined, or raises"
         self.model.load_state_dict(self.best)
+        if self.config.keep_logits:
+            self._keep_logits()
         return self._result()
 
     def _train_epoch(self, interrupts: Interrupts) -> None:
@@ -213,6 +202,8 @@ class _Fit:
         logits, placed = self._forward(batch, step_seed(self.config.seed, epoch, self.step))
         rows = placed.rows["train"]
         loss = LOSSES[self.config.loss](logits[rows], placed.y[rows])
+        if self.teacher is not None:
+            loss = with_teacher(loss, logits, self.teacher, self.config.teacher)
         auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
         if auxiliary is not None:
             loss = loss + auxiliary
@@ -221,7 +212,7 @@ class _Fit:
         try:
             value = check_and_clip(self.model, loss.detach(), self.config.clip_norm)
         except FloatingPointError as error:
-            raise FloatingPointError(f"epoch {epoch}, step {self.step + 1}: {error}; {self._remedy()}") from None
+            raise FloatingPointError(f"epoch {epoch}, step {self.step + 1}: {error}; {remedy(self.config)}") from None
         self.optimizer.step()
         return value, rows.numel()
 
@@ -231,13 +222,27 @@ class _Fit:
             self.placed = None
             self.placed = batch, batch.to(self.accelerator.device)
         placed = self.placed[1]
+        if not self.config.labels.reuse:
+            return self._logits(placed, seed), placed
+        return reuse_labels(
+            self._logits, placed, self.config.labels, model=self.model, num_outputs=self.num_outputs, seed=seed
+        )
+
+    def _logits(self, placed: Batch, seed: int | None) -> Tensor:
         with self.accelerator.autocast():
-            logits = self.model(placed.x, placed.graph, placed.edge_attr, seed=seed)
+            logits: Tensor = self.model(placed.x, placed.graph, placed.edge_attr, seed=seed)
         if logits.size(0) != placed.y.size(0):
             raise ValueError(
                 f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
             )
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), placed
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _keep_logits(self) -> None:
+        assert self.out is not None, "fit() has checked it"
+        self.model.eval()
+        with torch.no_grad():
+            (batch,) = self.batches.evaluate()
+            save_logits(self.out, self._forward(batch)[0])
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
@@ -245,7 +250,7 @@ class _Fit:
         self.epoch += 1
         scores = None
         if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
-            scores = self._evaluate()
+            scores = self._evaluate(self.batches)
             self._select(scores)
         row = Row(
             epoch=self.epoch,
@@ -261,8 +266,8 @@ class _Fit:
         self.curve.append(row)
         self.progress.epoch(row)
 
-    def _evaluate(self) -> dict[str, Score]:
-        return evaluate(self.model, self.batches, loss=self.config.loss, metric=self.metric, forward=self._forward)
+    def _evaluate(self, batches: Batches) -> dict[str, Score]:
+        return evaluate(self.model, batches, loss=self.config.loss, metric=self.metric, forward=self._forward)
 
     def _select(self, scores: dict[str, Score]) -> None:
         select = self.config.select
@@ -270,7 +275,9 @@ class _Fit:
             raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
         value = scores["valid"][select]
         if value is None and select == "loss":
-            raise FloatingPointError(f"epoch {self.epoch}: the loss on the valid split is not finite; {self._remedy()}")
+            raise FloatingPointError(
+                f"epoch {self.epoch}: the loss on the valid split is not finite; {remedy(self.config)}"
+            )
         if value is None:
             raise ValueError(
                 f"{self.metric} is undefined on the split 'valid' (no task with both classes, or no labels); "
@@ -360,25 +367,16 @@ class _Fit:
             epoch, lr=config.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, schedule=config.schedule
         )
 
-    def _remedy(self) -> str:
-        config, remedies = self.config, []
-        if config.precision != "float32":
-            remedies.append("precision='float32'")
-        remedies.append(f"lr below {config.lr:g}")
-        remedies.append("clip_norm=1.0" if config.clip_norm is None else f"clip_norm below {config.clip_norm:g}")
-        if not config.warmup_epochs:
-            remedies.append("warmup_epochs")
-        return "try " + ", ".join(remedies)
-
     def _result(self) -> FitResult:
         rows = self.curve.rows
         peaks = [row["memory"] for row in rows if row["memory"] is not None]
         result = FitResult(
             metric=self.metric,
             best_epoch=self.best_epoch,
-            scores=self.best_scores,
+            scores=self.best_scores if self.final is None else self._evaluate(self.final),
+            selection=self.best_scores,
             epochs=self.epoch,
-            steps=self.epoch * len(self.batches),
+            steps=sum(row["steps"] for row in rows),
             stopped="finished" if self.epoch >= self.config.epochs else "patience",
             seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
             peak_memory=max(peaks, default=None),
@@ -388,8 +386,7 @@ class _Fit:
             curve=rows,
         )
         if self.out is not None:
-            facts = {name: value for name, value in asdict(result).items() if name != "curve"}
-            (self.out / RESULT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
+            result.write(self.out)
         return result
 
 

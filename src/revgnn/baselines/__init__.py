@@ -1,0 +1,179 @@
+"""The peers of the paper's tables that are not a stack, thin over PyG's own modules. `build_peer` makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import nn
+
+from .attention import EdgeGAT, PlainGAT
+from .plain import plain_gcn, plain_sage
+from .propagation import DAGNN, GCNII, SGC, SIGN
+from .transformer import CrossEdges, UniMP, UniMPv2
+
+PeerKind = Literal["gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerConfig:
+    """What a peer is made of; each kind reads the fields that it has a use for."""
+
+    kind: PeerKind
+    """Which network."""
+    num_layers: int
+    """L: convolutions, or linear layers where there are none (dagnn, sgc, sign)."""
+    hidden_channels: int
+    """D: width of the hidden layers, over all heads together."""
+    heads: int = 1
+    """H of gat, edge_gat and the transformers."""
+    norm: bool = True
+    """Whether gcn and sage have BatchNorm between their layers."""
+    dropout: float = 0.5
+    """Probability of dropping a hidden channel of a node."""
+    input_dropout: float = 0.0
+    """Of an input feature."""
+    edge_drop: float = 0.0
+    """Share of the edges that attention leaves out in training."""
+    hops: int = 0
+    """K: steps of propagation without weights (dagnn, sgc, sign)."""
+    initial: float = 0.0
+    """Weight alpha of the first layer's output in every layer of gcnii."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(PeerKind):
+            raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(get_args(PeerKind))}")
+        if self.num_layers < 1 or self.hidden_channels < 1 or self.heads < 1 or self.hops < 0:
+            raise ValueError(
+                f"num_layers, hidden_channels and heads must be 1 or more and hops 0 or more, got {self.num_layers}, "
+                f"{self.hidden_channels}, {self.heads} and {self.hops}"
+            )
+        if self.hidden_channels % self.heads:
+            raise ValueError(f"hidden_channels={self.hidden_channels} must be divisible by heads={self.heads}")
+        for name in ("dropout", "input_dropout", "edge_drop"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the data asks of a network."""
+
+    in_channels: int
+    """F, with the columns of labels where labels are given as input."""
+    out_channels: int
+    """T."""
+    edge_channels: int | None = None
+    """K; ``None``: the edges carry nothing."""
+    label_channels: int = 0
+    """How many of the last input columns are labels that are given as input."""
+
+
+def build_peer(config: PeerConfig, shape: Shape) -> nn.Module:
+    """Make the network that a configuration describes.
+
+    Args:
+        config: what it is made of.
+        shape: what the data asks of it.
+    Returns: a module called as ``(x, graph, edge_attr, seed=...)``, with weights from torch's global generator. What it
+        drops is drawn from that generator too, whatever the seed.
+    Raises: ValueError: the data lacks what the network needs.
+    """
+    if config.kind in {"edge_gat", "unimp_cef"} and shape.edge_channels is None:
+        raise ValueError(f"kind={config.kind!r} reads edge features, and the data has none; choose another kind")
+    if config.kind in {"unimp", "unimp_cef", "unimp_v2"} and not shape.label_channels:
+        raise ValueError(f"kind={config.kind!r} takes labels as input; set train.labels.reuse=true")
+    return PEERS[config.kind](config, shape)
+
+
+def _gat(config: PeerConfig, shape: Shape) -> nn.Module:
+    return PlainGAT(
+        shape.in_channels,
+        config.hidden_channels,
+        shape.out_channels,
+        num_layers=config.num_layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        input_dropout=config.input_dropout,
+        edge_drop=config.edge_drop,
+    )
+
+
+def _edge_gat(config: PeerConfig, shape: Shape) -> nn.Module:
+    assert shape.edge_channels is not None, "build_peer has checked it"
+    return EdgeGAT(
+        shape.in_channels,
+        config.hidden_channels,
+        shape.out_channels,
+        edge_channels=shape.edge_channels,
+        num_layers=config.num_layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        input_dropout=config.input_dropout,
+        edge_drop=config.edge_drop,
+    )
+
+
+def _gcnii(config: PeerConfig, shape: Shape) -> nn.Module:
+    return GCNII(
+        shape.in_channels,
+        config.hidden_channels,
+        shape.out_channels,
+        num_layers=config.num_layers,
+        initial=config.initial,
+        dropout=config.dropout,
+    )
+
+
+def _unimp(config: PeerConfig, shape: Shape) -> nn.Module:
+    width = config.hidden_channels
+    cross = None
+    if config.kind == "unimp_cef":
+        assert shape.edge_channels is not None, "build_peer has checked it"
+        cross = CrossEdges(shape.edge_channels, width // config.heads)
+    return UniMP(
+        shape.in_channels,
+        width,
+        shape.out_channels,
+        edge_channels=shape.edge_channels,
+        label_channels=shape.label_channels,
+        num_layers=config.num_layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        cross=cross,
+    )
+
+
+def _unimp_v2(config: PeerConfig, shape: Shape) -> nn.Module:
+    return UniMPv2(
+        shape.in_channels,
+        config.hidden_channels,
+        shape.out_channels,
+        label_channels=shape.label_channels,
+        num_layers=config.num_layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        input_dropout=config.input_dropout,
+        edge_drop=config.edge_drop,
+    )
+
+
+def _widths(config: PeerConfig, shape: Shape) -> list[int]:
+    return [shape.in_channels, *[config.hidden_channels] * (config.num_layers - 1), shape.out_channels]
+
+
+PEERS: dict[str, Callable[[PeerConfig, Shape], nn.Module]] = {
+    "gcn": lambda c, s: plain_gcn(_widths(c, s), norm=c.norm, dropout=c.dropout),
+    "sage": lambda c, s: plain_sage(_widths(c, s), norm=c.norm, dropout=c.dropout),
+    "gat": _gat,
+    "edge_gat": _edge_gat,
+    "gcnii": _gcnii,
+    "dagnn": lambda c, s: DAGNN(_widths(c, s), hops=c.hops, dropout=c.dropout),
+    "sgc": lambda c, s: SGC(s.in_channels, s.out_channels, hops=c.hops),
+    "sign": lambda c, s: SIGN(_widths(c, s), hops=c.hops, dropout=c.dropout, input_dropout=c.input_dropout),
+    "unimp": _unimp,
+    "unimp_cef": _unimp,
+    "unimp_v2": _unimp_v2,
+}
+"""Kind -> builder."""

@@ -1,0 +1,170 @@
+"""Peers that propagate without weights, or with few: SGC, SIGN, DAGNN and GCNII, each as its authors' code has it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..graph import Graph
+from .plain import adjacency, normalised_adjacency
+
+
+class SGC(nn.Module):
+    """Propagate K times, then one linear map: ``A^K x W^T + b`` with A normalised, self loops included.
+
+    PyG's ``SGConv`` is the same map; it holds one message per edge, 50 GB on ogbn-products, where this multiplies by a
+    sparse matrix. What is propagated is made once for features that stay the same.
+
+    Source: Wu et al. 2019 (arXiv:1902.07153).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, hops: int) -> None:
+        super().__init__()
+        self.hops, self.lin, self._kept = hops, nn.Linear(in_channels, out_channels), _Kept()
+
+    def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """[N, F] -> [N, T]."""
+        out: Tensor = self.lin(self._kept.get(x, graph, lambda: [self._propagated(x, graph)])[0])
+        return out
+
+    def _propagated(self, x: Tensor, graph: Graph) -> Tensor:
+        matrix = normalised_adjacency(graph, x.dtype)
+        for _ in range(self.hops):
+            x = matrix @ x
+        return x
+
+
+class SIGN(nn.Module):
+    """One network over the features of 0 to K hops side by side: ``MLP(concat_k drop(prelu(W_k A^k x)))``.
+
+    Hops are PyG's ``transforms.SIGN``: ``D^-1/2 A D^-1/2`` without self loops, made once for features that stay.
+
+    Args:
+        widths: F, the hidden widths (all equal), T; one linear layer less than these follow the concatenation.
+        hops: K.
+    Source: Rossi et al. 2020 (arXiv:2004.11198).
+    """
+
+    def __init__(self, widths: Sequence[int], *, hops: int, dropout: float, input_dropout: float) -> None:
+        super().__init__()
+        self.hops, self.dropout, self.input_dropout, self._kept = hops, dropout, input_dropout, _Kept()
+        self.branches = nn.ModuleList(nn.Linear(widths[0], widths[1]) for _ in range(hops + 1))
+        inner = [(hops + 1) * widths[1], *widths[2:]]
+        self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(inner))
+        self.act = nn.ModuleList(nn.PReLU() for _ in range(len(self.lins)))
+
+    def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """[N, F] -> [N, T]."""
+        hops = self._kept.get(x, graph, lambda: _hops(x, graph, self.hops))
+        branches = (
+            lin(F.dropout(hop, self.input_dropout, self.training)) for lin, hop in zip(self.branches, hops, strict=True)
+        )
+        h = torch.cat(list(branches), dim=1)
+        for act, lin in zip(self.act, self.lins, strict=True):
+            h = lin(F.dropout(act(h), self.dropout, self.training))
+        return h
+
+
+class DAGNN(nn.Module):
+    """An MLP, K propagations of its output, and a learned, per-node weight of each: ``sum_k sigmoid(s z_k) z_k``.
+
+    Source: Liu et al. 2020 (arXiv:2007.09296), github.com/mengliu1998/DeeperGNN.
+    """
+
+    def __init__(self, widths: Sequence[int], *, hops: int, dropout: float) -> None:
+        super().__init__()
+        self.hops, self.dropout = hops, dropout
+        self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
+        self.score = nn.Linear(widths[-1], 1)
+
+    def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """[N, F] -> [N, T]."""
+        matrix = normalised_adjacency(graph, x.dtype)
+        for lin, norm in zip(self.lins, self.norms, strict=False):
+            x = F.dropout(norm(lin(x)).relu(), self.dropout, self.training)
+        z = self.lins[-1](x)
+        out: Tensor = self.score(z).sigmoid() * z
+        for _ in range(self.hops):
+            z = matrix @ z
+            out = out + self.score(z).sigmoid() * z
+        return out
+
+
+class GCNII(nn.Module):
+    """The dense GCNII that its authors ran on ogbn-arxiv.
+
+    ``x' = relu(BN(A (x + x W_1) + alpha x_0 + x_0 W_2)) + x`` with A normalised. PyG's ``GCN2Conv`` has the same two
+    matrices but weighs them against the identity, and leaves out the BatchNorm and the outer skip.
+
+    Source: Chen et al. 2020 (arXiv:2007.02133), github.com/chennnM/GCNII, PyG/ogbn-arxiv.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        initial: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.initial, self.dropout = initial, dropout
+        self.lin_in, self.lin_out = nn.Linear(in_channels, hidden_channels), nn.Linear(hidden_channels, out_channels)
+        square = (hidden_channels, hidden_channels)
+        self.own = nn.ModuleList(nn.Linear(*square, bias=False) for _ in range(num_layers))
+        self.first = nn.ModuleList(nn.Linear(*square, bias=False) for _ in range(num_layers))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_channels) for _ in range(num_layers))
+        for lin in (*self.own, *self.first):
+            nn.init.xavier_uniform_(lin.weight)
+
+    def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """[N, F] -> [N, T]."""
+        matrix = normalised_adjacency(graph, x.dtype)
+        x_0 = x = self.lin_in(self._drop(x)).relu()
+        for own, first, norm in zip(self.own, self.first, self.norms, strict=True):
+            h = self._drop(x)
+            h = matrix @ (h + own(h)) + self.initial * x_0 + first(x_0)
+            x = norm(h).relu() + x
+        out: Tensor = self.lin_out(self._drop(x))
+        return out
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class _Kept:
+    """What was last made of one tensor of features and one graph, while both are the same; without gradient."""
+
+    def __init__(self) -> None:
+        self._of: tuple[weakref.ref[Tensor], int, weakref.ref[Graph]] | None = None
+        self._made: list[Tensor] = []
+
+    def get(self, x: Tensor, graph: Graph, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Give what ``make()`` gives, or gave last time for the very same arguments."""
+        of = self._of
+        if of is None or of[0]() is not x or of[1] != x._version or of[2]() is not graph:
+            with torch.no_grad():
+                self._made = make()
+            self._of = weakref.ref(x), x._version, weakref.ref(graph)
+        return self._made
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Kept:
+        return _Kept()
+
+
+def _hops(x: Tensor, graph: Graph, count: int) -> list[Tensor]:
+    """``x, A x, ..., A^count x`` with ``A`` normalised by degrees, as PyG's SIGN transform."""
+    scale = graph.in_degree.clamp(min=1).to(x.dtype).pow(-0.5).unsqueeze(1)
+    scale = scale * (graph.in_degree > 0).unsqueeze(1)
+    matrix, found = adjacency(graph, x.dtype), [x]
+    for _ in range(count):
+        found.append(scale * (matrix @ (scale * found[-1])))
+    return found

@@ -1,0 +1,73 @@
+"""Batches made ahead by one thread in the background, while the model works on those before."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..measure import tensor_bytes
+from .batch import Batch, Batches
+
+
+class Prefetched:
+    """The same batches in the same order, each begun up to ``depth`` batches before it is wanted.
+
+    The batches must not depend on global random states, which the thread would share with the model; those of this
+    package do not. An exception of their making is raised where the batch is wanted. The thread ends with the epoch,
+    and when the iterator is closed or dropped before.
+
+    Args:
+        batches: what to make ahead.
+        depth: batches that wait at most, at least 1.
+    Raises: ValueError: ``depth`` is below 1.
+    Cost: the memory of ``depth`` more batches.
+    """
+
+    def __init__(self, batches: Batches, depth: int = 2) -> None:
+        if depth < 1:
+            raise ValueError(f"depth={depth} must be at least 1; for no batches ahead, use the batches themselves")
+        self.batches, self.depth = batches, depth
+        self.direct = 0
+        """Training batches that are still made in the caller's thread, where a recording of its allocations sees them
+        come and go; for who measures."""
+        self._largest = 0
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return len(self.batches)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch."""
+        source = self.batches.train(epoch)
+        while self.direct:
+            batch = next(source, None)
+            if batch is None:
+                return
+            self.direct -= 1
+            yield self._measured(batch)
+        yield from self._ahead(source)
+
+    def evaluate(self) -> Iterator[Batch]:
+        """Yield the batches of an evaluation."""
+        return self._ahead(self.batches.evaluate())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Most bytes of the batches that wait: an upper bound from the largest batch so far."""
+        return self.depth * self._largest
+
+    def _ahead(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1, thread_name_prefix="revgnn-prefetch") as thread:
+            waiting: deque[Future[Batch | None]] = deque(thread.submit(next, source, None) for _ in range(self.depth))
+            try:
+                while (batch := waiting.popleft().result()) is not None:
+                    waiting.append(thread.submit(next, source, None))
+                    yield self._measured(batch)
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _measured(self, batch: Batch) -> Batch:
+        self._largest = max(self._largest, tensor_bytes(batch.tensors()))
+        return batch

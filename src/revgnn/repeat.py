@@ -1,0 +1,103 @@
+"""One run with several seeds: a folder for each, and the mean and standard deviation over them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .data import load_dataset
+from .run import REPORT_FILE, Device, Run, execute
+from .train import Progress
+
+RUNS_FILE = "runs.json"
+FORMAT = 1
+
+
+def execute_runs(
+    run: Run,
+    out: Path,
+    *,
+    runs: int,
+    name: str,
+    data_root: Path,
+    device: Device = "auto",
+    resume: bool = False,
+    download: bool = False,
+    progress: Callable[[int], Progress | None] = lambda seed: None,
+) -> dict[str, Any]:
+    """Take a run from its data to the summary of several seeds.
+
+    Args:
+        run: what to do; its seed is the first, the others follow it one by one.
+        out: receives a run folder ``seed-K`` for each, and runs.json.
+        runs: how many, at least 1.
+        progress: seed -> what is told of its steps; ``None`` is silence.
+        name, data_root, device, resume, download: as in `execute`; seeds that are finished are not run again.
+    Returns: the summary, see `summarise`.
+    Raises: ValueError: ``runs`` below 1; and what `execute` raises.
+    """
+    if runs < 1:
+        raise ValueError(f"runs must be at least 1, got {runs}")
+    dataset = load_dataset(run.dataset, data_root, download=download)
+    for seed in range(run.train.seed, run.train.seed + runs):
+        execute(
+            replace(run, train=replace(run.train, seed=seed)),
+            out / f"seed-{seed}",
+            name=name,
+            data_root=data_root,
+            device=device,
+            resume=resume,
+            progress=progress(seed),
+            dataset=dataset,
+        )
+    summary = summarise(out, range(run.train.seed, run.train.seed + runs))
+    (out / RUNS_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Put the reports of several seeds together.
+
+    Args:
+        out: holds a finished run ``seed-K`` for each.
+        seeds: which.
+    Returns: name, metric, what selected the weights, mean and sample standard deviation of each split (``None`` for
+        one run), the largest peak of memory, and each run by its seed.
+    """
+    reports = [json.loads((out / f"seed-{seed}" / REPORT_FILE).read_text(encoding="utf-8")) for seed in seeds]
+    first = reports[0]
+    splits = first["result"]["scores"]
+    peaks = [report["memory"]["peak_bytes"] for report in reports]
+    return {
+        "format": FORMAT,
+        "name": first["name"],
+        "metric": first["result"]["metric"],
+        "selected_by": first["config"]["train"]["select"],
+        "scores": {split: spread([_score(report, split) for report in reports]) for split in splits},
+        "parameters": first["parameters"],
+        "memory": {"peak_bytes": None if None in peaks else max(peaks), "how": first["memory"]["how"]},
+        "paper": first["paper"],
+        "warnings": first["warnings"],
+        "runs": [
+            {"seed": seed, "folder": f"seed-{seed}", "result": report["result"]}
+            for seed, report in zip(seeds, reports, strict=True)
+        ],
+    }
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Give mean, sample standard deviation and number of values; ``None`` where a value is, or for one value's std."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return {"mean": None, "std": None, "runs": len(values)}
+    std = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "std": std, "runs": len(known)}
+
+
+def _score(report: Mapping[str, Any], split: str) -> float | None:
+    value: float | None = report["result"]["scores"].get(split, {}).get("metric")
+    return value

@@ -1,0 +1,161 @@
+"""Finished runs as rows: one JSON object a line in ``runs.jsonl``, each with what was changed of its recipe.
+
+A row says which recipe ran with which seed, every field in which it differed from the recipe (so that a short run can
+not pass for a whole one), the scores, and where, when and on which commit. Nothing in a row is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..data.ogb import OGB
+from ..recipes import find_recipe
+from ..repeat import RUNS_FILE
+from ..run import REPORT_FILE
+
+ROWS_FILE = "runs.jsonl"
+FORMAT = 1
+USUAL = Path("benchmarks") / "results"
+
+MOVES_NOTHING = frozenset(
+    {"train.seed", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_logits", "loader.prefetch"}
+)
+"""Fields of a run that leave it the row of the paper that its recipe is."""
+PLACES_ALONE = frozenset({"train.teacher.path"})
+"""Fields that name a place: which one does not matter where there is one."""
+
+
+def find_results(folder: Path | None) -> Path | None:
+    """Give the folder of results: the one that is named, or benchmarks/results of the current folder if it is there.
+
+    Raises: FileNotFoundError: the named folder is not there.
+    """
+    if folder is None:
+        return USUAL if USUAL.is_dir() else None
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder of results at {folder}; name another one with --results")
+    return folder
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """Make the rows of a finished run, or of all seeds of a folder of several.
+
+    Raises:
+        FileNotFoundError: the folder holds no report.
+        ValueError: what ran is no recipe.
+    """
+    if (run / RUNS_FILE).is_file():
+        summary = json.loads((run / RUNS_FILE).read_text(encoding="utf-8"))
+        return [_row(run / one["folder"]) for one in summary["runs"]]
+    return [_row(run)]
+
+
+def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
+    """Append rows to ``runs.jsonl``, but those that stand there already.
+
+    Args:
+        rows: what `rows_of` gave.
+        results: the folder of results; made where it is missing.
+    Returns: how many were appended.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    known = [_key(row) for row in read_rows(results)]
+    new = [row for row in rows if _key(row) not in known]
+    with (results / ROWS_FILE).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in new)
+    return len(new)
+
+
+def read_rows(results: Path) -> list[dict[str, Any]]:
+    """Read every row of finished runs in a folder of results; its other ``*.jsonl`` (benchmarks) have another kind.
+
+    Raises: ValueError: a line that is no JSON object, with file and line.
+    """
+    rows = []
+    for path in sorted(results.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: line {number} must be one JSON object: {error}; remove it") from error
+            if isinstance(row, dict) and row.get("kind") == "run":
+                rows.append(row)
+    return rows
+
+
+def _row(run: Path) -> dict[str, Any]:
+    path = run / REPORT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} holds no finished run ({REPORT_FILE} is missing); finish or resume it first")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    name = report["name"].partition(" with ")[0]
+    try:
+        recipe = find_recipe(name)
+    except ValueError as error:
+        raise ValueError(f"{run} is no run of a recipe, and only those stand beside the paper: {error}") from None
+    machine = report["machine"]
+    return {
+        "format": FORMAT,
+        "kind": "run",
+        "recipe": name,
+        "changed": {**_changed(asdict(recipe()), report["config"]), **_other_data(report["dataset"])},
+        "seed": report["config"]["train"]["seed"],
+        "metric": report["result"]["metric"],
+        "scores": report["result"]["scores"],
+        "best_epoch": report["result"]["best_epoch"],
+        "epochs": report["result"]["epochs"],
+        "stopped": report["result"]["stopped"],
+        "parameters": report["parameters"],
+        "peak_bytes": report["memory"]["peak_bytes"],
+        "memory_how": report["memory"]["how"],
+        "seconds_per_step": report["time"]["seconds_per_step_median"],
+        "training_seconds": report["time"]["training_seconds"],
+        "device": machine["device"],
+        "hardware": machine["cpu"] if machine["device"] == "cpu" else machine["gpu"] or machine["device"],
+        "precision": machine["precision"],
+        "implementation": report["implementation"],
+        "dataset": report["dataset"],
+        "versions": report["versions"],
+        "commit": report["git_commit"],
+        "date": report["date"],
+    }
+
+
+def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Every field in which a run differs from its recipe, with both values."""
+    plain = json.loads(json.dumps({name: value for name, value in recipe.items() if name != "paper"}, default=str))
+    wanted, got = _flat(plain), _flat(ran)
+    changed = {}
+    for name in sorted(wanted.keys() | got.keys()):
+        one, other = wanted.get(name), got.get(name)
+        same_place = name in PLACES_ALONE and one is not None and other is not None
+        if one != other and name not in MOVES_NOTHING and not same_place:
+            changed[name] = [one, other]
+    return changed
+
+
+def _other_data(dataset: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What tells data of a known name from the published one: its number of nodes, or of graphs."""
+    facts = OGB.get(dataset["name"])
+    if facts is None:
+        return {}
+    unit = "nodes" if facts.level == "node" else "graphs"
+    return {} if dataset[unit] == facts.size else {f"data.{unit}": [facts.size, dataset[unit]]}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{name}.{key}" if name else str(key)))
+    return flat
+
+
+def _key(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two rows the same run: everything but when its report was written."""
+    return {key: value for key, value in row.items() if key != "date"}

@@ -1,0 +1,208 @@
+"""The paper's tables beside what was measured: as a value for programs, as rows for a terminal, as Markdown.
+
+A row's runs are put together where nothing tells them apart but the seed: same changes of the recipe, hardware,
+precision and implementation. What ran in full stands before what ran short, and what has not run says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..recipes import all_recipes
+from ..repeat import spread
+from ..report.row import integer
+from ..run import Place, Target
+
+TABLES = {
+    1: "ogbn-proteins, test ROC-AUC [%]",
+    2: "ogbn-arxiv, test accuracy [%]",
+    3: "ogbn-arxiv by convolution, test accuracy [%]",
+    6: "ogbn-proteins, 112 layers, test ROC-AUC [%]",
+}
+"""Number in the paper -> what it is about."""
+
+HEAD = ("row", "paper", "ours", "paper [GiB]", "ours [GiB]", "paper params", "our params", "measured")
+NOT_RUN = "not run"
+
+
+def build_table(number: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put a table of the paper beside the rows of finished runs.
+
+    Args:
+        number: a key of `TABLES`.
+        rows: what `read_rows` gave.
+    Returns: the number, the title, and each row with "paper", "parameters" (of the recipe's network), "measured" (one
+        entry per group of runs, the fullest first; empty where nothing ran), "assumed" and "notes".
+    Raises: ValueError: a table that the paper does not have here.
+    """
+    if number not in TABLES:
+        raise ValueError(f"table {number} is not here; choose one of {', '.join(map(str, TABLES))}")
+    found: list[dict[str, Any]] = [
+        {
+            "row": place.row,
+            "name": place.name,
+            "recipe": recipe,
+            "paper": {
+                "metric": target.metric,
+                "std": target.std,
+                "runs": target.runs,
+                "memory_gb": target.memory_gb,
+                "parameters": target.printed,
+            },
+            "parameters": target.parameters,
+            "assumed": list(target.assumed),
+            "notes": list(target.notes),
+            "measured": _groups([row for row in rows if row["recipe"] == recipe], target),
+        }
+        for recipe, target, place in _places(number)
+    ]
+    found.sort(key=lambda row: row["row"])
+    return {"table": number, "title": TABLES[number], "rows": found, "summary": _summary(found)}
+
+
+def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
+    """Write a table as texts under `HEAD`: one line per row, and one more for each further group of its runs."""
+    lines = []
+    for row in table["rows"]:
+        paper = row["paper"]
+        mark = "*" if row["assumed"] or row["notes"] else ""
+        said = [
+            f"{row['name']}{mark}",
+            _figure(paper["metric"], paper["std"]),
+            _gigabytes(paper["memory_gb"]),
+            paper["parameters"] or "–",
+        ]
+        for position, group in enumerate(row["measured"] or [None]):
+            name, metric, memory, parameters = said if position == 0 else ["", "", "", ""]
+            if group is None:
+                lines.append([name, metric, "–", memory, "–", parameters, integer(row["parameters"]), NOT_RUN])
+                continue
+            score = group["metric"]
+            ours = [_figure(score["mean"], score["std"]), _gigabytes(group["memory_gb"]), integer(group["parameters"])]
+            lines.append([name, metric, ours[0], memory, ours[1], parameters, ours[2], _circumstances(group)])
+    return lines
+
+
+def markdown_table(table: Mapping[str, Any]) -> str:
+    """Write a table as Markdown, its notes below."""
+    lines = [f"**Table {table['table']}**: {table['title']}", "", "| " + " | ".join(HEAD) + " |"]
+    lines.append("|---|" + "---:|" * (len(HEAD) - 2) + "---|")
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table_lines(table)]
+    return "\n".join([*lines, "", table["summary"], *(f"\n- {note}" for note in notes(table))])
+
+
+def notes(table: Mapping[str, Any]) -> list[str]:
+    """Say what a reader has to know of the rows that have a mark, each thing once with the rows that it is of."""
+    of: dict[str, list[str]] = {}
+    for row in table["rows"]:
+        assumed = [f"Assumed, for no source says it: {', '.join(row['assumed'])}."] if row["assumed"] else []
+        for note in [*row["notes"], *assumed]:
+            of.setdefault(note, []).append(row["name"])
+    every = len(table["rows"])
+    return [f"{'All rows' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
+
+
+def _places(number: int) -> Iterator[tuple[str, Target, Place]]:
+    for name, recipe in all_recipes().items():
+        target = recipe().paper
+        for place in () if target is None else target.places:
+            if place.table == number:
+                assert target is not None, "a place belongs to a target"
+                yield name, target, place
+
+
+def _groups(rows: list[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        same = (row["changed"], row["hardware"], row["device"], row["precision"], row["implementation"])
+        by_key.setdefault(json.dumps(same, sort_keys=True), []).append(row)
+    groups = [_group(list(_newest(group)), target) for group in by_key.values()]
+    groups.sort(key=lambda group: (len(group["changed"]), -group["runs"]))
+    return groups
+
+
+def _newest(rows: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """One row per seed: a seed that was run again counts once, as it came out last."""
+    yield from {row["seed"]: row for row in sorted(rows, key=lambda row: str(row["date"]))}.values()
+
+
+def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
+    first = rows[0]
+    peaks = [row["peak_bytes"] for row in rows]
+    return {
+        "changed": first["changed"],
+        "runs": len(rows),
+        "runs_of_the_paper": target.runs,
+        "seeds": sorted(row["seed"] for row in rows),
+        "metric": spread([_score(row, "test") for row in rows]),
+        "valid": spread([_score(row, "valid") for row in rows]),
+        "memory_gb": None if None in peaks else max(peaks) / 2**30,
+        "parameters": first["parameters"],
+        "seconds_per_step": max(row["seconds_per_step"] for row in rows),
+        "training_seconds": sum(row["training_seconds"] for row in rows),
+        "hardware": first["hardware"],
+        "device": first["device"],
+        "precision": first["precision"],
+        "implementation": first["implementation"],
+        "commits": sorted({row["commit"] or "unknown commit" for row in rows}),
+        "dates": sorted({str(row["date"])[:10] for row in rows}),
+    }
+
+
+def _score(row: Mapping[str, Any], split: str) -> float | None:
+    value = row["scores"].get(split, {}).get("metric")
+    return None if value is None else 100.0 * value
+
+
+def _circumstances(group: Mapping[str, Any]) -> str:
+    """Say where, when and on which commit, of how many runs, and what was not as in the recipe."""
+    whole = f" of {group['runs_of_the_paper']}" if group["runs_of_the_paper"] else ""
+    runs = f"{group['runs']}{whole} run{'s' if group['runs'] != 1 or whole else ''}"
+    commits = ", ".join(_short(commit) for commit in group["commits"])
+    said = f"{group['hardware']}, {' to '.join(_ends(group['dates']))}, {commits}, {runs}"
+    return said + "".join(f"; {change}" for change in _changes(group["changed"]))
+
+
+def _changes(changed: Mapping[str, Sequence[Any]]) -> list[str]:
+    said = []
+    for name, (wanted, got) in changed.items():
+        if name == "train.epochs" and got < wanted:
+            said.append(f"SHORT: {got} of {wanted} epochs")
+        elif name.startswith("data."):
+            said.append(f"OTHER DATA: {integer(got)} {name.partition('.')[2]} instead of {integer(wanted)}")
+        else:
+            said.append(f"{name}={got} instead of {wanted}")
+    return said
+
+
+def _short(commit: str) -> str:
+    """The first eight signs of a commit's hash, and whether the tree was changed; words stay as they are."""
+    if " " in commit:
+        return commit
+    return commit[:8] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
+def _ends(dates: Sequence[str]) -> list[str]:
+    return [dates[0]] if len(dates) == 1 else [dates[0], dates[-1]]
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many rows ran as the recipe says, how many otherwise, and how many not at all."""
+    whole = sum(any(not group["changed"] for group in row["measured"]) for row in rows)
+    some = sum(bool(row["measured"]) for row in rows)
+    return (
+        f"Of {len(rows)} rows {whole} ran as the recipe says, {some - whole} only shortened or changed, "
+        f"{len(rows) - some} not at all."
+    )
+
+
+def _figure(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
+
+
+def _gigabytes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,150 @@
+"""Partitions and induced subgraphs against loops over nodes and edges, on graphs of every kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from drawn_graphs import graphs
+from revgnn.data import induced
+from revgnn.data.induced import Cut, Piece, induce
+from revgnn.data.partition import ClusterPartition, RandomPartition, metis_clusters
+from revgnn.graph import Graph
+
+
+def by_hand(graph: Graph, nodes: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """Edges between some nodes, as (source, destination) in their new numbers, and where they stand."""
+    number = {node: place for place, node in enumerate(nodes)}
+    kept = [
+        (position, number[src], number[dst])
+        for position, (src, dst) in enumerate(graph.edge_index.T.tolist())
+        if src in number and dst in number
+    ]
+    return [[src, dst] for _, src, dst in kept], [position for position, _, _ in kept]
+
+
+def check_piece(graph: Graph, piece: Piece, nodes: Sequence[int]) -> None:
+    edges, positions = by_hand(graph, nodes)
+    assert piece.nodes.tolist() == list(nodes)
+    assert piece.edges.tolist() == positions
+    assert piece.graph.edge_index.T.tolist() == edges
+    # What the constructor of a graph would have made of the same edges: order, dtypes, and no permutation.
+    built = Graph.from_edge_index(torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).T.contiguous(), len(nodes))
+    assert built.edge_ids is None
+    assert piece.graph.edge_ids is None
+    for mine, theirs in ((piece.graph.indptr, built.indptr), (piece.graph.indices, built.indices)):
+        assert mine.dtype == theirs.dtype
+        assert torch.equal(mine, theirs)
+    assert piece.graph.num_nodes == len(nodes)
+
+
+@given(graphs(), st.integers(1, 15), st.integers(1, 50), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=200)
+def test_a_cut_gives_the_subgraph_of_every_part(graph: Graph, parts: int, at_once: int, seed: int) -> None:
+    part = RandomPartition(graph.num_nodes).draw(np.random.default_rng(seed), parts)
+    assert part.shape == (graph.num_nodes,)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(induced, "_EDGES_AT_ONCE", at_once)
+        cut = Cut(graph, part, parts)
+    pieces = [cut.piece(number) for number in range(parts)]
+    for number, piece in enumerate(pieces):
+        check_piece(graph, piece, [node for node in range(graph.num_nodes) if part[node] == number])
+    assert sorted(torch.cat([piece.nodes for piece in pieces]).tolist()) == list(range(graph.num_nodes))
+
+
+@given(graphs(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=200)
+def test_induce_gives_the_subgraph_of_any_nodes(graph: Graph, rng: object) -> None:
+    nodes = [node for node in range(graph.num_nodes) if rng.random() < 0.6]  # type: ignore[attr-defined]
+    check_piece(graph, induce(graph, torch.tensor(nodes, dtype=torch.int64)), nodes)
+
+
+@pytest.mark.parametrize("parts", [2, 255, 256, 257, 2**15 + 1])
+def test_part_numbers_of_every_width(parts: int) -> None:
+    rng = np.random.default_rng(0)
+    graph = Graph.from_edge_index(torch.from_numpy(rng.integers(0, 30, (2, 200))), 30)
+    # Pairs of nodes in the parts with the highest and the lowest numbers.
+    part = torch.tensor([parts - 1, 0, parts - 2] * 10)
+    cut = Cut(graph, part, parts)
+    for number in (0, parts - 2, parts - 1):
+        check_piece(graph, cut.piece(number), (part == number).nonzero()[:, 0].tolist())
+
+
+def test_a_subgraph_of_wide_indices_is_narrow() -> None:
+    graph = Graph.from_edge_index(torch.tensor([[0, 1, 2], [1, 2, 1]]), 3)
+    wide = Graph(num_nodes=3, indptr=graph.indptr.long(), indices=graph.indices.long())
+    check_piece(graph, induce(wide, torch.tensor([1, 2])), [1, 2])
+    check_piece(graph, Cut(wide, torch.tensor([1, 0, 0]), 2).piece(0), [1, 2])
+
+
+def test_random_parts_are_drawn_independently_and_evenly() -> None:
+    part = RandomPartition(30_000).draw(np.random.default_rng(0), 3)
+    counts = torch.bincount(part, minlength=3).double()
+    # Four standard deviations of a binomial count; equal counts would be a shuffled partition, not independent draws.
+    assert bool(((counts - 10_000).abs() < 4 * (30_000 * 2 / 9) ** 0.5).all())
+    assert len(set(counts.tolist())) > 1
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 30), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_clusters_stay_whole_and_parts_have_equally_many(clusters: int, parts: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    owner = torch.from_numpy(rng.integers(0, clusters, n))
+    # All clusters appear, so that how many a part has can be counted.
+    owner = torch.cat([owner, torch.arange(clusters)])
+    part = ClusterPartition(owner, clusters).draw(rng, parts)
+    of_cluster = {int(cluster): set(part[owner == cluster].tolist()) for cluster in owner.unique()}
+    assert all(len(where) == 1 for where in of_cluster.values())
+    sizes = np.bincount([where.pop() for where in of_cluster.values()], minlength=parts)
+    assert sizes.sum() == clusters
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_clusters_come_together_anew() -> None:
+    partition = ClusterPartition(torch.arange(12), 12)
+    draws = {tuple(partition.draw(np.random.default_rng((0, epoch)), 3).tolist()) for epoch in range(20)}
+    assert len(draws) == 20
+
+
+def two_rings(size: int) -> Tensor:
+    """Edges of two rings, joined by one edge, each edge one way."""
+    ring = torch.stack([torch.arange(size), (torch.arange(size) + 1) % size])
+    return torch.cat([ring, ring + size, torch.tensor([[0], [size]])], 1)
+
+
+def test_metis_finds_what_belongs_together() -> None:
+    pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
+    graph = Graph.from_edge_index(two_rings(40), 80)
+    clusters = metis_clusters(graph, 2)
+    assert clusters.dtype == torch.int64
+    assert len(set(clusters[:40].tolist())) == 1
+    assert len(set(clusters[40:].tolist())) == 1
+    assert clusters[0] != clusters[40]
+    # Loops, repeats and directions change nothing, and neither does asking again.
+    loops = torch.arange(80).repeat(2, 1)
+    more = Graph.from_edge_index(torch.cat([two_rings(40), two_rings(40).flip(0), two_rings(40), loops], 1), 80)
+    assert torch.equal(metis_clusters(more, 2), clusters)
+
+
+@given(graphs(most=9), st.integers(1, 12))
+@settings(deadline=None, max_examples=60)
+def test_metis_gives_every_node_one_cluster(graph: Graph, count: int) -> None:
+    pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
+    clusters = metis_clusters(graph, count)
+    assert clusters.shape == (graph.num_nodes,)
+    assert bool(((clusters >= 0) & (clusters < count)).all())
+    if count >= graph.num_nodes:
+        assert len(set(clusters.tolist())) == graph.num_nodes
+
+
+def test_without_pymetis_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymetis", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'revgnn\[metis\]', or choose kind='random'"):
+        metis_clusters(Graph.from_edge_index(two_rings(4), 8), 2)
