@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from revgnn.cli import main
+from revgnn.data import LoaderConfig, load_dataset
+from revgnn.recipes import digits
+from revgnn.run import training_memory
 
 SMALL = ["--set", "model.num_layers=4", "--set", "model.hidden_channels=12", "--set", "train.patience=none"]
 
@@ -118,6 +122,15 @@ def test_parts_and_neighbourhoods_are_a_setting_away(
     assert ("Scores by which they were selected" in page) == ("final_parts" in loader)
     is_ahead = loader.get("prefetch", 2) > 0 and "kind" in loader
     assert ("2 times the largest batch for those made ahead" in report["memory"]["how"]) == is_ahead
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_step_takes_the_memory_of_a_part(prefetch: int, tmp_path: Path) -> None:
+    run = digits.resgnn()
+    run = replace(run, model=replace(run.model, num_layers=7))
+    dataset = load_dataset(run.dataset, tmp_path)
+    parts = replace(run, loader=LoaderConfig(kind="random", num_parts=10, eval_parts=4, prefetch=prefetch))
+    assert training_memory(parts, dataset) < training_memory(run, dataset) / 4
 
 
 def test_a_loader_that_cannot_be_is_a_mistake_of_one_line(

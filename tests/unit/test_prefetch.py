@@ -178,7 +178,8 @@ def test_the_first_batches_can_be_made_in_the_callers_thread() -> None:
 def test_what_waits_is_counted() -> None:
     source = Counting(3)
     ahead = Prefetched(source, 3)
-    assert ahead.waiting_bytes == 0
+    list(ahead.evaluate())
+    assert ahead.waiting_bytes == 0, "nothing of an evaluation waits while a step is taken"
     list(ahead.train(1))
     assert ahead.waiting_bytes == 3 * tensor_bytes(source.batch.tensors()) > 0
 

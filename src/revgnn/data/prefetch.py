@@ -39,14 +39,9 @@ class Prefetched:
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch."""
-        source = self.batches.train(epoch)
-        while self.direct:
-            batch = next(source, None)
-            if batch is None:
-                return
-            self.direct -= 1
-            yield self._measured(batch)
-        yield from self._ahead(source)
+        for batch in self._train(epoch):
+            self._largest = max(self._largest, tensor_bytes(batch.tensors()))
+            yield batch
 
     def evaluate(self) -> Iterator[Batch]:
         """Yield the batches of an evaluation."""
@@ -54,8 +49,18 @@ class Prefetched:
 
     @property
     def waiting_bytes(self) -> int:
-        """Most bytes of the batches that wait: an upper bound from the largest batch so far."""
+        """Most bytes of the training batches that wait: an upper bound from the largest one so far."""
         return self.depth * self._largest
+
+    def _train(self, epoch: int) -> Iterator[Batch]:
+        source = self.batches.train(epoch)
+        while self.direct:
+            batch = next(source, None)
+            if batch is None:
+                return
+            self.direct -= 1
+            yield batch
+        yield from self._ahead(source)
 
     def _ahead(self, source: Iterator[Batch]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1, thread_name_prefix="revgnn-prefetch") as thread:
@@ -63,11 +68,7 @@ class Prefetched:
             try:
                 while (batch := waiting.popleft().result()) is not None:
                     waiting.append(thread.submit(next, source, None))
-                    yield self._measured(batch)
+                    yield batch
             finally:
                 for future in waiting:
                     future.cancel()
-
-    def _measured(self, batch: Batch) -> Batch:
-        self._largest = max(self._largest, tensor_bytes(batch.tensors()))
-        return batch
