@@ -1,0 +1,139 @@
+"""How programs are started, and the tiles that all kernels share: which rows, which columns, which neighbours.
+
+A program of one warp works on tiles of about 1024 elements, 32 registers a thread each: neighbours times columns.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+SUMS = {torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float64: tl.float64}
+"""The type that sums over an element type are kept in."""
+
+TILE = 1024
+_COLUMNS = 128
+_PARTS = 2048
+_ROWS_PER_PART = 16
+
+
+def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Start a kernel on the device of a tensor; an empty grid starts nothing.
+
+    Args:
+        kernel: what `triton.jit` made.
+        grid: numbers of programs.
+        on: a tensor of the device.
+        arguments: of the kernel: tensors, integers and ``None``.
+        constants: its `constexpr` parameters by name, and ``num_warps``.
+    """
+    if min(grid) == 0:
+        return
+    with torch.cuda.device(on.device) if on.is_cuda else nullcontext():
+        kernel[grid](*arguments, **{"num_warps": 1, **constants})
+
+
+def column_block(width: int, most: int = _COLUMNS) -> int:
+    """Columns of a tile: the largest power of two that leaves at most a quarter of the columns covered idle."""
+    whole = power_of_two(width)
+    for block in (128, 64, 32, 16):
+        if block <= min(most, whole) and blocks(width, block) * block <= 1.25 * width:
+            return block
+    return min(most, whole)
+
+
+def columns_under(features: int) -> int:
+    """The most columns of a tile beside which a program can keep [features, columns] sums in registers."""
+    return max(16, min(_COLUMNS, TILE // features))
+
+
+def edge_block(columns: int) -> int:
+    """Neighbours of a tile."""
+    return max(4, min(32, TILE // columns))
+
+
+def row_block(columns: int) -> int:
+    """Rows of a tile of dense rows, whose warps share it."""
+    return max(1, min(64, 4 * TILE // columns))
+
+
+def warps(elements: int) -> int:
+    """Warps of a program with a tile of so many elements: 32 registers a thread, as far as warps go."""
+    return max(1, min(8, elements // TILE))
+
+
+def power_of_two(number: int) -> int:
+    """The next power of two, from 1 up."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def blocks(number: int, block: int) -> int:
+    """How many blocks cover a number."""
+    return -(-number // block)
+
+
+def rows_per_part(num_rows: int, least: int = _ROWS_PER_PART) -> int:
+    """Rows that are summed into one partial result; depends on the number of rows alone, and so do the bits."""
+    return max(least, blocks(num_rows, _PARTS))
+
+
+def places(csr_edge_ids: Tensor | None, per_edge: Tensor | None) -> Tensor | None:
+    """Where an edge's own values stand; ``None``, a read less, where there are none or they stand at its position."""
+    return None if per_edge is None else csr_edge_ids
+
+
+def as_bytes(mask: Tensor | None) -> Tensor | None:
+    """A bool tensor as bytes, in place."""
+    return None if mask is None else mask.view(torch.uint8)
+
+
+# ---------------------------------------------------------------------- inside kernels
+@triton.jit
+def columns_of(block, width, BLOCK_D: tl.constexpr):
+    """The columns of a block, and which of them exist."""
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    return d, d < width
+
+
+@triton.jit
+def edges_of(indices, first, end, BLOCK_E: tl.constexpr):
+    """Positions of the next edges of a row, which of them exist, and the nodes at their other ends."""
+    e = first + tl.arange(0, BLOCK_E)
+    live = e < end
+    return e, live, tl.load(indices + e, mask=live, other=0).to(tl.int64)
+
+
+@triton.jit
+def places_of(edge_ids, e, live):
+    """Where the edges' own values stand."""
+    if edge_ids is None:
+        place = e.to(tl.int64)
+    else:
+        place = tl.load(edge_ids + e, mask=live, other=0)
+    return place
+
+
+@triton.jit
+def gather(base, rows, stride, d, live, inside, SUM: tl.constexpr):
+    """Some columns of some rows, 0 where there are none."""
+    at = base + rows[:, None] * stride + d[None, :]
+    return tl.load(at, mask=live[:, None] & inside[None, :], other=0.0).to(SUM)
+
+
+@triton.jit
+def vector(base, d, inside, SUM: tl.constexpr):
+    """Some elements of a vector, 0 where there are none."""
+    return tl.load(base + d, mask=inside, other=0.0).to(SUM)
+
+
+@triton.jit
+def put(base, d, value, inside, ACCUMULATE: tl.constexpr):
+    """Store a row's columns, or add to what is there."""
+    if ACCUMULATE:
+        value += tl.load(base + d, mask=inside, other=0.0).to(value.dtype)
+    tl.store(base + d, value.to(base.dtype.element_ty), mask=inside)
