@@ -1,4 +1,4 @@
-"""Additive attention on the compiled kernels, all heads in one visit of each row's edges.
+"""Additive attention on the kernels, all heads in one visit of each row's edges.
 
 Saved for the backward: x, the scores, y, [N, H] normalisers and, for the gradient of ``score_dst``, one more [N, H, F]
 sum that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of

@@ -1,4 +1,4 @@
-"""The largest GEN message of each channel, with edge features, on the compiled kernels. Saved: the int32 positions [N, D].
+"""The largest GEN message of each channel, with edge features, on the kernels. Saved: the int32 positions [N, D].
 
 Only the edge that attains a maximum receives a gradient, so the backward visits [N, D] positions for the edge map and
 each source's edges for x; neither makes a message again.

@@ -1,4 +1,4 @@
-"""Messages of generalised graph convolution on the compiled kernels: softmax, sum, mean, power and max, with edge features.
+"""Messages of generalised graph convolution on the kernels: softmax, sum, mean, power and max, with edge features.
 
 Without edge features messages belong to nodes, and all but the softmax are `spmm` of them. With edge features the map
 [E, K] -> [E, D] happens inside the loop over edges. Saved for the backward of the softmax: x, y, and the [N, D]

@@ -1,4 +1,4 @@
-"""The head of every block on the compiled kernels: norm, ReLU and dropout in one pass, and one or two for the backward.
+"""The head of every block on the kernels: norm, ReLU and dropout in one pass, and one or two for the backward.
 
 Saved for the backward: x, the statistics ([N] pairs for layer, [D] for batch) and the caller's own mask; a mask drawn
 from a seed is drawn again. As in `spmm`, a lean autograd Function outside of torch.compile, custom ops inside.

@@ -1,4 +1,4 @@
-"""Sums, means and maxima of neighbours on the compiled kernels, with their gradients.
+"""Sums, means and maxima of neighbours on the kernels, with their gradients.
 
 Outside of torch.compile a lean autograd Function carries the call (a custom op costs several times its overhead, which
 nets of a thousand small layers would feel); inside, and on tensor subclasses, the custom ops `revgnn::spmm` and

@@ -97,7 +97,8 @@ def _gen_aggr(
         else:
             total += tl.sum(m, 0)
     if REDUCE == "softmax":
-        total = tl.where(start < end, total / tl.where(start < end, norm, 1.0), 0.0)
+        norm = tl.where(start < end, norm, 1.0)
+        total /= norm
         if lse is not None:
             tl.store(lse + row * width + d, tl.where(start < end, top + tl.log(norm), 0.0), mask=inside)
     if REDUCE == "mean":

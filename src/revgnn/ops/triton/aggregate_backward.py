@@ -22,7 +22,6 @@ from .launch import (
     columns_under,
     edge_block,
     edges_of,
-    gather,
     launch,
     places_of,
     power_of_two,
@@ -58,7 +57,7 @@ def gen_aggr_backward(
     strides = (x.stride(0), y.stride(0) if is_softmax and y is not None else 0, grad.stride(0))
     constants: dict[str, Any] = {
         "REDUCE": reduce, "CONSTANT": constant_weights, "K": features, "SUM": SUMS[x.dtype],
-        "K2": power_of_two(features),
+        "K2": power_of_two(features), "num_warps": 1 if edges.weight is None else 2,
     }  # fmt: skip
     block = column_block(width, columns_under(constants["K2"]))
     per_part = rows_per_part(num_rows)
@@ -161,7 +160,7 @@ def _edges(
         e, live, i = edges_of(indices, first, end, BLOCK_E)
         place = places_of(edge_ids, e, live)
         total = tl.zeros((BLOCK_E, K2), SUM)
-        for block in range(0, tl.cdiv(width, BLOCK_D)):
+        for block in range(tl.cdiv(width, BLOCK_D)):
             d, inside = columns_of(block, width, BLOCK_D)
             temperature = tl.zeros((BLOCK_D,), SUM)
             if REDUCE == "softmax":

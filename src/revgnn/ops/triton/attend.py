@@ -114,12 +114,14 @@ def _attention(
             slopes = slopes * shrink + tl.sum(p * slope, 0)
             sloped = sloped * shrink + tl.sum((p * slope)[:, None] * values, 0)
         top = shift
-    scale = 1.0 / tl.where(norm == 0, 1.0, norm)
+    none = norm == 0
+    norm = tl.where(none, 1.0, norm)
+    scale = 1.0 / norm
     put(out + row * out_stride + head * width, d, total * scale, inside, False)
     at = row * heads + head + tl.zeros((1,), tl.int64)
     first_block = at * 0 + tl.program_id(2) == 0
     if lse is not None:
-        tl.store(lse + at, tl.where(norm == 0, 0.0, top + tl.log(norm)), mask=first_block)
+        tl.store(lse + at, tl.where(none, 0.0, top + tl.log(norm)), mask=first_block)
     if slope_y is not None:
         tl.store(slope_y + (row * heads + head) * width + d, sloped * scale, mask=inside)
         tl.store(slope_sum + at, slopes * scale, mask=first_block)

@@ -111,7 +111,7 @@ def _destinations(
     node, head = pair // heads, pair % heads
     product = tl.zeros((BLOCK_N,), SUM)
     sloped = tl.zeros((BLOCK_N,), SUM)
-    for block in range(0, tl.cdiv(width, BLOCK_D)):
+    for block in range(tl.cdiv(width, BLOCK_D)):
         d, inside = columns_of(block, width, BLOCK_D)
         mask = live[:, None] & inside[None, :]
         column = (head * width)[:, None] + d[None, :]
@@ -138,7 +138,7 @@ def _sources(
     start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     own = tl.zeros((BLOCK_E,), SUM) + tl.load(score_src + row * heads + head)
     dscore = tl.zeros((1,), SUM)
-    for block in range(0, tl.cdiv(width, BLOCK_D)):
+    for block in range(tl.cdiv(width, BLOCK_D)):
         d, inside = columns_of(block, width, BLOCK_D)
         total = tl.zeros((BLOCK_D,), SUM)
         sloped = tl.zeros((BLOCK_D,), SUM)

@@ -1,4 +1,4 @@
-"""Which elements of a tile are kept: by the caller's mask, or by the hash of (seed, position) of `reference.keep_mask`."""
+"""Which elements of a tile are kept: by the caller's mask, or by `reference.keep_mask`'s hash of (seed, position)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import triton.language as tl
 
 from ..native import Drop
 from .launch import as_bytes
+
+SEED_ARGUMENTS = ["seed_low", "seed_high", "threshold"]
+"""Kernels must not be specialised for their values: every step draws new ones."""
 
 
 def drop_arguments(drop: Drop) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -159,7 +159,7 @@ def _edge_features(
     for first in range(start, end, BLOCK_N):
         e = first + tl.arange(0, BLOCK_N)
         total = tl.zeros((BLOCK_N, K2), SUM)
-        for block in range(0, tl.cdiv(width, BLOCK_D)):
+        for block in range(tl.cdiv(width, BLOCK_D)):
             d, inside = columns_of(block, width, BLOCK_D)
             g = vector(grad + row * grad_stride, d, inside, SUM)
             won = tl.load(arg + row * width + d, mask=inside, other=-1)[None, :] == e[:, None]

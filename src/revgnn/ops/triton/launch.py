@@ -35,7 +35,7 @@ def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **co
     if min(grid) == 0:
         return
     with torch.cuda.device(on.device) if on.is_cuda else nullcontext():
-        kernel[grid](*arguments, **{"num_warps": 1, **constants})
+        kernel[grid](*arguments, **{"num_warps": 1, "enable_fp_fusion": True, **constants})
 
 
 def column_block(width: int, most: int = _COLUMNS) -> int:
@@ -59,12 +59,12 @@ def edge_block(columns: int) -> int:
 
 def row_block(columns: int) -> int:
     """Rows of a tile of dense rows, whose warps share it."""
-    return max(1, min(64, 4 * TILE // columns))
+    return max(1, min(64, 2 * TILE // columns))
 
 
 def warps(elements: int) -> int:
-    """Warps of a program with a tile of so many elements: 32 registers a thread, as far as warps go."""
-    return max(1, min(8, elements // TILE))
+    """Warps of a program that keeps several tiles of so many elements: 16 registers a thread for each of them."""
+    return max(1, min(16, elements // (TILE // 2)))
 
 
 def power_of_two(number: int) -> int:
@@ -111,11 +111,7 @@ def edges_of(indices, first, end, BLOCK_E: tl.constexpr):
 @triton.jit
 def places_of(edge_ids, e, live):
     """Where the edges' own values stand."""
-    if edge_ids is None:
-        place = e.to(tl.int64)
-    else:
-        place = tl.load(edge_ids + e, mask=live, other=0)
-    return place
+    return e.to(tl.int64) if edge_ids is None else tl.load(edge_ids + e, mask=live, other=0)
 
 
 @triton.jit

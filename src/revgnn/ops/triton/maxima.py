@@ -10,7 +10,6 @@ from ..native import Csr
 from .launch import SUMS, blocks, column_block, columns_of, edge_block, edges_of, gather, launch, places_of, put
 
 _INF = tl.constexpr(float("inf"))
-_NAN = tl.constexpr(float("nan"))
 _NOWHERE = tl.constexpr(2**31 - 1)
 
 
@@ -45,7 +44,7 @@ def raise_maximum(best, arg, values, e, live):
     attains = tl.where(any_nan[None, :], is_nan, live[:, None] & (values == top[None, :]))
     first = tl.min(tl.where(attains, e[:, None], _NOWHERE), 0)
     better = ((top > best) | any_nan) & (best == best)
-    return tl.where(better, tl.where(any_nan, _NAN, top), best), tl.where(better, first, arg)
+    return tl.where(better, tl.where(any_nan, _INF - _INF, top), best), tl.where(better, first, arg)
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ..reference import MESSAGE_EPS
-from .launch import edges_of, gather, places_of, vector
+from .launch import gather, vector
 
 EPS = tl.constexpr(MESSAGE_EPS)
 

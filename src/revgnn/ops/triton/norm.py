@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import NO_DROP, Drop
-from .dropout import drop_arguments, keep_factor
+from .dropout import SEED_ARGUMENTS, drop_arguments, keep_factor
 from .launch import SUMS, blocks, column_block, columns_of, gather, launch, power_of_two, row_block, vector, warps
 
 
@@ -56,7 +56,7 @@ def norm_act_drop(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SEED_ARGUMENTS)
 def _norm(
     x, weight, bias, mean, rstd, mask, mask_stride, seed_low, seed_high, threshold, out,
     num_rows, width, x_stride, out_stride,

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import NO_DROP, Drop, sum_dtype
-from .dropout import drop_arguments, keep_factor
+from .dropout import SEED_ARGUMENTS, drop_arguments, keep_factor
 from .launch import (
     SUMS,
     blocks,
@@ -72,6 +72,30 @@ def norm_act_drop_backward(
 
 
 @triton.jit
+def _vector_or(base, default: tl.constexpr, d, inside, SUM: tl.constexpr, BLOCK_D: tl.constexpr):
+    return tl.full((BLOCK_D,), default, SUM) if base is None else vector(base, d, inside, SUM)
+
+
+@triton.jit
+def _normalised(value, mean, rstd, rows, d, live, inside, KIND: tl.constexpr, SUM: tl.constexpr):
+    """The normalised values, 0 where there are none, and what they were multiplied with."""
+    if KIND == "layer":
+        centre, spread = vector(mean, rows, live, SUM)[:, None], vector(rstd, rows, live, SUM)[:, None]
+    elif KIND == "batch":
+        centre, spread = vector(mean, d, inside, SUM)[None, :], vector(rstd, d, inside, SUM)[None, :]
+    else:
+        centre, spread = tl.zeros_like(value), tl.zeros_like(value) + 1.0
+    return tl.where(live[:, None] & inside[None, :], (value - centre) * spread, 0.0), spread
+
+
+@triton.jit
+def _less_its_means(found, value, width):
+    """What is left of rows of gradients when their means, and what lies along the values, are taken away."""
+    along = tl.sum(found * value, 1) / width
+    return found - (tl.sum(found, 1) / width)[:, None] - value * along[:, None]
+
+
+@triton.jit(do_not_specialize=SEED_ARGUMENTS)
 def _norm_backward(
     grad, x, weight, bias, mean, rstd, mask, mask_stride, seed_low, seed_high, threshold, parts, dx, dweight, dbias,
     num_rows, per_part, width, x_stride, grad_stride, dx_stride,
@@ -80,9 +104,8 @@ def _norm_backward(
 ):  # fmt: skip
     part = tl.program_id(0).to(tl.int64)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    scale = tl.full((BLOCK_D,), 1.0, SUM)
-    if weight is not None:
-        scale = vector(weight, d, inside, SUM)
+    scale = _vector_or(weight, 1.0, d, inside, SUM, BLOCK_D)
+    shift = _vector_or(bias, 0.0, d, inside, SUM, BLOCK_D)
     products = tl.zeros((BLOCK_D,), SUM)
     total = tl.zeros((BLOCK_D,), SUM)
     last = tl.minimum((part + 1) * per_part, num_rows)
@@ -91,36 +114,25 @@ def _norm_backward(
         live = rows < last
         both = live[:, None] & inside[None, :]
         value = gather(x, rows, x_stride, d, live, inside, SUM)
-        if KIND == "layer":
-            spread = vector(rstd, rows, live, SUM)[:, None]
-            value = tl.where(both, (value - vector(mean, rows, live, SUM)[:, None]) * spread, 0.0)
-        if KIND == "batch":
-            spread = vector(rstd, d, inside, SUM)[None, :]
-            value = tl.where(both, (value - vector(mean, d, inside, SUM)[None, :]) * spread, 0.0)
+        value, spread = _normalised(value, mean, rstd, rows, d, live, inside, KIND, SUM)
         g = gather(grad, rows, grad_stride, d, live, inside, SUM)
         if DROP != "none":
             g *= keep_factor(
                 mask, mask_stride, seed_low, seed_high, threshold, rows, d, both, width, DROP, SCALE, SUM
             )  # fmt: skip
         if ACT:
-            shown = value * scale[None, :]
-            if bias is not None:
-                shown += vector(bias, d, inside, SUM)[None, :]
-            g = tl.where(shown > 0, g, 0.0)
+            g = tl.where(value * scale[None, :] + shift[None, :] > 0, g, 0.0)
         if parts is not None:
             products += tl.sum(g * value, 0)
             total += tl.sum(g, 0)
         if dx is not None:
             found = g * scale[None, :]
             if KIND == "layer":
-                inner = tl.sum(found * value, 1) / width
-                found = (found - (tl.sum(found, 1) / width)[:, None] - value * inner[:, None]) * spread
-            if KIND == "batch":
-                if OWN_STATS:
-                    inner = vector(dweight, d, inside, SUM)[None, :] / num_rows
-                    outer = vector(dbias, d, inside, SUM)[None, :] / num_rows
-                    found = (g - outer - value * inner) * scale[None, :]
-                found = found * spread
+                found = _less_its_means(found, value, width)
+            elif OWN_STATS:
+                along = vector(dweight, d, inside, SUM)[None, :] / num_rows
+                found = (g - vector(dbias, d, inside, SUM)[None, :] / num_rows - value * along) * scale[None, :]
+            found *= spread
             at = dx + rows[:, None] * dx_stride + d[None, :]
             if ACCUMULATE:
                 found += tl.load(at, mask=both, other=0.0).to(SUM)

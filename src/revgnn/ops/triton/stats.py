@@ -1,4 +1,7 @@
-"""Mean and variance of every channel over the rows: blocks of rows by two passes in registers, then merged (Chan)."""
+"""Mean and variance of every channel over the rows: blocks of rows by two passes in registers, then merged (Chan).
+
+All of it relative to the first row, so that large means keep the digits of small variances.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,19 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import sum_dtype
-from .launch import SUMS, blocks, column_block, columns_of, gather, launch, power_of_two, row_block, rows_per_part, vector
+from .launch import (
+    SUMS,
+    blocks,
+    column_block,
+    columns_of,
+    gather,
+    launch,
+    power_of_two,
+    row_block,
+    rows_per_part,
+    vector,
+    warps,
+)
 
 
 def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:
@@ -30,10 +45,12 @@ def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tenso
         SUM=SUMS[x.dtype],
         BLOCK_N=rows,
         BLOCK_D=block,
+        num_warps=warps(rows * block),
     )
     launch(
         _whole_stats,
         (width,),
+        x,
         x,
         parts,
         mean,
@@ -56,6 +73,7 @@ def _partial_stats(
     """Mean, and sum of squared distances from it, of a range of rows."""
     part = tl.program_id(0).to(tl.int64)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
+    origin = vector(x, d, inside, SUM)
     mean = tl.zeros((BLOCK_D,), SUM)
     squares = tl.zeros((BLOCK_D,), SUM)
     start = part * per_part
@@ -63,7 +81,7 @@ def _partial_stats(
     for first in range(start, last, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         live = rows < last
-        values = gather(x, rows, x_stride, d, live, inside, SUM)
+        values = tl.where(live[:, None], gather(x, rows, x_stride, d, live, inside, SUM) - origin[None, :], 0.0)
         count = tl.minimum(last - first, BLOCK_N).to(SUM)
         before = (first - start).to(SUM)
         centre = tl.sum(values, 0) / count
@@ -78,7 +96,7 @@ def _partial_stats(
 
 @triton.jit
 def _whole_stats(
-    parts, mean, rstd, var, num_parts, num_rows, per_part, width,
+    x, parts, mean, rstd, var, num_parts, num_rows, per_part, width,
     EPS: tl.constexpr, SUM: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """One channel: all ranges of rows."""
@@ -88,12 +106,10 @@ def _whole_stats(
     counts = tl.where(live, tl.minimum(per_part, num_rows - part * per_part), 0).to(SUM)
     means = vector(parts + d, part * 2 * width, live, SUM)
     squares = vector(parts + width + d, part * 2 * width, live, SUM)
-    # Shifted by the first range's mean, which is close to all: the mean of large numbers keeps its digits.
-    origin = tl.load(parts + d)
-    centre = origin + tl.sum(counts * (means - origin), 0) / num_rows
+    centre = tl.sum(counts * means, 0) / num_rows
     away = tl.where(live, means - centre, 0.0)
     spread = (tl.sum(squares, 0) + tl.sum(counts * away * away, 0)) / num_rows
-    tl.store(mean + d, centre)
+    tl.store(mean + d, tl.load(x + d).to(SUM) + centre)
     tl.store(rstd + d, 1.0 / tl.sqrt(spread + EPS))
     if var is not None:
         tl.store(var + d, spread)

@@ -141,7 +141,7 @@ def _edge_dot(
     for first in range(start, end, BLOCK_E):
         e, live, j = edges_of(indices, first, end, BLOCK_E)
         total = tl.zeros((BLOCK_E,), SUM)
-        for block in range(0, tl.cdiv(width, BLOCK_D)):
+        for block in range(tl.cdiv(width, BLOCK_D)):
             d, inside = columns_of(block, width, BLOCK_D)
             g = vector(grad + row * grad_stride, d, inside, SUM)
             total += tl.sum(gather(x, j, x_stride, d, live, inside, SUM) * g[None, :], 1)
