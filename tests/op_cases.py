@@ -110,16 +110,18 @@ def _with_scores(graph: Graph, width: int) -> dict[str, Tensor]:
 
 
 def _keep(graph: Graph) -> Tensor:
-    return torch.rand(graph.num_edges, generator=torch.Generator().manual_seed(2)) > 0.4
+    return torch.rand(graph.num_edges, generator=torch.Generator().manual_seed(2)).to(graph.device) > 0.4
 
 
 def _mask(graph: Graph, width: int) -> Tensor:
-    return torch.rand(graph.num_nodes, width, generator=torch.Generator().manual_seed(3)) > 0.4
+    return torch.rand(graph.num_nodes, width, generator=torch.Generator().manual_seed(3)).to(graph.device) > 0.4
 
 
 def _stats(x: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-    return torch.linspace(-1, 1, x.size(1), dtype=dtype), torch.linspace(0.5, 2, x.size(1), dtype=dtype)
+    ends = ((-1, 1), (0.5, 2))
+    mean, var = (torch.linspace(low, high, x.size(1), dtype=dtype, device=x.device) for low, high in ends)
+    return mean, var
 
 
 def _gen(reduce: ops.Aggr, **more: float) -> Callable[..., Tensor]:
@@ -143,7 +145,7 @@ CASES = {
     "spmm weighted": Case(_with_weight, lambda g, d, x, weight: ops.spmm(x, g, weight)),
     "spmm weighted mean": Case(_with_weight, lambda g, d, x, weight: ops.spmm(x, g, weight, reduce="mean")),
     "spmm constant weights": Case(
-        _x, lambda g, d, x: ops.spmm(x, g, torch.linspace(0, 1, g.num_edges, dtype=torch.float64))
+        _x, lambda g, d, x: ops.spmm(x, g, torch.linspace(0, 1, g.num_edges, dtype=torch.float64, device=g.device))
     ),
     "gen softmax": Case(_with_t, _gen("softmax")),
     "gen softmax_sg": Case(_with_t, _gen("softmax_sg")),
@@ -259,7 +261,7 @@ NAMES = sorted(calls(Graph.from_edge_index(torch.zeros(2, 1, dtype=torch.int64))
 def results(call: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
     """The value of a call, and the gradients of its leaves."""
     out = call(*leaves)
-    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
     return [out.detach(), *torch.autograd.grad(out, leaves, cotangent)]
 
 
