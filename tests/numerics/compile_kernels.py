@@ -67,6 +67,10 @@ def main(capability: int) -> None:
             with ops.using("triton"):
                 case.run(GRAPHS[graph], width, **inputs).sum().backward()
         found[name] = sorted(set(started))
+    started.clear()
+    with ops.using("triton"):
+        ops.keep_mask(7, 100, 0.5, torch.device("cpu"))
+    found["keep mask"] = sorted(set(started))
     print(json.dumps(found))  # noqa: T201
 
 

@@ -20,7 +20,7 @@ from op_cases import CASES, DTYPES, GRAPHS, NAMES, K, calls, check, custom_ops, 
 from revgnn import ops
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, saved_bytes
-from revgnn.ops import native, triton
+from revgnn.ops import native, reference, triton
 from tolerances import assert_close
 
 pytestmark = [
@@ -125,7 +125,11 @@ def test_batch_statistics_survive_a_large_mean() -> None:
 def test_a_mask_from_a_seed_is_the_references(seed: int) -> None:
     out = torch.empty(3, 50)
     triton.norm_act_drop(torch.ones(3, 50), kind="none", out=out, drop=native.Drop(p=0.5, seed=seed))
-    assert torch.equal(out > 0, ops.keep_mask(seed, 150, 0.5, out.device).view(3, 50))
+    expected = reference.keep_mask(seed, 150, 0.5, out.device)
+    assert torch.equal(out > 0, expected.view(3, 50))
+    with ops.using("triton"):
+        assert torch.equal(ops.keep_mask(seed, 150, 0.5, out.device), expected)
+        assert ops.keep_mask(seed, 0, 0.5, out.device).numel() == 0
 
 
 @interpreted
@@ -222,7 +226,7 @@ def test_every_kernel_compiles_for_a_device_that_is_not_here(tmp_path: Path) -> 
     run = _in_a_process(str(script), "90", TRITON_CACHE_DIR=str(tmp_path))
     assert run.returncode == 0, run.stderr[-3000:]
     compiled = json.loads(run.stdout)
-    assert set(compiled) == set(CASES)
+    assert set(compiled) == {*CASES, "keep mask"}
     assert {"_spmm", "_edge_dot"} <= set(compiled["spmm weighted"])
     assert all(compiled.values())
 

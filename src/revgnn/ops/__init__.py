@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import native, reference
+from . import native, reference, triton
 from .attention import attention as compiled_attention
 from .choice import implementation, using
 from .gen_aggr import gen_aggr as compiled_gen_aggr
 from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as compiled_norm_act_drop
-from .reference import Aggr, Norm, Reduce, keep_mask
+from .reference import Aggr, Norm, Reduce
 from .spmm import spmm as compiled_spmm
 
 __all__ = [
@@ -227,6 +227,24 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     """
     _check_nodes(x, graph)
     return reference.pool(x, graph, reduce=reduce)
+
+
+def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
+    """Draw ``numel`` booleans, each False with probability ``p``, as a pure function of (seed, position).
+
+    Args:
+        seed: 64 bits.
+        numel: how many.
+        p: probability of False, in [0, 1).
+        device: where they shall lie; the bits are the same everywhere.
+    Returns: [numel] bool, what `norm_act_drop` with the same ``seed`` keeps.
+    Cost: triton: one write. Elsewhere several integer temporaries of ``numel``.
+    """
+    if torch.compiler.is_compiling() or implementation(device) != "triton":
+        return reference.keep_mask(seed, numel, p, device)
+    out = torch.empty(numel, dtype=torch.bool, device=device)
+    triton.keep_mask(seed, p, out=out)
+    return out
 
 
 def _runs_compiled(x: Tensor) -> bool:

@@ -23,6 +23,7 @@ _PLACE = {
     "edge_max_backward": "edge_maxima",
     "gen_aggr": "aggregate",
     "gen_aggr_backward": "aggregate_backward",
+    "keep_mask": "dropout",
     "neighbour_max": "maxima",
     "neighbour_max_backward": "maxima",
     "norm_act_drop": "norm",

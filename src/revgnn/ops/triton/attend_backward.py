@@ -53,51 +53,16 @@ def attention_backward(
     block_e = edge_block(block)
     products = scratch.view(-1)[: num_rows * heads]
     launch(
-        _destinations,
-        (blocks(num_rows * heads, block_e),),
-        x,
-        grad,
-        y,
-        slope_y,
-        slope_sum,
-        products,
-        dscore_dst,
-        num_rows * heads,
-        heads,
-        width,
-        grad.stride(0),
-        y.stride(0),
-        SUM=SUMS[x.dtype],
-        BLOCK_N=block_e,
-        BLOCK_D=block,
-    )
+        _destinations, (blocks(num_rows * heads, block_e),), x,
+        grad, y, slope_y, slope_sum, products, dscore_dst, num_rows * heads, heads, width, grad.stride(0), y.stride(0),
+        SUM=SUMS[x.dtype], BLOCK_N=block_e, BLOCK_D=block,
+    )  # fmt: skip
     launch(
-        _sources,
-        (num_rows, heads),
-        x,
-        reverse.indptr,
-        reverse.indices,
-        places(reverse.edge_ids, keep),
-        x,
-        score_src,
-        score_dst,
-        as_bytes(keep),
-        lse,
-        products,
-        grad,
-        dx,
-        dscore_src,
-        heads,
-        width,
-        x.stride(0),
-        grad.stride(0),
-        dx.stride(0),
-        ACCUMULATE=accumulate,
-        SLOPE=negative_slope,
-        SUM=SUMS[x.dtype],
-        BLOCK_E=block_e,
-        BLOCK_D=block,
-    )
+        _sources, (num_rows, heads), x,
+        reverse.indptr, reverse.indices, places(reverse.edge_ids, keep), x, score_src, score_dst, as_bytes(keep),
+        lse, products, grad, dx, dscore_src, heads, width, x.stride(0), grad.stride(0), dx.stride(0),
+        ACCUMULATE=accumulate, SLOPE=negative_slope, SUM=SUMS[x.dtype], BLOCK_E=block_e, BLOCK_D=block,
+    )  # fmt: skip
 
 
 @triton.jit
