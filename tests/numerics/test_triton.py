@@ -247,7 +247,7 @@ def _every_larger_case() -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize(("name", "graph", "width"), _every_larger_case())
 def test_on_a_device(name: str, graph: str, width: int, dtype: torch.dtype) -> None:
     check(name, LARGER[graph], width, "auto", dtype, "cuda")
