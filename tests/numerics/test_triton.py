@@ -44,10 +44,10 @@ AWKWARD = _awkward()
 
 # ---------------------------------------------------------------------- values and gradients, interpreted
 def _every_case() -> list[tuple[str, str, int, torch.dtype]]:
-    """(case, graph, width, dtype); 41 channels take several blocks of columns, the last not full."""
+    """(case, graph, width, dtype); 131 channels take several blocks of columns, the last not full."""
     cases = []
     for name, case in CASES.items():
-        widths = (1, 41) if "edges" in name else (1, 41, 63)
+        widths = (1, 131) if "edges" in name else (1, 63, 131)
         cases += [(name, "awkward", width, torch.float32) for width in widths if width > name.startswith("layer")]
         cases += [(name, "awkward", 5, dtype) for dtype in (torch.float64, torch.bfloat16)]
         cases += [

@@ -57,11 +57,12 @@ def gen_aggr_backward(
     strides = (x.stride(0), y.stride(0) if is_softmax and y is not None else 0, grad.stride(0))
     constants: dict[str, Any] = {
         "REDUCE": reduce, "CONSTANT": constant_weights, "K": features, "SUM": SUMS[x.dtype],
-        "K2": power_of_two(features), "num_warps": 1 if edges.weight is None else 2,
+        "K2": power_of_two(features), "num_warps": 1 if edges.weight is None else 4,
     }  # fmt: skip
-    block = column_block(width, columns_under(constants["K2"]))
-    per_part = rows_per_part(num_rows)
+    # Beside the sums for an edge map, narrow tiles leave registers free, and there are more programs.
+    block = column_block(width) if edges.weight is None else column_block(width, min(32, columns_under(features)))
     num_sums = (features + 1 if edges.weight is not None else 0) + is_softmax
+    per_part = rows_per_part(num_rows, 2 * num_sums, 8192)
     parts = x.new_empty(blocks(num_rows, per_part), num_sums, width, dtype=sum_dtype(x.dtype))
     launch(
         _sources,

@@ -55,7 +55,7 @@ def attention_backward(
     launch(
         _destinations, (blocks(num_rows * heads, block_e),), x,
         grad, y, slope_y, slope_sum, products, dscore_dst, num_rows * heads, heads, width, grad.stride(0), y.stride(0),
-        SUM=SUMS[x.dtype], BLOCK_N=block_e, BLOCK_D=block,
+        SUM=SUMS[x.dtype], BLOCK_N=block_e, BLOCK_D=block, num_warps=4,
     )  # fmt: skip
     launch(
         _sources, (num_rows, heads), x,

@@ -83,7 +83,7 @@ def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge
     features = edges.num_features
     constants = {"K": features, "K2": power_of_two(features), "SUM": SUMS[grad.dtype]}
     block = column_block(width, columns_under(constants["K2"]))
-    constants |= {"BLOCK_N": edge_block(block), "BLOCK_D": block}
+    constants |= {"BLOCK_N": edge_block(block), "BLOCK_D": block, "num_warps": 4}
     per_part = rows_per_part(num_rows, 32)
     parts = grad.new_empty(blocks(num_rows, per_part), features + 1, width, dtype=sum_dtype(grad.dtype))
     launch(

@@ -18,8 +18,7 @@ SUMS = {torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float64: tl
 
 TILE = 1024
 _COLUMNS = 128
-_PARTS = 2048
-_ROWS_PER_PART = 16
+_OVERHEAD = 16
 
 
 def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
@@ -39,12 +38,13 @@ def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **co
 
 
 def column_block(width: int, most: int = _COLUMNS) -> int:
-    """Columns of a tile: the largest power of two that leaves at most a quarter of the columns covered idle."""
-    whole = power_of_two(width)
-    for block in (128, 64, 32, 16):
-        if block <= min(most, whole) and blocks(width, block) * block <= 1.25 * width:
-            return block
-    return min(most, whole)
+    """Columns of a tile, a power of two: as much to do as possible is beside existing columns, in few programs.
+
+    A program's work beside its columns (positions, neighbours, scores) is counted as `_OVERHEAD` columns more.
+    """
+    widest = min(most, power_of_two(width))
+    candidates = [block for block in (128, 64, 32, 16) if block <= widest] or [widest]
+    return min(candidates, key=lambda block: blocks(width, block) * (block + _OVERHEAD))
 
 
 def columns_under(features: int) -> int:
@@ -63,8 +63,8 @@ def row_block(columns: int) -> int:
 
 
 def warps(elements: int) -> int:
-    """Warps of a program that keeps several tiles of so many elements: 16 registers a thread for each of them."""
-    return max(1, min(16, elements // (TILE // 2)))
+    """Warps of a program that keeps many tiles of so many elements: 8 registers a thread for each of them."""
+    return max(1, min(16, elements // (TILE // 4)))
 
 
 def power_of_two(number: int) -> int:
@@ -77,9 +77,15 @@ def blocks(number: int, block: int) -> int:
     return -(-number // block)
 
 
-def rows_per_part(num_rows: int, least: int = _ROWS_PER_PART) -> int:
-    """Rows that are summed into one partial result; depends on the number of rows alone, and so do the bits."""
-    return max(least, blocks(num_rows, _PARTS))
+def rows_per_part(num_rows: int, least: int, parts: int = 2048) -> int:
+    """Rows that are summed into one partial result, which the number of rows alone decides, and so the bits.
+
+    Args:
+        num_rows: all of them.
+        least: that keep the partial results small beside the rows.
+        parts: that keep a device busy.
+    """
+    return max(least, blocks(num_rows, parts))
 
 
 def places(csr_edge_ids: Tensor | None, per_edge: Tensor | None) -> Tensor | None:
