@@ -3,8 +3,8 @@
 Importing this package imports no Triton: a function is looked up when it is first asked for. One program owns a row of
 the result (forward: a destination, backward: a source) and a block of its columns, and gathers its neighbours several
 at a time; nothing is added atomically, and what is summed over all rows (gradients of weights, of t, of an affine) goes
-through partial sums of fixed ranges of rows, so that the same call gives the same bits. A row is walked by one program
-however many neighbours it has, 8 to 32 a step: a hub of 10^5 is some milliseconds during which others are long done.
+through partial sums of fixed ranges of rows, so that the same call gives the same bits. A program is a warp that walks
+8 to 32 neighbours a step; rows of more than 512 get programs of sixteen warps, which walk sixteen times as many.
 """
 
 from __future__ import annotations

@@ -7,7 +7,20 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import NO_EDGES, Csr, EdgeTerm
-from .launch import SUMS, blocks, column_block, columns_of, edge_block, edges_of, gather, launch, places_of, put, vector
+from .launch import (
+    SUMS,
+    blocks,
+    column_block,
+    columns_of,
+    edge_block,
+    edges_of,
+    gather,
+    launch_rows,
+    places_of,
+    put,
+    row_of,
+    vector,
+)
 from .messages import edge_term, rectified
 
 _INF = tl.constexpr(float("inf"))
@@ -24,13 +37,13 @@ def gen_aggr(
     lse: Tensor | None = None,
 ) -> None:
     """Reduce GEN messages; contract in `revgnn.ops.native.gen_aggr`."""
-    num_rows, width = out.shape
+    width = out.size(1)
     block = column_block(width)
-    launch(
+    launch_rows(
         _gen_aggr,
-        (num_rows, blocks(width, block)),
-        x,
         csr.indptr,
+        (blocks(width, block),),
+        x,
         csr.indices,
         csr.edge_ids,
         x,
@@ -51,6 +64,7 @@ def gen_aggr(
 
 @triton.jit
 def _gen_aggr(
+    rows,
     indptr,
     indices,
     edge_ids,
@@ -67,12 +81,12 @@ def _gen_aggr(
     REDUCE: tl.constexpr,
     K: tl.constexpr,
     SUM: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     total = tl.zeros((BLOCK_D,), SUM)
     top = tl.full((BLOCK_D,), -_INF, SUM)
     norm = tl.zeros((BLOCK_D,), SUM)

@@ -23,9 +23,14 @@ from .launch import (
     edge_block,
     edges_of,
     launch,
+    launch_rows,
+    left_out,
+    long_rows,
+    many_warps,
     places_of,
     power_of_two,
     put,
+    row_of,
     rows_per_part,
     vector,
 )
@@ -52,56 +57,48 @@ def gen_aggr_backward(
 ) -> None:
     """Write the gradients of `gen_aggr`; contract in `revgnn.ops.native.gen_aggr_backward`; ``scratch`` is not used."""
     num_rows, width = dx.shape
-    is_softmax, features = reduce == "softmax", edges.num_features
-    own = (x, *edges, t, y, lse, grad, indptr) if is_softmax else (x, *edges, t, None, None, grad, indptr)
+    is_softmax, has_edges, features = reduce == "softmax", edges.weight is not None, edges.num_features
+    own = (x, *edges, t, *((y, lse) if is_softmax else (None, None)), grad, indptr)
     strides = (x.stride(0), y.stride(0) if is_softmax and y is not None else 0, grad.stride(0))
-    constants: dict[str, Any] = {
-        "REDUCE": reduce, "CONSTANT": constant_weights, "K": features, "SUM": SUMS[x.dtype],
-        "K2": power_of_two(features), "num_warps": 1 if edges.weight is None else 4,
-    }  # fmt: skip
     # Beside the sums for an edge map, narrow tiles leave registers free, and there are more programs.
-    block = column_block(width) if edges.weight is None else column_block(width, min(32, columns_under(features)))
-    num_sums = (features + 1 if edges.weight is not None else 0) + is_softmax
+    block = column_block(width, min(32, columns_under(features))) if has_edges else column_block(width)
+    shape = {"BLOCK_E": edge_block(block), "num_warps": 4 if has_edges else 1}
+    constants: dict[str, Any] = {
+        "REDUCE": reduce, "CONSTANT": constant_weights, "K": features, "K2": power_of_two(features),
+        "SUM": SUMS[x.dtype], "BLOCK_D": block,
+    }  # fmt: skip
+    num_sums = has_edges * (features + 1) + is_softmax
     per_part = rows_per_part(num_rows, 2 * num_sums, 8192)
-    parts = x.new_empty(blocks(num_rows, per_part), num_sums, width, dtype=sum_dtype(x.dtype))
-    launch(
-        _sources,
-        (parts.size(0), blocks(width, block)),
-        x,
-        *reverse,
-        *own,
-        dx,
-        parts if num_sums else None,
-        num_rows,
-        per_part,
-        num_sums,
-        width,
-        *strides,
-        dx.stride(0),
-        ACCUMULATE=accumulate,
-        BLOCK_E=edge_block(block),
-        BLOCK_D=block,
-        **constants,
-    )
-    if edges.weight is not None:
-        if edge_grads.weight is not None:
-            torch.sum(parts[:, :features], 0, out=edge_grads.weight)
-        if edge_grads.bias is not None:
-            torch.sum(parts[:, features], 0, out=edge_grads.bias)
-        if edge_grads.edge_attr is not None:
-            block_e = edge_block(block)
-            edge_args = (*own, edge_grads.edge_attr, width, *strides)
-            launch(_edges, (num_rows,), x, *reverse, *edge_args, BLOCK_E=block_e, BLOCK_D=block, **constants)
-    if dt is not None:
-        torch.sum(parts[:, num_sums - 1], 0, out=dt)
+    num_parts, long = blocks(num_rows, per_part), long_rows(reverse.indptr)
+    # A long row is a part of its own, behind those that leave it out.
+    num_long = 0 if long is None else long.numel()
+    parts = x.new_empty(num_parts + num_long, num_sums, width, dtype=sum_dtype(x.dtype))
+
+    def run(rows: Tensor | None, into: Tensor, count: int, per_part: int, **shape: int) -> None:
+        launch(
+            _sources, (into.size(0), blocks(width, block)), x,
+            rows, *reverse, *own, dx, into, count, per_part, num_sums, width, *strides, dx.stride(0),
+            ACCUMULATE=accumulate, **shape, **constants,
+        )  # fmt: skip
+
+    run(None, parts[:num_parts], num_rows, per_part, **shape, LONG=left_out(long))
+    if long is not None:
+        run(long, parts[num_parts:], num_long, 1, **many_warps(shape["BLOCK_E"], shape["num_warps"]))
+    if has_edges and edge_grads.edge_attr is not None:
+        to_edges = (*reverse[1:], *own, edge_grads.edge_attr, width, *strides)
+        launch_rows(_edges, reverse.indptr, (), x, *to_edges, **shape, **constants)
+    for place, out in ((slice(0, features), edge_grads.weight), (features, edge_grads.bias), (num_sums - 1, dt)):
+        if out is not None:
+            torch.sum(parts[:, place], 0, out=out)
 
 
 @triton.jit
 def _sources(
-    indptr, indices, edge_ids, x, edge_attr, weight, bias, t, y, lse, grad, degree_indptr, dx, parts,
-    num_rows, per_part, num_sums, width, x_stride, y_stride, grad_stride, dx_stride,
+    rows, indptr, indices, edge_ids, x, edge_attr, weight, bias, t, y, lse, grad, degree_indptr, dx, parts,
+    count, per_part, num_sums, width, x_stride, y_stride, grad_stride, dx_stride,
     ACCUMULATE: tl.constexpr, REDUCE: tl.constexpr, CONSTANT: tl.constexpr, K: tl.constexpr, K2: tl.constexpr,
-    SUM: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+    SUM: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     part = tl.program_id(0).to(tl.int64)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
@@ -112,9 +109,9 @@ def _sources(
     dweight = tl.zeros((K2, BLOCK_D), SUM)
     dbias = tl.zeros((BLOCK_D,), SUM)
     dt = tl.zeros((BLOCK_D,), SUM)
-    for row in range(part * per_part, tl.minimum((part + 1) * per_part, num_rows)):
+    for at in range(part * per_part, tl.minimum((part + 1) * per_part, count)):
+        row, start, end = row_of(rows, indptr, at, LONG)
         source = vector(x + row * x_stride, d, inside, SUM)
-        start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
         total = tl.zeros((BLOCK_D,), SUM)
         for first in range(start, end, BLOCK_E):
             e, live, i = edges_of(indices, first, end, BLOCK_E)
@@ -136,27 +133,25 @@ def _sources(
         if edge_attr is not None:
             dbias += total
         put(dx + row * dx_stride, d, total, inside, ACCUMULATE)
-    if parts is not None:
-        base = parts + part * num_sums * width
-        if edge_attr is not None:
-            at = base + k2[:, None] * width + d[None, :]
-            tl.store(at, dweight, mask=(k2[:, None] < K) & inside[None, :])
-            tl.store(base + K * width + d, dbias, mask=inside)
-        if REDUCE == "softmax":
-            tl.store(base + (num_sums - 1) * width + d, dt, mask=inside)
+    base = parts + part * num_sums * width
+    if edge_attr is not None:
+        tl.store(base + k2[:, None] * width + d[None, :], dweight, mask=(k2[:, None] < K) & inside[None, :])
+        tl.store(base + K * width + d, dbias, mask=inside)
+    if REDUCE == "softmax":
+        tl.store(base + (num_sums - 1) * width + d, dt, mask=inside)
 
 
 @triton.jit
 def _edges(
-    indptr, indices, edge_ids, x, edge_attr, weight, bias, t, y, lse, grad, degree_indptr, dedge_attr,
+    rows, indptr, indices, edge_ids, x, edge_attr, weight, bias, t, y, lse, grad, degree_indptr, dedge_attr,
     width, x_stride, y_stride, grad_stride,
     REDUCE: tl.constexpr, CONSTANT: tl.constexpr, K: tl.constexpr, K2: tl.constexpr,
-    SUM: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+    SUM: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the edge features: one owner per edge, the source's program; columns block by block."""
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     k2 = tl.arange(0, K2)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     for first in range(start, end, BLOCK_E):
         e, live, i = edges_of(indices, first, end, BLOCK_E)
         place = places_of(edge_ids, e, live)

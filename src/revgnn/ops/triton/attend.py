@@ -16,10 +16,11 @@ from .launch import (
     edge_block,
     edges_of,
     gather,
-    launch,
+    launch_rows,
     places,
     places_of,
     put,
+    row_of,
 )
 
 _INF = tl.constexpr(float("inf"))
@@ -39,13 +40,13 @@ def attention(
     slope_sum: Tensor | None = None,
 ) -> None:
     """Sum neighbours with attention; contract in `revgnn.ops.native.attention`."""
-    num_rows, heads, width = out.shape
+    _, heads, width = out.shape
     block = column_block(width)
-    launch(
+    launch_rows(
         _attention,
-        (num_rows, heads, blocks(width, block)),
-        x,
         csr.indptr,
+        (heads, blocks(width, block)),
+        x,
         csr.indices,
         places(csr.edge_ids, keep),
         x,
@@ -82,14 +83,14 @@ def edge_scores(edge_ids, keep, own, others, at, e, live, SLOPE: tl.constexpr):
 
 @triton.jit
 def _attention(
-    indptr, indices, edge_ids, x, score_src, score_dst, keep, out, lse, slope_y, slope_sum,
+    rows, indptr, indices, edge_ids, x, score_src, score_dst, keep, out, lse, slope_y, slope_sum,
     heads, width, x_stride, out_stride,
-    SLOPE: tl.constexpr, SUM: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+    SLOPE: tl.constexpr, SUM: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     head = tl.program_id(1)
     d, inside = columns_of(tl.program_id(2), width, BLOCK_D)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     own = tl.zeros((BLOCK_E,), SUM)
     if score_dst is not None:
         own += tl.load(score_dst + row * heads + head)

@@ -22,8 +22,10 @@ from .launch import (
     edges_of,
     gather,
     launch,
+    launch_rows,
     places,
     put,
+    row_of,
     vector,
 )
 
@@ -57,9 +59,9 @@ def attention_backward(
         grad, y, slope_y, slope_sum, products, dscore_dst, num_rows * heads, heads, width, grad.stride(0), y.stride(0),
         SUM=SUMS[x.dtype], BLOCK_N=block_e, BLOCK_D=block, num_warps=4,
     )  # fmt: skip
-    launch(
-        _sources, (num_rows, heads), x,
-        reverse.indptr, reverse.indices, places(reverse.edge_ids, keep), x, score_src, score_dst, as_bytes(keep),
+    launch_rows(
+        _sources, reverse.indptr, (heads,), x,
+        reverse.indices, places(reverse.edge_ids, keep), x, score_src, score_dst, as_bytes(keep),
         lse, products, grad, dx, dscore_src, heads, width, x.stride(0), grad.stride(0), dx.stride(0),
         ACCUMULATE=accumulate, SLOPE=negative_slope, SUM=SUMS[x.dtype], BLOCK_E=block_e, BLOCK_D=block,
     )  # fmt: skip
@@ -94,13 +96,13 @@ def _destinations(
 
 @triton.jit
 def _sources(
-    indptr, indices, edge_ids, x, score_src, score_dst, keep, lse, products, grad, dx, dscore_src,
+    rows, indptr, indices, edge_ids, x, score_src, score_dst, keep, lse, products, grad, dx, dscore_src,
     heads, width, x_stride, grad_stride, dx_stride,
-    ACCUMULATE: tl.constexpr, SLOPE: tl.constexpr, SUM: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SLOPE: tl.constexpr, SUM: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     head = tl.program_id(1)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     own = tl.zeros((BLOCK_E,), SUM) + tl.load(score_src + row * heads + head)
     dscore = tl.zeros((1,), SUM)
     for block in range(tl.cdiv(width, BLOCK_D)):

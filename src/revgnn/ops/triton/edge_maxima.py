@@ -21,9 +21,11 @@ from .launch import (
     edges_of,
     gather,
     launch,
+    launch_rows,
     places_of,
     power_of_two,
     put,
+    row_of,
     rows_per_part,
     vector,
 )
@@ -33,13 +35,14 @@ from .messages import EPS, edge_term
 
 def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's largest message; contract in `revgnn.ops.native.edge_max`."""
-    num_rows, width = out.shape
+    width = out.size(1)
     block = column_block(width)
-    launch(
+    launch_rows(
         _edge_max,
-        (num_rows, blocks(width, block)),
+        csr.indptr,
+        (blocks(width, block),),
         x,
-        *csr,
+        *csr[1:],
         x,
         *edges,
         out,
@@ -56,12 +59,12 @@ def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor |
 
 @triton.jit
 def _edge_max(
-    indptr, indices, edge_ids, x, edge_attr, weight, bias, out, arg, width, x_stride, out_stride,
-    K: tl.constexpr, SUM: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+    rows, indptr, indices, edge_ids, x, edge_attr, weight, bias, out, arg, width, x_stride, out_stride,
+    K: tl.constexpr, SUM: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     # The rectifier is a maximum with 0, where the search starts; -1 stays where nothing exceeds it.
     best = tl.zeros((BLOCK_D,), SUM)
     where = tl.full((BLOCK_D,), -1, tl.int32)
@@ -83,7 +86,7 @@ def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge
     features = edges.num_features
     constants = {"K": features, "K2": power_of_two(features), "SUM": SUMS[grad.dtype]}
     block = column_block(width, columns_under(constants["K2"]))
-    constants |= {"BLOCK_N": edge_block(block), "BLOCK_D": block, "num_warps": 4}
+    constants |= {"BLOCK_D": block, "num_warps": 4}
     per_part = rows_per_part(num_rows, 32)
     parts = grad.new_empty(blocks(num_rows, per_part), features + 1, width, dtype=sum_dtype(grad.dtype))
     launch(
@@ -98,6 +101,7 @@ def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge
         per_part,
         width,
         grad.stride(0),
+        BLOCK_N=edge_block(block),
         **constants,
     )
     if edge_grads.weight is not None:
@@ -105,17 +109,18 @@ def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge
     if edge_grads.bias is not None:
         torch.sum(parts[:, features], 0, out=edge_grads.bias)
     if edge_grads.edge_attr is not None:
-        launch(
+        launch_rows(
             _edge_features,
-            (num_rows,),
-            grad,
             csr.indptr,
+            (),
+            grad,
             edges.weight,
             grad,
             arg,
             edge_grads.edge_attr,
             width,
             grad.stride(0),
+            BLOCK_E=edge_block(block),
             **constants,
         )
 
@@ -149,16 +154,16 @@ def _edge_map(
 
 @triton.jit
 def _edge_features(
-    indptr, weight, grad, arg, dedge_attr, width, grad_stride,
-    K: tl.constexpr, K2: tl.constexpr, SUM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    rows, indptr, weight, grad, arg, dedge_attr, width, grad_stride,
+    K: tl.constexpr, K2: tl.constexpr, SUM: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the edge features: one owner per edge, the destination's program."""
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     k2 = tl.arange(0, K2)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
-    for first in range(start, end, BLOCK_N):
-        e = first + tl.arange(0, BLOCK_N)
-        total = tl.zeros((BLOCK_N, K2), SUM)
+    for first in range(start, end, BLOCK_E):
+        e = first + tl.arange(0, BLOCK_E)
+        total = tl.zeros((BLOCK_E, K2), SUM)
         for block in range(tl.cdiv(width, BLOCK_D)):
             d, inside = columns_of(block, width, BLOCK_D)
             g = vector(grad + row * grad_stride, d, inside, SUM)

@@ -5,6 +5,7 @@ A program of one warp works on tiles of about 1024 elements, 32 registers a thre
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,11 +13,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 SUMS = {torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float64: tl.float64}
 """The type that sums over an element type are kept in."""
 
 TILE = 1024
+LONG = 512
+"""Edges from which on a row is long: one warp would still walk it when all others are done."""
+_MANY_WARPS = 16
+# On indptr -> the length that was asked for, and the rows.
+_long_rows: MutableMapping[Tensor, tuple[int, Tensor | None]] = WeakTensorKeyDictionary()
 _COLUMNS = 128
 _OVERHEAD = 16
 
@@ -35,6 +42,52 @@ def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **co
         return
     with torch.cuda.device(on.device) if on.is_cuda else nullcontext():
         kernel[grid](*arguments, **{"num_warps": 1, "enable_fp_fusion": True, **constants})
+
+
+def launch_rows(
+    kernel: Any,
+    indptr: Tensor,
+    more: tuple[int, ...],
+    on: Tensor,
+    *arguments: Any,
+    BLOCK_E: int,
+    num_warps: int = 1,
+    **constants: Any,
+) -> None:
+    """Start a program for every row of a graph; rows of very many edges get programs of many warps, after the others.
+
+    Args:
+        kernel: takes the numbers of its rows (``None``: all), ``indptr``, ``arguments``; finds its row by `row_of`.
+        indptr: of the graph whose rows they are.
+        more: numbers of programs per row.
+        on, arguments, constants: as in `launch`.
+        BLOCK_E: edges of a tile of ``num_warps`` warps.
+    """
+    rows = long_rows(indptr)
+    shape = {"BLOCK_E": BLOCK_E, "num_warps": num_warps, "LONG": left_out(rows)}
+    launch(kernel, (indptr.numel() - 1, *more), on, None, indptr, *arguments, **shape, **constants)
+    if rows is not None:
+        shape = many_warps(BLOCK_E, num_warps)
+        launch(kernel, (rows.numel(), *more), on, rows, indptr, *arguments, **shape, **constants)
+
+
+def many_warps(edges: int, num_warps: int) -> dict[str, int]:
+    """The shape of a program for one long row: more warps, and as many more edges at a time."""
+    return {"BLOCK_E": edges * (_MANY_WARPS // num_warps), "num_warps": _MANY_WARPS, "LONG": 0}
+
+
+def left_out(long: Tensor | None) -> int:
+    """The constant of `row_of` for programs of few warps: rows of more edges are not theirs; 0: all are."""
+    return 0 if long is None else LONG
+
+
+def long_rows(indptr: Tensor) -> Tensor | None:
+    """The rows of more than `LONG` edges, ``None`` for none; found once per graph (the host waits for the device)."""
+    found = _long_rows.get(indptr)
+    if found is None or found[0] != LONG:
+        rows = (indptr.diff() > LONG).nonzero().view(-1).int()
+        found = _long_rows[indptr] = (LONG, rows if rows.numel() else None)
+    return found[1]
 
 
 def column_block(width: int, most: int = _COLUMNS) -> int:
@@ -99,6 +152,16 @@ def as_bytes(mask: Tensor | None) -> Tensor | None:
 
 
 # ---------------------------------------------------------------------- inside kernels
+@triton.jit
+def row_of(rows, indptr, at, LONG: tl.constexpr):
+    """The row of a program and where its edges start and end; a long row has none where programs of one warp run."""
+    row = at if rows is None else tl.load(rows + at).to(tl.int64)
+    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
+    if LONG > 0:
+        end = tl.where(end - start > LONG, start, end)
+    return row, start, end
+
+
 @triton.jit
 def columns_of(block, width, BLOCK_D: tl.constexpr):
     """The columns of a block, and which of them exist."""

@@ -7,7 +7,19 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import Csr
-from .launch import SUMS, blocks, column_block, columns_of, edge_block, edges_of, gather, launch, places_of, put
+from .launch import (
+    SUMS,
+    blocks,
+    column_block,
+    columns_of,
+    edge_block,
+    edges_of,
+    gather,
+    launch_rows,
+    places_of,
+    put,
+    row_of,
+)
 
 _INF = tl.constexpr(float("inf"))
 _NOWHERE = tl.constexpr(2**31 - 1)
@@ -15,13 +27,13 @@ _NOWHERE = tl.constexpr(2**31 - 1)
 
 def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's maximum; contract in `revgnn.ops.native.neighbour_max`."""
-    num_rows, width = out.shape
+    width = out.size(1)
     block = column_block(width)
-    launch(
+    launch_rows(
         _neighbour_max,
-        (num_rows, blocks(width, block)),
-        x,
         csr.indptr,
+        (blocks(width, block),),
+        x,
         csr.indices,
         x,
         out,
@@ -49,6 +61,7 @@ def raise_maximum(best, arg, values, e, live):
 
 @triton.jit
 def _neighbour_max(
+    rows,
     indptr,
     indices,
     x,
@@ -58,12 +71,12 @@ def _neighbour_max(
     x_stride,
     out_stride,
     SUM: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     best = tl.full((BLOCK_D,), -_INF, SUM)
     # Where all are -inf none is larger than the start, and the first edge attains the maximum.
     where = tl.zeros((BLOCK_D,), tl.int32) + tl.where(start < end, start, -1)
@@ -78,13 +91,13 @@ def _neighbour_max(
 
 def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tensor, accumulate: bool = False) -> None:
     """Send each gradient to the source of the edge that ``arg`` names."""
-    num_rows, width = dx.shape
+    width = dx.size(1)
     block = column_block(width)
-    launch(
+    launch_rows(
         _neighbour_max_backward,
-        (num_rows, blocks(width, block)),
-        grad,
         reverse.indptr,
+        (blocks(width, block),),
+        grad,
         reverse.indices,
         reverse.edge_ids,
         grad,
@@ -102,6 +115,7 @@ def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tenso
 
 @triton.jit
 def _neighbour_max_backward(
+    rows,
     indptr,
     indices,
     edge_ids,
@@ -113,12 +127,12 @@ def _neighbour_max_backward(
     dx_stride,
     ACCUMULATE: tl.constexpr,
     SUM: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     total = tl.zeros((BLOCK_D,), SUM)
     for first in range(start, end, BLOCK_E):
         e, live, i = edges_of(indices, first, end, BLOCK_E)

@@ -15,10 +15,11 @@ from .launch import (
     edge_block,
     edges_of,
     gather,
-    launch,
+    launch_rows,
     places,
     places_of,
     put,
+    row_of,
     vector,
 )
 
@@ -35,13 +36,13 @@ def spmm(
     accumulate: bool = False,
 ) -> None:
     """Sum neighbours; contract in `revgnn.ops.native.spmm`."""
-    num_rows, width = out.shape
+    width = out.size(1)
     block = column_block(width)
-    launch(
+    launch_rows(
         _spmm,
-        (num_rows, blocks(width, block)),
-        x,
         csr.indptr,
+        (blocks(width, block),),
+        x,
         csr.indices,
         places(csr.edge_ids, weight),
         x,
@@ -62,6 +63,7 @@ def spmm(
 
 @triton.jit
 def _spmm(
+    rows,
     indptr,
     indices,
     edge_ids,
@@ -76,12 +78,12 @@ def _spmm(
     MEAN: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     SUM: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     total = tl.zeros((BLOCK_D,), SUM)
     for first in range(start, end, BLOCK_E):
         e, live, j = edges_of(indices, first, end, BLOCK_E)
@@ -100,13 +102,13 @@ def _spmm(
 
 def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = False) -> None:
     """Write ``<grad_i, x_j>`` of every edge; contract in `revgnn.ops.native.edge_dot`."""
-    num_rows, width = grad.shape
+    width = grad.size(1)
     block = column_block(width)
-    launch(
+    launch_rows(
         _edge_dot,
-        (num_rows,),
-        x,
         csr.indptr,
+        (),
+        x,
         csr.indices,
         x,
         grad,
@@ -123,6 +125,7 @@ def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = Fal
 
 @triton.jit
 def _edge_dot(
+    rows,
     indptr,
     indices,
     x,
@@ -133,11 +136,11 @@ def _edge_dot(
     grad_stride,
     MEAN: tl.constexpr,
     SUM: tl.constexpr,
+    LONG: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    start, end = tl.load(indptr + row), tl.load(indptr + row + 1)
+    row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     for first in range(start, end, BLOCK_E):
         e, live, j = edges_of(indices, first, end, BLOCK_E)
         total = tl.zeros((BLOCK_E,), SUM)
