@@ -238,11 +238,12 @@ def test_every_kernel_compiles_for_a_device_that_is_not_here(tmp_path: Path) -> 
 
 
 # ---------------------------------------------------------------------- on a device
+_HUB = torch.stack([torch.arange(5000) % 900, torch.zeros(5000, dtype=torch.int64)])
 LARGER = {
     "random": GRAPHS["random"],
     "star": GRAPHS["star"],
     "repeated": GRAPHS["repeated"],
-    "hub": Graph.from_edge_index(torch.stack([torch.arange(5000) % 900, torch.zeros(5000, dtype=torch.int64)]), 1000),
+    "hub": Graph.from_edge_index(torch.cat([_HUB, _HUB.flip(0)], 1), 1000),  # rows of more than 512 edges, both ways
 }
 
 

@@ -59,8 +59,8 @@ def _compiled(device_type: str) -> Implementation:
     if device_type == "cpu" and _choice == "triton":
         if not triton.interpreted():
             raise RuntimeError(
-                "REVGNN_OPS=triton, but the tensors are on the CPU, where its kernels can only be interpreted; move them "
-                "to CUDA, use REVGNN_OPS=auto, or set TRITON_INTERPRET=1 before the start (very slow: for tests)"
+                "REVGNN_OPS=triton, but the tensors are on the CPU, where its kernels can only be interpreted; move "
+                "them to CUDA, use REVGNN_OPS=auto, or set TRITON_INTERPRET=1 before the start (very slow: for tests)"
             )
         return "triton"
     if device_type == "cpu" and native.AVAILABLE:
