@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .registry import ENTRANTS, STEPS
+from .registry import ENTRANTS, PAPERS, STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,4 +146,20 @@ def _ceilings() -> list[Mark]:
     ]
 
 
+def _papers() -> list[Mark]:
+    return [
+        Mark(
+            text=f"{paper.title}: memory of a step",
+            case=case,
+            graph=paper.graphs[0],
+            against="the paper's memory column",
+            figure=("peak_gb",),
+            at_most=paper.paper_gb,
+            unit="GiB",
+        )
+        for case, paper in PAPERS.items()
+    ]
+
+
+CUDA_MARKS = _papers()
 MARKS = [*_speeds(), *_over_store(), *_work_spaces(), *_growths(), *_ceilings()]

@@ -128,7 +128,41 @@ class Growth:
     graphs: tuple[str, ...] = ("arxiv8",)
 
 
-Case = Step | Op | WorkSpace | Growth
+# ---------------------------------------------------------------------- on a CUDA device
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """A training step at the depth and width of a row of the paper, beside the memory that the paper prints."""
+
+    title: str
+    step: str
+    """The name of a `Step`: its convolution, PyG's form of the graph, and the tests."""
+    layers: int
+    hidden: int
+    paper_gb: float
+    """The paper's memory column, GiB."""
+    reversible: bool = True
+    heads: int = 1
+    aggr: Literal["softmax", "softmax_sg", "max"] = "softmax_sg"
+    """Of GEN; PyG's steps aggregate with its softmax."""
+    mlp_layers: int = 1
+    """Of GEN."""
+    norm: Literal["layer", "batch"] = "layer"
+    graphs: tuple[str, ...] = ("arxiv",)
+    devices: tuple[str, ...] = ("cuda",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """A training step launched kernel by kernel beside the same step captured in a CUDA graph."""
+
+    step: str
+    """The name of a `Step`."""
+    hidden: int
+    graphs: tuple[str, ...] = ("proteins",)
+    devices: tuple[str, ...] = ("cuda",)
+
+
+Case = Step | Op | WorkSpace | Growth | Paper | Capture
 
 _SPMM, _SOFTMAX, _EDGES, _ATTENTION, _NORM = (
     f"(test_ops and float32 and {words})" for words in ("spmm", "(gen and softmax)", "edges", "attention", "layer")
@@ -215,10 +249,38 @@ GROWTHS: dict[str, Growth] = {
     "growth-width": Growth(step="revgcn", axis="width", points=(32, 64, 128, 256)),
 }
 
-CASES: dict[str, Case] = {**STEPS, **OPS, **WORK_SPACES, **GROWTHS}
+PAPERS: dict[str, Paper] = {
+    "paper-resgcn": Paper(
+        title="ResGCN 28x128", step="revgcn", layers=28, hidden=128, paper_gb=11.15, reversible=False, norm="batch"
+    ),
+    "paper-revgcn": Paper(title="RevGCN 28x128", step="revgcn", layers=28, hidden=128, paper_gb=1.84),
+    "paper-revsage": Paper(title="RevSAGE 28x128", step="revsage", layers=28, hidden=128, paper_gb=1.17),
+    "paper-revgen": Paper(title="RevGEN 28x128", step="revgen", layers=28, hidden=128, paper_gb=4.08),
+    "paper-revgat": Paper(
+        title="RevGAT 5x768", step="revgat-1", layers=5, hidden=768, heads=3, paper_gb=6.30, norm="batch"
+    ),
+    "paper-revgnn-deep": Paper(
+        title="RevGNN-Deep 1001x80", step="revgen-edges", layers=1001, hidden=80, paper_gb=2.86,
+        aggr="max", mlp_layers=2, graphs=("proteins",),
+    ),
+    "paper-revgnn-wide": Paper(
+        title="RevGNN-Wide 448x224", step="revgen-edges", layers=448, hidden=224, paper_gb=7.91,
+        aggr="max", mlp_layers=2, graphs=("proteins",),
+    ),
+}  # fmt: skip
+
+CAPTURES: dict[str, Capture] = {"capture-revgen-edges": Capture(step="revgen-edges", hidden=80)}
+
+CASES: dict[str, Case] = {**STEPS, **OPS, **WORK_SPACES, **GROWTHS, **PAPERS, **CAPTURES}
 
 
-def numerics_of(name: str) -> str:
-    """The numerics tests that a case depends on."""
+def numerics_of(name: str, device: str = "cpu") -> str:
+    """The numerics tests that a case depends on; on a CUDA device those of the operations run there."""
     case = CASES[name]
-    return STEPS[case.step].tests if isinstance(case, WorkSpace | Growth) else case.tests
+    tests = case.tests if isinstance(case, Step | Op) else STEPS[case.step].tests
+    return tests if device == "cpu" else tests.replace("test_ops", "test_on_a_device")
+
+
+def cases_on(device: str) -> list[str]:
+    """The cases that are declared for a device: all but those of another."""
+    return [name for name, case in CASES.items() if device in getattr(case, "devices", (device,))]

@@ -3,6 +3,7 @@
     python -m benchmarks.run                                     everything, on every graph that it is declared for
     python -m benchmarks.run --case revgcn --graph arxiv8        one case
     python -m benchmarks.run --threads 1 --clock cpu             on a machine that others use too
+    python -m benchmarks.run --device cuda --memory-gb 70        on a GPU: the paper's depths and widths too
 
 Runs the numerics tests of a case first and refuses where one fails; then measures in a process of its own, and appends
 one line of JSON to the results. `benchmarks.table` shows them.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import gate
-from .registry import CASES, GRAPHS, numerics_of
+from .registry import CASES, GRAPHS, cases_on, numerics_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -75,10 +76,13 @@ def _ending(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
+_FIGURES = ("over_store", "of_ceiling", "largest", "exponent", "peak_gb", "paper_gb", "gain")
+
+
 def brief(row: dict[str, Any]) -> str:
     """One line about a result."""
     parts = [f"{name} {ratio:.2f}x" for name, ratio in row.get("ratios", {}).items()]
-    parts += [f"{name} {row[name]:.2f}" for name in ("over_store", "of_ceiling", "largest", "exponent") if name in row]
+    parts += [f"{name} {row[name]:.2f}" for name in _FIGURES if name in row]
     for name, run in row.get("runs", {}).items():
         parts += [f"{name} {state}: {run[state]}" for state in ("failed", "skipped") if state in run]
     return f"{row['case']} on {row['graph']} ({row['implementation']}): " + ", ".join(parts)
@@ -96,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     out = options.out or RESULTS / f"{options.device}.jsonl"
     failures = 0
-    for name in options.case or CASES:
+    for name in options.case or cases_on(options.device):
         for graph in [options.graph] if options.graph else CASES[name].graphs:
             try:
-                passed = gate.check(numerics_of(name))
+                passed = gate.check(numerics_of(name, options.device))
                 row = {**measure_apart(name, graph, settings), "numerics": passed}
             except (gate.RedGateError, MeasurementError) as error:
                 print(f"{name} on {graph} refused: {error}", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from torch_geometric.utils import scatter, softmax
 from revgnn import ops
 from revgnn.measure import peak_memory
 from revgnn.ops import native
+from revgnn.ops.choice import kernels
 
 from .graphs import Task, make_task
 from .registry import OWN, Op
@@ -214,9 +215,9 @@ def _gathers(width: int, task: Task) -> dict[str, Callable[[], object]]:
             torch.index_select(table, 0, block, out=buffer[: block.numel()])
 
     found: dict[str, Callable[[], object]] = {"index_select": copy}
-    if ops.implementation(table.device) == "native":
-        bounds = torch.arange(0, task.num_edges + _ROW, _ROW).clamp(max=task.num_edges)
+    if ops.implementation(table.device) != "reference":
+        bounds = torch.arange(0, task.num_edges + _ROW, _ROW, device=table.device).clamp(max=task.num_edges)
         rows = native.Csr(bounds.int(), places.int())
-        sums = torch.empty(bounds.numel() - 1, width)
-        found["kernel"] = lambda: native.spmm(table, rows, out=sums)
+        sums = torch.empty(bounds.numel() - 1, width, device=table.device)
+        found["kernel"] = lambda: kernels(table).spmm(table, rows, out=sums)
     return found

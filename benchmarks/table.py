@@ -18,7 +18,7 @@ from typing import Any
 from revgnn.console import print_table, results_console
 from revgnn.report.row import memory
 
-from .marks import MARKS, Mark
+from .marks import CUDA_MARKS, MARKS, Mark
 from .registry import CASES, GROWTHS, OPS, STEPS, WORK_SPACES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,9 +50,9 @@ def newest(folder: Path = RESULTS, device: str = "cpu") -> dict[Key, Row]:
 MARK_HEAD = ("case", "graph", "against", "reached", "to reach", "")
 
 
-def mark_rows(results: dict[Key, Row]) -> list[tuple[str, ...]]:
+def mark_rows(results: dict[Key, Row], marks: Sequence[Mark] = MARKS) -> list[tuple[str, ...]]:
     """Every mark with what has been reached, as text."""
-    return [_mark_row(mark, results.get((mark.case, mark.graph))) for mark in MARKS]
+    return [_mark_row(mark, results.get((mark.case, mark.graph))) for mark in marks]
 
 
 def _mark_row(mark: Mark, row: Row | None) -> tuple[str, ...]:
@@ -210,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
     results = newest(options.results, options.device)
-    print_table(results_console(), MARK_HEAD, mark_rows(results), text=3)
+    marks = [*CUDA_MARKS, *MARKS] if options.device == "cuda" else MARKS
+    print_table(results_console(), MARK_HEAD, mark_rows(results, marks), text=3)
     if options.write:
         DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
 

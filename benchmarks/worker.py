@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from . import machine
-from .registry import CASES, Growth, Op, Step, WorkSpace
+from .captured import measure_capture
+from .paper import measure_paper
+from .registry import CASES, Capture, Growth, Op, Paper, Step, WorkSpace
 from .single_ops import measure_op
 from .steps import measure_growth, measure_step, measure_work_space
 from .trial import Settings
@@ -24,6 +26,8 @@ _MEASURES: dict[type, Callable[[Any, str, Settings], dict[str, Any]]] = {
     Op: measure_op,
     WorkSpace: measure_work_space,
     Growth: measure_growth,
+    Paper: measure_paper,
+    Capture: measure_capture,
 }
 _SPARE_GB = 3.0  # weights, graph and features of all entrants, and the interpreter
 

@@ -11,6 +11,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Triton decides when it is first imported, by anything, whether its kernels are compiled or interpreted: without a CUDA
+# device they can only be interpreted, which `REVGNN_OPS=triton` takes on the CPU, and nothing else notices.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # The suite's tensors are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 torch.set_num_threads(1)
 

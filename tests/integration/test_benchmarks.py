@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from revgnn.models import GNN
+from revgnn.models import GNN, build_model
 from tolerances import relative_error
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,12 +22,25 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import gate, run, table  # noqa: E402
 from benchmarks.clock import in_turns  # noqa: E402
 from benchmarks.graphs import Task, make_task  # noqa: E402
-from benchmarks.marks import MARKS, Mark  # noqa: E402
+from benchmarks.marks import CUDA_MARKS, MARKS, Mark  # noqa: E402
 from benchmarks.nets import PyGNet, own_net  # noqa: E402
-from benchmarks.registry import CASES, ENTRANTS, GRAPHS, OPS, OWN, STEPS, numerics_of  # noqa: E402
+from benchmarks.paper import config, gathered_bytes  # noqa: E402
+from benchmarks.registry import (  # noqa: E402
+    CAPTURES,
+    CASES,
+    ENTRANTS,
+    GRAPHS,
+    OPS,
+    OWN,
+    PAPERS,
+    STEPS,
+    cases_on,
+    numerics_of,
+)
 from benchmarks.single_ops import _OPS  # noqa: E402
 from benchmarks.steps import off_line  # noqa: E402
 from benchmarks.trial import Settings, attempt, timed  # noqa: E402
+from benchmarks.worker import measure  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse", "ignore:.*TypedStorage")
 
@@ -141,7 +154,7 @@ def test_straight_and_bent_growth() -> None:
 
 # ---------------------------------------------------------------------- the registry
 def test_marks_and_cases_name_what_there_is() -> None:
-    for mark in MARKS:
+    for mark in [*CUDA_MARKS, *MARKS]:
         assert mark.graph in CASES[mark.case].graphs
         if mark.figure[0] == "ratios":
             assert mark.figure[1] in STEPS[mark.case].against
@@ -149,6 +162,48 @@ def test_marks_and_cases_name_what_there_is() -> None:
         assert numerics_of(name)
         assert set(case.graphs) <= set(GRAPHS)
     assert {name for step in STEPS.values() for name in step.against} < set(ENTRANTS)
+
+
+# ---------------------------------------------------------------------- for CUDA devices, as far as a CPU goes
+def test_the_papers_sizes_are_for_cuda_alone() -> None:
+    assert set(cases_on("cpu")) == set(CASES) - set(PAPERS) - set(CAPTURES)
+    assert cases_on("cuda") == list(CASES)
+    assert "(test_on_a_device and float32 and spmm)" in numerics_of("paper-revgcn", "cuda")
+    assert "test_ops" not in numerics_of("paper-revgcn", "cuda")
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("paper-resgcn", 491_176), ("paper-revgen", 262_056)])
+def test_rows_of_the_paper_have_its_parameters(name: str, parameters: int) -> None:
+    net = build_model(config(PAPERS[name], PAPERS[name].layers), in_channels=128, out_channels=40)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_row_of_the_paper_is_measured(name: str, task: Task) -> None:
+    row = measure(name, "tiny", Settings(repeats=1, layers=3))
+    paper = PAPERS[name]
+    assert (row["paper_gb"], row["hidden"], row["layers"]) == (paper.paper_gb, paper.hidden, 3)
+    assert set(row["ratios"]) == ({"pyg", "pyg-csr"} if paper.reversible else {"pyg-residual-csr"})
+    # Weights with their gradients and moments, features, and one stream at least; not a whole paper's memory.
+    least = (4 * row["runs"][OWN]["parameters"] + task.num_nodes * paper.hidden) * 4
+    assert least < row["peak_gb"] * 2**30 < 50e6
+    passes = 3 if paper.reversible else 2
+    assert gathered_bytes(paper, task, 3) == passes * 3 * task.num_edges * paper.hidden * 4
+    assert row["of_ceiling"] > 0
+    assert name in run.brief(row)
+
+
+def test_a_captured_step_needs_a_device() -> None:
+    row = measure("capture-revgen-edges", "tiny", Settings(repeats=1))
+    assert row["runs"]["captured"]["skipped"] == "needs a CUDA device"
+    assert "gain" not in row
+    assert "captured skipped: needs a CUDA device" in run.brief(row)
+
+
+@pytest.mark.gpu
+def test_a_captured_step_trains() -> None:
+    row = measure("capture-revgen-edges", "tiny", Settings(device="cuda", repeats=3))
+    assert row["gain"] > 0
 
 
 # ---------------------------------------------------------------------- no speed on a red gate

@@ -6,15 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.library import opcheck
 
+from op_cases import NAMES, K, calls, custom_ops, leaf, results
 from revgnn import ops
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, saved_bytes
@@ -28,7 +27,7 @@ pytestmark = [
 ]
 
 HEADER = Path(__file__).resolve().parents[2] / "csrc" / "revgnn_kernels.h"
-NUM_NODES, NUM_EDGES, K = 63, 500, 5
+NUM_NODES, NUM_EDGES = 63, 500
 
 
 @pytest.fixture
@@ -95,7 +94,10 @@ def test_the_choice_can_be_changed_for_a_while(graph: Graph) -> None:
 
 
 def test_a_choice_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of auto, native, reference, got 'fast'"), ops.using("fast"):
+    with (
+        pytest.raises(ValueError, match="must be one of auto, native, triton, reference, got 'fast'"),
+        ops.using("fast"),
+    ):
         pass
 
 
@@ -113,7 +115,9 @@ def _in_a_process(code: str, **environment: str) -> str:
 def test_the_environment_chooses() -> None:
     code = "from revgnn import ops; print(ops.implementation('cpu'))"
     assert _in_a_process(code, REVGNN_OPS="reference").strip() == "reference"
-    assert "REVGNN_OPS must be one of auto, native, reference, got 'fast'" in _in_a_process(code, REVGNN_OPS="fast")
+    assert "REVGNN_OPS must be one of auto, native, triton, reference, got 'fast'" in _in_a_process(
+        code, REVGNN_OPS="fast"
+    )
 
 
 def test_without_the_library_the_reference_runs_and_says_so_once() -> None:
@@ -129,58 +133,18 @@ def test_without_the_library_the_reference_runs_and_says_so_once() -> None:
     assert "the compiled kernels are not installed" in _in_a_process(code, REVGNN_OPS="native")
 
 
-# ---------------------------------------------------------------------- every op, for the checks below
-def _leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, dtype=dtype).requires_grad_()
-
-
-def _calls(graph: Graph, width: int) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
-    """name -> (function of leaves, leaves)"""
-    nodes, edges = graph.num_nodes, graph.num_edges
-    x, row = _leaf(nodes, width), _leaf(width)
-    attr, weight, t = _leaf(edges, K), _leaf(width, K), _leaf()
-    values, src, dst = _leaf(nodes, 2, width), _leaf(nodes, 2), _leaf(nodes, 2)
-    keep, mask = torch.rand(edges) > 0.3, torch.rand(nodes, width) > 0.3
-    calls: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-        "spmm": (lambda x, w: ops.spmm(x, graph, w), [x, _leaf(edges)]),
-        "mean": (lambda x: ops.spmm(x, graph, reduce="mean"), [x]),
-        "max": (lambda x: ops.spmm(x, graph, reduce="max"), [x]),
-        "softmax": (lambda x, t: ops.gen_aggr(x, graph, t=t), [x, t]),
-        "power": (lambda x, p: ops.gen_aggr(x, graph, reduce="power", p=p), [x, torch.tensor(2.0).requires_grad_()]),
-        "attention": (lambda x, s, d: ops.attention(x, graph, s, d, keep=keep), [values, src, dst]),
-        "layer": (lambda x, w, b: ops.norm_act_drop(x, w, b, p=0.3, seed=3), [x, row, _leaf(width)]),
-        "batch": (lambda x, w, b: ops.norm_act_drop(x, w, b, norm="batch", p=0.3, mask=mask), [x, row, _leaf(width)]),
-        "none": (lambda x: ops.norm_act_drop(x, norm="none", p=0.3, seed=3), [x]),
-    }
-    for reduce in ("softmax", "sum", "mean", "max"):
-        calls[f"edges {reduce}"] = (
-            lambda x, e, w, b, reduce=reduce: ops.gen_aggr(x, graph, e, w, b, reduce=reduce),
-            [x, attr, weight, row],
-        )
-    return calls
-
-
-NAMES = sorted(_calls(Graph.from_edge_index(torch.zeros(2, 1, dtype=torch.int64)), 1))
-
-
-def _results(call: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    out = call(*leaves)
-    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
-    return [out.detach(), *torch.autograd.grad(out, leaves, cotangent)]
-
-
 @pytest.mark.parametrize("width", [1, 5, 8, 16, 33, 300])
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_agrees_with_the_reference(isa: str, width: int, graph: Graph, any_isa: None) -> None:
     if not _runs(isa):
         pytest.skip(f"this machine or build has no {isa}")
-    for name, (call, leaves) in _calls(graph, width).items():
+    for name, (call, leaves) in calls(graph, width).items():
         if name == "layer" and width == 1:
             continue  # one channel minus its mean is rounding noise
         with ops.using("reference"):
-            expected = _results(lambda *leaves: call(*(leaf.double() for leaf in leaves)), leaves)  # noqa: B023
+            expected = results(lambda *leaves: call(*(leaf.double() for leaf in leaves)), leaves)  # noqa: B023
         native.use_isa(isa)
-        for found, value in zip(_results(call, leaves), expected, strict=True):
+        for found, value in zip(results(call, leaves), expected, strict=True):
             scale = max(1.0, float(value.abs().max()), NUM_EDGES**0.5)
             assert_close(found.double() / scale, value.double() / scale, dtype=torch.float32)
 
@@ -188,65 +152,47 @@ def test_every_instruction_set_agrees_with_the_reference(isa: str, width: int, g
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "power"])  # whose gradient of p is torch's own sum
 def test_the_same_bits_twice_and_with_any_number_of_threads(name: str, any_threads: None) -> None:
     graph = Graph.from_edge_index(torch.randint(0, 1000, (2, 8000)), 1000)
-    call, leaves = _calls(graph, 40)[name]
-    results = []
+    call, leaves = calls(graph, 40)[name]
+    every = []
     for threads in (1, 1, 2, 5):
         torch.set_num_threads(threads)
-        results.append(_results(call, leaves))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        every.append(results(call, leaves))
+    for other in every[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(every[0], other, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_per_edge_and_channel_is_made_or_saved(name: str) -> None:
     graph = Graph.from_edge_index(torch.randint(0, 100, (2, 20_000)), 100)
     _ = graph.reverse
-    width, call, leaves = 64, *_calls(graph, 64)[name]
+    width, call, leaves = 64, *calls(graph, 64)[name]
     per_edge = graph.num_edges * width * 4
     small = 3 * graph.num_edges * max(K, 8) * 4 + 20 * graph.num_nodes * 2 * width * 4
     assert small < per_edge
-    _results(call, leaves)
+    results(call, leaves)
     assert saved_bytes(lambda: call(*leaves)) < small
-    assert peak_memory(lambda: _results(call, leaves)) < small
+    assert peak_memory(lambda: results(call, leaves)) < small
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_a_break(name: str, graph: Graph) -> None:
     torch.compiler.reset()
-    call, leaves = _calls(graph, 8)[name]
+    call, leaves = calls(graph, 8)[name]
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    for found, value in zip(_results(compiled, leaves), _results(call, leaves), strict=True):
+    for found, value in zip(results(compiled, leaves), results(call, leaves), strict=True):
         assert_close(found, value)
 
 
 # ---------------------------------------------------------------------- custom ops
-def _checked(graph: Graph) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    reverse = graph.reverse
-    edges = (graph.indptr, graph.indices, reverse.indptr, reverse.indices, reverse.edge_ids)
-    x, t, attr, weight, bias = _leaf(NUM_NODES, 6), _leaf(6), _leaf(NUM_EDGES, K), _leaf(K, 6), _leaf(6)
-    values, src, dst = _leaf(NUM_NODES, 2, 3), _leaf(NUM_NODES, 2), _leaf(NUM_NODES, 2)
-    mask, keep = torch.rand(NUM_NODES, 6) > 0.3, torch.rand(NUM_EDGES) > 0.3
-    kernels = torch.ops.revgnn
-    yield kernels.spmm, (x, _leaf(NUM_EDGES), *edges, True)
-    yield kernels.spmm, (x.detach(), None, *edges[:2], None, None, None, False)
-    yield kernels.neighbour_max, (x, *edges)
-    yield kernels.gen_aggr, (x, t, None, None, None, *edges, "softmax")
-    yield kernels.gen_aggr, (x, None, attr, weight, bias, *edges, "mean")
-    yield kernels.edge_max, (x, attr, weight, None, *edges)
-    yield kernels.attention, (values, src, dst, keep, *edges, 0.2)
-    yield kernels.norm_act_drop, (x, t, bias, None, None, mask, "layer", 1e-5, True, 0.5, None)
-    yield kernels.norm_act_drop, (x, t, bias, torch.zeros(6), torch.ones(6), None, "batch", 1e-5, True, 0.5, 7)
-
-
 @pytest.mark.parametrize("number", range(9))
 def test_opcheck(number: int, graph: Graph) -> None:
-    op, arguments = list(_checked(graph))[number]
+    op, arguments = list(custom_ops(graph))[number]
     opcheck(op.default, arguments)
 
 
 def test_a_missing_reverse_is_made_inside_a_compiled_function(graph: Graph) -> None:
     torch.compiler.reset()
-    x = _leaf(NUM_NODES, 3)
+    x = leaf(NUM_NODES, 3)
     compiled = torch.compile(lambda x: ops.spmm(x, graph), fullgraph=True, backend="aot_eager")
     assert "reverse" not in graph.__dict__
     (found,) = torch.autograd.grad(compiled(x).sum(), [x])

@@ -95,11 +95,11 @@ class NormActDrop(nn.Module):
         if self.norm == "batch":
             running = self._statistics(x)
             if running is None:
-                native.batch_stats(x, eps=self.eps, mean=mean, rstd=rstd)
+                ops.kernels(x).batch_stats(x, eps=self.eps, mean=mean, rstd=rstd)
             else:
                 mean.copy_(running[0])
                 torch.rsqrt(running[1].to(x.dtype) + self.eps, out=rstd)
-        native.norm_act_drop(
+        ops.kernels(x).norm_act_drop(
             x, kind=self.norm, out=out, weight=self.weight, bias=self.bias, eps=self.eps, mean=mean, rstd=rstd,
             act=self.act, drop=self._drop(mask, seed),
         )  # fmt: skip
@@ -118,7 +118,7 @@ class NormActDrop(nn.Module):
         """Write the gradient of x after a `write` of the same, or add it; returns the parameters'."""
         mean, rstd = self._in_work(x, work)
         dweight, dbias = x.new_empty(self.channels), x.new_empty(self.channels)
-        native.norm_act_drop_backward(
+        ops.kernels(x).norm_act_drop_backward(
             grad, x, kind=self.norm, dx=dx, dweight=dweight, dbias=dbias, weight=self.weight, bias=self.bias,
             mean=mean, rstd=rstd, fixed_stats=not self.training, act=self.act, drop=self._drop(mask, seed),
             accumulate=accumulate,

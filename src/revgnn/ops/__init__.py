@@ -1,10 +1,11 @@
 """Pure tensor functions with forward and backward: message passing and the head of every block. No modules here.
 
-The contracts stand here, and each call goes to one of two implementations (`implementation` names a device's,
-``REVGNN_OPS`` chooses): `reference`, every op in plain torch, or `native`, compiled CPU kernels that make no tensor per
-edge. The kernels take float32, bfloat16 and float64. What they have no code for runs on the reference:
+The contracts stand here, and each call goes to one of three implementations (`implementation` names a device's,
+``REVGNN_OPS`` chooses): `reference`, every op in plain torch; `native`, compiled CPU kernels, and `triton`, the same
+kernels for CUDA, neither of which makes a tensor per edge and channel. The kernels take float32, bfloat16 and float64.
+What they have no code for, both alike, runs on the reference:
 
-| op | on the reference where native is chosen |
+| op | on the reference where kernels are chosen |
 |---|---|
 | all | float16; int64 indices (2^31 nodes or edges); D = 0 |
 | `gen_aggr` | ``edge_attr`` [E, D] without ``weight``; ``reduce="power"`` with edge features |
@@ -18,14 +19,14 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import native, reference
-from .attention import attention as native_attention
-from .choice import implementation, using
-from .gen_aggr import gen_aggr as native_gen_aggr
+from . import native, reference, triton
+from .attention import attention as compiled_attention
+from .choice import implementation, kernels, using
+from .gen_aggr import gen_aggr as compiled_gen_aggr
 from .gen_aggr import has_kernel
-from .norm_act_drop import norm_act_drop as native_norm_act_drop
-from .reference import Aggr, Norm, Reduce, keep_mask
-from .spmm import spmm as native_spmm
+from .norm_act_drop import norm_act_drop as compiled_norm_act_drop
+from .reference import Aggr, Norm, Reduce
+from .spmm import spmm as compiled_spmm
 from .tracing import is_traced
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "gen_aggr",
     "implementation",
     "keep_mask",
+    "kernels",
     "norm_act_drop",
     "pool",
     "runs_in_place",
@@ -58,7 +60,7 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
         reduce: ``sum``, ``mean`` or ``max``; max sends its gradient to the first edge that attains it.
     Returns: [N, D] in the dtype of ``x``; half-precision sums are kept in float32.
     Raises: ValueError: if shapes disagree, or ``max`` is asked for with weights.
-    Cost: native: one pass over E x D; saves nothing, or x for the weights' gradient, or [N, D] int32 for max.
+    Cost: kernels: one pass over E x D; saves nothing, or x for the weights' gradient, or [N, D] int32 for max.
         reference: one [E, D] tensor.
     Source: Kipf & Welling 2017 (sum), Hamilton et al. 2017 (mean, max).
     """
@@ -67,8 +69,8 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
         if reduce == "max":
             raise ValueError("reduce='max' takes no edge weight; scale x before, or use 'sum' or 'mean'")
         _check_edges(weight, graph, "weight")
-    if _runs_native(x) and _is_narrow(graph):
-        return native_spmm(x, graph, weight, reduce)
+    if _runs_compiled(x) and _is_narrow(graph):
+        return compiled_spmm(x, graph, weight, reduce)
     return reference.spmm(x, graph, weight, reduce=reduce)
 
 
@@ -100,7 +102,7 @@ def gen_aggr(
         p: exponent of the power mean; a tensor may be learned.
     Returns: [N, D] in the dtype of ``x``.
     Raises: ValueError: if shapes disagree.
-    Cost: native: one pass over E x D, two (softmax without edges: of plain sums) in the backward; saves x, y and one
+    Cost: kernels: one pass over E x D, two (softmax without edges: of plain sums) in the backward; saves x, y and one
         [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for the backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
@@ -112,8 +114,8 @@ def gen_aggr(
             raise ValueError(f"edge_attr must be [{graph.num_edges}, {width}], got {list(edge_attr.shape)}")
     elif weight is not None:
         raise ValueError("weight maps edge_attr, but edge_attr is None; pass both or neither")
-    if _runs_native(x) and _is_narrow(graph) and has_kernel(x, edge_attr, weight, reduce, t):
-        return native_gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
+    if _runs_compiled(x) and _is_narrow(graph) and has_kernel(x, edge_attr, weight, reduce, t):
+        return compiled_gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
     return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
 
 
@@ -139,7 +141,7 @@ def attention(
         keep: [E] bool in the graph's order of edges; False removes an edge before the softmax. ``None`` keeps all.
     Returns: [N, H, F] in the dtype of ``x``.
     Raises: ValueError, TypeError: if shapes disagree, or ``keep`` is not bool.
-    Cost: native: one pass over E x H x F forward and one backward; saves x, y, one [N, H, F] and a few [N, H].
+    Cost: kernels: one pass over E x H x F forward and one backward; saves x, y, one [N, H, F] and a few [N, H].
         reference: one [E, H, F] and several [E, H] tensors.
     Source: Velickovic et al. 2018; edge drop as in the paper's RevGAT.
     """
@@ -150,8 +152,8 @@ def attention(
         _check_edges(keep, graph, "keep")
         if keep.dtype != torch.bool:
             raise TypeError(f"keep must be bool, False where an edge is removed; got {keep.dtype}")
-    if _runs_native(x) and _is_narrow(graph) and x.size(1) > 0:
-        return native_attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
+    if _runs_compiled(x) and _is_narrow(graph) and x.size(1) > 0:
+        return compiled_attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
     return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
 
 
@@ -189,14 +191,16 @@ def norm_act_drop(
         seed: which elements drop, as a pure function of (seed, position); ``None`` without a mask: no dropout.
     Returns: [N, D].
     Raises: ValueError, TypeError: if the mask has another shape than ``x``, or is not bool.
-    Cost: native: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
+    Cost: kernels: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
         statistics. reference: each step reads and writes [N, D].
     Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
     """
     if mask is not None:
         _check_mask(mask, x)
-    if norm != "graph" and x.dim() == 2 and _runs_native(x):
-        return native_norm_act_drop(
+        if mask.dtype == torch.uint8 and kernels(x) is not native:
+            mask = reference.unpack_mask(mask)
+    if norm != "graph" and x.dim() == 2 and _runs_compiled(x):
+        return compiled_norm_act_drop(
             x, weight, bias, norm=norm, eps=eps, stats=stats, act=act, p=p, mask=mask, seed=seed
         )
     return reference.norm_act_drop(
@@ -248,21 +252,39 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     return reference.pool(x, graph, reduce=reduce)
 
 
+def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
+    """Draw ``numel`` booleans, each False with probability ``p``, as a pure function of (seed, position).
+
+    Args:
+        seed: 64 bits.
+        numel: how many.
+        p: probability of False, in [0, 1).
+        device: where they shall lie; the bits are the same everywhere.
+    Returns: [numel] bool, what `norm_act_drop` with the same ``seed`` keeps.
+    Cost: triton: one write. Elsewhere several integer temporaries of ``numel``.
+    """
+    if torch.compiler.is_compiling() or implementation(device) != "triton":
+        return reference.keep_mask(seed, numel, p, device)
+    out = torch.empty(numel, dtype=torch.bool, device=device)
+    triton.keep_mask(seed, p, out=out)
+    return out
+
+
 def runs_in_place(x: Tensor, graph: Graph) -> bool:
-    """Whether the functions of `ops.native` may be called for these arguments: they write where they are told to, and
-    make no graph. float32 and float64 outside of autocast and torch.compile."""
+    """Whether the functions of `kernels` may be called for these arguments: they write where they are told to, and make
+    no graph. float32 and float64 outside of autocast and torch.compile."""
     return (
         x.dtype in (torch.float32, torch.float64)
         and not is_traced(x)
         and not torch.is_autocast_enabled(x.device.type)
         and _is_narrow(graph)
         and x.size(0) > 0
-        and _runs_native(x)
+        and _runs_compiled(x)
     )
 
 
-def _runs_native(x: Tensor) -> bool:
-    return implementation(x.device) == "native" and x.dtype in native.DTYPES and x.size(-1) > 0
+def _runs_compiled(x: Tensor) -> bool:
+    return implementation(x.device) != "reference" and x.dtype in native.DTYPES and x.size(-1) > 0
 
 
 def _is_narrow(graph: Graph) -> bool:

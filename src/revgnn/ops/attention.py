@@ -1,4 +1,4 @@
-"""Additive attention on the CPU kernels, all heads in one visit of each row's edges.
+"""Additive attention on the kernels, all heads in one visit of each row's edges.
 
 Saved for the backward: x, the scores, y, [N, H] normalisers and, for the gradient of ``score_dst``, one more [N, H, F]
 sum that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
-from . import native
+from .choice import kernels
 from .native import Csr, forward_csr, reverse_csr, sum_dtype
 from .tracing import is_traced, reverse_tensors
 
@@ -62,7 +62,7 @@ def _forward(
     lse = x.new_empty(x.shape[:2], dtype=dtype)
     slope_y = x.new_empty(x.shape if with_slopes else 0, dtype=dtype)
     slope_sum = x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype)
-    native.attention(
+    kernels(x).attention(
         x,
         csr,
         score_src=score_src,
@@ -95,7 +95,7 @@ def _backward(
     with_slopes = slope_sum.numel() > 0
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     dscore_src, dscore_dst = torch.empty_like(score_src), torch.empty_like(slope_sum)
-    native.attention_backward(
+    kernels(x).attention_backward(
         grad,
         x,
         reverse,
@@ -135,7 +135,7 @@ class _Function(torch.autograd.Function):
 
 
 # ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::attention", mutates_args=(), device_types=("cpu", "cuda"))
 def _op(
     x: Tensor,
     score_src: Tensor,
@@ -164,7 +164,7 @@ def _(x, score_src, score_dst, keep, indptr, indices, rptr, rind, rids, negative
     )
 
 
-@torch.library.custom_op("revgnn::attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _backward_op(
     grad: Tensor,
     x: Tensor,

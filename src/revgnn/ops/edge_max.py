@@ -1,4 +1,4 @@
-"""The largest GEN message of each channel, with edge features, on the CPU kernels. Saved: the int32 positions [N, D].
+"""The largest GEN message of each channel, with edge features, on the kernels. Saved: the int32 positions [N, D].
 
 Only the edge that attains a maximum receives a gradient, so the backward visits [N, D] positions for the edge map and
 each source's edges for x; neither makes a message again.
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
-from . import native
+from .choice import kernels
 from .native import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr
 from .spmm import max_backward, max_backward_op
 from .tracing import is_traced, reverse_tensors
@@ -40,7 +40,7 @@ def _forward(x: Tensor, edges: EdgeTerm, csr: Csr) -> tuple[Tensor, Tensor]:
     x = dense_columns(x)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     arg = torch.empty(x.shape, dtype=torch.int32, device=x.device)
-    native.edge_max(x, csr, edges, out=out, arg=arg)
+    kernels(x).edge_max(x, csr, edges, out=out, arg=arg)
     return out, arg
 
 
@@ -52,7 +52,7 @@ def _edge_grads(
     dweight, dbias = torch.empty_like(weight), weight.new_empty(weight.size(1))
     dedge_attr = weight.new_empty(edge_attr.shape if want_edge_attr else 0)
     grads = EdgeGrads(dweight, dbias, dedge_attr if want_edge_attr else None)
-    native.edge_max_backward(grad, arg, csr, EdgeTerm(edge_attr, weight), grads)
+    kernels(grad).edge_max_backward(grad, arg, csr, EdgeTerm(edge_attr, weight), grads)
     return dedge_attr, dweight, dbias
 
 
@@ -78,7 +78,7 @@ class _Function(torch.autograd.Function):
 
 
 # ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::edge_max", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::edge_max", mutates_args=(), device_types=("cpu", "cuda"))
 def _op(
     x: Tensor,
     edge_attr: Tensor,
@@ -98,7 +98,7 @@ def _(x, edge_attr, weight, bias, indptr, indices, reverse_indptr, reverse_indic
     return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(x.shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("revgnn::edge_max_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::edge_max_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _edge_grads_op(
     grad: Tensor,
     arg: Tensor,

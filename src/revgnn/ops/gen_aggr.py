@@ -1,4 +1,4 @@
-"""Messages of generalised graph convolution on the CPU kernels: softmax, sum, mean, power and max, with edge features.
+"""Messages of generalised graph convolution on the kernels: softmax, sum, mean, power and max, with edge features.
 
 Without edge features messages belong to nodes, and all but the softmax are `spmm` of them. With edge features the map
 [E, K] -> [E, D] happens inside the loop over edges. Saved for the backward of the softmax: x, y, and the [N, D]
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
-from . import native
+from .choice import kernels
 from .edge_max import edge_max
 from .native import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
 from .reference import MESSAGE_EPS, POWER_RANGE
@@ -82,7 +82,7 @@ def _forward(x: Tensor, t: Tensor | None, edges: _Edges, csr: Csr, reduce: str, 
     x = dense_columns(x)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     lse = x.new_empty(x.shape if keep and t is not None else 0, dtype=sum_dtype(x.dtype))
-    native.gen_aggr(
+    kernels(x).gen_aggr(
         x,
         csr,
         reduce=_kind(reduce),
@@ -115,7 +115,7 @@ def _backward(
     dweight = x.new_empty(0 if weight is None else weight.shape, dtype=dtype)
     dbias = x.new_empty(0 if weight is None else x.size(1), dtype=dtype)
     dedge_attr = x.new_empty(0 if edge_attr is None or not want_edge_attr else edge_attr.shape, dtype=dtype)
-    native.gen_aggr_backward(
+    kernels(x).gen_aggr_backward(
         grad,
         x,
         reverse,
@@ -128,7 +128,7 @@ def _backward(
         y=y,
         lse=lse,
         indptr=indptr,
-        scratch=x.new_empty(x.size(0), 2 * x.size(1)) if weight is None else None,
+        scratch=x.new_empty(x.size(0), 2 * x.size(1)) if weight is None and kernels(x).NODE_SCRATCH else None,
         constant_weights=reduce == "softmax_sg",
     )
     return dx, dt, dedge_attr, dweight, dbias
@@ -159,7 +159,7 @@ class _Function(torch.autograd.Function):
 
 
 # ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::gen_aggr", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::gen_aggr", mutates_args=(), device_types=("cpu", "cuda"))
 def _op(
     x: Tensor,
     t: Tensor | None,
@@ -184,7 +184,7 @@ def _(x, t, edge_attr, weight, bias, indptr, indices, reverse_indptr, reverse_in
     return torch.empty_like(x, memory_format=torch.contiguous_format), lse
 
 
-@torch.library.custom_op("revgnn::gen_aggr_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::gen_aggr_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _backward_op(
     grad: Tensor,
     x: Tensor,

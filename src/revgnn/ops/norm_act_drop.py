@@ -1,4 +1,4 @@
-"""The head of every block on the CPU kernels: norm, ReLU and dropout in one pass, and one or two for the backward.
+"""The head of every block on the kernels: norm, ReLU and dropout in one pass, and one or two for the backward.
 
 Saved for the backward: x, the statistics ([N] pairs for layer, [D] for batch) and the caller's own mask; a mask drawn
 from a seed is drawn again. As in `spmm`, a lean autograd Function outside of torch.compile, custom ops inside.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native
+from .choice import kernels
 from .native import Drop, dense_columns, sum_dtype
 from .tracing import is_traced
 
@@ -70,7 +70,7 @@ def _forward(
     x = dense_columns(x)
     mean, rstd = _stats(x, mean, var, kind, eps)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    native.norm_act_drop(
+    kernels(x).norm_act_drop(
         x,
         kind=kind,
         out=out,
@@ -92,7 +92,7 @@ def _stats(x: Tensor, mean: Tensor | None, var: Tensor | None, kind: str, eps: f
     size = {"none": 0, "layer": x.size(0), "batch": x.size(1)}[kind]
     mean, rstd = x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
     if kind == "batch":
-        native.batch_stats(x, eps=eps, mean=mean, rstd=rstd)
+        kernels(x).batch_stats(x, eps=eps, mean=mean, rstd=rstd)
     return mean, rstd
 
 
@@ -112,7 +112,7 @@ def _backward(
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     dweight = x.new_empty(x.size(1), dtype=sum_dtype(x.dtype))
     dbias = torch.empty_like(dweight)
-    native.norm_act_drop_backward(
+    kernels(x).norm_act_drop_backward(
         grad,
         x,
         kind=kind,
@@ -161,7 +161,7 @@ class _Function(torch.autograd.Function):
 
 
 # ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::norm_act_drop", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::norm_act_drop", mutates_args=(), device_types=("cpu", "cuda"))
 def _op(
     x: Tensor,
     weight: Tensor | None,
@@ -185,7 +185,7 @@ def _(x, weight, bias, mean, var, mask, kind, eps, act, p, seed):  # type: ignor
     return torch.empty_like(x, memory_format=torch.contiguous_format), stats, torch.empty_like(stats)
 
 
-@torch.library.custom_op("revgnn::norm_act_drop_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::norm_act_drop_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _backward_op(
     grad: Tensor,
     x: Tensor,

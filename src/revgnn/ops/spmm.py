@@ -1,4 +1,4 @@
-"""Sums, means and maxima of neighbours on the CPU kernels, with their gradients.
+"""Sums, means and maxima of neighbours on the kernels, with their gradients.
 
 Outside of torch.compile a lean autograd Function carries the call (a custom op costs several times its overhead, which
 nets of a thousand small layers would feel); inside, and on tensor subclasses, the custom ops `revgnn::spmm` and
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
-from . import native
+from .choice import kernels
 from .native import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype
 from .native.library import inverse_of
 from .tracing import is_traced, reverse_tensors
@@ -39,20 +39,20 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None, reduce: str) -> Tensor:
 def _forward(x: Tensor, weight: Tensor | None, csr: Csr, mean: bool) -> Tensor:
     x = dense_columns(x)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    native.spmm(x, csr, out=out, weight=_values(weight, x), mean=mean)
+    kernels(x).spmm(x, csr, out=out, weight=_values(weight, x), mean=mean)
     return out
 
 
 def _grad_x(grad: Tensor, reverse: Csr, weight: Tensor | None, inverse_degree: Tensor | None) -> Tensor:
     grad = dense_columns(grad)
     dx = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    native.spmm(grad, reverse, out=dx, weight=_values(weight, grad), src_scale=inverse_degree)
+    kernels(grad).spmm(grad, reverse, out=dx, weight=_values(weight, grad), src_scale=inverse_degree)
     return dx
 
 
 def _grad_weight(grad: Tensor, x: Tensor, csr: Csr, mean: bool) -> Tensor:
     out = torch.empty(csr.indices.numel(), dtype=sum_dtype(x.dtype), device=x.device)
-    native.edge_dot(dense_columns(x), dense_columns(grad), csr, out=out, mean=mean)
+    kernels(x).edge_dot(dense_columns(x), dense_columns(grad), csr, out=out, mean=mean)
     return out
 
 
@@ -99,7 +99,7 @@ def _max_forward(x: Tensor, csr: Csr, with_arg: bool) -> tuple[Tensor, Tensor | 
     x = dense_columns(x)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     arg = torch.empty(x.shape, dtype=torch.int32, device=x.device) if with_arg else None
-    native.neighbour_max(x, csr, out=out, arg=arg)
+    kernels(x).neighbour_max(x, csr, out=out, arg=arg)
     return out, arg
 
 
@@ -107,12 +107,12 @@ def max_backward(grad: Tensor, arg: Tensor, reverse: Csr) -> Tensor:
     """Send each gradient to the source of the edge that ``arg`` names."""
     grad = dense_columns(grad)
     dx = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    native.neighbour_max_backward(grad, arg, reverse, dx=dx)
+    kernels(grad).neighbour_max_backward(grad, arg, reverse, dx=dx)
     return dx
 
 
 # ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::spmm", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::spmm", mutates_args=(), device_types=("cpu", "cuda"))
 def _spmm_op(
     x: Tensor,
     weight: Tensor | None,
@@ -131,7 +131,7 @@ def _(x, weight, indptr, indices, reverse_indptr, reverse_indices, reverse_edge_
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("revgnn::spmm_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::spmm_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _spmm_backward_op(
     grad: Tensor,
     x: Tensor | None,
@@ -170,7 +170,7 @@ def _spmm_vjp(ctx, grad):  # type: ignore[no-untyped-def]
 _spmm_op.register_autograd(_spmm_vjp, setup_context=_spmm_setup)
 
 
-@torch.library.custom_op("revgnn::neighbour_max", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::neighbour_max", mutates_args=(), device_types=("cpu", "cuda"))
 def _max_op(
     x: Tensor,
     indptr: Tensor,
@@ -189,7 +189,7 @@ def _(x, indptr, indices, reverse_indptr, reverse_indices, reverse_edge_ids):  #
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty(x.shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("revgnn::neighbour_max_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("revgnn::neighbour_max_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def max_backward_op(
     grad: Tensor, arg: Tensor, reverse_indptr: Tensor, reverse_indices: Tensor, reverse_edge_ids: Tensor
 ) -> Tensor:

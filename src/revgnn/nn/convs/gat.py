@@ -111,21 +111,22 @@ class GATConv(nn.Module):
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Attend into a buffer; add that and the root's map to ``to``."""
         attended = _Attended(self, h, graph, seed, work, with_sums=False)
-        native.linear(h, self.lin_root.weight, out=to, sign=sign)
+        ops.kernels(h).linear(h, self.lin_root.weight, out=to, sign=sign)
         attended.add_to(to, sign or 1)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
         """The attention and its gradients, then each linear map with all of its own."""
+        kernels = ops.kernels(h)
         attended = _Attended(self, h, graph, seed, work, with_sums=True)
         lin, root = self.lin.weight, self.lin_root.weight
         grads = empty_grads(lin, root)
         dvalues = attended.pull_back(cotangent, grads)
         dh = attended.values.flatten(1)  # not read any more
-        native.linear_backward(cotangent, h, root, dweight=grads[root], dx=dh, value=to, sign=sign)
+        kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=dh, value=to, sign=sign)
         attended.add_to(to, sign or 1)
-        native.linear_backward(dvalues, h, lin, dweight=grads[lin], dx=dh, accumulate=True)
+        kernels.linear_backward(dvalues, h, lin, dweight=grads[lin], dx=dh, accumulate=True)
         return dh, grads
 
 
@@ -139,8 +140,9 @@ class _Attended:
         self.conv, self.graph, self.work = conv, graph, work
         self.keep = conv._kept_edges(graph, seed)
         self.shape = (h.size(0), conv.options.heads, h.size(1) // conv.options.heads)
+        self.kernels = kernels = ops.kernels(h)
         values = work.empty("values", h)
-        native.linear(h, conv.lin.weight, out=values)
+        kernels.linear(h, conv.lin.weight, out=values)
         if conv.options.norm_adj:
             values *= _degree_scale(graph, "out", h.dtype)
         self.values = values.view(self.shape)
@@ -152,7 +154,7 @@ class _Attended:
         with_slopes = with_sums and self.score_dst is not None
         self.slope_y = work.empty("slope_y", h).view(self.shape) if with_slopes else None
         self.slope_sum = work.empty("slope_sum", h, per_node) if with_slopes else None
-        native.attention(
+        kernels.attention(
             self.values, native.forward_csr(graph), score_src=self.score_src, score_dst=self.score_dst,
             negative_slope=conv.options.negative_slope, keep=self.keep, out=self.y, lse=self.lse,
             slope_y=self.slope_y, slope_sum=self.slope_sum,
@@ -177,7 +179,7 @@ class _Attended:
         dvalues = work.empty("dvalues", values)
         dscore_src = work.empty("dscore_src", self.score_src)
         dscore_dst = None if self.score_dst is None else work.empty("dscore_dst", self.score_src)
-        native.attention_backward(
+        self.kernels.attention_backward(
             cotangent.view(self.shape), self.values, native.reverse_csr(self.graph),
             score_src=self.score_src, score_dst=self.score_dst, negative_slope=conv.options.negative_slope,
             keep=self.keep, y=self.y, lse=self.lse, slope_y=self.slope_y, slope_sum=self.slope_sum,
@@ -189,7 +191,7 @@ class _Attended:
                 continue
             # Of [H, H, F], every head's scores with every head's values, the diagonal.
             grads[attn] = (dscore.t() @ values).view(-1, *self.shape[1:]).diagonal(dim1=0, dim2=1).t().reshape_as(attn)
-            native.linear(dscore, _spread(attn).t().contiguous(), out=dvalues, sign=1)
+            self.kernels.linear(dscore, _spread(attn).t().contiguous(), out=dvalues, sign=1)
         if conv.options.norm_adj:
             dvalues *= _degree_scale(self.graph, "out", values.dtype)
         return dvalues
@@ -197,7 +199,7 @@ class _Attended:
     def _scores(self, name: str, attn: Tensor) -> Tensor:
         """[N, H]"""
         scores = self.work.empty(name, self.values, self.values.shape[:2])
-        native.linear(self.values.flatten(1), _spread(attn), out=scores)
+        self.kernels.linear(self.values.flatten(1), _spread(attn), out=scores)
         return scores
 
 

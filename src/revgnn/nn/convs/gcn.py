@@ -71,26 +71,27 @@ class GCNConv(nn.Module):
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Sum neighbours into a buffer, and map them from there into ``to``."""
-        native.linear(self._summed(h, graph, work), self.lin.weight, self.lin.bias, out=to, sign=sign)
+        ops.kernels(h).linear(self._summed(h, graph, work), self.lin.weight, self.lin.bias, out=to, sign=sign)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
         """Three visits: the neighbours, the linear map with all its gradients, the neighbours the other way."""
+        kernels = ops.kernels(h)
         summed, (weight, bias) = self._summed(h, graph, work), (self.lin.weight, self.lin.bias)
         grads = empty_grads(weight, bias)
-        native.linear_backward(
+        kernels.linear_backward(
             cotangent, summed, weight, bias,
             dweight=grads[weight], dbias=grads.get(bias), dx=summed, value=to, sign=sign,
         )  # fmt: skip
         graph = graph.self_looped
         reverse, edge_weight = native.reverse_weighted(graph, _gcn_weight(graph, None, h.dtype))
-        native.spmm(summed, reverse, out=h, weight=edge_weight)
+        kernels.spmm(summed, reverse, out=h, weight=edge_weight)
         return h, grads
 
     def _summed(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
         graph, summed = graph.self_looped, work.empty("summed", h)
-        native.spmm(h, native.forward_csr(graph), out=summed, weight=_gcn_weight(graph, None, h.dtype))
+        ops.kernels(h).spmm(h, native.forward_csr(graph), out=summed, weight=_gcn_weight(graph, None, h.dtype))
         return summed
 
 

@@ -138,25 +138,26 @@ class GENConv(nn.Module):
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Aggregate into a buffer, and map its sum with the root into ``to``."""
-        lin, y = self._lin, work.empty("y", h)
-        native.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=self._temperature(h))
-        native.linear(h, lin.weight, lin.bias, out=to, sign=sign, plus=y)
+        kernels, lin, y = ops.kernels(h), self._lin, work.empty("y", h)
+        kernels.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=self._temperature(h))
+        kernels.linear(h, lin.weight, lin.bias, out=to, sign=sign, plus=y)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
         """The aggregation, the linear map with all its gradients, the aggregation's own."""
+        kernels = ops.kernels(h)
         (weight, bias), t = (self._lin.weight, self._lin.bias), self._temperature(h)
         grads, n = empty_grads(weight, bias), h.size(0)
         y, lse, dz = (work.empty(name, h) for name in ("y", "lse", "dz"))
-        native.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
-        native.linear_backward(
+        kernels.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
+        kernels.linear_backward(
             cotangent, h, weight, bias,
             dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
         )  # fmt: skip
         dt = torch.empty_like(t) if isinstance(self.t, nn.Parameter) else None
         # The gradient of a source reads no other row of h, and may lie where h was.
-        native.gen_aggr_backward(
+        kernels.gen_aggr_backward(
             dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
             scratch=work.empty("scratch", h, (n, 2 * h.size(1))),
             constant_weights=self.options.aggr == "softmax_sg",

@@ -51,26 +51,28 @@ class SAGEConv(nn.Module):
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Aggregate into a buffer, and map that and the root into ``to``."""
-        native.linear(self._aggregated(h, graph, work), self.lin_l.weight, self.lin_l.bias, out=to, sign=sign)
-        native.linear(h, self.lin_r.weight, out=to, sign=sign or 1)
+        kernels = ops.kernels(h)
+        kernels.linear(self._aggregated(h, graph, work), self.lin_l.weight, self.lin_l.bias, out=to, sign=sign)
+        kernels.linear(h, self.lin_r.weight, out=to, sign=sign or 1)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
         """The neighbours, each linear map with all its gradients, the neighbours the other way."""
+        kernels = ops.kernels(h)
         near, root, bias = self.lin_l.weight, self.lin_r.weight, self.lin_l.bias
         grads = empty_grads(near, root, bias)
         aggregated = self._aggregated(h, graph, work)
-        native.linear_backward(
+        kernels.linear_backward(
             cotangent, aggregated, near, bias,
             dweight=grads[near], dbias=grads.get(bias), dx=aggregated, value=to, sign=sign,
         )  # fmt: skip
-        native.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
+        kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
         scale = native.inverse_degree(graph, h.dtype) if self.aggr == "mean" else None
-        native.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=True)
+        kernels.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=True)
         return h, grads
 
     def _aggregated(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
         aggregated = work.empty("aggregated", h)
-        native.spmm(h, native.forward_csr(graph), out=aggregated, mean=self.aggr == "mean")
+        ops.kernels(h).spmm(h, native.forward_csr(graph), out=aggregated, mean=self.aggr == "mean")
         return aggregated

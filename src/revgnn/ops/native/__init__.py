@@ -35,9 +35,13 @@ from .messages import (
 from .norm import NO_DROP, Drop, batch_stats, keep_bits, norm_act_drop, norm_act_drop_backward
 from .sums import edge_dot, neighbour_max, neighbour_max_backward, spmm
 
+NODE_SCRATCH = True
+"""Whether `gen_aggr_backward` has a use for its ``scratch``."""
+
 __all__ = [
     "AVAILABLE",
     "DTYPES",
+    "NODE_SCRATCH",
     "NO_DROP",
     "NO_EDGES",
     "NO_EDGE_GRADS",
