@@ -117,4 +117,12 @@ REVGNN_INLINE void prefetch(const void *p) {
   for (int line = 0; line < (Bytes + 63) / 64; line++) __builtin_prefetch((const char *)p + 64 * line);
 }
 
+/// Bring a row that will be written soon into the cache: stores that wait for their line hold up all that follows.
+template <class T>
+REVGNN_INLINE void prefetch_for_write(const T *row, int64_t width) {
+  for (int64_t byte = 0; byte < width * int64_t(sizeof(T)); byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const char *>(row) + byte, 1);
+  }
+}
+
 }  // namespace
