@@ -293,14 +293,4 @@ SumRows<T, Out> sum_rows_for(const HeadRun<Sum<T>> &run) {
   return sum_rows_of_blocks<T, Out, Most, slopes>(run, ceil_div(run.blocks, ceil_div(run.blocks, Most)));
 }
 
-// ------------------------------------------------------------------ columns of one head
-/// Call f(Int<lanes>, column) for every column once, most of them a vector at a time.
-template <class S, class F>
-REVGNN_INLINE void each_column(int64_t width, F &&f) {
-  constexpr int W = kLanes<S>;
-  int64_t d = 0;
-  for (; d + W <= width; d += W) f(Int<W>{}, d);
-  for (; d < width; d++) f(Int<1>{}, d);
-}
-
 }  // namespace

@@ -83,6 +83,16 @@ REVGNN_INLINE void with_lanes(int64_t width, F &&f) {
   }
 }
 
+/// Call f(Int<lanes>, column) for every column once, most of them a vector at a time; for loops that add to memory and
+/// whose number of vectors is not fixed.
+template <class S, class F>
+REVGNN_INLINE void each_column(int64_t width, F &&f) {
+  constexpr int W = kLanes<S>;
+  int64_t d = 0;
+  for (; d + W <= width; d += W) f(Int<W>{}, d);
+  for (; d < width; d++) f(Int<1>{}, d);
+}
+
 /// Zero in the lanes of the last vector that the vectors before it cover.
 template <int NB, class V, class M>
 REVGNN_INLINE V only_fresh(int b, V value, M fresh) {

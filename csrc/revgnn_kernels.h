@@ -225,6 +225,40 @@ typedef struct {
   int32_t threads;
 } revgnn_attention_backward_args;
 
+/* score_src_ih = <x_ih, attn_src_h>, and score_dst likewise: the products that attention takes */
+typedef struct {
+  int64_t num_rows;
+  int64_t heads;
+  int64_t width; /* of one head */
+  const void *x; /* [N, heads, width]: rows of heads * width */
+  int64_t x_stride;
+  const void *attn_src; /* [heads, width] Sum */
+  const void *attn_dst; /* likewise, or NULL */
+  void *score_src;      /* [N, heads] Sum */
+  void *score_dst;      /* likewise; with attn_dst */
+  int32_t dtype;
+  int32_t threads;
+} revgnn_attention_scores_args;
+
+typedef struct {
+  int64_t num_rows;
+  int64_t heads;
+  int64_t width;
+  const void *x;
+  int64_t x_stride;
+  const void *attn_src;
+  const void *attn_dst;
+  const void *dscore_src; /* [N, heads] Sum */
+  const void *dscore_dst; /* likewise; with attn_dst */
+  void *dx;
+  int64_t dx_stride;
+  void *dattn_src; /* [heads, width] Sum */
+  void *dattn_dst; /* likewise; with attn_dst */
+  int32_t dtype;
+  int32_t accumulate; /* into dx alone */
+  int32_t threads;
+} revgnn_attention_scores_backward_args;
+
 /* out = keep * relu(norm(x)) * scale. Kept is what `mask` says, or what (seed, i * width + d) hashes to. */
 typedef struct {
   int64_t num_rows;
@@ -308,7 +342,9 @@ typedef struct {
   K(edge_max)             \
   K(edge_max_backward)    \
   K(attention)            \
-  K(attention_backward)
+  K(attention_backward)   \
+  K(attention_scores)     \
+  K(attention_scores_backward)
 
 #if defined(_WIN32)
 #define REVGNN_API __declspec(dllexport)

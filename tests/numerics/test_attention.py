@@ -120,3 +120,56 @@ def test_the_same_bits_with_any_number_of_threads() -> None:
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+# ---------------------------------------------------------------------- scores
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("with_dst", [True, False])
+@pytest.mark.parametrize(("heads", "width"), [(1, 1), (1, 64), (4, 16), (3, 21), (5, 7), (2, 300)])
+@pytest.mark.parametrize("nodes", [0, 1, 333])
+def test_scores_and_their_gradients(nodes: int, heads: int, width: int, with_dst: bool, dtype: torch.dtype) -> None:
+    vectors = [torch.randn(1, heads, width, dtype=native.sum_dtype(dtype)) for _ in range(1 + with_dst)]
+    inputs = [torch.randn(nodes, heads, width).to(dtype), *vectors]
+    cotangents = [torch.randn(nodes, heads, dtype=native.sum_dtype(dtype)) for _ in vectors]
+    found = _scores(inputs, cotangents)
+    with ops.using("reference"):
+        expected = _scores([value.double() for value in inputs], [value.double() for value in cotangents])
+    assert [value.shape for value in found] == [value.shape for value in expected]
+    for value, right in zip(found, expected, strict=True):
+        scale = max(1.0, float(right.abs().max()) if right.numel() else 0.0, nodes**0.5, width**0.5)
+        assert_close(value.double() / scale, right / scale, dtype=dtype)
+
+
+def _scores(inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    leaves = [value.detach().requires_grad_() for value in inputs]
+    scores = [score for score in ops.attention_scores(*leaves) if score is not None]
+    return [*(score.detach() for score in scores), *torch.autograd.grad(scores, leaves, cotangents)]
+
+
+def test_the_gradient_of_scores_is_added_with_the_same_bits_on_any_number_of_threads() -> None:
+    x, src, dst = torch.randn(3000, 3, 21), torch.randn(3, 21), torch.randn(3, 21)
+    dsrc, ddst = torch.randn(3000, 3), torch.randn(3000, 3)
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        dx, da, db = torch.ones_like(x), torch.empty_like(src), torch.empty_like(dst)
+        native.attention_scores_backward(
+            x, src, dst, dscore_src=dsrc, dscore_dst=ddst, dx=dx, dattn_src=da, dattn_dst=db, accumulate=True
+        )
+        results.append((dx, da, db))
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert_close(results[0][0], 1 + dsrc.unsqueeze(2) * src + ddst.unsqueeze(2) * dst)
+
+
+def test_vectors_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be \[2, 3\], as x is \[5, 2, 3\]; got \[3, 2\]"):
+        ops.attention_scores(torch.randn(5, 2, 3), torch.randn(3, 2))
+
+
+def test_scores_compile() -> None:
+    torch.compiler.reset()
+    x, src = torch.randn(9, 2, 3), torch.randn(2, 3)
+    compiled = torch.compile(lambda x: ops.attention_scores(x, src)[0], fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x), ops.attention_scores(x, src)[0])

@@ -7,6 +7,7 @@ edge. The kernels take float32, bfloat16 and float64. What they have no code for
 | op | on the reference where native is chosen |
 |---|---|
 | all | float16; int64 indices (2^31 nodes or edges); D = 0 |
+| `attention_scores` | under torch.compile, which fuses it |
 | `gen_aggr` | ``edge_attr`` [E, D] without ``weight``; ``reduce="power"`` with edge features |
 | `norm_act_drop` | ``norm="graph"``; x of other than two dimensions |
 | `pool` | all |
@@ -20,18 +21,21 @@ from torch import Tensor
 from ..graph import Graph
 from . import native, reference
 from .attention import attention as native_attention
+from .attention_scores import attention_scores as native_attention_scores
 from .choice import implementation, using
 from .gen_aggr import gen_aggr as native_gen_aggr
 from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as native_norm_act_drop
 from .reference import Aggr, Norm, Reduce, keep_mask
 from .spmm import spmm as native_spmm
+from .tracing import is_traced
 
 __all__ = [
     "Aggr",
     "Norm",
     "Reduce",
     "attention",
+    "attention_scores",
     "gen_aggr",
     "implementation",
     "keep_mask",
@@ -150,6 +154,30 @@ def attention(
     if _runs_native(x) and _is_narrow(graph) and x.size(1) > 0:
         return native_attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
     return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
+
+
+def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Multiply each head's values by the attention vectors of both ends: what `attention` takes as scores.
+
+    ``s_ih = <x_ih, a_h>``.
+
+    Args:
+        x: [N, H, F] values.
+        attn_src: [H, F] or [1, H, F] vectors of the sources.
+        attn_dst: the same of the destinations; ``None``: only the source has a part.
+    Returns: [N, H] of the source, and of the destination or ``None``; half precision in float32 where native.
+    Raises: ValueError: if a vector has another shape.
+    Cost: native: one pass over N x H x F, one more in the backward; saves x. reference: one [N, H, F] product each.
+    Source: Velickovic et al. 2018.
+    """
+    for attn in (attn_src, attn_dst):
+        if attn is not None and attn.shape not in (x.shape[1:], (1, *x.shape[1:])):
+            raise ValueError(
+                f"an attention vector must be {list(x.shape[1:])}, as x is {list(x.shape)}; got {list(attn.shape)}"
+            )
+    if _runs_native(x) and x.size(1) > 0 and not is_traced(x):
+        return native_attention_scores(x, attn_src, attn_dst)
+    return reference.attention_scores(x, attn_src, attn_dst)
 
 
 def norm_act_drop(

@@ -6,7 +6,7 @@ is allocated. Rows may be strided (a column slice of a wider tensor), columns mu
 explained: the public ops check what a user can get wrong.
 """
 
-from .attention import attention, attention_backward
+from .attention import attention, attention_backward, attention_scores, attention_scores_backward
 from .library import (
     AVAILABLE,
     DTYPES,
@@ -45,6 +45,8 @@ __all__ = [
     "EdgeTerm",
     "attention",
     "attention_backward",
+    "attention_scores",
+    "attention_scores_backward",
     "batch_stats",
     "dense_columns",
     "edge_dot",

@@ -1,0 +1,60 @@
+"""The scores of attention on the CPU kernels: one pass over the values for both ends, and one for all gradients.
+
+Saved for the backward: x and the vectors. Outside of torch.compile alone; the compiler fuses the reference itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import native
+from .attention import dense_nodes
+from .native import sum_dtype
+
+
+def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Score both ends; contract in `revgnn.ops.attention_scores`."""
+    found: tuple[Tensor, Tensor | None] = _Function.apply(x, attn_src, attn_dst)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _vectors(attn: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if attn is None else attn.detach().reshape(x.shape[1:]).to(sum_dtype(x.dtype)).contiguous()
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, attn_src, attn_dst):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, attn_src, attn_dst)
+        x = dense_nodes(x)
+        score_src = x.new_empty(x.shape[:2], dtype=sum_dtype(x.dtype))
+        score_dst = None if attn_dst is None else torch.empty_like(score_src)
+        src, dst = _vectors(attn_src, x), _vectors(attn_dst, x)
+        assert src is not None, "the source always has a vector"
+        native.attention_scores(x, src, dst, score_src=score_src, score_dst=score_dst)
+        return score_src, score_dst
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dscore_src, dscore_dst):  # type: ignore[no-untyped-def]
+        x, attn_src, attn_dst = ctx.saved_tensors
+        x, src, dst = dense_nodes(x), _vectors(attn_src, x), _vectors(attn_dst, x)
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+        dattn_src, dattn_dst = torch.empty_like(src), None if dst is None else torch.empty_like(dst)
+        native.attention_scores_backward(
+            x,
+            src,
+            dst,
+            dscore_src=dscore_src.contiguous(),
+            dscore_dst=None if dst is None else dscore_dst.contiguous(),
+            dx=dx,
+            dattn_src=dattn_src,
+            dattn_dst=dattn_dst,
+        )
+        return (
+            dx if ctx.needs_input_grad[0] else None,
+            dattn_src.to(attn_src.dtype).view_as(attn_src) if ctx.needs_input_grad[1] else None,
+            dattn_dst.to(attn_dst.dtype).view_as(attn_dst) if ctx.needs_input_grad[2] else None,
+        )
