@@ -20,8 +20,9 @@ def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None) -> tu
     return found
 
 
-def _vectors(attn: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if attn is None else attn.detach().reshape(x.shape[1:]).to(sum_dtype(x.dtype)).contiguous()
+def _vector(attn: Tensor, x: Tensor) -> Tensor:
+    """[H, F] in the type of the sums."""
+    return attn.detach().reshape(x.shape[1:]).to(sum_dtype(x.dtype)).contiguous()
 
 
 class _Function(torch.autograd.Function):
@@ -31,8 +32,7 @@ class _Function(torch.autograd.Function):
         x = dense_nodes(x)
         score_src = x.new_empty(x.shape[:2], dtype=sum_dtype(x.dtype))
         score_dst = None if attn_dst is None else torch.empty_like(score_src)
-        src, dst = _vectors(attn_src, x), _vectors(attn_dst, x)
-        assert src is not None, "the source always has a vector"
+        src, dst = _vector(attn_src, x), None if attn_dst is None else _vector(attn_dst, x)
         native.attention_scores(x, src, dst, score_src=score_src, score_dst=score_dst)
         return score_src, score_dst
 
@@ -40,7 +40,7 @@ class _Function(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dscore_src, dscore_dst):  # type: ignore[no-untyped-def]
         x, attn_src, attn_dst = ctx.saved_tensors
-        x, src, dst = dense_nodes(x), _vectors(attn_src, x), _vectors(attn_dst, x)
+        x, src, dst = dense_nodes(x), _vector(attn_src, x), None if attn_dst is None else _vector(attn_dst, x)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dattn_src, dattn_dst = torch.empty_like(src), None if dst is None else torch.empty_like(dst)
         native.attention_scores_backward(
@@ -56,5 +56,5 @@ class _Function(torch.autograd.Function):
         return (
             dx if ctx.needs_input_grad[0] else None,
             dattn_src.to(attn_src.dtype).view_as(attn_src) if ctx.needs_input_grad[1] else None,
-            dattn_dst.to(attn_dst.dtype).view_as(attn_dst) if ctx.needs_input_grad[2] else None,
+            None if dattn_dst is None else dattn_dst.to(attn_dst.dtype).view_as(attn_dst),
         )
