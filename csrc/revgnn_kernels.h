@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define REVGNN_ABI_VERSION 1
+#define REVGNN_ABI_VERSION 2
 #define REVGNN_UNSUPPORTED (-1)
 
 #ifdef __cplusplus
@@ -90,7 +90,8 @@ typedef struct {
 } revgnn_max_backward_args;
 
 /* y_i = reduce_e m_e per channel, m_e = relu(x_j + bias + edge_attr_e weight) + eps; softmax: sum_e p_e m_e with
-   p = softmax_e(t m_e). Without a weight: m_e = relu(x_j) + eps, softmax only. */
+   p = softmax_e(t m_e). Without a weight: m_e = relu(x_j) + eps, softmax only; with a scratch exponentials are then
+   taken per node wherever the channels' ranges of t m allow it. */
 typedef struct {
   revgnn_csr graph;
   int64_t width;
@@ -104,7 +105,8 @@ typedef struct {
   double eps;
   void *y;
   int64_t y_stride;
-  void *lse; /* [N, width] Sum: log of the sum of exp(t m), or NULL; softmax only */
+  void *lse;     /* [N, width] Sum: log of the sum of exp(t m), or NULL; softmax only */
+  void *scratch; /* [N, 2 width] of dtype, or NULL; softmax without a weight */
   int32_t reduce;
   int32_t dtype;
   int32_t threads;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 
 F32, BF16, F64 = 0, 1, 2
 NORM_KINDS = {"none": 0, "layer": 1, "batch": 2}
@@ -132,7 +132,7 @@ KERNELS = {
         "f64: eps",
         "ptr: y",
         "i64: y_stride",
-        "ptr: lse",
+        "ptr: lse scratch",
         "i32: reduce dtype threads",
     ),
     "gen_aggr_backward": _struct(
