@@ -1,7 +1,7 @@
 // Additive attention with any number of heads: y_i = sum_j softmax_j(leaky_relu(s_j + t_i)) x_j.
 //
-// The softmax is online over the tiles of a long row; a row that fits into one tile needs no rescaling. For the gradient
-// of t the forward leaves behind z = sum p slope x_j and s = sum p slope, which cost no second gather.
+// The softmax is online over the tiles of a long row; a row that fits into one tile needs no rescaling. For the
+// gradient of t the forward leaves behind z = sum p slope x_j and s = sum p slope, which cost no second gather.
 #include "attention.h"
 
 #include "kernels.h"

@@ -261,9 +261,8 @@ void sum_rows(
 }
 
 template <class T, class Out>
-using SumRows = void (*)(
-    const Tile<T> &, TileEdges<Sum<T>>, const revgnn_csr &, const T *, int64_t, const HeadRun<Sum<T>> &, Out *, Sum<T> *
-);
+using SumRows =
+    void (*)(const Tile<T> &, TileEdges<Sum<T>>, const revgnn_csr &, const T *, int64_t, const HeadRun<Sum<T>> &, Out *, Sum<T> *);
 
 template <class T, class Out, int W, int NB, bool slopes>
 SumRows<T, Out> sum_rows_of(const HeadRun<Sum<T>> &run) {

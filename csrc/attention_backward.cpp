@@ -85,9 +85,7 @@ struct AttentionBackward {
   /// Turn the scores of the tile's edges first .. first + edges into weights; returns sum p slope D, lane by lane.
   REVGNN_INLINE Entries weigh(Gathered &tile, int first, int edges, int64_t j) const {
     const int begin = first * Lanes, end = (first + edges) * Lanes;
-    const Entries from = in_lanes<S, Lanes>(
-        static_cast<const S *>(a.score_src) + j * a.heads + run.head, run.count
-    );
+    const Entries from = in_lanes<S, Lanes>(static_cast<const S *>(a.score_src) + j * a.heads + run.head, run.count);
     Entries dots{};
     for (int entry = begin; entry < end; entry += L) {
       Entries slope;

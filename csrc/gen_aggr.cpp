@@ -1,9 +1,9 @@
 // Aggregation of GEN messages by softmax, sum or mean, with raw edge features or without.
 //
-// By edge: one visit of every edge; where the logits t m of every channel have a narrow range, one shift a channel keeps
-// their exponentials finite; else each row's shift is found online, and raised only when a logit exceeds it by kSlack, so
-// that rescaling is rare. By node: with a narrow range and a scratch the exponentials are taken once a node, and edges
-// add them up.
+// By edge: one visit of every edge; where the logits t m of every channel have a narrow range, one shift a channel
+// keeps their exponentials finite; else each row's shift is found online, and raised only when a logit exceeds it by
+// kSlack, so that rescaling is rare. By node: with a narrow range and a scratch the exponentials are taken once a node,
+// and edges add them up.
 #include "gen_shift.h"
 #include "kernels.h"
 #include "messages.h"

@@ -18,39 +18,42 @@ REVGNN_INLINE Vec<uint32_t, W> mix(Vec<uint32_t, W> h) {
 
 enum class Drop { none, mask, seed };
 
-/// The factor of each element: 0 where it drops, `scale` where it stays.
+/// The factor of each element of one row: 0 where it drops, `scale` where it stays.
 template <class S, Drop drop>
 struct Keep {
-  const uint8_t *mask;
-  int64_t mask_stride;
-  int64_t width;
-  uint64_t seed;
-  uint32_t threshold;
-  S scale;
+  const uint8_t *mask = nullptr; /* of this row */
+  uint64_t position = 0;         /* of the row's first element */
+  uint32_t seed_low = 0, seed_high = 0;
+  uint32_t threshold = 0;
+  bool carries = false; /* whether positions pass a multiple of 2^32 inside the row */
+  S scale = S(1);
 
   template <class Args>
-  explicit Keep(const Args &a)
-      : mask(a.mask),
-        mask_stride(a.mask_stride),
-        width(a.width),
-        seed(a.seed),
-        threshold(a.threshold),
-        scale(S(a.scale)) {}
+  REVGNN_INLINE Keep(const Args &a, int64_t row) : scale(S(a.scale)) {
+    if constexpr (drop == Drop::mask) mask = a.mask + row * a.mask_stride;
+    if constexpr (drop == Drop::seed) {
+      position = uint64_t(row) * uint64_t(a.width);
+      carries = uint32_t(position) + uint64_t(a.width) > UINT32_MAX;
+      seed_low = uint32_t(a.seed);
+      seed_high = uint32_t(a.seed >> 32);
+      threshold = a.threshold;
+    }
+  }
 
   template <int W>
-  REVGNN_INLINE Vec<S, W> factor(int64_t row, int64_t channel) const {
+  REVGNN_INLINE Vec<S, W> factor(int64_t channel) const {
     if constexpr (drop == Drop::none) {
       return splat<S, W>(S(1));
     } else if constexpr (drop == Drop::mask) {
-      const auto kept = load<W>(mask + row * mask_stride + channel);
+      const auto kept = load<W>(mask + channel);
       return __builtin_convertvector((Vec<int32_t, W>)widen<W>(kept), Vec<S, W>) * scale;
     } else {
-      const uint64_t position = uint64_t(row) * uint64_t(width) + uint64_t(channel);
-      const auto low = iota<uint32_t, W>() + uint32_t(position);
-      const auto carry = (Vec<uint32_t, W>)(low < uint32_t(position));  // all ones is -1
-      const auto high = uint32_t(position >> 32) - carry;
-      auto hash = mix<W>(low ^ uint32_t(seed));
-      hash = mix<W>(hash ^ uint32_t(seed >> 32) ^ (high * 0x9e3779b9u));
+      using U = Vec<uint32_t, W>;
+      const U low = (iota<uint32_t, W>() + uint32_t(position)) + uint32_t(channel);
+      U high = U{} + uint32_t(position >> 32);
+      if (__builtin_expect(carries, 0)) high -= (U)(low < uint32_t(position));  // all ones is -1
+      const U inner = mix<W>(low ^ seed_low);
+      const U hash = mix<W>(inner ^ ((high * 0x9e3779b9u) ^ seed_high));
       if constexpr (sizeof(S) == 4) return hash >= threshold ? splat<S, W>(scale) : Vec<S, W>{};
       return __builtin_convertvector(-(Vec<int32_t, W>)(hash >= threshold), Vec<S, W>) * scale;
     }
@@ -61,19 +64,25 @@ struct Keep {
 /// The affine part; a missing vector is 1 or 0.
 template <class S>
 struct Affine {
+  const Buffer<S> missing; /* ones, then zeros */
   const S *weight;
   const S *bias;
 
   template <class Args>
-  explicit Affine(const Args &a) : weight(static_cast<const S *>(a.weight)), bias(static_cast<const S *>(a.bias)) {}
+  explicit Affine(const Args &a)
+      : missing(2 * a.width),
+        weight(a.weight == nullptr ? missing.data() : static_cast<const S *>(a.weight)),
+        bias(a.bias == nullptr ? missing.data() + a.width : static_cast<const S *>(a.bias)) {
+    for (int64_t d = 0; d < a.width; d++) missing.data()[d] = S(1);
+  }
 
   template <int W>
   REVGNN_INLINE Vec<S, W> scale(int64_t channel) const {
-    return weight == nullptr ? splat<S, W>(S(1)) : load<W>(weight + channel);
+    return load<W>(weight + channel);
   }
   template <int W>
   REVGNN_INLINE Vec<S, W> shift(int64_t channel) const {
-    return bias == nullptr ? Vec<S, W>{} : load<W>(bias + channel);
+    return load<W>(bias + channel);
   }
 };
 
@@ -91,28 +100,35 @@ struct Stats {
   }
 };
 
-/// Call f(channel, fresh) for the vectors of a row; `fresh` marks the lanes that no vector before covered.
-template <class S, int W, class F>
+/// Call f(channel, fresh) for the vectors of a row, NB or, for NB = 0, any number; `fresh` marks the lanes that no
+/// vector before covered.
+template <class S, int W, int NB = 0, class F>
 REVGNN_INLINE void for_vectors(int64_t width, Mask<S, W> fresh_at_end, F &&f) {
   const int64_t last = width - W;
+  if constexpr (NB > 0) {
+#pragma GCC unroll 16
+    for (int b = 0; b + 1 < NB; b++) f(b * W, ~Mask<S, W>{});
+    f(last, fresh_at_end);
+    return;
+  }
   for (int64_t channel = 0; channel < width; channel += W) {
     const bool inside = channel <= last;
     f(inside ? channel : last, inside ? ~Mask<S, W>{} : fresh_at_end);
   }
 }
 
-template <class T, int W>
+template <class T, int W, int NB>
 REVGNN_INLINE void row_stats(
     const T *x, int64_t width, Mask<Sum<T>, W> fresh_at_end, Sum<T> eps, Sum<T> *mean, Sum<T> *rstd
 ) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   V sum{}, square{};
-  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+  for_vectors<S, W, NB>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
     sum += fresh ? load<W>(x + d) : V{};
   });
   const S centre = reduce_add<S, W>(sum) / S(width);
-  for_vectors<S, W>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+  for_vectors<S, W, NB>(width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
     const V away = fresh ? load<W>(x + d) - centre : V{};
     square += away * away;
   });
@@ -121,31 +137,31 @@ REVGNN_INLINE void row_stats(
 }
 
 // ------------------------------------------------------------------ forward
-template <class T, class Out, int W, int kind, Drop drop>
+template <class T, class Out, int W, int NB, int kind, Drop drop>
 void norm_rows(const revgnn_norm_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
-  const Keep<S, drop> keep(a);
   const Affine<S> affine(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   const V floor = splat<S, W>(a.act ? S(0) : -S(__builtin_inf()));
   for_rows(a.num_rows, a.threads, 2 * a.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
     const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
     Out *out = static_cast<Out *>(a.out) + i * a.out_stride;
+    const Keep<S, drop> keep(a, i);
     S mean, rstd;
     Stats<S, W, kind> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), 0};
     if constexpr (kind == REVGNN_NORM_LAYER) {
-      row_stats<T, W>(x, a.width, fresh_at_end, S(a.eps), &mean, &rstd);
+      row_stats<T, W, NB>(x, a.width, fresh_at_end, S(a.eps), &mean, &rstd);
       stats = {&mean, &rstd, 0};
       if (a.mean != nullptr) {
         static_cast<S *>(a.mean)[i] = mean;
         static_cast<S *>(a.rstd)[i] = rstd;
       }
     }
-    for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) REVGNN_LAMBDA {
+    for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) REVGNN_LAMBDA {
       V u = stats.centred(load<W>(x + d), d) * affine.template scale<W>(d) + affine.template shift<W>(d);
       u = u < floor ? floor : u;
-      store<W>(out + d, u * keep.template factor<W>(i, d));
+      store<W>(out + d, u * keep.template factor<W>(d));
     });
   });
 }
@@ -157,12 +173,11 @@ struct Inside {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_norm_backward_args &a;
-  const Keep<S, drop> keep;
   const Affine<S> affine;
   const V floor;
 
   explicit Inside(const revgnn_norm_backward_args &args)
-      : a(args), keep(args), affine(args), floor(splat<S, W>(args.act ? S(0) : -S(__builtin_inf()))) {}
+      : a(args), affine(args), floor(splat<S, W>(args.act ? S(0) : -S(__builtin_inf()))) {}
 
   /// The row before the affine part.
   REVGNN_INLINE V centred(int64_t i, int64_t d) const {
@@ -171,10 +186,10 @@ struct Inside {
   }
 
   /// The gradient behind rectifier and dropout; `row` receives the row before the affine part.
-  REVGNN_INLINE V at(int64_t i, int64_t d, V *row) const {
+  REVGNN_INLINE V at(int64_t i, int64_t d, const Keep<S, drop> &keep, V *row) const {
     *row = centred(i, d);
     const V u = *row * affine.template scale<W>(d) + affine.template shift<W>(d);
-    const V grad = load<W>(static_cast<const T *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(i, d);
+    const V grad = load<W>(static_cast<const T *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(d);
     return u > floor ? grad : V{};
   }
 
@@ -193,7 +208,7 @@ REVGNN_INLINE void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad,
   store<W>(sums + width + d, load<W>(sums + width + d) + grad * centred);
 }
 
-template <class T, int W, int kind, Drop drop>
+template <class T, int W, int NB, int kind, Drop drop>
 void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
@@ -204,10 +219,11 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
     const Range rows = rows_of_part(a.num_rows, part);
     S *sums = partials.row(part), *held = sums + 2 * a.width;
     for (int64_t i = rows.first; i < rows.last; i++) {
+      const Keep<S, drop> keep(a, i);
       V sum{}, dot{};
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+      for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         V centred;
-        V grad = inside.at(i, d, &centred);
+        V grad = inside.at(i, d, keep, &centred);
         const V scale = inside.affine.template scale<W>(d);
         store<W>(held + d, grad * scale);
         grad = fresh ? grad : V{};
@@ -221,7 +237,7 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
         mean_dot = reduce_add<S, W>(dot) / S(a.width);
         rstd = static_cast<const S *>(a.rstd)[i];
       }
-      for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+      for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         inside.put(i, d, (load<W>(held + d) - mean_grad - inside.centred(i, d) * mean_dot) * rstd, fresh);
       });
     }
@@ -241,9 +257,10 @@ void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
   for_parts(a.threads, 3 * a.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(a.num_rows, part);
     for (int64_t i = rows.first; i < rows.last; i++) {
+      const Keep<S, drop> keep(a, i);
       for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
         V centred;
-        const V grad = fresh ? inside.at(i, d, &centred) : V{};
+        const V grad = fresh ? inside.at(i, d, keep, &centred) : V{};
         add_affine<S, W>(partials.row(part), a.width, d, grad, centred);
       });
     }
@@ -254,9 +271,10 @@ void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
   const S *rstd = static_cast<const S *>(a.rstd);
   const S share = a.fixed_stats || a.num_rows == 0 ? S(0) : S(1) / S(a.num_rows);
   for_rows(a.num_rows, a.threads, 4 * a.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
+    const Keep<S, drop> keep(a, i);
     for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
       V centred;
-      V grad = inside.at(i, d, &centred);
+      V grad = inside.at(i, d, keep, &centred);
       grad -= (load<W>(dbias + d) + centred * load<W>(dweight + d)) * share;
       inside.put(i, d, grad * inside.affine.template scale<W>(d) * load<W>(rstd + d), fresh);
     });
@@ -322,6 +340,18 @@ struct DropKind {
   static constexpr Drop value = drop;
 };
 
+/// Call f(Int<NB>) with the number of vectors of a row where it is a usual one, else 0: any number.
+template <class S, int W, class F>
+REVGNN_INLINE void with_vectors(int64_t width, F &&f) {
+  const int64_t vectors = ceil_div(width, W);
+  if constexpr (sizeof(S) == 4 && W > 1) {
+    if (vectors == 4) return f(Int<4>{});
+    if (vectors == 8) return f(Int<8>{});
+    if (vectors == 16) return f(Int<16>{});
+  }
+  f(Int<0>{});
+}
+
 template <class Args, class F>
 void with_drop(const Args &a, F &&f) {
   if (a.mask != nullptr) {
@@ -339,9 +369,12 @@ int norm_any(const revgnn_norm_args &a) {
     constexpr Drop drop = decltype(kind_of_drop)::value;
     with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
       constexpr int W = decltype(w)::value;
-      if (a.kind == REVGNN_NORM_LAYER) norm_rows<T, Out, W, REVGNN_NORM_LAYER, drop>(a);
-      if (a.kind == REVGNN_NORM_BATCH) norm_rows<T, Out, W, REVGNN_NORM_BATCH, drop>(a);
-      if (a.kind == REVGNN_NORM_NONE) norm_rows<T, Out, W, REVGNN_NORM_NONE, drop>(a);
+      if (a.kind == REVGNN_NORM_BATCH) norm_rows<T, Out, W, 0, REVGNN_NORM_BATCH, drop>(a);
+      if (a.kind == REVGNN_NORM_NONE) norm_rows<T, Out, W, 0, REVGNN_NORM_NONE, drop>(a);
+      if (a.kind != REVGNN_NORM_LAYER) return;
+      with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
+        norm_rows<T, Out, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
+      });
     });
   });
   return 0;
@@ -367,9 +400,12 @@ int norm_backward(const revgnn_norm_backward_args &a) {
       constexpr Drop drop = decltype(kind_of_drop)::value;
       with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
         constexpr int W = decltype(w)::value;
-        if (a.kind == REVGNN_NORM_LAYER) norm_backward_by_row<T, W, REVGNN_NORM_LAYER, drop>(a);
-        if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, REVGNN_NORM_NONE, drop>(a);
+        if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, 0, REVGNN_NORM_NONE, drop>(a);
         if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, W, drop>(a);
+        if (a.kind != REVGNN_NORM_LAYER) return;
+        with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
+          norm_backward_by_row<T, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
+        });
       });
     });
   });

@@ -21,12 +21,12 @@ from torch import Tensor
 from ..graph import Graph
 from . import native, reference
 from .attention import attention as native_attention
-from .attention_scores import attention_scores as native_attention_scores
 from .choice import implementation, using
 from .gen_aggr import gen_aggr as native_gen_aggr
 from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as native_norm_act_drop
 from .reference import Aggr, Norm, Reduce, keep_mask
+from .scores import attention_scores as native_attention_scores
 from .spmm import spmm as native_spmm
 from .tracing import is_traced
 
@@ -101,8 +101,9 @@ def gen_aggr(
         p: exponent of the power mean; a tensor may be learned.
     Returns: [N, D] in the dtype of ``x``.
     Raises: ValueError: if shapes disagree.
-    Cost: native: one pass over E x D, two (softmax without edges: of plain sums) in the backward; saves x, y and one
-        [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for the backward.
+    Cost: native: one pass over E x D each way; softmax without edge features: two, of plain sums, with [N, 2D] scratch;
+        saves x, y and one [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for the
+        backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
     _check_nodes(x, graph)
