@@ -83,6 +83,33 @@ REVGNN_INLINE void with_lanes(int64_t width, F &&f) {
   }
 }
 
+/// Call f(Int<lanes>, column) for every column once, most of them a vector at a time; for loops that add to memory and
+/// whose number of vectors is not fixed.
+template <class S, class F>
+REVGNN_INLINE void each_column(int64_t width, F &&f) {
+  constexpr int W = kLanes<S>;
+  int64_t d = 0;
+  for (; d + W <= width; d += W) f(Int<W>{}, d);
+  for (; d < width; d++) f(Int<1>{}, d);
+}
+
+/// Call f(channel, fresh) for the vectors of a row, NB or, for NB = 0, any number; `fresh` marks the lanes that no
+/// vector before covered.
+template <class S, int W, int NB = 0, class F>
+REVGNN_INLINE void for_vectors(int64_t width, Mask<S, W> fresh_at_end, F &&f) {
+  const int64_t last = width - W;
+  if constexpr (NB > 0) {
+#pragma GCC unroll 16
+    for (int b = 0; b + 1 < NB; b++) f(b * W, ~Mask<S, W>{});
+    f(last, fresh_at_end);
+    return;
+  }
+  for (int64_t channel = 0; channel < width; channel += W) {
+    const bool inside = channel <= last;
+    f(inside ? channel : last, inside ? ~Mask<S, W>{} : fresh_at_end);
+  }
+}
+
 /// Zero in the lanes of the last vector that the vectors before it cover.
 template <int NB, class V, class M>
 REVGNN_INLINE V only_fresh(int b, V value, M fresh) {
@@ -115,6 +142,14 @@ template <int Bytes>
 REVGNN_INLINE void prefetch(const void *p) {
 #pragma GCC unroll 32
   for (int line = 0; line < (Bytes + 63) / 64; line++) __builtin_prefetch((const char *)p + 64 * line);
+}
+
+/// Bring a row that will be written soon into the cache: stores that wait for their line hold up all that follows.
+template <class T>
+REVGNN_INLINE void prefetch_for_write(const T *row, int64_t width) {
+  for (int64_t byte = 0; byte < width * int64_t(sizeof(T)); byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const char *>(row) + byte, 1);
+  }
 }
 
 }  // namespace

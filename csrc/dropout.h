@@ -17,51 +17,49 @@ REVGNN_INLINE Vec<uint32_t, W> mix(Vec<uint32_t, W> h) {
 
 enum class Drop { none, mask, bits, seed };
 
-/// The hash of W positions from `first` on.
-template <int W>
-REVGNN_INLINE Vec<uint32_t, W> hash_of(uint64_t seed, uint64_t first) {
-  const auto low = iota<uint32_t, W>() + uint32_t(first);
-  const auto carry = (Vec<uint32_t, W>)(low < uint32_t(first));  // all ones is -1
-  const auto high = uint32_t(first >> 32) - carry;
-  const auto hash = mix<W>(low ^ uint32_t(seed));
-  return mix<W>(hash ^ uint32_t(seed >> 32) ^ (high * 0x9e3779b9u));
-}
-
-/// The factor of each element: 0 where it drops, `scale` where it stays.
+/// The factor of each element of one row: 0 where it drops, `scale` where it stays.
 template <class S, Drop drop>
 struct Keep {
-  const uint8_t *mask;
-  int64_t mask_stride;
-  int64_t width;
-  uint64_t seed;
-  uint32_t threshold;
-  S scale;
+  const uint8_t *mask = nullptr; /* of this row */
+  uint64_t position = 0;         /* of the row's first element */
+  uint32_t seed_low = 0, seed_high = 0;
+  uint32_t threshold = 0;
+  bool carries = false; /* whether positions pass a multiple of 2^32 inside the row */
+  S scale = S(1);
 
   template <class Args>
-  explicit Keep(const Args &a)
-      : mask(a.mask),
-        mask_stride(a.mask_stride),
-        width(a.width),
-        seed(a.seed),
-        threshold(a.threshold),
-        scale(S(a.scale)) {}
+  REVGNN_INLINE Keep(const Args &a, int64_t row) : scale(S(a.scale)) {
+    if constexpr (drop == Drop::mask || drop == Drop::bits) mask = a.mask + row * a.mask_stride;
+    if constexpr (drop == Drop::seed) {
+      position = uint64_t(row) * uint64_t(a.width);
+      carries = uint32_t(position) + uint64_t(a.width) > UINT32_MAX;
+      seed_low = uint32_t(a.seed);
+      seed_high = uint32_t(a.seed >> 32);
+      threshold = a.threshold;
+    }
+  }
 
   template <int W>
-  REVGNN_INLINE Vec<S, W> factor(int64_t row, int64_t channel) const {
+  REVGNN_INLINE Vec<S, W> factor(int64_t channel) const {
     if constexpr (drop == Drop::none) {
       return splat<S, W>(S(1));
     } else if constexpr (drop == Drop::mask) {
-      const auto kept = load<W>(mask + row * mask_stride + channel);
+      const auto kept = load<W>(mask + channel);
       return __builtin_convertvector((Vec<int32_t, W>)widen<W>(kept), Vec<S, W>) * scale;
     } else if constexpr (drop == Drop::bits) {
-      const uint8_t *byte = mask + row * mask_stride + channel / 8;
+      const uint8_t *byte = mask + channel / 8;
       uint32_t word = byte[0];
       if constexpr (W > 8) word |= uint32_t(byte[1]) << 8;
       const auto bit = splat<int32_t, W>(int32_t(word >> (channel % 8))) & (splat<int32_t, W>(1) << iota<int32_t, W>());
       if constexpr (sizeof(S) == 4) return bit != 0 ? splat<S, W>(scale) : Vec<S, W>{};
       return __builtin_convertvector(-(Vec<int32_t, W>)(bit != 0), Vec<S, W>) * scale;
     } else {
-      const auto hash = hash_of<W>(seed, uint64_t(row) * uint64_t(width) + uint64_t(channel));
+      using U = Vec<uint32_t, W>;
+      const U low = (iota<uint32_t, W>() + uint32_t(position)) + uint32_t(channel);
+      U high = U{} + uint32_t(position >> 32);
+      if (__builtin_expect(carries, 0)) high -= (U)(low < uint32_t(position));  // all ones is -1
+      const U inner = mix<W>(low ^ seed_low);
+      const U hash = mix<W>(inner ^ ((high * 0x9e3779b9u) ^ seed_high));
       if constexpr (sizeof(S) == 4) return hash >= threshold ? splat<S, W>(scale) : Vec<S, W>{};
       return __builtin_convertvector(-(Vec<int32_t, W>)(hash >= threshold), Vec<S, W>) * scale;
     }

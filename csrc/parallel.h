@@ -10,7 +10,7 @@
 namespace {
 
 /// How many rows ahead the gathers prefetch: enough to cover the memory's latency, few enough to stay in the L1 cache.
-constexpr int64_t kAhead = 6;
+constexpr int64_t kAhead = 16;
 /// Fewer elements than this a thread, and starting it costs more than it brings.
 constexpr int64_t kWorkPerThread = 16384;
 /// Reductions over rows are formed in this many parts, always the same ones, and then added in order.

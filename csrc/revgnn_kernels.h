@@ -90,7 +90,8 @@ typedef struct {
 } revgnn_max_backward_args;
 
 /* y_i = reduce_e m_e per channel, m_e = relu(x_j + bias + edge_attr_e weight) + eps; softmax: sum_e p_e m_e with
-   p = softmax_e(t m_e). Without a weight: m_e = relu(x_j) + eps, softmax only. */
+   p = softmax_e(t m_e). Without a weight: m_e = relu(x_j) + eps, softmax only; with a scratch exponentials are then
+   taken per node wherever the channels' ranges of t m allow it. */
 typedef struct {
   revgnn_csr graph;
   int64_t width;
@@ -104,7 +105,8 @@ typedef struct {
   double eps;
   void *y;
   int64_t y_stride;
-  void *lse; /* [N, width] Sum: log of the sum of exp(t m), or NULL; softmax only */
+  void *lse;     /* [N, width] Sum: log of the sum of exp(t m), or NULL; softmax only */
+  void *scratch; /* [N, 2 width] of dtype, or NULL; softmax without a weight */
   int32_t reduce;
   int32_t dtype;
   int32_t threads;
@@ -224,6 +226,40 @@ typedef struct {
   int32_t accumulate; /* into dx alone */
   int32_t threads;
 } revgnn_attention_backward_args;
+
+/* score_src_ih = <x_ih, attn_src_h>, and score_dst likewise: the products that attention takes */
+typedef struct {
+  int64_t num_rows;
+  int64_t heads;
+  int64_t width; /* of one head */
+  const void *x; /* [N, heads, width]: rows of heads * width */
+  int64_t x_stride;
+  const void *attn_src; /* [heads, width] Sum */
+  const void *attn_dst; /* likewise, or NULL */
+  void *score_src;      /* [N, heads] Sum */
+  void *score_dst;      /* likewise; with attn_dst */
+  int32_t dtype;
+  int32_t threads;
+} revgnn_attention_scores_args;
+
+typedef struct {
+  int64_t num_rows;
+  int64_t heads;
+  int64_t width;
+  const void *x;
+  int64_t x_stride;
+  const void *attn_src;
+  const void *attn_dst;
+  const void *dscore_src; /* [N, heads] Sum */
+  const void *dscore_dst; /* likewise; with attn_dst */
+  void *dx;
+  int64_t dx_stride;
+  void *dattn_src; /* [heads, width] Sum */
+  void *dattn_dst; /* likewise; with attn_dst */
+  int32_t dtype;
+  int32_t accumulate; /* into dx alone */
+  int32_t threads;
+} revgnn_attention_scores_backward_args;
 
 /* out = keep * relu(norm(x)) * scale. Kept is what `mask` says, or what (seed, i * width + d) hashes to. */
 typedef struct {
@@ -365,7 +401,9 @@ typedef struct {
   K(attention_backward)   \
   K(linear)               \
   K(linear_backward)      \
-  K(keep_bits)
+  K(keep_bits)            \
+  K(attention_scores)     \
+  K(attention_scores_backward)
 
 #if defined(_WIN32)
 #define REVGNN_API __declspec(dllexport)

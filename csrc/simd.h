@@ -231,7 +231,6 @@ REVGNN_INLINE Mask<S, W> beats(Vec<S, W> value, Vec<S, W> top) {
 #if defined(__AVX512F__)
 /// With instructions for rounding and for scaling by 2^k, which also takes care of the upper end.
 REVGNN_INLINE __m512 exp_512(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-104.f), x);  // in this order a NaN stays one
   const __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
   __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fmadd_ps(k, _mm512_set1_ps(2.12194440e-4f), r);
@@ -245,20 +244,17 @@ REVGNN_INLINE __m512 exp_512(__m512 x) {
 }
 #endif
 
-/// Relative error below 3e-7; 0 far below 0, finite or infinite far above; a NaN stays one.
+/// For x between -87 and 88, or a NaN, which stays one; relative error below 3e-7.
 template <int W>
-REVGNN_INLINE Vec<float, W> vexp(Vec<float, W> x) {
+REVGNN_INLINE Vec<float, W> vexp_inside(Vec<float, W> x) {
   using V = Vec<float, W>;
 #if defined(__AVX512F__)
   if constexpr (W == 16) return (V)exp_512((__m512)x);
 #endif
-  const V low = splat<float, W>(-87.3f), high = splat<float, W>(88.f);
-  V c = x < low ? low : x;
-  c = c > high ? high : c;
   const float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
-  const V shifted = c * 1.44269504f + magic;
+  const V shifted = x * 1.44269504f + magic;
   const V k = shifted - magic;
-  const V r = (c - k * 0.693359375f) + k * 2.12194440e-4f;  // ln 2 in two parts: the first product is exact
+  const V r = (x - k * 0.693359375f) + k * 2.12194440e-4f;  // ln 2 in two parts: the first product is exact
   V p = r * (1.f / 720) + 1.f / 120;
   p = p * r + 1.f / 24;
   p = p * r + 1.f / 6;
@@ -266,8 +262,20 @@ REVGNN_INLINE Vec<float, W> vexp(Vec<float, W> x) {
   p = p * r + 1.f;
   p = p * r + 1.f;
   const V power = (V)(((Vec<int32_t, W>)shifted << 23) + (127 << 23));  // the magic's own bits shift out
-  const V y = p * power;
-  return x < low ? V{} : y;
+  return p * power;
+}
+
+/// 0 far below 0, finite or infinite far above; a NaN stays one.
+template <int W>
+REVGNN_INLINE Vec<float, W> vexp(Vec<float, W> x) {
+  using V = Vec<float, W>;
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return (V)exp_512(_mm512_max_ps(_mm512_set1_ps(-104.f), (__m512)x));  // NaN: the second
+#endif
+  const V low = splat<float, W>(-87.3f), high = splat<float, W>(88.f);
+  V c = x < low ? low : x;
+  c = c > high ? high : c;
+  return x < low ? V{} : vexp_inside<W>(c);
 }
 
 /// For finite x > 0; relative error below 2e-7.
@@ -292,6 +300,10 @@ template <int W>
 REVGNN_INLINE Vec<double, W> vexp(Vec<double, W> x) {
   for (int lane = 0; lane < W; lane++) x[lane] = __builtin_exp(x[lane]);
   return x;
+}
+template <int W>
+REVGNN_INLINE Vec<double, W> vexp_inside(Vec<double, W> x) {
+  return vexp<W>(x);
 }
 template <int W>
 REVGNN_INLINE Vec<double, W> vlog(Vec<double, W> x) {

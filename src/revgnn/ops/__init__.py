@@ -8,6 +8,7 @@ What they have no code for, both alike, runs on the reference:
 | op | on the reference where kernels are chosen |
 |---|---|
 | all | float16; int64 indices (2^31 nodes or edges); D = 0 |
+| `attention_scores` | under torch.compile, which fuses it |
 | `gen_aggr` | ``edge_attr`` [E, D] without ``weight``; ``reduce="power"`` with edge features |
 | `norm_act_drop` | ``norm="graph"``; x of other than two dimensions |
 | `pool` | all |
@@ -26,6 +27,7 @@ from .gen_aggr import gen_aggr as compiled_gen_aggr
 from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as compiled_norm_act_drop
 from .reference import Aggr, Norm, Reduce
+from .scores import attention_scores as compiled_attention_scores
 from .spmm import spmm as compiled_spmm
 from .tracing import is_traced
 
@@ -34,6 +36,7 @@ __all__ = [
     "Norm",
     "Reduce",
     "attention",
+    "attention_scores",
     "draw_mask",
     "gen_aggr",
     "implementation",
@@ -102,8 +105,9 @@ def gen_aggr(
         p: exponent of the power mean; a tensor may be learned.
     Returns: [N, D] in the dtype of ``x``.
     Raises: ValueError: if shapes disagree.
-    Cost: kernels: one pass over E x D, two (softmax without edges: of plain sums) in the backward; saves x, y and one
-        [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for the backward.
+    Cost: kernels: one pass over E x D each way; softmax without edge features: two, of plain sums, with [N, 2D]
+        scratch; saves x, y and one [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for
+        the backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
     _check_nodes(x, graph)
@@ -155,6 +159,30 @@ def attention(
     if _runs_compiled(x) and _is_narrow(graph) and x.size(1) > 0:
         return compiled_attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
     return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
+
+
+def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Multiply each head's values by the attention vectors of both ends: what `attention` takes as scores.
+
+    ``s_ih = <x_ih, a_h>``.
+
+    Args:
+        x: [N, H, F] values.
+        attn_src: [H, F] or [1, H, F] vectors of the sources.
+        attn_dst: the same of the destinations; ``None``: only the source has a part.
+    Returns: [N, H] of the source, and of the destination or ``None``; half precision in float32 where kernels run.
+    Raises: ValueError: if a vector has another shape.
+    Cost: kernels: one pass over N x H x F, one more in the backward; saves x. reference: one [N, H, F] product each.
+    Source: Velickovic et al. 2018.
+    """
+    for attn in (attn_src, attn_dst):
+        if attn is not None and attn.shape not in (x.shape[1:], (1, *x.shape[1:])):
+            raise ValueError(
+                f"an attention vector must be {list(x.shape[1:])}, as x is {list(x.shape)}; got {list(attn.shape)}"
+            )
+    if _runs_compiled(x) and x.size(1) > 0 and not is_traced(x):
+        return compiled_attention_scores(x, attn_src, attn_dst)
+    return reference.attention_scores(x, attn_src, attn_dst)
 
 
 def norm_act_drop(

@@ -41,7 +41,7 @@ def attention(
 
 
 # ---------------------------------------------------------------------- what both ways run
-def _dense_nodes(x: Tensor) -> Tensor:
+def dense_nodes(x: Tensor) -> Tensor:
     """Whatever the stride of nodes, a node's [H, F] must be dense."""
     return x if x.stride(2) == 1 and x.stride(1) == x.size(2) else x.contiguous()
 
@@ -56,7 +56,7 @@ def _forward(
     with_slopes: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the output, the normalisers, and the two sums for ``score_dst``, empty without ``with_slopes``."""
-    x = _dense_nodes(x)
+    x = dense_nodes(x)
     dtype = sum_dtype(x.dtype)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     lse = x.new_empty(x.shape[:2], dtype=dtype)
@@ -91,7 +91,7 @@ def _backward(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of x, score_src and score_dst (empty without the slopes' sums)."""
-    x, grad = _dense_nodes(x), _dense_nodes(grad)
+    x, grad = dense_nodes(x), dense_nodes(grad)
     with_slopes = slope_sum.numel() > 0
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     dscore_src, dscore_dst = torch.empty_like(score_src), torch.empty_like(slope_sum)

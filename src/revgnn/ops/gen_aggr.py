@@ -90,8 +90,15 @@ def _forward(x: Tensor, t: Tensor | None, edges: _Edges, csr: Csr, reduce: str, 
         edges=EdgeTerm(*edges),
         t=t,
         lse=lse if keep and t is not None else None,
+        scratch=_forward_scratch(x) if edges[1] is None else None,
     )
     return out, lse
+
+
+def _forward_scratch(x: Tensor) -> Tensor | None:
+    """None in half precision: its sums would be of rounded weights; and where the kernels have no use for it."""
+    has_use = kernels(x).NODE_SCRATCH and x.dtype != torch.bfloat16
+    return x.new_empty(x.size(0), 2 * x.size(1)) if has_use else None
 
 
 def _backward(

@@ -167,6 +167,11 @@ def attention(
     return segment_sum(gather(x, graph) * weights.unsqueeze(2).to(x.dtype), graph)
 
 
+def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Score both ends; contract in `revgnn.ops.attention_scores`."""
+    return (x * attn_src).sum(-1), None if attn_dst is None else (x * attn_dst).sum(-1)
+
+
 def norm_act_drop(
     x: Tensor,
     weight: Tensor | None = None,

@@ -85,11 +85,11 @@ class GATConv(nn.Module):
         if self.options.norm_adj:
             values = values * _degree_scale(graph, "out", values.dtype)
         values = values.view(x.size(0), self.options.heads, self.out_channels // self.options.heads)
+        scores = ops.attention_scores(values, self.attn_src, self.attn_dst)
         out = ops.attention(
             values,
             graph,
-            (values * self.attn_src).sum(-1),
-            None if self.attn_dst is None else (values * self.attn_dst).sum(-1),
+            *scores,
             negative_slope=self.options.negative_slope,
             keep=self._kept_edges(graph, seed),
         ).flatten(1)
@@ -131,10 +131,7 @@ class GATConv(nn.Module):
 
 
 class _Attended:
-    """The attention of one layer in a work space, and its gradients.
-
-    Scores are a narrow linear map of the values: every head's attention vector over its own channels.
-    """
+    """The attention of one layer in a work space, and its gradients."""
 
     def __init__(self, conv: GATConv, h: Tensor, graph: Graph, seed: int, work: WorkSpace, *, with_sums: bool) -> None:
         self.conv, self.graph, self.work = conv, graph, work
@@ -146,9 +143,12 @@ class _Attended:
         if conv.options.norm_adj:
             values *= _degree_scale(graph, "out", h.dtype)
         self.values = values.view(self.shape)
-        self.score_src = self._scores("score_src", conv.attn_src)
-        self.score_dst = None if conv.attn_dst is None else self._scores("score_dst", conv.attn_dst)
-        per_node = (h.size(0), conv.options.heads)
+        per_node = self.shape[:2]
+        self.score_src = work.empty("score_src", h, per_node)
+        self.score_dst = None if conv.attn_dst is None else work.empty("score_dst", h, per_node)
+        kernels.attention_scores(
+            self.values, *self._vectors, score_src=self.score_src, score_dst=self.score_dst
+        )  # fmt: skip
         self.y = work.empty("y", h).view(self.shape)
         self.lse = work.empty("lse", h, per_node) if with_sums else None
         with_slopes = with_sums and self.score_dst is not None
@@ -186,29 +186,19 @@ class _Attended:
             scratch=work.empty("scratch", values, (*self.score_src.shape, 3)),
             dx=dvalues.view(self.shape), dscore_src=dscore_src, dscore_dst=dscore_dst,
         )  # fmt: skip
-        for attn, dscore in ((conv.attn_src, dscore_src), (conv.attn_dst, dscore_dst)):
-            if attn is None or dscore is None:
-                continue
-            # Of [H, H, F], every head's scores with every head's values, the diagonal.
-            grads[attn] = (dscore.t() @ values).view(-1, *self.shape[1:]).diagonal(dim1=0, dim2=1).t().reshape_as(attn)
-            self.kernels.linear(dscore, _spread(attn).t().contiguous(), out=dvalues, sign=1)
+        grads |= empty_grads(conv.attn_src, conv.attn_dst)
+        self.kernels.attention_scores_backward(
+            self.values, *self._vectors, dscore_src=dscore_src, dscore_dst=dscore_dst, dx=dvalues.view(self.shape),
+            dattn_src=grads[conv.attn_src], dattn_dst=grads.get(conv.attn_dst), accumulate=True,
+        )  # fmt: skip
         if conv.options.norm_adj:
             dvalues *= _degree_scale(self.graph, "out", values.dtype)
         return dvalues
 
-    def _scores(self, name: str, attn: Tensor) -> Tensor:
-        """[N, H]"""
-        scores = self.work.empty(name, self.values, self.values.shape[:2])
-        self.kernels.linear(self.values.flatten(1), _spread(attn), out=scores)
-        return scores
-
-
-def _spread(attn: Tensor) -> Tensor:
-    """[1, H, F] attention vectors as a map [H, H F] that takes every head's own channels."""
-    heads, width = attn.shape[1:]
-    spread = attn.new_zeros(heads, heads, width)
-    spread.diagonal(dim1=0, dim2=1).copy_(attn.detach()[0].t())
-    return spread.flatten(1)
+    @property
+    def _vectors(self) -> tuple[Tensor, Tensor | None]:
+        src, dst = self.conv.attn_src, self.conv.attn_dst
+        return src.detach(), None if dst is None else dst.detach()
 
 
 def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:

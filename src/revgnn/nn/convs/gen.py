@@ -139,7 +139,14 @@ class GENConv(nn.Module):
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Aggregate into a buffer, and map its sum with the root into ``to``."""
         kernels, lin, y = ops.kernels(h), self._lin, work.empty("y", h)
-        kernels.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=self._temperature(h))
+        kernels.gen_aggr(
+            h,
+            native.forward_csr(graph),
+            reduce="softmax",
+            out=y,
+            t=self._temperature(h),
+            scratch=self._scratch(h, work),
+        )
         kernels.linear(h, lin.weight, lin.bias, out=to, sign=sign, plus=y)
 
     def add_value_and_grad(
@@ -148,9 +155,11 @@ class GENConv(nn.Module):
         """The aggregation, the linear map with all its gradients, the aggregation's own."""
         kernels = ops.kernels(h)
         (weight, bias), t = (self._lin.weight, self._lin.bias), self._temperature(h)
-        grads, n = empty_grads(weight, bias), h.size(0)
+        grads = empty_grads(weight, bias)
         y, lse, dz = (work.empty(name, h) for name in ("y", "lse", "dz"))
-        kernels.gen_aggr(h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
+        kernels.gen_aggr(
+            h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
+        )
         kernels.linear_backward(
             cotangent, h, weight, bias,
             dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
@@ -159,12 +168,21 @@ class GENConv(nn.Module):
         # The gradient of a source reads no other row of h, and may lie where h was.
         kernels.gen_aggr_backward(
             dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
-            scratch=work.empty("scratch", h, (n, 2 * h.size(1))),
+            scratch=self._scratch(h, work),
             constant_weights=self.options.aggr == "softmax_sg",
         )  # fmt: skip
         if dt is not None and isinstance(self.t, nn.Parameter):
             grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
         return h.add_(dz), grads
+
+    def _aggregate(self, h: Tensor, graph: Graph, y: Tensor, t: Tensor, lse: Tensor | None, work: WorkSpace) -> None:
+        ops.kernels(h).gen_aggr(
+            h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
+        )  # fmt: skip
+
+    @staticmethod
+    def _scratch(h: Tensor, work: WorkSpace) -> Tensor | None:
+        return work.empty("scratch", h, (h.size(0), 2 * h.size(1))) if ops.kernels(h).NODE_SCRATCH else None
 
     @property
     def _lin(self) -> nn.Linear:

@@ -6,7 +6,7 @@ is allocated. Rows may be strided (a column slice of a wider tensor), columns mu
 explained: the public ops check what a user can get wrong.
 """
 
-from .attention import attention, attention_backward
+from .attention import attention, attention_backward, attention_scores, attention_scores_backward
 from .library import (
     AVAILABLE,
     DTYPES,
@@ -36,7 +36,7 @@ from .norm import NO_DROP, Drop, batch_stats, keep_bits, norm_act_drop, norm_act
 from .sums import edge_dot, neighbour_max, neighbour_max_backward, spmm
 
 NODE_SCRATCH = True
-"""Whether `gen_aggr_backward` has a use for its ``scratch``."""
+"""Whether `gen_aggr` and `gen_aggr_backward` have a use for their ``scratch``."""
 
 __all__ = [
     "AVAILABLE",
@@ -52,6 +52,8 @@ __all__ = [
     "EdgeTerm",
     "attention",
     "attention_backward",
+    "attention_scores",
+    "attention_scores_backward",
     "batch_stats",
     "dense_columns",
     "edge_dot",

@@ -132,7 +132,7 @@ KERNELS = {
         "f64: eps",
         "ptr: y",
         "i64: y_stride",
-        "ptr: lse",
+        "ptr: lse scratch",
         "i32: reduce dtype threads",
     ),
     "gen_aggr_backward": _struct(
@@ -185,6 +185,24 @@ KERNELS = {
         "ptr: scratch dx",
         "i64: dx_stride",
         "ptr: dscore_src dscore_dst",
+        "i32: dtype accumulate threads",
+    ),
+    "attention_scores": _struct(
+        "AttentionScores",
+        "i64: num_rows heads width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: attn_src attn_dst score_src score_dst",
+        "i32: dtype threads",
+    ),
+    "attention_scores_backward": _struct(
+        "AttentionScoresBackward",
+        "i64: num_rows heads width",
+        "ptr: x",
+        "i64: x_stride",
+        "ptr: attn_src attn_dst dscore_src dscore_dst dx",
+        "i64: dx_stride",
+        "ptr: dattn_src dattn_dst",
         "i32: dtype accumulate threads",
     ),
     "batch_stats": _struct(

@@ -1,4 +1,4 @@
-"""Additive attention over any number of heads."""
+"""Additive attention over any number of heads, and the scores that it starts from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from .library import DTYPES, Csr, csr_fields, kernel, ptr
 
 _attention = kernel("attention")
 _attention_backward = kernel("attention_backward")
+_attention_scores = kernel("attention_scores")
+_attention_scores_backward = kernel("attention_scores_backward")
 
 
 def attention(
@@ -95,6 +97,60 @@ def attention_backward(
         dx.stride(0),
         dscore_src.data_ptr(),
         ptr(dscore_dst),
+        DTYPES[x.dtype],
+        accumulate,
+        torch.get_num_threads(),
+    )
+
+
+def attention_scores(
+    x: Tensor, attn_src: Tensor, attn_dst: Tensor | None, *, score_src: Tensor, score_dst: Tensor | None
+) -> None:
+    """Write ``<x_ih, attn_src_h>`` and, with ``attn_dst``, the same with it.
+
+    Args:
+        x: [N, H, F], dense but for the stride of nodes.
+        attn_src, attn_dst: [H, F] in the type of the sums, dense.
+        score_src, score_dst: [N, H] in the type of the sums, dense.
+    """
+    _attention_scores(
+        *x.shape,
+        x.data_ptr(),
+        x.stride(0),
+        attn_src.data_ptr(),
+        ptr(attn_dst),
+        score_src.data_ptr(),
+        ptr(score_dst),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+
+
+def attention_scores_backward(
+    x: Tensor,
+    attn_src: Tensor,
+    attn_dst: Tensor | None,
+    *,
+    dscore_src: Tensor,
+    dscore_dst: Tensor | None,
+    dx: Tensor,
+    dattn_src: Tensor,
+    dattn_dst: Tensor | None,
+    accumulate: bool = False,
+) -> None:
+    """Write the gradients of `attention_scores`; ``accumulate``: into ``dx``, which attention's has been written to."""
+    _attention_scores_backward(
+        *x.shape,
+        x.data_ptr(),
+        x.stride(0),
+        attn_src.data_ptr(),
+        ptr(attn_dst),
+        dscore_src.data_ptr(),
+        ptr(dscore_dst),
+        dx.data_ptr(),
+        dx.stride(0),
+        dattn_src.data_ptr(),
+        ptr(dattn_dst),
         DTYPES[x.dtype],
         accumulate,
         torch.get_num_threads(),

@@ -49,6 +49,7 @@ def gen_aggr(
     edges: EdgeTerm = NO_EDGES,
     t: Tensor | None = None,
     lse: Tensor | None = None,
+    scratch: Tensor | None = None,
 ) -> None:
     """Reduce messages ``relu(x_j + edge term) + 1e-7`` by ``softmax``; with edges also ``sum`` and ``mean``.
 
@@ -56,6 +57,7 @@ def gen_aggr(
         x, out: [N, D] of the same type.
         t: [D] in the type of the sums: inverse temperature of each channel.
         lse: [N, D] in the type of the sums: the softmax's normaliser, written for the backward.
+        scratch: [N, 2D] of the type of ``x``; without edges, saves the exponentials per edge where their range allows.
     """
     _gen_aggr(
         csr_fields(csr),
@@ -69,6 +71,7 @@ def gen_aggr(
         out.data_ptr(),
         row_stride(out),
         ptr(lse),
+        ptr(scratch),
         abi.REDUCES[reduce],
         DTYPES[x.dtype],
         torch.get_num_threads(),

@@ -17,6 +17,8 @@ from typing import Any
 _PLACE = {
     "attention": "attend",
     "attention_backward": "attend_backward",
+    "attention_scores": "dense",
+    "attention_scores_backward": "dense",
     "batch_stats": "stats",
     "edge_dot": "sums",
     "edge_max": "edge_maxima",
@@ -38,7 +40,7 @@ AVAILABLE = find_spec("triton") is not None
 STATE = "Triton" if AVAILABLE else "triton is not installed (pip install triton, on Linux)"
 
 NODE_SCRATCH = False
-"""Whether `gen_aggr_backward` has a use for its ``scratch``."""
+"""Whether `gen_aggr` and `gen_aggr_backward` have a use for their ``scratch``."""
 
 
 def interpreted() -> bool:

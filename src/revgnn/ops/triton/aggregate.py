@@ -35,8 +35,9 @@ def gen_aggr(
     edges: EdgeTerm = NO_EDGES,
     t: Tensor | None = None,
     lse: Tensor | None = None,
+    scratch: Tensor | None = None,
 ) -> None:
-    """Reduce GEN messages; contract in `revgnn.ops.native.gen_aggr`."""
+    """Reduce GEN messages; contract in `revgnn.ops.native.gen_aggr`; ``scratch`` is not used."""
     width = out.size(1)
     block = column_block(width)
     launch_rows(

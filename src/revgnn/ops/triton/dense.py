@@ -1,4 +1,4 @@
-"""Dense layers in place: the device's matrix library is the kernel, so these are a few calls of torch."""
+"""Dense layers and products of rows in place: the device's own library is the kernel, so these are calls of torch."""
 
 from __future__ import annotations
 
@@ -48,6 +48,36 @@ def linear_backward(
         dx.copy_(grad @ weight)
     else:
         torch.mm(grad, weight, out=dx)
+
+
+def attention_scores(
+    x: Tensor, attn_src: Tensor, attn_dst: Tensor | None, *, score_src: Tensor, score_dst: Tensor | None
+) -> None:
+    """Write every head's products with its vectors; arguments as in `native.attention_scores`."""
+    for attn, score in ((attn_src, score_src), (attn_dst, score_dst)):
+        if attn is not None and score is not None:
+            torch.sum(x * attn, -1, dtype=score.dtype, out=score)
+
+
+def attention_scores_backward(
+    x: Tensor,
+    attn_src: Tensor,
+    attn_dst: Tensor | None,
+    *,
+    dscore_src: Tensor,
+    dscore_dst: Tensor | None,
+    dx: Tensor,
+    dattn_src: Tensor,
+    dattn_dst: Tensor | None,
+    accumulate: bool = False,
+) -> None:
+    """Write the gradients of `attention_scores`; arguments as in `native.attention_scores_backward`."""
+    if not accumulate:
+        dx.zero_()
+    for attn, dscore, dattn in ((attn_src, dscore_src, dattn_src), (attn_dst, dscore_dst, dattn_dst)):
+        if attn is not None and dscore is not None and dattn is not None:
+            dx += dscore.unsqueeze(-1) * attn
+            torch.sum(dscore.unsqueeze(-1) * x, 0, out=dattn.view(x.shape[1:]))
 
 
 def _send(x: Tensor, weight: Tensor, bias: Tensor | None, to: Tensor, sign: int) -> None:
