@@ -8,12 +8,12 @@
 # Each target sets up .venv first if need be. Variables, all optional:
 #   PYTHON=python3.12          the interpreter that .venv is made from
 #   PIP_FLAGS="--extra-index-url URL"   an index with a CPU build of torch, where the default one has it with CUDA
-#   PYTEST_FLAGS="-m 'not slow'"
+#   PYTEST_FLAGS="-m 'not slow'"        instead of -n auto, which runs as many tests at once as there are cores
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 PIP_FLAGS ?=
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto
 DOCS_FLAGS ?=
 BENCH_FLAGS ?=
 

@@ -15,7 +15,7 @@ from revgnn.models import ModelConfig, build_model
 from revgnn.nn.block import Block
 from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv
 from revgnn.nn.norms import NormActDrop
-from revgnn.ops import draw_mask, native
+from revgnn.ops import draw_mask, native, triton, using
 from revgnn.stack import Stack, Tail, WorkSpace, check_inverse, rebuilding, split
 from revgnn.stack.tail import ROWS
 from tolerances import assert_close, relative_error
@@ -166,6 +166,27 @@ def test_what_does_not_fuse_goes_by_autograd() -> None:
     ):
         assert not Block(NormActDrop(16, "layer"), conv).fuses(x, graph)
     assert not Block(NormActDrop(16, "graph"), GCNConv(16, 16)).fuses(x, graph)
+
+
+@pytest.mark.skipif(
+    not (triton.AVAILABLE and triton.interpreted()), reason="needs Triton's interpreter: TRITON_INTERPRET is not 1"
+)
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+@pytest.mark.parametrize("conv", CONVS)
+def test_the_same_on_the_kernels_for_cuda_interpreted(conv: str, norm: str) -> None:
+    graph = Graph.from_edge_index(torch.tensor([[0, 1, 2, 2, 3, 3, 5], [1, 0, 0, 0, 3, 5, 3]]), 7)
+    block = make_block(conv, 6, norm).float()
+    x, cotangent = torch.randn(2, 7, 6)
+    expected = fused(block, x, cotangent, graph, sign=1, accumulate=True)
+    with using("triton"):
+        found = fused(block, x, cotangent, graph, sign=1, accumulate=True)
+        value = torch.empty_like(x)
+        with torch.no_grad():
+            block.add_value(value, 0, x, 5, graph, work=WorkSpace())
+    assert torch.equal(value, found[0])
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        assert_close(a, b)
+    assert relative_error(joined(found[2], expected[2]), joined(expected[2], expected[2])) < 1e-5
 
 
 # ---------------------------------------------------------------------- a stack of them
@@ -328,64 +349,3 @@ def test_a_networks_head_is_its_stacks_tail_unless_somebody_looks_at_it() -> Non
     model.stack.register_forward_hook(lambda *values: seen.append(values[-1].shape))
     assert_close(model(x, graph, seed=4), expected)
     assert seen == [(60, 16), (60, 16)]
-
-
-# ---------------------------------------------------------------------- the kernels below
-@pytest.fixture
-def any_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("rows", [0, 1, 47, 48, 49, 1100])
-@pytest.mark.parametrize(("inside", "outside"), [(1, 1), (3, 17), (16, 8), (64, 64), (70, 33), (40, 130)])
-def test_dense_layers(rows: int, inside: int, outside: int, dtype: torch.dtype) -> None:
-    x, plus = torch.randn(2, rows, inside, dtype=torch.double).to(dtype)
-    weight, bias = torch.randn(outside, inside).to(dtype), torch.randn(outside).to(dtype)
-    grad = torch.randn(rows, 2 * outside).to(dtype)[:, outside:]
-    exact = [t.double() for t in (x, plus, weight, bias, grad)]
-    scale = (inside * outside) ** 0.5
-    for other in (None, plus):
-        whole = exact[0] if other is None else exact[0] + exact[1]
-        value = nn.functional.linear(whole, exact[2], exact[3])
-        for sign in (0, 1, -1):
-            out = torch.full((rows, outside + 3), 0.0 if sign else float("nan")).to(dtype)[:, 3:]
-            native.linear(x, weight, bias, out=out, sign=sign, plus=other)
-            assert_close(out / scale, ((sign or 1) * value / scale).to(dtype))
-            rebuilt, dx = torch.zeros(rows, outside, dtype=dtype), torch.ones(rows, inside, dtype=dtype)
-            dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
-            native.linear_backward(
-                grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, accumulate=sign != 0,
-                value=rebuilt, sign=sign, plus=other,
-            )  # fmt: skip
-            assert torch.equal(rebuilt, out)
-            assert_close((dx - float(sign != 0)) / scale, (exact[4] @ exact[2] / scale).to(dtype))
-            assert relative_error(dweight, exact[4].t() @ whole) < (1e-13 if dtype == torch.float64 else 2e-6)
-            assert_close(dbias / max(rows, 1) ** 0.5, (exact[4].sum(0) / max(rows, 1) ** 0.5).to(dtype))
-
-
-@pytest.mark.parametrize("alias", ["x", "grad", "plus"])
-def test_the_gradient_of_a_dense_layer_may_overwrite_what_it_came_from(alias: str) -> None:
-    x, plus, grad = torch.randn(3, 200, 24)
-    weight, dweight = torch.randn(24, 24), torch.empty(24, 24)
-    expected, expected_weight = torch.empty_like(x), torch.empty_like(weight)
-    native.linear_backward(grad, x, weight, dweight=expected_weight, dx=expected, plus=plus)
-    dx = {"x": x, "grad": grad, "plus": plus}[alias]
-    native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, plus=plus)
-    assert torch.equal(dx, expected)
-    assert torch.equal(dweight, expected_weight)
-
-
-@pytest.mark.usefixtures("any_threads")
-def test_dense_layers_give_the_same_bits_on_any_number_of_threads() -> None:
-    x, grad = torch.randn(2, 9000, 20)
-    weight, found = torch.randn(20, 20), []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        dweight, dx, value = torch.empty(20, 20), torch.empty(9000, 20), torch.empty(9000, 20)
-        native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, value=value)
-        found.append((dweight, dx, value))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

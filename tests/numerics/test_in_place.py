@@ -1,0 +1,113 @@
+"""The kernels that only fused blocks call: dense layers with all their gradients, and masks of bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from revgnn.ops import draw_mask, native, norm_act_drop, reference, using
+from tolerances import assert_close, relative_error
+
+pytestmark = [
+    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.usefixtures("poison"),
+]
+
+
+@pytest.fixture
+def any_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rows", [0, 1, 47, 48, 49, 1100])
+@pytest.mark.parametrize(("inside", "outside"), [(1, 1), (3, 17), (16, 8), (64, 64), (70, 33), (40, 130)])
+def test_dense_layers(rows: int, inside: int, outside: int, dtype: torch.dtype) -> None:
+    x, plus = torch.randn(2, rows, inside, dtype=torch.double).to(dtype)
+    weight, bias = torch.randn(outside, inside).to(dtype), torch.randn(outside).to(dtype)
+    grad = torch.randn(rows, 2 * outside).to(dtype)[:, outside:]
+    exact = [t.double() for t in (x, plus, weight, bias, grad)]
+    scale = (inside * outside) ** 0.5
+    for other in (None, plus):
+        whole = exact[0] if other is None else exact[0] + exact[1]
+        value = nn.functional.linear(whole, exact[2], exact[3])
+        for sign in (0, 1, -1):
+            out = torch.full((rows, outside + 3), 0.0 if sign else float("nan")).to(dtype)[:, 3:]
+            native.linear(x, weight, bias, out=out, sign=sign, plus=other)
+            assert_close(out / scale, ((sign or 1) * value / scale).to(dtype))
+            rebuilt, dx = torch.zeros(rows, outside, dtype=dtype), torch.ones(rows, inside, dtype=dtype)
+            dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+            native.linear_backward(
+                grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, accumulate=sign != 0,
+                value=rebuilt, sign=sign, plus=other,
+            )  # fmt: skip
+            assert torch.equal(rebuilt, out)
+            assert_close((dx - float(sign != 0)) / scale, (exact[4] @ exact[2] / scale).to(dtype))
+            assert relative_error(dweight, exact[4].t() @ whole) < (1e-13 if dtype == torch.float64 else 2e-6)
+            assert_close(dbias / max(rows, 1) ** 0.5, (exact[4].sum(0) / max(rows, 1) ** 0.5).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [8, 24, 64, 72, 200])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+def test_a_mask_of_bits_does_what_one_of_bytes_does(isa: str, width: int, dtype: torch.dtype) -> None:
+    before, rows, seed = native.isa(), 37, 2**40 + 3
+    values = torch.randn(rows, width)
+    try:
+        native.use_isa(isa)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        packed, whole = (
+            draw_mask(seed, rows, width, 0.3, torch.device("cpu")),
+            reference.keep_mask(seed, rows * width, 0.3, torch.device("cpu")).view(rows, width),
+        )
+        assert packed.dtype == torch.uint8
+        assert torch.equal(reference.unpack_mask(packed), whole)
+        found = []
+        for mask in (packed, whole):
+            x = values.to(dtype).requires_grad_()
+            y = norm_act_drop(x, norm="layer", p=0.3, mask=mask)
+            found.append((y.detach(), *torch.autograd.grad(y, x, torch.ones_like(y))))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        with using("reference"):
+            assert draw_mask(seed, rows, width, 0.3, torch.device("cpu")).dtype == torch.bool
+            assert_close(norm_act_drop(x, norm="layer", p=0.3, mask=packed).detach(), found[0][0])
+    finally:
+        native.use_isa(before)
+
+
+def test_a_mask_is_packed_only_where_no_group_cuts_a_byte() -> None:
+    cpu = torch.device("cpu")
+    assert draw_mask(1, 5, 48, 0.5, cpu, groups=3).shape == (5, 6)
+    assert draw_mask(1, 5, 48, 0.5, cpu, groups=4).shape == (5, 48)
+
+
+@pytest.mark.parametrize("alias", ["x", "grad", "plus"])
+def test_the_gradient_of_a_dense_layer_may_overwrite_what_it_came_from(alias: str) -> None:
+    x, plus, grad = torch.randn(3, 200, 24)
+    weight, dweight = torch.randn(24, 24), torch.empty(24, 24)
+    expected, expected_weight = torch.empty_like(x), torch.empty_like(weight)
+    native.linear_backward(grad, x, weight, dweight=expected_weight, dx=expected, plus=plus)
+    dx = {"x": x, "grad": grad, "plus": plus}[alias]
+    native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, plus=plus)
+    assert torch.equal(dx, expected)
+    assert torch.equal(dweight, expected_weight)
+
+
+@pytest.mark.usefixtures("any_threads")
+def test_dense_layers_give_the_same_bits_on_any_number_of_threads() -> None:
+    x, grad = torch.randn(2, 9000, 20)
+    weight, found = torch.randn(20, 20), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        dweight, dx, value = torch.empty(20, 20), torch.empty(9000, 20), torch.empty(9000, 20)
+        native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, value=value)
+        found.append((dweight, dx, value))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
