@@ -1,7 +1,7 @@
 # make demo   train ResGNN and RevGNN on real data and compare their memory; writes runs/demo/
 # make test   everything that is checked before a change lands
 #
-# make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md (takes long;
+# make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md and the README (takes long;
 #             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
 # make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
 #
@@ -52,7 +52,8 @@ docs: $(STAMP)
 
 # The table is shown also where a case was refused, and the failure is handed on.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.run $(BENCH_FLAGS); status=$$?; $(BIN)/python -m benchmarks.table --write && exit $$status
+	$(BIN)/python -m benchmarks.run $(BENCH_FLAGS); status=$$?; $(BIN)/python -m benchmarks.table --write && \
+	$(BIN)/python docs/generate.py && exit $$status
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

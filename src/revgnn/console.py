@@ -56,7 +56,9 @@ def print_table(
         console.print(table)
         return
     width = max(map(len, head))
+    # A program reads whole lines; only a screen has an edge to break them at.
+    for_programs = console.width >= _WIDTH_OF_A_PIPE
     for row in rows:
-        console.print(Text(row[0], style="bold"))
+        console.print(Text(row[0], style="bold"), soft_wrap=for_programs)
         for name, cell in zip(head[1:], row[1:], strict=True):
-            console.print(Text(f"  {name:<{width}}  {cell}"))
+            console.print(Text(f"  {name:<{width}}  {cell}"), soft_wrap=for_programs)

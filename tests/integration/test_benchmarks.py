@@ -184,9 +184,9 @@ def test_a_row_of_the_paper_is_measured(name: str, task: Task) -> None:
     paper = PAPERS[name]
     assert (row["paper_gb"], row["hidden"], row["layers"]) == (paper.paper_gb, paper.hidden, 3)
     assert set(row["ratios"]) == ({"pyg", "pyg-csr"} if paper.reversible else {"pyg-residual-csr"})
-    # Weights with their gradients and moments, features, and one stream at least; not a whole paper's memory.
-    least = (4 * row["runs"][OWN]["parameters"] + task.num_nodes * paper.hidden) * 4
-    assert least < row["peak_gb"] * 2**30 < 50e6
+    # Weights with their gradients and moments at least (the stream is gone when the encoder's gradients come); not a
+    # whole paper's memory.
+    assert 4 * row["runs"][OWN]["parameters"] * 4 < row["peak_gb"] * 2**30 < 50e6
     passes = 3 if paper.reversible else 2
     assert gathered_bytes(paper, task, 3) == passes * 3 * task.num_edges * paper.hidden * 4
     assert row["of_ceiling"] > 0
