@@ -78,8 +78,8 @@ def test_reversible_equals_store_at_64_layers(conv: str, norm: str, num_groups: 
     graph = make_graph()
     expected, moved_once = gradients(make_model(conv, norm, num_groups, num_layers=64, backprop="store"), graph)
     found, moved = gradients(make_model(conv, norm, num_groups, num_layers=64), graph)
-    # Norms over nodes magnify what rounding leaves behind: over seeds, GraphNorm's errors scatter from 2e-13 to 2e-12 on
-    # the reference implementation too.
+    # Norms over nodes magnify what rounding leaves behind: over seeds, GraphNorm's errors scatter from 2e-13 to 2e-12,
+    # on the reference implementation too.
     assert relative_error(found, expected) < (1e-11 if norm in ("batch", "graph") else 1e-12)
     for name, buffer in moved_once.items():
         torch.testing.assert_close(buffer, moved[name], rtol=1e-12, atol=1e-12)
