@@ -78,8 +78,7 @@ def _figure(row: Row, keys: Sequence[str]) -> float | None:
 
 def _absent(row: Row, keys: Sequence[str]) -> str:
     """Why a result has no figure for an entrant."""
-    run: Row = next((row["runs"][key] for key in keys if key in row.get("runs", {})), {})
-    return next((f"{state}: {run[state]}" for state in ("failed", "skipped") if state in run), UNKNOWN)
+    return _state(next((row["runs"][key] for key in keys if key in row.get("runs", {})), {})) or UNKNOWN
 
 
 def _verdict(mark: Mark, value: float) -> str:
@@ -105,7 +104,9 @@ def _steps(results: dict[Key, Row]) -> str:
 
 
 def _state(run: Row) -> str:
-    return next((f"{state}: {run[state]}" for state in ("failed", "skipped") if state in run), "")
+    """Why a run has no figures, or nothing; what the allocator says in many words is that there was no memory left."""
+    reason = next((f"{state}: {run[state]}" for state in ("failed", "skipped") if state in run), "")
+    return "failed: out of memory" if "can't allocate memory" in reason else reason
 
 
 def _operations(results: dict[Key, Row]) -> str:

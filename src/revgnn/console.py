@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH_OF_A_PIPE = 240
+_WIDER_THAN_ANY = 100_000
 
 
 def results_console() -> Console:
@@ -51,7 +52,7 @@ def print_table(
     if title is not None:
         console.print(Text(title, style="bold"))
     # A table measured by the console never asks for more than there is: measure it on a wide one.
-    natural = Measurement.get(console, console.options.update(width=_WIDTH_OF_A_PIPE), table).maximum
+    natural = Measurement.get(console, console.options.update(width=_WIDER_THAN_ANY), table).maximum
     if natural <= console.width:
         console.print(table)
         return

@@ -40,3 +40,13 @@ def test_a_pipe_gets_whole_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert any("a" * 100 in line and line.split()[-1] == "2" for line in capsys.readouterr().out.splitlines())
     monkeypatch.setenv("COLUMNS", "40")
     assert results_console().width == 40
+
+
+def test_a_row_too_long_for_a_pipe_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(results_console(), HEAD, [["a" * 100, "1", "b" * 300]])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["parameters", "1"] for line in lines)
+    assert any(line.endswith("b" * 300) for line in lines)
