@@ -189,6 +189,21 @@ def test_the_same_on_the_kernels_for_cuda_interpreted(conv: str, norm: str) -> N
     assert relative_error(joined(found[2], expected[2]), joined(expected[2], expected[2])) < 1e-5
 
 
+@pytest.mark.parametrize("conv", CONVS)
+def test_a_block_compiles_without_a_break(conv: str) -> None:
+    """By autograd: a compiler makes its own of the parts. The graph's loops depend on data, and are there before."""
+    torch.compiler.reset()
+    graph, block, x = GRAPHS["symmetric"], make_block(conv, 16), torch.randn(60, 16, dtype=torch.double)
+    assert graph.self_looped.num_nodes == 60
+    found = []
+    for run in (torch.compile(lambda x: block(x, 5, graph), fullgraph=True, backend="aot_eager"), block):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf) if run is not block else block(leaf, 5, graph)
+        found.append((y.detach(), *torch.autograd.grad(y.square().sum(), [leaf, *block.parameters()])))
+    for a, b in zip(*found, strict=True):
+        assert_close(a / b.abs().max().clamp(min=1), b / b.abs().max().clamp(min=1))
+
+
 # ---------------------------------------------------------------------- a stack of them
 def make_stack(conv: str = "gcn", **arguments: Any) -> Stack:
     torch.manual_seed(0)

@@ -21,7 +21,8 @@ class GCNConv(nn.Module):
         add_self_loops: whether the graph gets its self loops here (existing ones count); False takes it as it is.
         bias: whether to add b.
     Shape: ``edge_attr`` may be [E] edge weights, only with ``add_self_loops=False``; D then sums them.
-    Cost: one aggregation of width min(in, out).
+    Cost: one aggregation of width min(in, out). What loops are missing depends on data: for torch.compile with
+        ``fullgraph``, ask for ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
     """
 
