@@ -79,6 +79,7 @@ def test_a_recorded_run_stands_in_the_table_with_all_that_it_lacks(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["record", str(runs)]) == 2
     assert "name a folder of results with --results" in capsys.readouterr().err
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
