@@ -38,8 +38,8 @@ th, td { padding: .38rem .6rem; border-bottom: 1px solid var(--line); text-align
 th { font-weight: 500; color: var(--quiet); }
 thead th { font-size: .85rem; }
 td.number, th.number { text-align: right; }
-.pairs { margin-bottom: 1rem; font-size: .925rem; }
-.pairs th { width: 45%; overflow-wrap: break-word; }
+.pairs { margin-bottom: 1rem; font-size: .925rem; table-layout: fixed; }
+.pairs th { width: 58%; }
 .pairs caption { color: var(--accent); font-weight: 600; }
 .warning { margin: 1.25rem 0 0; padding: .6rem .9rem; border-left: 4px solid #b45309; background: #fff7ed; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 0 2rem;
