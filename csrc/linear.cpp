@@ -133,7 +133,8 @@ class Block {
  public:
   static constexpr int W = Tile<S>::W;
 
-  Block(int64_t width, int64_t multiple) : width_(width), stride_(round_up(width, multiple)), buffer_(kBlockRows * stride_) {}
+  Block(int64_t width, int64_t multiple)
+      : width_(width), stride_(round_up(width, multiple)), buffer_(kBlockRows * stride_) {}
 
   /// Take rows `first` to `last` of x, plus those of `plus` where there is one.
   void fill(const S *x, int64_t x_stride, const S *plus, int64_t plus_stride, Range rows) {
@@ -213,29 +214,22 @@ REVGNN_INLINE void for_blocks(Range rows, F &&f) {
   }
 }
 
-/// Call f(part, rows) for parts of the rows that depend on their number alone.
-template <class F>
-REVGNN_INLINE void for_row_parts(int64_t rows, int64_t parts, int threads, int64_t work, F &&f) {
-  const int members = team(threads, work);
-#pragma omp parallel for num_threads(members) schedule(dynamic, 1)
-  for (int64_t part = 0; part < parts; part++) f(part, Range{rows * part / parts, rows * (part + 1) / parts});
-}
-
 template <class S>
 void linear_rows(const revgnn_linear_args &a) {
   const Panels<S> weight(static_cast<const S *>(a.weight), 1, a.in_width, a.in_width, a.out_width);
   const Buffer<S> bias(round_up(a.out_width, Tile<S>::kColumns));
   pad(bias, a.bias, a.out_width);
   const int64_t parts = ceil_div(a.num_rows, 4 * kBlockRows);
-  for_row_parts(a.num_rows, parts, a.threads, a.num_rows * a.in_width * a.out_width, [&](int64_t, Range part) {
+  const auto compute = [&](int64_t part) {
     Block<S> x(a.in_width, Tile<S>::W);
-    for_blocks(part, [&](Range rows) REVGNN_LAMBDA {
+    for_blocks(rows_of_part(a.num_rows, part, parts), [&](Range rows) REVGNN_LAMBDA {
       x.fill(static_cast<const S *>(a.x), a.x_stride, static_cast<const S *>(a.plus), a.plus_stride, rows);
       multiply_block(
           x, weight, bias.data(), a.in_width, a.out_width, static_cast<S *>(a.out), a.out_stride, rows, a.sign
       );
     });
-  });
+  };
+  for_parts(a.threads, a.num_rows * a.in_width * a.out_width, compute, parts);
 }
 
 template <class S>
@@ -250,10 +244,10 @@ void linear_backward_rows(const revgnn_linear_backward_args &a) {
   int64_t parts = ceil_div(a.num_rows, kPartRows);
   parts = parts < kParts ? parts : kParts;
   const Partials<S> partials(out_padded * (in_padded + 1), parts);
-  for_row_parts(a.num_rows, parts, a.threads, 3 * a.num_rows * a.in_width * a.out_width, [&](int64_t k, Range part) {
+  const auto compute = [&](int64_t part) {
     Block<S> x(a.in_width, Tile<S>::W), grad(a.out_width, M);
-    S *dweight = partials.row(k), *dbias = dweight + out_padded * in_padded;
-    for_blocks(part, [&](Range rows) REVGNN_LAMBDA {
+    S *dweight = partials.row(part), *dbias = dweight + out_padded * in_padded;
+    for_blocks(rows_of_part(a.num_rows, part, parts), [&](Range rows) REVGNN_LAMBDA {
       x.fill(static_cast<const S *>(a.x), a.x_stride, static_cast<const S *>(a.plus), a.plus_stride, rows);
       grad.fill(static_cast<const S *>(a.grad), a.grad_stride, nullptr, 0, rows);
       if (a.value != nullptr) {
@@ -270,7 +264,8 @@ void linear_backward_rows(const revgnn_linear_backward_args &a) {
       add_weights(grad, x, rows.last - rows.first, a.out_width, dweight);
       add_rows(grad, rows.last - rows.first, a.out_width, dbias);
     });
-  });
+  };
+  for_parts(a.threads, 3 * a.num_rows * a.in_width * a.out_width, compute, parts);
 
   S *dweight = static_cast<S *>(a.dweight);
   for (int64_t o = 0; o < a.out_width; o++) {

@@ -31,12 +31,12 @@ REVGNN_INLINE void for_rows(int64_t rows, int threads, int64_t work, F &&f) {
   for (int64_t i = 0; i < rows; i++) f(i);
 }
 
-/// Call f(part) for each of kParts parts.
+/// Call f(part) for each part.
 template <class F>
-REVGNN_INLINE void for_parts(int threads, int64_t work, F &&f) {
+REVGNN_INLINE void for_parts(int threads, int64_t work, F &&f, int64_t parts = kParts) {
   const int members = team(threads, work);
 #pragma omp parallel for num_threads(members) schedule(dynamic, 1)
-  for (int64_t part = 0; part < kParts; part++) f(part);
+  for (int64_t part = 0; part < parts; part++) f(part);
 }
 
 struct Range {
@@ -44,8 +44,8 @@ struct Range {
 };
 
 /// The rows of a part, by number of rows.
-REVGNN_INLINE Range rows_of_part(int64_t rows, int64_t part) {
-  return {rows * part / kParts, rows * (part + 1) / kParts};
+REVGNN_INLINE Range rows_of_part(int64_t rows, int64_t part, int64_t parts = kParts) {
+  return {rows * part / parts, rows * (part + 1) / parts};
 }
 
 /// The first row whose edges start at or after `edge`.

@@ -3,7 +3,7 @@
    Every function takes one argument struct and returns 0, or REVGNN_UNSUPPORTED for a dtype it has no code for.
    Matrices are row-major with a row stride in elements and unit column stride. "Sum" is the type sums are kept in:
    float for float and bfloat16, double for double. Vectors that belong to a Sum (weights, statistics, scores) are
-   always of type Sum. Results depend neither on the number of threads nor on the run. `src/revgnn/ops/native.py`
+   always of type Sum. Results depend neither on the number of threads nor on the run. `src/revgnn/ops/native/abi.py`
    mirrors the structs field by field; revgnn_abi_version changes with them. */
 #ifndef REVGNN_KERNELS_H
 #define REVGNN_KERNELS_H
