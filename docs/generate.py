@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
-DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"))
+DOCUMENTS = tuple(
+    ROOT / name for name in ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md", "docs/runs.md")
+)
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
 BYTES_PER_PARAMETER = 16
@@ -136,6 +138,31 @@ def _tables() -> str:
     return "\n\n".join(markdown_table(build_table(number, rows)) for number in TABLES)
 
 
+def _runs() -> str:
+    """Every finished run that is no row of the paper, and what the rows of the paper's text came to; newest last."""
+    lines = [
+        "| recipe | seed | parameters | valid | test | best epoch | peak | step | training | measured |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    order = {name: position for position, name in enumerate(all_recipes())}
+    for row in sorted(read_rows(RESULTS), key=lambda row: order[row["recipe"]]):
+        peak = "–" if row["peak_bytes"] is None else memory(row["peak_bytes"])
+        changed = "".join(f"; {name}={got} instead of {wanted}" for name, (wanted, got) in row["changed"].items())
+        cells = [
+            f"`{row['recipe']}`{changed}",
+            str(row["seed"]),
+            f"{row['parameters']:,}",
+            *(f"{100 * row['scores'][split]['metric']:.2f}" for split in ("valid", "test")),
+            f"{row['best_epoch']} of {row['epochs']}",
+            peak,
+            duration(row["seconds_per_step"]),
+            duration(row["training_seconds"]),
+            f"{row['hardware']}, {row['date'][:10]}, {(row['commit'] or 'unknown commit')[:8]}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _preparation() -> str:
     """What preparing ogbn-proteins took, newest measurement of each size."""
     lines = ["| data | directed edges | reading | graph | at most | measured |", "|---|---:|---:|---:|---:|---|"]
@@ -208,6 +235,7 @@ BLOCKS = {
     "all-recipes": _all_recipes,
     "notes": _notes,
     "preparation": _preparation,
+    "runs": _runs,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

@@ -104,7 +104,12 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
         shape |= {"node_ptr": torch.arange(0, nodes + 1, 4), "edge_ptr": torch.arange(0, 25, 4)}
         shape |= {"y": torch.tensor([[0.0], [1.0]] * 3)}
     else:
-        features, classes = {"digits": (64, 10), "ogbn-arxiv": (128, 40), "ogbn-products": (100, 47)}[name]
+        features, classes = {
+            "digits": (64, 10),
+            "ogbn-arxiv": (128, 40),
+            "ogbn-products": (100, 47),
+            "tables": (128, 40),
+        }[name]
         shape |= {"x": torch.randn(nodes, features, generator=make), "num_outputs": classes}
         shape |= {"y": torch.arange(nodes) % classes}
     rows = shape["y"].size(0)
@@ -176,12 +181,21 @@ def test_a_student_is_its_teacher_but_for_the_teacher() -> None:
     assert student.train.teacher.path is not None and "{seed}" in student.train.teacher.path
 
 
+@pytest.mark.parametrize("conv", ["gcn", "sage", "gen", "gat"])
+def test_res_and_rev_of_arxiv_text_have_equally_many_parameters(conv: str) -> None:
+    res, rev = (RECIPES[f"arxiv-text/{kind}{conv}"]() for kind in ("res", "rev"))
+    counts = [count(make_model(run, dataset_of(run))) for run in (res, rev)]
+    assert abs(counts[0] / counts[1] - 1.0) < 0.02, counts
+
+
 def test_only_gat_rows_and_transformers_take_labels_as_input() -> None:
     takes = {name for name, recipe in RECIPES.items() if recipe().train.labels.reuse}
     assert takes == {
         *(f"ogbn-arxiv/{name}" for name in ("gat", "unimp_v2", "resgat", "revgat", "revgat_wide", "revgat_selfkd")),
         "ogbn-proteins/unimp",
         "ogbn-proteins/unimp_cef",
+        "arxiv-text/revgat_labels",
+        "arxiv-text/revgat_selfkd",
     }
 
 
@@ -199,11 +213,13 @@ def test_the_list_of_recipes_for_programs_has_every_row_with_its_count(capsys: p
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_trains_two_steps(name: str, tmp_path: Path) -> None:
     run, dataset = RECIPES[name](), dataset_of(RECIPES[name]())
-    parts = run.loader.kind == "random"
+    parts = run.loader.kind in ("random", "clusters")
     train = replace(run.train, epochs=1 if parts else 2, eval_every=2, warmup_epochs=0, checkpoint_every=None)
     if parts:
         # An epoch of two parts is two steps; more parts than nodes would leave empty ones.
-        run = replace(run, loader=replace(run.loader, num_parts=2, eval_parts=1, final_parts=None, final_views=1))
+        together = 1 if run.loader.kind == "clusters" else None
+        few = replace(run.loader, num_parts=2, parts_per_batch=together, eval_parts=1, final_parts=None, final_views=1)
+        run = replace(run, loader=few)
     if isinstance(run.model, ModelConfig) and run.model.backprop == "implicit":
         # Solved, with a few iterations: the structure is the row's.
         options = replace(run.model.equilibrium, pretrain_epochs=0, max_iter=6, backward_max_iter=6)

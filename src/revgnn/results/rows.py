@@ -16,6 +16,7 @@ from ..data.ogb import OGB
 from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
 from ..run import REPORT_FILE
+from ..train.curve import CURVE_FILE
 
 ROWS_FILE = "runs.jsonl"
 FORMAT = 1
@@ -109,6 +110,7 @@ def _row(run: Path) -> dict[str, Any]:
         "best_epoch": report["result"]["best_epoch"],
         "epochs": report["result"]["epochs"],
         "stopped": report["result"]["stopped"],
+        "curve": _curve(run),
         "parameters": report["parameters"],
         "peak_bytes": report["memory"]["peak_bytes"],
         "memory_how": report["memory"]["how"],
@@ -123,6 +125,20 @@ def _row(run: Path) -> dict[str, Any]:
         "commit": report["git_commit"],
         "date": report["date"],
     }
+
+
+def _curve(run: Path) -> list[dict[str, Any]]:
+    """The evaluated epochs of a run: epoch, loss of the training, and the metric on each split."""
+    lines = (run / CURVE_FILE).read_text(encoding="utf-8").splitlines()
+    return [
+        {
+            "epoch": row["epoch"],
+            "loss": row["loss"],
+            **{split: score["metric"] for split, score in row["scores"].items()},
+        }
+        for row in map(json.loads, lines)
+        if row["scores"]
+    ]
 
 
 def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -1,0 +1,150 @@
+"""Recipes that a CPU trains in minutes, on ``arxiv-text``: ogbn-arxiv's graph, labels and time split, other features.
+
+The features are 128 columns made of a short text per paper (TF-IDF, reduced); the data is a folder of two tables.
+
+No row of the paper: the features differ, so accuracies stand beside each other here, not beside the paper's. The nets
+are narrow and the schedules short. What is compared has equal numbers of parameters, or of channels, as each says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ..data import DatasetConfig, LoaderConfig
+from ..models import EquilibriumOptions, ModelConfig
+from ..nn.convs import GATOptions, GENOptions
+from ..run import Run
+from ..train import LabelOptions, TeacherOptions, TrainConfig
+
+DATA = DatasetConfig(name="tables", path="arxiv_text", undirected=True)
+PARTS = LoaderConfig(kind="clusters", num_parts=512, parts_per_batch=32)
+"""16 steps an epoch. Many small clusters in a step, not a few large ones: a cluster is a field of research with classes
+of its own, and steps that see one field after another learn several times slower."""
+TRAIN = TrainConfig(epochs=40, lr=0.01, warmup_epochs=3, schedule="cosine", clip_norm=1.0, eval_every=4)
+FULL_TRAIN = replace(TRAIN, epochs=150, warmup_epochs=10, eval_every=10)
+TEACHER = "runs/arxiv-text/revgat_labels/logits.safetensors"
+"""Where ``revgnn train arxiv-text/revgat_labels`` leaves its logits."""
+
+
+# ------------------------------------------------------------------ Res against Rev, equal parameters
+def resgcn() -> Run:
+    """ResGCN: 14 layers, 94 channels, stored; as many parameters as revgcn."""
+    return _by_parts(_res("gcn", 14, 94))
+
+
+def revgcn() -> Run:
+    """RevGCN: 14 layers, 128 channels, by METIS parts."""
+    return _by_parts(_rev("gcn", 14, 128))
+
+
+def ressage() -> Run:
+    """ResSAGE: 14 layers, 92 channels, stored; as many parameters as revsage."""
+    return _by_parts(_res("sage", 14, 92))
+
+
+def revsage() -> Run:
+    """RevSAGE: 14 layers, 128 channels, by METIS parts."""
+    return _by_parts(_rev("sage", 14, 128))
+
+
+def resgen() -> Run:
+    """ResGEN: 14 layers, 94 channels, stored; as many parameters as revgen."""
+    return _by_parts(_res("gen", 14, 94))
+
+
+def revgen() -> Run:
+    """RevGEN: 14 layers, 128 channels, by METIS parts."""
+    return _by_parts(_rev("gen", 14, 128))
+
+
+def resgat() -> Run:
+    """ResGAT: 7 layers, 2 heads, 96 channels, stored; as many parameters as revgat."""
+    return _by_parts(_res("gat", 7, 96))
+
+
+def revgat() -> Run:
+    """RevGAT: 7 layers, 2 heads, 128 channels, by METIS parts."""
+    return _by_parts(_rev("gat", 7, 128))
+
+
+# ------------------------------------------------------------------ depth, and what saves parameters
+def revgcn_7() -> Run:
+    """RevGCN: 7 layers, 64 channels."""
+    return _by_parts(_rev("gcn", 7, 64))
+
+
+def revgcn_28() -> Run:
+    """RevGCN: 28 layers, 64 channels."""
+    return _by_parts(_rev("gcn", 28, 64))
+
+
+def revgcn_112() -> Run:
+    """RevGCN: 112 layers, 64 channels."""
+    return _by_parts(_rev("gcn", 112, 64))
+
+
+def wt_resgcn() -> Run:
+    """WT-ResGCN: 28 layers, 64 channels, 2 of them distinct."""
+    return _by_parts(replace(_res("gcn", 28, 64), weight_tied=True, num_distinct=2))
+
+
+def wt_revgcn() -> Run:
+    """WT-RevGCN: 28 layers, 64 channels, 2 of them distinct."""
+    return _by_parts(replace(_rev("gcn", 28, 64), weight_tied=True, num_distinct=2))
+
+
+def deq_gcn() -> Run:
+    """DEQ-GCN: one block at its fixed point, 64 channels; first unrolled."""
+    options = EquilibriumOptions(max_iter=12, backward_max_iter=12, pretrain_epochs=10, pretrain_steps=4)
+    return _by_parts(replace(_res("gcn", 14, 64), weight_tied=True, backprop="implicit", equilibrium=options))
+
+
+# ------------------------------------------------------------------ the whole graph in a step; labels; a teacher
+def revgcn_full_batch() -> Run:
+    """RevGCN on the whole graph: 14 layers, 128 channels, 150 steps."""
+    return Run(dataset=DATA, model=_rev("gcn", 14, 128), train=FULL_TRAIN)
+
+
+def revgat_plain() -> Run:
+    """RevGAT on the whole graph: 3 layers, 2 heads, 128 channels."""
+    return Run(dataset=DATA, model=_rev("gat", 3, 128), train=FULL_TRAIN)
+
+
+def revgat_labels() -> Run:
+    """RevGAT with label reuse on the whole graph: 3 layers, 2 heads, 128 channels."""
+    run = revgat_plain()
+    return replace(run, train=replace(run.train, labels=LabelOptions(reuse=True), keep_logits=True))
+
+
+def revgat_selfkd() -> Run:
+    """RevGAT-SelfKD: a student of revgat_labels, of the same making."""
+    run = revgat_labels()
+    return replace(run, train=replace(run.train, keep_logits=False, teacher=TeacherOptions(path=TEACHER)))
+
+
+# ------------------------------------------------------------------ what they share
+Conv = Literal["gcn", "sage", "gen", "gat"]
+
+
+def _rev(conv: Conv, num_layers: int, hidden_channels: int) -> ModelConfig:
+    return ModelConfig(
+        conv=conv,
+        num_layers=num_layers,
+        hidden_channels=hidden_channels,
+        coupling="grouped",
+        num_groups=2,
+        backprop="reversible",
+        norm="layer",
+        dropout=0.3,
+        gen=GENOptions(aggr="softmax", mlp_layers=1),
+        gat=GATOptions(heads=2),
+    )
+
+
+def _res(conv: Conv, num_layers: int, hidden_channels: int) -> ModelConfig:
+    return replace(_rev(conv, num_layers, hidden_channels), coupling="residual", backprop="store")
+
+
+def _by_parts(model: ModelConfig) -> Run:
+    return Run(dataset=DATA, model=model, train=TRAIN, loader=PARTS)
