@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .machine import ROOT, facts
@@ -127,7 +128,7 @@ def table() -> str:
 
 
 def _ids(numbers: np.ndarray) -> pa.Array:
-    return pa.compute.binary_join_element_wise("item-", pa.array(numbers).cast(pa.string()), "")
+    return pc.binary_join_element_wise("item-", pa.array(numbers).cast(pa.string()), "")
 
 
 def _memory(process: psutil.Process) -> int:
@@ -184,9 +185,10 @@ def main() -> None:
         "pid_niceness": os.getpriority(os.PRIO_PROCESS, 0),
         **found,
     }
+    memory, between, size = (found[name] / 1e9 for name in ("peak_bytes", "between_bytes", "graph_bytes"))
     print(
-        f"{nodes:,} nodes, {options.edges:,} edges: {found['seconds']:.1f} s, at most {found['peak_bytes'] / 1e9:.2f} GB of "
-        f"memory and {found['between_bytes'] / 1e9:.2f} GB of disk between; the graph has {found['graph_bytes'] / 1e9:.2f} GB"
+        f"{nodes:,} nodes, {options.edges:,} edges: {found['seconds']:.1f} s, at most {memory:.2f} GB of memory and "
+        f"{between:.2f} GB of disk between; the graph has {size:.2f} GB"
     )
     if options.out is not None:
         with options.out.open("a", encoding="utf-8") as file:

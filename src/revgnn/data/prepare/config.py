@@ -204,10 +204,10 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     for name in value:
         if name not in known:
             raise ValueError(f"{where} has no field {name!r}{_nearest(str(name), known)}; it has {', '.join(known)}")
-    for name, field in known.items():
-        if name not in value and field.default is MISSING:
-            raise ValueError(f"{where} lacks {name}; {_first_line(kind)}")
     found = {name: parse(hints[name], one, f"{where}.{name}") for name, one in value.items()}
+    lacking = [name for name, field in known.items() if name not in value and field.default is MISSING]
+    if lacking:
+        raise ValueError(f"{where} lacks {' and '.join(lacking)}; see docs/prepare.md for an example")
     try:
         return kind(**found)
     except ValueError as error:
@@ -223,7 +223,3 @@ def nearest(name: str, known: Any) -> str | None:
 def _nearest(name: str, known: Any) -> str:
     found = nearest(name, known)
     return "" if found is None else f" (did you mean {found!r}?)"
-
-
-def _first_line(kind: Any) -> str:
-    return f"it says: {(kind.__doc__ or '').splitlines()[0]}"

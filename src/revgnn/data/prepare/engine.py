@@ -104,17 +104,21 @@ def choose_runner(ray: str | None) -> None:
             import ray as _  # noqa: F401
         except ModuleNotFoundError as missing:
             raise ModuleNotFoundError("--ray needs Ray, which is not installed: pip install 'revgnn[ray]'") from missing
+    wanted = "native" if ray is None else "ray"
     try:
         if ray is None:
             daft.set_runner_native()
         else:
             daft.set_runner_ray(address=None if ray == "local" else ray, noop_if_initialized=True)
     except Exception as refused:
+        # Rust raises no narrower type where a process has chosen already; the same choice again is no fault.
         if "Cannot set runner more than once" not in str(refused):
             raise
+    running = daft.get_or_create_runner().name
+    if running != wanted:
         raise ValueError(
-            "this process computes on another runner already, which cannot be changed; prepare in a process of its own"
-        ) from None
+            f"this process computes on the {running} runner already, and cannot change; prepare in another process"
+        )
 
 
 def distinct(scan: Scan) -> dict[str, list[str]]:

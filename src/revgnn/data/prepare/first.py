@@ -87,10 +87,12 @@ def first_values(tables: tuple[str, str], said: Mapping[str, Any]) -> dict[str, 
     features = said.get("features") or _features(nodes, {key, label, split})
     src = said.get("src") or _one_of(edges, ("src", "source", "from"), "src")
     dst = said.get("dst") or _one_of(edges, ("dst", "destination", "target", "to"), "dst")
+    # Without a file to look it over in, no number is taken for a feature that was not meant as one.
+    attr = [name for name in ("edge_attr",) if name in edges.names] if said else _numbers(edges, {src, dst})
     return {
         "task": "multiclass",
         "nodes": {"files": tables[0], "id": key, "features": features, "label": label},
-        "edges": {"files": tables[1], "src": src, "dst": dst, "features": _numbers(edges, {src, dst})},
+        "edges": {"files": tables[1], "src": src, "dst": dst, "features": attr},
         "split": {"column": split} if split else dict(_FRACTIONS),
         "direction": "directed",
         "self_loops": False,

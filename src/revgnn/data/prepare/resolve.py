@@ -21,6 +21,8 @@ from .rows import Categories, Checks, Column, EdgeRows, Key, NodeRows, Numbers, 
 
 MAX_CATEGORIES = 10_000
 """Of one column: more are no categories, but ids or texts."""
+MAX_WIDTH = 1 << 16
+"""Numbers in one list: a row must fit many times into memory."""
 _WITHOUT = "without a value; fill or drop them"
 
 
@@ -114,6 +116,9 @@ class Resolver:
             self.fault(name, f"holds {kind}; it must hold numbers or lists of numbers; categories need encode: one_hot")
             return None
         width = self._width(name, kind)
+        if not 1 <= width <= MAX_WIDTH:
+            self.fault(name, f"has lists of {width} numbers; 1 to {MAX_WIDTH} can be features")
+            return None
         self.read.append(name)
         if not is_list(kind):
             self.kinds[name] = pa.float64()

@@ -239,6 +239,9 @@ class NodeRows:
         if self.label is not None:
             y = codes(as_text(batch.column(self.label)), self.classes, None, self.unknown_class, marks)
             return y, y >= 0
+        if not self.labels:
+            # The column is a fault that is in the report already; the other checks go on.
+            return np.zeros(batch.num_rows, np.int64), np.ones(batch.num_rows, dtype=bool)
         targets = side_by_side(self.labels, batch, marks)
         if self.binary is not None:
             other = ~np.isin(targets, (0, 1)) & np.isfinite(targets)

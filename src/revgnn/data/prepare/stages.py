@@ -141,7 +141,7 @@ def prepare(
         parts = _Preparation(config, drop, nodes, edges, work, faults)
         parts.look(base)
         parts.sort_rows(base)
-        manifest = parts.write(out, {"inputs": inputs, "config": said})
+        manifest = parts.write(out, {"inputs": tuple(inputs), "config": said})
     _logger.info(
         "%s: %s nodes, %s edges, %d parts",
         out,
