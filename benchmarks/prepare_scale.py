@@ -2,7 +2,6 @@
 
 python -m benchmarks.prepare_scale --edges 1000000          seeded tables in a folder that goes away, and one line
 python -m benchmarks.prepare_scale --edges 100000000 --out benchmarks/results/prepare.jsonl
-python -m benchmarks.prepare_scale --table                  the table of docs/prepare.md, from the newest results
 
 Tables have string ids, a tenth as many nodes as edges, and edges between nodes drawn uniformly, so that no part is
 friendlier than another. The preparation runs in a process of its own; it is killed where it exceeds the limit.
@@ -28,9 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .machine import ROOT, facts
+from .machine import facts
 
-RESULTS = ROOT / "benchmarks" / "results" / "prepare.jsonl"
 _BLOCK = 1_000_000
 
 
@@ -99,34 +97,6 @@ def measure(folder: Path, limit_bytes: float) -> dict[str, Any]:
     return {"seconds": seconds, "peak_bytes": peak, "between_bytes": disk, "graph_bytes": _size(out)}
 
 
-def table() -> str:
-    """Give the newest result of each size as Markdown."""
-    newest: dict[int, dict[str, Any]] = {}
-    for line in RESULTS.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        newest[row["num_edges"]] = row
-    lines = [
-        "| edges | nodes | features | parts | tables | time | peak memory | between, on disk | graph | measured |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for edges, row in sorted(newest.items()):
-        cells = [
-            f"{edges:,}",
-            f"{row['num_nodes']:,}",
-            str(row["features"]),
-            str(row["num_parts"]),
-            f"{row['table_bytes'] / 1e9:.2f} GB",
-            f"{row['seconds']:.0f} s",
-            f"{row['peak_bytes'] / 1e9:.2f} GB",
-            f"{row['between_bytes'] / 1e9:.2f} GB",
-            f"{row['graph_bytes'] / 1e9:.2f} GB",
-            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, {row['date'][:10]}, {row['commit'][:8]}"
-            f"{'-dirty' if row['dirty'] else ''}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def _ids(numbers: np.ndarray) -> pa.Array:
     return pc.binary_join_element_wise("item-", pa.array(numbers).cast(pa.string()), "")
 
@@ -158,11 +128,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=16, help="of nodes (default: 16)")
     parser.add_argument("--limit-gb", type=float, default=14.0, help="of memory: more, and it is killed")
     parser.add_argument("--out", type=Path, help="append the result to this file as one JSON line")
-    parser.add_argument("--table", action="store_true", help="print the table of results, and measure nothing")
     options = parser.parse_args()
-    if options.table:
-        print(table())
-        return
     nodes = max(100, options.edges // 10)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

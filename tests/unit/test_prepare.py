@@ -368,6 +368,8 @@ def test_faults_of_files_and_columns(change: dict[str, Any], message: str, tmp_p
     (tmp_path / "damaged.parquet").write_bytes(data)
     lines = report(config)
     assert any(message in line for line in lines), lines
+    # Dropping bad rows forgives no bad file or column.
+    assert report(config, drop=Drop(bad_edges=True, bad_nodes=True))
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "naïve col", "x=1", "part", "row", "bad", "'; drop", "a\nb"])
@@ -403,6 +405,14 @@ def test_absurd_tables(tmp_path: Path) -> None:
         "nodes.parquet, column id: 1 row, first row 0, with an id of 2^63 or above; write ids as strings",
         "edges.parquet, column dst: 1 row, first row 0, with an id of 2^63 or above; write ids as strings",
     ]
+
+
+def test_an_id_in_two_parts_is_never_dropped(tmp_path: Path) -> None:
+    nodes = good_nodes(["a", "a", "b", "c"]) | {"part": [0, 1, 0, 1]}
+    parts = {"count": 2, "method": "column", "column": "part"}
+    config = write(tmp_path, nodes, {"src": ["b"], "dst": ["c"]}, parts=parts)
+    (line,) = report(config, drop=Drop(bad_edges=True, bad_nodes=True, duplicate_nodes=True))
+    assert line.startswith("nodes.parquet, column id: 1 row, first row 1 (a), with an id that another part has too")
 
 
 # ---------------------------------------------------------------- the folder
@@ -475,3 +485,34 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["prepare", "nodes.parquet", "edges.parquet", "--out", "one", "--label", "x"]) == 2
     assert "column x of nodes is used twice" in capsys.readouterr().err
     assert not Path("one").exists()
+
+
+def test_the_example_of_the_document(tmp_path: Path) -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "prepare.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", document, re.DOTALL)
+    (tmp_path / "graph.yaml").write_text(text)
+    count = 40
+    nodes = {
+        "sku": [f"a-{k}" for k in range(count)],
+        "embedding": pa.array([[0.5, float(k)] for k in range(count)], pa.list_(pa.float32(), 2)),
+        "price": list(range(count)),
+        "colour": [("red", "blue")[k % 2] for k in range(count)],
+        "size": [("S", "M", "L")[k % 3] for k in range(count)],
+        "department": [("tools", "music", None)[k % 3] for k in range(count)],
+    }
+    for k in range(2):
+        pq.write_table(pa.table(nodes).slice(k * 20, 20), tmp_path / f"nodes-{k}.parquet")
+    csv.write_csv(
+        pa.table({"from": ["a-0", "a-1"], "to": ["a-1", "a-2"], "times": [1, 2]}), tmp_path / "bought-together.csv"
+    )
+    prepared = make(tmp_path / "graph.yaml")
+    assert prepared.manifest.class_names == ("books", "music", "tools")
+    assert prepared.manifest.num_edges == 4
+    assert [one.width for one in prepared.manifest.features] == [2, 1, 2, 1]
+    nodes["sku"][22] = "a-21"
+    nodes["price"][20:22] = [None, None]
+    pq.write_table(pa.table(nodes).slice(20), tmp_path / "nodes-1.parquet")
+    (tmp_path / "bought-together.csv").write_text("from,to,times\na-0,a-1,1\na-1,a-0,1\na-1,a-3,2\na-1,x-1,9\n")
+    lines = report(tmp_path / "graph.yaml", out="other")
+    shown = document.partition("have 3 faults:\n")[2].partition("```")[0].replace("b-7", "a-21")
+    assert sorted(lines) == sorted(line.strip() for line in shown.splitlines())

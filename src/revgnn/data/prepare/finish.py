@@ -22,6 +22,7 @@ from ..parquet import Faults, is_null
 from .rows import Checks
 
 TWICE = "with an id that an earlier row has; give every node one row, or --drop-duplicate-nodes"
+ELSEWHERE = "with an id that another part has too; give every node one part"
 UNKNOWN = "with an id that the nodes do not have; add the node, or --drop-bad-edges"
 
 
@@ -59,16 +60,12 @@ class Tally:
         for check in np.unique(checks):
             self.add(int(check), files[checks == check], rows[checks == check])
 
-    def report(self, names: Sequence[str], faults: Faults, *, without: frozenset[str] = frozenset()) -> int:
-        """Put everything into a report, but for some texts; return how many rows were left out of it."""
-        left_out = 0
+    def report(self, names: Sequence[str], faults: Faults, *, without: frozenset[str]) -> None:
+        """Put everything into a report, but for checks whose rows are dropped, by their texts."""
         for (file, check), (count, row, value) in sorted(self.found.items()):
             column, text = self.checks.known[check]
-            if text in without:
-                left_out += count
-            else:
+            if text not in without:
                 faults.add_count(names[file], column or None, count, row, text, value=value)
-        return left_out
 
 
 def read_part(folder: Path, part: int, columns: Sequence[str]) -> pa.Table | None:
@@ -92,6 +89,8 @@ class NodeParts:
 
     folder: Path
     num_parts: int
+    key: str
+    """The user's column of ids, for faults."""
     tally: Tally
     drop_faulty: bool
     dropped: Counter[str]
@@ -147,9 +146,10 @@ class NodeParts:
         if not again.any():
             return table
         if count:
-            check = self.tally.checks.number("id", TWICE)
+            check = self.tally.checks.number(self.key, TWICE)
             files, rows = (np.asarray(table.column(name))[again] for name in ("file", "row"))
             self.tally.add(check, files, rows, ids.filter(pa.array(again)))
+            self.dropped["duplicate_nodes"] += int(again.sum())
         return table.filter(pa.array(~again))
 
 

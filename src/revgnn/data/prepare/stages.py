@@ -32,8 +32,8 @@ from ..part import write_part
 from ..partition import metis_clusters
 from ..store import is_store, new_store
 from .config import GraphConfig
-from .engine import Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
-from .finish import TWICE, NodeParts, Tally, count_faulty_edges, matrix, read_edges, read_part
+from .engine import BROKEN_IS, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
+from .finish import ELSEWHERE, TWICE, NodeParts, Tally, count_faulty_edges, matrix, read_edges, read_part
 from .hashing import HASH_NAME
 from .inputs import Table, describe, open_table
 from .resolve import Plan, resolve
@@ -174,7 +174,12 @@ class _Preparation:
         plan, work = self.plan, self.work
         assigned = _metis(plan, work, self.config.parts.count) if self.config.parts.method == "metis" else None
         self.nodes = NodeParts(
-            work / "nodes", self.config.parts.count, Tally(plan.node_checks), self.drop.bad_nodes, self.dropped
+            work / "nodes",
+            self.config.parts.count,
+            self.config.nodes.id,
+            Tally(plan.node_checks),
+            self.drop.bad_nodes,
+            self.dropped,
         )
         with _stage("nodes"):
             split_nodes(plan.nodes, work / "nodes", assigned)
@@ -197,30 +202,23 @@ class _Preparation:
         self.faults.raise_if_any(base)
 
     def _report(self, edge_tally: Tally) -> None:
-        without = frozenset({TWICE}) if self.drop.duplicate_nodes else frozenset()
-        if self.drop.bad_nodes:
-            without |= {text for _, text in self.plan.node_checks.known} - {TWICE}
         node_names, edge_names = (table.names for table in self.tables)
-        twice = Tally(self.plan.node_checks, {k: v for k, v in self.nodes.tally.found.items() if self._is_twice(k[1])})
-        self.nodes.tally.report(node_names, self.faults, without=without)
-        if self.drop.duplicate_nodes:
-            self.dropped["duplicate_nodes"] += twice.report(node_names, Faults(), without=frozenset({TWICE}))
-        texts = {text for _, text in self.plan.edge_checks.known} if self.drop.bad_edges else set()
-        edge_tally.report(edge_names, self.faults, without=frozenset(texts))
+        # What a damaged file does not say cannot be counted, and which part a node is of cannot be guessed.
+        never = {TWICE, ELSEWHERE, BROKEN_IS}
+        dropped = {text for _, text in self.plan.node_checks.known} - never if self.drop.bad_nodes else set()
+        dropped |= {TWICE} if self.drop.duplicate_nodes else set()
+        self.nodes.tally.report(node_names, self.faults, without=frozenset(dropped))
+        dropped = {text for _, text in self.plan.edge_checks.known} - never if self.drop.bad_edges else set()
+        edge_tally.report(edge_names, self.faults, without=frozenset(dropped))
         if self.nodes.num_nodes and not self.nodes.splits["train"]:
             self.faults.add(
                 node_names[0], self.config.split.column, "no row says train; at least one labelled node must"
             )
 
-    def _is_twice(self, check: int) -> bool:
-        return self.plan.node_checks.known[check][1] == TWICE
-
     def _report_ids_of_two_parts(self) -> None:
         table = repeated_ids(self.work / "places")
         if len(table):
-            check = self.plan.node_checks.number(
-                self.config.nodes.id, "with an id that another part has too; give every node one part"
-            )
+            check = self.plan.node_checks.number(self.config.nodes.id, ELSEWHERE)
             files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
             self.nodes.tally.add(check, files, rows, table.column("id").combine_chunks())
 
@@ -306,7 +304,8 @@ def _metis(plan: Plan, work: Path, count: int) -> Path:
         one: Scan = replace(plan.nodes, rows=replace(plan.node_rows, part=None, num_parts=1))
         split_nodes(one, work / "metis-nodes", None)
         places = work / "metis-places"
-        NodeParts(work / "metis-nodes", 1, Tally(plan.node_checks), False, Counter()).place(places)
+        key = plan.node_rows.key.column
+        NodeParts(work / "metis-nodes", 1, key, Tally(plan.node_checks), False, Counter()).place(places)
         ids = pq.read_table(places, columns=["id"]).column("id") if any(places.iterdir()) else None
         out = work / "assigned.parquet"
         if ids is None:
