@@ -407,6 +407,20 @@ def test_absurd_tables(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_text_that_is_not_utf_8(kind: str, tmp_path: Path) -> None:
+    raw = pa.array([b"a", b"\xff\xfe", b"c"]).buffers()
+    ids = pa.StringArray.from_buffers(3, raw[1], raw[2])
+    table = pa.table({"id": ids, "x": [1.0, 2.0, 3.0], "label": [0, 1, 0], "split": ["train"] * 3})
+    config = write(tmp_path, good_nodes(), {"src": ["a"], "dst": ["c"]})
+    config.write_text(config.read_text().replace("nodes.parquet", f"odd.{kind}"))
+    if kind == "parquet":
+        pq.write_table(table, tmp_path / "odd.parquet")
+    else:
+        feather.write_feather(table, str(tmp_path / "odd.arrow"))
+    assert any("cannot be read from about this row on: it is damaged" in line for line in report(config))
+
+
 def test_an_id_in_two_parts_is_never_dropped(tmp_path: Path) -> None:
     nodes = good_nodes(["a", "a", "b", "c"]) | {"part": [0, 1, 0, 1]}
     parts = {"count": 2, "method": "column", "column": "part"}

@@ -6,7 +6,9 @@ come from the rows themselves and never from the order in which an engine gives 
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ import pyarrow.compute as pc
 
 from .inputs import Piece, read_piece
 from .rows import as_text
+
+_logger = logging.getLogger(__name__)
 
 ROW_GROUP_BYTES = 1 << 22
 """Of an intermediate file: what a writer holds in memory for each part."""
@@ -80,7 +84,7 @@ def load_daft() -> Any:
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
-    os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+    os.environ.setdefault("DAFT_PROGRESS_BAR", "1" if sys.stderr.isatty() else "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import daft
@@ -259,10 +263,12 @@ def _frame(scan: Scan) -> Any:
 def read(scan: Scan, piece: Piece) -> Iterator[Any]:
     """Read one piece in a task of the engine: batches of rows, and a row that says so where the file is damaged."""
     record_batch = load_daft().recordbatch.RecordBatch
-    row = piece.first_row
+    row, last = piece.first_row, piece.first_row
     try:
         for row, batch in read_piece(piece, scan.columns, scan.text, dict(scan.kinds)):
+            last = row + batch.num_rows
             yield record_batch.from_arrow_table(scan.rows.read(batch, piece.file, row))._recordbatch
+        _logger.info("read rows %s to %s of %s", f"{piece.first_row:,}", f"{last:,}", Path(piece.path).name)
     except (pa.ArrowException, OSError):
         yield record_batch.from_arrow_table(_broken(scan, piece.file, row))._recordbatch
 
