@@ -36,7 +36,10 @@ def prepare(arguments: Namespace) -> None:
     """Make a prepared graph of tables, or write a first graph.yaml for them."""
     if arguments.init:
         path = write_first(arguments.tables, arguments.out or Path("graph.yaml"))
-        _print_json({"config": str(path)}) if arguments.json else results_console().print(str(path), markup=False)
+        if arguments.json:
+            _print_json({"config": str(path)})
+        else:
+            results_console().print(str(path), markup=False)
         return
     _log_to(progress_console())
     config, base = chosen_config(arguments)

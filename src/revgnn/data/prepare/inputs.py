@@ -74,23 +74,24 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table |
         paths += [path for path in found if path.is_file() and path not in paths]
         if not any(path.is_file() for path in found):
             faults.add(pattern, None, f"no such file in {folder.resolve()}; name a file or a pattern of files")
-    names = [_name(path, folder) for path in paths]
-    schemas, pieces = [], []
-    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+    good, schemas, pieces = [], [], []
+    for path in paths:
+        name = _name(path, folder)
         try:
-            schema, own = _look(path, number)
+            schema, own = _look(path, len(good))
         except (pa.ArrowException, OSError, ValueError) as error:
             faults.add(name, None, f"cannot be read: {' '.join(str(error).split())}; write it anew")
             continue
         twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
         for column in twice:
             faults.add(name, column, f"stands there {schema.names.count(column)} times; keep one")
+        good.append(path)
         schemas.append((name, pa.schema([field for field in schema if field.name not in twice])))
         pieces += own
-    if not schemas:
+    if not good:
         return None
-    size = sum(path.stat().st_size for path in paths)
-    return Table(tuple(paths), tuple(names), _same(schemas, faults), tuple(pieces), size)
+    size = sum(path.stat().st_size for path in good)
+    return Table(tuple(good), tuple(name for name, _ in schemas), _same(schemas, faults), tuple(pieces), size)
 
 
 def read_piece(
