@@ -179,7 +179,7 @@ def _prepare_scale() -> str:
             f"{row['peak_bytes'] / 1e9:.2f} GB",
             f"{row['between_bytes'] / 1e9:.2f} GB",
             f"{row['graph_bytes'] / 1e9:.2f} GB",
-            f"{row['machine']['cores']} cores of {row['machine']['cpu']} beside a load of {row['machine']['load']:.1f}, "
+            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
             f"{row['date'][:10]}, {row['commit'][:8]}"
             f"{'-dirty' if row['dirty'] else ''}",
         ]
