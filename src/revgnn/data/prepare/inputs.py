@@ -74,7 +74,8 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table |
         paths += [path for path in found if path.is_file() and path not in paths]
         if not any(path.is_file() for path in found):
             faults.add(pattern, None, f"no such file in {folder.resolve()}; name a file or a pattern of files")
-    good, schemas, pieces = [], [], []
+    good: list[Path] = []
+    schemas, pieces = [], []
     for path in paths:
         name = _name(path, folder)
         try:
