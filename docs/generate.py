@@ -28,8 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
-DOCUMENTS = tuple(
-    ROOT / name for name in ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md", "docs/runs.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "recipes", "paper", "runs", "prepare")),
 )
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
@@ -183,6 +184,35 @@ def _preparation() -> str:
     return "\n".join(lines)
 
 
+def _prepare_scale() -> str:
+    """What `revgnn prepare` took, newest measurement of each size."""
+    newest: dict[int, dict[str, Any]] = {}
+    for line in (RESULTS / "prepare.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        newest[row["num_edges"]] = row
+    lines = [
+        "| edges | nodes | features | parts | tables | time | peak memory | between, on disk | graph | measured |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for edges, row in sorted(newest.items()):
+        cells = [
+            f"{edges:,}",
+            f"{row['num_nodes']:,}",
+            str(row["features"]),
+            str(row["num_parts"]),
+            f"{row['table_bytes'] / 1e9:.2f} GB",
+            f"{row['seconds']:.0f} s",
+            f"{row['peak_bytes'] / 1e9:.2f} GB",
+            f"{row['between_bytes'] / 1e9:.2f} GB",
+            f"{row['graph_bytes'] / 1e9:.2f} GB",
+            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
+            f"{row['date'][:10]}, {row['commit'][:8]}"
+            f"{'-dirty' if row['dirty'] else ''}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _by_dataset() -> dict[str, dict[str, Run]]:
     found: dict[str, dict[str, Run]] = {}
     for name, recipe in all_recipes().items():
@@ -236,6 +266,7 @@ BLOCKS = {
     "notes": _notes,
     "preparation": _preparation,
     "runs": _runs,
+    "prepare-scale": _prepare_scale,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

@@ -14,7 +14,7 @@ from revgnn.cli import main, make_parser
 from revgnn.recipes import all_recipes, find_recipe
 from revgnn.train import Interrupted
 
-COMMANDS = ["train", "recipes", "demo", "report", "record", "table", "convert"]
+COMMANDS = ["prepare", "train", "recipes", "demo", "report", "record", "table", "convert"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

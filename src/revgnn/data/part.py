@@ -1,0 +1,228 @@
+"""The files of one part of a prepared graph: which there are, how they are written, and how they are mapped.
+
+A part holds some nodes and every edge into them. Its edges stand in blocks, one for each part that they come from, so
+that any two parts can be put together by reading the blocks between them. All arrays are plain ``.npy``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from .manifest import FileFacts, Manifest, PartFacts, StoreError
+
+IDS = "ids.parquet"
+_PARTS = "parts"
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array of a part: what its file must hold."""
+
+    name: str
+    dtype: Callable[[Manifest], np.dtype[Any]]
+    shape: Callable[[Manifest, PartFacts], tuple[int, ...]]
+    present: Callable[[Manifest], bool] = lambda manifest: True
+
+
+ARRAYS = {
+    array.name: array
+    for array in (
+        ArrayFile("x.npy", lambda m: np.dtype("<f4"), lambda m, p: (p.nodes, m.in_channels)),
+        ArrayFile(
+            "y.npy",
+            lambda m: np.dtype("<i8" if m.task == "multiclass" else "<f4"),
+            lambda m, p: (p.nodes,) if m.task == "multiclass" else (p.nodes, m.num_outputs),
+        ),
+        ArrayFile("split.npy", lambda m: np.dtype("i1"), lambda m, p: (p.nodes,)),
+        ArrayFile("block_ptr.npy", lambda m: np.dtype("<i8"), lambda m, p: (m.num_parts + 1,)),
+        ArrayFile("src.npy", lambda m: np.dtype("<i4"), lambda m, p: (p.edges,)),
+        ArrayFile("dst.npy", lambda m: np.dtype("<i4"), lambda m, p: (p.edges,)),
+        ArrayFile(
+            "edge_attr.npy",
+            lambda m: np.dtype("<f4"),
+            lambda m, p: (p.edges, m.edge_channels or 0),
+            lambda m: bool(m.edge_features),
+        ),
+    )
+}
+"""Name of the file -> what it holds."""
+
+
+def file_names(manifest: Manifest) -> set[str]:
+    """Give the files that every part of a graph has, and no other."""
+    return {IDS} | {array.name for array in ARRAYS.values() if array.present(manifest)}
+
+
+def part_folder(folder: Path, number: int) -> Path:
+    """Give the folder of a part; it follows from the number alone."""
+    return folder / _PARTS / f"{number:05d}"
+
+
+def write_part(
+    folder: Path,
+    number: int,
+    *,
+    num_parts: int,
+    ids: Any,
+    x: NDArray[np.float32],
+    y: NDArray[Any],
+    split: NDArray[np.int8],
+    src_part: NDArray[Any],
+    src: NDArray[Any],
+    dst: NDArray[Any],
+    edge_attr: NDArray[np.float32] | None = None,
+) -> PartFacts:
+    """Write one part; its edges may come in any order.
+
+    Args:
+        folder: of the graph, as `new_store` gives it.
+        number: of the part, in ``0..num_parts-1``.
+        num_parts: P.
+        ids: [n] Arrow array of the user's own ids, integers or strings, in the order of the rows.
+        x: [n, F] finite float32.
+        y: [n] int64, -1 where unknown; or [n, T] float32, NaN where missing.
+        split: [n] int8: 0 train, 1 valid, 2 test, -1 none.
+        src_part: [e] integer, the part of each edge's source.
+        src: [e] integer, the row of the source in its part.
+        dst: [e] integer, the row of the destination in this part.
+        edge_attr: [e, K] finite float32; ``None``: edges carry nothing.
+    Returns: the facts for the manifest.
+    Raises: ValueError: arrays of another shape or type, or numbers out of range.
+    Cost: one stable sort of e keys, and a read of what was written for its hash. Nothing is shared between parts, so
+        they may be written by several processes.
+    """
+    nodes, edges = len(x), len(dst)
+    _check_rows(number, nodes, ids=ids, y=y, split=split)
+    _check_rows(number, edges, "edge", src_part=src_part, src=src, edge_attr=dst if edge_attr is None else edge_attr)
+    if edges:
+        for name, values, end in (("src_part", src_part, num_parts), ("dst", dst, nodes), ("src", src, 2**31)):
+            if values.min() < 0 or values.max() >= end:
+                raise ValueError(f"part {number}: {name} must lie in 0..{end - 1}, got {values.min()}..{values.max()}")
+    if not np.isfinite(x).all() or not (edge_attr is None or np.isfinite(edge_attr).all()):
+        raise ValueError(f"part {number}: features must be finite; fill or drop what is not")
+    order = _edge_order(src_part, src, dst)
+    block_ptr = np.zeros(num_parts + 1, np.int64)
+    np.cumsum(np.bincount(src_part, minlength=num_parts), out=block_ptr[1:])
+    arrays = {
+        "x.npy": x.astype("<f4", copy=False),
+        "y.npy": y,
+        "split.npy": split.astype("i1", copy=False),
+        "block_ptr.npy": block_ptr,
+        "src.npy": src[order].astype("<i4", copy=False),
+        "dst.npy": dst[order].astype("<i4", copy=False),
+    }
+    if edge_attr is not None:
+        arrays["edge_attr.npy"] = edge_attr[order].astype("<f4", copy=False)
+    place = part_folder(folder, number)
+    place.mkdir(parents=True)
+    files = {name: _write_array(place / name, array) for name, array in arrays.items()}
+    pq.write_table(pa.table({"id": ids}), place / IDS)
+    files[IDS] = _facts(place / IDS)
+    return PartFacts(nodes=nodes, edges=edges, files=files)
+
+
+def map_array(folder: Path, manifest: Manifest, number: int, name: str) -> NDArray[Any]:
+    """Map an array of a part into memory, read only.
+
+    Raises: StoreError: the file is not what the manifest says; nothing was allocated for it.
+    """
+    facts, array = manifest.parts[number], ARRAYS[name]
+    path = part_folder(folder, number) / name
+    dtype, shape = array.dtype(manifest), array.shape(manifest, facts)
+    check_size(path, facts.files[name])
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise StoreError(f"{path} is .npy of version {version}; prepared graphs have version (1, 0)")
+            got_shape, by_columns, got_dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, StoreError) else StoreError(f"{path} cannot be read: {error}") from error
+    if got_dtype != dtype or got_shape != shape or (by_columns and len(shape) > 1):
+        raise StoreError(f"{path} must hold {dtype} {list(shape)} row by row, got {got_dtype} {list(got_shape)}")
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if facts.files[name].bytes != start + size:
+        raise StoreError(f"{path} has {facts.files[name].bytes} bytes, where its array asks for {start + size}")
+    if not size:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, mode="r", offset=start, shape=shape)
+
+
+def read_ids(folder: Path, manifest: Manifest, number: int) -> Any:
+    """Read the user's ids of a part as one Arrow array.
+
+    Raises: StoreError: the file is not what the manifest says.
+    """
+    path, facts = part_folder(folder, number) / IDS, manifest.parts[number]
+    check_size(path, facts.files[IDS])
+    try:
+        rows = pq.read_metadata(path).num_rows
+        if rows != facts.nodes or pq.read_schema(path).names != ["id"]:
+            raise StoreError(f"{path} must hold one column id of {facts.nodes} rows, got {rows} rows")
+        column = pq.read_table(path, columns=["id"]).column("id").combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise StoreError(f"{path} must hold integers or strings, got {kind}")
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
+
+
+def check_size(path: Path, facts: FileFacts) -> None:
+    """Refuse a file that is missing, a link, or of another size than the manifest says."""
+    if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
+        raise StoreError(f"{path} must be a plain file; it is missing, a link or a folder")
+    size = path.stat().st_size
+    if size != facts.bytes:
+        raise StoreError(f"{path} has {size} bytes where the manifest says {facts.bytes}; prepare the graph again")
+
+
+def check_hash(path: Path, facts: FileFacts) -> None:
+    """Refuse a file whose bytes are not those that were written."""
+    check_size(path, facts)
+    if _sha256(path) != facts.sha256:
+        raise StoreError(f"{path} does not match its checksum; prepare the graph again")
+
+
+def _check_rows(number: int, rows: int, what: str = "node", **columns: Any) -> None:
+    for name, values in columns.items():
+        if len(values) != rows:
+            raise ValueError(f"part {number}: {name} must have one row per {what}, {rows}, got {len(values)}")
+
+
+def _edge_order(src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any]) -> NDArray[np.int64]:
+    """Order edges by (part of the source, destination, source); repeats keep their order."""
+    if not len(dst):
+        return np.empty(0, np.int64)
+    wide, high = int(src.max()) + 1, int(dst.max()) + 1
+    if (int(src_part.max()) + 1) * high * wide >= 2**63:
+        return np.lexsort((src, dst, src_part))
+    return np.argsort((src_part.astype(np.int64) * high + dst) * wide + src, kind="stable")
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> FileFacts:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return _facts(path)
+
+
+def _facts(path: Path) -> FileFacts:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileFacts(bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
