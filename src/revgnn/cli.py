@@ -73,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"revgnn {__version__}")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    _add_prepare(commands)
     _add_train(commands)
     _add_predict(commands)
     _add_recipes(commands)
@@ -82,6 +83,40 @@ def make_parser() -> argparse.ArgumentParser:
     _add_table(commands)
     _add_convert(commands)
     return parser
+
+
+def _add_prepare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="make a graph on disk of your own tables, of any size",
+        description="Make a prepared graph of tables (Parquet, CSV, Arrow): described by graph.yaml, or by flags where "
+        "there are two files. All faults of the tables come in one report.",
+        example=(
+            "  revgnn prepare --init nodes.parquet edges.parquet\n"
+            "  revgnn prepare graph.yaml --out graph/\n"
+            "  revgnn prepare nodes.parquet edges.parquet --out graph/ --label topic --parts 32"
+        ),
+    )
+    parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: graph)")
+    parser.add_argument("--init", action="store_true", help="write a first graph.yaml for two files, and stop")
+    for flag, text in (
+        ("--id", "the column of node ids (default: id)"),
+        ("--label", "the column of labels (default: label)"),
+        ("--split", "the column that says train, valid or test (default: split, where there is one, else fractions)"),
+        ("--src", "the column of the edges' sources (default: src)"),
+        ("--dst", "the column of their destinations (default: dst)"),
+    ):
+        parser.add_argument(flag, metavar="COLUMN", help=f"for two files: {text}")
+    parser.add_argument("--features", metavar="COLUMN", nargs="+", help="for two files: default: x, or all numbers")
+    parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
+    parser.add_argument("--parts", metavar="P", type=int, help="how many parts, over what graph.yaml says")
+    parser.add_argument("--ray", metavar="ADDRESS", help="compute on this Ray cluster; local starts one")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared graph that is there")
+    parser.add_argument("--drop-bad-edges", action="store_true", help="leave out edges with a fault, and count them")
+    parser.add_argument("--drop-duplicate-nodes", action="store_true", help="keep the first row of an id")
+    parser.add_argument("--drop-bad-nodes", action="store_true", help="leave out nodes with a fault; see bad edges")
+    _add_common(parser)
 
 
 def _add_train(commands: Any) -> None:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from .console import counted, print_table, progress_console, results_console
+from .data.prepare import Drop, chosen_config, write_first
+from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
 from .interop import convert as convert_official
 from .overrides import flatten, override
@@ -29,6 +31,28 @@ from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
 from .results.table import HEAD, notes
 from .run import Run, execute, report_on
 from .train import ProgressBar
+
+
+def prepare(arguments: Namespace) -> None:
+    """Make a prepared graph of tables, or write a first graph.yaml for them."""
+    if arguments.init:
+        path = write_first(arguments.tables, arguments.out or Path("graph.yaml"))
+        _print_json({"config": str(path)}) if arguments.json else results_console().print(str(path), markup=False)
+        return
+    _log_to(progress_console())
+    config, base = chosen_config(arguments)
+    drop = Drop(
+        bad_edges=arguments.drop_bad_edges,
+        duplicate_nodes=arguments.drop_duplicate_nodes,
+        bad_nodes=arguments.drop_bad_nodes,
+    )
+    out = arguments.out or Path("graph")
+    prepared = prepare_graph(config, base, out, drop=drop, overwrite=arguments.overwrite, ray=arguments.ray)
+    if arguments.json:
+        _print_json(prepared.summary())
+        return
+    for fact, value in prepared.facts():
+        results_console().print(f"{fact:<22}{value}", markup=False, soft_wrap=True)
 
 
 def train(arguments: Namespace) -> None:

@@ -27,9 +27,11 @@ def _levels() -> list[set[str]]:
 LEVELS = _levels()
 
 OPTIONAL_INSIDE_FUNCTIONS = {
+    "daft": "an extra; only to prepare graphs",
     "matplotlib": "an extra; without it there is no picture",
     "ogb": "an extra; only for downloads",
     "pymetis": "an extra; only for clusters",
+    "ray": "an extra; only to prepare graphs on a cluster",
     "rdkit": "an extra; only for molecules",
     "sklearn": "a second of import that only the digits need",
     "torch_geometric": "two seconds of import that only its own data sets need",

@@ -40,10 +40,14 @@ class Faults:
         if not bad.any():
             return False
         row = int(bad.argmax())
-        quoted = "" if values is None else f" ({values[row]})"
-        rows = "1 row" if bad.sum() == 1 else f"{int(bad.sum())} rows"
-        self.add(file, column, f"{rows}, first row {row}{quoted}, {text}")
+        self.add_count(file, column, int(bad.sum()), row, text, value=None if values is None else values[row])
         return True
+
+    def add_count(self, file: str, column: str | None, count: int, first: int, text: str, *, value: Any = None) -> None:
+        """Note a fault of ``count`` rows, of which ``first`` is the first and has ``value``; ``None`` quotes none."""
+        quoted = "" if value is None else f" ({value})"
+        rows = "1 row" if count == 1 else f"{count} rows"
+        self.add(file, column, f"{rows}, first row {first}{quoted}, {text}")
 
     def raise_if_any(self, folder: Path) -> None:
         """Raise one ValueError that lists every fault."""
@@ -106,7 +110,7 @@ class ParquetTable:
         column = self.column(name)
         if column is None:
             return None
-        if _is_text(column.type):
+        if is_text(column.type):
             column = column.cast(pa.large_string())
         elif pa.types.is_integer(column.type):
             if pa.types.is_uint64(column.type) and len(column) and (pc.max(column).as_py() or 0) >= 2**63:
@@ -132,7 +136,7 @@ class ParquetTable:
         if self._faults.add_rows(self.file, name, is_null(column), "without a value; fill or drop them"):
             return None
         width = 1
-        if _is_list(column.type):
+        if is_list(column.type):
             lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
             width = int(lengths[0]) if len(lengths) else max(getattr(column.type, "list_size", 1), 1)
             text = f"of another length than the {width} of row 0; make them equal"
@@ -155,14 +159,14 @@ def is_null(column: Any) -> NDArray[np.bool_]:
 
 def is_numeric(kind: pa.DataType) -> bool:
     """Whether a column of this type is numbers, truth values, or lists of them."""
-    if _is_list(kind):
-        return is_numeric(kind.value_type) and not _is_list(kind.value_type)
+    if is_list(kind):
+        return is_numeric(kind.value_type) and not is_list(kind.value_type)
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

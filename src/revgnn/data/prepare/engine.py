@@ -1,0 +1,278 @@
+"""The one place that names Daft: rows of tables are read, joined with the places of ids, and written part by part.
+
+In this process, or on a Ray cluster that sees the same folders: the same program and the same answer, because places
+come from the rows themselves and never from the order in which an engine gives them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .inputs import Piece, read_piece
+from .rows import as_text
+
+ROW_GROUP_BYTES = 1 << 22
+"""Of an intermediate file: what a writer holds in memory for each part."""
+BROKEN_IS = "cannot be read from about this row on: it is damaged; write it anew"
+
+
+class Rows(Protocol):
+    """How a batch of a table becomes rows."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of what `read` gives."""
+        ...
+
+    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+        """Give the rows of one batch, whose first row is ``row`` of ``file``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What of a table is read, and as what."""
+
+    rows: Rows
+    pieces: tuple[Piece, ...]
+    columns: tuple[str, ...]
+    text: tuple[str, ...]
+    kinds: tuple[tuple[str, pa.DataType], ...]
+    num_bytes: int
+    """About as many as all rows take in memory: whichever side of a join has fewer is held there."""
+    broken: int = 0
+    """The check of files that turn out damaged while they are read."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of some columns as texts, each once in a batch."""
+
+    columns: tuple[str, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of what `read` gives."""
+        return pa.schema([("column", pa.large_string()), ("value", pa.large_string())])
+
+    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+        """Give (column, value)."""
+        tables = []
+        for name in self.columns:
+            values = pc.unique(as_text(batch.column(name))).drop_null()
+            names = pa.array([name] * len(values), pa.large_string())
+            tables.append(pa.Table.from_arrays([names, values], schema=self.schema))
+        return pa.concat_tables(tables)
+
+
+def load_daft() -> Any:
+    """Import Daft with its telemetry off.
+
+    Raises: ModuleNotFoundError: it is not installed.
+    """
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+    os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import daft
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "graphs are prepared by Daft, which is not installed: pip install 'revgnn[prepare]'"
+        ) from missing
+    return daft
+
+
+def choose_runner(ray: str | None) -> None:
+    """Compute in this process, or on a Ray cluster.
+
+    Args:
+        ray: the address of a cluster; ``local`` starts one on this machine; ``None``: in this process.
+    Raises: ModuleNotFoundError: Ray is not installed. ValueError: this process computes elsewhere already.
+    """
+    daft = load_daft()
+    if ray is not None:
+        try:
+            import ray as _  # noqa: F401
+        except ModuleNotFoundError as missing:
+            raise ModuleNotFoundError("--ray needs Ray, which is not installed: pip install 'revgnn[ray]'") from missing
+    wanted = "native" if ray is None else "ray"
+    try:
+        if ray is None:
+            daft.set_runner_native()
+        else:
+            daft.set_runner_ray(address=None if ray == "local" else ray, noop_if_initialized=True)
+    except Exception as refused:
+        # Rust raises no narrower type where a process has chosen already; the same choice again is no fault.
+        if "Cannot set runner more than once" not in str(refused):
+            raise
+    running = daft.get_or_create_runner().name
+    if running != wanted:
+        raise ValueError(
+            f"this process computes on the {running} runner already, and cannot change; prepare in another process"
+        )
+
+
+def distinct(scan: Scan) -> dict[str, list[str]]:
+    """Give the values that occur in the columns of a scan of `Values`, in no order."""
+    found: dict[str, list[str]] = {}
+    with _settings():
+        table = _frame(scan).distinct().to_arrow()
+    for name, value in zip(table.column("column").to_pylist(), table.column("value").to_pylist(), strict=True):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def split_nodes(scan: Scan, out: Path, assigned: Path | None) -> None:
+    """Write nodes into a folder for each part, ``part=-1`` for those without an id.
+
+    Args:
+        scan: of `NodeRows`.
+        out: receives ``part=P/*.parquet``.
+        assigned: a Parquet file of (id, part) that decides instead of the rows; ``None``: they do.
+    """
+    daft = load_daft()
+    frame = _frame(scan)
+    if assigned is not None:
+        given = daft.read_parquet(str(assigned))
+        frame = frame.exclude("part").join(given, on="id", how="left")
+        frame = frame.with_column("part", daft.col("part").fill_null(-1))
+    with _settings():
+        frame.write_parquet(str(out), partition_cols=["part"])
+
+
+def split_edges(scan: Scan, places: Path, out: Path) -> None:
+    """Write edges by the places of their ends into a folder for the part of each destination.
+
+    Args:
+        scan: of `EdgeRows`.
+        places: Parquet files of (id, part, place).
+        out: receives ``part=P/*.parquet``; ``part=-1`` has the edges with a fault, and their ids.
+    """
+    daft = load_daft()
+    col, when = daft.col, daft.functions.when
+    ids = daft.read_parquet(str(places / "*.parquet"))
+    frame = _frame(scan)
+    for end in ("src", "dst"):
+        there = ids.select(col("id").alias(end), col("part").alias(f"{end}_part"), col("place").alias(f"{end}_place"))
+        frame = frame.join(there, on=end, how="left")
+    faulty = col("src_part").is_null() | col("dst_part").is_null() | (col("bad").list_count() > 0)
+    frame = frame.with_column("part", when(faulty, daft.lit(-1).cast(daft.DataType.int32())).otherwise(col("dst_part")))
+    for end in ("src", "dst"):
+        nothing = daft.lit(None).cast(frame.schema()[end].dtype)
+        frame = frame.with_column(end, when(faulty, col(end)).otherwise(nothing))
+    with _settings():
+        frame.write_parquet(str(out), partition_cols=["part"])
+
+
+def reverse_edges(edges: Path, out: Path) -> None:
+    """Write the reverse of every good edge of `split_edges` likewise, by the part of its own destination."""
+    daft = load_daft()
+    if not any(edges.glob("part=[0-9]*/*.parquet")):
+        return
+    frame = daft.read_parquet(str(edges / "part=[0-9]*" / "*.parquet"))
+    swapped = {"src_part": "dst_part", "src_place": "dst_place", "dst_part": "src_part", "dst_place": "src_place"}
+    kept = [name for name in frame.column_names if name in ("file", "row", "edge_attr")]
+    columns = [daft.col(old).alias(new) for new, old in swapped.items()]
+    frame = frame.select(*columns, daft.col("src_part").alias("part"), *kept)
+    with _settings():
+        frame.write_parquet(str(out), partition_cols=["part"])
+
+
+def repeated_ids(places: Path) -> pa.Table:
+    """Give (id, file, row) of ids that stand in several parts, once for each repeat: its last row."""
+    daft = load_daft()
+    col = daft.col
+    frame = daft.read_parquet(str(places / "*.parquet"))
+    counted = frame.groupby("id").agg(col("row").count().alias("times"), col("file").max(), col("row").max())
+    with _settings():
+        table: pa.Table = counted.where(col("times") > 1).select("id", "file", "row").to_arrow()
+    return table
+
+
+def _settings() -> AbstractContextManager[None]:
+    settings: AbstractContextManager[None] = load_daft().context.execution_config_ctx(
+        parquet_target_row_group_size=ROW_GROUP_BYTES, scantask_max_parallel=4
+    )
+    return settings
+
+
+def _frame(scan: Scan) -> Any:
+    """Give a scan to Daft, with its size: without it, the optimizer takes a table for empty and holds it in memory."""
+    daft = load_daft()
+    schema = daft.Schema.from_pyarrow_schema(scan.rows.schema)
+    num_rows = [piece.num_rows for piece in scan.pieces]
+    share = scan.num_bytes // max(1, len(scan.pieces))
+
+    class _Tables(daft.io.scan.ScanOperator):  # type: ignore[misc, name-defined]
+        def name(self) -> str:
+            return "tables"
+
+        def display_name(self) -> str:
+            return "tables"
+
+        def schema(self) -> Any:
+            return schema
+
+        def partitioning_keys(self) -> list[Any]:
+            return []
+
+        def can_absorb_filter(self) -> bool:
+            return False
+
+        def can_absorb_limit(self) -> bool:
+            return False
+
+        def can_absorb_select(self) -> bool:
+            return False
+
+        def multiline_display(self) -> list[str]:
+            return ["tables"]
+
+        def to_scan_tasks(self, pushdowns: Any) -> Iterator[Any]:
+            for piece, rows in zip(scan.pieces, num_rows, strict=True):
+                yield daft.daft.ScanTask.python_factory_func_scan_task(
+                    module=read.__module__,
+                    func_name=read.__name__,
+                    func_args=(scan, piece),
+                    schema=schema._schema,
+                    num_rows=rows,
+                    size_bytes=share,
+                    pushdowns=pushdowns,
+                    stats=None,
+                    source_name="tables",
+                )
+
+    handle = daft.daft.ScanOperatorHandle.from_python_scan_operator(_Tables())
+    builder = daft.logical.builder.LogicalPlanBuilder.from_tabular_scan(scan_operator=handle)
+    return daft.DataFrame(builder)
+
+
+def read(scan: Scan, piece: Piece) -> Iterator[Any]:
+    """Read one piece in a task of the engine: batches of rows, and a row that says so where the file is damaged."""
+    record_batch = load_daft().recordbatch.RecordBatch
+    row = piece.first_row
+    try:
+        for row, batch in read_piece(piece, scan.columns, scan.text, dict(scan.kinds)):
+            yield record_batch.from_arrow_table(scan.rows.read(batch, piece.file, row))._recordbatch
+    except (pa.ArrowException, OSError):
+        yield record_batch.from_arrow_table(_broken(scan, piece.file, row))._recordbatch
+
+
+def _broken(scan: Scan, file: int, row: int) -> pa.Table:
+    said: Mapping[str, Any] = {"file": file, "row": row, "part": -1, "bad": [scan.broken]}
+    arrays = [pa.array([said.get(field.name)], field.type) for field in scan.rows.schema]
+    return pa.Table.from_arrays(arrays, schema=scan.rows.schema)
+
+
+def columns_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Give each name once, in order."""
+    return tuple(dict.fromkeys(names))

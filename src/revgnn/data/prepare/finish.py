@@ -1,0 +1,267 @@
+"""From the folders that the engine wrote to the parts of a prepared graph, one part in memory at a time.
+
+Rows come here in any order, and leave in one: nodes by id, edges as their places say, repeats by where they stood.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..batch import SPLITS
+from ..parquet import Faults, is_null
+from .rows import Checks
+
+TWICE = "with an id that an earlier row has; give every node one row, or --drop-duplicate-nodes"
+UNKNOWN = "with an id that the nodes do not have; add the node, or --drop-bad-edges"
+
+
+@dataclass
+class Tally:
+    """Faults of rows, counted as they come by: (file, check) -> rows, the first of them, its value."""
+
+    checks: Checks
+    found: dict[tuple[int, int], tuple[int, int, Any]] = field(default_factory=dict)
+
+    def add(self, check: int, files: NDArray[Any], rows: NDArray[Any], values: Any = None) -> None:
+        """Count rows that fail a check.
+
+        Args:
+            check: its number.
+            files: [n] the number of the file of each.
+            rows: [n] where they stand in it.
+            values: [n] Arrow array to quote the first one from.
+        """
+        for file in np.unique(files):
+            here = np.flatnonzero(files == file)
+            first = here[rows[here].argmin()]
+            value = None if values is None else values[int(first)].as_py()
+            count, row, quoted = self.found.get((int(file), check), (0, 2**63, None))
+            if rows[first] < row:
+                row, quoted = int(rows[first]), value
+            self.found[int(file), check] = count + len(here), row, quoted
+
+    def add_bad(self, table: pa.Table) -> None:
+        """Count the checks in the column ``bad`` of rows."""
+        bad = table.column("bad").combine_chunks()
+        owner = pc.list_parent_indices(bad).to_numpy(zero_copy_only=False)
+        checks = pc.list_flatten(bad).to_numpy(zero_copy_only=False)
+        files, rows = (np.asarray(table.column(name))[owner] for name in ("file", "row"))
+        for check in np.unique(checks):
+            self.add(int(check), files[checks == check], rows[checks == check])
+
+    def report(self, names: Sequence[str], faults: Faults, *, without: frozenset[str] = frozenset()) -> int:
+        """Put everything into a report, but for some texts; return how many rows were left out of it."""
+        left_out = 0
+        for (file, check), (count, row, value) in sorted(self.found.items()):
+            column, text = self.checks.known[check]
+            if text in without:
+                left_out += count
+            else:
+                faults.add_count(names[file], column or None, count, row, text, value=value)
+        return left_out
+
+
+def read_part(folder: Path, part: int, columns: Sequence[str]) -> pa.Table | None:
+    """Read the rows of one part; ``None``: there are none."""
+    paths = sorted(folder.glob(f"part={part}/*.parquet"))
+    tables = [pq.read_table(path, columns=list(columns), partitioning=None) for path in paths]
+    return pa.concat_tables(tables) if tables else None
+
+
+def read_faulty(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Read the rows without a part, batch by batch."""
+    for path in sorted(folder.glob("part=-1/*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=list(columns)):
+                yield pa.Table.from_batches([batch])
+
+
+@dataclass
+class NodeParts:
+    """The nodes as the engine left them."""
+
+    folder: Path
+    num_parts: int
+    tally: Tally
+    drop_faulty: bool
+    dropped: Counter[str]
+    splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    num_nodes: int = 0
+
+    def place(self, out: Path) -> None:
+        """Look at every row, and write where each node is: (id, part, place) into a file for each part.
+
+        Faulty nodes have a place too, unless they are dropped: their edges are not to blame.
+        """
+        out.mkdir()
+        for part in range(self.num_parts):
+            table = read_part(self.folder, part, ["id", "file", "row", "split", "bad"])
+            if table is None:
+                continue
+            self.tally.add_bad(table)
+            kept = self._kept(table, count=True)
+            ids, split = kept.column("id"), np.asarray(kept.column("split"))
+            for code, name in enumerate(SPLITS):
+                self.splits[name] += int((split == code).sum())
+            self.num_nodes += len(ids)
+            place = pa.array(np.arange(len(ids), dtype=np.int32))
+            columns = {"id": ids, "part": pa.array(np.full(len(ids), part, np.int32)), "place": place}
+            if len(ids):
+                pq.write_table(
+                    pa.table({**columns, "file": kept.column("file"), "row": kept.column("row")}),
+                    out / f"{part:05d}.parquet",
+                )
+        for table in read_faulty(self.folder, ["file", "row", "bad"]):
+            self.tally.add_bad(table)
+            if self.drop_faulty:
+                self.dropped["bad_nodes"] += len(table)
+
+    def read(self, part: int) -> pa.Table | None:
+        """Give the nodes of a part in their order: id, x, y, split."""
+        table = read_part(self.folder, part, ["id", "file", "row", "split", "bad", "x", "y"])
+        return None if table is None else self._kept(table, count=False)
+
+    def _kept(self, table: pa.Table, *, count: bool) -> pa.Table:
+        if self.drop_faulty:
+            good = pc.equal(pc.list_value_length(table.column("bad")), 0)
+            if count:
+                self.dropped["bad_nodes"] += len(table) - (pc.sum(good).as_py() or 0)
+            table = table.filter(good)
+        keys = [(name, "ascending") for name in ("id", "file", "row")]
+        order = pc.sort_indices(table.select(["id", "file", "row"]), sort_keys=keys)
+        table = table.take(order)
+        ids = table.column("id").combine_chunks()
+        again = np.zeros(len(ids), bool)
+        if len(ids):
+            again[1:] = np.asarray(pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
+        if not again.any():
+            return table
+        if count:
+            check = self.tally.checks.number("id", TWICE)
+            files, rows = (np.asarray(table.column(name))[again] for name in ("file", "row"))
+            self.tally.add(check, files, rows, ids.filter(pa.array(again)))
+        return table.filter(pa.array(~again))
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges into one part, in any order."""
+
+    src_part: NDArray[np.int32]
+    src: NDArray[np.int32]
+    dst: NDArray[np.int32]
+    edge_attr: NDArray[np.float32] | None
+
+    def take(self, rows: NDArray[Any]) -> Edges:
+        """Give some of them."""
+        attr = None if self.edge_attr is None else self.edge_attr[rows]
+        return Edges(self.src_part[rows], self.src[rows], self.dst[rows], attr)
+
+
+def read_edges(
+    forward: Path,
+    backward: Path,
+    part: int,
+    nodes: int,
+    width: int,
+    *,
+    undirected: bool,
+    self_loops: bool,
+    dropped: Counter[str],
+) -> Edges:
+    """Give the edges into one part, as the direction asks for.
+
+    Repeats stay where edges are directed. Where they are not, a direction keeps the features of its first edge, and
+    takes its partner's where it had none.
+
+    Args:
+        forward: what `split_edges` wrote.
+        backward: what `reverse_edges` wrote.
+        part: its number.
+        nodes: how many it has.
+        width: K; 0: edges carry nothing.
+        undirected: drop repeats.
+        self_loops: replace self loops by one for each node.
+        dropped: counts what is dropped.
+    Cost: the edges of the part, several times.
+    """
+    names = ["src_part", "src_place", "dst_place", "file", "row", *(["edge_attr"] if width else [])]
+    tables = [read_part(folder, part, names) for folder in (forward, backward)]
+    kept = [(table, reverse) for reverse, table in enumerate(tables) if table is not None]
+    numbers = {
+        name: np.concatenate([np.asarray(table.column(name)) for table, _ in kept] or [np.empty(0, np.int32)])
+        for name in names[:5]
+    }
+    attr = (
+        np.concatenate(
+            [matrix(table.column("edge_attr"), width) for table, _ in kept] or [np.empty((0, width), np.float32)]
+        )
+        if width
+        else None
+    )
+    edges = Edges(numbers["src_part"], numbers["src_place"], numbers["dst_place"], attr)
+    reverse = np.concatenate([np.full(len(table), flag, np.int8) for table, flag in kept] or [np.empty(0, np.int8)])
+    if undirected or width:
+        order = np.lexsort((numbers["row"], numbers["file"], reverse))
+        edges = edges.take(order)
+    if undirected:
+        first = _first_of_repeats(edges)
+        dropped["repeated_edges"] += len(edges.src) - len(first)
+        edges = edges.take(first)
+    if self_loops:
+        others = np.flatnonzero((edges.src_part != part) | (edges.src != edges.dst))
+        dropped["replaced_self_loops"] += len(edges.src) - len(others)
+        own = np.arange(nodes, dtype=np.int32)
+        edges = edges.take(others)
+        edges = Edges(
+            np.concatenate([edges.src_part, np.full(nodes, part, np.int32)]),
+            np.concatenate([edges.src, own]),
+            np.concatenate([edges.dst, own]),
+            None,
+        )
+    return edges
+
+
+def count_faulty_edges(folder: Path, tally: Tally, ends: tuple[str, str]) -> int:
+    """Look at the edges with a fault; return how many there are."""
+    count = 0
+    for table in read_faulty(folder, ["src", "dst", "src_part", "dst_part", "file", "row", "bad"]):
+        count += len(table)
+        tally.add_bad(table)
+        files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
+        for end, column in zip(("src", "dst"), ends, strict=True):
+            ids = table.column(end).combine_chunks()
+            unknown = is_null(table.column(f"{end}_part").combine_chunks()) & ~is_null(ids)
+            if unknown.any():
+                tally.add(
+                    tally.checks.number(column, UNKNOWN), files[unknown], rows[unknown], ids.filter(pa.array(unknown))
+                )
+    return count
+
+
+def matrix(column: Any, width: int) -> NDArray[np.float32]:
+    """Unpack lists of one fixed size into [rows, width]."""
+    lists = column.combine_chunks()
+    return np.asarray(lists.flatten()).reshape(len(lists), width).astype(np.float32, copy=False)
+
+
+def _first_of_repeats(edges: Edges) -> NDArray[np.int64]:
+    if not len(edges.src):
+        return np.empty(0, np.int64)
+    order = np.lexsort((edges.src, edges.dst, edges.src_part))
+    same = np.ones(len(order), bool)
+    same[0] = False
+    for values in (edges.src, edges.dst, edges.src_part):
+        ordered = values[order]
+        same[1:] &= ordered[1:] == ordered[:-1]
+    return np.sort(order[~same])

@@ -1,0 +1,203 @@
+"""The files of a graph: found by pattern, looked at, and read in pieces that know their file and their first row.
+
+Hides the three formats. A piece is what one task of an engine reads; its batches are bounded, whatever the file holds.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv, ipc
+
+from ..parquet import Faults
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+BATCH_ROWS = 1 << 16
+PIECE_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some consecutive rows of one file."""
+
+    path: str
+    file: int
+    """The number of the file among those of its table."""
+    first_row: int
+    num_rows: int | None
+    """``None``: all that are left, as in a CSV file, which nobody has counted."""
+    groups: tuple[int, ...] = ()
+    """The row groups of Parquet, the record batches of Arrow."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The files of one table and what all of them hold."""
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    """What faults call them."""
+    schema: pa.Schema
+    """Of the columns that are the same in every file."""
+    pieces: tuple[Piece, ...]
+    num_bytes: int
+
+
+def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table | None:
+    """Find the files of a table and look into each; what cannot be read is a fault.
+
+    Args:
+        patterns: paths or patterns, relative to ``folder``.
+        folder: where graph.yaml lies.
+        faults: takes unreadable files, patterns without files and columns that differ between files.
+    Returns: the table, or ``None`` where no file can be read.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        there = Path(folder, pattern)
+        found = [there] if there.is_file() else [Path(one) for one in sorted(glob.glob(str(there), recursive=True))]
+        paths += [path for path in found if path.is_file() and path not in paths]
+        if not any(path.is_file() for path in found):
+            faults.add(pattern, None, f"no such file in {folder.resolve()}; name a file or a pattern of files")
+    names = [_name(path, folder) for path in paths]
+    schemas, pieces = [], []
+    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+        try:
+            schema, own = _look(path, number)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            faults.add(name, None, f"cannot be read: {' '.join(str(error).split())}; write it anew")
+            continue
+        twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
+        for column in twice:
+            faults.add(name, column, f"stands there {schema.names.count(column)} times; keep one")
+        schemas.append((name, pa.schema([field for field in schema if field.name not in twice])))
+        pieces += own
+    if not schemas:
+        return None
+    size = sum(path.stat().st_size for path in paths)
+    return Table(tuple(paths), tuple(names), _same(schemas, faults), tuple(pieces), size)
+
+
+def read_piece(
+    piece: Piece, columns: Sequence[str], text: Sequence[str], kinds: Mapping[str, pa.DataType]
+) -> Iterator[Any]:
+    """Yield (first row, record batch) of at most BATCH_ROWS rows.
+
+    Args:
+        piece: which rows.
+        columns: which columns.
+        text: those that a CSV file gives as text, whatever they look like.
+        kinds: what other columns of a CSV file are.
+    Raises: pa.ArrowException, OSError: damaged data behind an intact head.
+    """
+    row = piece.first_row
+    for batch in _batches(piece, columns, {**dict.fromkeys(text, pa.string()), **kinds}):
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            part = batch.slice(start, BATCH_ROWS)
+            yield row, part
+            row += part.num_rows
+
+
+def describe(table: Table) -> list[dict[str, Any]]:
+    """Give name, bytes and SHA-256 of every file."""
+    facts = []
+    for name, path in zip(table.names, table.paths, strict=True):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        facts.append({"name": name, "bytes": path.stat().st_size, "sha256": digest})
+    return facts
+
+
+def _name(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _format(path: Path) -> str:
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"the end {path.suffix!r} of its name is none of {', '.join(FORMATS)}")
+    return kind
+
+
+def _look(path: Path, number: int) -> tuple[pa.Schema, list[Piece]]:
+    kind, pieces = _format(path), []
+    if kind == "csv":
+        if not path.stat().st_size:
+            raise ValueError("it is empty, without a line of column names")
+        with csv.open_csv(path, **_csv_options(path, None, {})) as reader:
+            return reader.schema, [Piece(path=str(path), file=number, first_row=0, num_rows=None)]
+    if kind == "parquet":
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    else:
+        with pa.memory_map(str(path)) as source, ipc.open_file(source) as file:
+            schema, sizes = file.schema, [file.get_batch(k).num_rows for k in range(file.num_record_batches)]
+    row, groups, rows = 0, [], 0
+    for group, size in enumerate(sizes):
+        groups.append(group)
+        rows += size
+        if rows >= PIECE_ROWS or group == len(sizes) - 1:
+            pieces.append(Piece(path=str(path), file=number, first_row=row, num_rows=rows, groups=tuple(groups)))
+            row, groups, rows = row + rows, [], 0
+    return schema, pieces
+
+
+def _batches(piece: Piece, columns: Sequence[str], kinds: Mapping[str, pa.DataType]) -> Iterator[Any]:
+    path = Path(piece.path)
+    kind = _format(path)
+    if kind == "csv":
+        with csv.open_csv(path, **_csv_options(path, columns, kinds)) as reader:
+            yield from reader
+    elif kind == "parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(BATCH_ROWS, row_groups=list(piece.groups), columns=list(columns))
+    else:
+        with pa.memory_map(piece.path) as source, ipc.open_file(source) as file:
+            for group in piece.groups:
+                batch = file.get_batch(group)
+                batch.validate()
+                yield batch.select(list(columns))
+
+
+def _csv_options(path: Path, columns: Sequence[str] | None, kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    return {
+        "parse_options": csv.ParseOptions(
+            delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
+        ),
+        "convert_options": csv.ConvertOptions(
+            include_columns=None if columns is None else list(columns),
+            column_types=dict(kinds),
+            strings_can_be_null=True,
+            # An empty field is missing; an id may well be the text NA.
+            null_values=[""],
+        ),
+    }
+
+
+def _same(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
+    """Give the first schema's columns that every file has; others are faults where they are asked for."""
+    (first_name, first), *others = schemas
+    kept = []
+    for field in first:
+        missing = [name for name, schema in others if field.name not in schema.names]
+        if missing:
+            faults.add(missing[0], field.name, f"is missing, but {first_name} has it; give every file the same columns")
+            continue
+        kept.append(field)
+    return pa.schema(kept)

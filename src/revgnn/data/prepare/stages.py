@@ -1,0 +1,371 @@
+"""Tables in, a prepared graph out: the stages one after another, and what happens when one finds faults.
+
+``look -> nodes -> places -> edges -> parts``. Every stage goes on past faults where it can, so that one report has all
+of them; nothing is written to where a graph would be looked for before the last stage is done.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ...graph import Graph
+from ..manifest import Manifest, PartFacts, read_manifest, write_manifest
+from ..parquet import Faults
+from ..part import write_part
+from ..partition import metis_clusters
+from ..store import is_store, new_store
+from .config import GraphConfig
+from .engine import Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
+from .finish import TWICE, NodeParts, Tally, count_faulty_edges, matrix, read_edges, read_part
+from .hashing import HASH_NAME
+from .inputs import Table, describe, open_table
+from .resolve import Plan, resolve
+
+_logger = logging.getLogger(__name__)
+
+METRICS = {"multiclass": "accuracy", "multilabel": "rocauc", "regression": "rmse"}
+"""What selects the best epoch, by task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Which faulty rows are left out, and counted, instead of being faults."""
+
+    bad_edges: bool = False
+    """Edges without an id, with an unknown one, or with faulty features."""
+    duplicate_nodes: bool = False
+    """Rows whose id an earlier row has."""
+    bad_nodes: bool = False
+    """Rows without an id, or with a faulty feature, label or split. Their edges become bad edges."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph that is there."""
+
+    folder: Path
+    manifest: Manifest
+    skipped: bool
+    """Whether it was there already, from the same inputs."""
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """Give what programs want to know."""
+        manifest = self.manifest
+        return {
+            "graph": str(self.folder),
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "num_nodes": manifest.num_nodes,
+            "num_edges": manifest.num_edges,
+            "num_parts": manifest.num_parts,
+            "num_bytes": manifest.num_bytes,
+            "splits": dict(manifest.splits),
+            "num_outputs": manifest.num_outputs,
+            "dropped": dict(manifest.dropped),
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Give what people want to know: (what, how much)."""
+        manifest = self.manifest
+        splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
+        dropped = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.dropped.items())
+        return [
+            ("graph", str(self.folder)),
+            ("nodes", f"{manifest.num_nodes:,} ({splits})"),
+            ("edges", f"{manifest.num_edges:,}"),
+            ("parts", f"{manifest.num_parts}, {manifest.num_bytes / 1e6:,.1f} MB"),
+            ("dropped", dropped or "nothing"),
+            ("time", "was there already" if self.skipped else f"{self.seconds:.1f} s"),
+        ]
+
+
+def prepare(
+    config: GraphConfig,
+    base: Path,
+    out: Path,
+    *,
+    drop: Drop | None = None,
+    overwrite: bool = False,
+    ray: str | None = None,
+) -> Prepared:
+    """Make a prepared graph of tables.
+
+    Args:
+        config: what graph.yaml says.
+        base: the folder that its files are relative to.
+        out: becomes the graph. While it is written, a folder beside it holds about as much again as the tables.
+        drop: which faulty rows to leave out; ``None``: none.
+        overwrite: replace a prepared graph that stands there.
+        ray: the address of a Ray cluster that sees ``base`` and the folder of ``out``, or ``local``.
+    Raises:
+        FileExistsError: something else stands in ``out``.
+        ModuleNotFoundError: Daft, Ray or pymetis is not installed.
+        ValueError: every fault of the tables.
+    Cost: several passes over the tables, streamed. In memory: the ids of all nodes, or the edges where they are fewer;
+        and one part at a time.
+    """
+    started, drop = time.monotonic(), drop or Drop()
+    faults = Faults()
+    nodes, edges = (open_table(side.files, base, faults) for side in (config.nodes, config.edges))
+    if nodes is None or edges is None:
+        faults.raise_if_any(base)
+        raise AssertionError("a table without files is a fault")
+    said = {**asdict(config), "drop": asdict(drop)}
+    said = json.loads(json.dumps(said))
+    inputs = describe(nodes) + describe(edges)
+    there = _already(out, inputs, said, overwrite)
+    if there is not None:
+        _logger.info("%s answers these tables already; nothing to do", out)
+        return Prepared(out, there, True, time.monotonic() - started)
+    choose_runner(ray)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _work_folder(out) as work:
+        parts = _Preparation(config, drop, nodes, edges, work, faults)
+        parts.look(base)
+        parts.sort_rows(base)
+        manifest = parts.write(out, {"inputs": tuple(inputs), "config": said})
+    _logger.info(
+        "%s: %s nodes, %s edges, %d parts",
+        out,
+        f"{manifest.num_nodes:,}",
+        f"{manifest.num_edges:,}",
+        manifest.num_parts,
+    )
+    return Prepared(out, manifest, False, time.monotonic() - started)
+
+
+class _Preparation:
+    """What the stages hand to each other."""
+
+    def __init__(self, config: GraphConfig, drop: Drop, nodes: Table, edges: Table, work: Path, faults: Faults) -> None:
+        self.config, self.drop, self.work, self.faults = config, drop, work, faults
+        self.tables = nodes, edges
+        self.dropped: Counter[str] = Counter()
+
+    def look(self, base: Path) -> None:
+        """Find the columns; raises where too much is missing to go on."""
+        _logger.info("looking at %s", _files(self.tables))
+        plan = resolve(self.config, *self.tables, self.faults)
+        if plan is None:
+            self.faults.raise_if_any(base)
+            raise AssertionError("a column that cannot be read is a fault")
+        self.plan: Plan = plan
+
+    def sort_rows(self, base: Path) -> None:
+        """Have the engine bring rows of a part together; raises every fault that any row has."""
+        plan, work = self.plan, self.work
+        assigned = _metis(plan, work, self.config.parts.count) if self.config.parts.method == "metis" else None
+        self.nodes = NodeParts(
+            work / "nodes", self.config.parts.count, Tally(plan.node_checks), self.drop.bad_nodes, self.dropped
+        )
+        with _stage("nodes"):
+            split_nodes(plan.nodes, work / "nodes", assigned)
+            self.nodes.place(work / "places")
+        _logger.info("%s nodes have their places", f"{self.nodes.num_nodes:,}")
+        if self.config.parts.method == "column" and self.nodes.num_nodes:
+            self._report_ids_of_two_parts()
+        edge_tally = Tally(plan.edge_checks)
+        if self.nodes.num_nodes:
+            with _stage("edges"):
+                split_edges(plan.edges, work / "places", work / "edges")
+                bad = count_faulty_edges(work / "edges", edge_tally, (self.config.edges.src, self.config.edges.dst))
+                if self.config.direction == "undirected":
+                    reverse_edges(work / "edges", work / "reversed")
+            if self.drop.bad_edges:
+                self.dropped["bad_edges"] += bad
+        else:
+            self.faults.add(self.tables[0].names[0], None, "has no row that can be a node; a graph needs at least one")
+        self._report(edge_tally)
+        self.faults.raise_if_any(base)
+
+    def _report(self, edge_tally: Tally) -> None:
+        without = frozenset({TWICE}) if self.drop.duplicate_nodes else frozenset()
+        if self.drop.bad_nodes:
+            without |= {text for _, text in self.plan.node_checks.known} - {TWICE}
+        node_names, edge_names = (table.names for table in self.tables)
+        twice = Tally(self.plan.node_checks, {k: v for k, v in self.nodes.tally.found.items() if self._is_twice(k[1])})
+        self.nodes.tally.report(node_names, self.faults, without=without)
+        if self.drop.duplicate_nodes:
+            self.dropped["duplicate_nodes"] += twice.report(node_names, Faults(), without=frozenset({TWICE}))
+        texts = {text for _, text in self.plan.edge_checks.known} if self.drop.bad_edges else set()
+        edge_tally.report(edge_names, self.faults, without=frozenset(texts))
+        if self.nodes.num_nodes and not self.nodes.splits["train"]:
+            self.faults.add(
+                node_names[0], self.config.split.column, "no row says train; at least one labelled node must"
+            )
+
+    def _is_twice(self, check: int) -> bool:
+        return self.plan.node_checks.known[check][1] == TWICE
+
+    def _report_ids_of_two_parts(self) -> None:
+        table = repeated_ids(self.work / "places")
+        if len(table):
+            check = self.plan.node_checks.number(
+                self.config.nodes.id, "with an id that another part has too; give every node one part"
+            )
+            files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
+            self.nodes.tally.add(check, files, rows, table.column("id").combine_chunks())
+
+    def write(self, out: Path, said: dict[str, Any]) -> Manifest:
+        """Write part after part, and put the whole where it belongs."""
+        config, plan = self.config, self.plan
+        replaced = out.with_name(f".old-{out.name}-{os.getpid()}") if is_store(out) else None
+        with _stage("parts"), new_store(out if replaced is None else self.work / "graph") as folder:
+            parts = []
+            for part in range(config.parts.count):
+                parts.append(self._write_part(folder, part))
+                _logger.info(
+                    "part %d of %d: %s nodes, %s edges",
+                    part + 1,
+                    config.parts.count,
+                    f"{parts[-1].nodes:,}",
+                    f"{parts[-1].edges:,}",
+                )
+            manifest = Manifest(
+                name=config.name or out.resolve().name,
+                task=config.task,
+                metric=METRICS[config.task],  # type: ignore[arg-type]
+                num_outputs=plan.num_outputs,
+                features=plan.features,
+                edge_features=plan.edge_features,
+                class_names=plan.classes,
+                splits=self.nodes.splits,
+                undirected=config.direction == "undirected",
+                self_loops=config.self_loops,
+                partition={
+                    "method": config.parts.method,
+                    "seed": config.parts.seed,
+                    "hash": HASH_NAME,
+                    "column": config.parts.column,
+                },
+                parts=tuple(parts),
+                dropped={name: count for name, count in sorted(self.dropped.items()) if count},
+                versions=_versions(),
+                **said,
+            )
+            write_manifest(folder, manifest)
+        if replaced is not None:
+            os.replace(out, replaced)
+            os.replace(self.work / "graph", out)
+            shutil.rmtree(replaced)
+        return manifest
+
+    def _write_part(self, folder: Path, part: int) -> PartFacts:
+        nodes, rows = self.nodes.read(part), self.plan.node_rows
+        count = 0 if nodes is None else len(nodes)
+        edges = read_edges(
+            self.work / "edges",
+            self.work / "reversed",
+            part,
+            count,
+            self.plan.edge_rows.width,
+            undirected=self.config.direction == "undirected",
+            self_loops=self.config.self_loops,
+            dropped=self.dropped,
+        )
+        if nodes is None:
+            nodes = rows.schema.empty_table()
+        y = nodes.column("y")
+        labels = matrix(y, rows.num_targets) if rows.labels else np.asarray(y).astype(np.int64)
+        return write_part(
+            folder,
+            part,
+            num_parts=self.config.parts.count,
+            ids=nodes.column("id").combine_chunks(),
+            x=matrix(nodes.column("x"), rows.width),
+            y=labels,
+            split=np.asarray(nodes.column("split")).astype(np.int8),
+            src_part=edges.src_part,
+            src=edges.src,
+            dst=edges.dst,
+            edge_attr=edges.edge_attr,
+        )
+
+
+def _metis(plan: Plan, work: Path, count: int) -> Path:
+    """Cut the graph by METIS; give a Parquet file of (id, part)."""
+    with _stage("metis"):
+        one: Scan = replace(plan.nodes, rows=replace(plan.node_rows, part=None, num_parts=1))
+        split_nodes(one, work / "metis-nodes", None)
+        places = work / "metis-places"
+        NodeParts(work / "metis-nodes", 1, Tally(plan.node_checks), False, Counter()).place(places)
+        ids = pq.read_table(places, columns=["id"]).column("id") if any(places.iterdir()) else None
+        out = work / "assigned.parquet"
+        if ids is None:
+            pq.write_table(
+                pa.table({"id": pa.array([], plan.node_rows.key.kind), "part": pa.array([], pa.int32())}), out
+            )
+            return out
+        split_edges(plan.edges, places, work / "metis-edges")
+        edges = read_part(work / "metis-edges", 0, ["src_place", "dst_place"])
+        names = ("src_place", "dst_place")
+        ends = np.empty((2, 0)) if edges is None else np.stack([np.asarray(edges.column(name)) for name in names])
+        graph = Graph.from_edge_index(torch.from_numpy(ends.astype(np.int64)), len(ids))
+        part = metis_clusters(graph, count).numpy().astype(np.int32)
+        pq.write_table(pa.table({"id": ids, "part": part}), out)
+        for name in ("metis-nodes", "metis-places", "metis-edges"):
+            shutil.rmtree(work / name, ignore_errors=True)
+    return out
+
+
+def _already(out: Path, inputs: list[dict[str, Any]], said: dict[str, Any], overwrite: bool) -> Manifest | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not is_store(out):
+        raise FileExistsError(f"{out} exists and is no prepared graph; choose another --out, or remove it")
+    if overwrite:
+        return None
+    manifest = read_manifest(out)
+    same = [dict(one) for one in manifest.inputs] == inputs and dict(manifest.config) == said
+    if not same:
+        raise FileExistsError(
+            f"{out} is a graph of other tables or settings; choose another --out, or --overwrite replaces it"
+        )
+    return manifest
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """Give a folder for what is between tables and graph: beside ``out``, where there must be room for it."""
+    work = Path(tempfile.mkdtemp(prefix=f".preparing-{out.name}-", dir=out.resolve().parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    started = time.monotonic()
+    _logger.info("%s: started", name)
+    yield
+    _logger.info("%s: done in %.1f s", name, time.monotonic() - started)
+
+
+def _files(tables: tuple[Table, Table]) -> str:
+    counted = [f"{len(table.paths)} {'file' if len(table.paths) == 1 else 'files'}" for table in tables]
+    size = sum(table.num_bytes for table in tables)
+    return f"{counted[0]} of nodes and {counted[1]} of edges, {size / 1e6:,.1f} MB"
+
+
+def _versions() -> dict[str, str | None]:
+    names = ("revgnn", "daft", "pyarrow", "numpy")
+    return {**{name: importlib.metadata.version(name) for name in names}, "hash": HASH_NAME}

@@ -1,0 +1,477 @@
+"""Prepared graphs from tables: equal to a plain account of the same tables, and every fault said in one report."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pyarrow import csv, feather
+
+from revgnn.cli import main
+from revgnn.data.prepare import Drop, GraphConfig, Prepared, prepare, read_config
+from revgnn.data.prepare.hashing import hash_ids, uniform
+from revgnn.data.store import Store
+
+pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
+
+MASK = 2**64 - 1
+Table = dict[str, Any]
+
+
+def plain_hash(value: int | str, seed: int) -> int:
+    """The hash as its docstring tells it, one number at a time."""
+
+    def mix(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
+        return z ^ (z >> 31)
+
+    base = 0x9E3779B97F4A7C15
+    start = mix((seed + base) & MASK)
+    if isinstance(value, int):
+        return mix((value & MASK) ^ start)
+    data = value.encode()
+    return mix(sum(byte * pow(base, k, 2**64) for k, byte in enumerate(data)) & MASK ^ mix(len(data) ^ start))
+
+
+@given(st.lists(st.text(max_size=12)), st.integers(0, 2**63 - 1))
+@example(["", "é", "", "a\0b"], 7)
+def test_the_hash_of_strings_is_what_it_says(ids: list[str], seed: int) -> None:
+    whole = pa.array(["x", *ids], pa.large_string())
+    assert hash_ids(whole[1:], seed).tolist() == [plain_hash(one, seed) for one in ids]
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)))
+def test_the_hash_of_integers_is_what_it_says(ids: list[int]) -> None:
+    assert hash_ids(pa.array(ids, pa.int64()), 3).tolist() == [plain_hash(one, 3) for one in ids]
+
+
+def test_the_hash_never_changes() -> None:
+    """Prepared graphs name the hash; another function needs another name."""
+    assert hash_ids(pa.array(["", "node-1", "Ünïcode"], pa.large_string()), 0).tolist() == [
+        3746585686858627171,
+        18341931918791438125,
+        8245146670859667304,
+    ]
+    assert hash_ids(pa.array([0, 1, -1], pa.int64()), 0).tolist() == [
+        5197578548964807871,
+        11385487063155714807,
+        17492683508065611904,
+    ]
+    drawn = uniform(hash_ids(pa.array(range(20_000), pa.int64()), 1))
+    assert drawn.min() >= 0 and drawn.max() < 1
+    assert np.histogram(drawn, 10, (0, 1))[0] == pytest.approx(2_000, rel=0.1)
+
+
+def write(folder: Path, node_table: Table, edge_table: Table, /, **changes: Any) -> Path:
+    """Write two tables and a graph.yaml, whose top-level fields ``changes`` replaces."""
+    pq.write_table(pa.table(node_table), folder / "nodes.parquet")
+    pq.write_table(pa.table(edge_table), folder / "edges.parquet")
+    config = {
+        "nodes": {"files": "nodes.parquet", "features": "x", "label": "label"},
+        "edges": {"files": "edges.parquet"},
+        "split": "split",
+        "parts": {"count": 3},
+    }
+    (folder / "graph.yaml").write_text(yaml.safe_dump(config | changes), encoding="utf-8")
+    return folder / "graph.yaml"
+
+
+def make(config: Path, out: str = "graph", **settings: Any) -> Prepared:
+    return prepare(read_config(config), config.parent, config.parent / out, **settings)
+
+
+def good_nodes(ids: list[Any] | None = None) -> Table:
+    ids = ["a", "b", "c", "d"] if ids is None else ids
+    count = len(ids)
+    return {
+        "id": ids,
+        "x": pa.array([[float(k), -float(k)] for k in range(count)], pa.list_(pa.float32())),
+        "label": [("ale", "wine")[k % 2] for k in range(count)],
+        "split": [("train", "valid", "test", None)[k % 4] for k in range(count)],
+    }
+
+
+def good_edges() -> Table:
+    return {"src": ["a", "d", "a", "a"], "dst": ["b", "c", "b", "a"]}
+
+
+# ---------------------------------------------------------------- equal to a plain account
+
+
+@st.composite
+def graphs(draw: Any) -> tuple[Table, Table, dict[str, Any]]:
+    """Small tables: string or integer ids, repeats, self loops, isolated nodes, empty parts, edge features."""
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+    kind = draw(st.sampled_from([st.integers(-(2**63), 2**63 - 1), texts]))
+    ids = draw(st.lists(kind, min_size=2, max_size=8, unique=True))
+    ends = draw(st.lists(st.tuples(st.sampled_from(ids), st.sampled_from(ids)), max_size=20))
+    nodes = good_nodes(ids)
+    own = pa.int64() if isinstance(ids[0], int) else pa.string()
+    edges: Table = {name: pa.array([end[k] for end in ends], own) for k, name in enumerate(("src", "dst"))}
+    edges["w"] = pa.array(np.arange(len(ends), dtype=np.float64))
+    attr = draw(st.booleans())
+    changes: dict[str, Any] = {
+        "direction": draw(st.sampled_from(["directed", "undirected"])),
+        "self_loops": not attr and draw(st.booleans()),
+        "parts": {"count": draw(st.sampled_from([1, 2, 7])), "seed": draw(st.integers(0, 3))},
+        "edges": {"files": "edges.parquet", "features": ["w"] if attr else []},
+    }
+    return nodes, edges, changes
+
+
+def account(nodes: Table, edges: Table, changes: dict[str, Any]) -> tuple[list[Any], Counter[Any]]:
+    """Ids in order, and edges as (source id, destination id, feature)."""
+    parts = changes["parts"]
+    part = {one: plain_hash(one, parts["seed"]) % parts["count"] for one in nodes["id"]}
+    order = sorted(nodes["id"], key=lambda one: (part[one], one.encode() if isinstance(one, str) else one))
+    attr = bool(changes["edges"]["features"])
+    ends = zip(*(edges[name].to_pylist() for name in ("src", "dst", "w")), strict=True)
+    found = [(src, dst, w if attr else None) for src, dst, w in ends]
+    if changes["direction"] == "undirected":
+        first: dict[Any, Any] = {}
+        for src, dst, w in found + [(dst, src, w) for src, dst, w in found]:
+            first.setdefault((src, dst), w)
+        found = [(src, dst, w) for (src, dst), w in first.items()]
+    if changes["self_loops"]:
+        found = [one for one in found if one[0] != one[1]] + [(one, one, None) for one in order]
+    return order, Counter(found)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(graphs())
+def test_a_prepared_graph_is_what_its_tables_say(drawn: tuple[Table, Table, dict[str, Any]]) -> None:
+    nodes, edges, changes = drawn
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(make(write(Path(folder), nodes, edges, **changes)).folder)
+        check(store, nodes, edges, changes)
+
+
+def check(store: Store, nodes: Table, edges: Table, changes: dict[str, Any]) -> None:
+    data = store.load()
+    order, expected = account(nodes, edges, changes)
+    ids = data.node_ids.to_pylist()
+    assert ids == order
+    place = {one: k for k, one in enumerate(nodes["id"])}
+    rows = [place[one] for one in ids]
+    assert data.x.tolist() == [[float(row), -float(row)] for row in rows]
+    assert data.y.tolist() == [row % 2 for row in rows]
+    for code, name in enumerate(("train", "valid", "test")):
+        assert [rows[k] % 4 for k in data.splits[name].tolist()] == [code] * len(data.splits[name])
+        assert len(data.splits[name]) == sum(row % 4 == code for row in rows) == store.manifest.splits[name]
+    attr = [None] * data.num_edges if data.edge_attr is None else data.edge_attr[:, 0].tolist()
+    ends = data.edge_index.tolist()
+    assert Counter((ids[s], ids[d], w) for s, d, w in zip(*ends, attr, strict=True)) == expected
+    assert store.manifest.num_edges + sum(store.manifest.dropped.values()) == len(edges["src"]) * (
+        2 if changes["direction"] == "undirected" else 1
+    ) + len(ids) * bool(changes["self_loops"])
+
+
+def test_formats_give_the_same_graph(tmp_path: Path) -> None:
+    nodes, edges = good_nodes(["007", "NA", "é", "2020-01-01"]), {"src": ["007", "NA"], "dst": ["é", "2020-01-01"]}
+    nodes = {"id": nodes["id"], "x": [0.5, 1.0, 2.0, 3.0], "label": [1, 2, 1, 2], "split": nodes["split"]}
+    found = []
+    for kind in ("parquet", "csv", "tsv", "arrow"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        config = write(folder, nodes, edges)
+        for name in ("nodes", "edges"):
+            table = pa.table(nodes if name == "nodes" else edges)
+            if kind in ("csv", "tsv"):
+                options = csv.WriteOptions(delimiter="," if kind == "csv" else "\t")
+                csv.write_csv(table, folder / f"{name}.{kind}", options)
+            elif kind == "arrow":
+                feather.write_feather(table, str(folder / f"{name}.arrow"))
+        config.write_text(config.read_text().replace(".parquet", f".{kind}"))
+        data = Store.open(make(config).folder).load()
+        found.append([data.node_ids.to_pylist(), data.x.tolist(), data.y.tolist(), data.edge_index.tolist()])
+        assert data.class_names == ("1", "2")
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_files_by_pattern_and_their_rows(tmp_path: Path) -> None:
+    whole = pa.table(good_nodes())
+    config = write(
+        tmp_path, good_nodes(), good_edges(), nodes={"files": "n/*.parquet", "features": "x", "label": "label"}
+    )
+    (tmp_path / "n").mkdir()
+    pq.write_table(whole.slice(0, 3), tmp_path / "n" / "1.parquet")
+    pq.write_table(whole.slice(3), tmp_path / "n" / "2.parquet")
+    assert make(config).manifest.num_nodes == 4
+    assert [one["name"] for one in make(config).manifest.inputs] == ["n/1.parquet", "n/2.parquet", "edges.parquet"]
+
+
+def test_categories_targets_and_lists(tmp_path: Path) -> None:
+    nodes = {
+        "id": [3, 1, 2],
+        "colour": pa.array(["red", "blue", "red"]).dictionary_encode(),
+        "size": [10, 9, 10],
+        "flag": [True, False, True],
+        "a": [1.0, None, 0.0],
+        "b": [0.0, 1.0, float("nan")],
+    }
+    features = [{"column": "colour", "encode": "one_hot"}, {"column": "size", "encode": "ordinal"}, "flag"]
+    config = write(
+        tmp_path,
+        nodes,
+        {"src": [1], "dst": [2]},
+        task="multilabel",
+        nodes={"files": "nodes.parquet", "features": features, "label": ["a", "b"]},
+        split={"fractions": [1, 0, 0]},
+        parts={"count": 1},
+    )
+    prepared = make(config)
+    data = Store.open(prepared.folder).load()
+    assert data.x.tolist() == [[1, 0, 0, 0], [0, 1, 1, 1], [0, 1, 1, 1]]
+    assert np.array_equal(data.y.numpy(), np.array([[np.nan, 1], [0, np.nan], [1, 0]], np.float32), equal_nan=True)
+    assert [(one.name, one.width) for one in prepared.manifest.features] == [("colour", 2), ("size", 1), ("flag", 1)]
+    assert prepared.manifest.metric == "rocauc"
+    assert prepared.manifest.splits == {"train": 3, "valid": 0, "test": 0}
+
+
+def test_a_node_stays_in_its_split_when_others_come(tmp_path: Path) -> None:
+    found = []
+    for count in (200, 400):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        nodes = good_nodes(list(range(count)))
+        config = write(folder, nodes, {"src": [1], "dst": [2]}, split={"fractions": [0.5, 0.25, 0.25], "seed": 4})
+        data = Store.open(make(config).folder).load()
+        ids = np.array(data.node_ids.to_pylist())
+        found.append({name: set(ids[rows.numpy()].tolist()) for name, rows in data.splits.items()})
+        assert len(found[-1]["train"]) == pytest.approx(count / 2, rel=0.2)
+    for name in ("train", "valid", "test"):
+        assert found[0][name] == {one for one in found[1][name] if one < 200}
+
+
+@pytest.mark.parametrize("method", ["metis", "column"])
+def test_parts_of_other_methods(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("pymetis", reason="METIS parts need pymetis, which is not installed")
+    nodes = good_nodes(list("abcdefgh")) | {"part": [1, 1, 0, 0, 1, 1, 0, 0]}
+    pairs = [("a", "b"), ("b", "e"), ("e", "f"), ("f", "a"), ("c", "d"), ("d", "g"), ("g", "h"), ("h", "c"), ("a", "c")]
+    edges = {"src": [one for one, _ in pairs], "dst": [one for _, one in pairs]}
+    parts = {"count": 2, "method": method} | ({"column": "part"} if method == "column" else {})
+    store = Store.open(make(write(tmp_path, nodes, edges, parts=parts)).folder)
+    found = [set(store.ids(number).to_pylist()) for number in range(2)]
+    assert sorted(map(sorted, found)) == [list("abef"), list("cdgh")]
+    assert method == "metis" or found[0] == set("cdgh")
+    assert store.load().num_edges == 9
+
+
+# ---------------------------------------------------------------- faults
+
+
+def report(config: Path, **settings: Any) -> list[str]:
+    """Prepare what must not be prepared; return the lines of the complaint, and see that nothing is left."""
+    before = sorted(config.parent.iterdir())
+    with pytest.raises(ValueError, match=r"the tables in .* have \d+ faults?:") as caught:
+        make(config, **settings)
+    assert sorted(config.parent.iterdir()) == before
+    head, *lines = str(caught.value).split("\n")
+    assert f" {len(lines)} fault" in head
+    return [line.strip() for line in lines]
+
+
+def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
+    nodes = {
+        "id": ["a", "b", "b", None, "c", "d"],
+        "x": pa.array([[1.0, 2.0], [1.0], None, [1.0, 2.0], [float("nan"), 1.0], [1.0, float("inf")]]),
+        "label": ["ale", "gin", "wine", "wine", "wine", None],
+        "split": ["train", "train", "trian", None, None, "test"],
+    }
+    edges = {"src": ["a", "z", None, "y"], "dst": ["b", "a", "a", "x"], "w": [1.0, 1.0, 1.0, float("nan")]}
+    config = write(tmp_path, nodes, edges, classes=["ale", "wine"], edges={"files": "edges.parquet", "features": "w"})
+    lines = report(config)
+    assert set(lines) == {
+        "nodes.parquet, column id: 1 row, first row 3, without an id; give each one",
+        "nodes.parquet, column id: 1 row, first row 2 (b), with an id that an earlier row has; give every node "
+        "one row, or --drop-duplicate-nodes",
+        "nodes.parquet, column x: 1 row, first row 2, without a value; fill or drop them",
+        "nodes.parquet, column x: 1 row, first row 1, of another length than 2, that of the first row; make them equal",
+        "nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; fill or drop them",
+        "nodes.parquet, column label: 1 row, first row 1, outside the classes; name it in classes, or null it",
+        "nodes.parquet, column label: 2 rows, first row 1, in a split but without a label; label them or null "
+        "their split",
+        "nodes.parquet, column split: 1 row, first row 2, outside train, valid, test; rename or null them",
+        "edges.parquet, column src: 1 row, first row 2, without an id; give each one",
+        "edges.parquet, column src: 2 rows, first row 1 (z), with an id that the nodes do not have; add the node, or "
+        "--drop-bad-edges",
+        "edges.parquet, column dst: 1 row, first row 3 (x), with an id that the nodes do not have; add the node, or "
+        "--drop-bad-edges",
+        "edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; fill or drop them",
+    }
+
+
+def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    nodes = good_nodes(["a", "b", "b", "c", "d"])
+    nodes["x"] = pa.array([[1.0], [2.0], [9.0], [float("nan")], [4.0]])
+    config = write(tmp_path, nodes, {"src": ["a", "z", "c", "a"], "dst": ["b", "a", "a", "d"]})
+    drop = Drop(bad_edges=True, duplicate_nodes=True, bad_nodes=True)
+    prepared = make(config, drop=drop)
+    assert prepared.manifest.dropped == {"bad_edges": 2, "bad_nodes": 1, "duplicate_nodes": 1}
+    data = Store.open(prepared.folder).load()
+    assert sorted(zip(data.node_ids.to_pylist(), data.x[:, 0].tolist(), strict=True)) == [("a", 1), ("b", 2), ("d", 4)]
+    assert data.num_edges == 2
+    assert len(report(config, out="other", drop=Drop(bad_nodes=True, bad_edges=True))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"nodes": {"files": "nodes.parquet", "features": "xx", "label": "label"}},
+            "column xx: is missing; the columns ",
+        ),
+        ({"nodes": {"files": "none*.parquet", "features": "x", "label": "label"}}, "none*.parquet: no such file in "),
+        ({"nodes": {"files": "nodes.parquet", "features": "text", "label": "label"}}, "column text: holds string; it "),
+        (
+            {"edges": {"files": "edges.parquet", "src": "number"}},
+            "column number: holds int64, but the ids of the nodes ",
+        ),
+        ({"edges": {"files": "broken.parquet"}}, "broken.parquet: cannot be read: "),
+        (
+            {"edges": {"files": "edges.txt"}},
+            "edges.txt: cannot be read: the end '.txt' of its name is none of .parquet",
+        ),
+        ({"edges": {"files": "empty.csv"}}, "empty.csv: cannot be read: it is empty, without a line of column names"),
+        (
+            {"edges": {"files": "damaged.parquet"}},
+            "damaged.parquet: 1 row, first row 0, cannot be read from about this",
+        ),
+        ({"edges": {"files": "twice.parquet"}}, "twice.parquet, column src: stands there 2 times; keep one"),
+        ({"nodes": {"files": "nodes.parquet", "features": "x", "label": "one"}}, "column one: has 1 classes"),
+        ({"parts": {"count": 2, "method": "column", "column": "text"}}, "column text: holds string; parts are numbers"),
+        ({"parts": {"count": 2, "method": "column", "column": "one"}}, "without a part of 0..1; give each node one"),
+    ],
+)
+def test_faults_of_files_and_columns(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    nodes = good_nodes() | {"text": ["p", "q", "r", "s"], "one": [7, 7, 7, 7]}
+    config = write(tmp_path, nodes, good_edges() | {"number": [1, 2, 3, 4]}, **change)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 but not really")
+    (tmp_path / "edges.txt").write_text("src,dst\n")
+    (tmp_path / "empty.csv").write_text("")
+    table = pa.table([pa.array(["a"])] * 3, names=["src", "src", "dst"])
+    pq.write_table(table, tmp_path / "twice.parquet")
+    data = bytearray((tmp_path / "edges.parquet").read_bytes())
+    data[4:60] = b"\xff" * 56
+    (tmp_path / "damaged.parquet").write_bytes(data)
+    lines = report(config)
+    assert any(message in line for line in lines), lines
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "naïve col", "x=1", "part", "row", "bad", "'; drop", "a\nb"])
+def test_odd_names_of_columns(name: str, tmp_path: Path) -> None:
+    nodes = good_nodes()
+    nodes[name] = [1.0, 2.0, 3.0, 4.0]
+    edges = good_edges() | {name: [1.0, 2.0, 3.0, 4.0]}
+    config = write(
+        tmp_path,
+        nodes,
+        edges,
+        nodes={"files": "nodes.parquet", "features": ["x", name], "label": "label"},
+        edges={"files": "edges.parquet", "features": name},
+    )
+    data = Store.open(make(config).folder).load()
+    assert data.feature_names == ("x", name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edges.parquet", "graph", "graph.yaml", "nodes.parquet"]
+
+
+def test_absurd_tables(tmp_path: Path) -> None:
+    nodes = good_nodes() | {
+        "id": pa.array([2**63, 1, 2, 3], pa.uint64()),
+        "x": pa.array([[]] * 4, pa.list_(pa.float32())),
+    }
+    config = write(tmp_path, nodes, {"src": pa.array([1], pa.uint64()), "dst": pa.array([2**64 - 1], pa.uint64())})
+    lines = report(config)
+    assert any("column x: has lists of 0 numbers" in line for line in lines)
+    nodes["x"] = [1.0, 2.0, 3.0, 4.0]
+    lines = report(
+        write(tmp_path, nodes, {"src": pa.array([1], pa.uint64()), "dst": pa.array([2**64 - 1], pa.uint64())})
+    )
+    assert [line for line in lines if "2^63" in line] == [
+        "nodes.parquet, column id: 1 row, first row 0, with an id of 2^63 or above; write ids as strings",
+        "edges.parquet, column dst: 1 row, first row 0, with an id of 2^63 or above; write ids as strings",
+    ]
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_a_graph_that_is_there(tmp_path: Path) -> None:
+    config = write(tmp_path, good_nodes(), good_edges())
+    first = make(config)
+    assert not first.skipped
+    again = make(config)
+    assert again.skipped and again.manifest == first.manifest
+    write(tmp_path, good_nodes(), good_edges(), parts={"count": 2})
+    with pytest.raises(FileExistsError, match="a graph of other tables or settings; choose another --out"):
+        make(config)
+    assert make(config, overwrite=True).manifest.num_parts == 2
+    assert Store.open(tmp_path / "graph").num_parts == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    with pytest.raises(FileExistsError, match="is no prepared graph"):
+        make(config, out="mine", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "edges.parquet",
+        "graph",
+        "graph.yaml",
+        "mine",
+        "nodes.parquet",
+    ]
+
+
+# ---------------------------------------------------------------- graph.yaml and the command line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodes: [", "is not YAML"),
+        ("3", "graph.yaml must have fields (name, task"),
+        ("{nodez: {}}", "has no field 'nodez' (did you mean 'nodes'?)"),
+        (
+            "{nodes: {files: n.parquet, features: x, lable: y}}",
+            "graph.yaml.nodes has no field 'lable' (did you mean 'label'?)",
+        ),
+        ("{nodes: {files: n.parquet, features: x}}", "graph.yaml.nodes lacks label; see docs/prepare.md"),
+        ("{parts: {count: many}}", "graph.yaml.parts.count must be a whole number; got 'many'"),
+        ("{parts: {count: 0}}", "parts.count must be 1 to 100000; got 0"),
+        ("{task: multi_class}", "must be one of multiclass, multilabel, regression; got 'multi_class' (did you mean"),
+        ("{split: {fractions: [0.8, 0.3, 0.1]}}", "split.fractions must be three numbers of at most 1 in all"),
+        ("{split: {}}", "split needs either column or fractions"),
+    ],
+)
+def test_mistakes_in_graph_yaml(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "graph.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_config(tmp_path / "graph.yaml")
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, good_nodes(), good_edges()).unlink()
+    assert main(["prepare", "--init", "nodes.parquet", "edges.parquet"]) == 0
+    assert isinstance(read_config(Path("graph.yaml")), GraphConfig)
+    assert main(["prepare", "graph.yaml", "--out", "one", "--parts", "2"]) == 0
+    assert main(["prepare", "nodes.parquet", "edges.parquet", "--out", "two", "--parts", "2", "--json"]) == 0
+    assert '"num_edges": 4' in capsys.readouterr().out
+    one, two = (Store.open(Path(name)).load() for name in ("one", "two"))
+    assert one.edge_index.tolist() == two.edge_index.tolist() and one.num_edges == 4
+    assert main(["prepare", "graph.yaml", "--label", "y", "--out", "three"]) == 2
+    assert "--label go with two files" in capsys.readouterr().err
+    shutil.rmtree("one")
+    assert main(["prepare", "nodes.parquet", "edges.parquet", "--out", "one", "--label", "x"]) == 2
+    assert "column x of nodes is used twice" in capsys.readouterr().err
+    assert not Path("one").exists()
