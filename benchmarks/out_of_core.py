@@ -131,6 +131,13 @@ def limited(words: list[str], limit: int) -> dict[str, Any]:
     }
 
 
+def imports_bytes() -> int:
+    """Anonymous memory that is mapped once everything is imported, before there is any data."""
+    code = "import revgnn.commands; print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmData"))
+
+
 def measure(folder: Path, work: Path, *, limit: int, together: int) -> dict[str, Any]:
     """Train an epoch and predict under a limit; see that the graph in memory is refused under the same.
 

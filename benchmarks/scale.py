@@ -1,6 +1,7 @@
-"""What a graph costs by its numbers: disk, memory of a step, bytes over the network; formulas beside what was measured.
+"""What a graph costs by its numbers: disk, memory of a step, bytes over the network, beside what was measured.
 
-Each formula is one line of arithmetic over counts. `docs/scale.md` shows what they give for a billion nodes, and how far
+Each formula is one line of arithmetic over counts. `docs/scale.md` shows what they give for a billion nodes, and how
+far
 they are from the points of ``results/out_of_core.jsonl``.
 """
 
@@ -109,6 +110,4 @@ BILLION = Scale(
     together=10,
     within=0.5,
     hidden=256,
-    # Counted: 56 layers of SAGE, two groups.
-    parameters=0,
 )

@@ -197,7 +197,9 @@ def _table(
     """Put rows under the user's ids; those of other splits than the wanted one are left out."""
     keys = keyed.keys(rows)
     names = pa.array([*SPLITS, None])
-    columns = {"id": keys.ids, "split": names.take(pa.array(keys.split.numpy() % len(names)))}
+    # Large strings are how tables are read, not what the user wrote; joins want one type.
+    ids = keys.ids.cast(pa.string()) if pa.types.is_large_string(keys.ids.type) else keys.ids
+    columns = {"id": ids, "split": names.take(pa.array(keys.split.numpy() % len(names)))}
     columns |= _answers(logits, trained)
     if hidden is not None:
         columns["embedding"] = _lists(hidden)
