@@ -53,7 +53,7 @@ class Predicting:
     parts: int | None = None
     """Pieces of the graph, one in memory at a time; ``None``: as the run reported its scores."""
     views: int | None = None
-    """Partitions whose logits are averaged; ``None``: as the run reported its scores."""
+    """Partitions whose logits are averaged; ``None``: as the run reported its scores, or 1 where ``parts`` is given."""
 
 
 def predict_run(
@@ -126,9 +126,13 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
 def _evaluation(run: Run, options: Predicting, config: DatasetConfig) -> LoaderConfig:
     """The loader of the run with the evaluation that is wanted; a prepared graph stays on disk."""
     loader = run.loader
-    final = loader.final_parts is not None
-    parts = options.parts or (loader.final_parts if loader.final_parts is not None else loader.eval_parts)
-    views = options.views or (loader.final_views if final else loader.eval_views)
+    parts, views = loader.eval_parts, loader.eval_views
+    if loader.final_parts is not None:
+        parts, views = loader.final_parts, loader.final_views
+    if options.parts is not None:
+        # Views of other parts than the run's are asked for together with them.
+        parts, views = options.parts, 1
+    views = views if options.views is None else options.views
     if config.name == "prepared":
         return LoaderConfig(kind="stored", eval_parts=parts, eval_views=views)
     if loader.kind == "stored":

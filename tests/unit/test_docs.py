@@ -35,7 +35,9 @@ def _blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md", "docs/scale.md"]
+)
 def test_generated_blocks_are_fresh(document: str, generate: ModuleType) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert "<!-- generated: " in text
