@@ -34,7 +34,6 @@ from .machine import ROOT, facts
 
 RESULTS = ROOT / "benchmarks" / "results" / "out_of_core.jsonl"
 FEATURES, DEGREE, CLASSES = 128, 10, 16
-HIDDEN, LAYERS = 64, 7
 TIMES_LARGER = 4
 """The graph on disk, in units of the limit."""
 _NODE_BYTES = FEATURES * 4 + 8 + 1 + DEGREE * 8
@@ -138,7 +137,9 @@ def imports_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmData"))
 
 
-def measure(folder: Path, work: Path, *, limit: int, together: int) -> dict[str, Any]:
+def measure(
+    folder: Path, work: Path, *, limit: int, together: int, layers: int = 7, hidden: int = 64
+) -> dict[str, Any]:
     """Train an epoch and predict under a limit; see that the graph in memory is refused under the same.
 
     Args:
@@ -146,10 +147,11 @@ def measure(folder: Path, work: Path, *, limit: int, together: int) -> dict[str,
         work: receives the run and the predictions.
         limit: bytes of anonymous memory.
         together: parts of a step.
+        layers, hidden: of the RevSAGE that is trained.
     """
     store = Store.open(folder)
     pieces = -(-store.num_parts // together)
-    model = ["--model", "revsage", "--set", f"model.num_layers={LAYERS}", "--set", f"model.hidden_channels={HIDDEN}"]
+    model = ["--model", "revsage", "--set", f"model.num_layers={layers}", "--set", f"model.hidden_channels={hidden}"]
     common = ["train", str(folder), *model, "--set", "train.epochs=1", "--device", "cpu", "--json"]
     stored = ["kind=stored", f"parts_per_batch={together}", f"eval_parts={pieces}"]
     train = limited([*common, "--out", str(work / "run"), *(f"--set=loader.{each}" for each in stored)], limit)
@@ -167,8 +169,8 @@ def measure(folder: Path, work: Path, *, limit: int, together: int) -> dict[str,
         "num_parts": store.num_parts,
         "parts_per_batch": together,
         "features": FEATURES,
-        "layers": LAYERS,
-        "hidden": HIDDEN,
+        "layers": layers,
+        "hidden": hidden,
         "parameters": report["parameters"],
         "disk_bytes": store.manifest.num_bytes,
         "limit_bytes": limit,
@@ -176,7 +178,7 @@ def measure(folder: Path, work: Path, *, limit: int, together: int) -> dict[str,
         "train_peak_bytes": train["peak_anonymous_bytes"],
         "step_s": report["time"]["seconds_per_step_median"],
         "step_peak_bytes": report["memory"]["peak_bytes"],
-        "steps": report["result"]["steps"],
+        "steps": report["time"]["steps"],
         "read_s": _read_seconds(store, together),
         "batch_nodes": store.num_nodes * together // store.num_parts,
         "predict_s": predict["seconds"],
@@ -220,6 +222,8 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=6.0, help="of the graph on disk")
     parser.add_argument("--parts", type=int, default=64)
     parser.add_argument("--together", type=int, default=2, help="parts of a step")
+    parser.add_argument("--layers", type=int, default=7)
+    parser.add_argument("--hidden", type=int, default=64)
     arguments = parser.parse_args()
     limit = int(arguments.gb * 1e9 / TIMES_LARGER)
     with tempfile.TemporaryDirectory() as name:
@@ -231,7 +235,14 @@ def main() -> None:
             "kind": "out_of_core",
             **facts("cpu"),
             "write_s": wrote,
-            **measure(graph, work, limit=limit, together=arguments.together),
+            **measure(
+                graph,
+                work,
+                limit=limit,
+                together=arguments.together,
+                layers=arguments.layers,
+                hidden=arguments.hidden,
+            ),
         }
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
