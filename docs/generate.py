@@ -177,6 +177,8 @@ def _out_of_core_rows() -> list[dict[str, Any]]:
 
 
 def _out_of_core() -> str:
+    if not _out_of_core_rows():
+        return "Not measured yet."
     head = [
         "nodes",
         "edges",
@@ -252,6 +254,8 @@ def _billion() -> str:
 
 
 def _scale_check() -> str:
+    if not _out_of_core_rows():
+        return "Not measured yet."
     lines = ["| nodes | disk, formula | disk, measured | tensors of n x D floats in a step |", "|---:|---:|---:|---:|"]
     for row in _out_of_core_rows():
         # Ids of the measured graph are numbers in a row, which take next to nothing.
