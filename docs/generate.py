@@ -13,11 +13,14 @@ import argparse
 import ast
 import json
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from revgnn import ModelConfig, build_model
 from revgnn.demo import Curve, draw, memory_over_depth
 from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import duration, memory
@@ -25,12 +28,17 @@ from revgnn.results import TABLES, build_table, markdown_table, read_rows
 from revgnn.run import Run, Target
 
 ROOT = Path(__file__).resolve().parent.parent
+# The benchmarks are no part of the package: they are found from the root of the checkout, whatever started this.
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.scale import BILLION, measured_scale, streams  # noqa: E402
+
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "recipes", "paper", "runs", "prepare")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "recipes", "paper", "runs", "prepare", "scale")),
 )
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
@@ -139,31 +147,6 @@ def _tables() -> str:
     return "\n\n".join(markdown_table(build_table(number, rows)) for number in TABLES)
 
 
-def _runs() -> str:
-    """Every finished run that is no row of the paper, and what the rows of the paper's text came to; newest last."""
-    lines = [
-        "| recipe | seed | parameters | valid | test | best epoch | peak | step | training | measured |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    order = {name: position for position, name in enumerate(all_recipes())}
-    for row in sorted(read_rows(RESULTS), key=lambda row: order[row["recipe"]]):
-        peak = "–" if row["peak_bytes"] is None else memory(row["peak_bytes"])
-        changed = "".join(f"; {name}={got} instead of {wanted}" for name, (wanted, got) in row["changed"].items())
-        cells = [
-            f"`{row['recipe']}`{changed}",
-            str(row["seed"]),
-            f"{row['parameters']:,}",
-            *(f"{100 * row['scores'][split]['metric']:.2f}" for split in ("valid", "test")),
-            f"{row['best_epoch']} of {row['epochs']}",
-            peak,
-            duration(row["seconds_per_step"]),
-            duration(row["training_seconds"]),
-            f"{row['hardware']}, {row['date'][:10]}, {(row['commit'] or 'unknown commit')[:8]}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def _preparation() -> str:
     """What preparing ogbn-proteins took, newest measurement of each size."""
     lines = ["| data | directed edges | reading | graph | at most | measured |", "|---|---:|---:|---:|---:|---|"]
@@ -210,6 +193,129 @@ def _prepare_scale() -> str:
             f"{'-dirty' if row['dirty'] else ''}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _runs() -> str:
+    """Every finished run that is no row of the paper, and what the rows of the paper's text came to; newest last."""
+    lines = [
+        "| recipe | seed | parameters | valid | test | best epoch | peak | step | training | measured |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    order = {name: position for position, name in enumerate(all_recipes())}
+    for row in sorted(read_rows(RESULTS), key=lambda row: order[row["recipe"]]):
+        peak = "–" if row["peak_bytes"] is None else memory(row["peak_bytes"])
+        changed = "".join(f"; {name}={got} instead of {wanted}" for name, (wanted, got) in row["changed"].items())
+        cells = [
+            f"`{row['recipe']}`{changed}",
+            str(row["seed"]),
+            f"{row['parameters']:,}",
+            *(f"{100 * row['scores'][split]['metric']:.2f}" for split in ("valid", "test")),
+            f"{row['best_epoch']} of {row['epochs']}",
+            peak,
+            duration(row["seconds_per_step"]),
+            duration(row["training_seconds"]),
+            f"{row['hardware']}, {row['date'][:10]}, {(row['commit'] or 'unknown commit')[:8]}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _out_of_core_rows() -> list[dict[str, Any]]:
+    """The newest measurement of each size."""
+    newest: dict[tuple[int, int], dict[str, Any]] = {}
+    path = RESULTS / "out_of_core.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        newest[row["num_nodes"], row["num_parts"]] = row
+    return [newest[key] for key in sorted(newest)]
+
+
+def _out_of_core() -> str:
+    if not _out_of_core_rows():
+        return "Not measured yet."
+    head = [
+        "nodes",
+        "edges",
+        "on disk",
+        "limit",
+        "parts",
+        "of a step",
+        "training",
+        "peak",
+        "step",
+        "read",
+        "prediction",
+    ]
+    head += ["peak", "test accuracy", "measured", "all in memory"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * (len(head) - 2) + "---|---|"]
+    for row in _out_of_core_rows():
+        where = f"{row['machine']['cpu']}, load {row['machine']['load']:.1f}, {row['date'][:10]}, {row['commit'][:8]}"
+        cells = [
+            f"{row['num_nodes']:,}",
+            f"{row['num_edges']:,}",
+            memory(row["disk_bytes"]),
+            memory(row["limit_bytes"]),
+            str(row["num_parts"]),
+            str(row["parts_per_batch"]),
+            duration(row["train_s"]),
+            memory(row["train_peak_bytes"]),
+            duration(row["step_s"]),
+            duration(row["read_s"]),
+            duration(row["predict_s"]),
+            memory(row["predict_peak_bytes"]),
+            f"{100 * row['test_accuracy']:.1f} %",
+            where + ("-dirty" if row["dirty"] else ""),
+            "fits" if row["whole_rc"] == 0 else f"fails: `{_in_short(row['whole_said'])}`",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _in_short(said: list[str]) -> str:
+    return (said[-1] if said else "killed").replace("|", "/").replace("`", "'")[:80]
+
+
+def _billion() -> str:
+    """What a billion nodes cost, with the streams of a step as they were measured."""
+    network = build_model(
+        ModelConfig(conv="sage", num_layers=56, hidden_channels=256, coupling="grouped", num_groups=2),
+        in_channels=BILLION.features,
+        out_channels=128,
+    )
+    scale = replace(BILLION, parameters=sum(parameter.numel() for parameter in network.parameters()))
+    held = max((streams(row) for row in _out_of_core_rows()), default=None)
+    step = "not measured yet"
+    if held is not None:
+        step = (
+            f"{memory(scale.step_bytes(held, ahead=0))}, with {held:.1f} tensors of n x D floats as measured; depth "
+            "adds weights alone"
+        )
+    rows = [
+        ("graph", f"10^9 nodes with {scale.features} features, 10^10 edges, half of them within a part"),
+        ("parts", f"{scale.parts:,}, of {scale.nodes // scale.parts:,} nodes; {scale.together} in a step"),
+        ("disk", memory(scale.disk_bytes)),
+        ("steps of an epoch", f"{scale.steps:,} in all, shared by the ranks"),
+        ("nodes and edges of a step", f"{scale.batch_nodes:,.0f} and {scale.batch_edges:,.0f}"),
+        ("read from disk for a step", memory(scale.read_bytes)),
+        ("memory of a batch", f"{memory(scale.batch_bytes)}; with two made ahead {memory(3 * scale.batch_bytes)}"),
+        ("network", f"RevSAGE, 56 layers, {scale.hidden} channels: {scale.parameters:,} parameters"),
+        ("weights, gradients, Adam", memory(scale.weights_bytes)),
+        ("memory of a step on the device", step),
+        ("one rank sends in a step", f"{memory(scale.network_bytes(8))} with 8 ranks (ring, float32)"),
+        ("logits of two views, in a temporary file", memory(scale.nodes * 128 * 4.0)),
+    ]
+    return "\n".join(["| what | how much |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
+
+
+def _scale_check() -> str:
+    if not _out_of_core_rows():
+        return "Not measured yet."
+    lines = ["| nodes | disk, formula | disk, measured | tensors of n x D floats in a step |", "|---:|---:|---:|---:|"]
+    for row in _out_of_core_rows():
+        # Ids of the measured graph are numbers in a row, which take next to nothing.
+        formula = replace(measured_scale(row), id_bytes=0.0).disk_bytes
+        lines.append(f"| {row['num_nodes']:,} | {memory(formula)} | {memory(row['disk_bytes'])} | {streams(row):.1f} |")
     return "\n".join(lines)
 
 
@@ -265,8 +371,11 @@ BLOCKS = {
     "all-recipes": _all_recipes,
     "notes": _notes,
     "preparation": _preparation,
-    "runs": _runs,
     "prepare-scale": _prepare_scale,
+    "runs": _runs,
+    "out-of-core": _out_of_core,
+    "billion": _billion,
+    "scale-check": _scale_check,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

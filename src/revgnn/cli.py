@@ -75,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_prepare(commands)
     _add_train(commands)
+    _add_predict(commands)
     _add_recipes(commands)
     _add_demo(commands)
     _add_report(commands)
@@ -122,14 +123,15 @@ def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a recipe, or on a graph of your own",
-        description="Train a recipe, or a model on a folder with nodes.parquet and edges.parquet.",
+        description="Train a recipe, or a model on a folder with nodes.parquet and edges.parquet, or on one that "
+        "revgnn prepare wrote.",
         example=(
             "  revgnn train ogbn-arxiv/revgcn_deep --data-root data\n"
             "  revgnn train my_graph/ --model revsage \\\n"
             "    --set model.num_layers=112 --set train.epochs=50"
         ),
     )
-    parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder of tables")
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder")
     parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
     parser.add_argument(
         "--set",
@@ -139,22 +141,37 @@ def _add_train(commands: Any) -> None:
         default=[],
         help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
     )
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        type=Path,
-        default=Path(os.environ.get("REVGNN_DATA", "data")),
-        help="where data lies or goes (default: $REVGNN_DATA, or data)",
-    )
+    _add_data_root(parser)
     parser.add_argument("--download", action="store_true", help="fetch missing data, where its source allows it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
     parser.add_argument(
         "--runs", metavar="R", type=int, help="run R seeds, a folder each, and give their mean and standard deviation"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
+    _add_device(parser)
+    _add_common(parser)
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="write the predictions of a finished run, keyed by your own ids",
+        description="Write the predictions of a finished run as one Parquet file: id, split, prediction and "
+        "probabilities of every node.",
+        example=(
+            "  revgnn predict runs/first --out predictions.parquet\n"
+            "  revgnn predict runs/first --data other_graph/ --split all --embeddings --out other.parquet"
+        ),
     )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the Parquet file to write")
+    parser.add_argument("--data", metavar="FOLDER", type=Path, help="another graph with the same features")
+    parser.add_argument("--split", choices=["all", "train", "valid", "test"], default="all", help="default: all")
+    parser.add_argument("--embeddings", action="store_true", help="add the last hidden state of every row")
+    parser.add_argument("--parts", metavar="P", type=int, help="pieces of the graph, one in memory at a time")
+    parser.add_argument("--views", metavar="V", type=int, help="partitions whose answers are averaged; needs parts")
+    _add_data_root(parser)
+    _add_device(parser)
     _add_common(parser)
 
 
@@ -247,6 +264,22 @@ def _add_convert(commands: Any) -> None:
         "--dropout", metavar="P", type=float, default=0.1, help="of further training (default: 0.1, as in RevGNN-Deep)"
     )
     _add_common(parser)
+
+
+def _add_data_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("REVGNN_DATA", "data")),
+        help="where data lies or goes (default: $REVGNN_DATA, or data)",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

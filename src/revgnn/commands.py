@@ -14,12 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from .console import print_table, progress_console, results_console
+from .console import counted, print_table, progress_console, results_console
 from .data.prepare import Drop, chosen_config, write_first
 from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
 from .interop import convert as convert_official
 from .overrides import flatten, override
+from .predict import Predicting, predict_run
 from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
 from .repeat import RUNS_FILE, execute_runs
@@ -86,6 +87,33 @@ def train(arguments: Namespace) -> None:
         return
     report = execute(run, out, progress=ProgressBar(label=out.name, console=console), **said)
     _show(report, out, as_json=arguments.json)
+
+
+def predict(arguments: Namespace) -> None:
+    """Write the predictions of a finished run."""
+    console = progress_console()
+    _log_to(console)
+    with counted(f"predict {arguments.run.name}", console) as progress:
+        facts = predict_run(
+            arguments.run,
+            arguments.out,
+            Predicting(
+                split=arguments.split,
+                embeddings=arguments.embeddings,
+                parts=arguments.parts,
+                views=arguments.views,
+            ),
+            data_root=arguments.data_root,
+            data=arguments.data,
+            device=arguments.device,
+            progress=progress,
+        )
+    if arguments.json:
+        _print_json(facts)
+        return
+    console = results_console()
+    for fact, value in facts.items():
+        console.print(f"{fact:<22}{value}", markup=False, soft_wrap=True)
 
 
 def recipes(arguments: Namespace) -> None:

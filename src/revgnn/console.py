@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 _WIDTH_OF_A_PIPE = 240
+_SECONDS_BETWEEN_LINES = 10.0
 _WIDER_THAN_ANY = 100_000
 
 
@@ -63,3 +67,29 @@ def print_table(
         console.print(Text(row[0], style="bold"), soft_wrap=for_programs)
         for name, cell in zip(head[1:], row[1:], strict=True):
             console.print(Text(f"  {name:<{width}}  {cell}"), soft_wrap=for_programs)
+
+
+@contextmanager
+def counted(label: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a long piece of work is: a bar on a terminal, else a line now and then.
+
+    Args:
+        label: what stands at the left.
+        console: where to.
+    Yields: what to call with how much is done and how much there is.
+    """
+    if console.is_terminal:
+        columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), TimeRemainingColumn()
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            console.print(f"{label}: {done} of {total} rows", markup=False, highlight=False, soft_wrap=True)
+
+    yield line

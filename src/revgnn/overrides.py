@@ -1,4 +1,4 @@
-"""Change fields of nested configuration dataclasses by text: ``model.num_layers=112``.
+"""Change fields of nested configuration dataclasses by text, ``model.num_layers=112``; and read them back from JSON.
 
 Values are typed by jsonargparse from the annotations of the dataclasses; errors name what would have been possible.
 """
@@ -55,6 +55,47 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
         flat.update(flatten(value, f"{name}.") if is_dataclass(value) else {name: value})
     return flat
+
+
+def from_json(kind: type[T], value: Any, where: str = "") -> T:
+    """Make a configuration again of what `asdict` and JSON made of it.
+
+    Args:
+        kind: the frozen dataclass that it was.
+        value: the JSON object.
+        where: its dotted name, for errors.
+    Raises: ValueError: a field that is unknown or missing, or a value of another type, by its dotted name.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where or kind.__name__} must be an object, got {type(value).__name__}")
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if set(value) != names:
+        wrong = ", ".join(sorted(set(value) ^ names))
+        raise ValueError(f"{where or kind.__name__} has other fields than it should: {wrong}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _revived(hints[name], value[name], f"{where}.{name}" if where else name) for name in value})
+
+
+def _revived(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and types.NoneType in arguments:
+            return None
+        # Of several dataclasses, the one with the same fields is meant.
+        fitting = [one for one in arguments if is_dataclass(one) and isinstance(value, Mapping)]
+        fitting = [one for one in fitting if {field.name for field in fields(one)} == set(value)]
+        plain = [one for one in arguments if one is not types.NoneType and not is_dataclass(one)]
+        return _revived((fitting or plain or [arguments[0]])[0], value, where)
+    if is_dataclass(hint):
+        return from_json(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list):
+        inner = [arguments[0]] * len(value) if arguments[-1:] == (Ellipsis,) else list(arguments)
+        if len(inner) == len(value):
+            return tuple(_revived(one, each, where) for one, each in zip(inner, value, strict=True))
+    allowed = (int, float) if hint is float else (hint,)
+    if value in arguments if origin is Literal else type(value) in allowed:
+        return value
+    raise ValueError(f"{where} must be {_spoken(hint)}, got {value!r}")
 
 
 def _field(config: Any, name: str, where: str, fixed: frozenset[str]) -> Any:

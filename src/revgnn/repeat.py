@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .data import load_dataset
+from .data import read_data
 from .run import REPORT_FILE, Device, Run, execute
 from .train import Progress
 
@@ -42,7 +42,7 @@ def execute_runs(
     """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, got {runs}")
-    dataset = load_dataset(run.dataset, data_root, download=download)
+    dataset = read_data(run.dataset, run.loader, data_root, download=download)
     for seed in range(run.train.seed, run.train.seed + runs):
         execute(
             replace(run, train=replace(run.train, seed=seed)),

@@ -24,13 +24,16 @@ from .data import (
     LoaderConfig,
     NodeBatches,
     Prefetched,
+    Schema,
+    Store,
     final_batches,
-    load_dataset,
     make_batches,
+    read_data,
 )
 from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
+from .overrides import from_json
 from .report import build_report, circumstances, write_report
 from .train import Progress, Row, TrainConfig, fit
 
@@ -105,7 +108,7 @@ def execute(
     resume: bool = False,
     download: bool = False,
     progress: Progress | None = None,
-    dataset: Dataset | None = None,
+    dataset: Dataset | Store | None = None,
 ) -> dict[str, Any]:
     """Take a run from its data to its report.
 
@@ -118,12 +121,12 @@ def execute(
         resume: go on from the newest checkpoint in ``out``.
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
-        dataset: the data of the run where it is loaded already; ``None`` loads it.
+        dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
     Returns: the report.
     Raises: what loading, building and training raise; each says what to change.
     """
     if dataset is None:
-        dataset = load_dataset(run.dataset, data_root, download=download)
+        dataset = read_data(run.dataset, run.loader, data_root, download=download)
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)
@@ -146,6 +149,7 @@ def execute(
         "name": name,
         "config": asdict(run),
         "dataset": describe(dataset),
+        "schema": asdict(Schema.of(dataset)),
         "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
         "where": circumstances(),
@@ -154,7 +158,7 @@ def execute(
     return report_on(out)
 
 
-def make_model(run: Run, dataset: Dataset) -> nn.Module:
+def make_model(run: Run, dataset: Dataset | Store | Schema) -> nn.Module:
     """Build the network of a run for a data set, its weights drawn from the seed of the run.
 
     Raises: ValueError: where network and data do not go together.
@@ -184,7 +188,7 @@ def make_model(run: Run, dataset: Dataset) -> nn.Module:
     )
 
 
-def training_memory(run: Run, dataset: Dataset) -> int:
+def training_memory(run: Run, dataset: Dataset | Store) -> int:
     """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
 
     Args:
@@ -208,7 +212,46 @@ def training_memory(run: Run, dataset: Dataset) -> int:
     return result.peak_memory
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
+def read_run(out: Path) -> Run:
+    """Read what a finished run did from its folder.
+
+    Raises: FileNotFoundError: the folder holds no finished run; ValueError: what it says cannot be.
+    """
+    path, facts = _run_facts(out)
+    try:
+        return from_json(Run, facts["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not say what the run did: {error}; use the revgnn that wrote it") from error
+
+
+def read_schema(out: Path) -> Schema:
+    """Read from the folder of a finished run what its model was made for.
+
+    Raises: FileNotFoundError: the folder holds no finished run; ValueError: what it says cannot be.
+    """
+    path, facts = _run_facts(out)
+    try:
+        return Schema.from_json(facts["schema"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say what its model reads: {error!r}; train it again with this revgnn"
+        ) from error
+
+
+def _run_facts(out: Path) -> tuple[Path, dict[str, Any]]:
+    path = out / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; resume the run to write it again") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ValueError(f"{path} must have format {FORMAT}; use the revgnn that wrote it")
+    return path, facts
+
+
+def describe(dataset: Dataset | Store) -> dict[str, Any]:
     """Give the facts of a data set that a report names."""
     return {
         "name": dataset.name,
@@ -219,7 +262,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "features": dataset.in_channels,
         "edge features": dataset.edge_channels,
         "outputs": dataset.num_outputs,
-        **{f"{split} {dataset.level}s": ids.numel() for split, ids in dataset.splits.items()},
+        **{f"{split} {dataset.level}s": rows for split, rows in dataset.split_sizes.items()},
     }
 
 
@@ -231,10 +274,7 @@ def report_on(out: Path) -> dict[str, Any]:
     Returns: the report, which now stands in ``report.json`` and ``report.html``.
     Raises: FileNotFoundError: the folder holds no finished run.
     """
-    path = out / RUN_FILE
-    if not path.exists():
-        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    _, facts = _run_facts(out)
     paper = facts["config"]["paper"]
     report = build_report(
         out,

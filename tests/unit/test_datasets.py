@@ -109,7 +109,7 @@ def test_tables_are_found_below_the_root_or_by_absolute_path(tmp_path: Path) -> 
     assert edges == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [2, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", "karate", "tables"}))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", "karate", "tables", "prepared"}))
 def test_missing_data_says_where_and_how(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"--data-root.*--download") as caught:
         load_dataset(DatasetConfig(name=name), tmp_path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,95 @@ from .batch import SPLITS
 Level = Literal["node", "graph"]
 Task = Literal["multiclass", "multilabel", "regression"]
 Metric = Literal["accuracy", "rocauc", "rmse", "mae"]
+
+
+class Described(Protocol):
+    """What a data set knows of itself, whether it lies in memory or on disk; fields as in `Dataset`."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        ...
+
+    @property
+    def level(self) -> Level:
+        """What carries a label."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What is to be predicted."""
+        ...
+
+    @property
+    def metric(self) -> Metric:
+        """What selects the best epoch."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """T."""
+        ...
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def num_edges(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def num_graphs(self) -> int:
+        """B."""
+        ...
+
+    @property
+    def in_channels(self) -> int:
+        """F."""
+        ...
+
+    @property
+    def edge_channels(self) -> int | None:
+        """K."""
+        ...
+
+    @property
+    def categories(self) -> tuple[int, ...] | None:
+        """Codes of each column of features."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The label that each class number stands for."""
+        ...
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The user's columns."""
+        ...
+
+    @property
+    def feature_widths(self) -> tuple[int, ...] | None:
+        """How many numbers each of them holds."""
+        ...
+
+    @property
+    def undirected(self) -> bool:
+        """Whether the reverse of every edge was added."""
+        ...
+
+    @property
+    def self_loops(self) -> bool:
+        """Whether every node was given a self loop."""
+        ...
+
+    @property
+    def split_sizes(self) -> Mapping[str, int]:
+        """Split name -> nodes or graphs."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +144,18 @@ class Dataset:
     """The label that each class number stands for; ``None``: the number itself."""
     feature_names: tuple[str, ...] | None = None
     """The user's columns that ``x`` was made of; ``None`` where they have no names."""
+    feature_widths: tuple[int, ...] | None = None
+    """How many numbers each of these columns holds; ``None`` where they have no names."""
     node_ids: Any = None
     """[N] Arrow array of the user's own node ids; ``None``: the row numbers."""
     categories: tuple[int, ...] | None = None
     """How many codes each column of ``x`` has; ``None``: the columns are numbers."""
     edge_categories: tuple[int, ...] | None = None
     """How many codes each column of ``edge_attr`` has; ``None``: the columns are numbers."""
+    undirected: bool = False
+    """Whether the reverse of every edge was added after reading."""
+    self_loops: bool = False
+    """Whether every node was given a self loop after reading."""
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -84,6 +179,11 @@ class Dataset:
     def num_edges(self) -> int:
         """E."""
         return self.edge_index.size(1)
+
+    @property
+    def split_sizes(self) -> Mapping[str, int]:
+        """Split name -> how many nodes or graphs it has."""
+        return {name: ids.numel() for name, ids in self.splits.items()}
 
     @property
     def num_graphs(self) -> int:

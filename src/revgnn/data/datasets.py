@@ -15,6 +15,7 @@ from .edges import prepare_edges
 from .embedded import read_digits, read_karate
 from .ogb import ProteinsFeatures, read_ogb
 from .pyg import read_planetoid
+from .store import Store
 from .tables import Columns, read_tables
 
 
@@ -25,7 +26,8 @@ class DatasetConfig:
     name: str
     """One of `DATASETS`."""
     path: str | None = None
-    """For ``tables`` alone: the folder with nodes.parquet and edges.parquet, absolute or below the data root."""
+    """For ``tables``: the folder with nodes.parquet and edges.parquet; for ``prepared``: the folder that
+    ``revgnn prepare`` wrote. Absolute, or below the data root."""
     columns: Columns = field(default_factory=Columns)
     """For ``tables`` alone: what the columns are called."""
     undirected: bool = False
@@ -40,10 +42,15 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise ValueError(f"dataset.name={self.name!r} is unknown; choose one of {', '.join(DATASETS)}")
-        if (self.name == "tables") != (self.path is not None):
+        if (self.name in {"tables", "prepared"}) != (self.path is not None):
             raise ValueError(
-                f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of your own tables goes with "
-                "the name tables, and with no other"
+                f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of a graph of your own goes "
+                "with the name tables or prepared, and with no other"
+            )
+        if self.name == "prepared" and (self.undirected or self.self_loops or not self.edge_features):
+            raise ValueError(
+                "dataset.undirected, self_loops and edge_features of a prepared graph are what revgnn prepare made "
+                "them: leave them out, or prepare it anew"
             )
         if self.name != "tables" and self.columns != Columns():
             raise ValueError(f"dataset.columns names columns of your own tables; leave it out for {self.name}")
@@ -70,6 +77,24 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
     return prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
 
 
+def open_store(config: DatasetConfig, root: Path | str) -> Store:
+    """Open a prepared graph without reading it.
+
+    Args:
+        config: of the name ``prepared``.
+        root: what its path is below, unless it is absolute.
+    Raises:
+        ValueError: another data set, which is no folder of parts; or a damaged one.
+        FileNotFoundError: the folder is no prepared graph.
+    """
+    if config.name != "prepared" or config.path is None:
+        raise ValueError(
+            f"loader.kind=stored reads the parts of a prepared graph, got dataset.name={config.name}; make one with "
+            "revgnn prepare, or choose another loader.kind"
+        )
+    return Store.open(Path(root).expanduser() / Path(config.path).expanduser())
+
+
 def _ogb(config: DatasetConfig, root: Path, download: bool) -> Dataset:
     return read_ogb(config.name, root, download=download, proteins=config.proteins)
 
@@ -90,5 +115,6 @@ DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
     "ogbn-proteins": _ogb,
     "ogbg-molhiv": _ogb,
     "tables": _tables,
+    "prepared": lambda config, root, download: open_store(config, root).load(),
 }
 """Name -> reader of (configuration, data root, whether to download)."""

@@ -39,7 +39,14 @@ def prepare_edges(dataset: Dataset, *, undirected: bool, self_loops: bool) -> Da
         edge_index = add_self_loops(edge_index, dataset.num_nodes)
     # Nodes of a graph stand together, so edges in order of their source keep the graphs apart.
     edge_ptr = None if dataset.node_ptr is None else torch.searchsorted(edge_index[0].contiguous(), dataset.node_ptr)
-    return replace(dataset, edge_index=edge_index, edge_attr=edge_attr, edge_ptr=edge_ptr)
+    return replace(
+        dataset,
+        edge_index=edge_index,
+        edge_attr=edge_attr,
+        edge_ptr=edge_ptr,
+        undirected=undirected,
+        self_loops=self_loops,
+    )
 
 
 def interleave_inverse(edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor | None]:

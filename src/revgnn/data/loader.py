@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .batch import Batches
 from .dataset import Dataset
+from .datasets import DatasetConfig, load_dataset, open_store
 from .partition import ClusterPartition, Partition, RandomPartition, metis_clusters
 from .pieces import KHopBatches, NodeBatches, PartBatches, Views, Whole
 from .prefetch import Prefetched
+from .store import Store
+from .stored import StoredParts, StoredViews
 from .whole import FullBatch, GraphBatches
 
-Kind = Literal["full", "random", "clusters", "khop"]
+_log = logging.getLogger(__name__)
+
+Kind = Literal["full", "random", "clusters", "khop", "stored"]
 
 _BELONGS: dict[str, tuple[Kind, ...]] = {
     "num_parts": ("random", "clusters"),
-    "parts_per_batch": ("clusters",),
+    "parts_per_batch": ("clusters", "stored"),
     "fanouts": ("khop",),
     "batch_size": ("khop",),
 }
@@ -27,6 +34,7 @@ _NEEDED: dict[Kind, dict[str, str]] = {
     "random": {"num_parts": "10"},
     "clusters": {"num_parts": "1500"},
     "khop": {"fanouts": "[15, 10, 5]", "batch_size": "1024"},
+    "stored": {},
 }
 """Kind -> the fields that it cannot do without, each with a value to begin with."""
 
@@ -38,11 +46,11 @@ class LoaderConfig:
     kind: Kind = "full"
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
     "clusters": METIS clusters, shuffled and put together in every epoch; "khop": training nodes and their sampled
-    neighbourhood."""
+    neighbourhood; "stored": parts of a prepared graph, read from disk, shuffled and put together in every epoch."""
     num_parts: int | None = None
     """For "random": parts, and so steps, of an epoch; for "clusters": clusters that METIS cuts, once."""
     parts_per_batch: int | None = None
-    """For "clusters": clusters in a step, with the edges between them; ``None`` is 1."""
+    """For "clusters" and "stored": clusters or parts in a step, with the edges between them; ``None`` is 1."""
     fanouts: tuple[int, ...] | None = None
     """For "khop": incoming edges that a node draws in each hop, the hop from the training nodes first; -1: all."""
     batch_size: int | None = None
@@ -50,7 +58,8 @@ class LoaderConfig:
     prefetch: int = 2
     """Batches made ahead in the background, each in memory; 0: none. "full" has nothing to make."""
     eval_parts: int = 1
-    """Parts of the evaluation after an epoch; 1: the whole graph at once."""
+    """Parts of the evaluation after an epoch; 1: the whole graph at once. For "stored", how many groups the parts on
+    disk are put into: at most as many as there are."""
     eval_views: int = 1
     """Partitions whose logits are averaged in the evaluation after an epoch."""
     final_parts: int | None = None
@@ -120,22 +129,44 @@ WHOLE_GRAPH = LoaderConfig()
 """The whole graph in every step and evaluation."""
 
 
+def read_data(
+    config: DatasetConfig, loader: LoaderConfig, root: Path | str, *, download: bool = False
+) -> Dataset | Store:
+    """Read a data set into memory; or, where batches are read from disk, open it.
+
+    Args:
+        config: which one.
+        loader: how it will be fed.
+        root, download: as in `load_dataset`.
+    Raises: what `load_dataset` and `open_store` raise.
+    """
+    return open_store(config, root) if loader.kind == "stored" else load_dataset(config, root, download=download)
+
+
 def make_batches(
-    dataset: Dataset, batch_size: int | None = None, seed: int = 0, loader: LoaderConfig = WHOLE_GRAPH
+    dataset: Dataset | Store, batch_size: int | None = None, seed: int = 0, loader: LoaderConfig = WHOLE_GRAPH
 ) -> Batches:
     """Choose how a data set is fed to training.
 
     Args:
-        dataset: what to feed.
+        dataset: what to feed; a `Store` for the kind "stored" alone.
         batch_size: graphs in a step; ``None``: everything in one step. At node level it must be ``None``.
         seed: of the order of graphs, the partitions and the draws.
         loader: what a step of a node-level data set sees; a graph-level one takes the default alone.
     Returns: batches whose epochs are a pure function of (seed, epoch), whatever is made ahead.
     Raises:
-        ValueError: a node-level data set with a batch size, or a graph-level one with parts or neighbourhoods.
+        ValueError: a node-level data set with a batch size, or a graph-level one with parts or neighbourhoods; a graph
+            in memory for the kind "stored", or one on disk for another; more parts than there are.
         ModuleNotFoundError: clusters without pymetis.
     Cost: one sort of E keys; with clusters, METIS.
     """
+    if isinstance(dataset, Store) != (loader.kind == "stored"):
+        raise ValueError(
+            f"loader.kind={loader.kind} with {dataset.name}: the kind stored reads a prepared graph from disk, and "
+            "every other kind needs it in memory; read it with read_data, under the same loader"
+        )
+    if isinstance(dataset, Store):
+        return _stored(dataset, batch_size, seed, loader)
     if dataset.level == "graph":
         if not loader.is_plain:
             raise ValueError(
@@ -164,6 +195,35 @@ def make_batches(
         final,
     )
     return Prefetched(batches, loader.prefetch) if loader.prefetch and loader.kind != "full" else batches
+
+
+def _stored(store: Store, batch_size: int | None, seed: int, loader: LoaderConfig) -> Batches:
+    together = loader.parts_per_batch or 1
+    asked = {"parts_per_batch": together, "eval_parts": loader.eval_parts, "final_parts": loader.final_parts or 1}
+    for name, parts in asked.items():
+        if parts > store.num_parts:
+            raise ValueError(
+                f"loader.{name}={parts} must be at most {store.num_parts}, the parts of {store.name}; lower it, or "
+                "prepare more parts"
+            )
+    if batch_size is not None:
+        raise ValueError(f"batch_size={batch_size} counts graphs; {store.name} is one: set loader.parts_per_batch")
+    _log.info(
+        "%s: %d nodes and %d edges in %d parts on disk (%.2f GiB); a step reads %d of them, an evaluation takes %d "
+        "pieces",
+        store.name,
+        store.num_nodes,
+        store.num_edges,
+        store.num_parts,
+        store.manifest.num_bytes / 2**30,
+        together,
+        loader.eval_parts,
+    )
+    final = None if loader.final_parts is None else StoredViews(store, loader.final_parts, loader.final_views, seed)
+    batches = NodeBatches(
+        StoredParts(store, together, seed), StoredViews(store, loader.eval_parts, loader.eval_views, seed), final
+    )
+    return Prefetched(batches, loader.prefetch) if loader.prefetch else batches
 
 
 def final_batches(batches: Batches) -> Batches | None:

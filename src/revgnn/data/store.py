@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..graph import Graph
 from .batch import SPLITS, Batch
@@ -157,6 +158,21 @@ class Store:
         return tuple(feature.name for feature in self.manifest.features)
 
     @property
+    def feature_widths(self) -> tuple[int, ...]:
+        """How many numbers each of them holds."""
+        return tuple(feature.width for feature in self.manifest.features)
+
+    @property
+    def undirected(self) -> bool:
+        """Whether the reverse of every edge was added."""
+        return self.manifest.undirected
+
+    @property
+    def self_loops(self) -> bool:
+        """Whether every node was given a self loop."""
+        return self.manifest.self_loops
+
+    @property
     def split_sizes(self) -> Mapping[str, int]:
         """Split name -> nodes."""
         return self.manifest.splits
@@ -193,15 +209,15 @@ class Store:
         Raises: StoreError: a file is damaged.
         Cost: reads the nodes of the parts and the blocks of edges between them, and nothing else; no sort.
         """
-        split = torch.from_numpy(np.concatenate([self._splits(number) for number in parts]))
-        y = torch.from_numpy(np.concatenate([self._labels(number) for number in parts]))
-        x = torch.from_numpy(np.concatenate([self._features(number, "x.npy") for number in parts]))
+        split = _together([self._splits(number) for number in parts])
+        y = _together([self._labels(number) for number in parts])
+        x = _together([self._features(number, "x.npy") for number in parts])
         graph, edge_attr = self._graph(parts)
         ids = np.concatenate([np.arange(self.starts[number], self.starts[number + 1]) for number in parts])
         return Batch(
             x=x,
             graph=graph,
-            edge_attr=None if edge_attr is None else torch.from_numpy(edge_attr),
+            edge_attr=edge_attr,
             y=y,
             rows={name: (split == code).nonzero()[:, 0] for code, name in enumerate(SPLITS)},
             ids=torch.from_numpy(ids) if with_ids else None,
@@ -231,7 +247,10 @@ class Store:
             num_outputs=self.num_outputs,
             class_names=self.class_names,
             feature_names=self.feature_names,
-            node_ids=pa.chunked_array(ids).combine_chunks(),
+            feature_widths=self.feature_widths,
+            node_ids=pa.concat_arrays(ids),
+            undirected=self.undirected,
+            self_loops=self.self_loops,
         )
 
     # ------------------------------------------------------------------ reading
@@ -266,22 +285,22 @@ class Store:
             raise self._fault(number, name, "must be finite")
         return values
 
-    def _graph(self, parts: Sequence[int]) -> tuple[Graph, NDArray[np.float32] | None]:
+    def _graph(self, parts: Sequence[int]) -> tuple[Graph, Tensor | None]:
         """Merge the blocks between parts; edges come by (destination, source), features following."""
         counts = [self.manifest.parts[number].nodes for number in parts]
         offsets = np.cumsum([0, *counts])
         merged = [self._incoming(number, parts, counts, offsets) for number in parts]
-        degree = np.concatenate([degree for degree, _, _ in merged])
-        indices = np.concatenate([indices for _, indices, _ in merged])
+        degree = _together([degree for degree, _, _ in merged])
+        indices = _together([indices for _, indices, _ in merged])
         attributes = [edge_attr for _, _, edge_attr in merged if edge_attr is not None]
-        dtype = torch.int32 if max(len(degree), len(indices)) < _INT32_MAX else torch.int64
-        indptr = torch.from_numpy(np.concatenate([np.zeros(1, np.int64), np.cumsum(degree)]))
-        graph = Graph(num_nodes=len(degree), indptr=indptr.to(dtype), indices=torch.from_numpy(indices).to(dtype))
-        return graph, np.concatenate(attributes) if attributes else None
+        dtype = torch.int32 if max(degree.numel(), indices.numel()) < _INT32_MAX else torch.int64
+        indptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+        graph = Graph(num_nodes=degree.numel(), indptr=indptr.to(dtype), indices=indices.to(dtype))
+        return graph, _together(attributes) if attributes else None
 
     def _incoming(
         self, number: int, parts: Sequence[int], counts: Sequence[int], offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None]:
+    ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]:
         """Give the edges into one part from some: degree of each row, sources in the batch, features of edges."""
         nodes = self.manifest.parts[number].nodes
         blocks = list(zip(self._blocks(number, parts), counts, offsets, strict=False))
@@ -290,13 +309,14 @@ class Store:
         degree: NDArray[np.int64] = np.asarray(np.sum(degrees, axis=0, dtype=np.int64))
         next_place = np.cumsum(degree) - degree
         total = int(degree.sum())
-        indices = np.empty(total, np.int64)
+        # int32 holds the rows of any batch that fits in memory; a larger one has int64.
+        indices = np.empty(total, np.int32 if offsets[-1] < _INT32_MAX else np.int64)
         width = self.edge_channels
         edge_attr = None if width is None else np.empty((total, width), np.float32)
         for (rows, _, offset), (src, dst), here in zip(blocks, ends, degrees, strict=True):
             # Edges of a block already stand by (destination, source): a run of each moves as a whole.
             place = (next_place - (np.cumsum(here) - here))[dst] + np.arange(len(dst))
-            indices[place] = src.astype(np.int64) + offset
+            indices[place] = src + indices.dtype.type(offset)
             if edge_attr is not None:
                 edge_attr[place] = self._features(number, "edge_attr.npy", rows)
             next_place += here
@@ -322,6 +342,15 @@ class Store:
 
     def _fault(self, number: int, name: str, rule: str) -> StoreError:
         return StoreError(f"{part_folder(self.folder, number) / name} {rule}; prepare the graph again")
+
+
+def _together(arrays: Sequence[NDArray[Any]]) -> Tensor:
+    """Copy arrays one below the other into memory that torch allocates, and so counts."""
+    first = arrays[0]
+    rows = sum(len(array) for array in arrays)
+    out = torch.empty((rows, *first.shape[1:]), dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)
+    np.concatenate(arrays, out=out.numpy())
+    return out
 
 
 def _sync(folder: Path) -> None:

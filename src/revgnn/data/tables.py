@@ -76,7 +76,7 @@ def read_tables(folder: Path, columns: Columns) -> Dataset:
     ids = _ids(nodes, columns.id, faults)
     splits = _splits(nodes, columns.split, faults)
     labels = _labels(nodes, columns.label, splits, faults)
-    x, edge_attr = _side_by_side(nodes, features), _side_by_side(edges, edge_features)
+    (x, widths), (edge_attr, _) = _side_by_side(nodes, features), _side_by_side(edges, edge_features)
     src, dst = (_positions(edges, name, ids, faults) for name in (columns.src, columns.dst))
     faults.raise_if_any(folder)
     if x is None or labels is None or src is None or dst is None:
@@ -96,6 +96,7 @@ def read_tables(folder: Path, columns: Columns) -> Dataset:
         num_outputs=num_classes,
         class_names=class_names,
         feature_names=tuple(features),
+        feature_widths=widths,
         node_ids=ids,
     )
 
@@ -151,10 +152,12 @@ def _positions(edges: ParquetTable, name: str, ids: Any, faults: Faults) -> NDAr
     return np.array(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _side_by_side(table: ParquetTable, names: list[str]) -> NDArray[np.float32] | None:
+def _side_by_side(table: ParquetTable, names: list[str]) -> tuple[NDArray[np.float32] | None, tuple[int, ...]]:
+    """Give columns as one matrix, and the width of each."""
     parts = [part for part in (table.numbers(name) for name in names) if part is not None]
+    widths = tuple(part.shape[1] for part in parts)
     # A copy: Arrow's memory is read-only, which torch does not accept.
-    return np.concatenate(parts, axis=1) if parts and len(parts) == len(names) else None
+    return (np.concatenate(parts, axis=1) if parts and len(parts) == len(names) else None), widths
 
 
 def _splits(nodes: ParquetTable, name: str, faults: Faults) -> NDArray[np.int64]:

@@ -1,7 +1,9 @@
-"""Where to start on a graph of your own: one reversible network per convolution, over a folder of two tables.
+"""Where to start on a graph of your own: one reversible network per convolution, over a folder of two tables, or over
+one that ``revgnn prepare`` wrote.
 
-These take the folder and so stand in no list; `MODELS` names them. Messages run both ways along every edge; with edge
-features the GEN network reads them, the others leave them out.
+These take the folder and so stand in no list; `MODELS` names them. In tables messages run both ways along every edge; a
+prepared graph has the edges that it was given. With edge features the GEN network reads them, the others leave them
+out. A prepared graph of more than a GiB is read from disk part by part, a smaller one into memory.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ..data import DatasetConfig
+from ..data import DatasetConfig, LoaderConfig, Store, is_store
 from ..models import ModelConfig
 from ..run import Run
 from ..train import TrainConfig
@@ -39,6 +41,12 @@ def revgat(folder: Path) -> Run:
 MODELS: dict[str, Callable[[Path], Run]] = {"revgcn": revgcn, "revsage": revsage, "revgen": revgen, "revgat": revgat}
 
 
+_IN_MEMORY = 2**30
+"""Bytes on disk up to which a prepared graph is read into memory."""
+_OF_A_STEP = 2**27
+"""Bytes of a larger one that a step reads, about: as many parts as they make, at least one."""
+
+
 def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_layers: int, hidden_channels: int) -> Run:
     model = ModelConfig(
         conv=conv,
@@ -51,5 +59,16 @@ def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_laye
         dropout=0.3,
     )
     train = TrainConfig(epochs=200, lr=0.003, patience=100)
-    dataset = DatasetConfig(name="tables", path=str(folder.resolve()), undirected=True)
-    return Run(dataset=dataset, model=model, train=train)
+    path = str(folder.resolve())
+    if is_store(folder):
+        prepared = DatasetConfig(name="prepared", path=path)
+        return Run(dataset=prepared, model=model, train=train, loader=_loader(Store.open(folder)))
+    return Run(dataset=DatasetConfig(name="tables", path=path, undirected=True), model=model, train=train)
+
+
+def _loader(store: Store) -> LoaderConfig:
+    size = store.manifest.num_bytes
+    if size <= _IN_MEMORY or store.num_parts == 1:
+        return LoaderConfig()
+    together = max(1, store.num_parts * _OF_A_STEP // size)
+    return LoaderConfig(kind="stored", parts_per_batch=together, eval_parts=-(-store.num_parts // together))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .answers import Answer, Answering
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
@@ -14,12 +15,15 @@ from .objective import LOSSES, METRICS
 from .optim import OPTIMIZERS, learning_rate
 from .progress import Progress, ProgressBar
 from .result import FitResult
+from .sums import Sums
 
 __all__ = [
     "LOGITS_FILE",
     "LOSSES",
     "METRICS",
     "OPTIMIZERS",
+    "Answer",
+    "Answering",
     "CheckpointError",
     "FitResult",
     "Interrupted",
@@ -28,6 +32,7 @@ __all__ = [
     "ProgressBar",
     "Row",
     "Score",
+    "Sums",
     "TeacherOptions",
     "TrainConfig",
     "check_weights",

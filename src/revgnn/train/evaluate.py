@@ -1,6 +1,7 @@
-"""How a model does on every split: logits of all rows gathered over the batches, then one metric and one loss.
+"""How a model does on every split: one metric and one loss, of all rows of all batches.
 
-Rows that come several times (in several views of the graph) are known by their ids, and their logits are averaged.
+Rows that come once are counted batch by batch. Rows that come several times (in several views of the graph) are known
+by their ids, and their logits are averaged first. Only ROC-AUC, which ranks all rows, needs all logits at once.
 """
 
 from __future__ import annotations
@@ -14,57 +15,78 @@ from torch import Tensor, nn
 
 from ..data.batch import SPLITS, Batch, Batches
 from .curve import Score
-from .objective import LOSSES, METRICS
+from .objective import LOSSES, METRICS, mean, num_labelled
+from .sums import Rows, Sums
+
+Forward = Callable[[Batch], tuple[Tensor, Batch]]
+"""A batch -> its logits, and the batch on the device of the model."""
+
+_ROWS = 2**16
+"""Rows that are averaged and scored together."""
 
 
-def evaluate(
-    model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Callable[[Batch], tuple[Tensor, Batch]]
-) -> dict[str, Score]:
+def evaluate(model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Forward) -> dict[str, Score]:
     """Score every split that has rows, without dropout and without gradients; the model comes back in its mode.
 
     Args:
         batches: whose ``evaluate()`` covers every row of every split once; or several times, with ``ids``.
         loss: a key of `LOSSES`.
         metric: a key of `METRICS`.
-        forward: a batch -> its logits, and the batch on the device of the model.
+        forward: see `Forward`.
     Returns: split name -> score; a figure that is undefined or not finite is ``None``.
     Raises: ValueError: some batches of a split have ids and others have none.
-    Cost: one forward pass over the batches; one row of logits for each row of every split is kept on the CPU, however
-        often it comes.
+    Cost: one forward pass over the batches. Kept are, without ids, a few numbers for each batch; with ids, one row of
+        logits for each row of every split, however often it comes, in a temporary file where they are many. ROC-AUC
+        keeps them all in memory.
     """
-    with _evaluating(model):
-        gathered = _gather(batches, forward)
-    scores: dict[str, Score] = {}
-    for split, (logits, y) in gathered.items():
-        scores[split] = Score(
-            metric=_finite(METRICS[metric].compute(logits, y)), loss=_finite(float(LOSSES[loss](logits, y)))
-        )
-    return scores
+    tallies: dict[str, _Tally] = {}
+    with evaluating(model):
+        for batch in batches.evaluate():
+            logits, placed = forward(batch)
+            for split, rows in placed.rows.items():
+                if rows.numel():
+                    ids = None if placed.ids is None else placed.ids[rows].cpu()
+                    tally = tallies.setdefault(split, _Tally(split, loss, metric))
+                    tally.add(logits[rows].cpu(), placed.y[rows].cpu(), ids)
+    order = (*SPLITS, *(split for split in tallies if split not in SPLITS))
+    return {split: tallies[split].score() for split in order if split in tallies}
 
 
-def predict(model: nn.Module, batches: Batches) -> Tensor:
+def predict(model: nn.Module, batches: Batches, forward: Forward | None = None) -> Tensor:
     """Give the logits of every row of a data set, whatever split it is in, averaged over the times that it comes.
 
     Args:
         model: lies where it shall run, and comes back in its mode.
         batches: whose ``evaluate()`` covers every row; with `LoaderConfig`'s ``eval_parts`` and ``eval_views``, part by
             part and in several views.
+        forward: see `Forward`; ``None``: of the model alone, which must then take no labels as an input.
     Returns: [n, T] float32 on the CPU, in the order of the rows' ids; of batches without ids, in the order of batches.
     Raises: ValueError: some batches have ids and others have none.
     Cost: one forward pass over the batches; [n, T] on the CPU.
     """
-    device = next(model.parameters()).device
-    gathered = _Gathered("all")
-    with _evaluating(model):
+    sums: Sums | None = None
+    logits_of: list[Tensor] = []
+    with evaluating(model):
         for batch in batches.evaluate():
-            placed = batch.to(device)
-            logits = model(placed.x, placed.graph, placed.edge_attr, seed=None)
-            gathered.add(logits.float().cpu(), batch.y, batch.ids)
-    return gathered.result()[0]
+            logits = (_plain(model, batch) if forward is None else forward(batch)[0]).float().cpu()
+            if (batch.ids is None) != (sums is None) and (logits_of or sums is not None):
+                raise ValueError("either all batches of an evaluation have ids or none has; those given are mixed")
+            if batch.ids is None:
+                logits_of.append(logits)
+            else:
+                sums = sums or Sums(logits.size(1))
+                sums.add(batch.ids.cpu(), logits)
+    return torch.cat(logits_of) if sums is None else sums.means(0, len(sums))[1]
+
+
+def _plain(model: nn.Module, batch: Batch) -> Tensor:
+    placed = batch.to(next(model.parameters()).device)
+    logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=None)
+    return logits
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation and back, and take no gradients.
 
     Not inference_mode: a graph keeps vectors derived on the way, and the next training step differentiates through
@@ -79,54 +101,56 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _gather(batches: Batches, forward: Callable[[Batch], tuple[Tensor, Batch]]) -> dict[str, tuple[Tensor, Tensor]]:
-    gathered: dict[str, _Gathered] = {split: _Gathered(split) for split in SPLITS}
-    for batch in batches.evaluate():
-        logits, placed = forward(batch)
-        for split, rows in placed.rows.items():
-            if rows.numel():
-                ids = None if placed.ids is None else placed.ids[rows].cpu()
-                gathered.setdefault(split, _Gathered(split)).add(logits[rows].cpu(), placed.y[rows].cpu(), ids)
-    return {split: rows.result() for split, rows in gathered.items() if rows.logits}
+class _Tally:
+    """One split: figures of batches and their weights; or sums of logits by row, where rows have ids."""
 
-
-class _Gathered:
-    """Logits and labels of one split: one after the other, or sums by row where rows have ids."""
-
-    def __init__(self, split: str) -> None:
-        self.split = split
-        self.logits: list[Tensor] = []
-        self.y: list[Tensor] = []
-        self.count: Tensor | None = None
-        """[m] how often each row came; ``None``: rows have no ids, and the lists hold all of them."""
+    def __init__(self, split: str, loss: str, metric: str) -> None:
+        self.split, self._loss, self._metric = split, loss, metric
+        self._figures: list[tuple[float, float, int]] = []
+        """Loss, metric and labelled entries of each batch."""
+        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._sums: Sums | None = None
+        self._y: Rows | None = None
 
     def add(self, logits: Tensor, y: Tensor, ids: Tensor | None) -> None:
-        if self.logits and (ids is None) != (self.count is None):
+        if (ids is None) != (self._sums is None) and (self._rows or self._figures or self._sums is not None):
             raise ValueError(
                 f"either all batches of an evaluation have ids or none has; those of the split {self.split!r} are mixed"
             )
         if ids is None:
-            self.logits.append(logits)
-            self.y.append(y)
+            self._count(logits, y)
             return
-        if self.count is None:
-            self.logits, self.y = [logits.new_zeros(0, *logits.shape[1:])], [y.new_zeros(0, *y.shape[1:])]
-            self.count = ids.new_zeros(0)
-        most = int(ids.max()) + 1
-        if most > self.count.numel():
-            self.logits[0], self.y[0], self.count = (
-                torch.cat([old, old.new_zeros(most - old.size(0), *old.shape[1:])])
-                for old in (self.logits[0], self.y[0], self.count)
-            )
-        self.logits[0].index_add_(0, ids, logits)
-        self.y[0][ids] = y
-        self.count.index_add_(0, ids, torch.ones_like(ids))
+        if self._sums is None or self._y is None:
+            self._sums, self._y = Sums(logits.size(1)), Rows(None if y.dim() == 1 else y.size(1), y.dtype)
+        self._sums.add(ids, logits)
+        self._y.reach(len(self._sums))[ids] = y
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        if self.count is None:
-            return torch.cat(self.logits), torch.cat(self.y)
-        rows = self.count.nonzero()[:, 0]
-        return self.logits[0][rows] / self.count[rows, None], self.y[0][rows]
+    def score(self) -> Score:
+        if self._sums is not None and self._y is not None:
+            for low in range(0, len(self._sums), _ROWS):
+                ids, logits = self._sums.means(low, low + _ROWS)
+                if ids.numel():
+                    self._count(logits, self._y.reach(0)[ids])
+        combine = METRICS[self._metric].combine
+        if combine is None:
+            logits, y = (torch.cat(rows) for rows in zip(*self._rows, strict=True))
+            metric, loss = METRICS[self._metric].compute(logits, y), float(LOSSES[self._loss](logits, y))
+        elif len(self._figures) == 1:
+            loss, metric, _ = self._figures[0]
+        else:
+            weights = [weight for _, _, weight in self._figures]
+            loss = mean([loss for loss, _, _ in self._figures], weights)
+            metric = combine([metric for _, metric, _ in self._figures], weights)
+        return Score(metric=_finite(metric), loss=_finite(loss))
+
+    def _count(self, logits: Tensor, y: Tensor) -> None:
+        metric = METRICS[self._metric]
+        if metric.combine is None:
+            self._rows.append((logits, y))
+            return
+        figures = float(LOSSES[self._loss](logits, y)), metric.compute(logits, y), num_labelled(y)
+        if figures[2] or not self._figures:
+            self._figures.append(figures)
 
 
 def _finite(value: float) -> float | None:

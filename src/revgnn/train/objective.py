@@ -7,7 +7,7 @@ float. Missing labels are NaN and never count. Metrics are computed by torchmetr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -147,13 +147,32 @@ class Metric:
     compute: Callable[[Tensor, Tensor], float]
     """Logits and labels of a split -> the figure; NaN where it is undefined."""
     larger_is_better: bool
+    combine: Callable[[Sequence[float], Sequence[int]], float] | None
+    """Figures of batches and the labelled entries of each -> the figure of all; ``None``: it needs all rows at once."""
+
+
+def num_labelled(y: Tensor) -> int:
+    """Count the labels of rows: one for each row of classes, and those of [n, T] that are not NaN."""
+    return int((~torch.isnan(y)).sum()) if y.is_floating_point() else y.size(0)
+
+
+def mean(figures: Sequence[float], weights: Sequence[int]) -> float:
+    """Weighted mean of figures that have a weight; NaN where none has."""
+    total = sum(weights)
+    kept = [(figure, weight) for figure, weight in zip(figures, weights, strict=True) if weight]
+    return math.fsum(figure * weight for figure, weight in kept) / total if total else math.nan
+
+
+def root_mean_square(figures: Sequence[float], weights: Sequence[int]) -> float:
+    """Root of the weighted mean of squares."""
+    return math.sqrt(mean([figure**2 for figure in figures], weights))
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy, larger_is_better=True),
-    "rocauc": Metric(rocauc, larger_is_better=True),
-    "rmse": Metric(rmse, larger_is_better=False),
-    "mae": Metric(mae, larger_is_better=False),
+    "accuracy": Metric(accuracy, larger_is_better=True, combine=mean),
+    "rocauc": Metric(rocauc, larger_is_better=True, combine=None),
+    "rmse": Metric(rmse, larger_is_better=False, combine=root_mean_square),
+    "mae": Metric(mae, larger_is_better=False, combine=mean),
 }
 
 

@@ -1,0 +1,256 @@
+"""Predictions of a finished run as a table, keyed by the user's own ids and written piece by piece.
+
+One Parquet file: id, split, prediction, probabilities (or scores, or nothing more for numbers), and the last hidden
+state where it is wanted. It is written under a temporary name and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from .data import (
+    SPLITS,
+    Dataset,
+    DatasetConfig,
+    Keyed,
+    KeyedDataset,
+    KeyedStore,
+    LoaderConfig,
+    Schema,
+    Store,
+    StoredViews,
+    is_store,
+    read_data,
+)
+from .run import Device, Run, make_model, read_run, read_schema
+from .train import Answering, Sums, check_weights, load_best
+
+_AT_ONCE = 2**16
+"""Rows that are written together where all views had to be gone through first."""
+
+Which = Literal["all", "train", "valid", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicting:
+    """What is predicted, and how."""
+
+    split: Which = "all"
+    """Rows of this split alone."""
+    embeddings: bool = False
+    """Whether the last hidden state is written too."""
+    parts: int | None = None
+    """Pieces of the graph, one in memory at a time; ``None``: as the run reported its scores."""
+    views: int | None = None
+    """Partitions whose logits are averaged; ``None``: as the run reported its scores, or 1 where ``parts`` is given."""
+
+
+def predict_run(
+    folder: Path,
+    out: Path,
+    options: Predicting,
+    *,
+    data_root: Path,
+    data: Path | None = None,
+    device: Device = "auto",
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Apply the selected weights of a finished run to its own graph, or to another one of the same features.
+
+    Args:
+        folder: of the run.
+        out: the Parquet file to write; one that is there is replaced.
+        options: see `Predicting`.
+        data_root: where data lies, as in training.
+        data: a folder of tables or a prepared graph; ``None``: the data of the run.
+        device: "auto" is an accelerator where there is one.
+        progress: told rows that were gone through, and how many there are to go through.
+    Returns: facts of what was written.
+    Raises: FileNotFoundError, ValueError: no finished run; a graph that the model would misread.
+    """
+    run, trained = read_run(folder), read_schema(folder)
+    config = run.dataset if data is None else _other(run.dataset, data)
+    loader = _evaluation(run, options, config)
+    source = read_data(config, loader, data_root)
+    _check(trained, Schema.of(source), reads_labels=run.train.labels.reuse)
+    model = make_model(run, trained)
+    weights = load_best(folder)
+    check_weights(weights, model)
+    model.load_state_dict(weights)
+    model.to(_device(device))
+    answering = Answering(
+        model,
+        labels=run.train.labels,
+        num_outputs=trained.num_outputs,
+        precision=run.train.precision,
+        hidden=options.embeddings,
+    )
+    tables = _tables(_keyed(run, source, loader), answering, options, loader.eval_views, trained, progress)
+    rows = _write(tables, out, trained.class_names)
+    return {
+        "out": str(out),
+        "rows": rows,
+        "data": source.name,
+        "task": trained.task,
+        "split": options.split,
+        "parts": loader.eval_parts,
+        "views": loader.eval_views,
+        "embeddings": options.embeddings,
+    }
+
+
+# ---------------------------------------------------------------------- what is applied to what
+
+
+def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
+    """The configuration of another graph, read as that of the run was."""
+    path = str(data.resolve())
+    if is_store(data):
+        return DatasetConfig(name="prepared", path=path)
+    if trained.name == "tables":
+        return replace(trained, path=path)
+    return DatasetConfig(name="tables", path=path, undirected=trained.undirected, self_loops=trained.self_loops)
+
+
+def _evaluation(run: Run, options: Predicting, config: DatasetConfig) -> LoaderConfig:
+    """The loader of the run with the evaluation that is wanted; a prepared graph stays on disk."""
+    loader = run.loader
+    parts, views = loader.eval_parts, loader.eval_views
+    if loader.final_parts is not None:
+        parts, views = loader.final_parts, loader.final_views
+    if options.parts is not None:
+        # Views of other parts than the run's are asked for together with them.
+        parts, views = options.parts, 1
+    views = views if options.views is None else options.views
+    if config.name == "prepared":
+        return LoaderConfig(kind="stored", eval_parts=parts, eval_views=views)
+    if loader.kind == "stored":
+        return LoaderConfig(eval_parts=parts, eval_views=views)
+    return replace(loader, eval_parts=parts, eval_views=views, final_parts=None, final_views=1, prefetch=0)
+
+
+def _check(trained: Schema, own: Schema, *, reads_labels: bool) -> None:
+    trained.check_applies(own)
+    if reads_labels and (own.num_outputs, own.class_names) != (trained.num_outputs, trained.class_names):
+        raise ValueError(
+            f"the model reads labels, and {own.name} has other classes than it was trained on; apply it to a graph "
+            "with the same"
+        )
+
+
+def _keyed(run: Run, source: Dataset | Store, loader: LoaderConfig) -> Keyed:
+    if isinstance(source, Store):
+        return KeyedStore(source, StoredViews(source, loader.eval_parts, loader.eval_views, run.train.seed))
+    return KeyedDataset(source, run.batch_size, run.train.seed, loader)
+
+
+def _device(device: Device) -> torch.device:
+    found = None if device == "cpu" else torch.accelerator.current_accelerator()
+    return torch.device("cpu") if found is None else found
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def _tables(
+    keyed: Keyed,
+    answering: Answering,
+    options: Predicting,
+    views: int,
+    trained: Schema,
+    progress: Callable[[int, int], None],
+) -> Iterator[pa.Table]:
+    """Yield tables of rows; with several views, all of them are gone through first."""
+    done, total = 0, keyed.num_rows * views
+    logits: Sums | None = None
+    hidden: Sums | None = None
+    for batch, answer in answering.answers(keyed.pieces()):
+        assert batch.ids is not None, "keyed graphs give ids"
+        if views == 1:
+            yield _table(keyed, batch.ids, answer.logits, answer.hidden, options, trained)
+        else:
+            logits = logits or Sums(answer.logits.size(1))
+            logits.add(batch.ids, answer.logits)
+            if answer.hidden is not None:
+                hidden = hidden or Sums(answer.hidden.size(1))
+                hidden.add(batch.ids, answer.hidden)
+        done += batch.ids.numel()
+        progress(done, total)
+    for low in range(0, 0 if logits is None else len(logits), _AT_ONCE):
+        assert logits is not None, "there are rows of it"
+        ids, mean = logits.means(low, low + _AT_ONCE)
+        yield _table(
+            keyed, ids, mean, None if hidden is None else hidden.means(low, low + _AT_ONCE)[1], options, trained
+        )
+
+
+def _table(
+    keyed: Keyed, rows: Tensor, logits: Tensor, hidden: Tensor | None, options: Predicting, trained: Schema
+) -> pa.Table:
+    """Put rows under the user's ids; those of other splits than the wanted one are left out."""
+    keys = keyed.keys(rows)
+    names = pa.array([*SPLITS, None])
+    # Large strings are how tables are read, not what the user wrote; joins want one type.
+    ids = keys.ids.cast(pa.string()) if pa.types.is_large_string(keys.ids.type) else keys.ids
+    columns = {"id": ids, "split": names.take(pa.array(keys.split.numpy() % len(names)))}
+    columns |= _answers(logits, trained)
+    if hidden is not None:
+        columns["embedding"] = _lists(hidden)
+    table = pa.table(columns)
+    if options.split == "all":
+        return table
+    return table.filter(pa.array((keys.split == SPLITS.index(options.split)).numpy()))
+
+
+def _answers(logits: Tensor, trained: Schema) -> dict[str, pa.Array]:
+    if trained.task == "multiclass":
+        chosen = logits.argmax(1)
+        names = pa.array(trained.class_names or list(range(trained.num_outputs)))
+        shares = logits.softmax(1)
+        return {"prediction": names.take(pa.array(chosen.numpy())), "probabilities": _lists(shares)}
+    if trained.task == "multilabel":
+        return {"probabilities": _lists(logits.sigmoid())}
+    return {"prediction": pa.array(logits[:, 0].numpy()) if trained.num_outputs == 1 else _lists(logits)}
+
+
+def _lists(values: Tensor) -> pa.Array:
+    """[n, m] as n lists of m float32."""
+    flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.size(1))
+
+
+def _write(tables: Iterator[pa.Table], out: Path, classes: tuple[str, ...] | None) -> int:
+    """Write tables one by one as row groups of one file, which appears when it is whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".writing-{out.name}-{os.getpid()}")
+    rows = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for table in tables:
+            if classes is not None:
+                table = table.replace_schema_metadata({"classes": json.dumps(classes, ensure_ascii=False)})
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+            rows += table.num_rows
+        if writer is None:
+            raise ValueError("the graph has no rows to predict")
+        writer.close()
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    finally:
+        if writer is not None:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+    return rows

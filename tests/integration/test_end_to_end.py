@@ -1,0 +1,79 @@
+"""A user's tables with ids of their own: prepared, trained on by parts, predicted, and joined on the ids again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from revgnn.cli import main
+
+pytest.importorskip("daft", reason="tables are prepared by Daft, an extra")
+
+ARXIV = Path(os.environ.get("REVGNN_ARXIV_TEXT", Path(__file__).resolve().parents[3] / "shared/data/arxiv_text"))
+
+
+def _accuracy(nodes: Path, predictions: Path) -> float:
+    """Join predictions with the tables they came from, as a user would."""
+    truth = pq.read_table(nodes, columns=["id", "label", "split"])
+    joined = truth.join(pq.read_table(predictions, columns=["id", "prediction"]), keys="id")
+    assert joined.num_rows == truth.num_rows
+    test = joined.filter(pc.equal(joined["split"], "test"))
+    return float(np.mean(np.array(test["label"].to_pylist()) == np.array(test["prediction"].to_pylist())))
+
+
+def _scores(run: Path) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = json.loads((run / "report.json").read_text(encoding="utf-8"))["result"][
+        "scores"
+    ]
+    return scores
+
+
+def test_from_tables_with_string_ids_to_predictions_keyed_by_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 300)
+    ids = [f"paper/{number:04d}" for number in rng.permutation(300)]
+    nodes = tmp_path / "nodes.parquet"
+    columns = {
+        "id": ids,
+        "x": list((np.eye(3, 6)[label] + rng.normal(0, 0.4, (300, 6))).astype(np.float32)),
+        "label": np.array(["red", "green", "blue"])[label],
+        "split": rng.choice(["train", "valid", "test"], 300, p=[0.6, 0.2, 0.2]),
+    }
+    pq.write_table(pa.table(columns), nodes)
+    ends = np.array(ids)[rng.integers(0, 300, (2, 900))]
+    pq.write_table(pa.table({"src": ends[0], "dst": ends[1]}), tmp_path / "edges.parquet")
+    graph, run, out = str(tmp_path / "graph"), str(tmp_path / "run"), tmp_path / "predictions.parquet"
+
+    assert main(["prepare", str(nodes), str(tmp_path / "edges.parquet"), "--out", graph, "--parts", "5"]) == 0
+    changes = ["loader.kind=stored", "loader.parts_per_batch=2", "loader.eval_parts=3", "model.hidden_channels=16"]
+    changes += ["model.num_layers=4", "train.epochs=30", "train.lr=0.01"]
+    words = ["train", graph, "--model", "revsage", "--out", run, "--device", "cpu"]
+    assert main([*words, *(f"--set={change}" for change in changes)]) == 0
+    assert main(["predict", run, "--out", str(out), "--device", "cpu"]) == 0
+
+    accuracy = _accuracy(nodes, out)
+    assert accuracy == pytest.approx(_scores(tmp_path / "run")["test"]["metric"], abs=1e-6)
+    assert accuracy > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ARXIV.is_dir(), reason="the tables of arxiv_text are not here")
+def test_arxiv_text_by_parts(tmp_path: Path) -> None:
+    graph, run, out = str(tmp_path / "graph"), str(tmp_path / "run"), tmp_path / "predictions.parquet"
+    tables = [str(ARXIV / "nodes.parquet"), str(ARXIV / "edges.parquet")]
+    assert main(["prepare", *tables, "--out", graph, "--parts", "16", "--undirected"]) == 0
+    changes = ["loader.kind=stored", "loader.parts_per_batch=4", "loader.eval_parts=2", "model.num_layers=3"]
+    changes += ["model.hidden_channels=64", "train.epochs=4", "train.eval_every=4"]
+    words = ["train", graph, "--model", "revsage", "--out", run, "--device", "cpu"]
+    assert main([*words, *(f"--set={change}" for change in changes)]) == 0
+    assert main(["predict", run, "--out", str(out), "--device", "cpu"]) == 0
+    accuracy = _accuracy(ARXIV / "nodes.parquet", out)
+    assert accuracy == pytest.approx(_scores(tmp_path / "run")["test"]["metric"], abs=1e-6)
+    assert accuracy > 0.4

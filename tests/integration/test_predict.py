@@ -1,0 +1,204 @@
+"""From a graph to a table of predictions: prepared folders, folders of tables, data sets by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prepared_graphs import Whole, draw_whole, write_store
+from revgnn.cli import main
+from revgnn.predict import Predicting, predict_run
+from revgnn.run import read_run, read_schema
+
+SMALL = [
+    *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),
+    *("--set", "train.epochs=40", "--set", "train.lr=0.01", "--device", "cpu", "--json"),
+]
+STORED = ["--set", "loader.kind=stored", "--set", "loader.parts_per_batch=2", "--set", "loader.eval_parts=2"]
+CLASSES = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Whole]:
+    whole = draw_whole(0, nodes=200, edges=300)
+    return write_store(tmp_path_factory.mktemp("prepared") / "graph", whole, class_names=CLASSES), whole
+
+
+@pytest.fixture(scope="module")
+def run(graph: tuple[Path, Whole], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "stored"
+    assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(out), *SMALL, *STORED]) == 0
+    return out
+
+
+def _predict(run: Path, out: Path, **options: Any) -> pa.Table:
+    data = options.pop("data", None)
+    facts = predict_run(run, out, Predicting(**options), data_root=Path(), data=data, device="cpu")
+    table = pq.read_table(out)
+    assert facts["rows"] == table.num_rows
+    return table
+
+
+def _by_id(table: pa.Table, column: str) -> dict[Any, Any]:
+    return dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def test_a_prepared_graph_is_trained_by_parts_and_predicted_by_ids(
+    graph: tuple[Path, Whole], run: Path, tmp_path: Path
+) -> None:
+    table = _predict(run, tmp_path / "all.parquet", embeddings=True)
+    whole = graph[1]
+    predicted = _by_id(table, "prediction")
+    truth = dict(zip(whole.ids, [CLASSES[label] for label in whole.y], strict=True))
+    assert predicted.keys() == truth.keys()
+    test = [name for name, split in zip(whole.ids, whole.split, strict=True) if split == 2]
+    accuracy = np.mean([predicted[name] == truth[name] for name in test])
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert accuracy == pytest.approx(report["result"]["scores"]["test"]["metric"], abs=1e-6)
+    assert accuracy > 0.5
+    assert _by_id(table, "split") == {
+        name: ("train", "valid", "test", None)[code] for name, code in zip(whole.ids, whole.split, strict=True)
+    }
+    shares = np.array(table["probabilities"].to_pylist())
+    assert np.allclose(shares.sum(1), 1.0, atol=1e-5)
+    assert [CLASSES[best] for best in shares.argmax(1)] == table["prediction"].to_pylist()
+    assert json.loads(table.schema.metadata[b"classes"]) == list(CLASSES)
+    assert np.array(table["embedding"].to_pylist()).shape == (200, 16)
+    assert pq.ParquetFile(tmp_path / "all.parquet").num_row_groups == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet"]
+
+
+def test_on_disk_and_in_memory_answer_alike(graph: tuple[Path, Whole], run: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(memory), *SMALL]) == 0
+    table = _predict(memory, tmp_path / "one.parquet")
+    assert read_run(memory).loader.kind == "full"
+    on_disk = _predict(memory, tmp_path / "other.parquet", data=graph[0])
+    assert _by_id(table, "probabilities") == _by_id(on_disk, "probabilities")
+    stored = _predict(run, tmp_path / "stored.parquet", parts=1)
+    assert stored["id"].to_pylist() == table["id"].to_pylist()
+
+
+def test_views_are_averaged_and_a_split_is_chosen(graph: tuple[Path, Whole], run: Path, tmp_path: Path) -> None:
+    views = _predict(run, tmp_path / "views.parquet", parts=2, views=3, embeddings=True)
+    assert views.num_rows == 200
+    assert not np.allclose(
+        views.sort_by("id")["embedding"].to_pylist(),
+        _predict(run, tmp_path / "one.parquet", embeddings=True).sort_by("id")["embedding"].to_pylist(),
+    )
+    test = _predict(run, tmp_path / "test.parquet", split="test", parts=2, views=3)
+    assert set(test["split"].to_pylist()) == {"test"}
+    assert test.num_rows == int((graph[1].split == 2).sum())
+    every = _by_id(views, "probabilities")
+    assert all(every[name] == shares for name, shares in _by_id(test, "probabilities").items())
+
+
+def test_another_graph_of_the_same_features(run: Path, tmp_path: Path) -> None:
+    other = draw_whole(9, nodes=50, edges=80, integer_ids=True)
+    folder = write_store(tmp_path / "other", other, class_names=CLASSES)
+    table = _predict(run, tmp_path / "out.parquet", data=folder)
+    assert sorted(table["id"].to_pylist()) == sorted(other.ids)
+    assert pa.types.is_integer(table.schema.field("id").type)
+    assert set(table["prediction"].to_pylist()) <= set(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(4, "column x must hold 5 numbers, got 4"), (6, "column x must hold 5 numbers, got 6")],
+)
+def test_a_graph_of_other_features_is_refused(run: Path, tmp_path: Path, features: int, message: str) -> None:
+    folder = write_store(tmp_path / "other", draw_whole(9, features=features), class_names=CLASSES)
+    with pytest.raises(ValueError, match=message):
+        _predict(run, tmp_path / "out.parquet", data=folder)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_columns_that_differ_are_named(run: Path) -> None:
+    schema = read_schema(run)
+    other = replace(schema, name="other", features=(("y", 2), ("z", 3)), undirected=True)
+    with pytest.raises(ValueError, match="column x is missing; column y is unknown to the model") as caught:
+        schema.check_applies(other)
+    assert "undirected was false and is true" in str(caught.value)
+    schema.check_applies(replace(schema, num_outputs=9, class_names=None))
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_other_tasks(tmp_path: Path, task: str) -> None:
+    whole = draw_whole(2, task=task, outputs=2, integer_ids=True)
+    folder = write_store(tmp_path / "graph", whole, task=task)
+    loss = {"multilabel": "bce", "regression": "mse"}[task]
+    words = ["train", str(folder), "--out", str(tmp_path / "run"), *SMALL, *STORED, "--set", f"train.loss={loss}"]
+    assert main([*words, "--set", "train.epochs=2"]) == 0
+    table = _predict(tmp_path / "run", tmp_path / "out.parquet")
+    column = {"multilabel": "probabilities", "regression": "prediction"}[task]
+    values = np.array(table[column].to_pylist())
+    assert values.shape == (60, 2)
+    assert task == "regression" or ((values >= 0) & (values <= 1)).all()
+    assert sorted(table["id"].to_pylist()) == sorted(whole.ids)
+
+
+def test_labels_as_an_input_are_given_in_prediction_too(tmp_path: Path, graph: tuple[Path, Whole]) -> None:
+    words = ["train", str(graph[0]), "--model", "revgat", "--out", str(tmp_path / "run"), *SMALL, *STORED]
+    changes = ["--set", "train.labels.reuse=true", "--set", "train.epochs=5", "--set", "model.hidden_channels=12"]
+    assert main([*words, *changes]) == 0
+    table = _predict(tmp_path / "run", tmp_path / "out.parquet")
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    truth = dict(zip(graph[1].ids, [CLASSES[label] for label in graph[1].y], strict=True))
+    rows = [row for row in table.to_pylist() if row["split"] == "train"]
+    accuracy = np.mean([row["prediction"] == truth[row["id"]] for row in rows])
+    assert accuracy == pytest.approx(report["result"]["scores"]["train"]["metric"], abs=1e-6)
+
+
+def test_a_folder_of_tables_and_a_data_set_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = draw_whole(4)
+    Path("mine").mkdir()
+    split = [("train", "valid", "test", None)[code] for code in whole.split]
+    names = [CLASSES[label] for label in whole.y]
+    pq.write_table(
+        pa.table({"id": whole.ids, "x": list(whole.x), "label": names, "split": split}), "mine/nodes.parquet"
+    )
+    ids = np.array(whole.ids)
+    pq.write_table(pa.table({"src": ids[whole.src], "dst": ids[whole.dst]}), "mine/edges.parquet")
+    assert main(["train", "mine", "--model", "revsage", "--out", "tables", *SMALL]) == 0
+    assert main(["predict", "tables", "--out", "tables.parquet", "--device", "cpu"]) == 0
+    table = pq.read_table("tables.parquet")
+    assert table["id"].to_pylist() == whole.ids
+    assert set(table["prediction"].to_pylist()) <= set(CLASSES)
+
+    few = ["--set", "model.num_layers=2", "--set", "train.epochs=2", "--set", "train.patience=none"]
+    assert main(["train", "digits/revgnn", "--out", "digits", "--device", "cpu", *few]) == 0
+    capsys.readouterr()
+    words = ["predict", "digits", "--out", "digits.parquet", "--parts", "3", "--views", "2", "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 1797
+    assert pq.read_table("digits.parquet")["id"].to_pylist() == list(range(1797))
+    assert read_run(Path("digits")).model.num_layers == 2
+
+    assert main(["predict", "mine", "--out", "none.parquet"]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+    assert not Path("none.parquet").exists()
+
+
+def test_weights_of_another_model_and_no_json_are_refused(run: Path, tmp_path: Path) -> None:
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_run(tmp_path)
+    facts["config"]["model"]["num_layers"] = "three"
+    (tmp_path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"model.num_layers must be a whole number, got 'three'"):
+        read_run(tmp_path)
+    facts["config"]["model"]["surprise"] = 1
+    (tmp_path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not say what the run did"):
+        read_run(tmp_path)
