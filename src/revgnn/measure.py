@@ -126,6 +126,9 @@ class StepMemory:
         self.device = torch.device(device)
         self._held = 0 if self.device.type == "cuda" else tensor_bytes(held)
         self._peak = self._held
+        self.peaks: dict[str, int] = {}
+        """On the CPU: phase -> its peak, where a step was cut into phases by `phase`."""
+        self._phase = "step"
         self._steps = 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
@@ -156,12 +159,21 @@ class StepMemory:
             if self._steps == self.RECORDED_STEPS:
                 self.close()
 
+    def phase(self, name: str) -> None:
+        """Begin a phase of a step: what is recorded from here on counts towards its peak."""
+        if self._trace is not None:
+            self.close()
+            self._trace = _CPUTrace(self._alive)
+        self._phase = name
+
     def close(self) -> None:
         """Stop recording, also where a run ended in the middle of its first steps."""
         if self._trace is not None:
             before = self._held + sum(self._alive.values())
             changes, self._alive = self._trace.stop()
-            self._peak = max(self._peak, before + max(accumulate(changes, initial=0)))
+            peak = before + max(accumulate(changes, initial=0))
+            self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), peak)
+            self._peak = max(self._peak, peak)
             self._trace = None
 
 

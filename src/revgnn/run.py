@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .baselines import PeerConfig, Shape, build_peer
 from .data import (
@@ -37,6 +38,7 @@ from .train import Progress, Row, TrainConfig, fit
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
 FORMAT = 1
+GRADIENT, UPDATE = "gradient", "update"
 
 Device = Literal["auto", "cpu"]
 
@@ -191,21 +193,39 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         run: its epochs do not matter; two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
+    return max(training_peaks(run, dataset).values())
+
+
+def training_peaks(run: Run, dataset: Dataset) -> dict[str, int]:
+    """Measure as `training_memory`, apart for the gradient (forward and backward) and the optimizer's update of it.
+
+    Returns: "gradient" and "update" -> peak bytes, all that is alive included.
+    """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
-    result = fit(
-        model,
-        batches,
-        replace(run.train, epochs=2, eval_every=2, checkpoint_every=None),
-        metric=dataset.metric,
-        progress=_Metered(None, memory),
-        memory=_with_waiting(memory, batches),
-        device="cpu",
-        num_outputs=dataset.num_outputs,
-    )
-    assert result.peak_memory is not None, "it was measured"
-    return result.peak_memory
+    assert memory is not None, "the CPU is always measured"
+    memory.phase(GRADIENT)
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE)),
+        register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
+    ]
+    try:
+        fit(
+            model,
+            batches,
+            replace(run.train, epochs=2, eval_every=2, checkpoint_every=None, keep_logits=False),
+            metric=dataset.metric,
+            progress=_Metered(None, memory),
+            memory=_with_waiting(memory, batches),
+            device="cpu",
+            num_outputs=dataset.num_outputs,
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
+    return {phase: peak + waiting for phase, peak in memory.peaks.items()}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
