@@ -74,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_train(commands)
+    _add_plan(commands)
     _add_recipes(commands)
     _add_demo(commands)
     _add_report(commands)
@@ -96,14 +97,7 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder of tables")
     parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        metavar="FIELD=VALUE",
-        action="append",
-        default=[],
-        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
-    )
+    _add_assignments(parser)
     parser.add_argument(
         "--data-root",
         metavar="DIR",
@@ -119,6 +113,39 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
     parser.add_argument(
         "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
+    )
+    _add_common(parser)
+
+
+def _add_assignments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
+    )
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="say what a run will take before it runs, without its data, and what fits",
+        description="Predict the peak memory of training and the time of a step from the sizes of the data alone, and "
+        "search for what fits into so much memory. Nothing larger than small trials is allocated.",
+        example=(
+            "  revgnn plan ogbn-proteins/revgnn_deep --memory 8GB\n"
+            "  revgnn plan my_graph/ --model revgen --memory 16GB --set model.num_layers=56"
+        ),
+    )
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only footers are read")
+    parser.add_argument("--memory", metavar="SIZE", help="what a step may take, such as 8GB; none: no search")
+    parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
+    _add_assignments(parser)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: times are estimates")
+    parser.add_argument(
+        "--gpu", metavar="NAME", default="h100", help="whose data sheet gives the times (default: h100)"
     )
     _add_common(parser)
 

@@ -18,6 +18,7 @@ from .console import print_table, progress_console, results_console
 from .demo import run_demo
 from .interop import convert as convert_official
 from .overrides import flatten, override
+from .plan.page import make_plan, show_plan
 from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
 from .repeat import RUNS_FILE, execute_runs
@@ -27,6 +28,7 @@ from .results import append_rows, build_table, find_results, markdown_table, rea
 from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
 from .results.table import HEAD, notes
 from .run import Run, execute, report_on
+from .stack.budget import parse_bytes
 from .train import ProgressBar
 
 
@@ -59,6 +61,20 @@ def train(arguments: Namespace) -> None:
         return
     report = execute(run, out, progress=ProgressBar(label=out.name, console=console), **said)
     _show(report, out, as_json=arguments.json)
+
+
+def plan(arguments: Namespace) -> None:
+    """Say what a run will take and what fits, before it runs."""
+    name, run = _chosen(arguments.what, arguments.model)
+    run = override(run, arguments.assignments, fixed=frozenset({"paper"}))
+    console = progress_console()
+    _log_to(console)
+    memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
+    made = make_plan(name, run, memory_limit, device=arguments.device, gpu=arguments.gpu)
+    if arguments.json:
+        _print_json(made)
+        return
+    show_plan(made, results_console())
 
 
 def recipes(arguments: Namespace) -> None:

@@ -120,9 +120,7 @@ class OgbSize:
 
 
 SIZES = {
-    "ogbn-arxiv": OgbSize(
-        nodes=169_343, edges=1_166_243, both_ways=2_315_598, loops=0, features=128, train=90_941
-    ),
+    "ogbn-arxiv": OgbSize(nodes=169_343, edges=1_166_243, both_ways=2_315_598, loops=0, features=128, train=90_941),
     "ogbn-products": OgbSize(
         nodes=2_449_029, edges=123_718_280, both_ways=123_718_152, loops=128, features=100, train=196_615
     ),
@@ -145,8 +143,7 @@ SIZES = {
         edge_features=3,
     ),
 }
-"""OGB's names -> how large they are, for whoever plans without the data. Source: OGB's pages, and the data where it is at
-hand."""
+"""OGB's names -> how large they are, for whoever plans without the data. Source: OGB's pages."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from ..data import make_batches
 from ..models import ModelConfig
 from ..run import GRADIENT, UPDATE, Run, make_model, training_peaks
 from ..stack import tail
+from ..stack.budget import parse_bytes
 from ..stack.implicit import ConvergenceWarning
 from .shape import GraphShape, made_up
 
@@ -173,7 +173,10 @@ def _scaled(run: Run, factor: float) -> Run:
         loader = replace(loader, batch_size=max(round(loader.batch_size * factor), 1))
     # The evaluation is no part of a training step.
     loader = replace(loader, eval_parts=1, eval_views=1, final_parts=None, final_views=1)
-    return replace(run, loader=loader)
+    model = run.model
+    if isinstance(model, ModelConfig) and model.memory_budget is not None:
+        model = replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1))
+    return replace(run, loader=loader, model=model)
 
 
 def _factors(run: Run, shape: GraphShape) -> list[float]:

@@ -205,7 +205,9 @@ def _from_manifest(folder: Path) -> GraphShape:
         return found
 
     widths = count("feature_widths", "num_features", "features")
-    edge = next((facts[name] for name in ("edge_feature_widths", "num_edge_features", "edge_features") if name in facts), 0)
+    edge = next(
+        (facts[name] for name in ("edge_feature_widths", "num_edge_features", "edge_features") if name in facts), 0
+    )
     return GraphShape(
         name=str(facts.get("name", folder.name)),
         nodes=int(count("num_nodes")),
@@ -247,7 +249,7 @@ def _columns(table: pq.ParquetFile, wanted: tuple[str, ...]) -> int:
             chunk = facts.row_group(group).column(place)
             if chunk.path_in_schema.partition(".")[0] in wanted:
                 values += chunk.num_values
-    return -(-values // max(facts.num_rows, 1))
+    return int(-(-values // max(facts.num_rows, 1)))
 
 
 # ------------------------------------------------------------------ data of a shape
@@ -290,9 +292,7 @@ def made_up(shape: GraphShape, seed: int = 0) -> Dataset:
     )
 
 
-def _features(
-    rng: np.random.Generator, rows: int, columns: int, categories: tuple[int, ...] | None
-) -> torch.Tensor:
+def _features(rng: np.random.Generator, rows: int, columns: int, categories: tuple[int, ...] | None) -> torch.Tensor:
     if categories is not None:
         codes = [rng.integers(0, size, rows, dtype=np.uint8) for size in categories]
         return torch.from_numpy(np.stack(codes, 1))
