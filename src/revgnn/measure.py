@@ -107,6 +107,10 @@ def median_seconds(
     return statistics.median(seconds)
 
 
+_MARK = 1_048_573
+"""Bytes of the tensor that marks a phase in a recording: a prime, which no other tensor has."""
+
+
 class StepMemory:
     """Peak bytes of training steps: called before the steps of an epoch and after them, it gives the peak in between.
 
@@ -129,6 +133,7 @@ class StepMemory:
         self.peaks: dict[str, int] = {}
         """On the CPU: phase -> its peak, where a step was cut into phases by `phase`."""
         self._phase = "step"
+        self._marks: list[str] = []
         self._steps = 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
@@ -162,18 +167,24 @@ class StepMemory:
     def phase(self, name: str) -> None:
         """Begin a phase of a step: what is recorded from here on counts towards its peak."""
         if self._trace is not None:
-            self.close()
-            self._trace = _CPUTrace(self._alive)
-        self._phase = name
+            self._marks.append(name)
+            # Seen among the allocations. A second recording may not begin here: an operator may be under way, and it
+            # would end in another recording than it began in.
+            torch.empty(_MARK, dtype=torch.uint8)
 
     def close(self) -> None:
         """Stop recording, also where a run ended in the middle of its first steps."""
         if self._trace is not None:
             before = self._held + sum(self._alive.values())
             changes, self._alive = self._trace.stop()
-            peak = before + max(accumulate(changes, initial=0))
-            self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), peak)
-            self._peak = max(self._peak, peak)
+            now = before
+            for change in changes:
+                if change == _MARK:
+                    self._phase = self._marks.pop(0)
+                if abs(change) != _MARK:
+                    now += change
+                self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), now)
+            self._peak = max([self._peak, *self.peaks.values()])
             self._trace = None
 
 

@@ -205,7 +205,6 @@ def training_peaks(run: Run, dataset: Dataset) -> dict[str, int]:
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
     assert memory is not None, "the CPU is always measured"
-    memory.phase(GRADIENT)
     hooks = [
         register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE)),
         register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
@@ -225,7 +224,11 @@ def training_peaks(run: Run, dataset: Dataset) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
     waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
-    return {phase: peak + waiting for phase, peak in memory.peaks.items()}
+    peaks = memory.peaks
+    return {
+        GRADIENT: max(peaks.get(GRADIENT, 0), peaks["step"]) + waiting,
+        UPDATE: peaks[UPDATE] + waiting,
+    }
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

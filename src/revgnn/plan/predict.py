@@ -24,9 +24,9 @@ from ..stack.budget import parse_bytes
 from ..stack.implicit import ConvergenceWarning
 from .shape import GraphShape, made_up
 
-WORK = 2**24
+WORK = 2**22
 """Numbers in the largest tensor of a trial, about: a width for every edge of a step."""
-LEAST_NODES = 384
+LEAST_NODES, NODES_PER_CHANNEL = 384, 2
 """Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
 STEPS = 4
 """Of an epoch of a trial on small graphs."""
@@ -184,7 +184,7 @@ def _factors(run: Run, shape: GraphShape) -> list[float]:
     step_nodes, step_edges = step_size(run, shape)
     width = _width(run)
     by_work = WORK / max((step_edges + step_nodes) * width, 1)
-    factor = max(by_work, LEAST_NODES / step_nodes)
+    factor = max(by_work, max(LEAST_NODES, NODES_PER_CHANNEL * width) / step_nodes)
     return [1.0] if factor >= 0.4 else [factor, 2 * factor]
 
 
@@ -273,3 +273,25 @@ def stored_states(run: Run, nodes: int) -> int:
         runs = model.segments if isinstance(model.segments, int) else model.num_layers
         return (runs + 1) * stream
     return model.num_layers * stream if model.backprop == "store" else 2 * stream
+
+
+# ------------------------------------------------------------------ holding predictions against measurements
+def at_most(run: Run, shape: GraphShape, times: float, deeper: int) -> tuple[Run, GraphShape]:
+    """Scale a run and its data down to a size that can be measured, beyond that of the trials of its prediction.
+
+    Args:
+        run, shape: what `predict` takes.
+        times: nodes and edges, of the larger trial's.
+        deeper: layers, of the deeper trial's.
+    """
+    depths, factors = _depths(run), _factors(run, shape)
+    if depths[-1] is not None:
+        run = _with_layers(run, min(run.model.num_layers, deeper * depths[-1]))
+    return _scaled(run, min(times * factors[-1], 1.0)), shape.scaled(min(times * factors[-1], 1.0))
+
+
+def measured_peak(run: Run, shape: GraphShape) -> int:
+    """Measure what `predict` predicts: the peak of training steps on a made-up data set of the whole shape."""
+    if shape.level == "graph" and run.batch_size is not None:
+        shape = shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))
+    return max(_trial(run, shape, Size(1.0, None)).values())
