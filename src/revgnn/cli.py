@@ -80,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_record(commands)
     _add_table(commands)
+    _add_bench(commands)
     _add_convert(commands)
     return parser
 
@@ -206,6 +207,26 @@ def _add_table(commands: Any) -> None:
     )
     parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the memory of the paper's rows, on made-up data of their exact sizes",
+        description="Measure the peak memory of a training step of each row on a made-up graph with the data set's "
+        "exact counts. Rows that are too large or too slow for this machine are estimated by the planner and marked.",
+        example="  revgnn bench memory --rows 3 --memory 6GB --seconds 120",
+    )
+    parser.add_argument("what", metavar="memory", choices=["memory"], help="what is measured")
+    parser.add_argument("--rows", metavar="TABLE", type=int, choices=[1, 2, 3, 6], help="only rows of this table")
+    parser.add_argument("--recipe", metavar="NAME", action="append", help="only this row; repeatable")
+    parser.add_argument("--memory", metavar="SIZE", default="6GB", help="what a row may take (default: 6GB)")
+    parser.add_argument(
+        "--seconds", metavar="N", type=float, default=120.0, help="what the steps of a row may take (default: 120)"
+    )
+    parser.add_argument("--max-nodes", metavar="N", type=int, help="estimate rows whose step sees more nodes")
     _add_results(parser)
     _add_common(parser)
 

@@ -108,6 +108,7 @@ def execute(
     download: bool = False,
     progress: Progress | None = None,
     dataset: Dataset | None = None,
+    predicted: Callable[[Run, Dataset], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Take a run from its data to its report.
 
@@ -121,6 +122,8 @@ def execute(
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
         dataset: the data of the run where it is loaded already; ``None`` loads it.
+        predicted: gives what was to be expected of the memory, to stand beside what was measured on the CPU:
+            "peak_bytes" and "how"; ``None``: nothing does.
     Returns: the report.
     Raises: what loading, building and training raise; each says what to change.
     """
@@ -150,6 +153,7 @@ def execute(
         "dataset": describe(dataset),
         "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
+        "predicted": predicted(run, dataset) if predicted is not None and result.device == "cpu" else None,
         "where": circumstances(),
     }
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
@@ -268,6 +272,7 @@ def report_on(out: Path) -> dict[str, Any]:
         memory_how=facts["memory_how"],
         paper=paper,
         warnings=_warnings(paper),
+        predicted=facts.get("predicted"),
         where=facts.get("where"),
     )
     write_report(out, report)

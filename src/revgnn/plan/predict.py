@@ -13,16 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..data import Dataset
 from ..models import ModelConfig
 from ..run import GRADIENT, UPDATE, Run, make_model, training_peaks
 from ..stack import tail
 from ..stack.budget import parse_bytes
 from ..stack.implicit import ConvergenceWarning
-from .shape import GraphShape, made_up
+from ..train.distill import save_logits
+from .shape import GraphShape, made_up, shape_of_dataset
 
 WORK = 2**22
 """Numbers in the largest tensor of a trial, about: a width for every edge of a step."""
@@ -95,6 +100,12 @@ def _predict(run: Run, shape: GraphShape) -> Prediction:
     )
 
 
+def predicted(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """Say what to expect of a run over data that are loaded, as reports keep it."""
+    found = predict(run, shape_of_dataset(dataset))
+    return {"peak_bytes": found.peak, "how": found.how, "kinds": found.kinds}
+
+
 def num_parameters(run: Run, shape: GraphShape) -> int:
     """Count the trained numbers of a run's network, without making it."""
     dataset = made_up(shape.scaled(64 / shape.rows) if shape.rows > 64 else shape)
@@ -127,8 +138,12 @@ def _trial(run: Run, shape: GraphShape, size: Size) -> dict[str, int]:
     # Both directions and loops are in the edges of a shape already.
     dataset = replace(trial.dataset, undirected=False, self_loops=False)
     found: dict[str, int] = {}
-    with _fewer_rows(size.factor), warnings.catch_warnings():
+    with _fewer_rows(size.factor), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore", ConvergenceWarning)
+        if trial.train.teacher.path is not None:
+            path = save_logits(Path(folder), torch.zeros(small.rows, small.outputs))
+            teacher = replace(trial.train.teacher, path=str(path))
+            trial = replace(trial, train=replace(trial.train, teacher=teacher))
         for one in _modes(replace(trial, dataset=dataset)):
             for phase, peak in training_peaks(one, data).items():
                 found[phase] = max(peak, found.get(phase, 0))
@@ -140,9 +155,8 @@ def _modes(run: Run) -> Iterator[Run]:
 
     A fixed point is given all its iterations: how many it will need, sizes do not tell.
     """
-    train = replace(
-        run.train, warmup_epochs=0, patience=None, teacher=replace(run.train.teacher, path=None), keep_logits=False
-    )
+    # So small a rate that no loss runs away.
+    train = replace(run.train, lr=1e-9, warmup_epochs=0, patience=None, keep_logits=False)
     run = replace(run, train=train)
     if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
         yield run
