@@ -39,6 +39,8 @@ RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
 FORMAT = 1
 GRADIENT, UPDATE = "gradient", "update"
+PHASES = {"first gradient": "step", GRADIENT: GRADIENT, UPDATE: UPDATE}
+"""What `training_peaks` calls the phases of a recording: the first gradient also makes what graphs derive and keep."""
 
 Device = Literal["auto", "cpu"]
 
@@ -201,9 +203,9 @@ def training_memory(run: Run, dataset: Dataset) -> int:
 
 
 def training_peaks(run: Run, dataset: Dataset) -> dict[str, int]:
-    """Measure as `training_memory`, apart for the gradient (forward and backward) and the optimizer's update of it.
+    """Measure as `training_memory`, apart for gradients (forward and backward) and the optimizer's update.
 
-    Returns: "gradient" and "update" -> peak bytes, all that is alive included.
+    Returns: "first gradient", "gradient" (of later steps) and "update" -> peak bytes, all that is alive included.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
@@ -228,11 +230,7 @@ def training_peaks(run: Run, dataset: Dataset) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
     waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
-    peaks = memory.peaks
-    return {
-        GRADIENT: max(peaks.get(GRADIENT, 0), peaks["step"]) + waiting,
-        UPDATE: peaks[UPDATE] + waiting,
-    }
+    return {name: memory.peaks[phase] + waiting for name, phase in PHASES.items() if phase in memory.peaks}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

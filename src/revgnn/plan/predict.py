@@ -1,6 +1,7 @@
 """Peak memory of a run before it runs, from the sizes of its data set alone.
 
-``peak(N, L) = a + b N + c L + d N L``, for the gradient and for the optimizer's update apart; the larger is the peak.
+``peak(N, L) = a + b N + c L + d N L``, for the first gradient, later ones and the optimizer's update apart; the
+largest is the peak.
 The four numbers of bytes come from small trials of the very program that will run: made-up data in which everything
 that grows with the data set (nodes, edges, graphs, training rows, rows of a head's block) is scaled by one factor, and
 two depths of the same stack. So no formula can fall behind the code, and every convolution, peer and loader is covered.
@@ -22,7 +23,7 @@ from torch import nn
 
 from ..data import Dataset
 from ..models import ModelConfig
-from ..run import GRADIENT, UPDATE, Run, make_model, training_peaks
+from ..run import Run, make_model, training_peaks
 from ..stack import tail
 from ..stack.budget import parse_bytes
 from ..stack.implicit import ConvergenceWarning
@@ -48,7 +49,7 @@ class Prediction:
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
-    """When the peak is: "gradient" or "update"."""
+    """When the peak is: "first gradient", "gradient" or "update"."""
     how: str
     """"fitted", from smaller trials, or "measured", where the data set is no larger than a trial."""
     parameters: int
@@ -87,7 +88,7 @@ def _predict(run: Run, shape: GraphShape) -> Prediction:
     full = _layers(run)
     peaks = {
         phase: _extend({at: found[phase] for at, found in points.items()}, factors, depths, full)
-        for phase in (GRADIENT, UPDATE)
+        for phase in set.intersection(*(set(found) for found in points.values()))
     }
     phase = max(peaks, key=lambda name: peaks[name])
     parameters = num_parameters(run, shape)
