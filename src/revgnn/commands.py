@@ -58,7 +58,8 @@ def train(arguments: Namespace) -> None:
         _show_runs(summary, out, as_json=arguments.json)
         return
     report = execute(run, out, progress=ProgressBar(label=out.name, console=console), **said)
-    _show(report, out, as_json=arguments.json)
+    if report:
+        _show(report, out, as_json=arguments.json)
 
 
 def recipes(arguments: Namespace) -> None:

@@ -32,7 +32,7 @@ from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
 from .report import build_report, circumstances, write_report
-from .train import Progress, Row, TrainConfig, fit
+from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, world_size
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
@@ -119,7 +119,7 @@ def execute(
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
         dataset: the data of the run where it is loaded already; ``None`` loads it.
-    Returns: the report.
+    Returns: the report; nothing on ranks after the first, which write none.
     Raises: what loading, building and training raise; each says what to change.
     """
     if dataset is None:
@@ -141,9 +141,14 @@ def execute(
         device=device,
         num_outputs=dataset.num_outputs,
     )
+    if not is_writer():
+        return {}
+    said = own_statistics(model)
     facts = {
         "format": FORMAT,
         "name": name,
+        "ranks": world_size(),
+        "warnings": [] if said is None else [said],
         "config": asdict(run),
         "dataset": describe(dataset),
         "implementation": implementation(result.device),
@@ -244,7 +249,7 @@ def report_on(out: Path) -> dict[str, Any]:
         implementation=facts["implementation"],
         memory_how=facts["memory_how"],
         paper=paper,
-        warnings=_warnings(paper),
+        warnings=[*_warnings(paper), *facts.get("warnings", ())],
         where=facts.get("where"),
     )
     write_report(out, report)
