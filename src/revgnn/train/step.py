@@ -22,7 +22,7 @@ from .watched import Watched
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """Give the seed of one training batch: 63 bits, a pure function of the run's seed, the epoch and the batch in it."""
+    """Give the seed of one training batch: 63 bits, a pure function of the run's seed, the epoch and the batch."""
     return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -81,16 +81,16 @@ class Stepper:
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
-        weighted, weight, rows, asking = self.ranks.total(*sums, float(asked))
+        weighted, labels, counted, asking = self.ranks.total(*sums, float(asked))
         if not alone:
-            scale_gradients(self.model.parameters(), self.ranks.size / max(weight, 1))
-        mean = loss.detach() if alone else torch.tensor(weighted / max(weight, 1))
+            scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
+        mean = loss.detach() if alone else torch.tensor(weighted / max(labels, 1))
         try:
             value = check_and_clip(self.model, mean, self.config.clip_norm)
         except FloatingPointError as error:
             raise FloatingPointError(f"epoch {epoch}, step {step}: {error}; {remedy(self.config)}") from None
         self.optimizer.step()
-        return Taken(loss=value, rows=int(rows), asked=asking > 0)
+        return Taken(loss=value, rows=int(counted), asked=asking > 0)
 
     def forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
         """Give the logits of a batch in float32 or wider, and the batch on the device."""
@@ -114,10 +114,7 @@ class Stepper:
         rows = placed.rows["train"]
         y = placed.y[rows]
         weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
-        if weight or alone:
-            loss = LOSSES[self.config.loss](logits[rows], y)
-        else:
-            loss = logits.sum() * 0.0
+        loss = LOSSES[self.config.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
         if self.teacher is not None:
             loss = with_teacher(loss, logits, self.teacher, self.config.teacher)
         auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
