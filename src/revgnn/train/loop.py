@@ -194,7 +194,9 @@ class _Fit:
             self.memory()
         for batches in self.ranks.share(self.batches.train(epoch), self.step):
             started = time.perf_counter()
-            taken = self.stepper.step(batches, epoch=epoch, step=self.step + 1, asked=interrupts.signum is not None)
+            taken = self.stepper.step(
+                batches, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
+            )
             self.seconds += time.perf_counter() - started
             self.step += 1
             self.loss_sum += taken.loss * taken.rows

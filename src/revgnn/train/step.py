@@ -5,6 +5,7 @@ What is random in it is a pure function of (seed, epoch, number of the batch), w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,13 +64,15 @@ class Stepper:
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
-    def step(self, batches: list[tuple[int, Batch, bool]], *, epoch: int, step: int, asked: bool) -> Taken:
+    def step(
+        self, batches: list[tuple[int, Batch, bool]], *, epoch: int, step: int, asked: Callable[[], bool]
+    ) -> Taken:
         """Take one step.
 
         Args:
             batches: what `Ranks.share` gave.
             epoch, step: for the words of an error, from 1.
-            asked: whether this rank was asked to stop.
+            asked: whether this rank was asked to stop, looked up after its last backward.
         Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -81,7 +84,7 @@ class Stepper:
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
-        weighted, labels, counted, asking = self.ranks.total(*sums, float(asked))
+        weighted, labels, counted, asking = self.ranks.total(*sums, float(asked()))
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
         mean = loss.detach() if alone else torch.tensor(weighted / max(labels, 1))
