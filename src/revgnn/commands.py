@@ -91,7 +91,8 @@ def train(arguments: Namespace) -> None:
         return
     progress = ProgressBar(label=out.name, console=console)
     report = execute(run, out, progress=progress, predicted=predicted, **said)
-    _show(report, out, as_json=arguments.json)
+    if report:
+        _show(report, out, as_json=arguments.json)
 
 
 def predict(arguments: Namespace) -> None:

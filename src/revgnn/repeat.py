@@ -11,7 +11,7 @@ from typing import Any
 
 from .data import read_data
 from .run import REPORT_FILE, Device, Run, execute
-from .train import Progress
+from .train import Progress, world_size
 
 RUNS_FILE = "runs.json"
 FORMAT = 1
@@ -42,6 +42,8 @@ def execute_runs(
     """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, got {runs}")
+    if world_size() > 1:
+        raise ValueError(f"several seeds train on one rank, got {world_size()}; start one after the other, by seed")
     dataset = read_data(run.dataset, run.loader, data_root, download=download)
     for seed in range(run.train.seed, run.train.seed + runs):
         execute(

@@ -36,7 +36,7 @@ from .models import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
 from .report import build_report, circumstances, write_report
-from .train import Progress, Row, TrainConfig, fit
+from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, world_size
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
@@ -129,7 +129,7 @@ def execute(
         dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
         predicted: gives what was to be expected of the memory, to stand beside what was measured on the CPU:
             "peak_bytes" and "how"; ``None``: nothing does.
-    Returns: the report.
+    Returns: the report; nothing on ranks after the first, which write none.
     Raises: what loading, building and training raise; each says what to change.
     """
     if dataset is None:
@@ -151,17 +151,29 @@ def execute(
         device=device,
         num_outputs=dataset.num_outputs,
     )
+    if not is_writer():
+        return {}
+    said = own_statistics(model)
     facts = {
         "format": FORMAT,
         "name": name,
+        "ranks": world_size(),
+        "warnings": [] if said is None else [said],
         "config": asdict(run),
         "dataset": describe(dataset),
         "schema": asdict(Schema.of(dataset)),
         "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
-        "predicted": predicted(run, dataset) if predicted is not None and result.device == "cpu" else None,
         "where": circumstances(),
     }
+    report = _write_report(out, facts)
+    # Trials are steps of one process: several ranks would wait for each other. By now the run is safe on disk.
+    if predicted is None or result.device != "cpu" or world_size() > 1:
+        return report
+    return _write_report(out, {**facts, "predicted": predicted(run, dataset)})
+
+
+def _write_report(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
     return report_on(out)
 
@@ -309,7 +321,7 @@ def report_on(out: Path) -> dict[str, Any]:
         implementation=facts["implementation"],
         memory_how=facts["memory_how"],
         paper=paper,
-        warnings=_warnings(paper),
+        warnings=[*_warnings(paper), *facts.get("warnings", ())],
         predicted=facts.get("predicted"),
         where=facts.get("where"),
     )

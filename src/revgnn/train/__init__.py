@@ -7,14 +7,16 @@ from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
 from .distill import LOGITS_FILE, TeacherOptions, distillation
+from .distributed import is_writer, own_statistics, world_size
 from .evaluate import predict
 from .interrupt import Interrupted
 from .labels import LabelOptions
-from .loop import fit, step_seed
+from .loop import fit
 from .objective import LOSSES, METRICS
 from .optim import OPTIMIZERS, learning_rate
 from .progress import Progress, ProgressBar
 from .result import FitResult
+from .step import step_seed
 from .sums import Sums
 
 __all__ = [
@@ -38,10 +40,13 @@ __all__ = [
     "check_weights",
     "distillation",
     "fit",
+    "is_writer",
     "learning_rate",
     "load_best",
     "load_latest",
+    "own_statistics",
     "predict",
     "read_curve",
     "step_seed",
+    "world_size",
 ]

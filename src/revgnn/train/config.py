@@ -20,6 +20,7 @@ _LARGEST_SEED = 2**32 - 1
 
 _FREE_ON_RESUME = frozenset(
     {
+        "train.accumulate",
         "train.epochs",
         "train.checkpoint_every",
         "train.keep_checkpoints",
@@ -37,6 +38,9 @@ class TrainConfig:
 
     epochs: int = 500
     """Passes over the training batches."""
+    accumulate: int = 1
+    """Batches of an epoch that each rank takes for one step of the optimizer; their gradient is the mean over all
+    training rows of the step."""
     optimizer: OptimizerName = "adam"
     """"adam", "adamw" (decay apart from the gradient) or "rmsprop"."""
     lr: float = 0.001
@@ -74,7 +78,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        self._check_least(1, "epochs", "eval_every", "checkpoint_every", "patience")
+        self._check_least(1, "epochs", "accumulate", "eval_every", "checkpoint_every", "patience")
         self._check_least(2, "keep_checkpoints")
         self._check_least(0, "weight_decay", "warmup_epochs", "seed")
         if self.seed > _LARGEST_SEED:

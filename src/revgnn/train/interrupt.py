@@ -23,10 +23,12 @@ class Interrupted(KeyboardInterrupt):
 class Interrupts:
     """Catch SIGINT and SIGTERM while inside; a second one of them stops at once, as Python would.
 
+    With ``patient``, a second one changes nothing: launchers pass on what every rank has already received.
     Outside the main thread, where Python allows no handlers, it catches nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self.signum: int | None = None
         """The signal that came; ``None``: none yet."""
         self._before: dict[int, Any] = {}
@@ -46,6 +48,8 @@ class Interrupts:
 
     def _catch(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
+            if self._patient:
+                return
             raise KeyboardInterrupt
         self.signum = signum
         # A handler may run in the middle of a print or a log call, which must not be entered twice: write directly.

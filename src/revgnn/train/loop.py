@@ -1,13 +1,14 @@
 """The training loop: epochs of steps, evaluation, selection of the best weights, checkpoints, a curve.
 
 What is random in a step is a pure function of (seed, epoch, step), or comes from the global generators, whose states
-the checkpoints hold: a resumed run takes the same steps. Accelerate places, casts and differentiates.
+the checkpoints hold: a resumed run takes the same steps. Of several ranks the first evaluates and writes.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,25 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ..data.batch import Batch, Batches
+from ..data.batch import Batches
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
 from .config import TrainConfig, as_json, check_same, remedy
 from .curve import CURVE_FILE, Curve, Row, Score
-from .distill import load_teacher, save_logits, with_teacher
+from .distill import save_logits
+from .distributed import Ranks, own_statistics, restarted
 from .evaluate import evaluate
 from .interrupt import Interrupted, Interrupts
-from .labels import reuse_labels
-from .objective import LOSSES, METRICS
-from .optim import check_and_clip, learning_rate, make_optimizer, set_learning_rate
+from .objective import METRICS
+from .optim import learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
 from .result import FitResult
+from .step import Stepper
 from .watched import Watched
 
 _log = logging.getLogger(__name__)
@@ -83,17 +82,24 @@ def fit(
         raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
     if resume and out is None:
         raise ValueError("resume=True needs out: the run folder to go on from")
+    resume = resume or (out is not None and restarted())
     if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
         raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     if config.labels.reuse and num_outputs is None:
         raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
     if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
         raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
-    accelerator = _accelerator(config, device)
+    ranks = Ranks.open(cpu=device == "cpu", bf16=config.precision == "bf16", accumulate=config.accumulate)
+    ranks.check(len(batches))
+    # Nobody writes before everybody has looked.
+    ranks.wait()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    warning = own_statistics(model)
+    if warning is not None and ranks.writes:
+        _log.warning(warning)
     set_seed(config.seed)
-    model.to(accelerator.device)
+    model.to(ranks.accelerator.device)
     run = _Fit(
         model=model,
         batches=batches,
@@ -101,20 +107,18 @@ def fit(
         metric=metric,
         final=final,
         out=out,
-        progress=progress or Silent(),
+        progress=progress if progress is not None and ranks.writes else Silent(),
         memory=memory,
         configuration=as_json(config, configuration),
-        accelerator=accelerator,
+        ranks=ranks,
         num_outputs=num_outputs or 0,
     )
     if resume:
         run.resume()
-    return run.run()
-
-
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """Give the seed of one training step: 63 bits, a pure function of the run's seed, the epoch and the step in it."""
-    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    result = run.run()
+    # What the first rank wrote is there for all of them.
+    ranks.wait()
+    return result
 
 
 @dataclass(kw_only=True, eq=False)
@@ -130,7 +134,7 @@ class _Fit:
     progress: Progress
     memory: Callable[[], int] | None
     configuration: dict[str, Any]
-    accelerator: Accelerator
+    ranks: Ranks
     num_outputs: int
 
     epoch: int = 0
@@ -146,28 +150,28 @@ class _Fit:
     best_scores: dict[str, Score] = field(default_factory=dict)
     saved_at: tuple[int, int] | None = None
     """Epoch and step of the newest checkpoint."""
-    placed: tuple[Batch, Batch] | None = None
-    """The last batch as it came and as it lies on the device."""
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(
             self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
-        self.curve = Curve(self.out)
-        teacher = load_teacher(self.config.teacher, seed=self.config.seed)
-        self.teacher = None if teacher is None else teacher.to(self.accelerator.device)
+        self.curve = Curve(self.out if self.ranks.writes else None)
+        self.stepper = Stepper(self.model, self.optimizer, self.config, self.ranks, self.num_outputs)
 
     # ------------------------------------------------------------------ the run
     def run(self) -> FitResult:
-        self.progress.begin(epochs=self.config.epochs, steps=len(self.batches), done=self.epoch, metric=self.metric)
+        self.progress.begin(
+            epochs=self.config.epochs, steps=self.ranks.steps(len(self.batches)), done=self.epoch, metric=self.metric
+        )
         try:
-            with Interrupts() as interrupts:
+            with Interrupts(patient=self.ranks.size > 1) as interrupts:
                 while self.epoch < self.config.epochs and not self._out_of_patience():
                     self._train_epoch(interrupts)
                     self._finish_epoch()
                     if self.config.checkpoint_every and self.epoch % self.config.checkpoint_every == 0:
                         self.save()
-                    self._stop_if_asked(interrupts)
+                    if self.ranks.size == 1:
+                        self._stop_if_asked(interrupts.signum)
                 if self.best is None:
                     # Shortened on resuming to end where no evaluation was due.
                     self._select(self._evaluate(self.batches))
@@ -188,61 +192,30 @@ class _Fit:
             self.model.begin_epoch(epoch)
         if self.memory is not None:
             self.memory()
-        for batch in itertools.islice(self.batches.train(epoch), self.step, None):
+        for batches in self.ranks.share(self.batches.train(epoch), self.step):
             started = time.perf_counter()
-            loss, rows = self._train_step(batch, epoch)
+            taken = self.stepper.step(
+                batches, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
+            )
             self.seconds += time.perf_counter() - started
             self.step += 1
-            self.loss_sum += loss * rows
-            self.rows += rows
-            self.progress.step(epoch=epoch, step=self.step, loss=loss)
-            self._stop_if_asked(interrupts)
-
-    def _train_step(self, batch: Batch, epoch: int) -> tuple[float, int]:
-        logits, placed = self._forward(batch, step_seed(self.config.seed, epoch, self.step))
-        rows = placed.rows["train"]
-        loss = LOSSES[self.config.loss](logits[rows], placed.y[rows])
-        if self.teacher is not None:
-            loss = with_teacher(loss, logits, self.teacher, self.config.teacher)
-        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
-        if auxiliary is not None:
-            loss = loss + auxiliary
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        try:
-            value = check_and_clip(self.model, loss.detach(), self.config.clip_norm)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"epoch {epoch}, step {self.step + 1}: {error}; {remedy(self.config)}") from None
-        self.optimizer.step()
-        return value, rows.numel()
-
-    def _forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
-        # A full batch is the same object every time: it, and what its graph derived, stay on the device.
-        if self.placed is None or self.placed[0] is not batch:
-            self.placed = None
-            self.placed = batch, batch.to(self.accelerator.device)
-        placed = self.placed[1]
-        if not self.config.labels.reuse:
-            return self._logits(placed, seed), placed
-        return reuse_labels(
-            self._logits, placed, self.config.labels, model=self.model, num_outputs=self.num_outputs, seed=seed
-        )
-
-    def _logits(self, placed: Batch, seed: int | None) -> Tensor:
-        with self.accelerator.autocast():
-            logits: Tensor = self.model(placed.x, placed.graph, placed.edge_attr, seed=seed)
-        if logits.size(0) != placed.y.size(0):
-            raise ValueError(
-                f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
-            )
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+            self.loss_sum += taken.loss * taken.rows
+            self.rows += taken.rows
+            self.progress.step(epoch=epoch, step=self.step, loss=taken.loss)
+            if self.ranks.size == 1:
+                self._stop_if_asked(interrupts.signum)
+            elif taken.asked:
+                # A rank that heard nothing stops with those that did, after the same step.
+                self._stop_if_asked(interrupts.signum or signal.SIGTERM)
 
     def _keep_logits(self) -> None:
         assert self.out is not None, "fit() has checked it"
+        if not self.ranks.writes:
+            return
         self.model.eval()
         with torch.no_grad():
             (batch,) = self.batches.evaluate()
-            save_logits(self.out, self._forward(batch)[0])
+            save_logits(self.out, self.stepper.forward(batch)[0])
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
@@ -267,7 +240,12 @@ class _Fit:
         self.progress.epoch(row)
 
     def _evaluate(self, batches: Batches) -> dict[str, Score]:
-        return evaluate(self.model, batches, loss=self.config.loss, metric=self.metric, forward=self._forward)
+        scores = None
+        if self.ranks.writes:
+            forward = self.stepper.forward
+            scores = evaluate(self.model, batches, loss=self.config.loss, metric=self.metric, forward=forward)
+        told: dict[str, Score] = self.ranks.tell(scores)
+        return told
 
     def _select(self, scores: dict[str, Score]) -> None:
         select = self.config.select
@@ -296,18 +274,19 @@ class _Fit:
         patience = self.config.patience
         return patience is not None and self.best_epoch > 0 and self.epoch - self.best_epoch >= patience
 
-    def _stop_if_asked(self, interrupts: Interrupts) -> None:
-        if interrupts.signum is None:
+    def _stop_if_asked(self, signum: int | None) -> None:
+        if signum is None:
             return
         where = f"stopped after epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
         if self.out is None:
-            raise Interrupted(f"{where}; nothing was kept, because the run has no folder", interrupts.signum)
+            raise Interrupted(f"{where}; nothing was kept, because the run has no folder", signum)
         self.save()
-        raise Interrupted(f"{where}; the checkpoint is in {self.out}: resume the run to go on", interrupts.signum)
+        self.ranks.wait()
+        raise Interrupted(f"{where}; the checkpoint is in {self.out}: resume the run to go on", signum)
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very place."""
-        if self.out is None or self.saved_at == (self.epoch, self.step):
+        if self.out is None or not self.ranks.writes or self.saved_at == (self.epoch, self.step):
             return
         self.curve.sync()
         progress = {
@@ -316,6 +295,7 @@ class _Fit:
             "loss_sum": self.loss_sum,
             "rows": self.rows,
             "seconds": self.seconds,
+            "batches_per_step": self.ranks.batches_per_step,
         }
         snapshot = take(
             self.model,
@@ -334,13 +314,20 @@ class _Fit:
         assert self.out is not None, "fit() has checked it"
         snapshot = load_latest(self.out)
         if snapshot is None:
-            _log.warning("%s holds no checkpoint: the run starts from the beginning", self.out)
+            if self.ranks.writes:
+                _log.warning("%s holds no checkpoint: the run starts from the beginning", self.out)
             self.curve.resume(0)
             return
         check_same(snapshot.config, self.configuration)
         if (snapshot.epoch, snapshot.step) > (self.config.epochs, 0):
             raise ValueError(
                 f"epochs={self.config.epochs} is less than the {snapshot.epoch} that {self.out} has run; raise it"
+            )
+        together, own = snapshot.progress.get("batches_per_step", 1), self.ranks.batches_per_step
+        if together != own:
+            raise ValueError(
+                f"a run resumes only with as many batches in a step: ranks * train.accumulate was {together} and is "
+                f"{own}; start other ranks, or set train.accumulate, so that the product is {together}"
             )
         restore(snapshot, self.model, self.optimizer)
         self._take_up(snapshot)
@@ -381,16 +368,10 @@ class _Fit:
             seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
             peak_memory=max(peaks, default=None),
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            device=str(self.accelerator.device),
+            device=str(self.ranks.accelerator.device),
             precision=self.config.precision,
             curve=rows,
         )
-        if self.out is not None:
+        if self.out is not None and self.ranks.writes:
             result.write(self.out)
         return result
-
-
-def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")

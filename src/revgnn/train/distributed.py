@@ -1,0 +1,161 @@
+"""The ranks of a run: whose batches are whose, what they add up, when they stop; the only user of torch.distributed.
+
+A launcher (torchrun, accelerate launch) starts the same program W times and says so in the environment. Accelerate
+opens the process group. Without a launcher there is one rank, and nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.batch import Batch
+
+TIMEOUT = timedelta(minutes=30)
+"""Longest wait of one rank for another, which must cover an evaluation; a rank that died is noticed at once by gloo."""
+
+
+def world_size() -> int:
+    """Give the number of ranks that a launcher has started, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_writer() -> bool:
+    """Whether this process is the rank that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0 or world_size() == 1
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this rank again after one was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@dataclass(kw_only=True, eq=False)
+class Ranks:
+    """The ranks of a run, and this one's place among them."""
+
+    accelerator: Accelerator
+    accumulate: int
+    """Batches of a step that each rank takes one after the other."""
+
+    @classmethod
+    def open(cls, *, cpu: bool, bf16: bool, accumulate: int) -> Ranks:
+        """Open the process group, where a launcher has started several ranks."""
+        # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if bf16 else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+        )
+        return cls(accelerator=accelerator, accumulate=accumulate)
+
+    @property
+    def size(self) -> int:
+        """W, the number of ranks."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank writes, prints and evaluates."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of the epoch that one step of the optimizer takes, over all ranks."""
+        return self.size * self.accumulate
+
+    def steps(self, batches: int) -> int:
+        """Give the steps of an epoch of so many batches; the last one may find fewer than the others."""
+        return -(-batches // self.batches_per_step)
+
+    def share(self, batches: Iterator[Batch], done: int) -> Iterator[list[tuple[int, Batch, bool]]]:
+        """Cut an epoch into steps, and give what this rank does in each after the first ``done``.
+
+        Step s takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. A rank that finds none left in the last step
+        repeats the first batch of the step without counting it, so that every rank joins every exchange.
+
+        Returns: for each step, the number of each batch in the epoch, the batch, and whether it counts.
+        """
+        together, rank = self.batches_per_step, self.accelerator.process_index
+        numbered = itertools.islice(enumerate(batches), done * together, None)
+        while (first := next(numbered, None)) is not None:
+            others = itertools.islice(numbered, together - 1)
+            mine = [(*first, True)] if rank == 0 else []
+            mine += [(*pair, True) for place, pair in enumerate(others, start=1) if place % self.size == rank]
+            yield mine or [(*first, False)]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Give the module that training calls: gradients are averaged over the ranks while the backward goes on."""
+        if self.size == 1:
+            return model
+        devices = None if self.accelerator.device.type == "cpu" else [self.accelerator.device.index]
+        return DistributedDataParallel(model, device_ids=devices)
+
+    def exchange(self, trained: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        """Exchange gradients in the backward of the last batch of a step alone; around forward and backward."""
+        return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
+
+    def total(self, *values: float) -> list[float]:
+        """Add numbers up over the ranks."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def tell(self, value: Any) -> Any:
+        """Give every rank the JSON value of the one that writes."""
+        if self.size == 1:
+            return value
+        text = json.dumps(value).encode() if self.writes else b""
+        length = int(self.total(len(text))[0])
+        content = torch.tensor(list(text.ljust(length)), dtype=torch.uint8, device=self.accelerator.device)
+        dist.broadcast(content, 0)
+        return json.loads(bytes(content.tolist()))
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        if self.size > 1:
+            self.total(0.0)
+
+    def check(self, batches: int) -> None:
+        """Refuse ranks that would find nothing to do.
+
+        Raises: ValueError: an epoch has fewer batches than there are ranks.
+        """
+        if batches < self.size:
+            raise ValueError(
+                f"{self.size} ranks need at least as many batches in an epoch, got {batches}; start fewer ranks, or "
+                "cut the graph, such as loader.kind=random with loader.num_parts"
+            )
+
+
+def scale_gradients(parameters: Iterator[nn.Parameter], factor: float) -> None:
+    """Multiply every gradient by a number, in place."""
+    gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    torch._foreach_mul_(gradients, factor)
+
+
+def own_statistics(model: nn.Module) -> str | None:
+    """Say that batch statistics are not shared by the ranks, where a model has such and there are several."""
+    if world_size() == 1 or not any("BatchNorm" in type(module).__name__ for module in model.modules()):
+        return None
+    return (
+        f"BatchNorm is not synchronised: each of the {world_size()} ranks normalises by the statistics of its own "
+        "batch, as accumulation does, and the running statistics are those of rank 0."
+    )

@@ -1,0 +1,137 @@
+"""One step of training: the batches of this rank forward and backward, the mean over all rows of the step, the weights.
+
+What is random in it is a pure function of (seed, epoch, number of the batch), whoever takes the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from .config import TrainConfig, remedy
+from .distill import load_teacher, with_teacher
+from .distributed import Ranks, scale_gradients
+from .labels import reuse_labels
+from .objective import LOSSES
+from .optim import check_and_clip
+from .watched import Watched
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """Give the seed of one training batch: 63 bits, a pure function of the run's seed, the epoch and the batch."""
+    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a step came to, over all ranks."""
+
+    loss: float
+    """Mean over the rows."""
+    rows: int
+    """Training rows."""
+    asked: bool
+    """Whether a rank was asked to stop."""
+
+
+class Stepper:
+    """Takes steps with a model, and forwards of an evaluation.
+
+    Args:
+        model: lies on the device of the ranks.
+        optimizer: of its parameters.
+        num_outputs: T; only ``config.labels.reuse`` asks for it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        ranks: Ranks,
+        num_outputs: int,
+    ) -> None:
+        self.model, self.optimizer, self.config, self.ranks = model, optimizer, config, ranks
+        self.num_outputs = num_outputs
+        self.trained = ranks.wrap(model)
+        self.placed: tuple[Batch, Batch] | None = None
+        """The last batch as it came and as it lies on the device."""
+        teacher = load_teacher(config.teacher, seed=config.seed)
+        self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
+
+    def step(
+        self, batches: list[tuple[int, Batch, bool]], *, epoch: int, step: int, asked: Callable[[], bool]
+    ) -> Taken:
+        """Take one step.
+
+        Args:
+            batches: what `Ranks.share` gave.
+            epoch, step: for the words of an error, from 1.
+            asked: whether this rank was asked to stop, looked up after its last backward.
+        Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        alone = self.ranks.batches_per_step == 1
+        sums = [0.0, 0.0, 0.0]
+        for place, (number, batch, counts) in enumerate(batches):
+            with self.ranks.exchange(self.trained, last=place == len(batches) - 1):
+                loss, weight, rows = self._loss(batch, step_seed(self.config.seed, epoch, number), counts, alone=alone)
+                self.ranks.accelerator.backward(loss if alone else loss * weight)
+            value = float(loss.detach())
+            sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
+        weighted, labels, counted, asking = self.ranks.total(*sums, float(asked()))
+        if not alone:
+            scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
+        mean = loss.detach() if alone else torch.tensor(weighted / max(labels, 1))
+        try:
+            value = check_and_clip(self.model, mean, self.config.clip_norm)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"epoch {epoch}, step {step}: {error}; {remedy(self.config)}") from None
+        self.optimizer.step()
+        return Taken(loss=value, rows=int(counted), asked=asking > 0)
+
+    def forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
+        """Give the logits of a batch in float32 or wider, and the batch on the device."""
+        # A full batch is the same object every time: it, and what its graph derived, stay on the device.
+        if self.placed is None or self.placed[0] is not batch:
+            self.placed = None
+            self.placed = batch, batch.to(self.ranks.accelerator.device)
+        placed = self.placed[1]
+        if not self.config.labels.reuse:
+            return self._logits(placed, seed), placed
+        return reuse_labels(
+            self._logits, placed, self.config.labels, model=self.model, num_outputs=self.num_outputs, seed=seed
+        )
+
+    def _loss(self, batch: Batch, seed: int, counts: bool, *, alone: bool) -> tuple[Tensor, int, int]:
+        """The mean loss of a batch, how many labels it is the mean of, and its training rows."""
+        if not alone:
+            # Ranks draw differently often: global states would depend on who took which batch.
+            torch.manual_seed(seed)
+        logits, placed = self.forward(batch, seed)
+        rows = placed.rows["train"]
+        y = placed.y[rows]
+        weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
+        loss = LOSSES[self.config.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
+        if self.teacher is not None:
+            loss = with_teacher(loss, logits, self.teacher, self.config.teacher)
+        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
+        if auxiliary is not None:
+            loss = loss + auxiliary
+        return loss, weight, rows.numel() if counts else 0
+
+    def _logits(self, placed: Batch, seed: int | None) -> Tensor:
+        # Evaluation is one rank's alone, and must not enter the exchange of buffers.
+        model = self.trained if self.model.training else self.model
+        with self.ranks.accelerator.autocast():
+            logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)
+        if logits.size(0) != placed.y.size(0):
+            raise ValueError(
+                f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
+            )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
