@@ -26,7 +26,8 @@ from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import duration, memory
 from revgnn.results import TABLES, build_table, markdown_table, read_rows
 from revgnn.results.memory import read_memory
-from revgnn.run import Run, Target
+from revgnn.run import Run
+from revgnn.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started this.

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from .measure import held_memory, median_seconds, peak_memory, saved_bytes
     from .models import GNN, ModelConfig, build_model
     from .nn import GATConv, GCNConv, GENConv, SAGEConv
-    from .run import Run, Target, execute
+    from .run import Run, execute
     from .stack import Stack
+    from .target import Target
     from .train import FitResult, TrainConfig, fit
 
 __version__ = "0.1.0"
@@ -49,7 +50,8 @@ _HOMES = {
     "measure": ("held_memory", "median_seconds", "peak_memory", "saved_bytes"),
     "models": ("GNN", "ModelConfig", "build_model"),
     "nn": ("GATConv", "GCNConv", "GENConv", "SAGEConv"),
-    "run": ("Run", "Target", "execute"),
+    "run": ("Run", "execute"),
+    "target": ("Target",),
     "stack": ("Stack",),
     "train": ("FitResult", "TrainConfig", "fit"),
 }

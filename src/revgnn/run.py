@@ -36,6 +36,7 @@ from .models import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
 from .report import build_report, circumstances, write_report
+from .target import Target
 from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, world_size
 
 RUN_FILE = "run.json"
@@ -46,42 +47,6 @@ PHASES = {"first gradient": "step", GRADIENT: GRADIENT, UPDATE: UPDATE}
 """What `training_peaks` calls the phases of a recording: the first gradient also makes what graphs derive and keep."""
 
 Device = Literal["auto", "cpu"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A row of a table of the paper."""
-
-    table: int
-    """The table's number."""
-    row: int
-    """Counted from 1."""
-    name: str
-    """What the table calls the row, with what tells it from its neighbours, such as "RevGCN 28 x 128"."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What the paper prints for a row of its tables; ``None`` where it prints nothing."""
-
-    places: tuple[Place, ...] = ()
-    """Where it stands; a row may stand in two tables."""
-    metric: float | None = None
-    """Mean of the test metric; in percent for accuracy and ROC-AUC."""
-    std: float | None = None
-    """Its standard deviation over runs, in the same unit."""
-    memory_gb: float | None = None
-    """Peak memory of training in GiB."""
-    parameters: int | None = None
-    """Trained numbers of the row's network, to the unit."""
-    printed: str | None = None
-    """How the paper prints that number, such as "20.03M"."""
-    runs: int | None = None
-    """Runs that the mean is over."""
-    notes: tuple[str, ...] = ()
-    """What a reader of the row has to know, a sentence or two each: what does not reproduce, what is second-hand."""
-    assumed: tuple[str, ...] = ()
-    """Dotted fields of the run that no source gives, and that the nearest published recipe stands in for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +92,7 @@ def execute(
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
         dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
-        predicted: gives what was to be expected of the memory, to stand beside what was measured on the CPU:
-            "peak_bytes" and "how"; ``None``: nothing does.
+        predicted: gives the "peak_bytes" to be expected, to stand beside the CPU's measured ones; ``None``: nothing does.
     Returns: the report; nothing on ranks after the first, which write none.
     Raises: what loading, building and training raise; each says what to change.
     """
@@ -167,7 +131,7 @@ def execute(
         "where": circumstances(),
     }
     report = _write_report(out, facts)
-    # Trials are steps of one process: several ranks would wait for each other. By now the run is safe on disk.
+    # Only now, for trials may fail; and of one process, for several would wait for each other.
     if predicted is None or result.device != "cpu" or world_size() > 1:
         return report
     return _write_report(out, {**facts, "predicted": predicted(run, dataset)})

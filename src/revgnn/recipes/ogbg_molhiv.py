@@ -11,7 +11,8 @@ from typing import Literal
 from ..data import DatasetConfig
 from ..models import ModelConfig
 from ..nn.convs import GENOptions
-from ..run import Run, Target
+from ..run import Run
+from ..target import Target
 from ..train import TrainConfig
 
 ASSUMED = ("batch_size", "model.dropout", "model.gen", "train.epochs", "train.lr")

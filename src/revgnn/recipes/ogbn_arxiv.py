@@ -14,7 +14,8 @@ from ..baselines import PeerConfig
 from ..data import DatasetConfig
 from ..models import ModelConfig
 from ..nn.convs import GATOptions, GENOptions
-from ..run import Place, Run, Target
+from ..run import Run
+from ..target import Place, Target
 from ..train import LabelOptions, TeacherOptions, TrainConfig
 
 ARXIV = DatasetConfig(name="ogbn-arxiv", undirected=True, self_loops=True)

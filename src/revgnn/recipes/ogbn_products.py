@@ -12,7 +12,8 @@ from dataclasses import replace
 from ..baselines import PeerConfig
 from ..data import DatasetConfig, LoaderConfig
 from ..models import ModelConfig
-from ..run import Run, Target
+from ..run import Run
+from ..target import Target
 from ..train import TrainConfig
 
 PRODUCTS = DatasetConfig(name="ogbn-products", self_loops=True)

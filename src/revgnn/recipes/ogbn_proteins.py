@@ -13,7 +13,8 @@ from ..baselines import PeerConfig
 from ..data import DatasetConfig, LoaderConfig, ProteinsFeatures
 from ..models import EquilibriumOptions, ModelConfig
 from ..nn.convs import GENOptions
-from ..run import Place, Run, Target
+from ..run import Run
+from ..target import Place, Target
 from ..train import LabelOptions, TrainConfig
 
 PROTEINS = DatasetConfig(name="ogbn-proteins")

@@ -13,7 +13,7 @@ from typing import Any
 from ..recipes import all_recipes
 from ..repeat import spread
 from ..report.row import integer
-from ..run import Place, Target
+from ..target import Place, Target
 from .memory import ESTIMATE, newest_memory
 
 TABLES = {
