@@ -92,7 +92,7 @@ def execute(
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
         dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
-        predicted: gives the "peak_bytes" to be expected, to stand beside the CPU's measured ones; ``None``: nothing does.
+        predicted: gives the "peak_bytes" to be expected, to stand beside those measured; ``None``: nothing does.
     Returns: the report; nothing on ranks after the first, which write none.
     Raises: what loading, building and training raise; each says what to change.
     """
