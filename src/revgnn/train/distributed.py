@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data.batch import Batch
@@ -57,6 +58,7 @@ class Ranks:
         """Open the process group, where a launcher has started several ranks."""
         # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
+        _join(cpu=cpu)
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision="bf16" if bf16 else "no",
@@ -143,6 +145,22 @@ class Ranks:
                 f"{self.size} ranks need at least as many batches in an epoch, got {batches}; start fewer ranks, or "
                 "cut the graph, such as loader.kind=random with loader.num_parts"
             )
+
+
+def _join(*, cpu: bool) -> None:
+    """Open the process group of a job that torchrun can start again; of another launcher's, Accelerate does it.
+
+    All attempts of such a job share one store, and a new attempt must not find the addresses of a dead one in it.
+    """
+    cuda = not cpu and torch.cuda.is_available()
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ or not (cpu or cuda or not torch.accelerator.is_available()):
+        return
+    if dist.is_initialized():
+        return
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    attempt = dist.distributed_c10d.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 def scale_gradients(parameters: Iterator[nn.Parameter], factor: float) -> None:
