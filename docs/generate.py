@@ -22,6 +22,7 @@ from revgnn.demo import Curve, draw, memory_over_depth
 from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import duration, memory
 from revgnn.results import TABLES, build_table, markdown_table, read_rows
+from revgnn.results.memory import read_memory
 from revgnn.run import Run, Target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,8 @@ PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
 DOCUMENTS = tuple(
-    ROOT / name for name in ("README.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md", "docs/runs.md")
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "recipes", "paper", "runs", "planner")),
 )
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
@@ -134,8 +136,32 @@ def _notes() -> str:
 
 
 def _tables() -> str:
-    rows = read_rows(RESULTS)
-    return "\n\n".join(markdown_table(build_table(number, rows)) for number in TABLES)
+    rows, alone = read_rows(RESULTS), read_memory(RESULTS)
+    return "\n\n".join(markdown_table(build_table(number, rows, alone)) for number in TABLES)
+
+
+def _planned() -> str:
+    """Predicted and measured peaks, the newest of each recipe."""
+    lines = [
+        "| recipe | nodes | layers | predicted | measured | ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    newest: dict[str, dict[str, Any]] = {}
+    for line in (RESULTS / "plan.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        newest[row["recipe"]] = row
+    for row in newest.values():
+        cells = [
+            f"`{row['recipe']}`",
+            f"{row['num_nodes']:,}",
+            str(row["layers"]),
+            memory(row["predicted_bytes"]),
+            memory(row["measured_bytes"]),
+            f"{row['ratio']:.3f}",
+            f"{row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _runs() -> str:
@@ -236,6 +262,7 @@ BLOCKS = {
     "notes": _notes,
     "preparation": _preparation,
     "runs": _runs,
+    "planned": _planned,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

@@ -74,11 +74,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_train(commands)
+    _add_plan(commands)
     _add_recipes(commands)
     _add_demo(commands)
     _add_report(commands)
     _add_record(commands)
     _add_table(commands)
+    _add_bench(commands)
     _add_convert(commands)
     return parser
 
@@ -96,14 +98,7 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder of tables")
     parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        metavar="FIELD=VALUE",
-        action="append",
-        default=[],
-        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
-    )
+    _add_assignments(parser)
     parser.add_argument(
         "--data-root",
         metavar="DIR",
@@ -119,6 +114,39 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
     parser.add_argument(
         "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
+    )
+    _add_common(parser)
+
+
+def _add_assignments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
+    )
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="say what a run will take before it runs, without its data, and what fits",
+        description="Predict the peak memory of training and the time of a step from the sizes of the data alone, and "
+        "search for what fits into so much memory. Nothing larger than small trials is allocated.",
+        example=(
+            "  revgnn plan ogbn-proteins/revgnn_deep --memory 8GB\n"
+            "  revgnn plan my_graph/ --model revgen --memory 16GB --set model.num_layers=56"
+        ),
+    )
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only footers are read")
+    parser.add_argument("--memory", metavar="SIZE", help="what a step may take, such as 8GB; none: no search")
+    parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
+    _add_assignments(parser)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: times are estimates")
+    parser.add_argument(
+        "--gpu", metavar="NAME", default="h100", help="whose data sheet gives the times (default: h100)"
     )
     _add_common(parser)
 
@@ -179,6 +207,26 @@ def _add_table(commands: Any) -> None:
     )
     parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the memory of the paper's rows, on made-up data of their exact sizes",
+        description="Measure the peak memory of a training step of each row on a made-up graph with the data set's "
+        "exact counts. Rows that are too large or too slow for this machine are estimated by the planner and marked.",
+        example="  revgnn bench memory --rows 3 --memory 6GB --seconds 120",
+    )
+    parser.add_argument("what", metavar="memory", choices=["memory"], help="what is measured")
+    parser.add_argument("--rows", metavar="TABLE", type=int, choices=[1, 2, 3, 6], help="only rows of this table")
+    parser.add_argument("--recipe", metavar="NAME", action="append", help="only this row; repeatable")
+    parser.add_argument("--memory", metavar="SIZE", default="6GB", help="what a row may take (default: 6GB)")
+    parser.add_argument(
+        "--seconds", metavar="N", type=float, default=120.0, help="what the steps of a row may take (default: 120)"
+    )
+    parser.add_argument("--max-nodes", metavar="N", type=int, help="estimate rows whose step sees more nodes")
     _add_results(parser)
     _add_common(parser)
 

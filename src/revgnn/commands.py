@@ -18,15 +18,19 @@ from .console import print_table, progress_console, results_console
 from .demo import run_demo
 from .interop import convert as convert_official
 from .overrides import flatten, override
+from .plan.page import make_plan, show_plan
+from .plan.predict import predicted
 from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
 from .repeat import RUNS_FILE, execute_runs
 from .report import MARKDOWN_HEADER, markdown_row
 from .report.row import duration, integer, mean_and_std, memory, metric_title, score, target
 from .results import append_rows, build_table, find_results, markdown_table, read_rows, rows_of, table_lines
+from .results.memory import append_memory, memory_row, read_memory, rows_of_tables
 from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
 from .results.table import HEAD, notes
 from .run import Run, execute, report_on
+from .stack.budget import parse_bytes
 from .train import ProgressBar
 
 
@@ -57,8 +61,41 @@ def train(arguments: Namespace) -> None:
         )
         _show_runs(summary, out, as_json=arguments.json)
         return
-    report = execute(run, out, progress=ProgressBar(label=out.name, console=console), **said)
+    progress = ProgressBar(label=out.name, console=console)
+    report = execute(run, out, progress=progress, predicted=predicted, **said)
     _show(report, out, as_json=arguments.json)
+
+
+def plan(arguments: Namespace) -> None:
+    """Say what a run will take and what fits, before it runs."""
+    name, run = _chosen(arguments.what, arguments.model)
+    run = override(run, arguments.assignments, fixed=frozenset({"paper"}))
+    console = progress_console()
+    _log_to(console)
+    memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
+    made = make_plan(name, run, memory_limit, device=arguments.device, gpu=arguments.gpu)
+    if arguments.json:
+        _print_json(made)
+        return
+    show_plan(made, results_console())
+
+
+def bench(arguments: Namespace) -> None:
+    """Measure, or estimate, the memory of the rows of the paper's tables on made-up data of their sizes."""
+    names = rows_of_tables(arguments.rows, arguments.recipe)
+    limit = parse_bytes(arguments.memory)
+    console = progress_console()
+    _log_to(console)
+    results = arguments.results or find_results(None)
+    found = []
+    for name in names:
+        row = memory_row(name, limit=limit, seconds=arguments.seconds, max_nodes=arguments.max_nodes)
+        found.append(row)
+        if results is not None:
+            append_memory(row, results)
+        console.print(f"{name}: {memory(row['peak_bytes'])}, {row['how']}", markup=False, soft_wrap=True)
+    if arguments.json:
+        _print_json(found)
 
 
 def recipes(arguments: Namespace) -> None:
@@ -121,7 +158,11 @@ def record(arguments: Namespace) -> None:
 def table(arguments: Namespace) -> None:
     """Show a table of the paper beside what was measured."""
     results = find_results(arguments.results)
-    built = build_table(arguments.number, [] if results is None else read_rows(results))
+    built = build_table(
+        arguments.number,
+        [] if results is None else read_rows(results),
+        [] if results is None else read_memory(results),
+    )
     where = (
         f"results: none; there is no {USUAL} in the current folder, name a folder with --results"
         if results is None
@@ -186,6 +227,7 @@ def _show(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         ["best epoch", f"{report['result']['best_epoch']} of {report['result']['epochs']}"],
         ["parameters", integer(report["parameters"])],
         ["peak training memory", memory(report["memory"]["peak_bytes"])],
+        *([["  predicted", memory(guess["peak_bytes"])]] if (guess := report["memory"].get("predicted")) else []),
         ["time per step", duration(report["time"]["seconds_per_step_median"])],
         ["report", str(out / "report.html")],
     ]

@@ -107,6 +107,10 @@ def median_seconds(
     return statistics.median(seconds)
 
 
+_MARK = 1_048_573
+"""Bytes of the tensor that marks a phase in a recording: a prime, which no other tensor has."""
+
+
 class StepMemory:
     """Peak bytes of training steps: called before the steps of an epoch and after them, it gives the peak in between.
 
@@ -126,6 +130,10 @@ class StepMemory:
         self.device = torch.device(device)
         self._held = 0 if self.device.type == "cuda" else tensor_bytes(held)
         self._peak = self._held
+        self.peaks: dict[str, int] = {}
+        """On the CPU: phase -> its peak, where a step was cut into phases by `phase`."""
+        self._phase = "step"
+        self._marks: list[str] = []
         self._steps = 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
@@ -156,12 +164,27 @@ class StepMemory:
             if self._steps == self.RECORDED_STEPS:
                 self.close()
 
+    def phase(self, name: str) -> None:
+        """Begin a phase of a step: what is recorded from here on counts towards its peak."""
+        if self._trace is not None:
+            self._marks.append(name)
+            # Seen among the allocations. A second recording may not begin here: an operator may be under way, and it
+            # would end in another recording than it began in.
+            torch.empty(_MARK, dtype=torch.uint8)
+
     def close(self) -> None:
         """Stop recording, also where a run ended in the middle of its first steps."""
         if self._trace is not None:
             before = self._held + sum(self._alive.values())
             changes, self._alive = self._trace.stop()
-            self._peak = max(self._peak, before + max(accumulate(changes, initial=0)))
+            now = before
+            for change in changes:
+                if change == _MARK:
+                    self._phase = self._marks.pop(0)
+                if abs(change) != _MARK:
+                    now += change
+                self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), now)
+            self._peak = max([self._peak, *self.peaks.values()])
             self._trace = None
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .baselines import PeerConfig, Shape, build_peer
 from .data import (
@@ -37,6 +38,9 @@ from .train import Progress, Row, TrainConfig, fit
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
 FORMAT = 1
+GRADIENT, UPDATE = "gradient", "update"
+PHASES = {"first gradient": "step", GRADIENT: GRADIENT, UPDATE: UPDATE}
+"""What `training_peaks` calls the phases of a recording: the first gradient also makes what graphs derive and keep."""
 
 Device = Literal["auto", "cpu"]
 
@@ -106,6 +110,7 @@ def execute(
     download: bool = False,
     progress: Progress | None = None,
     dataset: Dataset | None = None,
+    predicted: Callable[[Run, Dataset], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Take a run from its data to its report.
 
@@ -119,6 +124,8 @@ def execute(
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
         dataset: the data of the run where it is loaded already; ``None`` loads it.
+        predicted: gives what was to be expected of the memory, to stand beside what was measured on the CPU:
+            "peak_bytes" and "how"; ``None``: nothing does.
     Returns: the report.
     Raises: what loading, building and training raise; each says what to change.
     """
@@ -148,6 +155,7 @@ def execute(
         "dataset": describe(dataset),
         "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
+        "predicted": predicted(run, dataset) if predicted is not None and result.device == "cpu" else None,
         "where": circumstances(),
     }
     (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
@@ -191,21 +199,38 @@ def training_memory(run: Run, dataset: Dataset) -> int:
         run: its epochs do not matter; two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
+    return max(training_peaks(run, dataset).values())
+
+
+def training_peaks(run: Run, dataset: Dataset) -> dict[str, int]:
+    """Measure as `training_memory`, apart for gradients (forward and backward) and the optimizer's update.
+
+    Returns: "first gradient", "gradient" (of later steps) and "update" -> peak bytes, all that is alive included.
+    """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
-    result = fit(
-        model,
-        batches,
-        replace(run.train, epochs=2, eval_every=2, checkpoint_every=None),
-        metric=dataset.metric,
-        progress=_Metered(None, memory),
-        memory=_with_waiting(memory, batches),
-        device="cpu",
-        num_outputs=dataset.num_outputs,
-    )
-    assert result.peak_memory is not None, "it was measured"
-    return result.peak_memory
+    assert memory is not None, "the CPU is always measured"
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE)),
+        register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
+    ]
+    try:
+        fit(
+            model,
+            batches,
+            replace(run.train, epochs=2, eval_every=2, checkpoint_every=None, keep_logits=False),
+            metric=dataset.metric,
+            progress=_Metered(None, memory),
+            memory=_with_waiting(memory, batches),
+            device="cpu",
+            num_outputs=dataset.num_outputs,
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
+    return {name: memory.peaks[phase] + waiting for name, phase in PHASES.items() if phase in memory.peaks}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -245,6 +270,7 @@ def report_on(out: Path) -> dict[str, Any]:
         memory_how=facts["memory_how"],
         paper=paper,
         warnings=_warnings(paper),
+        predicted=facts.get("predicted"),
         where=facts.get("where"),
     )
     write_report(out, report)

@@ -108,7 +108,7 @@ def test_a_report_holds_every_fact(tmp_path: Path) -> None:
     assert report["result"]["scores"]["test"] == {"metric": 0.7254, "loss": None}
     assert report["result"]["best_epoch"] == 4
     assert report["time"] == {"seconds_per_step_median": 0.25, "steps": 60, "training_seconds": 15.0}
-    assert report["memory"] == {"peak_bytes": 3 * 2**20, "how": "bytes of live tensors"}
+    assert report["memory"] == {"peak_bytes": 3 * 2**20, "how": "bytes of live tensors", "predicted": None}
     assert report["curve"]["first_loss"] == 2.0
     assert report["curve"]["lowest_loss"] == report["curve"]["last_loss"] == pytest.approx(2 / 30)
     assert report["curve"]["evaluations"] == 15

@@ -101,6 +101,52 @@ OGB = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class OgbSize:
+    """Counts of a published data set as it is read, and after its edges are prepared."""
+
+    nodes: int
+    edges: int
+    """Directed, as `read_ogb` gives them: with their inverse where the files leave it out."""
+    both_ways: int
+    """After the reverse of every edge is added and repeats are dropped; self loops that exist stay."""
+    loops: int
+    """Self loops among those."""
+    features: int
+    """Columns of node features; 0: made of the edges."""
+    train: int
+    """Rows of the training split."""
+    edge_features: int | None = None
+    """Columns of edge features; ``None``: edges carry nothing."""
+
+
+SIZES = {
+    "ogbn-arxiv": OgbSize(nodes=169_343, edges=1_166_243, both_ways=2_315_598, loops=0, features=128, train=90_941),
+    "ogbn-products": OgbSize(
+        nodes=2_449_029, edges=123_718_280, both_ways=123_718_152, loops=128, features=100, train=196_615
+    ),
+    "ogbn-proteins": OgbSize(
+        nodes=132_534,
+        edges=79_122_504,
+        both_ways=79_122_504,
+        loops=0,
+        features=0,
+        train=86_619,
+        edge_features=8,
+    ),
+    "ogbg-molhiv": OgbSize(
+        nodes=1_049_163,
+        edges=2_259_376,
+        both_ways=2_259_376,
+        loops=0,
+        features=9,
+        train=32_901,
+        edge_features=3,
+    ),
+}
+"""OGB's names -> how large they are, for whoever plans without the data. Source: OGB's pages."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProteinsFeatures:
     """Which node features ogbn-proteins, which has none, is given."""
 

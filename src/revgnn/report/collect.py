@@ -29,6 +29,7 @@ def build_report(
     memory_how: str | None = None,
     paper: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    predicted: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe a finished run as one JSON value.
@@ -43,6 +44,7 @@ def build_report(
         paper: the target of the paper: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
             "parameters"; ``None`` for those it does not give, or for all.
         warnings: what a reader has to know, one sentence each.
+        predicted: what the planner expected of the memory, "peak_bytes" and "how"; ``None`` where it was not asked.
         where: what `circumstances` gave when the run ended; ``None``: it ended here and now.
     Raises: FileNotFoundError: the run has not finished.
     """
@@ -69,7 +71,7 @@ def build_report(
             "steps": result["steps"],
             "training_seconds": sum(row["seconds"] for row in curve),
         },
-        "memory": {"peak_bytes": result["peak_memory"], "how": memory_how},
+        "memory": {"peak_bytes": result["peak_memory"], "how": memory_how, "predicted": predicted},
         "parameters": result["parameters"],
         "paper": None if paper is None else {key: value for key, value in paper.items() if value is not None},
         "implementation": implementation,

@@ -188,12 +188,23 @@ def _configuration(config: Mapping[str, Any]) -> str:
     return "".join(tables + [_pairs(pairs, name) for name, pairs in parts.items() if pairs])
 
 
+def _predicted(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The planner's prediction, and how far it was from what was measured."""
+    # A report of an older version has none.
+    predicted = found.get("predicted")
+    if not predicted:
+        return []
+    off = f", {predicted['peak_bytes'] / found['peak_bytes'] - 1:+.1%} of the measured" if found["peak_bytes"] else ""
+    return [("memory predicted by the planner", f"{memory(predicted['peak_bytes'])} ({predicted['how']}){off}")]
+
+
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
     how = report["memory"]["how"]
     return [
         *report["machine"].items(),
         ("implementation", report["implementation"]),
         ("memory measured by", how),
+        *_predicted(report["memory"]),
         ("steps", report["time"]["steps"]),
         *report["versions"].items(),
         ("git commit", report["git_commit"]),

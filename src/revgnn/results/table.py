@@ -14,6 +14,7 @@ from ..recipes import all_recipes
 from ..repeat import spread
 from ..report.row import integer
 from ..run import Place, Target
+from .memory import ESTIMATE, newest_memory
 
 TABLES = {
     1: "ogbn-proteins, test ROC-AUC [%]",
@@ -27,12 +28,15 @@ HEAD = ("row", "paper", "ours", "paper [GiB]", "ours [GiB]", "paper params", "ou
 NOT_RUN = "not run"
 
 
-def build_table(number: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def build_table(
+    number: int, rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Put a table of the paper beside the rows of finished runs.
 
     Args:
         number: a key of `TABLES`.
         rows: what `read_rows` gave.
+        memory: what `read_memory` gave, for rows whose recipe did not run on the whole data.
     Returns: the number, the title, and each row with "paper", "parameters" (of the recipe's network), "measured" (one
         entry per group of runs, the fullest first; empty where nothing ran), "assumed" and "notes".
     Raises: ValueError: a table that the paper does not have here.
@@ -54,6 +58,7 @@ def build_table(number: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any
             "parameters": target.parameters,
             "assumed": list(target.assumed),
             "notes": list(target.notes),
+            "memory": newest_memory(recipe, memory),
             "measured": _groups([row for row in rows if row["recipe"] == recipe], target),
         }
         for recipe, target, place in _places(number)
@@ -77,7 +82,12 @@ def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
         for position, group in enumerate(row["measured"] or [None]):
             name, metric, memory, parameters = said if position == 0 else ["", "", "", ""]
             if group is None:
-                lines.append([name, metric, "–", memory, "–", parameters, integer(row["parameters"]), NOT_RUN])
+                step = row["memory"]
+                alone = (
+                    "–" if step is None else ("~" if step["how"] == ESTIMATE else "") + _gigabytes(step["memory_gb"])
+                )
+                said_of = NOT_RUN if step is None else f"{NOT_RUN}; memory: {step['said']}"
+                lines.append([name, metric, "–", memory, alone, parameters, integer(row["parameters"]), said_of])
                 continue
             score = group["metric"]
             ours = [_figure(score["mean"], score["std"]), _gigabytes(group["memory_gb"]), integer(group["parameters"])]

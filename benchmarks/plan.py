@@ -1,0 +1,80 @@
+"""Predictions of the planner beside measured peaks: every recipe, at sizes and depths beyond those of its trials.
+
+    python -m benchmarks.plan --times 4 --write benchmarks/results/plan.jsonl
+
+A data set of the recipe's shape is made up at so many times the size of the larger trial (at most the whole one), the
+net as many times as deep (at most as deep as it is), and one training step measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from revgnn.plan import predict, shape_of_config
+from revgnn.plan.predict import at_most, measured_peak
+from revgnn.recipes import all_recipes, find_recipe
+
+from .machine import facts
+
+
+def measure(name: str, times: float, deeper: int) -> dict[str, Any]:
+    """Predict and measure one recipe.
+
+    Args:
+        name: of the recipe.
+        times: nodes and edges, of the larger trial's.
+        deeper: layers, of the deeper trial's.
+    """
+    run = replace(find_recipe(name)(), paper=None)
+    run, shape = at_most(run, shape_of_config(run.dataset), times, deeper)
+    started = time.perf_counter()
+    predicted = predict(run, shape)
+    planned = time.perf_counter()
+    measured = measured_peak(run, shape)
+    return {
+        "kind": "plan",
+        "recipe": name,
+        "num_nodes": shape.nodes,
+        "num_edges": shape.edges,
+        "layers": run.model.num_layers,
+        "predicted_bytes": predicted.peak,
+        "measured_bytes": measured,
+        "ratio": predicted.peak / measured,
+        "how": predicted.how,
+        "phase": predicted.phase,
+        "predict_s": planned - started,
+        "measure_s": time.perf_counter() - planned,
+        "threads": torch.get_num_threads(),
+        **facts("cpu"),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print or write a line per recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=float, default=4.0, help="size, of the larger trial's")
+    parser.add_argument("--deeper", type=int, default=3, help="depth, of the deeper trial's")
+    parser.add_argument("--recipe", action="append", help="only this one; repeatable")
+    parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
+    options = parser.parse_args(arguments)
+    for name in options.recipe or all_recipes():
+        row = measure(name, options.times, options.deeper)
+        print(f"{name}: {row['ratio']:.3f} ({row['measured_bytes'] / 1e6:.1f} MB)", file=sys.stderr, flush=True)
+        if options.write is None:
+            print(json.dumps(row))
+        else:
+            with options.write.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What `revgnn plan` says: one JSON value, and its lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from ..console import print_table
+from ..report.row import duration, integer, memory
+from ..run import Run
+from .fits import Suggestion, steps_of, what_fits
+from .predict import predict, step_size
+from .rates import rates_of, step_work
+from .shape import shape_of_config
+
+FIRST = 10
+"""Suggestions that are shown."""
+
+
+def make_plan(
+    name: str, run: Run, memory_limit: int | None, *, device: str = "cpu", gpu: str = "h100"
+) -> dict[str, Any]:
+    """Plan a run without its data.
+
+    Args:
+        name: of the run.
+        run: what would run.
+        memory_limit: bytes that a step may take; ``None`` searches for nothing.
+        device, gpu: as `rates_of`.
+    Returns: one JSON value: sizes, peak by kind, time, and suggestions (the run as it is first).
+    Raises: ValueError: sizes that are not known without the data; a peer that the data do not suit.
+    """
+    shape = shape_of_config(run.dataset)
+    rates = rates_of(device, gpu)
+    prediction = predict(run, shape)
+    nodes, edges = step_size(run, shape)
+    seconds = step_work(run, shape, nodes, edges).seconds(rates)
+    notes = [*shape.assumed]
+    if device == "cuda":
+        notes.append("Bytes are of the kernels for the CPU: on CUDA an estimate.")
+    if prediction.how == "fitted":
+        notes.append("Memory is fitted: carried on from trials of the same program at smaller sizes and depths.")
+    return {
+        "name": name,
+        "shape": asdict(shape),
+        "step": {"nodes": nodes, "edges": edges},
+        "peak_bytes": prediction.peak,
+        "kinds": prediction.kinds,
+        "phase": prediction.phase,
+        "how": prediction.how,
+        "parameters": prediction.parameters,
+        "seconds_per_step": seconds,
+        "steps_per_epoch": steps_of(run, shape),
+        "rates": asdict(rates),
+        "device": device,
+        "memory": memory_limit,
+        "suggestions": [asdict(one) for one in what_fits(run, shape, memory_limit, rates)] if memory_limit else [],
+        "notes": notes,
+    }
+
+
+def show_plan(made: Mapping[str, Any], console: Console) -> None:
+    """Print a plan for reading."""
+    step = made["step"]
+    facts = [
+        ["run", made["name"]],
+        ["a step sees", f"{step['nodes']:,} nodes, {step['edges']:,} edges; {made['steps_per_epoch']} an epoch"],
+        ["parameters", integer(made["parameters"])],
+        ["peak training memory", f"{memory(made['peak_bytes'])}, at the {made['phase']} ({made['how']})"],
+        *([f"  {kind}", memory(size)] for kind, size in made["kinds"].items()),
+        ["time per step", f"about {duration(made['seconds_per_step'])} ({made['rates']['source']})"],
+    ]
+    for fact, value in facts:
+        console.print(f"{fact:<24}{value}", markup=False, soft_wrap=True)
+    if made["memory"]:
+        as_is, *others = made["suggestions"]
+        verdict = "fits" if as_is["fits"] else "does not fit"
+        console.print(f"\nIt {verdict} into {memory(made['memory'])}.", markup=False)
+        if others:
+            rows = suggestion_rows(others[:FIRST])
+            print_table(console, ["what fits", "peak", "a step", "steps", "the same", "--set"], rows, text=6)
+        elif not as_is["fits"]:
+            console.print("Nothing that was tried fits.", markup=False)
+    for note in made["notes"]:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def suggestion_rows(suggestions: Sequence[Mapping[str, Any]] | Sequence[Suggestion]) -> list[list[str]]:
+    """Write suggestions as cells: what, peak, time of a step, steps, what stays the same, assignments."""
+    plain = [asdict(one) if isinstance(one, Suggestion) else one for one in suggestions]
+    return [
+        [
+            one["what"],
+            memory(one["peak"]),
+            duration(one["seconds"]),
+            str(one["steps"]),
+            one["same"],
+            " ".join(f"--set {setting}" for setting in one["settings"]),
+        ]
+        for one in plain
+    ]

@@ -1,0 +1,139 @@
+"""The memory column without the data: one training step of each row on a made-up graph of the data set's exact counts.
+
+Memory depends on sizes alone. A row that trains by random parts is measured on one part of the expected size. What is
+too large or too slow is estimated by the planner, and marked so. Rows stand in ``memory.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data import LoaderConfig
+from ..ops import implementation
+from ..plan import predict, rates_of, shape_of_config
+from ..plan.predict import measured_peak, step_size
+from ..plan.rates import step_work
+from ..plan.shape import GraphShape
+from ..recipes import all_recipes, find_recipe
+from ..report import circumstances
+from ..run import Run
+
+MEMORY_FILE = "memory.jsonl"
+MEASURED, ESTIMATE = "measured", "estimate"
+SLOWER = 3.0
+"""By which steps may take longer than their necessary work: the planner's own error."""
+
+
+def rows_of_tables(table: int | None, recipes: Sequence[str] | None = None) -> list[str]:
+    """Name the recipes that are rows of a table of the paper, of all tables, or those given.
+
+    Raises: ValueError: an unknown recipe.
+    """
+    if recipes:
+        for name in recipes:
+            find_recipe(name)
+        return list(recipes)
+    found = []
+    for name, recipe in all_recipes().items():
+        target = recipe().paper
+        places = () if target is None else target.places
+        if any(table in (None, place.table) for place in places):
+            found.append(name)
+    return found
+
+
+def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None = None) -> dict[str, Any]:
+    """Measure the memory of a row's training step on the CPU, or estimate it.
+
+    Args:
+        name: of the recipe.
+        limit: bytes; a row that is predicted to take more is not run.
+        seconds: a row whose two steps are predicted to take more is not run.
+        max_nodes: a row whose step sees more is not run; ``None``: no bound.
+    Returns: one JSON value.
+    """
+    run = replace(find_recipe(name)(), paper=None)
+    shape = shape_of_config(run.dataset)
+    nodes, edges = step_size(run, shape)
+    prediction = predict(run, shape)
+    expected = 2 * SLOWER * step_work(run, shape, nodes, edges).seconds(rates_of("cpu"))
+    reasons = []
+    if prediction.peak > limit:
+        reasons.append("memory")
+    if expected > seconds:
+        reasons.append("time")
+    if max_nodes is not None and nodes > max_nodes:
+        reasons.append("nodes")
+    whole = run.loader.kind == "full"
+    peak = prediction.peak if reasons else _measure(run, shape, nodes, edges)
+    where = circumstances()
+    return {
+        "format": 1,
+        "kind": "memory",
+        "recipe": name,
+        "peak_bytes": peak,
+        "how": ESTIMATE if reasons else MEASURED,
+        "because": reasons,
+        "of": "the whole graph" if whole else "one part of the expected size, and batches ahead",
+        "predicted_bytes": prediction.peak,
+        "step_nodes": nodes,
+        "step_edges": edges,
+        "parameters": prediction.parameters,
+        "device": "cpu",
+        "hardware": where["machine"]["cpu"],
+        "implementation": implementation("cpu"),
+        "versions": where["versions"],
+        "commit": where["git_commit"],
+        "date": where["date"],
+    }
+
+
+def _measure(run: Run, shape: GraphShape, nodes: int, edges: int) -> int:
+    if run.loader.kind == "full" or shape.level == "graph":
+        return measured_peak(run, shape)
+    part = replace(shape, nodes=nodes, edges=edges, train=min(shape.train * nodes // shape.nodes, nodes - 4))
+    alone = measured_peak(replace(run, loader=LoaderConfig()), part)
+    channels = sum(shape.edge_categories or (shape.edge_channels or 0,))
+    batch = 4 * (nodes * (shape.features + shape.outputs + 1) + edges * (1 + channels))
+    return alone + run.loader.prefetch * batch
+
+
+def append_memory(row: Mapping[str, Any], results: Path) -> None:
+    """Append a row to ``memory.jsonl`` in the folder of results."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / MEMORY_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_memory(results: Path) -> list[dict[str, Any]]:
+    """Read the rows of ``memory.jsonl``; no file is no rows.
+
+    Raises: ValueError: a line that is no JSON, with file and line.
+    """
+    path = results / MEMORY_FILE
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: line {number} must be one JSON object: {error}; remove it") from error
+    return rows
+
+
+def newest_memory(recipe: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Give the newest row of a recipe for a table, one that was measured before one that was estimated."""
+    found = [row for row in rows if row["recipe"] == recipe]
+    if not found:
+        return None
+    row = max(found, key=lambda row: (row["how"] == MEASURED, str(row["date"])))
+    commit = row["commit"] or "unknown commit"
+    how = f"{row['how']} of a step on {row['of']}"
+    return {
+        "memory_gb": row["peak_bytes"] / 2**30,
+        "how": row["how"],
+        "said": f"{how}, {row['hardware']}, {str(row['date'])[:10]}, {commit[:8]}",
+    }

@@ -1,0 +1,184 @@
+"""The planner: its predictions against measured peaks on every recipe, what it suggests, and what it says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from revgnn.cli import main
+from revgnn.data import LoaderConfig
+from revgnn.plan import made_up, predict, rates_of, shape_of_config, shape_of_dataset, shape_of_folder, what_fits
+from revgnn.plan.predict import at_most, measured_peak
+from revgnn.plan.rates import GPUS
+from revgnn.recipes import find_recipe
+from revgnn.results.memory import memory_row, newest_memory
+
+predict_module = sys.modules["revgnn.plan.predict"]
+BOUND = 0.10
+"""Of a measured peak, by which a prediction may be off."""
+
+
+HELD = ("digits/resgnn", "digits/revgnn", "ogbn-arxiv/gcn", "ogbn-arxiv/revgcn_deep")
+"""Recipes that a test has the time for; `python -m benchmarks.plan` takes all of them."""
+
+
+@pytest.fixture
+def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials, and so what is measured beyond them, of a size for tests."""
+    monkeypatch.setattr(predict_module, "WORK", 2**20)
+    monkeypatch.setattr(predict_module, "LEAST_NODES", 256)
+    monkeypatch.setattr(predict_module, "NODES_PER_CHANNEL", 1)
+    predict_module._predict.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_trials")
+@pytest.mark.parametrize("name", HELD)
+def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
+    run = replace(find_recipe(name)(), paper=None)
+    run, shape = at_most(run, shape_of_config(run.dataset), times=2.0, deeper=2)
+    found = predict(run, shape)
+    assert found.peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
+    assert sum(found.kinds.values()) == pytest.approx(found.peak, rel=0.01)
+
+
+@pytest.mark.usefixtures("small_trials")
+def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> None:
+    run = replace(find_recipe("ogbn-arxiv/revgcn_deep")(), paper=None)
+    shape = shape_of_config(run.dataset)
+    deep = replace(run, model=replace(run.model, num_layers=1001))
+    shallow, deep = predict(run, shape), predict(deep, shape)
+    grown = 16 * (deep.parameters - shallow.parameters)
+    assert deep.peak - shallow.peak == pytest.approx(grown, rel=0.1)
+
+
+# ------------------------------------------------------------------ shapes
+@pytest.mark.parametrize("name", ["digits/revgnn", "ogbn-proteins/revgnn_deep", "ogbg-molhiv/revgen_graphnorm"])
+def test_a_made_up_data_set_has_the_counts_of_its_shape(name: str) -> None:
+    shape = shape_of_config(find_recipe(name)().dataset).scaled(0.002)
+    found = shape_of_dataset(made_up(shape))
+    odd = shape.edges % 2
+    same = replace(found, edges=found.edges + odd, train=shape.train, self_loops=shape.self_loops)
+    assert replace(same, assumed=shape.assumed) == shape
+
+
+def test_the_counts_of_prepared_edges_add_up() -> None:
+    arxiv = shape_of_config(find_recipe("ogbn-arxiv/revgcn_deep")().dataset)
+    assert (arxiv.nodes, arxiv.edges) == (169_343, 2 * 1_157_799 + 169_343)
+    assert shape_of_config(find_recipe("ogbn-proteins/revgnn_deep")().dataset).edges == 2 * 39_561_252
+
+
+def _tables(folder: Path, nodes: int = 60) -> Path:
+    rng = np.random.default_rng(0)
+    split = ["train", "valid", "test"]
+    pq.write_table(
+        pa.table(
+            {
+                "id": np.arange(nodes),
+                "x": list(rng.random((nodes, 5), np.float32)),
+                "label": np.arange(nodes) % 3,
+                "split": [split[row % 3] for row in range(nodes)],
+            }
+        ),
+        folder / "nodes.parquet",
+    )
+    ends = rng.integers(0, nodes, (2, 4 * nodes))
+    pq.write_table(pa.table({"src": ends[0], "dst": ends[1]}), folder / "edges.parquet")
+    return folder
+
+
+def test_footers_tell_the_shape_of_tables(tmp_path: Path) -> None:
+    shape = shape_of_folder(_tables(tmp_path))
+    assert (shape.nodes, shape.edges, shape.features, shape.edge_channels) == (60, 240, 5, None)
+    assert any("classes" in text for text in shape.assumed)
+
+
+def test_a_manifest_tells_the_shape_of_a_prepared_graph(tmp_path: Path) -> None:
+    facts = {"name": "mine", "num_nodes": 50, "num_edges": 99, "num_outputs": 7, "feature_widths": [3, 1]}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
+    shape = shape_of_folder(tmp_path)
+    assert (shape.nodes, shape.edges, shape.features, shape.outputs) == (50, 99, 4, 7)
+    (tmp_path / "manifest.json").write_text(json.dumps({"num_nodes": 50}), encoding="utf-8")
+    with pytest.raises(ValueError, match="must say"):
+        shape_of_folder(tmp_path)
+
+
+def test_a_folder_without_either_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"neither manifest\.json nor nodes\.parquet"):
+        shape_of_folder(tmp_path)
+
+
+# ------------------------------------------------------------------ what fits
+@pytest.mark.usefixtures("small_trials")
+def test_what_fits_gives_ways_that_fit_and_keep_what_they_say() -> None:
+    run = replace(find_recipe("digits/resgnn")(), paper=None)
+    shape = shape_of_config(run.dataset)
+    peak = predict(run, shape).peak
+    as_is, *others = what_fits(run, shape, round(0.8 * peak), rates_of("cuda", "h100"))
+    assert not as_is.fits and as_is.peak == peak and as_is.settings == ()
+    assert others and all(one.fits and one.peak < 0.8 * peak for one in others)
+    assert {"loader.kind=random"} <= {setting for one in others for setting in one.settings}
+    assert any("model.backprop=checkpoint" in one.settings and one.same == "gradient" for one in others)
+
+
+@pytest.mark.usefixtures("small_trials")
+def test_parts_that_fit_measure_below_the_memory() -> None:
+    run = replace(find_recipe("digits/resgnn")(), paper=None)
+    shape = shape_of_config(run.dataset)
+    memory = predict(run, shape).peak // 3
+    parts = next(one for one in what_fits(run, shape, memory, rates_of("cuda")) if one.same == "model")
+    number = next(text.partition("=")[2] for text in parts.settings if text.startswith("loader.num_parts"))
+    in_parts = replace(run, loader=LoaderConfig(kind="random", num_parts=int(number)))
+    assert measured_peak(in_parts, shape) < memory
+
+
+# ------------------------------------------------------------------ what is said
+def test_the_command_says_peak_time_and_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "digits/resgnn", "--memory", "12MB", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["peak_bytes"] == sum(made["kinds"].values())
+    assert made["seconds_per_step"] > 0.0
+    assert made["suggestions"][0]["what"] == "as it is"
+    assert main(["plan", "digits/resgnn", "--memory", "12MB"]) == 0
+    said = capsys.readouterr().out
+    assert "does not fit" in said and "--set" in said and "peak training memory" in said
+
+
+def test_a_folder_is_planned_from_its_footers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", str(_tables(tmp_path)), "--model", "revsage", "--device", "cuda", "--gpu", "h200", "--json"]
+    assert main(words) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["shape"]["edges"] == 480
+    assert "estimate" in made["rates"]["source"]
+
+
+def test_an_unknown_gpu_names_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "digits/revgnn", "--device", "cuda", "--gpu", "abacus"]) == 2
+    assert f"choose one of {', '.join(GPUS)}" in capsys.readouterr().err
+
+
+def test_a_report_sets_the_prediction_beside_the_peak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["train", "digits/revgnn", "--set", "train.epochs=2", "--set", "train.eval_every=2", "--out", str(out)]
+    assert main([*words, "--device", "cpu", "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    assert memory["predicted"]["peak_bytes"] == pytest.approx(memory["peak_bytes"], rel=BOUND)
+    assert "memory predicted by the planner" in (out / "report.html").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------ the memory column
+@pytest.mark.usefixtures("small_trials")
+def test_a_row_beyond_the_machine_is_marked_as_an_estimate(tmp_path: Path) -> None:
+    row = memory_row("ogbn-arxiv/revgcn_deep", limit=2**40, seconds=1e9, max_nodes=1000)
+    assert row["how"] == "estimate" and row["because"] == ["nodes"]
+    assert row["peak_bytes"] == row["predicted_bytes"]
+    measured = {**row, "how": "measured", "date": "1999", "peak_bytes": 2**30}
+    newest = newest_memory("ogbn-arxiv/revgcn_deep", [measured, row])
+    assert newest is not None and newest["memory_gb"] == 1.0, "what was measured counts before what is newer"
