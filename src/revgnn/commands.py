@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from .console import print_table, progress_console, results_console
 from .demo import run_demo
+from .files import read_object
 from .interop import convert as convert_official
 from .overrides import flatten, override
 from .plan.page import make_plan, show_plan
@@ -126,7 +127,7 @@ def demo(arguments: Namespace) -> None:
 def report(arguments: Namespace) -> None:
     """Write the report of a finished run again, or show the summary of several."""
     if (arguments.run / RUNS_FILE).is_file() and not arguments.markdown:
-        summary = json.loads((arguments.run / RUNS_FILE).read_text(encoding="utf-8"))
+        summary = read_object(arguments.run / RUNS_FILE)
         _show_runs(summary, arguments.run, as_json=arguments.json)
         return
     facts = report_on(arguments.run)

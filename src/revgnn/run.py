@@ -29,11 +29,14 @@ from .data import (
     load_dataset,
     make_batches,
 )
+from .files import parts_of, read_object, write_whole
 from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
 from .report import build_report, circumstances, write_report
 from .train import Progress, Row, TrainConfig, fit
+from .train.checkpoint import CHECKPOINT_FOLDER
+from .train.curve import CURVE_FILE
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
@@ -127,8 +130,9 @@ def execute(
         predicted: gives what was to be expected of the memory, to stand beside what was measured on the CPU:
             "peak_bytes" and "how"; ``None``: nothing does.
     Returns: the report.
-    Raises: what loading, building and training raise; each says what to change.
+    Raises: FileExistsError: ``out`` holds something that is no run; what loading, building and training raise.
     """
+    _check_out(out)
     if dataset is None:
         dataset = load_dataset(run.dataset, data_root, download=download)
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
@@ -158,8 +162,19 @@ def execute(
         "predicted": predicted(run, dataset) if predicted is not None and result.device == "cpu" else None,
         "where": circumstances(),
     }
-    (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    write_whole(out / RUN_FILE, json.dumps(facts, indent=1, default=str) + "\n")
     return report_on(out)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder of the user's own: of what stands in it nothing may be written over."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out} must be a folder for the run, it is a file; choose another --out")
+    names = {path.name for path in out.iterdir()}
+    if names and not names & {CURVE_FILE, CHECKPOINT_FOLDER, RUN_FILE}:
+        raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
 
 def make_model(run: Run, dataset: Dataset) -> nn.Module:
@@ -254,26 +269,27 @@ def report_on(out: Path) -> dict[str, Any]:
     Args:
         out: a run folder.
     Returns: the report, which now stands in ``report.json`` and ``report.html``.
-    Raises: FileNotFoundError: the folder holds no finished run.
+    Raises: FileNotFoundError, ValueError: the folder holds no finished run, or what it holds is damaged.
     """
     path = out / RUN_FILE
     if not path.exists():
         raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    paper = facts["config"]["paper"]
-    report = build_report(
-        out,
-        name=facts["name"],
-        config={key: value for key, value in facts["config"].items() if key != "paper"},
-        dataset=facts["dataset"],
-        implementation=facts["implementation"],
-        memory_how=facts["memory_how"],
-        paper=paper,
-        warnings=_warnings(paper),
-        predicted=facts.get("predicted"),
-        where=facts.get("where"),
-    )
-    write_report(out, report)
+    facts = read_object(path)
+    with parts_of(out):
+        paper = facts["config"]["paper"]
+        report = build_report(
+            out,
+            name=facts["name"],
+            config={key: value for key, value in facts["config"].items() if key != "paper"},
+            dataset=facts["dataset"],
+            implementation=facts["implementation"],
+            memory_how=facts["memory_how"],
+            paper=paper,
+            warnings=_warnings(paper),
+            predicted=facts.get("predicted"),
+            where=facts.get("where"),
+        )
+        write_report(out, report)
     return report
 
 
