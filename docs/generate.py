@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
 PICTURE = ROOT / "docs" / "memory_over_depth.svg"
-DOCUMENTS = tuple(
+DOCUMENTS = (
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "recipes", "paper", "runs", "planner")),
 )
