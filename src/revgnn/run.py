@@ -37,6 +37,7 @@ from .report import build_report, circumstances, write_report
 from .train import Progress, Row, TrainConfig, fit
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
+from .train.tracking import TRACK_FOLDER
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
@@ -172,7 +173,7 @@ def _check_out(out: Path) -> None:
         return
     if not out.is_dir():
         raise FileExistsError(f"{out} must be a folder for the run, it is a file; choose another --out")
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir() if path.name != TRACK_FOLDER and not path.name.startswith(".")}
     if names and not names & {CURVE_FILE, CHECKPOINT_FOLDER, RUN_FILE}:
         raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
