@@ -137,7 +137,7 @@ def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimiz
 def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse weights of another model.
 
-    Raises: CheckpointError: the first name that is missing or too many, or has another shape or dtype.
+    Raises: CheckpointError: the first name that is missing or too many, has another shape or dtype, or is not finite.
     """
     own = model.state_dict()
     for name in sorted(own.keys() ^ weights.keys()):
@@ -150,6 +150,8 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
                 f"{name} must be {value.dtype} {list(value.shape)}, the checkpoint has {got.dtype} {list(got.shape)}; "
                 "build the model with the configuration of the checkpoint"
             )
+        if got.is_floating_point() and not bool(torch.isfinite(got).all()):
+            raise CheckpointError(f"{name} is not finite in the checkpoint; remove it to go on from the one before")
 
 
 # ------------------------------------------------------------------ writing
@@ -310,8 +312,25 @@ def _check_kinds(path: Path, snapshot: Snapshot) -> None:
             raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {type(getattr(snapshot, name))}")
     if not all(isinstance(group, dict) for group in snapshot.groups):
         raise CheckpointError(f"{path}: every group of the optimizer must be an object")
+    if not _is_sound(snapshot.progress, has_best=snapshot.best is not None):
+        raise CheckpointError(f"{path} does not say where the run stood, or not with what it selected")
     if path.name != _name(snapshot.epoch, snapshot.step):
         raise CheckpointError(f"{path} says that it is {_name(snapshot.epoch, snapshot.step)}; give it its name back")
+
+
+def _is_sound(progress: Mapping[str, Any], *, has_best: bool) -> bool:
+    """Whether what the loop counts is of the kinds that it counts, as far as it is there."""
+    numbers = [progress.get(name, 0) for name in ("best_epoch", "loss_sum", "rows", "seconds")]
+    scores = progress.get("best_scores", {})
+    if not all(type(number) in (int, float) and number >= 0 for number in numbers[:1] + numbers[2:]):
+        return False
+    if not isinstance(scores, dict) or not all(isinstance(score, dict) for score in scores.values()):
+        return False
+    figures = [score.get(name, "missing") for score in scores.values() for name in ("metric", "loss")]
+    if not all(figure is None or type(figure) in (int, float) for figure in [*figures, numbers[1]]):
+        return False
+    is_selected = numbers[0] > 0
+    return is_selected == has_best and (not is_selected or "valid" in scores)
 
 
 def _name(epoch: int, step: int) -> str:
