@@ -22,8 +22,18 @@ _NAMES = frozenset(
 )
 """What the files of the three data sets name: arrays, sparse matrices, and a dictionary of lists."""
 
-_FAULTS = (pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError)
-_FAULTS += (RecursionError, TypeError, ValueError)
+_FAULTS = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class _ArraysOnly(pickle.Unpickler):
