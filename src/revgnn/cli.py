@@ -55,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         _say(str(stop) or "interrupted")
         return 128 + int(getattr(stop, "signum", signal.SIGINT))
-    except (*MISTAKES, FloatingPointError) as mistake:
+    except (*MISTAKES, FloatingPointError, MemoryError) as mistake:
         if arguments.debug:
             traceback.print_exc()
         _say(f"error: {_one_line(mistake)}")
-        return 1 if isinstance(mistake, FloatingPointError) else 2
+        return 1 if isinstance(mistake, FloatingPointError | MemoryError) else 2
     return 0
 
 
@@ -143,6 +143,13 @@ def _add_train(commands: Any) -> None:
         "--runs", metavar="R", type=int, help="run R seeds, a folder each, and give their mean and standard deviation"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
+    parser.add_argument(
+        "--track",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
+    )
     _add_device(parser)
     _add_common(parser)
 

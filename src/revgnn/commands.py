@@ -18,8 +18,10 @@ from .console import counted, print_table, progress_console, results_console
 from .data.prepare import Drop, chosen_config, write_first
 from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
+from .files import read_object
 from .interop import convert as convert_official
 from .overrides import flatten, override
+from .plan.answer import out_of_memory_answered
 from .plan.page import make_plan, show_plan
 from .plan.predict import predicted
 from .predict import Predicting, predict_run
@@ -35,6 +37,7 @@ from .results.table import HEAD, notes
 from .run import Run, execute, report_on
 from .stack.budget import parse_bytes
 from .train import ProgressBar
+from .train.tracking import Tracking, check_trackers
 
 
 def prepare(arguments: Namespace) -> None:
@@ -79,18 +82,25 @@ def train(arguments: Namespace) -> None:
         "resume": arguments.resume,
         "download": arguments.download,
     }
-    if arguments.runs is not None:
-        summary = execute_runs(
-            run,
-            out,
-            runs=arguments.runs,
-            progress=lambda seed: ProgressBar(label=f"{out.name} seed {seed}", console=console),
-            **said,
-        )
-        _show_runs(summary, out, as_json=arguments.json)
-        return
-    progress = ProgressBar(label=out.name, console=console)
-    report = execute(run, out, progress=progress, predicted=predicted, **said)
+    check_trackers(arguments.track)
+
+    def shown(label: str, folder: Path, seed: int) -> Tracking:
+        bar = ProgressBar(label=label, console=console)
+        settings = {**flatten(replace(run, paper=None)), "train.seed": seed}
+        return Tracking(bar, arguments.track, run=name, out=folder, settings=settings)
+
+    with out_of_memory_answered(run, arguments.data_root, device=arguments.device):
+        if arguments.runs is not None:
+            summary = execute_runs(
+                run,
+                out,
+                runs=arguments.runs,
+                progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
+                **said,
+            )
+            _show_runs(summary, out, as_json=arguments.json)
+            return
+        report = execute(run, out, progress=shown(out.name, out, run.train.seed), predicted=predicted, **said)
     if report:
         _show(report, out, as_json=arguments.json)
 
@@ -182,7 +192,7 @@ def demo(arguments: Namespace) -> None:
 def report(arguments: Namespace) -> None:
     """Write the report of a finished run again, or show the summary of several."""
     if (arguments.run / RUNS_FILE).is_file() and not arguments.markdown:
-        summary = json.loads((arguments.run / RUNS_FILE).read_text(encoding="utf-8"))
+        summary = read_object(arguments.run / RUNS_FILE)
         _show_runs(summary, arguments.run, as_json=arguments.json)
         return
     facts = report_on(arguments.run)

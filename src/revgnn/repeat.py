@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import read_data
+from .files import read_object, write_whole
 from .run import REPORT_FILE, Device, Run, execute
 from .train import Progress, world_size
 
@@ -57,7 +58,7 @@ def execute_runs(
             dataset=dataset,
         )
     summary = summarise(out, range(run.train.seed, run.train.seed + runs))
-    (out / RUNS_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / RUNS_FILE, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -70,7 +71,7 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     Returns: name, metric, what selected the weights, mean and sample standard deviation of each split (``None`` for
         one run), the largest peak of memory, and each run by its seed.
     """
-    reports = [json.loads((out / f"seed-{seed}" / REPORT_FILE).read_text(encoding="utf-8")) for seed in seeds]
+    reports = [read_object(out / f"seed-{seed}" / REPORT_FILE) for seed in seeds]
     first = reports[0]
     splits = first["result"]["scores"]
     peaks = [report["memory"]["peak_bytes"] for report in reports]

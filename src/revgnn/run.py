@@ -31,6 +31,7 @@ from .data import (
     make_batches,
     read_data,
 )
+from .files import parts_of, write_whole
 from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
@@ -38,6 +39,9 @@ from .overrides import from_json
 from .report import build_report, circumstances, write_report
 from .target import Target
 from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, world_size
+from .train.checkpoint import CHECKPOINT_FOLDER
+from .train.curve import CURVE_FILE
+from .train.tracking import TRACK_FOLDER
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
@@ -94,8 +98,9 @@ def execute(
         dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
         predicted: gives the "peak_bytes" to be expected, to stand beside those measured; ``None``: nothing does.
     Returns: the report; nothing on ranks after the first, which write none.
-    Raises: what loading, building and training raise; each says what to change.
+    Raises: FileExistsError: ``out`` holds something that is no run; and what loading, building and training raise.
     """
+    _check_out(out)
     if dataset is None:
         dataset = read_data(run.dataset, run.loader, data_root, download=download)
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
@@ -138,8 +143,19 @@ def execute(
 
 
 def _write_report(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    (out / RUN_FILE).write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    write_whole(out / RUN_FILE, json.dumps(facts, indent=1, default=str) + "\n")
     return report_on(out)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder of the user's own: of what stands in it nothing may be written over."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out} must be a folder for the run, it is a file; choose another --out")
+    names = {path.name for path in out.iterdir() if path.name != TRACK_FOLDER and not path.name.startswith(".")}
+    if names and not names & {CURVE_FILE, CHECKPOINT_FOLDER, RUN_FILE}:
+        raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
 
 def make_model(run: Run, dataset: Dataset | Store | Schema) -> nn.Module:
@@ -273,23 +289,24 @@ def report_on(out: Path) -> dict[str, Any]:
     Args:
         out: a run folder.
     Returns: the report, which now stands in ``report.json`` and ``report.html``.
-    Raises: FileNotFoundError: the folder holds no finished run.
+    Raises: FileNotFoundError, ValueError: the folder holds no finished run, or what it holds is damaged.
     """
     _, facts = _run_facts(out)
-    paper = facts["config"]["paper"]
-    report = build_report(
-        out,
-        name=facts["name"],
-        config={key: value for key, value in facts["config"].items() if key != "paper"},
-        dataset=facts["dataset"],
-        implementation=facts["implementation"],
-        memory_how=facts["memory_how"],
-        paper=paper,
-        warnings=[*_warnings(paper), *facts.get("warnings", ())],
-        predicted=facts.get("predicted"),
-        where=facts.get("where"),
-    )
-    write_report(out, report)
+    with parts_of(out):
+        paper = facts["config"]["paper"]
+        report = build_report(
+            out,
+            name=facts["name"],
+            config={key: value for key, value in facts["config"].items() if key != "paper"},
+            dataset=facts["dataset"],
+            implementation=facts["implementation"],
+            memory_how=facts["memory_how"],
+            paper=paper,
+            warnings=[*_warnings(paper), *facts.get("warnings", ())],
+            predicted=facts.get("predicted"),
+            where=facts.get("where"),
+        )
+        write_report(out, report)
     return report
 
 

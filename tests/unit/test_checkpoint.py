@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import random
+import re
+import resource
 import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +20,8 @@ import pytest
 import torch
 from torch import nn
 
-from revgnn.train import checkpoint
+from revgnn.files import write_whole
+from revgnn.train import checkpoint, read_curve
 from revgnn.train.checkpoint import (
     CheckpointError,
     Snapshot,
@@ -28,7 +34,11 @@ from revgnn.train.checkpoint import (
     save,
     take,
 )
+from revgnn.train.curve import Curve, Row
+from revgnn.train.distill import save_logits
 from revgnn.train.optim import make_optimizer
+
+SCORES = {"valid": {"metric": 0.5, "loss": None}}
 
 
 def _trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -49,7 +59,7 @@ def _snapshot(epoch: int = 7, step: int = 0, best: bool = True) -> Snapshot:
         epoch=epoch,
         step=step,
         best=weights,
-        progress={"best_epoch": 3, "value": 0.1 + 0.2},
+        progress={"best_epoch": 3 if best else 0, "value": 0.1 + 0.2, "best_scores": SCORES if best else {}},
         config={"train": {"lr": 0.01}},
     )
 
@@ -78,7 +88,7 @@ def test_a_checkpoint_gives_back_every_part(tmp_path: Path) -> None:
     assert _same(back.optimizer, snapshot.optimizer)
     assert _same(back.best, snapshot.best)
     assert _same(back.rng, snapshot.rng)
-    assert back.progress == {"best_epoch": 3, "value": 0.1 + 0.2}
+    assert back.progress == {"best_epoch": 3, "value": 0.1 + 0.2, "best_scores": SCORES}
     assert back.config == {"train": {"lr": 0.01}}
     assert _same(load_best(tmp_path), snapshot.best)
     assert list((tmp_path / "ckpt").iterdir()) == [path]
@@ -163,17 +173,95 @@ def test_a_damaged_manifest_is_passed_over_and_none_whole_is_an_error(tmp_path: 
         load_latest(tmp_path)
 
 
-def test_a_failed_write_leaves_the_checkpoints_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
     save(tmp_path, _snapshot(1))
+    return tmp_path
 
-    def full(tensors, path) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, _snapshot(2))
-    assert [p.name for p in (tmp_path / "ckpt").iterdir()] == ["epoch-000001"]
-    assert load_latest(tmp_path).epoch == 1
+def test_a_full_disk_leaves_the_checkpoints_before_it_and_says_what_is_needed(saved: Path, small_disk: None) -> None:
+    snapshot = _snapshot(2)
+    with pytest.raises(
+        OSError, match=r"a checkpoint needs \d+ bytes, [\d.]+ (MiB|bytes) are free; make room"
+    ) as caught:
+        save(saved, snapshot)
+    assert caught.value.errno == errno.EFBIG
+    needed = int(re.search(r"needs (\d+) bytes", str(caught.value))[1])
+    whole = sum(path.stat().st_size for path in list_checkpoints(saved)[0].glob("*.safetensors"))
+    assert 0.5 * whole < needed <= whole, "all but the names"
+    assert [p.name for p in (saved / "ckpt").iterdir()] == ["epoch-000001"]
+    assert load_latest(saved).epoch == 1
+
+
+def test_a_full_disk_leaves_the_other_files_of_a_run(tmp_path: Path, small_disk: None) -> None:
+    (tmp_path / "report.json").write_text("old")
+    with pytest.raises(OSError, match=r"report\.json needs 5000 bytes"):
+        write_whole(tmp_path / "report.json", "x" * 5000)
+    with pytest.raises(OSError, match=r"logits\.safetensors needs 8000 bytes"):
+        save_logits(tmp_path, torch.zeros(1000, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "old"
+    curve = Curve(tmp_path)
+    row = Row(epoch=1, lr=1, loss=1, steps=1, seconds=1, memory=None, scores=None, observed={})
+    with pytest.raises(OSError, match="a line of the curve needs"):
+        any(curve.append({**row, "epoch": epoch}) for epoch in range(1, 100))
+    kept = read_curve(tmp_path / "curve.jsonl")
+    assert 5 < len(kept) < 99
+    Curve(tmp_path).resume(len(kept))
+    assert read_curve(tmp_path / "curve.jsonl") == kept
+
+
+def test_a_second_interrupt_while_saving_leaves_the_checkpoints_before_it(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(tensors, path) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(saved, _snapshot(2))
+    assert [p.name for p in (saved / "ckpt").iterdir()] == ["epoch-000001"]
+
+
+def test_other_versions_are_said(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _resign(saved / "ckpt" / "epoch-000001", lambda content: content["versions"].update({"torch": "1.0"}))
+    with caplog.at_level(logging.WARNING):
+        restore(load_latest(saved), *_trained())
+    assert f"the checkpoint is of torch 1.0 (now {version('torch')})" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("best_scores", {}),
+        ("best_scores", {"valid": 3}),
+        ("best_scores", {"valid": {"metric": "high", "loss": None}}),
+        ("best_epoch", 0),
+        ("best_epoch", "one"),
+        ("seconds", -1),
+    ],
+)
+def test_a_place_of_another_kind_is_an_error(saved: Path, part: str, value: object) -> None:
+    path = saved / "ckpt" / "epoch-000001"
+    _resign(path, lambda content: content["progress"].update({part: value}))
+    with pytest.raises(CheckpointError, match="does not say where the run stood"):
+        load(path)
+
+
+def test_a_checkpoint_has_the_name_of_its_epoch(saved: Path) -> None:
+    (saved / "ckpt" / "epoch-000001").rename(saved / "ckpt" / "epoch-000099")
+    with pytest.raises(CheckpointError, match="says that it is epoch-000001"):
+        load(saved / "ckpt" / "epoch-000099")
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint_and_is_cleared(tmp_path: Path) -> None:

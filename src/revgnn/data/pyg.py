@@ -1,7 +1,7 @@
 """Data sets in PyG's raw layout: Cora, CiteSeer and PubMed with the public split.
 
 Reads ``<Name>/raw`` alone and writes nothing; only a download writes, by PyG itself. The raw files are Python pickles:
-read only those that you trust.
+`planetoid` lets none of them run anything.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .dataset import Dataset
+from .planetoid import check_arrays_only
 
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 CLASSES = {"Cora": 7, "CiteSeer": 6, "PubMed": 3}
@@ -26,7 +27,9 @@ def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
         root: looked into at ``planetoid/<name>/raw`` and ``<name>/raw``.
         download: let PyG fetch it into ``root/planetoid`` where it is in neither.
     Returns: the data set, features as they are stored.
-    Raises: FileNotFoundError: if it is missing, or a part of it is.
+    Raises:
+        FileNotFoundError: it is missing, or a part of it is.
+        ValueError: a file asks for anything but arrays; nothing of it was run.
     Source: Yang et al. 2016 (arXiv:1603.08861).
     """
     looked = (root / "planetoid" / name / "raw", root / name / "raw")
@@ -46,6 +49,8 @@ def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
         missing = [part for part in _file_names(name) if not (folder / part).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; delete the folder and use --download")
+        for part in _file_names(name)[:-1]:
+            check_arrays_only(folder / part)
         data = read_planetoid_data(str(folder), name)
     return Dataset(
         name=name.lower(),

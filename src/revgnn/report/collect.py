@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ..files import parse_object, read_object
+
 FORMAT = 1
 _PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
 
@@ -51,7 +53,7 @@ def build_report(
     path = run / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: the run did not finish; resume it first")
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_object(path)
     curve = read_rows(run)
     where = circumstances() if where is None else where
     report = {
@@ -98,7 +100,7 @@ def circumstances() -> dict[str, Any]:
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """Read the curve of a finished run, one mapping per epoch; no file is no rows."""
     path = run / "curve.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [parse_object(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _summary(curve: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from .collect import read_rows
 from .picture import draw_curves
 from .row import duration, integer, memory, metric_title, score, target
@@ -59,8 +60,8 @@ def write_report(run: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
     Returns: the two paths.
     """
     as_json, as_page = run / "report.json", run / "report.html"
-    as_json.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    as_page.write_text(render(report, read_rows(run)), encoding="utf-8")
+    write_whole(as_json, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(as_page, render(report, read_rows(run)))
     return as_json, as_page
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.ogb import OGB
+from ..files import parse_object, parts_of, read_object
 from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
 from ..run import REPORT_FILE
@@ -49,10 +50,14 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
         FileNotFoundError: the folder holds no report.
         ValueError: what ran is no recipe.
     """
-    if (run / RUNS_FILE).is_file():
-        summary = json.loads((run / RUNS_FILE).read_text(encoding="utf-8"))
-        return [_row(run / one["folder"]) for one in summary["runs"]]
-    return [_row(run)]
+    with parts_of(run):
+        if not (run / RUNS_FILE).is_file():
+            return [_row(run)]
+        folders = [one["folder"] for one in read_object(run / RUNS_FILE)["runs"]]
+        outside = [folder for folder in folders if Path(folder).name != folder]
+        if outside:
+            raise ValueError(f"{run / RUNS_FILE} names {outside[0]!r}, which is no folder inside {run}; run it again")
+        return [_row(run / folder) for folder in folders]
 
 
 def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
@@ -92,7 +97,7 @@ def _row(run: Path) -> dict[str, Any]:
     path = run / REPORT_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} holds no finished run ({REPORT_FILE} is missing); finish or resume it first")
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_object(path)
     name = report["name"].partition(" with ")[0]
     try:
         recipe = find_recipe(name)
@@ -136,7 +141,7 @@ def _curve(run: Path) -> list[dict[str, Any]]:
             "loss": row["loss"],
             **{split: score["metric"] for split, score in row["scores"].items()},
         }
-        for row in map(json.loads, lines)
+        for row in map(parse_object, lines)
         if row["scores"]
     ]
 

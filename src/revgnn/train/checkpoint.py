@@ -16,7 +16,7 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..files import check_plain, read_object, room_for, sync, write_whole
 from .optim import flatten_state, unflatten_state
 from .rng import capture_rng, restore_rng
 
@@ -35,7 +36,6 @@ CHECKPOINT_FOLDER = "ckpt"
 FORMAT = 1
 _NAME = re.compile(r"epoch-(\d{6,})(?:-step-(\d{6,}))?")
 _MANIFEST = "manifest.json"
-_LARGEST_MANIFEST = 64 * 2**20
 _FILES = frozenset({"model.safetensors", "optimizer.safetensors", "rng.safetensors", "best.safetensors"})
 _TEMPORARY = ".writing-"
 
@@ -66,6 +66,8 @@ class Snapshot:
     """What the loop counts along the way, as JSON."""
     config: dict[str, Any]
     """The configuration of the run, as JSON."""
+    versions: dict[str, str | None] = field(default_factory=dict)
+    """Package -> its version when the snapshot was taken."""
 
 
 def take(
@@ -92,6 +94,7 @@ def take(
         rng_facts=rng_facts,
         progress=dict(progress),
         config=dict(config),
+        versions=_versions(),
     )
 
 
@@ -125,12 +128,16 @@ def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimiz
         raise CheckpointError(str(error)) from error
     model.load_state_dict(snapshot.model)
     optimizer.load_state_dict(state)
+    now = _versions()
+    changed = [f"{name} {was} (now {now.get(name)})" for name, was in snapshot.versions.items() if now.get(name) != was]
+    if changed:
+        _log.warning("the checkpoint is of %s: from here on the bits may be others", ", ".join(changed))
 
 
 def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse weights of another model.
 
-    Raises: CheckpointError: the first name that is missing or too many, or has another shape or dtype.
+    Raises: CheckpointError: the first name that is missing or too many, has another shape or dtype, or is not finite.
     """
     own = model.state_dict()
     for name in sorted(own.keys() ^ weights.keys()):
@@ -143,6 +150,8 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
                 f"{name} must be {value.dtype} {list(value.shape)}, the checkpoint has {got.dtype} {list(got.shape)}; "
                 "build the model with the configuration of the checkpoint"
             )
+        if got.is_floating_point() and not bool(torch.isfinite(got).all()):
+            raise CheckpointError(f"{name} is not finite in the checkpoint; remove it to go on from the one before")
 
 
 # ------------------------------------------------------------------ writing
@@ -155,17 +164,22 @@ def save(run: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
         run: the run folder; the checkpoint goes to ``ckpt`` inside.
         keep: how many stay, at least 1; with 2, one damaged on disk does not lose the run.
     Returns: the folder of the checkpoint.
-    Raises: OSError: a full disk and the like; the checkpoints before it are untouched then.
+    Raises:
+        OSError: a full disk (with the bytes that are needed) and the like; the checkpoints before it are untouched.
+        CheckpointError: the folder of the checkpoints is a link, which could lead anywhere.
     Cost: the model twice (now and best), the optimizer once; read back once for the checksums.
     """
     folder = run / CHECKPOINT_FOLDER
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} must not be a link: checkpoints stay in their run; move the run instead")
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(left)
-    name = f"epoch-{snapshot.epoch:06d}" + (f"-step-{snapshot.step:06d}" if snapshot.step else "")
+    name = _name(snapshot.epoch, snapshot.step)
     temporary, final = folder / (_TEMPORARY + name), folder / name
     try:
-        _write(temporary, snapshot)
+        with room_for("a checkpoint", _bytes(snapshot), folder):
+            _write(temporary, snapshot)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -173,7 +187,7 @@ def save(run: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
         # Only a damaged one can stand here: a run that resumed from a whole one has moved on.
         shutil.rmtree(final)
     os.rename(temporary, final)
-    _sync(folder)
+    sync(folder)
     _prune(folder, final, keep)
     return final
 
@@ -187,7 +201,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     for name, tensors in groups.items():
         path = folder / f"{name}.safetensors"
         save_file(tensors, path)
-        _sync(path)
+        sync(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     content = {
         "epoch": snapshot.epoch,
@@ -196,14 +210,17 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
         "rng": snapshot.rng_facts,
         "progress": snapshot.progress,
         "config": snapshot.config,
-        "versions": _versions(),
+        "versions": snapshot.versions,
         "files": files,
     }
     manifest = {"format": FORMAT, "sha256": _digest(content), "content": content}
-    path = folder / _MANIFEST
-    path.write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
-    _sync(path)
-    _sync(folder)
+    write_whole(folder / _MANIFEST, json.dumps(manifest, indent=1, allow_nan=False))
+
+
+def _bytes(snapshot: Snapshot) -> int:
+    """How much a snapshot takes on disk, but for some kilobytes of names."""
+    tensors = (snapshot.model, snapshot.optimizer, snapshot.best or {}, snapshot.rng)
+    return sum(value.nbytes for group in tensors for value in group.values())
 
 
 def _prune(folder: Path, newest: Path, keep: int) -> None:
@@ -212,14 +229,6 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
     # What sorts after the newest is a damaged one that was passed over.
     for path in names[: max(0, place + 1 - keep)] + names[place + 1 :]:
         shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------ reading
@@ -275,9 +284,9 @@ def load(path: Path) -> Snapshot:
             raise CheckpointError(f"{path / _MANIFEST} names the file {name!r}; only {sorted(_FILES)} belong there")
         tensors[name.removesuffix(".safetensors")] = _read_tensors(path / name, facts)
     try:
-        return Snapshot(
-            epoch=int(content["epoch"]),
-            step=int(content["step"]),
+        snapshot = Snapshot(
+            epoch=content["epoch"],
+            step=content["step"],
             model=tensors["model"],
             optimizer=tensors["optimizer"],
             groups=content["groups"],
@@ -286,22 +295,54 @@ def load(path: Path) -> Snapshot:
             rng_facts=content["rng"],
             progress=content["progress"],
             config=content["config"],
+            versions=content["versions"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise CheckpointError(f"{path} is incomplete: {error!r}") from error
+    _check_kinds(path, snapshot)
+    return snapshot
+
+
+def _check_kinds(path: Path, snapshot: Snapshot) -> None:
+    """Refuse facts of another kind than `save` writes, whatever their checksum says."""
+    kinds: dict[str, type] = dict.fromkeys(("rng_facts", "progress", "config", "versions"), dict)
+    kinds |= {"epoch": int, "step": int, "groups": list}
+    for name, kind in kinds.items():
+        if type(getattr(snapshot, name)) is not kind:
+            raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {type(getattr(snapshot, name))}")
+    if not all(isinstance(group, dict) for group in snapshot.groups):
+        raise CheckpointError(f"{path}: every group of the optimizer must be an object")
+    if not _is_sound(snapshot.progress, has_best=snapshot.best is not None):
+        raise CheckpointError(f"{path} does not say where the run stood, or not with what it selected")
+    if path.name != _name(snapshot.epoch, snapshot.step):
+        raise CheckpointError(f"{path} says that it is {_name(snapshot.epoch, snapshot.step)}; give it its name back")
+
+
+def _is_sound(progress: Mapping[str, Any], *, has_best: bool) -> bool:
+    """Whether what the loop counts is of the kinds that it counts, as far as it is there."""
+    numbers = [progress.get(name, 0) for name in ("best_epoch", "loss_sum", "rows", "seconds")]
+    scores = progress.get("best_scores", {})
+    if not all(type(number) in (int, float) and number >= 0 for number in numbers[:1] + numbers[2:]):
+        return False
+    if not isinstance(scores, dict) or not all(isinstance(score, dict) for score in scores.values()):
+        return False
+    figures = [score.get(name, "missing") for score in scores.values() for name in ("metric", "loss")]
+    if not all(figure is None or type(figure) in (int, float) for figure in [*figures, numbers[1]]):
+        return False
+    is_selected = numbers[0] > 0
+    return is_selected == has_best and (not is_selected or "valid" in scores)
+
+
+def _name(epoch: int, step: int) -> str:
+    return f"epoch-{epoch:06d}" + (f"-step-{step:06d}" if step else "")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        _check_plain(path)
-        if path.stat().st_size > _LARGEST_MANIFEST:
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes; at most {_LARGEST_MANIFEST} are read")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise CheckpointError(f"{path} must have format {FORMAT}, got {found!r}; use the revgnn that wrote it")
+    manifest = read_object(path, CheckpointError)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} must have format {FORMAT}, got {manifest.get('format')!r}; use the revgnn that wrote it"
+        )
     content = manifest.get("content")
     if not isinstance(content, dict) or manifest.get("sha256") != _digest(content):
         raise CheckpointError(f"{path} does not match its checksum")
@@ -312,7 +353,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
     try:
-        _check_plain(path)
+        check_plain(path, CheckpointError)
         if not isinstance(facts, dict) or path.stat().st_size != facts.get("bytes"):
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes where the manifest says {facts}")
         if _sha256(path) != facts.get("sha256"):
@@ -320,11 +361,6 @@ def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _check_plain(path: Path) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise CheckpointError(f"{path} must be a plain file; it is missing, a link or a folder")
 
 
 # ------------------------------------------------------------------ facts
@@ -341,7 +377,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("torch", "revgnn"):
+    for package in ("torch", "numpy", "accelerate", "revgnn"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
+
+from ..files import parse_object, room_for, write_whole
 
 CURVE_FILE = "curve.jsonl"
 
@@ -51,16 +53,18 @@ class Curve:
         if self._path is None:
             return
         self.rows = [row for row in read_curve(self._path) if row["epoch"] <= epoch]
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
-        os.replace(temporary, self._path)
+        if [row["epoch"] for row in self.rows] != list(range(1, epoch + 1)):
+            raise ValueError(f"{self._path} must have the epochs 1 to {epoch}, in order; start the run afresh")
+        write_whole(self._path, "".join(_line(row) for row in self.rows))
 
     def append(self, row: Row) -> None:
         """Add an epoch; a reader sees it at once."""
         self.rows.append(row)
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(row))
+            line = _line(row)
+            room = room_for("a line of the curve", len(line), self._path.parent)
+            with room, self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
     def sync(self) -> None:
         """Wait until the rows are on the disk, so that no checkpoint is ahead of its curve."""
@@ -72,7 +76,7 @@ class Curve:
 def read_curve(path: Path) -> list[Row]:
     """Read ``curve.jsonl``; a last line cut short by a crash is left out, a missing file is an empty curve.
 
-    Raises: ValueError: a line before the last that is not one JSON object with an epoch.
+    Raises: ValueError: a line before the last that is not an epoch of a run.
     """
     if not path.exists():
         return []
@@ -83,16 +87,19 @@ def read_curve(path: Path) -> list[Row]:
         if row is not None:
             rows.append(row)
         elif number < len(lines):
-            raise ValueError(f"{path}: line {number} must be one JSON object with an epoch, got {line[:60]!r}")
+            raise ValueError(f"{path}: line {number} must be one JSON object, an epoch of a run, got {line[:60]!r}")
     return rows
 
 
 def _parse(line: str) -> Row | None:
     try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError:
+        value = parse_object(line)
+    except ValueError:
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("epoch"), int):
+    numbers = [value.get(name) for name in ("lr", "loss", "steps", "seconds")]
+    if type(value.get("epoch")) is not int or not all(type(number) in (int, float) for number in numbers):
+        return None
+    if not Row.__required_keys__ <= value.keys() or not isinstance(value["memory"], int | None):
         return None
     return cast(Row, value)
 

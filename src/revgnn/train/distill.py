@@ -5,6 +5,7 @@ Source: the paper's official code, ogbn_arxiv_dgl (self-knowledge distillation).
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..files import room_for, sync
 
 LOGITS_FILE = "logits.safetensors"
 
@@ -78,13 +81,28 @@ def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:
             "seed, or name its file with --set train.teacher.path=FILE"
         )
     try:
-        return load_file(path)["logits"]
+        logits = load_file(path)["logits"]
     except (KeyError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold logits: {error}; write it again by training the teacher") from error
+    if logits.dim() != 2 or logits.dtype != torch.float32 or not bool(torch.isfinite(logits).all()):
+        raise ValueError(
+            f"the logits in {path} must be finite torch.float32 [n, T], got {logits.dtype} {list(logits.shape)}; "
+            "write it again by training the teacher"
+        )
+    return logits
 
 
 def save_logits(folder: Path, logits: Tensor) -> Path:
     """Write [n, T] logits of all rows into a run folder, for students."""
-    path = folder / LOGITS_FILE
-    save_file({"logits": logits.detach().to("cpu", torch.float32).contiguous()}, path)
+    path, temporary = folder / LOGITS_FILE, folder / f".{LOGITS_FILE}.tmp"
+    kept = logits.detach().to("cpu", torch.float32).contiguous()
+    temporary.unlink(missing_ok=True)
+    try:
+        with room_for(LOGITS_FILE, kept.nbytes, folder):
+            save_file({"logits": kept}, temporary)
+            sync(temporary)
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return path

@@ -160,5 +160,11 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
 
 
 def _like(own: Any, saved: Any) -> Any:
-    # JSON has no tuples, and Adam's betas are one.
-    return tuple(saved) if isinstance(own, tuple) else saved
+    """Give a saved hyper-parameter back as the kind of value that the optimizer has."""
+    if isinstance(own, tuple) and isinstance(saved, list) and len(own) == len(saved):
+        # JSON has no tuples, and Adam's betas are one.
+        return tuple(_like(one, other) for one, other in zip(own, saved, strict=True))
+    numbers = (int, float)
+    if type(own) is type(saved) or (type(own) in numbers and type(saved) in numbers):
+        return saved
+    raise ValueError(f"the optimizer has a hyper-parameter like {own!r} where the saved one is {saved!r}")

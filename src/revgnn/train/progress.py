@@ -52,7 +52,7 @@ class ProgressBar:
     """A `Progress` with loss, valid metric, peak memory and the time that is left.
 
     On a terminal a bar that moves with every step; elsewhere one line per tenth of the run, and no more than one in
-    ten seconds except for the last.
+    ten seconds except for the last; where a tenth takes long, one line in five minutes, in the middle of an epoch too.
 
     Args:
         label: what stands at the left, such as the name of the model.
@@ -60,6 +60,7 @@ class ProgressBar:
     """
 
     SECONDS_BETWEEN_LINES = 10.0
+    SECONDS_OF_SILENCE = 300.0
     WIDTH_OF_ALL = 100
     """Columns below which only the count, loss, metric, memory and time left are shown, without their names."""
 
@@ -107,6 +108,10 @@ class ProgressBar:
         if self._bar is not None:
             place = (epoch - 1) * self._steps + step
             self._bar.update(self._task, completed=place, facts=self._facts(epoch, loss))
+        elif step < self._steps and self._is_silent():
+            self._last_line = time.monotonic()
+            left = self._left(epoch - 1 + step / self._steps)
+            self._say(f"step {step}/{self._steps}, {self._facts(epoch, loss)}, {left}")
 
     def epoch(self, row: Row) -> None:
         """Show the figures of an epoch."""
@@ -119,13 +124,16 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.update(self._task, completed=row["epoch"] * self._steps, facts=facts)
         elif self._line_is_due(row["epoch"]):
-            self.console.print(f"{self.label}: {facts}, {self._left(row['epoch'])}", markup=False, highlight=False)
+            self._say(f"{facts}, {self._left(row['epoch'])}")
 
     def end(self) -> None:
         """Close the bar and leave its last state."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"{self.label}: {text}", markup=False, highlight=False)
 
     @property
     def _is_narrow(self) -> bool:
@@ -147,12 +155,16 @@ class ProgressBar:
     def _line_is_due(self, epoch: int) -> bool:
         tenths, now = epoch * 10 // self._epochs, time.monotonic()
         due = tenths > self._lines_done and now - self._last_line >= self.SECONDS_BETWEEN_LINES
-        if due or epoch == self._epochs:
+        if due or self._is_silent() or epoch == self._epochs:
             self._lines_done, self._last_line = tenths, now
             return True
         return False
 
-    def _left(self, epoch: int) -> str:
-        per_epoch = (time.monotonic() - self._began) / max(epoch - self._done, 1)
-        seconds = round(per_epoch * (self._epochs - epoch))
+    def _is_silent(self) -> bool:
+        return time.monotonic() - max(self._began, self._last_line) >= self.SECONDS_OF_SILENCE
+
+    def _left(self, epochs: float) -> str:
+        """Say how long the rest takes, by what ``epochs`` (a part of one counts) took."""
+        per_epoch = (time.monotonic() - self._began) / (epochs - self._done)
+        seconds = round(per_epoch * (self._epochs - epochs))
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d} left"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..files import write_whole
 from .curve import Row, Score
 
 RESULT_FILE = "result.json"
@@ -44,4 +45,4 @@ class FitResult:
     def write(self, out: Path) -> None:
         """Write ``result.json``, without the curve, which has a file of its own."""
         facts = {name: value for name, value in asdict(self).items() if name != "curve"}
-        (out / RESULT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
+        write_whole(out / RESULT_FILE, json.dumps(facts, indent=1, allow_nan=False))

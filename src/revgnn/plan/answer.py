@@ -1,0 +1,96 @@
+"""What is answered when memory runs out: how much the run needs, how much there is, and what would fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..report.row import memory
+from ..run import Run
+from .fits import Suggestion, what_fits
+from .shape import shape_of_config
+
+_log = logging.getLogger(__name__)
+
+FIRST = 3
+"""Suggestions that are given."""
+_SAYS_SO = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_CGROUP, _MEMINFO = Path("/sys/fs/cgroup/memory.max"), Path("/proc/meminfo")
+
+
+class DoesNotFitError(MemoryError):
+    """A run did not fit; the message says what would."""
+
+
+@contextmanager
+def out_of_memory_answered(run: Run, data_root: Path, *, device: str) -> Iterator[None]:
+    """Turn an allocation that failed into an `DoesNotFitError` that says what fits into the memory there is.
+
+    Args:
+        run: what runs inside.
+        data_root: where its data lies.
+        device: "cpu", or anything else for the accelerator that is there.
+    """
+    try:
+        yield
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+    # Only here, where nothing holds the frames of what failed any more, is their memory free.
+    available = memory_there_is(device)
+    raise DoesNotFitError(f"out of memory ({said}). {_answer(run, data_root, available)}")
+
+
+def memory_there_is(device: str) -> int:
+    """Give the bytes that a run may take: all of the accelerator, or what is free for this process on this machine."""
+    if device != "cpu" and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[1])
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if _CGROUP.is_file() and (limit := _CGROUP.read_text().strip()).isdigit():
+        found.append(int(limit))
+    if _MEMINFO.is_file() and (free := re.search(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text())):
+        found.append(1024 * int(free[1]))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min([*found, *([soft] if soft != resource.RLIM_INFINITY else [])])
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in _SAYS_SO)
+
+
+def _answer(run: Run, data_root: Path, available: int) -> str:
+    dataset = run.dataset
+    if dataset.path is not None:
+        dataset = replace(dataset, path=str(data_root / Path(dataset.path).expanduser()))
+    try:
+        as_is, *others = what_fits(run, shape_of_config(dataset), available)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        _log.debug("the planner failed", exc_info=True)
+        return f"There are {memory(available)}; the planner does not know what would fit ({error})"
+    needs = f"A step is predicted to take {memory(as_is.peak)} of {memory(available)}"
+    if as_is.fits:
+        return f"{needs}: the rest is the data, or another program's; free some, or choose train.* and loader.* smaller"
+    return f"{needs}. {_spoken(others)}"
+
+
+def _spoken(others: Sequence[Suggestion]) -> str:
+    if not others:
+        return "No way that the planner tries would fit; take a narrower net or a larger machine"
+    same = {"gradient": "the same gradient", "model": "the same net, other batches", "nothing": "another net"}
+    ways = [
+        f"{one.what} ({same[one.same]}, {memory(one.peak)}): " + " ".join(f"--set {text}" for text in one.settings)
+        for one in others[:FIRST]
+    ]
+    return "What would fit: " + "; ".join(ways)
