@@ -39,6 +39,7 @@ from .inputs import Table, describe, open_table
 from .resolve import Plan, resolve
 
 _logger = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 10.0
 
 METRICS = {"multiclass": "accuracy", "multilabel": "rocauc", "regression": "rmse"}
 """What selects the best epoch, by task."""
@@ -227,16 +228,14 @@ class _Preparation:
         config, plan = self.config, self.plan
         replaced = out.with_name(f".old-{out.name}-{os.getpid()}") if is_store(out) else None
         with _stage("parts"), new_store(out if replaced is None else self.work / "graph") as folder:
-            parts = []
+            parts: list[PartFacts] = []
+            said_at = time.monotonic()
             for part in range(config.parts.count):
                 parts.append(self._write_part(folder, part))
-                _logger.info(
-                    "part %d of %d: %s nodes, %s edges",
-                    part + 1,
-                    config.parts.count,
-                    f"{parts[-1].nodes:,}",
-                    f"{parts[-1].edges:,}",
-                )
+                if time.monotonic() - said_at >= _SECONDS_BETWEEN_LINES:
+                    said_at = time.monotonic()
+                    edges = sum(facts.edges for facts in parts)
+                    _logger.info("part %d of %d: %s edges so far", part + 1, config.parts.count, f"{edges:,}")
             manifest = Manifest(
                 name=config.name or out.resolve().name,
                 task=config.task,
