@@ -224,7 +224,7 @@ ALLOWED = {"interop/official.py": {"torch.load"}, "data/planetoid.py": {"pickle.
 
 
 def test_the_package_loads_no_pickle() -> None:
-    """`torch.load` says weights_only=True, `np.load` never allow_pickle=True, and nobody else unpickles or evaluates."""
+    """`torch.load` says weights_only=True, no call allows pickles, and nobody else unpickles or evaluates."""
     sources = Path(sys.modules["revgnn.cli"].__file__ or "").parent
     checked = 0
     for path in sources.rglob("*.py"):
