@@ -78,7 +78,7 @@ def test_the_commands_of_the_readme_are_understood() -> None:
     text = "".join(_blocks("README.md", "sh") + _blocks("docs/recipes.md", "sh"))
     lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("revgnn")]
-    assert len(commands) == 10
+    assert len(commands) == 15
     for words in commands:
         make_parser().parse_args(words[1:])
 

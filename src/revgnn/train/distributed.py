@@ -6,6 +6,7 @@ opens the process group. Without a launcher there is one rank, and nothing here 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import os
@@ -59,6 +60,9 @@ class Ranks:
         # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
         _join(cpu=cpu)
+        # Gloo's threads must end before the process does, or it is aborted.
+        atexit.unregister(_leave)
+        atexit.register(_leave)
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision="bf16" if bf16 else "no",
@@ -161,6 +165,11 @@ def _join(*, cpu: bool) -> None:
     attempt = dist.distributed_c10d.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
+
+
+def _leave() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def scale_gradients(parameters: Iterator[nn.Parameter], factor: float) -> None:
