@@ -147,7 +147,8 @@ def test_a_lost_rank_ends_the_job_and_is_named(tmp_path: Path) -> None:
 
 
 def test_a_restart_goes_on_from_the_newest_checkpoint(two: Path, tmp_path: Path) -> None:
-    status, said = launch(tmp_path / "lost", "lost", "--max-restarts=1")
+    # A restart may itself meet a process that is going away, which torchrun answers with another.
+    status, said = launch(tmp_path / "lost", "lost", "--max-restarts=3")
     assert status == 0, said
     assert_same_bits(two, tmp_path / "lost")
 
