@@ -26,6 +26,7 @@ from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import duration, memory
 from revgnn.results import TABLES, build_table, markdown_table, read_rows
 from revgnn.results.memory import read_memory
+from revgnn.results.rows import read_lines
 from revgnn.run import Run
 from revgnn.target import Target
 
@@ -152,17 +153,18 @@ def _tables() -> str:
     return "\n\n".join(markdown_table(build_table(number, rows, alone)) for number in TABLES)
 
 
+def _newest(results: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The newest row of each value of some fields, in the order in which those first came."""
+    return {tuple(row[name] for name in names): row for row in read_lines(RESULTS / f"{results}.jsonl")}
+
+
 def _planned() -> str:
     """Predicted and measured peaks, the newest of each recipe."""
     lines = [
         "| recipe | nodes | layers | predicted | measured | ratio | commit |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
-    newest: dict[str, dict[str, Any]] = {}
-    for line in (RESULTS / "plan.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        newest[row["recipe"]] = row
-    for row in newest.values():
+    for row in _newest("plan", "recipe").values():
         cells = [
             f"`{row['recipe']}`",
             f"{row['num_nodes']:,}",
@@ -179,11 +181,7 @@ def _planned() -> str:
 def _preparation() -> str:
     """What preparing ogbn-proteins took, newest measurement of each size."""
     lines = ["| data | directed edges | reading | graph | at most | measured |", "|---|---:|---:|---:|---:|---|"]
-    newest: dict[tuple[bool, int], dict[str, Any]] = {}
-    for line in (RESULTS / "preparation.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        newest[row["made_up"], row["num_edges"]] = row
-    for row in newest.values():
+    for row in _newest("preparation", "made_up", "num_edges").values():
         cells = [
             "made up" if row["made_up"] else "ogbn-proteins",
             f"{row['num_edges']:,}",
@@ -198,17 +196,13 @@ def _preparation() -> str:
 
 def _prepare_scale() -> str:
     """What `revgnn prepare` took, newest measurement of each size."""
-    newest: dict[int, dict[str, Any]] = {}
-    for line in (RESULTS / "prepare.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        newest[row["num_edges"]] = row
     lines = [
         "| edges | nodes | features | parts | tables | time | peak memory | between, on disk | graph | measured |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
-    for edges, row in sorted(newest.items()):
+    for _, row in sorted(_newest("prepare", "num_edges").items()):
         cells = [
-            f"{edges:,}",
+            f"{row['num_edges']:,}",
             f"{row['num_nodes']:,}",
             str(row["features"]),
             str(row["num_parts"]),
@@ -252,12 +246,9 @@ def _runs() -> str:
 
 def _out_of_core_rows() -> list[dict[str, Any]]:
     """The newest measurement of each size."""
-    newest: dict[tuple[int, int], dict[str, Any]] = {}
-    path = RESULTS / "out_of_core.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        row = json.loads(line)
-        newest[row["num_nodes"], row["num_parts"]] = row
-    return [newest[key] for key in sorted(newest)]
+    if not (RESULTS / "out_of_core.jsonl").is_file():
+        return []
+    return [row for _, row in sorted(_newest("out_of_core", "num_nodes", "num_parts").items())]
 
 
 def _out_of_core() -> str:

@@ -31,7 +31,7 @@ from .data import (
     make_batches,
     read_data,
 )
-from .files import parts_of, write_whole
+from .files import parts_of, read_object, write_whole
 from .measure import StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
@@ -259,11 +259,8 @@ def _run_facts(out: Path) -> tuple[Path, dict[str, Any]]:
     path = out / RUN_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; resume the run to write it again") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    facts = read_object(path)
+    if facts.get("format") != FORMAT:
         raise ValueError(f"{path} must have format {FORMAT}; use the revgnn that wrote it")
     return path, facts
 

@@ -6,7 +6,7 @@ Kept in the folder of a run, so that the model refuses a graph that it would mis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from .dataset import Described, Level
@@ -69,10 +69,6 @@ class Schema:
             class_names=None if classes is None else tuple(map(str, classes)),
             **facts,
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """Give it as JSON would hold it."""
-        return asdict(self)
 
     def check_applies(self, other: Schema) -> None:
         """Refuse another graph whose features or edges are not what the model learnt.

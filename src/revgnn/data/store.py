@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..files import sync
 from ..graph import Graph
 from .batch import SPLITS, Batch
 from .dataset import Dataset, Level, Metric, Task
@@ -51,9 +52,9 @@ def new_store(out: Path) -> Iterator[Path]:
         yield temporary
         Store.open(temporary)
         for folder in (*(temporary / "parts").iterdir(), temporary / "parts", temporary):
-            _sync(folder)
+            sync(folder)
         os.replace(temporary, out)
-        _sync(out.parent)
+        sync(out.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -351,11 +352,3 @@ def _together(arrays: Sequence[NDArray[Any]]) -> Tensor:
     out = torch.empty((rows, *first.shape[1:]), dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)
     np.concatenate(arrays, out=out.numpy())
     return out
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ from ..plan.shape import GraphShape
 from ..recipes import all_recipes, find_recipe
 from ..report import circumstances
 from ..run import Run
+from .rows import read_lines
 
 MEMORY_FILE = "memory.jsonl"
 MEASURED, ESTIMATE = "measured", "estimate"
@@ -115,13 +116,7 @@ def read_memory(results: Path) -> list[dict[str, Any]]:
     Raises: ValueError: a line that is no JSON, with file and line.
     """
     path = results / MEMORY_FILE
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} must be one JSON object: {error}; remove it") from error
-    return rows
+    return list(read_lines(path)) if path.is_file() else []
 
 
 def newest_memory(recipe: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -7,17 +7,17 @@ not pass for a whole one), the scores, and where, when and on which commit. Noth
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..data.ogb import OGB
-from ..files import parse_object, parts_of, read_object
+from ..files import parts_of, read_object
 from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
 from ..run import REPORT_FILE
-from ..train.curve import CURVE_FILE
+from ..train.curve import CURVE_FILE, read_curve
 
 ROWS_FILE = "runs.jsonl"
 FORMAT = 1
@@ -81,16 +81,20 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
 
     Raises: ValueError: a line that is no JSON object, with file and line.
     """
-    rows = []
-    for path in sorted(results.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} must be one JSON object: {error}; remove it") from error
-            if isinstance(row, dict) and row.get("kind") == "run":
-                rows.append(row)
-    return rows
+    lines = (row for path in sorted(results.glob("*.jsonl")) for row in read_lines(path))
+    return [row for row in lines if isinstance(row, dict) and row.get("kind") == "run"]
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """Read a file of JSON values, one a line.
+
+    Raises: ValueError: a line that is no JSON, with file and line.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: line {number} must be one JSON object: {error}; remove it") from error
 
 
 def _row(run: Path) -> dict[str, Any]:
@@ -134,14 +138,13 @@ def _row(run: Path) -> dict[str, Any]:
 
 def _curve(run: Path) -> list[dict[str, Any]]:
     """The evaluated epochs of a run: epoch, loss of the training, and the metric on each split."""
-    lines = (run / CURVE_FILE).read_text(encoding="utf-8").splitlines()
     return [
         {
             "epoch": row["epoch"],
             "loss": row["loss"],
             **{split: score["metric"] for split, score in row["scores"].items()},
         }
-        for row in map(parse_object, lines)
+        for row in read_curve(run / CURVE_FILE)
         if row["scores"]
     ]
 

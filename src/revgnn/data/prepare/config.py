@@ -14,7 +14,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-ENCODINGS = ("number", "one_hot", "ordinal")
 MAX_PARTS = 100_000
 """More would be folders of a few rows each; a typing mistake must not make a million of them."""
 
