@@ -16,27 +16,32 @@ LARGEST_JSON = 64 * 2**20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name, sync it and rename it: a reader sees the old one or the new one.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write under; then it is synced and renamed: a reader sees the old file or the new one.
 
-    A link at ``path`` is replaced, never followed.
-
-    Raises: OSError: a full disk and the like; what stood there stands there still.
+    A link at ``path`` is replaced, never followed. Where the writing fails, what stood there stands there still.
     """
-    data = text.encode("utf-8")
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        with room_for(path.name, len(data), path.parent):
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync(path.parent)
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, as `replacing` does.
+
+    Raises: OSError: a full disk and the like.
+    """
+    data = text.encode("utf-8")
+    with room_for(path.name, len(data), path.parent), replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
 
 
 def sync(path: Path) -> None:

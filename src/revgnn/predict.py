@@ -7,8 +7,8 @@ state where it is wanted. It is written under a temporary name and renamed when 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from .data import (
     is_store,
     read_data,
 )
+from .files import replacing
 from .run import Device, Run, make_model, read_run, read_schema
 from .train import Answering, Sums, check_weights, load_best
 
@@ -233,24 +234,15 @@ def _lists(values: Tensor) -> pa.Array:
 def _write(tables: Iterator[pa.Table], out: Path, classes: tuple[str, ...] | None) -> int:
     """Write tables one by one as row groups of one file, which appears when it is whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".writing-{out.name}-{os.getpid()}")
     rows = 0
-    writer: pq.ParquetWriter | None = None
-    try:
+    with replacing(out) as temporary, ExitStack() as closing:
+        writer: pq.ParquetWriter | None = None
         for table in tables:
             if classes is not None:
                 table = table.replace_schema_metadata({"classes": json.dumps(classes, ensure_ascii=False)})
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer = writer or closing.enter_context(pq.ParquetWriter(temporary, table.schema))
             writer.write_table(table)
             rows += table.num_rows
         if writer is None:
             raise ValueError("the graph has no rows to predict")
-        writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    finally:
-        if writer is not None:
-            writer.close()
-        temporary.unlink(missing_ok=True)
     return rows

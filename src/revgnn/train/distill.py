@@ -5,7 +5,6 @@ Source: the paper's official code, ogbn_arxiv_dgl (self-knowledge distillation).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import room_for, sync
+from ..files import replacing, room_for
 
 LOGITS_FILE = "logits.safetensors"
 
@@ -94,15 +93,8 @@ def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:
 
 def save_logits(folder: Path, logits: Tensor) -> Path:
     """Write [n, T] logits of all rows into a run folder, for students."""
-    path, temporary = folder / LOGITS_FILE, folder / f".{LOGITS_FILE}.tmp"
+    path = folder / LOGITS_FILE
     kept = logits.detach().to("cpu", torch.float32).contiguous()
-    temporary.unlink(missing_ok=True)
-    try:
-        with room_for(LOGITS_FILE, kept.nbytes, folder):
-            save_file({"logits": kept}, temporary)
-            sync(temporary)
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with room_for(LOGITS_FILE, kept.nbytes, folder), replacing(path) as temporary:
+        save_file({"logits": kept}, temporary)
     return path
