@@ -208,7 +208,8 @@ class Store:
             with_ids: whether the batch says which node each row is.
         Returns: the induced subgraph with features, labels and splits.
         Raises: StoreError: a file is damaged.
-        Cost: reads the nodes of the parts and the blocks of edges between them, and nothing else; no sort.
+        Cost: reads the nodes of the parts and the blocks of edges between them, and nothing else; a stable sort of each
+            part's edges, which come in ordered runs.
         """
         split = _together([self._splits(number) for number in parts])
         y = _together([self._labels(number) for number in parts])
@@ -280,7 +281,7 @@ class Store:
             raise self._fault(number, "y.npy", "must be finite, or NaN where a label is missing")
         return y
 
-    def _features(self, number: int, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+    def _features(self, number: int, name: str, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.float32]:
         values = self.array(number, name)[rows]
         if not np.isfinite(values).all():
             raise self._fault(number, name, "must be finite")
@@ -288,7 +289,7 @@ class Store:
 
     def _graph(self, parts: Sequence[int]) -> tuple[Graph, Tensor | None]:
         """Merge the blocks between parts; edges come by (destination, source), features following."""
-        counts = [self.manifest.parts[number].nodes for number in parts]
+        counts = np.array([self.manifest.parts[number].nodes for number in parts], np.int64)
         offsets = np.cumsum([0, *counts])
         merged = [self._incoming(number, parts, counts, offsets) for number in parts]
         degree = _together([degree for degree, _, _ in merged])
@@ -300,44 +301,49 @@ class Store:
         return graph, _together(attributes) if attributes else None
 
     def _incoming(
-        self, number: int, parts: Sequence[int], counts: Sequence[int], offsets: NDArray[np.int64]
+        self, number: int, parts: Sequence[int], counts: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]:
         """Give the edges into one part from some: degree of each row, sources in the batch, features of edges."""
         nodes = self.manifest.parts[number].nodes
-        blocks = list(zip(self._blocks(number, parts), counts, offsets, strict=False))
-        ends = [self._block(number, rows, nodes, count) for rows, count, _ in blocks]
-        degrees = [np.bincount(dst, minlength=nodes) for _, dst in ends]
-        degree: NDArray[np.int64] = np.asarray(np.sum(degrees, axis=0, dtype=np.int64))
-        next_place = np.cumsum(degree) - degree
-        total = int(degree.sum())
+        starts, lengths = self._blocks(number, parts)
+        block = np.repeat(np.arange(len(parts)), lengths)
+        rows = np.arange(len(block)) + (starts - (np.cumsum(lengths) - lengths))[block]
+        src, dst = self._ends(number, rows, block, counts, nodes)
+        # Edges of a block stand by (destination, source), and blocks by source: the stable order by destination (a
+        # radix sort, where 16 bits hold the rows of a part) is that of all of them.
+        order = np.argsort(dst.astype(np.min_scalar_type(nodes)), kind="stable")
         # int32 holds the rows of any batch that fits in memory; a larger one has int64.
-        indices = np.empty(total, np.int32 if offsets[-1] < _INT32_MAX else np.int64)
-        width = self.edge_channels
-        edge_attr = None if width is None else np.empty((total, width), np.float32)
-        for (rows, _, offset), (src, dst), here in zip(blocks, ends, degrees, strict=True):
-            # Edges of a block already stand by (destination, source): a run of each moves as a whole.
-            place = (next_place - (np.cumsum(here) - here))[dst] + np.arange(len(dst))
-            indices[place] = src + indices.dtype.type(offset)
-            if edge_attr is not None:
-                edge_attr[place] = self._features(number, "edge_attr.npy", rows)
-            next_place += here
+        indices = (src + offsets[block])[order].astype(np.int32 if offsets[-1] < _INT32_MAX else np.int64)
+        degree: NDArray[np.int64] = np.bincount(dst, minlength=nodes)
+        edge_attr = None if self.edge_channels is None else self._features(number, "edge_attr.npy", rows[order])
         return degree, indices, edge_attr
 
-    def _blocks(self, number: int, parts: Sequence[int]) -> list[slice]:
+    def _blocks(self, number: int, parts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the edges from each of some parts begin, and how many they are."""
         ptr = self.array(number, "block_ptr.npy")
         if ptr[0] != 0 or ptr[-1] != self.manifest.parts[number].edges or (np.diff(ptr) < 0).any():
             raise self._fault(number, "block_ptr.npy", f"must ascend from 0 to {self.manifest.parts[number].edges}")
-        return [slice(int(ptr[source]), int(ptr[source + 1])) for source in parts]
+        chosen = np.asarray(parts)
+        return ptr[chosen], ptr[chosen + 1] - ptr[chosen]
 
-    def _block(self, number: int, rows: slice, nodes: int, sources: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _ends(
+        self,
+        number: int,
+        rows: NDArray[np.int64],
+        block: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        nodes: int,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Read the two ends of edges, of which each belongs to a block, and check them."""
         src, dst = self.array(number, "src.npy")[rows], self.array(number, "dst.npy")[rows]
-        if not len(dst):
-            return src, dst
-        for name, values, end in (("src.npy", src, sources), ("dst.npy", dst, nodes)):
-            if values.min() < 0 or values.max() >= end:
-                raise self._fault(number, name, f"must lie in 0..{end - 1} in rows {rows.start} to {rows.stop - 1}")
-        key = dst.astype(np.int64) * max(sources, 1) + src
-        if (key[1:] < key[:-1]).any():
+        for name, values, end in (("src.npy", src, counts[block]), ("dst.npy", dst, np.broadcast_to(nodes, dst.shape))):
+            outside = (values < 0) | (values >= end)
+            if outside.any():
+                at = int(outside.argmax())
+                raise self._fault(number, name, f"must lie in 0..{end[at] - 1} in row {rows[at]}, got {values[at]}")
+        later, before = (block[1:], dst[1:], src[1:]), (block[:-1], dst[:-1], src[:-1])
+        falls = (later[1] < before[1]) | ((later[1] == before[1]) & (later[2] < before[2]))
+        if (falls & (later[0] == before[0])).any():
             raise self._fault(number, "dst.npy", "must ascend within a block, and src.npy within a destination")
         return src, dst
 
