@@ -54,10 +54,16 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def room_for(what: str, needed: int, folder: Path) -> Iterator[None]:
+def room_for(what: str, needed: int, folder: Path, *, then: str = "resume the run") -> Iterator[None]:
     """Turn a full disk into an `OSError` that says how many bytes ``what`` needs and how many are free.
 
     Errors of the operating system that a library words itself ("... (os error 28)") are recognised too.
+
+    Args:
+        what: is written.
+        needed: bytes.
+        folder: where.
+        then: what to do once there is room.
     """
     try:
         yield
@@ -67,7 +73,7 @@ def room_for(what: str, needed: int, folder: Path) -> Iterator[None]:
         if code not in _FULL:
             raise
         sizes = f"{what} needs {_size(needed)}, {_size(shutil.disk_usage(folder).free)} are free"
-        raise OSError(code, f"{os.strerror(code)}: {sizes}; make room, then resume the run", str(folder)) from error
+        raise OSError(code, f"{os.strerror(code)}: {sizes}; make room, then {then}", str(folder)) from error
 
 
 def read_object(path: Path, fault: Callable[[str], Exception] = ValueError) -> dict[str, Any]:

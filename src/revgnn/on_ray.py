@@ -90,7 +90,8 @@ def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, 
             except ChildProcessError as lost:
                 if attempt == workers.restarts:
                     raise ChildProcessError(
-                        f"{lost}; that was attempt {attempt + 1} of as many: see to the machines, then --resume goes on"
+                        f"{lost}; that was attempt {attempt + 1} of {attempt + 1}: see to the machines, then --resume "
+                        "goes on"
                     ) from lost
                 _log.warning("%s; all are started again (%d of %d)", lost, attempt + 1, workers.restarts)
     raise AssertionError("the last attempt returns or raises")
@@ -205,8 +206,8 @@ def _returned(trainer: Any, switch: Any) -> Any:
 
     # In a thread of its own Ray leaves the signals alone.
     thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
     with Interrupts() as interrupts:
+        thread.start()
         told = False
         while thread.is_alive():
             thread.join(_SECONDS)

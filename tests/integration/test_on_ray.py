@@ -32,7 +32,7 @@ SETTINGS = (
     *("model.num_layers=4", "model.hidden_channels=8", "model.norm=layer", "loader.kind=random", "loader.num_parts=5"),
     *("train.epochs=3", "train.eval_every=1", "train.patience=none", "train.checkpoint_every=1"),
 )
-LIMIT = 400
+LIMIT = 1500
 """Seconds that all jobs may take on a busy machine."""
 
 
@@ -40,28 +40,18 @@ def words(out: Path, *more: str) -> list[str]:
     return [*WORDS, "--out", str(out), *(word for setting in (*SETTINGS, *more) for word in ("--set", setting))]
 
 
-def train_or_die(out: str, deed: str, device: str, again: bool) -> str:
-    """Train as the command does; in the first attempt the second rank goes away after the first checkpoint."""
-    curve = Path(out) / "curve.jsonl"
+def train_or_die(out: str, device: str, again: bool) -> str:
+    """Train as the command does; in the first attempt the second rank goes away after the first epoch."""
 
     def die() -> None:
-        while not curve.exists():
+        while not Path(out, "curve.jsonl").exists():
             time.sleep(0.001)
         os._exit(9)
 
-    if os.environ["RANK"] == "1" and (deed == "always" or not again):
+    if os.environ["RANK"] == "1" and not again:
         threading.Thread(target=die, daemon=True).start()
     code = main([*words(Path(out), "train.epochs=40"), *(["--resume"] if again else [])])
-    assert device == "cpu"
-    return f"{code}, again={again}"
-
-
-def lost(address: str, out: Path, deed: str, restarts: int) -> str:
-    workers = Workers(address=address, count=2, restarts=restarts)
-    try:
-        return str(on_ray(partial(train_or_die, str(out), deed), workers, out, cpu=True))
-    except ChildProcessError as error:
-        return f"error: {error}"
+    return f"{code} on {device}, again={again}"
 
 
 def stopped(address: str, out: Path) -> int:
@@ -89,9 +79,12 @@ def work(folder: Path) -> dict[str, Any]:
         "equal": main([*words(folder / "two"), "--ray", address]),
         "again": main([*words(folder / "two"), "--ray", address]),
         "stopped": stopped(address, folder / "stopped"),
-        "lost": lost(address, folder / "lost", "once", 1),
-        "lost again": lost(address, folder / "gone", "always", 1),
-        "nowhere": main([*words(folder / "nowhere"), "--ray", "127.0.0.1:1"]),
+        "lost": on_ray(
+            partial(train_or_die, str(folder / "lost")),
+            Workers(address=address, count=2, restarts=2),
+            folder / "lost",
+            cpu=True,
+        ),
     }
 
 
@@ -138,9 +131,8 @@ def test_two_workers_are_one_process_that_accumulates(jobs: tuple[Path, dict[str
 
 def test_what_a_worker_finds_wrong_is_one_line(jobs: tuple[Path, dict[str, Any], str]) -> None:
     _, came, said = jobs
-    assert came["again"] == came["nowhere"] == 2
+    assert came["again"] == 2
     assert "two already holds a run; resume it, or choose another folder" in said
-    assert "there is no Ray cluster at 127.0.0.1:1" in said
     assert "Traceback" not in said
 
 
@@ -153,22 +145,9 @@ def test_a_signal_stops_every_worker_after_the_same_step(jobs: tuple[Path, dict[
 
 def test_a_lost_worker_is_started_again_and_goes_on(jobs: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     folder, came, said = jobs
-    assert came["lost"] == "0, again=True"
+    assert came["lost"] == "0 on cpu, again=True"
     assert "rank 1 was lost" in said
     assert "going on after epoch" in said
     assert main(words(tmp_path / "one", "train.epochs=40", "train.accumulate=2")) == 0
     for name, value in last(tmp_path / "one").items():
         torch.testing.assert_close(last(folder / "lost")[name], value, rtol=1e-4, atol=1e-5)
-
-
-def test_one_that_is_lost_too_often_ends_the_job(jobs: tuple[Path, dict[str, Any], str]) -> None:
-    folder, came, _ = jobs
-    assert came["lost again"].startswith("error: rank 1 was lost: ")
-    assert "that was attempt 2 of as many" in came["lost again"]
-    assert list((folder / "gone" / "ckpt").iterdir()), "a checkpoint is left to go on from"
-
-
-@pytest.mark.parametrize("field", ["count", "cpus"])
-def test_no_workers_are_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
-        Workers(address="local", **{"count": 1, field: 0})

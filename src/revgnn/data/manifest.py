@@ -67,7 +67,7 @@ class Manifest:
     task: Task
     metric: Metric
     num_outputs: int
-    """T: classes of a multiclass task, else columns of the labels."""
+    """T: classes of a multiclass task, else columns of the labels; 0: nothing is known of the nodes."""
     features: tuple[Feature, ...]
     """Of nodes, side by side in this order."""
     edge_features: tuple[Feature, ...] = ()
@@ -312,8 +312,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{what} must be 1 to {_MOST_COLUMNS} numbers wide, each at least 1")
     if not manifest.features:
         raise ValueError("features must name at least one column")
-    if not 1 <= manifest.num_outputs <= _MOST_COLUMNS:
-        raise ValueError(f"num_outputs must be 1 to {_MOST_COLUMNS}, got {manifest.num_outputs}")
+    if not 0 <= manifest.num_outputs <= _MOST_COLUMNS:
+        raise ValueError(f"num_outputs must be 0 to {_MOST_COLUMNS}, got {manifest.num_outputs}")
     if manifest.class_names is not None and len(manifest.class_names) != manifest.num_outputs:
         raise ValueError(
             f"class_names must be one for each of {manifest.num_outputs} outputs, got {len(manifest.class_names)}"

@@ -46,7 +46,8 @@ class Nodes:
     features: tuple[FeatureConfig, ...]
     """Side by side in this order."""
     label: tuple[str, ...]
-    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression."""
+    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression. An empty list:
+    nothing is known of the nodes, which can be predicted and not learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,8 @@ class GraphConfig:
     """What is learned."""
     nodes: Nodes
     edges: Edges
-    split: Split
+    split: Split | None = None
+    """``None`` where, and only where, there is no label."""
     classes: tuple[str, ...] | None = None
     """Of multiclass, in this order; ``None``: those that occur, in ascending order."""
     direction: Literal["directed", "undirected"] = "directed"
@@ -127,10 +129,12 @@ class GraphConfig:
     parts: Parts = Parts()
 
     def __post_init__(self) -> None:
-        if self.task == "multiclass" and len(self.nodes.label) != 1:
-            raise ValueError(f"multiclass has one label column; got {', '.join(self.nodes.label) or 'none'}")
-        if not self.nodes.label:
-            raise ValueError("nodes.label names no column")
+        if self.task == "multiclass" and len(self.nodes.label) > 1:
+            raise ValueError(f"multiclass has one label column; got {', '.join(self.nodes.label)}")
+        if self.nodes.label and self.split is None:
+            raise ValueError("lacks split; see docs/prepare.md for an example")
+        if not self.nodes.label and (self.split is not None or self.classes is not None):
+            raise ValueError("nodes.label names no column: leave out split and classes too")
         if self.classes is not None and self.task != "multiclass":
             raise ValueError(f"classes go with task: multiclass, not {self.task}; leave them out")
         if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
