@@ -76,19 +76,22 @@ def room_for(what: str, needed: int, folder: Path, *, then: str = "resume the ru
         raise OSError(code, f"{os.strerror(code)}: {sizes}; make room, then {then}", str(folder)) from error
 
 
-def read_object(path: Path, fault: Callable[[str], Exception] = ValueError) -> dict[str, Any]:
+def read_object(
+    path: Path, fault: Callable[[str], Exception] = ValueError, *, largest: int = LARGEST_JSON
+) -> dict[str, Any]:
     """Read one JSON object that may come from anywhere.
 
     Args:
-        path: a plain file, no link, of at most `LARGEST_JSON` bytes.
+        path: a plain file, no link.
         fault: makes the error from its message.
+        largest: bytes that are read.
     Raises: what ``fault`` makes: not a plain file, too large, not JSON, nested too deep, a name twice, NaN or
         infinite numbers, or not an object.
     """
     try:
         check_plain(path, fault)
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"{path.stat().st_size} bytes are more than the {LARGEST_JSON} that are read")
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path.stat().st_size} bytes are more than the {largest} that are read")
         return parse_object(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         if type(error) is fault:

@@ -93,7 +93,12 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     """The folder of the runs, what each job gave, and what was said."""
     pytest.importorskip("ray.train.torch", reason="a cluster needs Ray Train, which is not installed")
     folder = tmp_path_factory.mktemp("ray")
-    quiet = {"DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
+    quiet = {
+        "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_worker_niceness": "0",
+    }
     here = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", "import test_on_ray, sys; test_on_ray.started(sys.argv[1])", str(folder)],
