@@ -7,7 +7,8 @@ state where it is wanted. It is written under a temporary name and renamed when 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -101,8 +102,9 @@ def predict_run(
         hidden=options.embeddings,
     )
     keyed = _keyed(run, source, loader)
-    tables = _tables(keyed, answering, options, loader.eval_views, trained, progress)
-    rows = _write(tables, keyed.num_rows, out, trained.class_names)
+    # Closed whatever happens: while it is gone through, nothing in this process keeps gradients.
+    with closing(_tables(keyed, answering, options, loader.eval_views, trained, progress)) as tables:
+        rows = _write(tables, keyed.num_rows, out, trained.class_names)
     return {
         "out": str(out),
         "rows": rows,
@@ -175,7 +177,7 @@ def _tables(
     views: int,
     trained: Schema,
     progress: Callable[[int, int], None],
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """Yield tables of rows; with several views, all of them are gone through first."""
     done, total = 0, keyed.num_rows * views
     logits: Sums | None = None

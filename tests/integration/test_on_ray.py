@@ -32,7 +32,7 @@ SETTINGS = (
     *("model.num_layers=4", "model.hidden_channels=8", "model.norm=layer", "loader.kind=random", "loader.num_parts=5"),
     *("train.epochs=3", "train.eval_every=1", "train.patience=none", "train.checkpoint_every=1"),
 )
-LIMIT = 1500
+LIMIT = 600
 """Seconds that all jobs may take on a busy machine."""
 
 
