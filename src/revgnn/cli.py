@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             traceback.print_exc()
         _say(f"error: {_one_line(mistake)}")
-        return 1 if isinstance(mistake, FloatingPointError | MemoryError) else 2
+        return 1 if isinstance(mistake, FloatingPointError | MemoryError | ChildProcessError) else 2
     return 0
 
 
@@ -150,6 +150,14 @@ def _add_train(commands: Any) -> None:
         default=[],
         help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
     )
+    on_ray = parser.add_argument_group("on a Ray cluster, whose machines see the same folders under the same paths")
+    on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
+    for flag, default, text in (
+        ("--ray-workers", 2, "W: ranks, a worker each, with a GPU each where there are any"),
+        ("--ray-cpus", 1, "cores of a worker"),
+        ("--ray-restarts", 3, "how often all are started again after one was lost, to go on from a checkpoint"),
+    ):
+        on_ray.add_argument(flag, metavar="N", type=int, default=default, help=f"{text} (default: {default})")
     _add_device(parser)
     _add_common(parser)
 

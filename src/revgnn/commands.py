@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
 from .files import read_object
 from .interop import convert as convert_official
+from .on_ray import Workers, on_ray
 from .overrides import flatten, override
 from .plan.answer import out_of_memory_answered
 from .plan.page import make_plan, show_plan
@@ -34,7 +36,7 @@ from .results import append_rows, build_table, find_results, markdown_table, rea
 from .results.memory import append_memory, memory_row, read_memory, rows_of_tables
 from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
 from .results.table import HEAD, notes
-from .run import Run, execute, report_on
+from .run import Device, Run, execute, report_on
 from .stack.budget import parse_bytes
 from .train import ProgressBar
 from .train.tracking import Tracking, check_trackers
@@ -66,43 +68,73 @@ def prepare(arguments: Namespace) -> None:
 
 
 def train(arguments: Namespace) -> None:
-    """Train a recipe, or on a folder of tables."""
+    """Train a recipe, or on a folder of tables; here, or on the workers of a Ray cluster."""
+    _, _, out = _asked(arguments)
+    check_trackers(arguments.track)
+    _log_to(progress_console())
+    if arguments.ray is None:
+        done = _trained(arguments, arguments.device, False)
+    elif arguments.runs is not None:
+        raise ValueError("--runs trains its seeds one after another in one process; leave out --runs or --ray")
+    else:
+        workers = Workers(
+            address=arguments.ray,
+            count=arguments.ray_workers,
+            cpus=arguments.ray_cpus,
+            restarts=arguments.ray_restarts,
+        )
+        done = on_ray(partial(_trained, arguments), workers, out, cpu=arguments.device == "cpu")
+    if arguments.runs is not None:
+        _show_runs(done, out, as_json=arguments.json)
+    elif done:
+        _show(done, out, as_json=arguments.json)
+
+
+def _asked(arguments: Namespace) -> tuple[str, Run, Path]:
+    """Which run is meant by the words of `train`: its name, itself, its folder."""
     name, run = _chosen(arguments.what, arguments.model)
     out = arguments.out or Path("runs", *Path(name).parts)
     run = override(run, arguments.assignments, fixed=frozenset({"paper"}))
     changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in MOVES_NOTHING]
     if changes:
         name, run = f"{name} with {', '.join(changes)}", replace(run, paper=None)
+    return name, run, out
+
+
+def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any]:
+    """Train what `train` asks for, as one of its ranks; give the report, or the summary of several seeds.
+
+    Args:
+        arguments: the words.
+        device: overrules theirs.
+        again: go on from a checkpoint that an attempt before this one left.
+    """
+    name, run, out = _asked(arguments)
     console = progress_console()
     _log_to(console)
     said = {
         "name": name,
         "data_root": arguments.data_root,
-        "device": arguments.device,
-        "resume": arguments.resume,
+        "device": device,
+        "resume": arguments.resume or again,
         "download": arguments.download,
     }
-    check_trackers(arguments.track)
 
     def shown(label: str, folder: Path, seed: int) -> Tracking:
         bar = ProgressBar(label=label, console=console)
         settings = {**flatten(replace(run, paper=None)), "train.seed": seed}
         return Tracking(bar, arguments.track, run=name, out=folder, settings=settings)
 
-    with out_of_memory_answered(run, arguments.data_root, device=arguments.device):
+    with out_of_memory_answered(run, arguments.data_root, device=device):
         if arguments.runs is not None:
-            summary = execute_runs(
+            return execute_runs(
                 run,
                 out,
                 runs=arguments.runs,
                 progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
                 **said,
             )
-            _show_runs(summary, out, as_json=arguments.json)
-            return
-        report = execute(run, out, progress=shown(out.name, out, run.train.seed), predicted=predicted, **said)
-    if report:
-        _show(report, out, as_json=arguments.json)
+        return execute(run, out, progress=shown(out.name, out, run.train.seed), predicted=predicted, **said)
 
 
 def predict(arguments: Namespace) -> None:

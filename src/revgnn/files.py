@@ -54,10 +54,16 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def room_for(what: str, needed: int, folder: Path) -> Iterator[None]:
+def room_for(what: str, needed: int, folder: Path, *, then: str = "resume the run") -> Iterator[None]:
     """Turn a full disk into an `OSError` that says how many bytes ``what`` needs and how many are free.
 
     Errors of the operating system that a library words itself ("... (os error 28)") are recognised too.
+
+    Args:
+        what: is written.
+        needed: bytes.
+        folder: where.
+        then: what to do once there is room.
     """
     try:
         yield
@@ -67,22 +73,25 @@ def room_for(what: str, needed: int, folder: Path) -> Iterator[None]:
         if code not in _FULL:
             raise
         sizes = f"{what} needs {_size(needed)}, {_size(shutil.disk_usage(folder).free)} are free"
-        raise OSError(code, f"{os.strerror(code)}: {sizes}; make room, then resume the run", str(folder)) from error
+        raise OSError(code, f"{os.strerror(code)}: {sizes}; make room, then {then}", str(folder)) from error
 
 
-def read_object(path: Path, fault: Callable[[str], Exception] = ValueError) -> dict[str, Any]:
+def read_object(
+    path: Path, fault: Callable[[str], Exception] = ValueError, *, largest: int = LARGEST_JSON
+) -> dict[str, Any]:
     """Read one JSON object that may come from anywhere.
 
     Args:
-        path: a plain file, no link, of at most `LARGEST_JSON` bytes.
+        path: a plain file, no link.
         fault: makes the error from its message.
+        largest: bytes that are read.
     Raises: what ``fault`` makes: not a plain file, too large, not JSON, nested too deep, a name twice, NaN or
         infinite numbers, or not an object.
     """
     try:
         check_plain(path, fault)
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"{path.stat().st_size} bytes are more than the {LARGEST_JSON} that are read")
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path.stat().st_size} bytes are more than the {largest} that are read")
         return parse_object(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         if type(error) is fault:

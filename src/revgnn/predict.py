@@ -7,9 +7,10 @@ state where it is wanted. It is written under a temporary name and renamed when 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ from .data import (
     is_store,
     read_data,
 )
-from .files import replacing
+from .data.tables import readable_columns
+from .files import replacing, room_for
 from .run import Device, Run, make_model, read_run, read_schema
 from .train import Answering, Sums, check_weights, load_best
 
@@ -74,11 +76,13 @@ def predict_run(
         out: the Parquet file to write; one that is there is replaced.
         options: see `Predicting`.
         data_root: where data lies, as in training.
-        data: a folder of tables or a prepared graph; ``None``: the data of the run.
+        data: a folder of tables or a prepared graph, with labels and splits or without; ``None``: the data of the run.
         device: "auto" is an accelerator where there is one.
         progress: told rows that were gone through, and how many there are to go through.
     Returns: facts of what was written.
-    Raises: FileNotFoundError, ValueError: no finished run; a graph that the model would misread.
+    Raises:
+        FileNotFoundError, ValueError: no finished run; a graph that the model would misread.
+        OSError: the disk is full, with what the predictions need and what is free; no file is left.
     """
     run, trained = read_run(folder), read_schema(folder)
     config = run.dataset if data is None else _other(run.dataset, data)
@@ -97,8 +101,10 @@ def predict_run(
         precision=run.train.precision,
         hidden=options.embeddings,
     )
-    tables = _tables(_keyed(run, source, loader), answering, options, loader.eval_views, trained, progress)
-    rows = _write(tables, out, trained.class_names)
+    keyed = _keyed(run, source, loader)
+    # Closed whatever happens: while it is gone through, nothing in this process keeps gradients.
+    with closing(_tables(keyed, answering, options, loader.eval_views, trained, progress)) as tables:
+        rows = _write(tables, keyed.num_rows, out, trained.class_names)
     return {
         "out": str(out),
         "rows": rows,
@@ -119,9 +125,9 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
     path = str(data.resolve())
     if is_store(data):
         return DatasetConfig(name="prepared", path=path)
-    if trained.name == "tables":
-        return replace(trained, path=path)
-    return DatasetConfig(name="tables", path=path, undirected=trained.undirected, self_loops=trained.self_loops)
+    if trained.name != "tables":
+        trained = DatasetConfig(name="tables", path=path, undirected=trained.undirected, self_loops=trained.self_loops)
+    return replace(trained, path=path, columns=readable_columns(data, trained.columns))
 
 
 def _evaluation(run: Run, options: Predicting, config: DatasetConfig) -> LoaderConfig:
@@ -171,7 +177,7 @@ def _tables(
     views: int,
     trained: Schema,
     progress: Callable[[int, int], None],
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """Yield tables of rows; with several views, all of them are gone through first."""
     done, total = 0, keyed.num_rows * views
     logits: Sums | None = None
@@ -231,18 +237,23 @@ def _lists(values: Tensor) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, values.size(1))
 
 
-def _write(tables: Iterator[pa.Table], out: Path, classes: tuple[str, ...] | None) -> int:
-    """Write tables one by one as row groups of one file, which appears when it is whole."""
+def _write(tables: Iterator[pa.Table], total: int, out: Path, classes: tuple[str, ...] | None) -> int:
+    """Write tables one by one as row groups of one file, which appears when it is whole.
+
+    Args:
+        tables: of ``total`` rows at most.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = 0
-    with replacing(out) as temporary, ExitStack() as closing:
-        writer: pq.ParquetWriter | None = None
-        for table in tables:
-            if classes is not None:
-                table = table.replace_schema_metadata({"classes": json.dumps(classes, ensure_ascii=False)})
-            writer = writer or closing.enter_context(pq.ParquetWriter(temporary, table.schema))
-            writer.write_table(table)
+    first = next(tables, None)
+    if first is None:
+        raise ValueError("the graph has no rows to predict")
+    # Before compression, which may save half of it or nothing.
+    needed = total * first.nbytes // max(first.num_rows, 1)
+    metadata = {} if classes is None else {"classes": json.dumps(classes, ensure_ascii=False)}
+    schema, rows = first.schema.with_metadata(metadata), 0
+    room = room_for(f"{out.name} with {total} rows", needed, out.parent, then="predict again")
+    with room, replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table.cast(schema))
             rows += table.num_rows
-        if writer is None:
-            raise ValueError("the graph has no rows to predict")
     return rows

@@ -103,6 +103,8 @@ def execute(
     _check_out(out)
     if dataset is None:
         dataset = read_data(run.dataset, run.loader, data_root, download=download)
+    if not dataset.split_sizes.get("train"):
+        raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)

@@ -1,4 +1,4 @@
-"""A run that is killed twenty times, between steps and inside of a checkpoint, loses no more than its interval."""
+"""A run that is killed again and again, between steps and inside of a checkpoint, loses no more than its interval."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from revgnn.train import checkpoint, load_latest
+from revgnn.train import TrainConfig, checkpoint, load_latest
 from toy_run import CONFIG, assert_same_run, fit_toy
 
-KILLS = 20
 EVERY = 2
-LONG = replace(CONFIG, epochs=60, checkpoint_every=EVERY)
+STEPS = 3
+"""Of an epoch."""
+CONFIGS = {
+    "epochs": replace(CONFIG, epochs=60, checkpoint_every=EVERY),
+    # So few minutes have gone by after every step.
+    "minutes": replace(CONFIG, epochs=20, checkpoint_every=None, checkpoint_minutes=1e-9),
+}
 
 
 class Told:
-    """A `Progress` that writes the number of every finished epoch into a pipe."""
+    """A `Progress` that writes the number of every step of the run into a pipe."""
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
 
     def begin(self, **facts: Any) -> None: ...
-    def step(self, **facts: Any) -> None: ...
+    def epoch(self, row: Any) -> None: ...
     def end(self) -> None: ...
-    def epoch(self, row: Any) -> None:
-        os.write(self.pipe, bytes([row["epoch"]]))
+    def step(self, *, epoch: int, step: int, loss: float) -> None:
+        os.write(self.pipe, bytes([(epoch - 1) * STEPS + step]))
 
 
 def _die_at_call(number: int) -> None:
@@ -60,8 +66,8 @@ def _die_at_call(number: int) -> None:
     deadly(checkpoint.shutil, "rmtree")
 
 
-def _kill_one(out: Path, draw: random.Random, *, inside: bool) -> int:
-    """Fork, train and kill; gives the last epoch that was heard of, 0 where none was."""
+def _kill_one(out: Path, config: TrainConfig, draw: random.Random, *, inside: bool) -> int:
+    """Fork, train and kill; gives the last step that was heard of, 0 where none was."""
     reading, writing = os.pipe()
     call, wait = draw.randint(1, 60), draw.uniform(0.0, 0.03)
     child = os.fork()
@@ -70,7 +76,7 @@ def _kill_one(out: Path, draw: random.Random, *, inside: bool) -> int:
         if inside:
             _die_at_call(call)
         try:
-            fit_toy(out, LONG, resume=True, progress=Told(writing))
+            fit_toy(out, config, resume=True, progress=Told(writing))
         finally:
             os._exit(1)
     os.close(writing)
@@ -88,39 +94,45 @@ def _kill_one(out: Path, draw: random.Random, *, inside: bool) -> int:
     return heard[-1] if heard else 0
 
 
-def kill_again_and_again(out: Path) -> None:
-    """Kill a run `KILLS` times, every second time inside of what writes a checkpoint, and look at what it kept."""
+def kill_again_and_again(out: Path, kills: int) -> None:
+    """Kill a run so often, every second time inside of what writes a checkpoint, and look at what it kept."""
+    config = CONFIGS[out.name]
     torch.set_num_threads(1)
     # What torch imports when it is first used, every child has then.
     fit_toy(out.with_name("warm"), replace(CONFIG, epochs=4))
     draw = random.Random(0)
-    for number in range(KILLS):
-        heard = _kill_one(out, draw, inside=number % 2 == 1)
-        # The epoch that was heard of last may not have come to its checkpoint; the one before had.
-        due = max(heard - 1, 0) // EVERY * EVERY
+    interval = EVERY * STEPS if config.checkpoint_every else 1
+    places = []
+    for number in range(kills):
+        heard = _kill_one(out, config, draw, inside=number % 2 == 1)
+        # The step that was heard of last may not have come to its checkpoint; the one before had.
+        due = max(heard - 1, 0) // interval * interval
         kept = load_latest(out)
-        assert (0 if kept is None else kept.epoch) >= due, f"kill {number}: epoch {heard} ran, {due} was due"
-    assert kept is not None
-    assert 0 < kept.epoch < LONG.epochs, "it was killed on its way"
+        places.append(0 if kept is None else kept.epoch * STEPS + kept.step)
+        assert places[-1] >= due, f"kill {number}: step {heard} ran, {due} was due"
+    assert 0 < places[-1] < config.epochs * STEPS, "it was killed on its way"
+    assert interval > 1 or any(place % STEPS for place in places), "in the middle of an epoch"
 
 
-def test_twenty_kills_lose_no_more_than_the_interval_and_change_no_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("interval", "kills"), [("epochs", 20), ("minutes", 10)])
+def test_kills_lose_no_more_than_the_interval_and_change_no_bit(tmp_path: Path, interval: str, kills: int) -> None:
     # In a process that has no threads, which forking would break.
     here = str(Path(__file__).parent)
     script = (
         f"import sys; sys.path.insert(0, {here!r}); from pathlib import Path; import test_kill; "
-        "test_kill.kill_again_and_again(Path(sys.argv[1]))"
+        "test_kill.kill_again_and_again(Path(sys.argv[1]), int(sys.argv[2]))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "killed")],
+        [sys.executable, "-c", script, str(tmp_path / interval), str(kills)],
         env=environment,
         capture_output=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    fit_toy(tmp_path / "killed", LONG, resume=True)
-    fit_toy(tmp_path / "whole", LONG)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    assert not list((tmp_path / "killed").rglob(".*")), "no temporary is left"
+    config = CONFIGS[interval]
+    fit_toy(tmp_path / interval, config, resume=True)
+    fit_toy(tmp_path / "whole", config)
+    assert_same_run(tmp_path / "whole", tmp_path / interval)
+    assert not list((tmp_path / interval).rglob(".*")), "no temporary is left"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from prepared_graphs import Whole, draw_whole, write_store
 from revgnn.cli import main
@@ -187,6 +191,68 @@ def test_a_folder_of_tables_and_a_data_set_by_name(
     assert main(["predict", "mine", "--out", "none.parquet"]) == 2
     assert "holds no finished run" in capsys.readouterr().err
     assert not Path("none.parquet").exists()
+
+
+def _unlabelled(folder: Path, whole: Whole, **columns: Any) -> Path:
+    """Write tables of a graph of which nothing is known but what ``columns`` says."""
+    folder.mkdir()
+    features = pa.array(list(whole.x), pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": whole.ids, "x": features, **columns}), folder / "nodes.parquet")
+    ids = np.array(whole.ids)
+    pq.write_table(pa.table({"src": ids[whole.src], "dst": ids[whole.dst]}), folder / "edges.parquet")
+    return folder
+
+
+def test_graphs_of_which_nothing_is_known_are_predicted_and_not_learned_from(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = draw_whole(9, nodes=50, edges=80)
+    folder = _unlabelled(tmp_path / "bare", whole)
+    nothing = {"label": pa.nulls(50), "split": pa.nulls(50, pa.string())}
+    tables = [
+        _predict(run, tmp_path / f"{number}.parquet", data=each, parts=1)
+        for number, each in enumerate((folder, _unlabelled(tmp_path / "nulls", whole, **nothing)))
+    ]
+    assert tables[0].equals(tables[1])
+    assert tables[0]["id"].to_pylist() == whole.ids
+    assert set(tables[0]["prediction"].to_pylist()) <= set(CLASSES)
+    assert tables[0]["split"].null_count == 50
+
+    pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
+    (folder / "graph.yaml").write_text(
+        "nodes: {files: nodes.parquet, features: x, label: []}\nedges: {files: edges.parquet}\nparts: {count: 3}\n"
+    )
+    assert main(["prepare", str(folder / "graph.yaml"), "--out", str(tmp_path / "prepared")]) == 0
+    parts = _predict(run, tmp_path / "parts.parquet", data=tmp_path / "prepared", parts=1)
+    shares, others = _by_id(parts, "probabilities"), _by_id(tables[0], "probabilities")
+    assert shares.keys() == others.keys()
+    assert all(np.allclose(shares[name], others[name], atol=1e-5) for name in shares)
+    assert parts["split"].null_count == 50
+    capsys.readouterr()
+    assert main(["train", str(tmp_path / "prepared"), "--out", str(tmp_path / "none"), "--device", "cpu"]) == 2
+    assert "prepared has no training rows: it can be predicted, not learned from" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_full_disk_says_what_is_needed_and_leaves_no_file(
+    run: Path, tmp_path: Path, small_disk: None, views: int
+) -> None:
+    said = r"out.parquet with 200 rows needs \d+ bytes, .* are free; make room, then predict again"
+    with pytest.raises(OSError, match=said) as full:
+        _predict(run, tmp_path / "out.parquet", parts=2, views=views)
+    assert full.value.errno == errno.EFBIG
+    assert torch.is_grad_enabled()
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_model_and_no_json_are_refused(run: Path, tmp_path: Path) -> None:

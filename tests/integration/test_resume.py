@@ -94,6 +94,35 @@ def test_a_crash_goes_back_to_the_last_checkpoint_and_trims_the_curve(tmp_path: 
     assert_same_run(whole, tmp_path)
 
 
+class StopsAfter:
+    """A `Progress` in whose clock every step takes a minute, and whose power is cut after so many of them."""
+
+    def __init__(self, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps, self.minutes = steps, 0
+        monkeypatch.setattr("revgnn.train.loop.time.monotonic", lambda: 60.0 * self.minutes)
+
+    def begin(self, **facts: Any) -> None: ...
+    def end(self) -> None: ...
+    def epoch(self, row: Any) -> None: ...
+    def step(self, **facts: Any) -> None:
+        self.minutes += 1
+        if self.minutes == self.steps:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize(("cut", "kept"), [(2, 0), (8, 6), (12, 9), (21, 18)])
+def test_minutes_between_checkpoints_are_all_that_a_crash_costs(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, cut: int, kept: int
+) -> None:
+    config = replace(CONFIG, checkpoint_every=None, checkpoint_minutes=2.5)
+    with monkeypatch.context() as clock, pytest.raises(RuntimeError, match="power cut"):
+        fit_toy(tmp_path, config, progress=StopsAfter(cut, clock))
+    saved = load_latest(tmp_path)
+    assert (0 if saved is None else saved.epoch * 3 + saved.step) == kept
+    fit_toy(tmp_path, config, resume=True)
+    assert_same_run(whole, tmp_path)
+
+
 def test_a_damaged_newest_checkpoint_costs_time_and_nothing_else(
     tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

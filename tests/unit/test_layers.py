@@ -31,7 +31,7 @@ OPTIONAL_INSIDE_FUNCTIONS = {
     "matplotlib": "an extra; without it there is no picture",
     "ogb": "an extra; only for downloads",
     "pymetis": "an extra; only for clusters",
-    "ray": "an extra; only to prepare graphs on a cluster",
+    "ray": "an extra; only for clusters",
     "rdkit": "an extra; only for molecules",
     "sklearn": "a second of import that only the digits need",
     "torch_geometric": "two seconds of import that only its own data sets need",

@@ -13,20 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, feather
 
 from revgnn.cli import main
-from revgnn.data.prepare import Drop, GraphConfig, Prepared, prepare, read_config
+from revgnn.data.prepare import Drop, GraphConfig, read_config
 from revgnn.data.prepare.hashing import hash_ids, uniform
 from revgnn.data.store import Store
+from small_tables import Table, good_edges, good_nodes, make, report, write
 
 pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
 
 MASK = 2**64 - 1
-Table = dict[str, Any]
 
 
 def plain_hash(value: int | str, seed: int) -> int:
@@ -72,39 +71,6 @@ def test_the_hash_never_changes() -> None:
     drawn = uniform(hash_ids(pa.array(range(20_000), pa.int64()), 1))
     assert drawn.min() >= 0 and drawn.max() < 1
     assert np.histogram(drawn, 10, (0, 1))[0] == pytest.approx(2_000, rel=0.1)
-
-
-def write(folder: Path, node_table: Table, edge_table: Table, /, **changes: Any) -> Path:
-    """Write two tables and a graph.yaml, whose top-level fields ``changes`` replaces."""
-    pq.write_table(pa.table(node_table), folder / "nodes.parquet")
-    pq.write_table(pa.table(edge_table), folder / "edges.parquet")
-    config = {
-        "nodes": {"files": "nodes.parquet", "features": "x", "label": "label"},
-        "edges": {"files": "edges.parquet"},
-        "split": "split",
-        "parts": {"count": 3},
-    }
-    (folder / "graph.yaml").write_text(yaml.safe_dump(config | changes), encoding="utf-8")
-    return folder / "graph.yaml"
-
-
-def make(config: Path, out: str = "graph", **settings: Any) -> Prepared:
-    return prepare(read_config(config), config.parent, config.parent / out, **settings)
-
-
-def good_nodes(ids: list[Any] | None = None) -> Table:
-    ids = ["a", "b", "c", "d"] if ids is None else ids
-    count = len(ids)
-    return {
-        "id": ids,
-        "x": pa.array([[float(k), -float(k)] for k in range(count)], pa.list_(pa.float32())),
-        "label": [("ale", "wine")[k % 2] for k in range(count)],
-        "split": [("train", "valid", "test", None)[k % 4] for k in range(count)],
-    }
-
-
-def good_edges() -> Table:
-    return {"src": ["a", "d", "a", "a"], "dst": ["b", "c", "b", "a"]}
 
 
 # ---------------------------------------------------------------- equal to a plain account
@@ -270,17 +236,6 @@ def test_parts_of_other_methods(method: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- faults
-
-
-def report(config: Path, **settings: Any) -> list[str]:
-    """Prepare what must not be prepared; return the lines of the complaint, and see that nothing is left."""
-    before = sorted(config.parent.iterdir())
-    with pytest.raises(ValueError, match=r"the tables in .* have \d+ faults?:") as caught:
-        make(config, **settings)
-    assert sorted(config.parent.iterdir()) == before
-    head, *lines = str(caught.value).split("\n")
-    assert f" {len(lines)} fault" in head
-    return [line.strip() for line in lines]
 
 
 def test_all_faults_come_in_one_report(tmp_path: Path) -> None:

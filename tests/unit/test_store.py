@@ -129,7 +129,7 @@ HOSTILE: list[tuple[Change, str]] = [
     (_set("features", []), "features must name"),
     (_set("task", "anything"), "task must be one of"),
     (_set("level", "graph"), "level must be 'node'"),
-    (_set("num_outputs", 10**12), "num_outputs must be 1 to"),
+    (_set("num_outputs", 10**12), "num_outputs must be 0 to"),
     (_set("class_names", ["a"]), "class_names must be one for each"),
     (_set("class_names", [1, 2, 3]), "class_names must be a list of text"),
     (_set("splits", {"train": 1}), "splits must count"),
@@ -152,11 +152,12 @@ def test_a_newer_format_a_wrong_checksum_and_no_json_are_refused(tmp_path: Path)
     path = write_store(tmp_path / "graph", draw_whole()) / "manifest.json"
     text = path.read_text(encoding="utf-8")
     for changed, message in (
-        (text.replace('"format": 1', '"format": 2'), "must have format 1, got 2"),
+        (text.replace('"format": 1', '"format": 2'), "must have format 1, got '2'"),
         (text.replace('"drawn"', '"other"'), "does not match its checksum"),
         (text[:-20], "cannot be read"),
-        (text.replace("300", "NaN"), "NaN is no JSON"),
-        ("[]", "must have format 1, got 'list'"),
+        (text.replace("300", "NaN"), "NaN is not a number of JSON"),
+        ("[]", "it must be one JSON object, got list"),
+        ('{"format": 1, "format": 1}', "an object has a name twice"),
     ):
         path.write_text(changed, encoding="utf-8")
         with pytest.raises(StoreError, match=message):

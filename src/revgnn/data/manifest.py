@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from ..files import read_object
 from .batch import SPLITS
 from .dataset import Metric, Task
 
@@ -67,7 +68,7 @@ class Manifest:
     task: Task
     metric: Metric
     num_outputs: int
-    """T: classes of a multiclass task, else columns of the labels."""
+    """T: classes of a multiclass task, else columns of the labels; 0: nothing is known of the nodes."""
     features: tuple[Feature, ...]
     """Of nodes, side by side in this order."""
     edge_features: tuple[Feature, ...] = ()
@@ -190,26 +191,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _read_content(path: Path) -> dict[str, Any]:
-    try:
-        if path.is_symlink() or not path.is_file():
-            raise StoreError(f"{path} must be a plain file; it is a link or a folder")
-        size = path.stat().st_size
-        if size > _LARGEST_MANIFEST:
-            raise StoreError(f"{path} has {size} bytes; at most {_LARGEST_MANIFEST} are read")
-        whole = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise error if isinstance(error, StoreError) else StoreError(f"{path} cannot be read: {error}") from error
-    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
-        found = whole.get("format") if isinstance(whole, dict) else type(whole).__name__
-        raise StoreError(f"{path} must have format {FORMAT}, got {found!r}; use the revgnn that wrote it")
+    whole = read_object(path, StoreError, largest=_LARGEST_MANIFEST)
+    if whole.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} must have format {FORMAT}, got {str(whole.get('format'))[:60]!r}; use the revgnn that wrote it"
+        )
     content = whole.get("content")
     if not isinstance(content, dict) or whole.get("sha256") != _digest(content):
         raise StoreError(f"{path} does not match its checksum; prepare the graph again")
     return content
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise StoreError(f"{text} is no JSON")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -312,8 +302,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{what} must be 1 to {_MOST_COLUMNS} numbers wide, each at least 1")
     if not manifest.features:
         raise ValueError("features must name at least one column")
-    if not 1 <= manifest.num_outputs <= _MOST_COLUMNS:
-        raise ValueError(f"num_outputs must be 1 to {_MOST_COLUMNS}, got {manifest.num_outputs}")
+    if not 0 <= manifest.num_outputs <= _MOST_COLUMNS:
+        raise ValueError(f"num_outputs must be 0 to {_MOST_COLUMNS}, got {manifest.num_outputs}")
     if manifest.class_names is not None and len(manifest.class_names) != manifest.num_outputs:
         raise ValueError(
             f"class_names must be one for each of {manifest.num_outputs} outputs, got {len(manifest.class_names)}"

@@ -7,13 +7,14 @@ that can be acted on: file, column, first bad row, how many.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -24,6 +25,8 @@ from .parquet import Faults, ParquetTable, is_null, is_numeric
 _logger = logging.getLogger(__name__)
 
 NODES, EDGES = "nodes.parquet", "edges.parquet"
+_Labels = tuple[NDArray[np.int64], tuple[str, ...] | None, int]
+"""The class of every node (-1: null), the names of the classes, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,10 @@ class Columns:
 
     id: str = "id"
     """Of nodes: an integer or a string, each once."""
-    label: str = "label"
-    """Of nodes: the class, an integer or a string; null is allowed where ``split`` is null."""
-    split: str = "split"
+    label: str | None = "label"
+    """Of nodes: the class, an integer or a string; null is allowed where ``split`` is null. ``None``: nothing is known
+    of the nodes, which can be predicted and not learned from; then ``split`` is ``None`` too."""
+    split: str | None = "split"
     """Of nodes: ``train``, ``valid`` or ``test``; null: in none of them."""
     features: tuple[str, ...] | None = None
     """Of nodes: columns of numbers, or of lists of numbers, side by side in this order; ``None``: ``x`` where there is
@@ -45,6 +49,24 @@ class Columns:
     """Of edges: the id that they go to."""
     edge_features: tuple[str, ...] | None = None
     """Of edges: likewise columns of numbers; ``None``: ``edge_attr`` where there is such a column, else none."""
+
+    def __post_init__(self) -> None:
+        if (self.label is None) != (self.split is None):
+            raise ValueError("columns.label and columns.split go together: name both, or neither")
+
+
+def readable_columns(folder: Path, columns: Columns) -> Columns:
+    """Give the columns without label and split where the nodes in a folder lack one of them, or have nothing in it."""
+    path = folder / NODES
+    wanted = [name for name in (columns.label, columns.split) if name is not None]
+    try:
+        there = path.is_file() and set(wanted) <= set(pq.read_schema(path).names)
+        if there and all(column.null_count < len(column) for column in pq.read_table(path, columns=wanted).columns):
+            return columns
+    except (pa.ArrowException, OSError):
+        # What cannot be read is said, with the other faults, by whoever reads it.
+        return columns
+    return replace(columns, label=None, split=None)
 
 
 def read_tables(folder: Path, columns: Columns) -> Dataset:
@@ -71,11 +93,14 @@ def read_tables(folder: Path, columns: Columns) -> Dataset:
     faults = Faults()
     nodes, edges = ParquetTable(folder / NODES, faults), ParquetTable(folder / EDGES, faults)
     features, edge_features = _node_features(nodes, columns, faults), _edge_features(edges, columns)
-    nodes.load([columns.id, columns.label, columns.split, *features])
+    nodes.load([columns.id, *filter(None, (columns.label, columns.split)), *features])
     edges.load([columns.src, columns.dst, *edge_features])
     ids = _ids(nodes, columns.id, faults)
-    splits = _splits(nodes, columns.split, faults)
-    labels = _labels(nodes, columns.label, splits, faults)
+    splits = np.full(nodes.num_rows, -1, np.int64)
+    labels: _Labels | None = splits, None, 0
+    if columns.label is not None and columns.split is not None:
+        splits = _splits(nodes, columns.split, faults)
+        labels = _labels(nodes, columns.label, splits, faults)
     (x, widths), (edge_attr, _) = _side_by_side(nodes, features), _side_by_side(edges, edge_features)
     src, dst = (_positions(edges, name, ids, faults) for name in (columns.src, columns.dst))
     faults.raise_if_any(folder)
@@ -109,7 +134,8 @@ def _node_features(nodes: ParquetTable, columns: Columns, faults: Faults) -> lis
     elif "x" in nodes.schema.names:
         chosen = ["x"]
     else:
-        used = {columns.id, columns.label, columns.split}
+        # Where nothing is known of the nodes, columns by these names may still be there, full of nulls.
+        used = {columns.id, columns.label or Columns.label, columns.split or Columns.split}
         chosen = [field.name for field in nodes.schema if field.name not in used and is_numeric(field.type)]
     if not chosen:
         faults.add(
@@ -179,10 +205,8 @@ def _splits(nodes: ParquetTable, name: str, faults: Faults) -> NDArray[np.int64]
     return splits
 
 
-def _labels(
-    nodes: ParquetTable, name: str, splits: NDArray[np.int64], faults: Faults
-) -> tuple[NDArray[np.int64], tuple[str, ...] | None, int] | None:
-    """Number the classes; return the class of every node (-1: null), the names, and how many there are."""
+def _labels(nodes: ParquetTable, name: str, splits: NDArray[np.int64], faults: Faults) -> _Labels | None:
+    """Number the classes."""
     column = nodes.column(name)
     if column is None:
         return None

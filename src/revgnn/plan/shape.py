@@ -163,7 +163,7 @@ def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
             raise FileNotFoundError(f"{folder} has neither manifest.json nor {name}; name a folder with one of the two")
     names = columns or Columns()
     nodes, edges = (pq.ParquetFile(folder / f"{what}.parquet") for what in ("nodes", "edges"))
-    features = names.features or _usual(nodes, "x", {names.id, names.label, names.split})
+    features = names.features or _usual(nodes, "x", {name for name in (names.id, names.label, names.split) if name})
     edge_features = names.edge_features or (("edge_attr",) if "edge_attr" in edges.schema_arrow.names else ())
     if not features:
         raise ValueError(f"{folder / 'nodes.parquet'} must have a column of numbers; got {nodes.schema_arrow.names}")

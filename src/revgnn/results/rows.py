@@ -24,7 +24,14 @@ FORMAT = 1
 USUAL = Path("benchmarks") / "results"
 
 MOVES_NOTHING = frozenset(
-    {"train.seed", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_logits", "loader.prefetch"}
+    {
+        "train.seed",
+        "train.checkpoint_every",
+        "train.checkpoint_minutes",
+        "train.keep_checkpoints",
+        "train.keep_logits",
+        "loader.prefetch",
+    }
 )
 """Fields of a run that leave it the row of the paper that its recipe is."""
 PLACES_ALONE = frozenset({"train.teacher.path"})

@@ -23,6 +23,7 @@ _FREE_ON_RESUME = frozenset(
         "train.accumulate",
         "train.epochs",
         "train.checkpoint_every",
+        "train.checkpoint_minutes",
         "train.keep_checkpoints",
         "train.patience",
         "loader.prefetch",
@@ -64,7 +65,9 @@ class TrainConfig:
     precision: Literal["float32", "bf16"] = "float32"
     """"float32", or "bf16": bfloat16 autocast of the forward, with weights and loss in float32."""
     checkpoint_every: int | None = 50
-    """Epochs between checkpoints; ``None``: only at the end and when interrupted."""
+    """Epochs between checkpoints; ``None``: only at the end, when interrupted, and as minutes go by."""
+    checkpoint_minutes: float | None = 30.0
+    """Minutes of training after which a checkpoint is written within an epoch too; ``None``: never."""
     keep_checkpoints: int = 2
     """How many checkpoints stay on disk, at least 2, so that a damaged one does not lose the run."""
     patience: int | None = None
@@ -83,7 +86,7 @@ class TrainConfig:
         self._check_least(0, "weight_decay", "warmup_epochs", "seed")
         if self.seed > _LARGEST_SEED:
             raise ValueError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and above 0, got {value}")

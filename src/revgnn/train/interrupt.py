@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 _STDERR = 2
 
@@ -27,6 +27,8 @@ class Interrupts:
     Outside the main thread, where Python allows no handlers, it catches nothing.
     """
 
+    _open: ClassVar[list[Interrupts]] = []
+
     def __init__(self, *, patient: bool = False) -> None:
         self._patient = patient
         self.signum: int | None = None
@@ -34,6 +36,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        self._open.append(self)
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._catch)
@@ -42,9 +45,16 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._open.remove(self)
         for signum, handler in self._before.items():
             # None stands for a handler that was not installed from Python and cannot be put back from it.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+    @classmethod
+    def ask(cls, signum: int) -> None:
+        """Ask whoever catches in this process to stop, as a signal would that does not reach it; once is enough."""
+        for one in list(cls._open):
+            one.signum = one.signum or signum
 
     def _catch(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:

@@ -150,6 +150,8 @@ class _Fit:
     best_scores: dict[str, Score] = field(default_factory=dict)
     saved_at: tuple[int, int] | None = None
     """Epoch and step of the newest checkpoint."""
+    saved_when: float = 0.0
+    """When the minutes began that go by until the next one."""
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(
@@ -160,6 +162,7 @@ class _Fit:
 
     # ------------------------------------------------------------------ the run
     def run(self) -> FitResult:
+        self.saved_when = time.monotonic()
         self.progress.begin(
             epochs=self.config.epochs, steps=self.ranks.steps(len(self.batches)), done=self.epoch, metric=self.metric
         )
@@ -170,6 +173,7 @@ class _Fit:
                     self._finish_epoch()
                     if self.config.checkpoint_every and self.epoch % self.config.checkpoint_every == 0:
                         self.save()
+                    self._save_in_time()
                     if self.ranks.size == 1:
                         self._stop_if_asked(interrupts.signum)
                 if self.best is None:
@@ -202,6 +206,7 @@ class _Fit:
             self.loss_sum += taken.loss * taken.rows
             self.rows += taken.rows
             self.progress.step(epoch=epoch, step=self.step, loss=taken.loss)
+            self._save_in_time()
             if self.ranks.size == 1:
                 self._stop_if_asked(interrupts.signum)
             elif taken.asked:
@@ -308,6 +313,17 @@ class _Fit:
         )
         save(self.out, snapshot, keep=self.config.keep_checkpoints)
         self.saved_at = self.epoch, self.step
+
+    def _save_in_time(self) -> None:
+        """Write a checkpoint where the minutes have gone by, wherever the epoch stands."""
+        if self.out is None or not self.config.checkpoint_minutes:
+            return
+        now = time.monotonic()
+        due = self.ranks.writes and now - self.saved_when >= 60 * self.config.checkpoint_minutes
+        # Ranks hold parts of the weights where they are sharded: all save, or none.
+        if self.ranks.total(float(due))[0]:
+            self.saved_when = now
+            self.save()
 
     def resume(self) -> None:
         """Take up the newest whole checkpoint, or begin where there is none."""

@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+MAX_BYTES = 2**20
+"""Of graph.yaml: it names files, it does not hold them."""
 MAX_PARTS = 100_000
 """More would be folders of a few rows each; a typing mistake must not make a million of them."""
 
@@ -46,7 +48,8 @@ class Nodes:
     features: tuple[FeatureConfig, ...]
     """Side by side in this order."""
     label: tuple[str, ...]
-    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression."""
+    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression. An empty list:
+    nothing is known of the nodes, which can be predicted and not learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,8 @@ class GraphConfig:
     """What is learned."""
     nodes: Nodes
     edges: Edges
-    split: Split
+    split: Split | None = None
+    """``None`` where, and only where, there is no label."""
     classes: tuple[str, ...] | None = None
     """Of multiclass, in this order; ``None``: those that occur, in ascending order."""
     direction: Literal["directed", "undirected"] = "directed"
@@ -127,10 +131,12 @@ class GraphConfig:
     parts: Parts = Parts()
 
     def __post_init__(self) -> None:
-        if self.task == "multiclass" and len(self.nodes.label) != 1:
-            raise ValueError(f"multiclass has one label column; got {', '.join(self.nodes.label) or 'none'}")
-        if not self.nodes.label:
-            raise ValueError("nodes.label names no column")
+        if self.task == "multiclass" and len(self.nodes.label) > 1:
+            raise ValueError(f"multiclass has one label column; got {', '.join(self.nodes.label)}")
+        if self.nodes.label and self.split is None:
+            raise ValueError("lacks split; see docs/prepare.md for an example")
+        if not self.nodes.label and (self.split is not None or self.classes is not None):
+            raise ValueError("nodes.label names no column: leave out split and classes too")
         if self.classes is not None and self.task != "multiclass":
             raise ValueError(f"classes go with task: multiclass, not {self.task}; leave them out")
         if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
@@ -148,14 +154,35 @@ class GraphConfig:
 def read_config(path: Path) -> GraphConfig:
     """Read graph.yaml.
 
-    Raises: ValueError: not YAML; an unknown, missing or wrong field, by its dotted name.
+    Raises: ValueError: not YAML, or more of it than is understood; an unknown, missing or wrong field, by its dotted
+        name.
     """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path} has {size} bytes; at most {MAX_BYTES} are read: name tables by a pattern")
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep; see docs/prepare.md for an example") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     config: GraphConfig = parse(GraphConfig, loaded, path.name)
     return config
+
+
+class _Plain(yaml.SafeLoader):  # type: ignore[misc]
+    """Values that are written out, each name once: no aliases, by which a few lines can stand for a world of them."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*{self.peek_event().anchor}) are not understood; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [name.value for name, _ in node.value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]!r} stands there {names.count(twice[0])} times; keep one")
+        return super().construct_mapping(node, deep)
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
@@ -179,7 +206,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             near = _nearest(str(value), get_args(kind))
-            raise ValueError(f"{where} must be one of {', '.join(get_args(kind))}; got {value!r}{near}")
+            raise ValueError(f"{where} must be one of {', '.join(get_args(kind))}; got {value!r:.80}{near}")
         return value
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -187,7 +214,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         spoken = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
-        raise ValueError(f"{where} must be {spoken}; got {value!r}")
+        raise ValueError(f"{where} must be {spoken}; got {value!r:.80}")
     return value
 
 
@@ -198,7 +225,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         value = {"column": value}
     if not isinstance(value, Mapping):
         names = ", ".join(field.name for field in fields(kind))
-        raise ValueError(f"{where} must have fields ({names}); got {value!r}")
+        raise ValueError(f"{where} must have fields ({names}); got {value!r:.80}")
     known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
     for name in value:
         if name not in known:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv, ipc
 
-from ..parquet import Faults
+from ..parquet import Faults, is_list, is_numeric, is_text
 
 FORMATS = {
     ".parquet": "parquet",
@@ -105,7 +105,7 @@ def read_piece(
         columns: which columns.
         text: those that a CSV file gives as text, whatever they look like.
         kinds: what other columns of a CSV file are.
-    Raises: pa.ArrowException, OSError: damaged data behind an intact head.
+    Raises: pa.ArrowException, OSError: damaged data behind an intact head, or not as many rows as it says.
     """
     row = piece.first_row
     for batch in _batches(piece, columns, {**dict.fromkeys(text, pa.string()), **kinds}):
@@ -115,6 +115,8 @@ def read_piece(
             part = batch.slice(start, BATCH_ROWS)
             yield row, part
             row += part.num_rows
+    if piece.num_rows is not None and row - piece.first_row != piece.num_rows:
+        raise pa.ArrowInvalid(f"{row - piece.first_row} rows where the file says {piece.num_rows}")
 
 
 def describe(table: Table) -> list[dict[str, Any]]:
@@ -193,7 +195,7 @@ def _csv_options(path: Path, columns: Sequence[str] | None, kinds: Mapping[str, 
 
 
 def _same(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
-    """Give the first schema's columns that every file has; others are faults where they are asked for."""
+    """Give the first schema's columns that every file has, of one kind; others are faults."""
     (first_name, first), *others = schemas
     kept = []
     for field in first:
@@ -201,5 +203,28 @@ def _same(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
         if missing:
             faults.add(missing[0], field.name, f"is missing, but {first_name} has it; give every file the same columns")
             continue
+        # What a CSV file means by a field is decided by all of them together.
+        tables = [(name, schema) for name, schema in schemas if FORMATS[Path(name).suffix.lower()] != "csv"]
+        kinds = [(name, schema.field(field.name).type) for name, schema in tables]
+        other = [(name, kind) for name, kind in kinds if not _alike(kinds[0][1], kind)]
+        if other:
+            (name, kind), (like, wanted) = other[0], kinds[0]
+            faults.add(name, field.name, f"holds {kind}, but in {like} {wanted}; make them alike")
+            continue
         kept.append(field)
     return pa.schema(kept)
+
+
+def _alike(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether columns of both types can be read as the same; nulls can be read as anything."""
+    return _kind(one) == _kind(other) or pa.types.is_null(one) or pa.types.is_null(other)
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if is_text(kind):
+        return "text"
+    if is_numeric(kind):
+        return "numbers in lists" if is_list(kind) else "numbers"
+    return "other"

@@ -196,28 +196,28 @@ def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> 
         else:
             node.read.append(part)
             node.kinds[part] = pa.int64()
-    split = config.split.column
+    split = None if config.split is None else config.split.column
     if split is not None and not node.categories(split):
         split = None
     if key is None or ends[0] is None or ends[1] is None or not features:
         return None
     number = node.checks.number
     classes, targets = label
+    labels = config.nodes.label[0] if config.nodes.label else ""
     node_rows = NodeRows(
         key=key,
         features=tuple(features),
         labels=targets,
-        label=config.nodes.label[0] if classes is not None else None,
+        label=labels if classes is not None else None,
         classes=classes or (),
-        unknown_class=number(config.nodes.label[0], "outside the classes; name it in classes, or null it"),
-        binary=number(config.nodes.label[0], "that are neither 0 nor 1 nor null")
-        if config.task == "multilabel"
-        else None,
-        unlabelled=number(config.nodes.label[0], "in a split but without a label; label them or null their split"),
+        learned=bool(labels),
+        unknown_class=number(labels, "outside the classes; name it in classes, or null it"),
+        binary=number(labels, "that are neither 0 nor 1 nor null") if config.task == "multilabel" else None,
+        unlabelled=number(labels, "in a split but without a label; label them or null their split"),
         split=split,
         unknown_split=number(split or "", f"outside {', '.join(SPLITS)}; rename or null them"),
-        fractions=config.split.fractions or (0.0, 0.0, 0.0),
-        split_seed=config.split.seed,
+        fractions=(config.split and config.split.fractions) or (0.0, 0.0, 0.0),
+        split_seed=0 if config.split is None else config.split.seed,
         part=part,
         bad_part=number(part or "", f"without a part of 0..{config.parts.count - 1}; give each node one"),
         num_parts=config.parts.count,
@@ -244,8 +244,9 @@ def _listed(config: GraphConfig, node: Resolver, edge: Resolver) -> list[tuple[R
         for feature in features:
             if feature.encode != "number" and side.categories(feature.column) and feature.categories is None:
                 wanted[id(side)].append(feature.column)
-    if config.task == "multiclass" and node.categories(config.nodes.label[0]) and config.classes is None:
-        wanted[id(node)].append(config.nodes.label[0])
+    for name in config.nodes.label if config.task == "multiclass" else ():
+        if node.categories(name) and config.classes is None:
+            wanted[id(node)].append(name)
     return [(node, wanted[id(node)]), (edge, wanted[id(edge)])]
 
 
@@ -294,7 +295,7 @@ def _label(
     config: GraphConfig, node: Resolver, found: dict[str, tuple[str, ...]]
 ) -> tuple[tuple[str, ...] | None, tuple[Numbers, ...]]:
     names = config.nodes.label
-    if config.task != "multiclass":
+    if config.task != "multiclass" or not names:
         columns = [node.numbers(name, null=None) for name in names]
         return None, tuple(column for column in columns if column is not None)
     if names[0] not in node.text:

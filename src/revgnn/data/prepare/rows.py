@@ -173,6 +173,8 @@ class NodeRows:
     label: str | None
     """Of multiclass."""
     classes: tuple[str, ...]
+    learned: bool
+    """Whether anything is known of the nodes."""
     unknown_class: int
     binary: int | None
     """The check of multilabel: 0, 1 or null."""
@@ -240,8 +242,8 @@ class NodeRows:
             y = codes(as_text(batch.column(self.label)), self.classes, None, self.unknown_class, marks)
             return y, y >= 0
         if not self.labels:
-            # The column is a fault that is in the report already; the other checks go on.
-            return np.zeros(batch.num_rows, np.int64), np.ones(batch.num_rows, dtype=bool)
+            # Where there should be labels, the column is a fault that is in the report already; other checks go on.
+            return np.full(batch.num_rows, 0 if self.learned else -1), np.full(batch.num_rows, self.learned)
         targets = side_by_side(self.labels, batch, marks)
         if self.binary is not None:
             other = ~np.isin(targets, (0, 1)) & np.isfinite(targets)

@@ -211,10 +211,9 @@ class _Preparation:
         self.nodes.tally.report(node_names, self.faults, without=frozenset(dropped))
         dropped = {text for _, text in self.plan.edge_checks.known} - never if self.drop.bad_edges else set()
         edge_tally.report(edge_names, self.faults, without=frozenset(dropped))
-        if self.nodes.num_nodes and not self.nodes.splits["train"]:
-            self.faults.add(
-                node_names[0], self.config.split.column, "no row says train; at least one labelled node must"
-            )
+        split = self.config.split
+        if split is not None and self.nodes.num_nodes and not self.nodes.splits["train"]:
+            self.faults.add(node_names[0], split.column, "no row says train; at least one labelled node must")
 
     def _report_ids_of_two_parts(self) -> None:
         table = repeated_ids(self.work / "places")
