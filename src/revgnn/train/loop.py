@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, evaluation, selection of the best weights, checkpoints, a curve.
 
 What is random in a step is a pure function of (seed, epoch, step), or comes from the global generators, whose states
-the checkpoints hold: a resumed run takes the same steps. Of several ranks the first evaluates and writes.
+the checkpoints hold: a resumed run takes the same steps. Of several ranks the first selects and writes.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def fit(
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
+        LostRankError: another rank ended.
     """
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -113,11 +114,12 @@ def fit(
         ranks=ranks,
         num_outputs=num_outputs or 0,
     )
-    if resume:
-        run.resume()
-    result = run.run()
-    # What the first rank wrote is there for all of them.
-    ranks.wait()
+    with ranks.together():
+        if resume:
+            run.resume()
+        result = run.run()
+        # What the first rank wrote is there for all of them.
+        ranks.wait()
     return result
 
 
@@ -192,10 +194,12 @@ class _Fit:
             self.model.begin_epoch(epoch)
         if self.memory is not None:
             self.memory()
-        for batches in self.ranks.share(self.batches.train(epoch), self.step):
+        for shares in self.ranks.place.training(
+            self.batches.train(epoch), accumulate=self.ranks.accumulate, done=self.step
+        ):
             started = time.perf_counter()
             taken = self.stepper.step(
-                batches, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
+                shares, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
             )
             self.seconds += time.perf_counter() - started
             self.step += 1
@@ -240,12 +244,8 @@ class _Fit:
         self.progress.epoch(row)
 
     def _evaluate(self, batches: Batches) -> dict[str, Score]:
-        scores = None
-        if self.ranks.writes:
-            forward = self.stepper.forward
-            scores = evaluate(self.model, batches, loss=self.config.loss, metric=self.metric, forward=forward)
-        told: dict[str, Score] = self.ranks.tell(scores)
-        return told
+        forward, config = self.stepper.forward, self.config
+        return evaluate(self.model, batches, loss=config.loss, metric=self.metric, forward=forward, ranks=self.ranks)
 
     def _select(self, scores: dict[str, Score]) -> None:
         select = self.config.select

@@ -19,6 +19,7 @@ from .distributed import Ranks, scale_gradients
 from .labels import reuse_labels
 from .objective import LOSSES
 from .optim import check_and_clip
+from .shares import Share
 from .watched import Watched
 
 
@@ -64,13 +65,11 @@ class Stepper:
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
-    def step(
-        self, batches: list[tuple[int, Batch, bool]], *, epoch: int, step: int, asked: Callable[[], bool]
-    ) -> Taken:
+    def step(self, shares: list[Share], *, epoch: int, step: int, asked: Callable[[], bool]) -> Taken:
         """Take one step.
 
         Args:
-            batches: what `Ranks.share` gave.
+            shares: what `Place.training` gave.
             epoch, step: for the words of an error, from 1.
             asked: whether this rank was asked to stop, looked up after its last backward.
         Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
@@ -78,9 +77,10 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         alone = self.ranks.batches_per_step == 1
         sums = [0.0, 0.0, 0.0]
-        for place, (number, batch, counts) in enumerate(batches):
-            with self.ranks.exchange(self.trained, last=place == len(batches) - 1):
-                loss, weight, rows = self._loss(batch, step_seed(self.config.seed, epoch, number), counts, alone=alone)
+        for share in shares:
+            with self.ranks.exchange(self.trained, last=share is shares[-1]):
+                seed = step_seed(self.config.seed, epoch, share.number)
+                loss, weight, rows = self._loss(share.batch, seed, share.counts, alone=alone)
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
