@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from .distill import TeacherOptions
+from .distributed import ParallelName
 from .labels import LabelOptions
 from .objective import LossName
 from .optim import OptimizerName, ScheduleName
@@ -21,6 +22,7 @@ _LARGEST_SEED = 2**32 - 1
 _FREE_ON_RESUME = frozenset(
     {
         "train.accumulate",
+        "train.parallel",
         "train.epochs",
         "train.checkpoint_every",
         "train.keep_checkpoints",
@@ -41,6 +43,9 @@ class TrainConfig:
     accumulate: int = 1
     """Batches of an epoch that each rank takes for one step of the optimizer; their gradient is the mean over all
     training rows of the step."""
+    parallel: ParallelName = "ddp"
+    """How several ranks hold a model: "ddp", each the whole of it; or "fsdp", each a shard of weights, gradients and
+    optimizer state, gathered where they are needed."""
     optimizer: OptimizerName = "adam"
     """"adam", "adamw" (decay apart from the gradient) or "rmsprop"."""
     lr: float = 0.001

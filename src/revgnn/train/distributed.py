@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,14 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from .sharded import Sharded
 from .shares import Place
 
 TIMEOUT = timedelta(minutes=30)
 """Longest wait of one rank for another, which must cover an evaluation; a rank that died is noticed at once by gloo."""
 
+
+ParallelName = Literal["ddp", "fsdp"]
 
 _SURVIVORS = timedelta(seconds=3)
 """How long a rank that lost another waits for the rest to say that they are there."""
@@ -61,9 +64,12 @@ class Ranks:
     accelerator: Accelerator
     accumulate: int
     """Batches of a step that each rank takes one after the other."""
+    parallel: ParallelName = "ddp"
+    sharded: Sharded | None = None
+    """What `wrap` made of a model with the choice "fsdp"."""
 
     @classmethod
-    def open(cls, *, cpu: bool, bf16: bool, accumulate: int) -> Ranks:
+    def open(cls, *, cpu: bool, bf16: bool, accumulate: int, parallel: ParallelName = "ddp") -> Ranks:
         """Open the process group, where a launcher has started several ranks."""
         # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -76,7 +82,7 @@ class Ranks:
             mixed_precision="bf16" if bf16 else "no",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
-        return cls(accelerator=accelerator, accumulate=accumulate)
+        return cls(accelerator=accelerator, accumulate=accumulate, parallel=parallel)
 
     @property
     def size(self) -> int:
@@ -103,14 +109,22 @@ class Ranks:
         return -(-batches // self.batches_per_step)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give the module that training calls: gradients are averaged over the ranks while the backward goes on."""
+        """Give the module that training calls: gradients are averaged over the ranks while the backward goes on.
+
+        With "fsdp" that is the model itself, whose parameters are shards from now on: optimizers are made after this.
+        """
         if self.size == 1:
+            return model
+        if self.parallel == "fsdp":
+            self.sharded = Sharded.of(model, self.accelerator.device)
             return model
         devices = None if self.accelerator.device.type == "cpu" else [self.accelerator.device.index]
         return DistributedDataParallel(model, device_ids=devices)
 
     def exchange(self, trained: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Exchange gradients in the backward of the last batch of a step alone; around forward and backward."""
+        if self.sharded is not None:
+            return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
 
     def total(self, *values: float) -> list[float]:
@@ -161,7 +175,8 @@ class Ranks:
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
-        yield
+        with nullcontext() if self.sharded is None else self.sharded.whole():
+            yield
 
     @contextmanager
     def together(self) -> Iterator[None]:

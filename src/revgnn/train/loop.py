@@ -16,17 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ..data.batch import Batches
-from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
+from .checkpoint import (
+    CheckpointError,
+    Snapshot,
+    copy_weights,
+    list_checkpoints,
+    load_latest,
+    load_weights,
+    restore,
+    save,
+    take,
+)
 from .config import TrainConfig, as_json, check_same, remedy
 from .curve import CURVE_FILE, Curve, Row, Score
 from .distill import save_logits
 from .distributed import Ranks, own_statistics, restarted
-from .evaluate import evaluate
+from .evaluate import evaluate, evaluating
 from .interrupt import Interrupted, Interrupts
 from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
@@ -90,7 +99,12 @@ def fit(
         raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
     if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
         raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
-    ranks = Ranks.open(cpu=device == "cpu", bf16=config.precision == "bf16", accumulate=config.accumulate)
+    ranks = Ranks.open(
+        cpu=device == "cpu",
+        bf16=config.precision == "bf16",
+        accumulate=config.accumulate,
+        parallel=config.parallel,
+    )
     ranks.check(len(batches))
     # Nobody writes before everybody has looked.
     ranks.wait()
@@ -154,11 +168,12 @@ class _Fit:
     """Epoch and step of the newest checkpoint."""
 
     def __post_init__(self) -> None:
+        trained = self.ranks.wrap(self.model)
         self.optimizer = make_optimizer(
             self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
         self.curve = Curve(self.out if self.ranks.writes else None)
-        self.stepper = Stepper(self.model, self.optimizer, self.config, self.ranks, self.num_outputs)
+        self.stepper = Stepper(self.model, trained, self.optimizer, self.config, self.ranks, self.num_outputs)
 
     # ------------------------------------------------------------------ the run
     def run(self) -> FitResult:
@@ -181,7 +196,7 @@ class _Fit:
         finally:
             self.progress.end()
         assert self.best is not None, "the first selection takes whatever is defined, or raises"
-        self.model.load_state_dict(self.best)
+        load_weights(self.model, self.best)
         if self.config.keep_logits:
             self._keep_logits()
         return self._result()
@@ -214,12 +229,10 @@ class _Fit:
 
     def _keep_logits(self) -> None:
         assert self.out is not None, "fit() has checked it"
-        if not self.ranks.writes:
-            return
-        self.model.eval()
-        with torch.no_grad():
-            (batch,) = self.batches.evaluate()
-            save_logits(self.out, self.stepper.forward(batch)[0])
+        with evaluating(self.model), self.ranks.evaluating(self.model):
+            if self.ranks.writes:
+                (batch,) = self.batches.evaluate()
+                save_logits(self.out, self.stepper.forward(batch)[0])
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
@@ -286,7 +299,10 @@ class _Fit:
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very place."""
-        if self.out is None or not self.ranks.writes or self.saved_at == (self.epoch, self.step):
+        if self.out is None or self.saved_at == (self.epoch, self.step):
+            return
+        self.saved_at = self.epoch, self.step
+        if not self.ranks.writes and self.ranks.sharded is None:
             return
         self.curve.sync()
         progress = {
@@ -306,8 +322,8 @@ class _Fit:
             progress=progress,
             config=self.configuration,
         )
-        save(self.out, snapshot, keep=self.config.keep_checkpoints)
-        self.saved_at = self.epoch, self.step
+        if self.ranks.writes:
+            save(self.out, snapshot, keep=self.config.keep_checkpoints)
 
     def resume(self) -> None:
         """Take up the newest whole checkpoint, or begin where there is none."""

@@ -45,6 +45,7 @@ class Stepper:
 
     Args:
         model: lies on the device of the ranks.
+        trained: what `Ranks.wrap` made of it.
         optimizer: of its parameters.
         num_outputs: T; only ``config.labels.reuse`` asks for it.
     """
@@ -52,14 +53,14 @@ class Stepper:
     def __init__(
         self,
         model: nn.Module,
+        trained: nn.Module,
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         ranks: Ranks,
         num_outputs: int,
     ) -> None:
-        self.model, self.optimizer, self.config, self.ranks = model, optimizer, config, ranks
+        self.model, self.trained, self.optimizer, self.config, self.ranks = model, trained, optimizer, config, ranks
         self.num_outputs = num_outputs
-        self.trained = ranks.wrap(model)
         self.placed: tuple[Batch, Batch] | None = None
         """The last batch as it came and as it lies on the device."""
         teacher = load_teacher(config.teacher, seed=config.seed)
@@ -126,7 +127,7 @@ class Stepper:
         return loss, weight, rows.numel() if counts else 0
 
     def _logits(self, placed: Batch, seed: int | None) -> Tensor:
-        # Evaluation is one rank's alone, and must not enter the exchange of buffers.
+        # Ranks evaluate different batches, and must not meet in the exchange of buffers.
         model = self.trained if self.model.training else self.model
         with self.ranks.accelerator.autocast():
             logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)
