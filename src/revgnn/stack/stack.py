@@ -278,6 +278,16 @@ class Stack(nn.Module):
             template.append(None if isinstance(tensor, Tensor) else tensor)
         return tuple(template), tuple(places), tensors
 
+    def ranges(self) -> Tensor | None:
+        """The largest magnitude that a stream in fixed point has met in each layer, [L] float64, -1 before the first
+        step; ``None`` for a floating one."""
+        return None if self.exact is None else torch.tensor(self.exact.largest, dtype=torch.float64).nan_to_num(-1.0)
+
+    def widen(self, ranges: Tensor) -> None:
+        """Go by these ranges from now on, such as other ranks have found; as `ranges` gives them."""
+        assert self.exact is not None, "it has said that it has ranges"
+        self.exact.largest = [value if value >= 0.0 else math.nan for value in ranges.tolist()]
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.exact is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from .interrupt import Interrupts
 from .sharded import Sharded
 from .shares import Place
+from .watched import Ranged
 
 TIMEOUT = timedelta(minutes=30)
 """Longest wait of one rank for another, which must cover an evaluation; a rank that died is noticed at once by gloo."""
@@ -127,6 +129,15 @@ class Ranks:
             return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
 
+    def agree(self, modules: Sequence[Ranged]) -> None:
+        """Let every rank go on with the widest of their ranges, so that one checkpoint holds for all."""
+        for module in modules if self.size > 1 else ():
+            ranges = module.ranges()
+            if ranges is not None:
+                ranges = ranges.to(self.accelerator.device)
+                dist.all_reduce(ranges, dist.ReduceOp.MAX)
+                module.widen(ranges)
+
     def total(self, *values: float) -> list[float]:
         """Add numbers up over the ranks."""
         if self.size == 1:
@@ -189,7 +200,9 @@ class Ranks:
         except RuntimeError as error:
             if self.size == 1 or not _is_of_an_exchange(error):
                 raise
-            lost = self._lost()
+            # The launcher ends the others as soon as it has noticed, which must not come before the message.
+            with Interrupts(patient=True):
+                lost = self._lost()
             who = "another rank" if not lost else " and ".join(f"rank {rank}" for rank in lost)
             raise LostRankError(
                 f"{who} of {self.size} ended or did not answer, and rank {self.place.rank} stops with it; its own "

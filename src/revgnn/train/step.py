@@ -20,7 +20,7 @@ from .labels import reuse_labels
 from .objective import LOSSES
 from .optim import check_and_clip
 from .shares import Share
-from .watched import Watched
+from .watched import Ranged, Watched
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -61,6 +61,7 @@ class Stepper:
     ) -> None:
         self.model, self.trained, self.optimizer, self.config, self.ranks = model, trained, optimizer, config, ranks
         self.num_outputs = num_outputs
+        self.ranged = [module for module in model.modules() if isinstance(module, Ranged)]
         self.placed: tuple[Batch, Batch] | None = None
         """The last batch as it came and as it lies on the device."""
         teacher = load_teacher(config.teacher, seed=config.seed)
@@ -85,6 +86,7 @@ class Stepper:
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
+        self.ranks.agree(self.ranged)
         weighted, labels, counted, asking = self.ranks.total(*sums, float(asked()))
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
