@@ -6,9 +6,12 @@ The file is its own worker: torchrun starts it with a folder, what to do, and wh
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 CONFIG = TrainConfig(epochs=3, lr=0.01, checkpoint_every=1, clip_norm=1.0, optimizer="adamw")
 STORE = "graph"
+RESTARTS = 3
 KINDS = {
     "parts": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2),
     "khop": LoaderConfig(kind="khop", batch_size=11, fanouts=(3, 2)),
@@ -47,6 +51,8 @@ class Disturbed(nn.Module):
                 signal.raise_signal(signal.SIGTERM)
             if self.deed == "lost" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 os._exit(9)
+        if self.deed.startswith("killed") and self.training:
+            time.sleep(0.03)
         logits: torch.Tensor = self.inner(*arguments, **named)
         return logits
 
@@ -55,6 +61,16 @@ def data(kind: str, folder: Path) -> Dataset | Store:
     if kind == "stored":
         return Store.open(folder / STORE)
     return graph_dataset() if kind == "graphs" else node_dataset()
+
+
+def kill_soon(seed: int) -> None:
+    """Kill one of the ranks of the first attempts without warning, sometime within the 0.9 s that its run takes."""
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    drawn = random.Random(seed * RESTARTS + attempt)
+    if attempt < RESTARTS and drawn.randrange(2) == int(os.environ["RANK"]):
+        killer = threading.Timer(drawn.uniform(0.0, 0.9), os.kill, (os.getpid(), signal.SIGKILL))
+        killer.daemon = True
+        killer.start()
 
 
 def train(folder: Path, kind: str, deed: str, accumulate: int = 1) -> None:
@@ -132,6 +148,13 @@ def test_a_restart_goes_on_from_the_newest_checkpoint(two: Path, tmp_path: Path)
     assert_same_bits(two / "parts", tmp_path / "parts")
 
 
+def test_ranks_that_are_killed_at_random_moments_go_on_to_the_same_end(two: Path, tmp_path: Path) -> None:
+    status, said = job(tmp_path, "killed 7", "parts", options=(f"--max-restarts={RESTARTS}",))
+    assert status == 0, said
+    assert said.count("failed (exitcode: -9)") == RESTARTS
+    assert_same_bits(two / "parts", tmp_path / "parts")
+
+
 def test_another_number_of_batches_in_a_step_is_refused(two: Path) -> None:
     with pytest.raises(ValueError, match=r"ranks \* train.accumulate was 2 and is 1"):
         train(two, "parts", "resume")
@@ -139,6 +162,8 @@ def test_another_number_of_batches_in_a_step_is_refused(two: Path) -> None:
 
 def work(folder: Path, deed: str, *kinds: str) -> None:
     """One rank: a run of every kind, one after the other."""
+    if deed.startswith("killed"):
+        kill_soon(int(deed.split()[1]))
     for kind in kinds:
         try:
             train(folder, kind, deed)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -36,8 +37,8 @@ TIMEOUT = timedelta(minutes=30)
 
 ParallelName = Literal["ddp", "fsdp"]
 
-_SURVIVORS = timedelta(seconds=3)
-"""How long a rank that lost another waits for the rest to say that they are there."""
+_SURVIVORS = 3.0
+"""Seconds that a rank that lost another waits for the rest to say that they are there."""
 
 
 class LostRankError(ConnectionError):
@@ -216,9 +217,9 @@ class Ranks:
         names = [f"there-{rank}" for rank in range(self.size)]
         try:
             store.set(names[self.place.rank], "yes")
-            with suppress(dist.DistStoreError):
-                # Some do not come in time: the store then says which.
-                store.wait(names, _SURVIVORS)
+            until = time.monotonic() + _SURVIVORS
+            while not store.check(names) and time.monotonic() < until:
+                time.sleep(0.05)
             return [rank for rank, name in enumerate(names) if not store.check([name])]
         except RuntimeError:
             # The store was with the rank that is lost.
