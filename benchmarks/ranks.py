@@ -31,8 +31,8 @@ from revgnn.train import TrainConfig, fit
 from .machine import ROOT, facts
 
 RESULTS = ROOT / "benchmarks" / "results" / "ranks.jsonl"
-NODES, EDGES, FEATURES, CLASSES, PARTS = 1_200, 24_000, 64, 8, 4
-LAYERS, HIDDEN, EPOCHS = 16, 1_024, 6
+NODES, EDGES, FEATURES, CLASSES, PARTS = 240, 4_800, 64, 8, 4
+LAYERS, HIDDEN, EPOCHS = 8, 1_024, 7
 
 
 @dataclass(frozen=True, kw_only=True)

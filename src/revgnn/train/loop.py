@@ -95,10 +95,7 @@ def fit(
     resume = resume or (out is not None and restarted())
     if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
         raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
-    if config.labels.reuse and num_outputs is None:
-        raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
-    if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
-        raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
+    _check_wishes(config, batches, out, num_outputs)
     ranks = Ranks.open(
         cpu=device == "cpu",
         bf16=config.precision == "bf16",
@@ -135,6 +132,13 @@ def fit(
         # What the first rank wrote is there for all of them.
         ranks.wait()
     return result
+
+
+def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, num_outputs: int | None) -> None:
+    if config.labels.reuse and num_outputs is None:
+        raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
+    if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
+        raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
 
 
 @dataclass(kw_only=True, eq=False)
