@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..files import check_plain, read_object, room_for, sync, write_whole
 from .optim import flatten_state, unflatten_state
 from .rng import capture_rng, restore_rng
-from .sharded import as_held, whole
+from .sharded import load_weights, whole
 
 _log = logging.getLogger(__name__)
 
@@ -114,12 +114,6 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
             )
         copies[name] = whole(value.detach()).to("cpu", copy=True).contiguous()
     return copies
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put what `copy_weights` gave into a model; of one in shards, each rank takes its own."""
-    own = model.state_dict()
-    model.load_state_dict({name: as_held(value, own[name]) for name, value in weights.items()})
 
 
 def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

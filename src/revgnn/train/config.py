@@ -148,6 +148,21 @@ def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         )
 
 
+def check_as_many(together: int, own: int) -> None:
+    """Refuse to continue a run with other steps.
+
+    Args:
+        together: batches in a step of the run, over all ranks.
+        own: batches in a step now.
+    Raises: ValueError: they differ.
+    """
+    if together != own:
+        raise ValueError(
+            f"a run resumes only with as many batches in a step: ranks * train.accumulate was {together} and is "
+            f"{own}; start other ranks, or set train.accumulate, so that the product is {together}"
+        )
+
+
 def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         return [(name, value)]

@@ -1,4 +1,4 @@
-"""The ranks of a run: whose batches are whose, what they add up, when they stop; the only user of torch.distributed.
+"""The ranks of a run: what they add up and tell each other, when they stop; with `sharded`, all of torch.distributed.
 
 A launcher (torchrun, accelerate launch) starts the same program W times and says so in the environment. Accelerate
 opens the process group. Without a launcher there is one rank, and nothing here communicates.
@@ -31,11 +31,10 @@ from .sharded import Sharded
 from .shares import Place
 from .watched import Ranged
 
+ParallelName = Literal["ddp", "fsdp"]
+
 TIMEOUT = timedelta(minutes=30)
 """Longest wait of one rank for another, which must cover an evaluation; a rank that died is noticed at once by gloo."""
-
-
-ParallelName = Literal["ddp", "fsdp"]
 
 _SURVIVORS = 3.0
 """Seconds that a rank that lost another waits for the rest to say that they are there."""
@@ -94,7 +93,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this rank writes, prints and evaluates."""
+        """Whether this rank writes and prints."""
         return bool(self.accelerator.is_main_process)
 
     @property

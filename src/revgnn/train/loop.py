@@ -20,18 +20,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ..data.batch import Batches
-from .checkpoint import (
-    CheckpointError,
-    Snapshot,
-    copy_weights,
-    list_checkpoints,
-    load_latest,
-    load_weights,
-    restore,
-    save,
-    take,
-)
-from .config import TrainConfig, as_json, check_same, remedy
+from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
+from .config import TrainConfig, as_json, check_as_many, check_same, remedy
 from .curve import CURVE_FILE, Curve, Row, Score
 from .distill import save_logits
 from .distributed import Ranks, own_statistics, restarted
@@ -41,6 +31,7 @@ from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
 from .result import FitResult
+from .sharded import load_weights
 from .step import Stepper
 from .watched import Watched
 
@@ -96,12 +87,8 @@ def fit(
     if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
         raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
     _check_wishes(config, batches, out, num_outputs)
-    ranks = Ranks.open(
-        cpu=device == "cpu",
-        bf16=config.precision == "bf16",
-        accumulate=config.accumulate,
-        parallel=config.parallel,
-    )
+    bf16 = config.precision == "bf16"
+    ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
     ranks.check(len(batches))
     # Nobody writes before everybody has looked.
     ranks.wait()
@@ -343,12 +330,7 @@ class _Fit:
             raise ValueError(
                 f"epochs={self.config.epochs} is less than the {snapshot.epoch} that {self.out} has run; raise it"
             )
-        together, own = snapshot.progress.get("batches_per_step", 1), self.ranks.batches_per_step
-        if together != own:
-            raise ValueError(
-                f"a run resumes only with as many batches in a step: ranks * train.accumulate was {together} and is "
-                f"{own}; start other ranks, or set train.accumulate, so that the product is {together}"
-            )
+        check_as_many(snapshot.progress.get("batches_per_step", 1), self.ranks.batches_per_step)
         restore(snapshot, self.model, self.optimizer)
         self._take_up(snapshot)
         self.curve.resume(self.epoch)

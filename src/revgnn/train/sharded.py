@@ -6,7 +6,7 @@ after. A stack's segments are gathered one at a time, all else together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -82,6 +82,12 @@ def as_held(tensor: Tensor, held: Tensor) -> Tensor:
     if not isinstance(held, DTensor):
         return tensor
     return distribute_tensor(tensor.to(held.device), held.device_mesh, held.placements, src_data_rank=None)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put whole weights into a model, by name; of one in shards, each rank takes its own."""
+    own = model.state_dict()
+    model.load_state_dict({name: as_held(value, own[name]) for name, value in weights.items()})
 
 
 def _module(module: FSDPModule) -> nn.Module:
