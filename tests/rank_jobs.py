@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from revgnn.data import Dataset
 
-LIMIT = 180
+LIMIT = 300
 """Seconds that any job may take."""
 
 

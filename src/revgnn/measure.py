@@ -255,6 +255,9 @@ class _CPUTrace:
         changes = []
         for _, address, size in sorted(self._events()):
             if size >= 0:
+                if address in self._alive:
+                    # Its release was not seen: another thread's, such as one that talks to other ranks.
+                    changes.append(-self._alive.pop(address))
                 self._alive[address] = size
                 changes.append(size)
             elif address in self._alive:

@@ -18,6 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+_LOOKED_FOR = "segments while they are looked for"
+
 
 @runtime_checkable
 class Segmented(Protocol):
@@ -47,6 +49,12 @@ class Sharded:
             segments += [fully_shard(part, mesh=mesh, reshard_after_forward=True) for part in module.cut()]
         apart = {parameter for segment in segments for parameter in _module(segment).parameters()}
         root = fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=apart)
+        # The root looks for its parts among its children, once; as roots of their own, they would hold buffers till the
+        # end of the backward.
+        children = nn.ModuleList(_module(segment) for segment in segments)
+        model.add_module(_LOOKED_FOR, children)
+        root._get_fsdp_state()._lazy_init()
+        del model._modules[_LOOKED_FOR]
         return cls(root=root, segments=tuple(segments))
 
     @contextmanager
