@@ -52,7 +52,7 @@ class Disturbed(nn.Module):
             if self.deed == "lost" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 os._exit(9)
         if self.deed.startswith("killed") and self.training:
-            time.sleep(0.03)
+            time.sleep(0.1)
         logits: torch.Tensor = self.inner(*arguments, **named)
         return logits
 
@@ -64,7 +64,7 @@ def data(kind: str, folder: Path) -> Dataset | Store:
 
 
 def kill_soon(seed: int) -> None:
-    """Kill one of the ranks of the first attempts without warning, sometime within the 0.9 s that its run takes."""
+    """Kill one of the ranks of the first attempts without warning, sometime within the 0.9 s that a whole run takes at least."""
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     drawn = random.Random(seed * RESTARTS + attempt)
     if attempt < RESTARTS and drawn.randrange(2) == int(os.environ["RANK"]):
@@ -151,7 +151,8 @@ def test_a_restart_goes_on_from_the_newest_checkpoint(two: Path, tmp_path: Path)
 def test_ranks_that_are_killed_at_random_moments_go_on_to_the_same_end(two: Path, tmp_path: Path) -> None:
     status, said = job(tmp_path, "killed 7", "parts", options=(f"--max-restarts={RESTARTS}",))
     assert status == 0, said
-    assert said.count("failed (exitcode: -9)") == RESTARTS
+    # A later attempt may be at its end before its moment comes.
+    assert 1 <= said.count("failed (exitcode: -9)") <= RESTARTS
     assert_same_bits(two / "parts", tmp_path / "parts")
 
 

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,12 +22,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from rank_jobs import assert_close, assert_same_bits, last, launch, node_dataset
 from revgnn.data import LoaderConfig, make_batches
 from revgnn.models import EquilibriumOptions, ModelConfig, build_model
+from revgnn.stack.run import Run
 from revgnn.train import Interrupted, LabelOptions, TrainConfig, fit, read_curve
 
 pytestmark = pytest.mark.slow
 
 TRAIN = TrainConfig(epochs=2, lr=0.01, checkpoint_every=1, clip_norm=1.0, optimizer="adamw")
-MODEL = ModelConfig(conv="sage", num_layers=4, hidden_channels=16, dropout=0.2, norm="layer", segments=2)
+MODEL = ModelConfig(conv="sage", num_layers=4, hidden_channels=16, dropout=0.2, norm="layer", segments=4)
 CASES: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "segments": (MODEL, TRAIN),
     "exact state": (replace(MODEL, state="exact"), TRAIN),
@@ -86,6 +88,25 @@ def train(out: Path, name: str, parallel: Any, *, stop: bool = False, resume: bo
     )
 
 
+def most_layers_gathered(out: Path) -> int:
+    """How many of the four layers are whole, at most, while one is taken back."""
+    found: list[int] = []
+    forward, reverse, models = Stopped.forward, Run.reverse, []
+
+    def noted(model: Stopped, *arguments: object, **named: object) -> Tensor:
+        models[:] = [model]
+        return forward(model, *arguments, **named)
+
+    def watched(run: Run, *arguments: Any) -> None:
+        layers = [list(layer.parameters()) for layer in models[0].inner.stack.layers]
+        found.append(sum(not hasattr(parameters[0], "to_local") for parameters in layers))
+        reverse(run, *arguments)
+
+    with patch.object(Stopped, "forward", noted), patch.object(Run, "reverse", watched):
+        train(out, "segments", "fsdp")
+    return max(found)
+
+
 def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
     """Bytes of weights, gradients and optimizer state that this rank holds after a step."""
 
@@ -123,6 +144,7 @@ def work(folder: Path) -> None:
         train(folder / "segments" / "taken up", "segments", "fsdp", stop=True)
     except Interrupted:
         train(folder / "segments" / "taken up", "segments", "ddp", resume=True)
+    found["layers"] = {"gathered": most_layers_gathered(folder / "watched")}
     (folder / f"held-{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
@@ -163,6 +185,12 @@ def test_each_rank_holds_half(folder: Path) -> None:
         found = json.loads((folder / f"held-{rank}.json").read_text())
         for what, whole in found["segments/ddp"].items():
             assert 0.4 < found["segments/fsdp"][what] / whole < 0.6, (rank, what)
+
+
+def test_a_segment_is_gathered_when_its_turn_comes(folder: Path) -> None:
+    for rank in range(2):
+        found = json.loads((folder / f"held-{rank}.json").read_text())
+        assert found["layers"]["gathered"] == 2, "the one that is taken back, and the one before it, made ready"
 
 
 if __name__ == "__main__":
