@@ -64,7 +64,7 @@ def data(kind: str, folder: Path) -> Dataset | Store:
 
 
 def kill_soon(seed: int) -> None:
-    """Kill one of the ranks of the first attempts without warning, sometime within the 0.9 s that a whole run takes at least."""
+    """Kill one of the ranks of the first attempts, sometime within the 0.9 s that a whole run takes at least."""
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     drawn = random.Random(seed * RESTARTS + attempt)
     if attempt < RESTARTS and drawn.randrange(2) == int(os.environ["RANK"]):
