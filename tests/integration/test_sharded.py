@@ -36,7 +36,7 @@ CASES: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "two batches each": (MODEL, replace(TRAIN, accumulate=2)),
     "tied": (replace(MODEL, weight_tied=True), TRAIN),
     "batch norm": (replace(MODEL, norm="batch"), TRAIN),
-    "checkpointing": (replace(MODEL, coupling="residual", backprop="checkpoint"), TRAIN),
+    "checkpointing": (replace(MODEL, coupling="residual", backprop="checkpoint", segments=2), TRAIN),
     "equilibrium": (
         replace(
             MODEL,
