@@ -89,7 +89,7 @@ def train(out: Path, name: str, parallel: Any, *, stop: bool = False, resume: bo
 
 
 def most_layers_gathered(out: Path) -> int:
-    """How many of the four layers are whole, at most, while one is taken back."""
+    """How many of the four layers are whole, at most, when one is about to be taken back."""
     found: list[int] = []
     forward, reverse, models = Stopped.forward, Run.reverse, []
 
@@ -190,7 +190,7 @@ def test_each_rank_holds_half(folder: Path) -> None:
 def test_a_segment_is_gathered_when_its_turn_comes(folder: Path) -> None:
     for rank in range(2):
         found = json.loads((folder / f"held-{rank}.json").read_text())
-        assert found["layers"]["gathered"] == 2, "the one that is taken back, and the one before it, made ready"
+        assert found["layers"]["gathered"] == 1, "the one that is taken back; the one before it is on its way"
 
 
 if __name__ == "__main__":
