@@ -43,7 +43,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("architecture", "recipes", "paper", "runs", "prepare", "scale", "planner")
+        for name in ("architecture", "recipes", "paper", "runs", "prepare", "scale", "planner", "distributed")
     ),
 )
 RESULTS = ROOT / "benchmarks" / "results"
@@ -292,6 +292,38 @@ def _out_of_core() -> str:
     return "\n".join(lines)
 
 
+def _ranks() -> str:
+    """Two ranks beside one process that takes the same steps: the newest row of each way."""
+    head = [
+        "ranks",
+        "how",
+        "segments",
+        "step",
+        "sent in a step",
+        "weights",
+        "gradients",
+        "optimizer",
+        "peak",
+        "measured",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|---:|---|" + "---:|" * (len(head) - 3) + "---|"]
+    for row in _newest("ranks", "ranks", "parallel", "segments").values():
+        how = row["parallel"] if row["ranks"] > 1 else "one process, accumulate=2"
+        where = f"{row['machine']['cpu']}, load {row['machine']['load']:.1f}, {row['date'][:10]}, {row['commit'][:8]}"
+        cells = [
+            str(row["ranks"]),
+            how,
+            str(row["segments"]),
+            duration(row["step_s"]),
+            memory(row["sent_bytes"]) if row["ranks"] > 1 else "nothing",
+            *(memory(row["held_bytes"][what]) for what in ("weights", "gradients", "optimizer")),
+            memory(row["peak_bytes"]),
+            where + ("-dirty" if row["dirty"] else ""),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _in_short(said: list[str]) -> str:
     return (said[-1] if said else "killed").replace("|", "/").replace("`", "'")[:80]
 
@@ -397,6 +429,7 @@ BLOCKS = {
     "billion": _billion,
     "scale-check": _scale_check,
     "planned": _planned,
+    "ranks": _ranks,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

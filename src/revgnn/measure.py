@@ -78,8 +78,9 @@ def held_memory(fn: Callable[[], object], device: torch.device | str = "cpu") ->
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Count the bytes of the storages behind tensors, each once."""
-    return sum({_address(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+    """Count the bytes of the storages behind tensors, each once; of one in shards, those of the shard that is here."""
+    here: Iterable[Tensor] = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
+    return sum({_address(tensor): tensor.untyped_storage().nbytes() for tensor in here}.values())
 
 
 def median_seconds(
@@ -120,16 +121,15 @@ class StepMemory:
 
     Args:
         device: where the steps run.
-        held: tensors that are allocated before the first step and needed by it (weights, a full batch). Only the CPU
-            needs to be told.
+        held: tensors that are allocated before the first step and needed by it (weights, a full batch); gone through at
+            the first call, for they may be others before. Only the CPU needs to be told.
     """
 
     RECORDED_STEPS = 4
 
     def __init__(self, device: torch.device | str, held: Iterable[Tensor] = ()) -> None:
         self.device = torch.device(device)
-        self._held = 0 if self.device.type == "cuda" else tensor_bytes(held)
-        self._peak = self._held
+        self._holding, self._held, self._peak = iter(held), 0, 0
         self.peaks: dict[str, int] = {}
         """On the CPU: phase -> its peak, where a step was cut into phases by `phase`."""
         self._phase = "step"
@@ -151,6 +151,9 @@ class StepMemory:
             peak = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return peak
+        # Empty after the first time.
+        self._held += tensor_bytes(self._holding)
+        self._peak = max(self._peak, self._held)
         if self._trace is not None:
             self.close()
         elif self._steps < self.RECORDED_STEPS:
@@ -252,6 +255,9 @@ class _CPUTrace:
         changes = []
         for _, address, size in sorted(self._events()):
             if size >= 0:
+                if address in self._alive:
+                    # Its release was not seen: another thread's, such as one that talks to other ranks.
+                    changes.append(-self._alive.pop(address))
                 self._alive[address] = size
                 changes.append(size)
             elif address in self._alive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -326,11 +327,10 @@ def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemo
     kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else _accelerator()
     if kind not in {"cpu", "cuda"}:
         return None
-    held = [*model.parameters(), *model.buffers()]
     training = batches.training if isinstance(batches, NodeBatches) else batches
-    if isinstance(training, FullBatch):
-        held += training.batch.tensors()
-    return StepMemory(kind, held)
+    full = training.batch.tensors() if isinstance(training, FullBatch) else []
+    # Ranks may put weights into shards before the first step: they are looked up then.
+    return StepMemory(kind, chain(model.parameters(), model.buffers(), full))
 
 
 def _with_waiting(memory: StepMemory | None, batches: Batches) -> Callable[[], int] | None:

@@ -1,16 +1,20 @@
-"""Two ranks have the gradients of one process: reversible layers under DistributedDataParallel, tied and untied.
+"""Two ranks have the gradients of one process: reversible layers under DistributedDataParallel, tied and untied; and
+with segments, gradients are exchanged while the backward goes on.
 
 The file is its own worker: each rank is this file, started with its number.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,8 +26,10 @@ from revgnn.graph import Graph
 from revgnn.interop import GroupAddRev
 from revgnn.models import ModelConfig, build_model
 from revgnn.nn import SAGEConv
+from revgnn.stack.run import Run
 
 RANKS = 2
+SEGMENTS = (1, 3)
 N, E, F, D, T = 30, 90, 5, 8, 3
 
 
@@ -70,6 +76,34 @@ def loss_of(model: nn.Module, rank: int) -> Tensor:
     return (logits * torch.randn(logits.shape, dtype=torch.double, generator=generator)).sum()
 
 
+def order_of_events(segments: int) -> list[str]:
+    """What happens in a backward, in order: each segment begun and done, each bucket of gradients exchanged."""
+    torch.manual_seed(1)
+    config = ModelConfig(conv="sage", num_layers=6, hidden_channels=D, dropout=0.0, segments=segments)
+    # Buckets of one layer or less.
+    model = DistributedDataParallel(build_model(config, in_channels=F, out_channels=T).double(), bucket_cap_mb=0.001)
+    events: list[str] = []
+
+    def exchange(state, bucket):  # type: ignore[no-untyped-def] - DDP refuses annotations that are strings
+        events.append("bucket")
+        return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
+
+    model.register_comm_hook(None, exchange)
+    reverse = Run.reverse
+
+    def watched(run: Run, *arguments: Any) -> None:
+        events.append("begun")
+        reverse(run, *arguments)
+        events.append("done")
+
+    with patch.object(Run, "reverse", watched):
+        # DDP puts its buckets in the order in which gradients came in the first step.
+        for _ in range(2):
+            events.clear()
+            loss_of(model, 0).backward()
+    return events
+
+
 def work(rank: int, folder: Path) -> None:
     """One rank: the gradients of every model, after two backward passes of which the first was not averaged."""
     torch.set_num_threads(1)
@@ -83,14 +117,20 @@ def work(rank: int, folder: Path) -> None:
         loss_of(model, rank + RANKS).backward()
         found[name] = {key: parameter.grad for key, parameter in model.module.named_parameters()}
     torch.save(found, folder / f"{rank}.pt")
+    events = {segments: order_of_events(segments) for segments in SEGMENTS}
+    (folder / f"events-{rank}.json").write_text(json.dumps(events))
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def gradients(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ddp")
+
+
+@pytest.fixture(scope="module")
+def gradients(folder: Path) -> list[dict[str, dict[str, Tensor]]]:
     """What each rank found: model -> parameter -> gradient."""
-    folder = tmp_path_factory.mktemp("ddp")
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -122,6 +162,17 @@ def test_two_ranks_have_the_gradients_of_one_process(name: str, gradients: list[
         for key, parameter in model.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(gradients[rank][name][key], parameter.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_are_exchanged_while_earlier_segments_are_still_to_come(
+    gradients: list[dict[str, dict[str, Tensor]]], folder: Path
+) -> None:
+    for rank in range(RANKS):
+        whole, cut = json.loads((folder / f"events-{rank}.json").read_text()).values()
+        assert whole[:2] == ["begun", "done"] and "bucket" in whole, "with one segment, all layers come first"
+        assert cut.count("begun") == cut.count("done") == 3
+        last_begun = len(cut) - 1 - cut[::-1].index("begun")
+        assert "bucket" in cut[:last_begun], "the first layers were still to come"
 
 
 if __name__ == "__main__":

@@ -1,47 +1,40 @@
 """Runs of several ranks under torchrun: equal to one process, stopped by a signal, a rank lost and the run taken up.
 
-The file is its own worker: torchrun starts it with a run folder and what to do.
+The file is its own worker: torchrun starts it with a folder, what to do, and which runs.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
-import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from revgnn.data import Dataset, LoaderConfig, make_batches
+from prepared_graphs import draw_whole, write_store
+from rank_jobs import assert_close, assert_same_bits, graph_dataset, launch, node_dataset
+from revgnn.data import Batches, Dataset, LoaderConfig, Store, make_batches
 from revgnn.models import ModelConfig, build_model
-from revgnn.train import TrainConfig, fit, read_curve
+from revgnn.train import Interrupted, TrainConfig, fit, read_curve
 
 pytestmark = pytest.mark.slow
 
 CONFIG = TrainConfig(epochs=3, lr=0.01, checkpoint_every=1, clip_norm=1.0, optimizer="adamw")
-LIMIT = 90
-"""Seconds that any job may take."""
-
-
-def dataset() -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(101, 5, generator=generator)
-    order = torch.randperm(101, generator=generator)
-    return Dataset(
-        name="toy",
-        edge_index=torch.randint(101, (2, 400), generator=generator),
-        x=x,
-        y=x[:, :3].argmax(1),
-        splits={"train": order[:50], "valid": order[50:75], "test": order[75:]},
-        level="node",
-        task="multiclass",
-        metric="accuracy",
-        num_outputs=3,
-    )
+STORE = "graph"
+RESTARTS = 3
+KINDS = {
+    "parts": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2),
+    "khop": LoaderConfig(kind="khop", batch_size=11, fanouts=(3, 2)),
+    "stored": LoaderConfig(kind="stored", parts_per_batch=1, eval_parts=3),
+    "graphs": LoaderConfig(),
+}
 
 
 class Disturbed(nn.Module):
@@ -58,105 +51,126 @@ class Disturbed(nn.Module):
                 signal.raise_signal(signal.SIGTERM)
             if self.deed == "lost" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 os._exit(9)
+        if self.deed.startswith("killed") and self.training:
+            time.sleep(0.1)
         logits: torch.Tensor = self.inner(*arguments, **named)
         return logits
 
 
-def train(out: Path, deed: str, accumulate: int, parts: int = 5) -> None:
+def data(kind: str, folder: Path) -> Dataset | Store:
+    if kind == "stored":
+        return Store.open(folder / STORE)
+    return graph_dataset() if kind == "graphs" else node_dataset()
+
+
+def kill_soon(seed: int) -> None:
+    """Kill one of the ranks of the first attempts, sometime within the 0.9 s that a whole run takes at least."""
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    drawn = random.Random(seed * RESTARTS + attempt)
+    if attempt < RESTARTS and drawn.randrange(2) == int(os.environ["RANK"]):
+        killer = threading.Timer(drawn.uniform(0.0, 0.9), os.kill, (os.getpid(), signal.SIGKILL))
+        killer.daemon = True
+        killer.start()
+
+
+def train(folder: Path, kind: str, deed: str, accumulate: int = 1) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    config = ModelConfig(conv="sage", num_layers=4, hidden_channels=8, dropout=0.2, norm="layer", segments=2)
-    model = Disturbed(build_model(config, in_channels=5, out_channels=3), deed)
-    loader = LoaderConfig(kind="random", num_parts=parts)
+    dataset = data(kind, folder)
+    state = "exact" if kind == "khop" else "float"
+    config = ModelConfig(
+        conv="sage", num_layers=4, hidden_channels=8, dropout=0.2, norm="layer", segments=2, state=state
+    )
+    model = build_model(config, in_channels=5, out_channels=dataset.num_outputs, level=dataset.level)
+    loss = "cross_entropy" if dataset.task == "multiclass" else "bce"
+    batches: Batches = make_batches(dataset, 4 if kind == "graphs" else None, 0, KINDS[kind])
     fit(
-        model,
-        make_batches(dataset(), seed=0, loader=loader),
-        TrainConfig(**{**vars(CONFIG), "accumulate": accumulate}),
-        metric="accuracy",
-        out=out,
+        Disturbed(model, deed),
+        batches,
+        TrainConfig(**{**vars(CONFIG), "accumulate": accumulate, "loss": loss}),
+        metric=dataset.metric,
+        out=folder / kind,
         resume=deed == "resume",
         device="cpu",
     )
 
 
-def launch(out: Path, deed: str, *options: str) -> tuple[int, str]:
-    """Run two ranks; give torchrun's status and what was said."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
-    with subprocess.Popen(
-        [*command, __file__, str(out), deed], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as job:
-        try:
-            _, said = job.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(job.pid, signal.SIGKILL)
-            raise
-    return job.returncode, said
-
-
-def last(out: Path, name: str = "model") -> dict[str, torch.Tensor]:
-    return load_file(sorted((out / "ckpt").iterdir())[-1] / f"{name}.safetensors")
+def job(folder: Path, deed: str, *kinds: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
+    return launch(__file__, folder, deed, *(kinds or KINDS), options=options)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of two ranks that nothing disturbed."""
-    out = tmp_path_factory.mktemp("ranks") / "two"
-    status, said = launch(out, "none")
+    """The run folders of two ranks that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_store(folder / STORE, draw_whole(num_parts=5), num_parts=5)
+    status, said = job(folder, "none")
     assert status == 0, said
-    return out
+    return folder
 
 
-def assert_same_bits(one: Path, other: Path) -> None:
-    for name in ("model", "optimizer", "best"):
-        mine, theirs = last(one, name), last(other, name)
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
-
-
-def test_two_ranks_are_one_process_that_accumulates(two: Path, tmp_path: Path) -> None:
-    train(tmp_path / "one", "none", accumulate=2)
-    mine, theirs = last(two), last(tmp_path / "one")
-    for name, value in theirs.items():
-        torch.testing.assert_close(mine[name], value, rtol=1e-6, atol=1e-6)
-    for ours, other in zip(read_curve(two / "curve.jsonl"), read_curve(tmp_path / "one/curve.jsonl"), strict=True):
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_are_one_process_that_accumulates(kind: str, two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two / STORE, tmp_path / STORE)
+    train(tmp_path, kind, "none", accumulate=2)
+    assert_close(two / kind, tmp_path / kind)
+    curves = [read_curve(folder / kind / "curve.jsonl") for folder in (two, tmp_path)]
+    for ours, other in zip(*curves, strict=True):
         assert ours["steps"] == other["steps"] == 3
         assert ours["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        for split, score in other["scores"].items():
+            assert ours["scores"][split] == pytest.approx(score, rel=1e-5)
 
 
-def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_the_run_goes_on(two: Path, tmp_path: Path) -> None:
-    out = tmp_path / "stopped"
-    status, said = launch(out, "signal")
-    assert status != 0
-    assert "stopped after epoch 1 and 2 steps" in said
-    assert (out / "ckpt/epoch-000001-step-000002").is_dir()
-    status, said = launch(out, "resume")
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_the_runs_go_on(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two / STORE, tmp_path / STORE)
+    status, said = job(tmp_path, "signal")
     assert status == 0, said
-    assert_same_bits(two, out)
+    assert said.count("stopped after epoch 1 and 2 steps") == 2 * len(KINDS)
+    for kind in KINDS:
+        assert (tmp_path / kind / "ckpt/epoch-000001-step-000002").is_dir()
+    status, said = job(tmp_path, "resume")
+    assert status == 0, said
+    for kind in KINDS:
+        assert_same_bits(two / kind, tmp_path / kind)
 
 
 def test_a_lost_rank_ends_the_job_and_is_named(tmp_path: Path) -> None:
-    status, said = launch(tmp_path / "lost", "lost")
+    status, said = job(tmp_path, "lost", "parts")
     assert status != 0
-    assert "exitcode  : 9" in said or "exitcode: 9" in said
+    assert "rank 1 of 2 ended or did not answer, and rank 0 stops with it" in said
+    assert "resume the run" in said
 
 
 def test_a_restart_goes_on_from_the_newest_checkpoint(two: Path, tmp_path: Path) -> None:
-    # A restart may itself meet a process that is going away, which torchrun answers with another.
-    status, said = launch(tmp_path / "lost", "lost", "--max-restarts=3")
+    status, said = job(tmp_path, "lost", "parts", options=("--max-restarts=1",))
     assert status == 0, said
-    assert_same_bits(two, tmp_path / "lost")
+    assert_same_bits(two / "parts", tmp_path / "parts")
 
 
-def test_another_number_of_batches_in_a_step_is_refused(two: Path, tmp_path: Path) -> None:
+def test_ranks_that_are_killed_at_random_moments_go_on_to_the_same_end(two: Path, tmp_path: Path) -> None:
+    status, said = job(tmp_path, "killed 7", "parts", options=(f"--max-restarts={RESTARTS}",))
+    assert status == 0, said
+    # A later attempt may be at its end before its moment comes.
+    assert 1 <= said.count("failed (exitcode: -9)") <= RESTARTS
+    assert_same_bits(two / "parts", tmp_path / "parts")
+
+
+def test_another_number_of_batches_in_a_step_is_refused(two: Path) -> None:
     with pytest.raises(ValueError, match=r"ranks \* train.accumulate was 2 and is 1"):
-        train(two, "resume", accumulate=1)
+        train(two, "parts", "resume")
+
+
+def work(folder: Path, deed: str, *kinds: str) -> None:
+    """One rank: a run of every kind, one after the other."""
+    if deed.startswith("killed"):
+        kill_soon(int(deed.split()[1]))
+    for kind in kinds:
+        try:
+            train(folder, kind, deed)
+        except Interrupted as stop:
+            sys.stderr.write(f"{stop}\n")
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), sys.argv[2], accumulate=1)
+    work(Path(sys.argv[1]), *sys.argv[2:])

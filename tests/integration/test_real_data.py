@@ -65,7 +65,7 @@ def test_molhiv_batches_cover_the_molecules(real_data: Path) -> None:
         nodes, edges = nodes + batch.x.size(0), edges + batch.edge_attr.size(0)
         graphs += batch.graph.num_graphs
     assert (nodes, edges, graphs) == (data.num_nodes, data.num_edges, 41_127)
-    first = next(batches.train(1))
+    first = next(iter(batches.train(1)))
     assert first.x.dtype == torch.int64
     assert first.y.shape == (512, 1)
     assert len(batches) == 65

@@ -41,7 +41,7 @@ OPTIONAL_INSIDE_FUNCTIONS = {
 """Heavyweights that may be imported inside a function, each with its reason."""
 
 ONE_PLACE = {
-    "torch.distributed": ["train/distributed.py"],
+    "torch.distributed": ["train/distributed.py", "train/sharded.py"],
     "triton": ["ops/triton/"],
 }
 """Imports that only these files may make (a folder ends with a slash)."""

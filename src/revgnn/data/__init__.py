@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .batch import SPLITS, Batch, Batches
+from .batch import SPLITS, Batch, Batches, Series
 from .dataset import Dataset, Described
 from .datasets import DATASETS, DatasetConfig, load_dataset, open_store
 from .keyed import Keyed, KeyedDataset, KeyedStore, Keys
@@ -39,6 +39,7 @@ __all__ = [
     "ProteinsFeatures",
     "PygBatches",
     "Schema",
+    "Series",
     "Store",
     "StoreError",
     "StoredParts",

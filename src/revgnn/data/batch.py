@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,17 +53,58 @@ class Batch:
         return [self.x, self.y, self.graph.indptr, self.graph.indices, *self.rows.values(), *present]
 
 
+class Series:
+    """Batches in order, each made when it is reached; any of them without those before it.
+
+    Args:
+        count: how many there are.
+        make: gives the batch of a number, from 0; the same one whenever it is asked.
+        through: what the batches pass on their way, such as a thread that makes them ahead; ``None``: nothing.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        make: Callable[[int], Batch],
+        through: Callable[[Iterator[Batch]], Iterator[Batch]] | None = None,
+    ) -> None:
+        self._count, self._make, self._through = count, make, through
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go over all of them."""
+        return self.take(range(self._count))
+
+    def take(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        """Go over those of the given numbers; no other is made."""
+        return self._passed(map(self._make, numbers))
+
+    def through(self, channel: Callable[[Iterator[Batch]], Iterator[Batch]]) -> Series:
+        """Give the same batches, on their way through one thing more."""
+        return Series(self._count, self._make, lambda batches: channel(self._passed(batches)))
+
+    def _passed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return batches if self._through is None else self._through(batches)
+
+
 class Batches(Protocol):
-    """Where a training loop takes its batches from. The batches of an epoch are a pure function of (seed, epoch)."""
+    """Where a training loop takes its batches from. The batches of an epoch are a pure function of (seed, epoch).
+
+    What comes as a `Series` is made by the rank that needs it alone, and a run that resumes goes to where it was at
+    once. Of any other iterable every rank makes all batches, and drops those that are not its own.
+    """
 
     def __len__(self) -> int:
         """Training steps in an epoch."""
         ...
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int) -> Iterable[Batch]:
         """The training batches of an epoch (epochs count from 1), each with ``rows["train"]``."""
         ...
 
-    def evaluate(self) -> Iterator[Batch]:
+    def evaluate(self) -> Iterable[Batch]:
         """Batches that cover every row of every split once; or several times each, with ``ids``."""
         ...

@@ -6,7 +6,8 @@ that it would have seen. Features, labels and edge features are gathered piece b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from .batch import Batch
+from .batch import Batch, Series
 from .codes import edge_columns, widen
 from .dataset import Dataset
 from .induced import Cut, Piece, induce
@@ -84,19 +85,18 @@ class PartBatches:
 
     def __init__(self, whole: Whole, partition: Partition, num_parts: int, seed: int) -> None:
         self._whole, self._partition, self._num_parts, self._seed = whole, partition, num_parts, seed
+        self._is_train = whole.split == list(whole.dataset.splits).index("train")
 
     def __len__(self) -> int:
         """Steps in an epoch, those of parts without training nodes included."""
         return self._num_parts
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the parts of an epoch."""
+    def train(self, epoch: int) -> Series:
+        """Give the parts of an epoch."""
         part = self._partition.draw(np.random.default_rng((self._seed, epoch)), self._num_parts)
-        cut = Cut(self._whole.graph, part, self._num_parts)
-        for number in range(self._num_parts):
-            batch = self._whole.batch(cut.piece(number))
-            if batch.rows["train"].numel():
-                yield batch
+        parts = torch.unique(part[self._is_train]).tolist()
+        cut = cache(lambda: Cut(self._whole.graph, part, self._num_parts))
+        return Series(len(parts), lambda number: self._whole.batch(cut().piece(parts[number])))
 
 
 class KHopBatches:
@@ -118,15 +118,19 @@ class KHopBatches:
         """Steps in an epoch."""
         return -(-self._train.numel() // self._batch_size)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the neighbourhoods of all training nodes, in an order of this epoch."""
+    def train(self, epoch: int) -> Series:
+        """Give the neighbourhoods of all training nodes, in an order of this epoch."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
-        for step, seeds in enumerate(torch.split(self._train[torch.from_numpy(order)], self._batch_size)):
+        steps = torch.split(self._train[torch.from_numpy(order)], self._batch_size)
+
+        def make(step: int) -> Batch:
             # From 1: a stream of (seed, epoch, 0) would be that of (seed, epoch).
             rng = np.random.default_rng((self._seed, epoch, 1 + step))
-            nodes = sample_neighbourhood(self._whole.graph, seeds, self._fanouts, rng)
-            rows = {"train": torch.searchsorted(nodes, seeds)}
-            yield self._whole.batch(induce(self._whole.graph, nodes), rows)
+            nodes = sample_neighbourhood(self._whole.graph, steps[step], self._fanouts, rng)
+            rows = {"train": torch.searchsorted(nodes, steps[step])}
+            return self._whole.batch(induce(self._whole.graph, nodes), rows)
+
+        return Series(len(self), make)
 
 
 class Views:
@@ -141,22 +145,31 @@ class Views:
         num_parts: parts of each view; the memory of an evaluation is that of a part.
         num_views: V.
         seed: of the partitions, 0 or above.
-    Cost: per view, one pass over the edges and a gather of the edges that stay.
+    Cost: per view, two draws of its partition, one pass over the edges and a gather of the edges that stay.
     """
 
     def __init__(self, whole: Whole, partition: Partition, num_parts: int, num_views: int, seed: int) -> None:
         self._whole, self._partition, self._seed = whole, partition, seed
         self._num_parts, self._num_views = num_parts, num_views
 
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the parts of view after view; parts without nodes are left out."""
-        for view in range(self._num_views):
-            rng = np.random.default_rng((self._seed, _EVALUATION, view))
-            cut = Cut(self._whole.graph, self._partition.draw(rng, self._num_parts), self._num_parts)
-            for number in range(self._num_parts):
-                piece = cut.piece(number)
-                if piece.nodes.numel():
-                    yield self._whole.batch(piece)
+    def evaluate(self) -> Series:
+        """Give the parts of view after view; parts without nodes are left out."""
+        views = [(view, number) for view in range(self._num_views) for number in self._filled(view)]
+        # One view at a time: they are taken in order.
+        cut = lru_cache(1)(lambda view: Cut(self._whole.graph, self._draw(view), self._num_parts))
+
+        def make(place: int) -> Batch:
+            view, number = views[place]
+            return self._whole.batch(cut(view).piece(number))
+
+        return Series(len(views), make)
+
+    def _draw(self, view: int) -> Tensor:
+        return self._partition.draw(np.random.default_rng((self._seed, _EVALUATION, view)), self._num_parts)
+
+    def _filled(self, view: int) -> list[int]:
+        found: list[int] = torch.unique(self._draw(view)).tolist()
+        return found
 
 
 class Training(Protocol):
@@ -166,7 +179,7 @@ class Training(Protocol):
         """Steps in an epoch."""
         ...
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int) -> Iterable[Batch]:
         """The training batches of an epoch."""
         ...
 
@@ -174,7 +187,7 @@ class Training(Protocol):
 class Evaluation(Protocol):
     """The evaluating half of `Batches`."""
 
-    def evaluate(self) -> Iterator[Batch]:
+    def evaluate(self) -> Iterable[Batch]:
         """Batches that cover every row of every split, equally often."""
         ...
 
@@ -196,10 +209,10 @@ class NodeBatches:
         """Steps in an epoch."""
         return len(self.training)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch."""
+    def train(self, epoch: int) -> Iterable[Batch]:
+        """Give the training batches of an epoch."""
         return self.training.train(epoch)
 
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the batches of an evaluation."""
+    def evaluate(self) -> Iterable[Batch]:
+        """Give the batches of an evaluation."""
         return self.evaluation.evaluate()

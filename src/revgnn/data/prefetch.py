@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..measure import tensor_bytes
-from .batch import Batch, Batches
+from .batch import Batch, Batches, Series
 
 
 class Prefetched:
@@ -37,23 +37,27 @@ class Prefetched:
         """Steps in an epoch."""
         return len(self.batches)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch."""
-        for batch in self._train(epoch):
-            self._largest = max(self._largest, tensor_bytes(batch.tensors()))
-            yield batch
+    def train(self, epoch: int) -> Iterable[Batch]:
+        """Give the training batches of an epoch."""
+        source = self.batches.train(epoch)
+        return source.through(self._training) if isinstance(source, Series) else self._training(iter(source))
 
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the batches of an evaluation."""
-        return self._ahead(self.batches.evaluate())
+    def evaluate(self) -> Iterable[Batch]:
+        """Give the batches of an evaluation."""
+        source = self.batches.evaluate()
+        return source.through(self._ahead) if isinstance(source, Series) else self._ahead(iter(source))
 
     @property
     def waiting_bytes(self) -> int:
         """Most bytes of the training batches that wait: an upper bound from the largest one so far."""
         return self.depth * self._largest
 
-    def _train(self, epoch: int) -> Iterator[Batch]:
-        source = self.batches.train(epoch)
+    def _training(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in self._direct_first(source):
+            self._largest = max(self._largest, tensor_bytes(batch.tensors()))
+            yield batch
+
+    def _direct_first(self, source: Iterator[Batch]) -> Iterator[Batch]:
         while self.direct:
             batch = next(source, None)
             if batch is None:

@@ -32,6 +32,7 @@ class PygBatches:
     epoch): its batches do not depend on the model's random numbers, nor those on it, and a run that resumes sees the
     batches that it would have seen. A compiled sampler with generators of its own is seeded from these or not at all.
     Weights that a sampler leaves beside nodes and edges (GraphSAINT's ``node_norm``, ``edge_norm``) are not applied.
+    Several ranks each make all of them and take their own, since a loader does not say how to leave some out.
     These batches must not be `Prefetched`, because generators are global; PyG's loaders have ``num_workers``.
 
     Args:

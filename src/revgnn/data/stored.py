@@ -5,11 +5,9 @@ Every batch is a pure function of (seed, epoch, step). Nothing of length N is he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from .batch import Batch
+from .batch import Series
 from .store import Store
 
 _EVALUATION = 0
@@ -35,13 +33,14 @@ class StoredParts:
         """Steps in an epoch, those without training nodes included."""
         return -(-self._store.num_parts // self._together)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the steps of an epoch."""
+    def train(self, epoch: int) -> Series:
+        """Give the steps of an epoch."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._store.num_parts)
-        for first in range(0, len(order), self._together):
-            parts = sorted(order[first : first + self._together].tolist())
-            if self._store.has_split(parts, "train"):
-                yield self._store.batch(parts)
+        steps = [
+            sorted(order[first : first + self._together].tolist()) for first in range(0, len(order), self._together)
+        ]
+        steps = [parts for parts in steps if self._store.has_split(parts, "train")]
+        return Series(len(steps), lambda number: self._store.batch(steps[number]))
 
 
 class StoredViews:
@@ -67,8 +66,7 @@ class StoredViews:
         nodes = self._store.manifest.parts
         return [group for group in groups if any(nodes[number].nodes for number in group)]
 
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the groups of view after view; groups without nodes are left out."""
-        for view in range(self.num_views):
-            for group in self.groups(view):
-                yield self._store.batch(group, with_ids=self.num_views > 1)
+    def evaluate(self) -> Series:
+        """Give the groups of view after view; groups without nodes are left out."""
+        groups = [group for view in range(self.num_views) for group in self.groups(view)]
+        return Series(len(groups), lambda number: self._store.batch(groups[number], with_ids=self.num_views > 1))

@@ -6,7 +6,6 @@ epoch are a pure function of (seed, epoch), so a resumed run sees what it would 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from .batch import Batch
+from .batch import Batch, Series
 from .codes import edge_columns, widen
 from .dataset import Dataset
 from .induced import ranges
@@ -55,13 +54,13 @@ class FullBatch:
         """Return 1."""
         return 1
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batch."""
-        yield self.batch
+    def train(self, epoch: int) -> Series:
+        """Give the batch."""
+        return self.evaluate()
 
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the batch."""
-        yield self.batch
+    def evaluate(self) -> Series:
+        """Give the batch."""
+        return Series(1, lambda number: self.batch)
 
 
 class GraphBatches:
@@ -97,25 +96,31 @@ class GraphBatches:
         """Steps in an epoch."""
         return -(-self._train.numel() // self.batch_size)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training graphs in the order of (seed, epoch)."""
+    def train(self, epoch: int) -> Series:
+        """Give the training graphs in the order of (seed, epoch)."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
-        for graphs in torch.split(self._train[torch.from_numpy(order)], self.batch_size):
-            yield self._union(graphs, {"train": torch.arange(graphs.numel())})
+        steps = torch.split(self._train[torch.from_numpy(order)], self.batch_size)
+        return Series(
+            len(self), lambda number: self._union(steps[number], {"train": torch.arange(steps[number].numel())})
+        )
 
-    def evaluate(self) -> Iterator[Batch]:
-        """Yield the graphs of every split once, split after split; a batch may hold parts of two."""
+    def evaluate(self) -> Series:
+        """Give the graphs of every split once, split after split; a batch may hold parts of two."""
         splits = self._dataset.splits
         starts = dict(zip(splits, np.cumsum([0, *(ids.numel() for ids in splits.values())]).tolist(), strict=False))
-        for first, graphs in enumerate(torch.split(torch.cat(list(splits.values())), self.batch_size)):
-            begin = first * self.batch_size
+        pieces = torch.split(torch.cat(list(splits.values())), self.batch_size)
+
+        def make(number: int) -> Batch:
+            graphs, begin = pieces[number], number * self.batch_size
             rows = {}
             for name, ids in splits.items():
                 low = max(starts[name] - begin, 0)
                 high = min(starts[name] + ids.numel() - begin, graphs.numel())
                 if low < high:
                     rows[name] = torch.arange(low, high)
-            yield self._union(graphs, rows)
+            return self._union(graphs, rows)
+
+        return Series(len(pieces), make)
 
     def _union(self, graphs: Tensor, rows: dict[str, Tensor]) -> Batch:
         """Put graphs side by side.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from .purity import rebuilding
 from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split
 from .seeds import draw_seed
+from .segment import Segment
 from .state import StoredState
 from .tail import Tail
 
@@ -96,11 +98,14 @@ class Stack(nn.Module):
         self.backprop = backprop
         self.segments = num_segments(segments, num_layers, backprop)
         self.state = state
+        self.weight_tied = weight_tied
         self.schedule = schedule
         self.monitor = DriftMonitor(drift_every)
         self.exact = ExactState(num_layers, num_groups, WORDS[state]) if state != "float" else None
         self.budget = None if memory_budget is None else MemoryBudget(parse_bytes(memory_budget))
         self.num_stored = num_layers if backprop == "store" else 0
+        # Not in a ModuleList, so that they are no children: weights keep their names.
+        self._segments: dict[int, Segment] = {}
         distinct = min(num_distinct, num_layers) if weight_tied else num_layers
         groups = self.coupling.num_groups
         self.layers = nn.ModuleList(
@@ -138,8 +143,9 @@ class Stack(nn.Module):
         x, tensors, whole = self.take_apart(x, context, seed)
         followed = [*tensors, *self.parameters(), *([] if tail is None else tail.parameters())]
         if not (torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in followed))):
-            y = advance_float(whole, x, tensors)[1].join()
-            return y if tail is None else tail(y)
+            for run in self.runs(whole) if self._segments else [whole]:
+                x = self._through(run, _advance_plainly, x, tensors)
+            return x if tail is None else tail(x)
         if self.budget is not None:
             self.num_stored = self._fit(self.budget, whole, x, tensors)
         monitor = self.monitor.step()
@@ -148,20 +154,33 @@ class Stack(nn.Module):
             if run.first >= self.num_layers - self.num_stored:
                 x = _advance_stored(run, x, tensors)
             elif self.backprop == "reversible":
-                x = reversible(run, x, tensors, self.advance, monitor, tail if is_last else None)
+                ends = partial(reversible, advance=self.advance, monitor=monitor, tail=tail if is_last else None)
+                x = self._through(run, ends, x, tensors)
                 if is_last:
                     return x
             else:
-                x = checkpoint(
-                    _advance_stored,
-                    run,
-                    x,
-                    tensors,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                    context_fn=_checkpoint_contexts,
-                )
+                x = self._through(run, _checkpointed, x, tensors)
         return x if tail is None else tail(x)
+
+    def cut(self) -> tuple[Segment, ...]:
+        """Evaluate each segment by a call of a module from now on, so that its weights need to be there only then.
+
+        Returns: the modules, which are no children of this one; none where a step needs weights at other times too:
+            of tied or stored layers, and under a memory budget, whose segments change.
+        """
+        if self.weight_tied or self.num_stored or self.budget is not None:
+            return ()
+        bounds = [self.num_layers * k // self.segments for k in range(self.segments + 1)]
+        self._segments = {a: Segment(self.layers[a:b]) for a, b in pairwise(bounds)}
+        return tuple(self._segments.values())
+
+    def _through(
+        self, run: Run, advance: Callable[[Run, Tensor, list[Tensor]], Tensor], x: Tensor, tensors: list[Tensor]
+    ) -> Tensor:
+        """Take a run, by a call of its module where there is one."""
+        segment = self._segments.get(run.first)
+        out: Tensor = advance(run, x, tensors) if segment is None else segment(partial(advance, run), x, tensors)
+        return out
 
     @property
     def advance(self) -> Advance:
@@ -259,6 +278,16 @@ class Stack(nn.Module):
             template.append(None if isinstance(tensor, Tensor) else tensor)
         return tuple(template), tuple(places), tensors
 
+    def ranges(self) -> Tensor | None:
+        """The largest magnitude that a stream in fixed point has met in each layer, [L] float64, -1 before the first
+        step; ``None`` for a floating one."""
+        return None if self.exact is None else torch.tensor(self.exact.largest, dtype=torch.float64).nan_to_num(-1.0)
+
+    def widen(self, ranges: Tensor) -> None:
+        """Go by these ranges from now on, such as other ranks have found; as `ranges` gives them."""
+        assert self.exact is not None, "it has said that it has ranges"
+        self.exact.largest = [value if value >= 0.0 else math.nan for value in ranges.tolist()]
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.exact is not None:
@@ -282,6 +311,23 @@ def _advance_stored(
     state = StoredState(x, run.coupling.num_groups)
     run.advance(state, tensors, after_layer)
     return state.join()
+
+
+def _advance_plainly(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    return advance_float(run, x, tensors)[1].join()
+
+
+def _checkpointed(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    y: Tensor = checkpoint(
+        _advance_stored,
+        run,
+        x,
+        tensors,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=_checkpoint_contexts,
+    )
+    return y
 
 
 def _checkpoint_contexts() -> tuple[Any, Any]:

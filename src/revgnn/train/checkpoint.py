@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..files import check_plain, read_object, room_for, sync, write_whole
 from .optim import flatten_state, unflatten_state
 from .rng import capture_rng, restore_rng
+from .sharded import load_weights, whole
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,9 @@ def take(
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the state dict of a model to the CPU, every entry with storage of its own.
+    """Copy the state dict of a model to the CPU, every entry whole and with storage of its own.
+
+    Of a model in shards all ranks must ask for it.
 
     Raises: TypeError: an entry that is not a tensor, which safetensors cannot hold.
     """
@@ -109,7 +112,7 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
             raise TypeError(
                 f"the model's state {name!r} must be a tensor to be saved, got {type(value).__name__}; use a buffer"
             )
-        copies[name] = value.detach().to("cpu", copy=True).contiguous()
+        copies[name] = whole(value.detach()).to("cpu", copy=True).contiguous()
     return copies
 
 
@@ -126,7 +129,7 @@ def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimiz
         restore_rng(snapshot.rng, snapshot.rng_facts)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    model.load_state_dict(snapshot.model)
+    load_weights(model, snapshot.model)
     optimizer.load_state_dict(state)
     now = _versions()
     changed = [f"{name} {was} (now {now.get(name)})" for name, was in snapshot.versions.items() if now.get(name) != was]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from .distill import TeacherOptions
+from .distributed import ParallelName
 from .labels import LabelOptions
 from .objective import LossName
 from .optim import OptimizerName, ScheduleName
@@ -21,6 +22,7 @@ _LARGEST_SEED = 2**32 - 1
 _FREE_ON_RESUME = frozenset(
     {
         "train.accumulate",
+        "train.parallel",
         "train.epochs",
         "train.checkpoint_every",
         "train.checkpoint_minutes",
@@ -42,6 +44,9 @@ class TrainConfig:
     accumulate: int = 1
     """Batches of an epoch that each rank takes for one step of the optimizer; their gradient is the mean over all
     training rows of the step."""
+    parallel: ParallelName = "ddp"
+    """How several ranks hold a model: "ddp", each the whole of it; or "fsdp", each a shard of weights, gradients and
+    optimizer state, gathered where they are needed."""
     optimizer: OptimizerName = "adam"
     """"adam", "adamw" (decay apart from the gradient) or "rmsprop"."""
     lr: float = 0.001
@@ -143,6 +148,21 @@ def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             "a run resumes only with its own configuration: "
             + "; ".join(differences)
             + "; put it back, or choose another folder"
+        )
+
+
+def check_as_many(together: int, own: int) -> None:
+    """Refuse to continue a run with other steps.
+
+    Args:
+        together: batches in a step of the run, over all ranks.
+        own: batches in a step now.
+    Raises: ValueError: they differ.
+    """
+    if together != own:
+        raise ValueError(
+            f"a run resumes only with as many batches in a step: ranks * train.accumulate was {together} and is "
+            f"{own}; start other ranks, or set train.accumulate, so that the product is {together}"
         )
 
 

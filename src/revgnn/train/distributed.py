@@ -1,4 +1,4 @@
-"""The ranks of a run: whose batches are whose, what they add up, when they stop; the only user of torch.distributed.
+"""The ranks of a run: what they add up and tell each other, when they stop; with `sharded`, all of torch.distributed.
 
 A launcher (torchrun, accelerate launch) starts the same program W times and says so in the environment. Accelerate
 opens the process group. Without a launcher there is one rank, and nothing here communicates.
@@ -7,28 +7,41 @@ opens the process group. Without a launcher there is one rank, and nothing here 
 from __future__ import annotations
 
 import atexit
-import itertools
 import json
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.batch import Batch
+from .interrupt import Interrupts
+from .sharded import Sharded
+from .shares import Place
+from .watched import Ranged
+
+ParallelName = Literal["ddp", "fsdp"]
 
 TIMEOUT = timedelta(minutes=30)
 """Longest wait of one rank for another, which must cover an evaluation; a rank that died is noticed at once by gloo."""
+
+_SURVIVORS = 3.0
+"""Seconds that a rank that lost another waits for the rest to say that they are there."""
+
+
+class LostRankError(ConnectionError):
+    """Another rank ended or went silent in the middle of a run."""
 
 
 def world_size() -> int:
@@ -53,9 +66,12 @@ class Ranks:
     accelerator: Accelerator
     accumulate: int
     """Batches of a step that each rank takes one after the other."""
+    parallel: ParallelName = "ddp"
+    sharded: Sharded | None = None
+    """What `wrap` made of a model with the choice "fsdp"."""
 
     @classmethod
-    def open(cls, *, cpu: bool, bf16: bool, accumulate: int) -> Ranks:
+    def open(cls, *, cpu: bool, bf16: bool, accumulate: int, parallel: ParallelName = "ddp") -> Ranks:
         """Open the process group, where a launcher has started several ranks."""
         # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -68,7 +84,7 @@ class Ranks:
             mixed_precision="bf16" if bf16 else "no",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
-        return cls(accelerator=accelerator, accumulate=accumulate)
+        return cls(accelerator=accelerator, accumulate=accumulate, parallel=parallel)
 
     @property
     def size(self) -> int:
@@ -77,7 +93,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this rank writes, prints and evaluates."""
+        """Whether this rank writes and prints."""
         return bool(self.accelerator.is_main_process)
 
     @property
@@ -85,36 +101,42 @@ class Ranks:
         """Batches of the epoch that one step of the optimizer takes, over all ranks."""
         return self.size * self.accumulate
 
+    @property
+    def place(self) -> Place:
+        """This rank among the others."""
+        return Place(rank=int(self.accelerator.process_index), size=self.size)
+
     def steps(self, batches: int) -> int:
         """Give the steps of an epoch of so many batches; the last one may find fewer than the others."""
         return -(-batches // self.batches_per_step)
 
-    def share(self, batches: Iterator[Batch], done: int) -> Iterator[list[tuple[int, Batch, bool]]]:
-        """Cut an epoch into steps, and give what this rank does in each after the first ``done``.
-
-        Step s takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. A rank that finds none left in the last step
-        repeats the first batch of the step without counting it, so that every rank joins every exchange.
-
-        Returns: for each step, the number of each batch in the epoch, the batch, and whether it counts.
-        """
-        together, rank = self.batches_per_step, self.accelerator.process_index
-        numbered = itertools.islice(enumerate(batches), done * together, None)
-        while (first := next(numbered, None)) is not None:
-            others = itertools.islice(numbered, together - 1)
-            mine = [(*first, True)] if rank == 0 else []
-            mine += [(*pair, True) for place, pair in enumerate(others, start=1) if place % self.size == rank]
-            yield mine or [(*first, False)]
-
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give the module that training calls: gradients are averaged over the ranks while the backward goes on."""
+        """Give the module that training calls: gradients are averaged over the ranks while the backward goes on.
+
+        With "fsdp" that is the model itself, whose parameters are shards from now on: optimizers are made after this.
+        """
         if self.size == 1:
+            return model
+        if self.parallel == "fsdp":
+            self.sharded = Sharded.of(model, self.accelerator.device)
             return model
         devices = None if self.accelerator.device.type == "cpu" else [self.accelerator.device.index]
         return DistributedDataParallel(model, device_ids=devices)
 
     def exchange(self, trained: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Exchange gradients in the backward of the last batch of a step alone; around forward and backward."""
+        if self.sharded is not None:
+            return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
+
+    def agree(self, modules: Sequence[Ranged]) -> None:
+        """Let every rank go on with the widest of their ranges, so that one checkpoint holds for all."""
+        for module in modules if self.size > 1 else ():
+            ranges = module.ranges()
+            if ranges is not None:
+                ranges = ranges.to(self.accelerator.device)
+                dist.all_reduce(ranges, dist.ReduceOp.MAX)
+                module.widen(ranges)
 
     def total(self, *values: float) -> list[float]:
         """Add numbers up over the ranks."""
@@ -133,6 +155,74 @@ class Ranks:
         content = torch.tensor(list(text.ljust(length)), dtype=torch.uint8, device=self.accelerator.device)
         dist.broadcast(content, 0)
         return json.loads(bytes(content.tolist()))
+
+    def collect(self, pieces: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Send pieces to the rank that writes; it is given those of the others, and they nothing.
+
+        Args:
+            pieces: this rank's, each with a tensor at least; as many as it has.
+        Cost: one piece of each rank is held at a time.
+        """
+        own: Iterator[dict[str, Tensor]] = iter(()) if self.writes else pieces
+        while self.size > 1:
+            piece = next(own, None)
+            content = b"" if piece is None else save({name: value.contiguous() for name, value in piece.items()})
+            lengths = torch.zeros(self.size, dtype=torch.int64, device=self.accelerator.device)
+            lengths[self.place.rank] = len(content)
+            dist.all_reduce(lengths)
+            if not bool(lengths.any()):
+                return
+            for rank, length in enumerate(lengths.tolist()):
+                if length and self.writes:
+                    received = torch.empty(length, dtype=torch.uint8, device=self.accelerator.device)
+                    dist.recv(received, rank)
+                    yield load(received.cpu().numpy().tobytes())
+                elif length and rank == self.place.rank:
+                    dist.send(torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.accelerator.device), 0)
+
+    @contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """Let every rank call a model by itself, as it is on the rank that writes."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+        with nullcontext() if self.sharded is None else self.sharded.whole():
+            yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say plainly what it means when an exchange inside fails.
+
+        Raises: LostRankError: in place of what the backend raised.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_of_an_exchange(error):
+                raise
+            # The launcher ends the others as soon as it has noticed, which must not come before the message.
+            with Interrupts(patient=True):
+                lost = self._lost()
+            who = "another rank" if not lost else " and ".join(f"rank {rank}" for rank in lost)
+            raise LostRankError(
+                f"{who} of {self.size} ended or did not answer, and rank {self.place.rank} stops with it; its own "
+                "message says why. The newest checkpoint is whole: resume the run (torchrun with --max-restarts does "
+                f"so by itself). The exchange said: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _lost(self) -> list[int]:
+        """Ranks that do not say that they are there."""
+        store = dist.distributed_c10d._get_default_store()
+        names = [f"there-{rank}" for rank in range(self.size)]
+        try:
+            store.set(names[self.place.rank], "yes")
+            until = time.monotonic() + _SURVIVORS
+            while not store.check(names) and time.monotonic() < until:
+                time.sleep(0.05)
+            return [rank for rank, name in enumerate(names) if not store.check([name])]
+        except RuntimeError:
+            # The store was with the rank that is lost.
+            return []
 
     def wait(self) -> None:
         """Wait until every rank has come here."""
@@ -165,6 +255,11 @@ def _join(*, cpu: bool) -> None:
     attempt = dist.distributed_c10d.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
+
+
+def _is_of_an_exchange(error: RuntimeError) -> bool:
+    words = ("gloo", "NCCL", "onnection closed", "onnection reset", "imed out")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
 def _leave() -> None:

@@ -1,55 +1,73 @@
-"""How a model does on every split: one metric and one loss, of all rows of all batches.
-
-Rows that come once are counted batch by batch. Rows that come several times (in several views of the graph) are known
-by their ids, and their logits are averaged first. Only ROC-AUC, which ranks all rows, needs all logits at once.
-"""
+"""How a model does on every split: one metric and one loss, of all rows of all batches, whichever rank took them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from ..data.batch import SPLITS, Batch, Batches
 from .curve import Score
-from .objective import LOSSES, METRICS, mean, num_labelled
-from .sums import Rows, Sums
+from .distributed import Ranks
+from .shares import Place
+from .sums import Sums
+from .tally import Tally
 
 Forward = Callable[[Batch], tuple[Tensor, Batch]]
 """A batch -> its logits, and the batch on the device of the model."""
 
-_ROWS = 2**16
-"""Rows that are averaged and scored together."""
 
-
-def evaluate(model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Forward) -> dict[str, Score]:
+def evaluate(
+    model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Forward, ranks: Ranks | None = None
+) -> dict[str, Score]:
     """Score every split that has rows, without dropout and without gradients; the model comes back in its mode.
+
+    Of W ranks each takes every W-th batch, and the first adds up what all of them counted.
 
     Args:
         batches: whose ``evaluate()`` covers every row of every split once; or several times, with ``ids``.
         loss: a key of `LOSSES`.
         metric: a key of `METRICS`.
         forward: see `Forward`.
-    Returns: split name -> score; a figure that is undefined or not finite is ``None``.
+        ranks: those who call this together; ``None``: this process alone.
+    Returns: split name -> score, on every rank; a figure that is undefined or not finite is ``None``.
     Raises: ValueError: some batches of a split have ids and others have none.
     Cost: one forward pass over the batches. Kept are, without ids, a few numbers for each batch; with ids, one row of
         logits for each row of every split, however often it comes, in a temporary file where they are many. ROC-AUC
-        keeps them all in memory.
+        keeps them all in memory. Ranks send what they keep to the first.
     """
-    tallies: dict[str, _Tally] = {}
-    with evaluating(model):
-        for batch in batches.evaluate():
+    tallies: dict[str, Tally] = {}
+    place = Place(rank=0, size=1) if ranks is None else ranks.place
+    with evaluating(model), nullcontext() if ranks is None else ranks.evaluating(model):
+        for number, batch in place.evaluation(batches.evaluate()):
             logits, placed = forward(batch)
             for split, rows in placed.rows.items():
                 if rows.numel():
                     ids = None if placed.ids is None else placed.ids[rows].cpu()
-                    tally = tallies.setdefault(split, _Tally(split, loss, metric))
-                    tally.add(logits[rows].cpu(), placed.y[rows].cpu(), ids)
+                    tally = tallies.setdefault(split, Tally(split, loss, metric))
+                    tally.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
+    if ranks is None:
+        return _scores(tallies)
+    for piece in ranks.collect(_named(tallies)):
+        split = next(iter(piece)).partition("/")[0]
+        tally = tallies.setdefault(split, Tally(split, loss, metric))
+        tally.take({name.partition("/")[2]: value for name, value in piece.items()})
+    scores: dict[str, Score] = ranks.tell(_scores(tallies) if ranks.writes else None)
+    return scores
+
+
+def _scores(tallies: Mapping[str, Tally]) -> dict[str, Score]:
     order = (*SPLITS, *(split for split in tallies if split not in SPLITS))
     return {split: tallies[split].score() for split in order if split in tallies}
+
+
+def _named(tallies: Mapping[str, Tally]) -> Iterator[dict[str, Tensor]]:
+    """What was counted, in pieces whose tensors are named by their split."""
+    for split, tally in tallies.items():
+        for piece in tally.pieces():
+            yield {f"{split}/{name}": value for name, value in piece.items()}
 
 
 def predict(model: nn.Module, batches: Batches, forward: Forward | None = None) -> Tensor:
@@ -99,59 +117,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-class _Tally:
-    """One split: figures of batches and their weights; or sums of logits by row, where rows have ids."""
-
-    def __init__(self, split: str, loss: str, metric: str) -> None:
-        self.split, self._loss, self._metric = split, loss, metric
-        self._figures: list[tuple[float, float, int]] = []
-        """Loss, metric and labelled entries of each batch."""
-        self._rows: list[tuple[Tensor, Tensor]] = []
-        self._sums: Sums | None = None
-        self._y: Rows | None = None
-
-    def add(self, logits: Tensor, y: Tensor, ids: Tensor | None) -> None:
-        if (ids is None) != (self._sums is None) and (self._rows or self._figures or self._sums is not None):
-            raise ValueError(
-                f"either all batches of an evaluation have ids or none has; those of the split {self.split!r} are mixed"
-            )
-        if ids is None:
-            self._count(logits, y)
-            return
-        if self._sums is None or self._y is None:
-            self._sums, self._y = Sums(logits.size(1)), Rows(None if y.dim() == 1 else y.size(1), y.dtype)
-        self._sums.add(ids, logits)
-        self._y.reach(len(self._sums))[ids] = y
-
-    def score(self) -> Score:
-        if self._sums is not None and self._y is not None:
-            for low in range(0, len(self._sums), _ROWS):
-                ids, logits = self._sums.means(low, low + _ROWS)
-                if ids.numel():
-                    self._count(logits, self._y.reach(0)[ids])
-        combine = METRICS[self._metric].combine
-        if combine is None:
-            logits, y = (torch.cat(rows) for rows in zip(*self._rows, strict=True))
-            metric, loss = METRICS[self._metric].compute(logits, y), float(LOSSES[self._loss](logits, y))
-        elif len(self._figures) == 1:
-            loss, metric, _ = self._figures[0]
-        else:
-            weights = [weight for _, _, weight in self._figures]
-            loss = mean([loss for loss, _, _ in self._figures], weights)
-            metric = combine([metric for _, metric, _ in self._figures], weights)
-        return Score(metric=_finite(metric), loss=_finite(loss))
-
-    def _count(self, logits: Tensor, y: Tensor) -> None:
-        metric = METRICS[self._metric]
-        if metric.combine is None:
-            self._rows.append((logits, y))
-            return
-        figures = float(LOSSES[self._loss](logits, y)), metric.compute(logits, y), num_labelled(y)
-        if figures[2] or not self._figures:
-            self._figures.append(figures)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

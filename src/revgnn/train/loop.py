@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, evaluation, selection of the best weights, checkpoints, a curve.
 
 What is random in a step is a pure function of (seed, epoch, step), or comes from the global generators, whose states
-the checkpoints hold: a resumed run takes the same steps. Of several ranks the first evaluates and writes.
+the checkpoints hold: a resumed run takes the same steps. Of several ranks the first selects and writes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ..data.batch import Batches
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
-from .config import TrainConfig, as_json, check_same, remedy
+from .config import TrainConfig, as_json, check_as_many, check_same, remedy
 from .curve import CURVE_FILE, Curve, Row, Score
 from .distill import save_logits
 from .distributed import Ranks, own_statistics, restarted
-from .evaluate import evaluate
+from .evaluate import evaluate, evaluating
 from .interrupt import Interrupted, Interrupts
 from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
 from .result import FitResult
+from .sharded import load_weights
 from .step import Stepper
 from .watched import Watched
 
@@ -77,6 +77,7 @@ def fit(
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
+        LostRankError: another rank ended.
     """
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -85,11 +86,9 @@ def fit(
     resume = resume or (out is not None and restarted())
     if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
         raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
-    if config.labels.reuse and num_outputs is None:
-        raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
-    if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
-        raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
-    ranks = Ranks.open(cpu=device == "cpu", bf16=config.precision == "bf16", accumulate=config.accumulate)
+    _check_wishes(config, batches, out, num_outputs)
+    bf16 = config.precision == "bf16"
+    ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
     ranks.check(len(batches))
     # Nobody writes before everybody has looked.
     ranks.wait()
@@ -113,12 +112,20 @@ def fit(
         ranks=ranks,
         num_outputs=num_outputs or 0,
     )
-    if resume:
-        run.resume()
-    result = run.run()
-    # What the first rank wrote is there for all of them.
-    ranks.wait()
+    with ranks.together():
+        if resume:
+            run.resume()
+        result = run.run()
+        # What the first rank wrote is there for all of them.
+        ranks.wait()
     return result
+
+
+def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, num_outputs: int | None) -> None:
+    if config.labels.reuse and num_outputs is None:
+        raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
+    if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
+        raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -154,11 +161,12 @@ class _Fit:
     """When the minutes began that go by until the next one."""
 
     def __post_init__(self) -> None:
+        trained = self.ranks.wrap(self.model)
         self.optimizer = make_optimizer(
             self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
         self.curve = Curve(self.out if self.ranks.writes else None)
-        self.stepper = Stepper(self.model, self.optimizer, self.config, self.ranks, self.num_outputs)
+        self.stepper = Stepper(self.model, trained, self.optimizer, self.config, self.ranks, self.num_outputs)
 
     # ------------------------------------------------------------------ the run
     def run(self) -> FitResult:
@@ -183,7 +191,7 @@ class _Fit:
         finally:
             self.progress.end()
         assert self.best is not None, "the first selection takes whatever is defined, or raises"
-        self.model.load_state_dict(self.best)
+        load_weights(self.model, self.best)
         if self.config.keep_logits:
             self._keep_logits()
         return self._result()
@@ -196,10 +204,12 @@ class _Fit:
             self.model.begin_epoch(epoch)
         if self.memory is not None:
             self.memory()
-        for batches in self.ranks.share(self.batches.train(epoch), self.step):
+        for shares in self.ranks.place.training(
+            self.batches.train(epoch), accumulate=self.ranks.accumulate, done=self.step
+        ):
             started = time.perf_counter()
             taken = self.stepper.step(
-                batches, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
+                shares, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
             )
             self.seconds += time.perf_counter() - started
             self.step += 1
@@ -215,12 +225,10 @@ class _Fit:
 
     def _keep_logits(self) -> None:
         assert self.out is not None, "fit() has checked it"
-        if not self.ranks.writes:
-            return
-        self.model.eval()
-        with torch.no_grad():
-            (batch,) = self.batches.evaluate()
-            save_logits(self.out, self.stepper.forward(batch)[0])
+        with evaluating(self.model), self.ranks.evaluating(self.model):
+            if self.ranks.writes:
+                (batch,) = self.batches.evaluate()
+                save_logits(self.out, self.stepper.forward(batch)[0])
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
@@ -245,12 +253,8 @@ class _Fit:
         self.progress.epoch(row)
 
     def _evaluate(self, batches: Batches) -> dict[str, Score]:
-        scores = None
-        if self.ranks.writes:
-            forward = self.stepper.forward
-            scores = evaluate(self.model, batches, loss=self.config.loss, metric=self.metric, forward=forward)
-        told: dict[str, Score] = self.ranks.tell(scores)
-        return told
+        forward, config = self.stepper.forward, self.config
+        return evaluate(self.model, batches, loss=config.loss, metric=self.metric, forward=forward, ranks=self.ranks)
 
     def _select(self, scores: dict[str, Score]) -> None:
         select = self.config.select
@@ -291,7 +295,10 @@ class _Fit:
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very place."""
-        if self.out is None or not self.ranks.writes or self.saved_at == (self.epoch, self.step):
+        if self.out is None or self.saved_at == (self.epoch, self.step):
+            return
+        self.saved_at = self.epoch, self.step
+        if not self.ranks.writes and self.ranks.sharded is None:
             return
         self.curve.sync()
         progress = {
@@ -311,8 +318,8 @@ class _Fit:
             progress=progress,
             config=self.configuration,
         )
-        save(self.out, snapshot, keep=self.config.keep_checkpoints)
-        self.saved_at = self.epoch, self.step
+        if self.ranks.writes:
+            save(self.out, snapshot, keep=self.config.keep_checkpoints)
 
     def _save_in_time(self) -> None:
         """Write a checkpoint where the minutes have gone by, wherever the epoch stands."""
@@ -339,12 +346,7 @@ class _Fit:
             raise ValueError(
                 f"epochs={self.config.epochs} is less than the {snapshot.epoch} that {self.out} has run; raise it"
             )
-        together, own = snapshot.progress.get("batches_per_step", 1), self.ranks.batches_per_step
-        if together != own:
-            raise ValueError(
-                f"a run resumes only with as many batches in a step: ranks * train.accumulate was {together} and is "
-                f"{own}; start other ranks, or set train.accumulate, so that the product is {together}"
-            )
+        check_as_many(snapshot.progress.get("batches_per_step", 1), self.ranks.batches_per_step)
         restore(snapshot, self.model, self.optimizer)
         self._take_up(snapshot)
         self.curve.resume(self.epoch)

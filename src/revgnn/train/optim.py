@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from .sharded import as_held, whole
+
 OptimizerName = Literal["adam", "adamw", "rmsprop"]
 ScheduleName = Literal["constant", "cosine"]
 
@@ -87,7 +89,7 @@ def check_and_clip(model: nn.Module, loss: Tensor, clip_norm: float | None) -> f
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss is {value}")
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norm = get_total_norm(gradients.values())
+    norm = whole(get_total_norm(gradients.values()))
     if not math.isfinite(float(norm)):
         raise FloatingPointError(_describe_bad(gradients))
     if clip_norm is not None:
@@ -97,11 +99,13 @@ def check_and_clip(model: nn.Module, loss: Tensor, clip_norm: float | None) -> f
 
 def _describe_bad(gradients: dict[str, Tensor]) -> str:
     for name, gradient in gradients.items():
+        gradient = whole(gradient)
         count = int((~torch.isfinite(gradient)).sum())
         if count:
             return f"the gradient of {name} has {count} of {gradient.numel()} entries that are NaN or infinite"
-    name = max(gradients, key=lambda name: float(gradients[name].abs().max()))
-    return f"the gradient's norm overflows; its largest entry, {float(gradients[name].abs().max()):.3g}, is in {name}"
+    largest = {name: float(whole(gradient).abs().max()) for name, gradient in gradients.items()}
+    name = max(largest, key=lambda name: largest[name])
+    return f"the gradient's norm overflows; its largest entry, {largest[name]:.3g}, is in {name}"
 
 
 # ------------------------------------------------------------------ state by parameter name
@@ -115,7 +119,7 @@ def flatten_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[d
     state = optimizer.state_dict()
     names = _parameter_names(model, optimizer)
     tensors = {
-        f"{names[index]}/{key}": value.detach().to("cpu", copy=True).contiguous()
+        f"{names[index]}/{key}": whole(value.detach()).to("cpu", copy=True).contiguous()
         for index, entries in state["state"].items()
         for key, value in entries.items()
     }
@@ -131,18 +135,20 @@ def unflatten_state(
     Raises: ValueError: the state of another model or another kind of optimizer, naming the first offender.
     """
     places = {name: index for index, name in enumerate(_parameter_names(model, optimizer))}
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    own_parameters = dict(model.named_parameters())
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition("/")
         if name not in places:
             raise ValueError(f"the optimizer state {full_name} belongs to no trained parameter of this model")
-        if not value.is_floating_point() or value.shape not in (shapes[name], torch.Size([])):
+        shape = own_parameters[name].shape
+        if not value.is_floating_point() or value.shape not in (shape, torch.Size([])):
             raise ValueError(
-                f"the optimizer state {full_name} must be floating point of shape {list(shapes[name])} or a scalar, "
+                f"the optimizer state {full_name} must be floating point of shape {list(shape)} or a scalar, "
                 f"got {value.dtype} {list(value.shape)}"
             )
-        state.setdefault(places[name], {})[key] = value
+        held = as_held(value, own_parameters[name]) if value.shape == shape else value
+        state.setdefault(places[name], {})[key] = held
     own = optimizer.state_dict()["param_groups"]
     if [group.keys() - {"params"} for group in own] != [set(group) for group in groups]:
         raise ValueError("the optimizer state is of another kind of optimizer; use the configuration it was saved with")

@@ -19,7 +19,8 @@ from .distributed import Ranks, scale_gradients
 from .labels import reuse_labels
 from .objective import LOSSES
 from .optim import check_and_clip
-from .watched import Watched
+from .shares import Share
+from .watched import Ranged, Watched
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -44,6 +45,7 @@ class Stepper:
 
     Args:
         model: lies on the device of the ranks.
+        trained: what `Ranks.wrap` made of it.
         optimizer: of its parameters.
         num_outputs: T; only ``config.labels.reuse`` asks for it.
     """
@@ -51,26 +53,25 @@ class Stepper:
     def __init__(
         self,
         model: nn.Module,
+        trained: nn.Module,
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         ranks: Ranks,
         num_outputs: int,
     ) -> None:
-        self.model, self.optimizer, self.config, self.ranks = model, optimizer, config, ranks
+        self.model, self.trained, self.optimizer, self.config, self.ranks = model, trained, optimizer, config, ranks
         self.num_outputs = num_outputs
-        self.trained = ranks.wrap(model)
+        self.ranged = [module for module in model.modules() if isinstance(module, Ranged)]
         self.placed: tuple[Batch, Batch] | None = None
         """The last batch as it came and as it lies on the device."""
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
-    def step(
-        self, batches: list[tuple[int, Batch, bool]], *, epoch: int, step: int, asked: Callable[[], bool]
-    ) -> Taken:
+    def step(self, shares: list[Share], *, epoch: int, step: int, asked: Callable[[], bool]) -> Taken:
         """Take one step.
 
         Args:
-            batches: what `Ranks.share` gave.
+            shares: what `Place.training` gave.
             epoch, step: for the words of an error, from 1.
             asked: whether this rank was asked to stop, looked up after its last backward.
         Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
@@ -78,12 +79,14 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         alone = self.ranks.batches_per_step == 1
         sums = [0.0, 0.0, 0.0]
-        for place, (number, batch, counts) in enumerate(batches):
-            with self.ranks.exchange(self.trained, last=place == len(batches) - 1):
-                loss, weight, rows = self._loss(batch, step_seed(self.config.seed, epoch, number), counts, alone=alone)
+        for share in shares:
+            with self.ranks.exchange(self.trained, last=share is shares[-1]):
+                seed = step_seed(self.config.seed, epoch, share.number)
+                loss, weight, rows = self._loss(share.batch, seed, share.counts, alone=alone)
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
+        self.ranks.agree(self.ranged)
         weighted, labels, counted, asking = self.ranks.total(*sums, float(asked()))
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
@@ -126,7 +129,7 @@ class Stepper:
         return loss, weight, rows.numel() if counts else 0
 
     def _logits(self, placed: Batch, seed: int | None) -> Tensor:
-        # Evaluation is one rank's alone, and must not enter the exchange of buffers.
+        # Ranks evaluate different batches, and must not meet in the exchange of buffers.
         model = self.trained if self.model.training else self.model
         with self.ranks.accelerator.autocast():
             logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)

@@ -72,18 +72,24 @@ class Sums:
         self._sums = Rows(width, torch.float32, in_memory)
         self._counts = Rows(None, torch.int32, in_memory)
 
-    def add(self, ids: Tensor, rows: Tensor) -> None:
-        """Add rows [n, width] to those numbered ``ids`` [n]."""
+    def add(self, ids: Tensor, rows: Tensor, counts: Tensor | None = None) -> None:
+        """Add rows [n, width] to those numbered ``ids`` [n]; each is ``counts`` [n] int32 rows already, or one."""
         reach = int(ids.max()) + 1 if ids.numel() else 0
         self._sums.reach(reach).index_add_(0, ids, rows.to(torch.float32))
-        self._counts.reach(reach).index_add_(0, ids, torch.ones(ids.numel(), dtype=torch.int32))
+        counts = torch.ones(ids.numel(), dtype=torch.int32) if counts is None else counts
+        self._counts.reach(reach).index_add_(0, ids, counts)
 
     def __len__(self) -> int:
         """One more than the largest number that came."""
         return len(self._counts)
 
-    def means(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Give the numbers in ``low..high-1`` that came, ascending, and the mean of each."""
+    def sums(self, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the numbers in ``low..high-1`` that came, ascending, the sum of each, and how often it came."""
         counts = self._counts.reach(0)[low:high]
         came = counts.nonzero()[:, 0]
-        return came + low, self._sums.reach(0)[low:high][came] / counts[came, None]
+        return came + low, self._sums.reach(0)[low:high][came], counts[came]
+
+    def means(self, low: int, high: int) -> tuple[Tensor, Tensor]:
+        """Give the numbers in ``low..high-1`` that came, ascending, and the mean of each."""
+        ids, sums, counts = self.sums(low, high)
+        return ids, sums / counts[:, None]

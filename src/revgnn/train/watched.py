@@ -8,6 +8,19 @@ from torch import Tensor
 
 
 @runtime_checkable
+class Ranged(Protocol):
+    """A module whose steps depend on the range of the values that it has met, which ranks must therefore share."""
+
+    def ranges(self) -> Tensor | None:
+        """Give the largest magnitudes so far, [k] float64, below 0 where there is none; ``None``: it goes by none."""
+        ...
+
+    def widen(self, ranges: Tensor) -> None:
+        """Go by larger ones from now on."""
+        ...
+
+
+@runtime_checkable
 class Watched(Protocol):
     """What a model may offer beyond its forward: to follow the epochs, add to the loss, and be watched."""
 

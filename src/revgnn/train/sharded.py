@@ -1,0 +1,103 @@
+"""Weights, gradients and optimizer state in shards, one on each rank (FSDP2); and whole tensors from and to shards.
+
+The model is sharded in place: its parameters become DTensors, which are gathered before they are used and let go
+after. A stack's segments are gathered one at a time, all else together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+_LOOKED_FOR = "segments while they are looked for"
+
+
+@runtime_checkable
+class Segmented(Protocol):
+    """A module whose parts can be evaluated as modules of their own, one after the other."""
+
+    def cut(self) -> Sequence[nn.Module]:
+        """Evaluate each part by a call of a module from now on, and give these; none where it cannot be cut."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sharded:
+    """What of a model is gathered together."""
+
+    root: FSDPModule
+    """The model."""
+    segments: tuple[FSDPModule, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, device: torch.device) -> Sharded:
+        """Shard a model over all ranks, beginning with the weights of the first."""
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+        segments = []
+        for module in [module for module in model.modules() if isinstance(module, Segmented)]:
+            segments += [fully_shard(part, mesh=mesh, reshard_after_forward=True) for part in module.cut()]
+        apart = {parameter for segment in segments for parameter in _module(segment).parameters()}
+        root = fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=apart)
+        # The root looks for its parts among its children, once; as roots of their own, they would hold buffers till the
+        # end of the backward.
+        children = nn.ModuleList(_module(segment) for segment in segments)
+        model.add_module(_LOOKED_FOR, children)
+        root._get_fsdp_state()._lazy_init()
+        del model._modules[_LOOKED_FOR]
+        return cls(root=root, segments=tuple(segments))
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Hold all weights on every rank, so that each may call the model by itself."""
+        for module in (self.root, *self.segments):
+            module.set_reshard_after_forward(False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in (self.root, *self.segments):
+                module.reshard()
+            for segment in self.segments:
+                segment.set_reshard_after_forward(True)
+
+    @contextmanager
+    def exchange(self, *, last: bool) -> Iterator[None]:
+        """Exchange gradients in the last backward of a step alone."""
+        for module in (self.root, *self.segments):
+            module.set_requires_gradient_sync(last)
+            module.set_is_last_backward(last)
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Give all of a tensor of which each rank holds a shard, which all ranks must ask for; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def as_held(tensor: Tensor, held: Tensor) -> Tensor:
+    """Give of a whole tensor what this rank holds where ``held`` is a shard; else the tensor as it is."""
+    if not isinstance(held, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(held.device), held.device_mesh, held.placements, src_data_rank=None)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put whole weights into a model, by name; of one in shards, each rank takes its own."""
+    own = model.state_dict()
+    model.load_state_dict({name: as_held(value, own[name]) for name, value in weights.items()})
+
+
+def _module(module: FSDPModule) -> nn.Module:
+    assert isinstance(module, nn.Module), "fully_shard gives the module back"
+    return module

@@ -1,0 +1,71 @@
+"""Whose batches are whose: an epoch cut into steps, each step's batches dealt to the ranks; an evaluation likewise.
+
+What comes as a `Series` is made where it is needed alone; of any other iterable every rank makes everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from ..data.batch import Batch, Series
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Share:
+    """A batch that a rank takes in a step."""
+
+    number: int
+    """Its place among the batches of the epoch, from 0."""
+    batch: Batch
+    counts: bool
+    """False: it is another rank's, repeated with no weight, so that every rank joins every exchange."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A rank among all of them."""
+
+    rank: int
+    size: int
+    """W, the number of ranks."""
+
+    def training(self, epoch: Iterable[Batch], *, accumulate: int, done: int) -> Iterator[list[Share]]:
+        """Cut an epoch into steps, and give what this rank does in each after the first ``done``.
+
+        Step s takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. A rank that finds none left in the last step
+        repeats the first batch of the step without counting it.
+
+        Args:
+            epoch: the batches of an epoch.
+            accumulate: A, batches of a rank in a step.
+        Cost: a rank's batches of a step are held at once.
+        """
+        if not isinstance(epoch, Series):
+            yield from self._dealt(epoch, self.size * accumulate, done)
+            return
+        together, count = self.size * accumulate, len(epoch)
+        steps = []
+        for first in range(done * together, count, together):
+            own = range(first + self.rank, min(first + together, count), self.size)
+            steps.append([(number, True) for number in own] or [(first, False)])
+        made = epoch.take(number for step in steps for number, _ in step)
+        for step in steps:
+            yield [Share(number=number, batch=next(made), counts=counts) for number, counts in step]
+
+    def _dealt(self, epoch: Iterable[Batch], together: int, done: int) -> Iterator[list[Share]]:
+        numbered = islice(enumerate(epoch), done * together, None)
+        while (first := next(numbered, None)) is not None:
+            own = [Share(number=first[0], batch=first[1], counts=True)] if self.rank == 0 else []
+            for place, (number, batch) in enumerate(islice(numbered, together - 1), start=1):
+                if place % self.size == self.rank:
+                    own.append(Share(number=number, batch=batch, counts=True))
+            yield own or [Share(number=first[0], batch=first[1], counts=False)]
+
+    def evaluation(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+        """Give every W-th batch of an evaluation from this rank's first on, each with its number."""
+        if isinstance(batches, Series):
+            numbers = range(self.rank, len(batches), self.size)
+            return zip(numbers, batches.take(numbers), strict=True)
+        return islice(enumerate(batches), self.rank, None, self.size)

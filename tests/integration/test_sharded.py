@@ -1,0 +1,197 @@
+"""Two ranks that hold a model in shards: the same weights as two that hold all of it, stopped and resumed, and smaller.
+
+The file is its own worker: torchrun starts it with a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from rank_jobs import assert_close, assert_same_bits, last, launch, node_dataset
+from revgnn.data import LoaderConfig, make_batches
+from revgnn.models import EquilibriumOptions, ModelConfig, build_model
+from revgnn.stack.run import Run
+from revgnn.train import Interrupted, LabelOptions, TrainConfig, fit, read_curve
+
+pytestmark = pytest.mark.slow
+
+TRAIN = TrainConfig(epochs=2, lr=0.01, checkpoint_every=1, clip_norm=1.0, optimizer="adamw")
+MODEL = ModelConfig(conv="sage", num_layers=4, hidden_channels=16, dropout=0.2, norm="layer", segments=4)
+CASES: dict[str, tuple[ModelConfig, TrainConfig]] = {
+    "segments": (MODEL, TRAIN),
+    "exact state": (replace(MODEL, state="exact"), TRAIN),
+    "labels as an input": (MODEL, replace(TRAIN, labels=LabelOptions(reuse=True))),
+    "two batches each": (MODEL, replace(TRAIN, accumulate=2)),
+    "tied": (replace(MODEL, weight_tied=True), TRAIN),
+    "batch norm": (replace(MODEL, norm="batch"), TRAIN),
+    "checkpointing": (replace(MODEL, coupling="residual", backprop="checkpoint", segments=2), TRAIN),
+    "equilibrium": (
+        replace(
+            MODEL,
+            coupling="residual",
+            backprop="implicit",
+            weight_tied=True,
+            segments=None,
+            equilibrium=EquilibriumOptions(tol=1e-6, max_iter=200, backward_max_iter=200),
+        ),
+        TRAIN,
+    ),
+    "bfloat16": (MODEL, replace(TRAIN, precision="bf16", optimizer="rmsprop", clip_norm=None)),
+}
+"""Name -> network and training, each under "ddp" and "fsdp"."""
+
+
+class Stopped(nn.Module):
+    """A network that is asked to stop at one of its training forwards."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, *arguments: object, **named: object) -> Tensor:
+        self.calls += self.training
+        if self.calls == 5 and self.training:
+            signal.raise_signal(signal.SIGTERM)
+        logits: Tensor = self.inner(*arguments, **named)
+        return logits
+
+
+def train(out: Path, name: str, parallel: Any, *, stop: bool = False, resume: bool = False) -> None:
+    model_config, config = CASES[name]
+    torch.manual_seed(1)
+    width = 5 + 3 * config.labels.reuse
+    inner = build_model(model_config, in_channels=width, out_channels=3)
+    model = Stopped(inner)
+    model.calls = 0 if stop else 10
+    loader = LoaderConfig(kind="random", num_parts=5, eval_parts=3)
+    fit(
+        model,
+        make_batches(node_dataset(), seed=0, loader=loader),
+        replace(config, parallel=parallel),
+        metric="accuracy",
+        out=out,
+        resume=resume,
+        device="cpu",
+        num_outputs=3,
+    )
+
+
+def most_layers_gathered(out: Path) -> int:
+    """How many of the four layers are whole, at most, when one is about to be taken back."""
+    found: list[int] = []
+    forward, reverse, models = Stopped.forward, Run.reverse, []
+
+    def noted(model: Stopped, *arguments: object, **named: object) -> Tensor:
+        models[:] = [model]
+        return forward(model, *arguments, **named)
+
+    def watched(run: Run, *arguments: Any) -> None:
+        layers = [list(layer.parameters()) for layer in models[0].inner.stack.layers]
+        found.append(sum(not hasattr(parameters[0], "to_local") for parameters in layers))
+        reverse(run, *arguments)
+
+    with patch.object(Stopped, "forward", noted), patch.object(Run, "reverse", watched):
+        train(out, "segments", "fsdp")
+    return max(found)
+
+
+def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Bytes of weights, gradients and optimizer state that this rank holds after a step."""
+
+    def own(tensor: Tensor) -> int:
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        return local.nbytes
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        "weights": sum(map(own, parameters)),
+        "gradients": sum(own(parameter.grad) for parameter in parameters if parameter.grad is not None),
+        "optimizer": sum(own(value) for state in optimizer.state.values() for value in state.values() if value.dim()),
+    }
+
+
+def work(folder: Path) -> None:
+    """One rank: every case in both ways; and stopped in the middle of an epoch, and resumed."""
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, int]] = {}
+    for name in CASES:
+        for parallel in ("ddp", "fsdp"):
+            key = f"{name}/{parallel}"
+            hook = register_optimizer_step_post_hook(
+                lambda optimizer, *_, key=key: found.update({key: held(optimizer)})
+            )
+            train(folder / key, name, parallel)
+            hook.remove()
+    for name in ("segments", "tied"):
+        try:
+            train(folder / name / "stopped", name, "fsdp", stop=True)
+        except Interrupted as stop:
+            sys.stderr.write(f"{stop}\n")
+        train(folder / name / "stopped", name, "fsdp", resume=True)
+    try:
+        train(folder / "segments" / "taken up", "segments", "fsdp", stop=True)
+    except Interrupted:
+        train(folder / "segments" / "taken up", "segments", "ddp", resume=True)
+    found["layers"] = {"gathered": most_layers_gathered(folder / "watched")}
+    (folder / f"held-{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks left behind."""
+    out = tmp_path_factory.mktemp("sharded")
+    status, said = launch(__file__, out)
+    assert status == 0, said
+    assert said.count("stopped after epoch 1 and 2 steps") == 4, "two runs on two ranks"
+    return out
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shards_train_to_the_same_weights(name: str, folder: Path) -> None:
+    # Adam takes the sign of a bias's rounding error before a BatchNorm, and a solver what is within its tolerance.
+    if name not in ("batch norm", "equilibrium"):
+        assert_close(folder / name / "fsdp", folder / name / "ddp")
+    curves = [read_curve(folder / name / parallel / "curve.jsonl") for parallel in ("fsdp", "ddp")]
+    for ours, other in zip(*curves, strict=True):
+        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["segments", "tied"])
+def test_a_stopped_run_goes_on_bit_for_bit(name: str, folder: Path) -> None:
+    assert_same_bits(folder / name / "fsdp", folder / name / "stopped")
+
+
+def test_a_checkpoint_holds_the_whole_state_and_ranks_that_hold_all_go_on_from_it(folder: Path) -> None:
+    for name in ("model", "optimizer", "best"):
+        mine, theirs = last(folder / "segments" / "fsdp", name), last(folder / "segments" / "ddp", name)
+        assert {key: value.shape for key, value in mine.items()} == {key: value.shape for key, value in theirs.items()}
+    assert_close(folder / "segments" / "taken up", folder / "segments" / "ddp")
+
+
+def test_each_rank_holds_half(folder: Path) -> None:
+    for rank in range(2):
+        found = json.loads((folder / f"held-{rank}.json").read_text())
+        for what, whole in found["segments/ddp"].items():
+            assert 0.4 < found["segments/fsdp"][what] / whole < 0.6, (rank, what)
+
+
+def test_a_segment_is_gathered_when_its_turn_comes(folder: Path) -> None:
+    for rank in range(2):
+        found = json.loads((folder / f"held-{rank}.json").read_text())
+        assert found["layers"]["gathered"] == 1, "the one that is taken back; the one before it is on its way"
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
