@@ -20,22 +20,26 @@ from typing import Any
 import torch
 
 from revgnn.plan import predict, shape_of_config
-from revgnn.plan.predict import at_most, measured_peak
+from revgnn.plan.trial import at_most, measured_peak
 from revgnn.recipes import all_recipes, find_recipe
 
 from .machine import facts
 
 
-def measure(name: str, times: float, deeper: int) -> dict[str, Any]:
+def measure(name: str, times: float, deeper: int, data_root: Path) -> dict[str, Any]:
     """Predict and measure one recipe.
 
     Args:
         name: of the recipe.
         times: nodes and edges, of the larger trial's.
         deeper: layers, of the deeper trial's.
+        data_root: below which the folders of tables lie; only their footers are read.
     """
     run = replace(find_recipe(name)(), paper=None)
-    run, shape = at_most(run, shape_of_config(run.dataset), times, deeper)
+    dataset = run.dataset
+    if dataset.path is not None:
+        dataset = replace(dataset, path=str(data_root / dataset.path))
+    run, shape = at_most(run, shape_of_config(dataset), times, deeper)
     started = time.perf_counter()
     predicted = predict(run, shape)
     planned = time.perf_counter()
@@ -64,10 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=float, default=4.0, help="size, of the larger trial's")
     parser.add_argument("--deeper", type=int, default=3, help="depth, of the deeper trial's")
     parser.add_argument("--recipe", action="append", help="only this one; repeatable")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
     options = parser.parse_args(arguments)
     for name in options.recipe or all_recipes():
-        row = measure(name, options.times, options.deeper)
+        row = measure(name, options.times, options.deeper, options.data_root)
         print(f"{name}: {row['ratio']:.3f} ({row['measured_bytes'] / 1e6:.1f} MB)", file=sys.stderr, flush=True)
         if options.write is None:
             print(json.dumps(row))

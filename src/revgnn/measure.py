@@ -130,8 +130,8 @@ class StepMemory:
         self.device = torch.device(device)
         self._held = 0 if self.device.type == "cuda" else tensor_bytes(held)
         self._peak = self._held
-        self.peaks: dict[str, int] = {}
-        """On the CPU: phase -> its peak, where a step was cut into phases by `phase`."""
+        self.moments: dict[str, list[int]] = {}
+        """On the CPU: phase -> bytes after every change of it, where a step was cut into phases by `phase`."""
         self._phase = "step"
         self._marks: list[str] = []
         self._steps = 0
@@ -183,8 +183,8 @@ class StepMemory:
                     self._phase = self._marks.pop(0)
                 if abs(change) != _MARK:
                     now += change
-                self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), now)
-            self._peak = max([self._peak, *self.peaks.values()])
+                    self.moments.setdefault(self._phase, []).append(now)
+            self._peak = max([self._peak, *(max(moments) for moments in self.moments.values())])
             self._trace = None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ from .ops import implementation
 from .overrides import from_json
 from .report import build_report, circumstances, write_report
 from .target import Target
-from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, world_size
+from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, rehearse, world_size
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
 from .train.tracking import TRACK_FOLDER
@@ -48,7 +48,7 @@ REPORT_FILE = "report.json"
 FORMAT = 1
 GRADIENT, UPDATE = "gradient", "update"
 PHASES = {"first gradient": "step", GRADIENT: GRADIENT, UPDATE: UPDATE}
-"""What `training_peaks` calls the phases of a recording: the first gradient also makes what graphs derive and keep."""
+"""What `training_moments` calls the phases of a step: the first gradient also makes what graphs derive and keep."""
 
 Device = Literal["auto", "cpu"]
 
@@ -192,16 +192,17 @@ def training_memory(run: Run, dataset: Dataset | Store) -> int:
     """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
 
     Args:
-        run: its epochs do not matter; two are taken, so that the optimizer's state is there.
+        run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
-    return max(training_peaks(run, dataset).values())
+    return max(max(moments) for moments in training_moments(run, dataset).values())
 
 
-def training_peaks(run: Run, dataset: Dataset | Store) -> dict[str, int]:
-    """Measure as `training_memory`, apart for gradients (forward and backward) and the optimizer's update.
+def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[int]]:
+    """Measure as `training_memory`, moment by moment, apart for gradients (forward and backward) and updates.
 
-    Returns: "first gradient", "gradient" (of later steps) and "update" -> peak bytes, all that is alive included.
+    Returns: "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, after every
+        allocation and every release.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
@@ -211,22 +212,18 @@ def training_peaks(run: Run, dataset: Dataset | Store) -> dict[str, int]:
         register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE)),
         register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
     ]
+    _with_waiting(memory, batches)
     try:
-        fit(
-            model,
-            batches,
-            replace(run.train, epochs=2, eval_every=2, checkpoint_every=None, keep_logits=False),
-            metric=dataset.metric,
-            progress=_Metered(None, memory),
-            memory=_with_waiting(memory, batches),
-            device="cpu",
-            num_outputs=dataset.num_outputs,
-        )
+        rehearse(model, batches, run.train, memory, num_outputs=dataset.num_outputs)
     finally:
         for hook in hooks:
             hook.remove()
     waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
-    return {name: memory.peaks[phase] + waiting for name, phase in PHASES.items() if phase in memory.peaks}
+    return {
+        name: [size + waiting for size in memory.moments[phase]]
+        for name, phase in PHASES.items()
+        if phase in memory.moments
+    }
 
 
 def read_run(out: Path) -> Run:

@@ -16,12 +16,13 @@ from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import LoaderConfig
 from revgnn.plan import made_up, predict, rates_of, shape_of_config, shape_of_dataset, shape_of_folder, what_fits
-from revgnn.plan.predict import at_most, measured_peak
 from revgnn.plan.rates import GPUS
+from revgnn.plan.trial import at_most, measured_peak
 from revgnn.recipes import find_recipe
 from revgnn.results.memory import memory_row, newest_memory
 
 predict_module = sys.modules["revgnn.plan.predict"]
+trial_module = sys.modules["revgnn.plan.trial"]
 BOUND = 0.10
 """Of a measured peak, by which a prediction may be off."""
 
@@ -33,9 +34,8 @@ HELD = ("digits/resgnn", "digits/revgnn", "ogbn-arxiv/gcn", "ogbn-arxiv/revgcn_d
 @pytest.fixture
 def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials, and so what is measured beyond them, of a size for tests."""
-    monkeypatch.setattr(predict_module, "WORK", 2**20)
-    monkeypatch.setattr(predict_module, "LEAST_NODES", 256)
-    monkeypatch.setattr(predict_module, "NODES_PER_CHANNEL", 1)
+    monkeypatch.setattr(trial_module, "WORK", 2**18)
+    monkeypatch.setattr(trial_module, "LEAST_NODES", 128)
     predict_module._predict.cache_clear()
 
 
