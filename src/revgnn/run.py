@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .baselines import PeerConfig, Shape, build_peer
@@ -32,7 +32,7 @@ from .data import (
     read_data,
 )
 from .files import parts_of, read_object, write_whole
-from .measure import StepMemory
+from .measure import Moment, StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
@@ -195,35 +195,47 @@ def training_memory(run: Run, dataset: Dataset | Store) -> int:
         run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
-    return max(max(moments) for moments in training_moments(run, dataset).values())
+    return max(max(moments)[0] for moments in training_moments(run, dataset).values())
 
 
-def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[int]]:
+def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Moment]]:
     """Measure as `training_memory`, moment by moment, apart for gradients (forward and backward) and updates.
 
-    Returns: "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, after every
-        allocation and every release.
+    Returns: "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, and those of
+        gradients among them where gradients are made, after every allocation and every release.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
     assert memory is not None, "the CPU is always measured"
     hooks = [
-        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE)),
+        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE, left=_gradients(model))),
         register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
     ]
     _with_waiting(memory, batches)
     try:
-        rehearse(model, batches, run.train, memory, num_outputs=dataset.num_outputs)
+        rehearse(
+            model,
+            batches,
+            run.train,
+            memory,
+            epochs=2,
+            steps=memory.RECORDED_STEPS // 2,
+            num_outputs=dataset.num_outputs,
+        )
     finally:
         for hook in hooks:
             hook.remove()
     waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
     return {
-        name: [size + waiting for size in memory.moments[phase]]
+        name: [(size + waiting, gradients) for size, gradients in memory.moments[phase]]
         for name, phase in PHASES.items()
         if phase in memory.moments
     }
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def read_run(out: Path) -> Run:

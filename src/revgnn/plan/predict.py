@@ -13,18 +13,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..data import Dataset, LoaderConfig, Store
+from ..measure import Moment
 from ..models import ModelConfig
 from ..run import Run, make_model
 from .shape import GraphShape, made_up, shape_of_dataset
 from .trial import STEPS, Size, measure_trial, sizes_of_trials, step_size
 
+Floats = NDArray[np.float64]
 BYTES = 4
 """Of a float32."""
 
@@ -100,24 +103,41 @@ def num_parameters(run: Run, shape: GraphShape) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _at_whole_size(trials: Sequence[Sequence[int]], factors: Sequence[float]) -> float:
-    """The highest moment of a phase at factor 1, from the moments of one or two trials."""
-    if len(trials) == 1:
-        return float(max(trials[0]))
-    first, second = (np.asarray(moments, np.float64) for moments in trials)
-    if len(first) != len(second) or not np.array_equal(np.diff(first) > 0, np.diff(second) > 0):
+class _Phase(NamedTuple):
+    """The moments of a phase at factor 1 and one depth."""
+
+    size: Floats
+    """Bytes that are allocated."""
+    gradients: Floats
+    """Bytes of gradients among them."""
+
+
+def _at_whole_size(trials: Sequence[Sequence[Moment]], factors: Sequence[float]) -> _Phase:
+    """The moments of a phase at factor 1, from those of one or two trials."""
+    first, *others = (np.asarray(moments, np.float64).T for moments in trials)
+    if not others:
+        return _Phase(*first)
+    (second,) = others
+    if first.shape != second.shape or not np.array_equal(np.diff(first[0]) > 0, np.diff(second[0]) > 0):
         # The program took another way at another size: only the peaks can be compared.
-        first, second = first.max(keepdims=True), second.max(keepdims=True)
-    grown = (second - first) / (factors[1] - factors[0])
-    return float((first + grown * (1.0 - factors[0])).max())
+        first, second = (np.array([[moments[0].max()], [0.0]]) for moments in (first, second))
+    grown = (second[0] - first[0]) / (factors[1] - factors[0])
+    return _Phase(first[0] + grown * (1.0 - factors[0]), second[1])
 
 
-def _at_depth(values: Sequence[float], depths: Sequence[int | None], layers: int) -> float:
-    """The value at a depth, from those at two."""
-    if len(values) == 1:
-        return values[0]
+def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: int) -> float:
+    """The highest moment at a depth, from a phase at two.
+
+    Depth adds least where no gradient is there yet, and most where all are; the moments of both ends are carried on
+    apart, each matched by the gradients that are there, or still to come.
+    """
+    if len(phases) == 1:
+        return float(phases[0].size.max())
     low, high = (depth for depth in depths if depth is not None)
-    return values[0] + (values[1] - values[0]) / (high - low) * (layers - low)
+    total = phases[0].gradients.max()
+    beginning = [phase.size[phase.gradients <= total / 2].max() for phase in phases]
+    end = [phase.size[phase.gradients.max() - phase.gradients <= max(total - 1, 0)].max() for phase in phases]
+    return max(float(one + (two - one) / (high - low) * (layers - low)) for one, two in (beginning, end))
 
 
 def _drawn(loader: LoaderConfig, shape: GraphShape) -> LoaderConfig:

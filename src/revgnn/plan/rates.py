@@ -7,6 +7,8 @@ loss, the optimizer, Python) is left out, so small steps take longer than this s
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,17 +74,17 @@ def rates_of(device: str, gpu: str = "h100") -> Rates:
 
 
 @lru_cache(maxsize=4)
-def measured_rates(threads: int) -> Rates:
-    """Measure this CPU, with as many threads as torch uses now; about a second, once per process."""
+def measured_rates(threads: int, clock: Callable[[], float] = time.perf_counter) -> Rates:
+    """Measure this CPU, with as many threads as torch uses now; about a second, once per process and clock."""
     table = torch.randn(ROWS, WIDTH)
     rows = torch.randint(ROWS, (ROWS,))
     target = torch.empty_like(table)
     square = torch.randn(1024, 1024)
     size = table.numel() * BYTES
     # A gathered row is written too, in order: half of its time is taken for the writing's at most.
-    gather = median_seconds(lambda: torch.index_select(table, 0, rows, out=target), repeats=5)
-    stream = median_seconds(lambda: target.copy_(table), repeats=5)
-    product = median_seconds(lambda: table[:8192] @ square[:WIDTH], repeats=5)
+    gather = median_seconds(lambda: torch.index_select(table, 0, rows, out=target), clock=clock)
+    stream = median_seconds(lambda: target.copy_(table), clock=clock)
+    product = median_seconds(lambda: table[:8192] @ square[:WIDTH], clock=clock)
     return Rates(
         gather=size / max(gather - stream / 2, gather / 2),
         stream=2 * size / stream,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +14,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from ..data import Dataset, make_batches
 from ..data.partition import RandomPartition
+from ..measure import Moment
 from ..models import ModelConfig
-from ..run import Run, training_moments
+from ..run import Run, make_model, training_moments
 from ..stack import tail
 from ..stack.budget import parse_bytes
 from ..stack.implicit import ConvergenceWarning
+from ..train import rehearse
 from ..train.distill import save_logits
 from .shape import GraphShape, made_up
 
@@ -30,8 +35,8 @@ WHOLE = 0.4
 STEPS = 4
 """Of an epoch of a trial on small graphs."""
 
-Moments = dict[tuple[int, str], list[int]]
-"""(Which way of its epochs, phase) -> bytes that are allocated, after every allocation and every release."""
+Moments = dict[tuple[int, str], list[Moment]]
+"""(Which way of its epochs, phase) -> bytes that are allocated, and gradients' among them, after every change."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +57,32 @@ def measure_trial(run: Run, shape: GraphShape, size: Size) -> Moments:
         size: of the trial.
     Returns: its memory, moment by moment.
     """
+    found: Moments = {}
+    with _as_tried(run, shape, size) as (trial, data):
+        for way, one in enumerate(_ways(trial)):
+            for phase, moments in training_moments(one, data).items():
+                found[way, phase] = moments
+    return found
+
+
+@contextmanager
+def _as_tried(run: Run, shape: GraphShape, size: Size) -> Iterator[tuple[Run, Dataset]]:
+    """Give a run at a size, and its made-up data."""
     small = shape.scaled(size.factor)
     trial = _with_layers(_scaled(run, size.factor), size.layers)
-    data = made_up(small)
-    # Both directions and loops are in the edges of a shape already.
-    dataset = replace(trial.dataset, undirected=False, self_loops=False)
-    found: Moments = {}
+    # Both directions and loops are in the edges of a shape already; and so small a rate that no loss runs away.
+    trial = replace(
+        trial,
+        dataset=replace(trial.dataset, undirected=False, self_loops=False),
+        train=replace(trial.train, lr=1e-9),
+    )
     with _in_proportion(size.factor), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore", ConvergenceWarning)
         if trial.train.teacher.path is not None:
             path = save_logits(Path(folder), torch.zeros(small.rows, small.outputs))
             teacher = replace(trial.train.teacher, path=str(path))
             trial = replace(trial, train=replace(trial.train, teacher=teacher))
-        for way, one in enumerate(_ways(replace(trial, dataset=dataset))):
-            for phase, moments in training_moments(one, data).items():
-                found[way, phase] = moments
-    return found
+        yield trial, made_up(small)
 
 
 def sizes_of_trials(run: Run, shape: GraphShape) -> tuple[list[float], list[int | None]]:
@@ -95,8 +110,6 @@ def _ways(run: Run) -> Iterator[Run]:
 
     A fixed point is given all its iterations: how many it will need, sizes do not tell.
     """
-    # So small a rate that no loss runs away.
-    run = replace(run, train=replace(run.train, lr=1e-9))
     if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
         yield run
         return
@@ -178,6 +191,38 @@ def at_most(run: Run, shape: GraphShape, times: float, deeper: int) -> tuple[Run
 
 def measured_peak(run: Run, shape: GraphShape) -> int:
     """Measure what `predict` predicts: the peak of training steps on a made-up data set of the whole shape."""
-    if shape.level == "graph" and run.batch_size is not None:
-        shape = shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))
-    return max(max(moments) for moments in measure_trial(run, shape, Size(1.0, None)).values())
+    moments = measure_trial(run, _enough(run, shape), Size(1.0, None)).values()
+    return max(max(phase)[0] for phase in moments)
+
+
+def measured_seconds(
+    run: Run, shape: GraphShape, *, steps: int = 5, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Measure the median time of training steps on a made-up data set of the whole shape.
+
+    Args:
+        run, shape: what `predict` takes.
+        steps: that count, at least 1; one before them, which makes what graphs derive and keep, does not.
+        clock: tells the seconds; `time.process_time` where other programs run, and with one thread.
+    Returns: seconds; the making of batches is not in them.
+    """
+    with _as_tried(run, _enough(run, shape), Size(1.0, None)) as (whole, data):
+        batches = make_batches(data, whole.batch_size, whole.train.seed, whole.loader)
+        each = min(len(batches), steps + 1)
+        seconds = rehearse(
+            make_model(whole, data),
+            batches,
+            whole.train,
+            epochs=-(-(steps + 1) // each),
+            steps=each,
+            num_outputs=data.num_outputs,
+            clock=clock,
+        )
+        return statistics.median(seconds[1 : steps + 1])
+
+
+def _enough(run: Run, shape: GraphShape) -> GraphShape:
+    """As many graphs as some steps see."""
+    if shape.level == "node" or run.batch_size is None:
+        return shape
+    return shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))

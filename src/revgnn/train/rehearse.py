@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 
 from accelerate.utils import set_seed
 from torch import nn
@@ -11,22 +13,31 @@ from ..data.batch import Batches
 from ..measure import StepMemory
 from .config import TrainConfig
 from .distributed import Ranks
-from .optim import learning_rate, make_optimizer, set_learning_rate
+from .optim import make_optimizer
 from .step import Stepper
 from .watched import Watched
 
-EPOCHS = 2
-"""The second finds the optimizer's state, and in an epoch of one step what the first left."""
-
 
 def rehearse(
-    model: nn.Module, batches: Batches, config: TrainConfig, memory: StepMemory, *, num_outputs: int | None = None
-) -> None:
-    """Take the first steps of two epochs on the CPU, as many as a recording of memory wants; evaluate and keep nothing.
+    model: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    memory: StepMemory | None = None,
+    *,
+    epochs: int,
+    steps: int,
+    num_outputs: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Take the first steps of some epochs on the CPU; evaluate and keep nothing.
 
     Args:
         model, batches, config, num_outputs: as `fit`; how many epochs are configured does not matter.
-        memory: records the steps.
+        memory: records the steps; ``None``: nothing does.
+        epochs: that are begun.
+        steps: of each, at most.
+        clock: tells the seconds.
+    Returns: seconds that each step took, without making its batch.
     Raises: FloatingPointError: a loss or gradient is not finite.
     """
     ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
@@ -34,16 +45,23 @@ def rehearse(
     optimizer = make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     stepper = Stepper(model, optimizer, config, ranks, num_outputs or 0)
     model.train()
+    seconds = []
     try:
-        for epoch in range(1, EPOCHS + 1):
-            set_learning_rate(optimizer, learning_rate(epoch, lr=config.lr, epochs=max(config.epochs, EPOCHS)))
+        for epoch in range(1, epochs + 1):
             if isinstance(model, Watched):
                 model.begin_epoch(epoch)
-            memory()
-            steps = itertools.islice(ranks.share(batches.train(epoch), 0), memory.RECORDED_STEPS // EPOCHS)
-            for step, together in enumerate(steps, start=1):
+            if memory is not None:
+                memory()
+            shared = itertools.islice(ranks.share(batches.train(epoch), 0), steps)
+            for step, together in enumerate(shared, start=1):
+                started = clock()
                 stepper.step(together, epoch=epoch, step=step, asked=lambda: False)
-                memory.step()
-            memory()
+                seconds.append(clock() - started)
+                if memory is not None:
+                    memory.step()
+            if memory is not None:
+                memory()
     finally:
-        memory.close()
+        if memory is not None:
+            memory.close()
+    return seconds
