@@ -77,10 +77,10 @@ def _predict(run: Run, shape: GraphShape) -> Prediction:
     }
     highest = max(peaks, key=lambda key: peaks[key])
     peak = round(peaks[highest])
-    parameters = num_parameters(run, shape)
+    parameters, tensors = count_weights(run, shape)
     return Prediction(
         peak=peak,
-        kinds=_kinds(run, shape, parameters, peak),
+        kinds=_kinds(run, shape, weight_kinds(run, parameters, tensors), peak),
         phase=highest[1],
         how="measured" if factors == [1.0] and depths == [None] else "fitted",
         parameters=parameters,
@@ -95,12 +95,13 @@ def predicted(run: Run, dataset: Dataset | Store) -> dict[str, Any] | None:
     return {"peak_bytes": found.peak, "how": found.how, "kinds": found.kinds}
 
 
-def num_parameters(run: Run, shape: GraphShape) -> int:
-    """Count the trained numbers of a run's network, without making it."""
+def count_weights(run: Run, shape: GraphShape) -> tuple[int, int]:
+    """Count the trained numbers of a run's network, and the tensors that they are in, without making it."""
     dataset = made_up(shape.scaled(64 / shape.rows) if shape.rows > 64 else shape)
     with torch.device("meta"):
         model: nn.Module = make_model(run, dataset)
-    return sum(parameter.numel() for parameter in model.parameters())
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    return sum(trained), len(trained)
 
 
 class _Phase(NamedTuple):
@@ -152,14 +153,24 @@ MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}
 """Numbers that an optimizer keeps for each parameter."""
 
 
-def _kinds(run: Run, shape: GraphShape, parameters: int, peak: int) -> dict[str, int]:
+def weight_kinds(run: Run, parameters: int, tensors: int) -> dict[str, int]:
+    """Bytes of a network's numbers, of their gradients, and of what the optimizer keeps of them.
+
+    Args:
+        run: whose optimizer.
+        parameters: trained numbers.
+        tensors: that they are in; of each the optimizer counts the steps, in a float32.
+    """
+    weights = parameters * BYTES
+    optimizer = MOMENTS[run.train.optimizer] * weights + tensors * BYTES
+    return {"parameters": weights, "gradients": weights, "optimizer": optimizer}
+
+
+def _kinds(run: Run, shape: GraphShape, weights: dict[str, int], peak: int) -> dict[str, int]:
     """Tell the kinds apart that closed forms give; the rest is work space and what waits for the backward."""
     nodes, edges = step_size(run, shape)
-    weights = parameters * BYTES
     kinds = {
-        "parameters": weights,
-        "gradients": weights,
-        "optimizer": MOMENTS[run.train.optimizer] * weights,
+        **weights,
         "batch": nodes * shape.features * BYTES,
         "graph": edges * BYTES + nodes * BYTES,
         "edge features": edges * sum(shape.edge_categories or (shape.edge_channels or 0,)) * BYTES,

@@ -28,7 +28,7 @@ from .shape import GraphShape, made_up
 
 WORK = 2**20
 """Numbers in the largest tensor of a trial, about: a width for every edge of a step."""
-LEAST_NODES, NODES_PER_CHANNEL = 256, 1
+LEAST_NODES, NODES_PER_CHANNEL = 128, 1
 """Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
 WHOLE = 0.4
 """Factor from which the run itself is tried."""
