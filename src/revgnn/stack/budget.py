@@ -94,7 +94,9 @@ class LayerCost:
     stored: int
     """Peak of a whole step over two stored layers."""
     rebuilt: int
-    """Peak of a whole step over one rebuilt layer."""
+    """Peak of a whole step over one rebuilt layer, whose result is handed on."""
+    ended: int
+    """The same where what follows the stack is evaluated with it, so that nothing is handed on."""
     anchor: int
     """That every run of rebuilt layers keeps."""
     stream: int
@@ -105,9 +107,13 @@ class LayerCost:
         at_stored = self.stored + (num_stored - 2) * self.kept if num_stored else 0
         if num_stored == num_layers:
             return at_stored
+        if not num_stored:
+            # The last run's backward, while all others wait; and those before it, which hand their states on.
+            before = self.rebuilt + (segments - 2) * self.anchor if segments > 1 else 0
+            return max(self.ended + (segments - 1) * self.anchor, before)
         # The output and its gradient outlive the stored layers, and every run's last state the layers after it.
-        at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + (2 * self.stream if num_stored else 0)
-        return max(at_stored + segments * self.anchor if num_stored else 0, at_rebuilt)
+        at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + 2 * self.stream
+        return max(at_stored + segments * self.anchor, at_rebuilt)
 
     def need(self, num_stored: int, num_layers: int, segments: int) -> int:
         """The budget that `peak` takes: a hundredth more, because allocators round sizes up."""
@@ -179,6 +185,7 @@ def layer_cost(
     rebuilt: Callable[[Run, Tensor, Sequence[Tensor]], Tensor],
     anchor: int,
     aside: int = 0,
+    ended: Callable[[Run, Tensor, Sequence[Tensor]], Tensor] | None = None,
 ) -> LayerCost:
     """Measure what a layer costs, on copies and with the blocks' buffers left alone.
 
@@ -190,7 +197,8 @@ def layer_cost(
         rebuilt: ``(run, x, tensors)`` with rebuilding.
         anchor: bytes that a rebuilt run keeps.
         aside: those among them that a run of one layer does not have.
-    Cost: three layers forward, and again backward.
+        ended: as ``rebuilt``, with what follows the stack; ``None``: nothing does.
+    Cost: three layers forward, and again backward; a fourth with ``ended``.
     """
     held: list[int] = []
     with LiveBytes() as live:
@@ -198,12 +206,23 @@ def layer_cost(
     # What is still there when all is over is no step's: indices that the caller's objects made and keep.
     two = live.peak - live.now()
     one = replace(run, layers=run.layers[:1])
-    with LiveBytes() as live:
-        _step(one, x, tensors, lambda x, t: rebuilt(one, x, t))
     stream = x.numel() * x.element_size()
-    # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
-    rebuilding_one = live.peak - live.now() - stream + aside
-    return LayerCost(kept=held[1] - held[0], stored=two, rebuilt=rebuilding_one, anchor=anchor, stream=stream)
+
+    def peak_of_one(way: Callable[[Run, Tensor, Sequence[Tensor]], Tensor]) -> int:
+        with LiveBytes() as live:
+            _step(one, x, tensors, lambda x, t: way(one, x, t))
+        # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
+        return live.peak - live.now() - stream + aside
+
+    rebuilding_one = peak_of_one(rebuilt)
+    return LayerCost(
+        kept=held[1] - held[0],
+        stored=two,
+        rebuilt=rebuilding_one,
+        ended=rebuilding_one if ended is None else peak_of_one(ended),
+        anchor=anchor,
+        stream=stream,
+    )
 
 
 def _step(
