@@ -189,10 +189,13 @@ def _planned_summary() -> str:
     steps = sorted(row["predicted_step_s"] / row["measured_step_s"] for row in rows)
     within = sum(0.5 <= step <= 2.0 for step in steps)
     middle = len(rows) // 2
+    measured = {row["recipe"] for row in rows}
+    missing = [f"`{name}`" for name in all_recipes() if name not in measured]
     return (
         f"Memory: {len(rows)} of {len(all_recipes())} recipes; the median is off by {off[middle]:.2%}, the worst, "
         f"`{worst['recipe']}`, by {off[-1]:.1%}. Time: {within} within a factor of two; predicted over measured is "
         f"{steps[middle]:.2f} in the median, {steps[0]:.2f} at the least and {steps[-1]:.2f} at the most."
+        + (f"\n\nNot measured with this version: {', '.join(missing)}." if missing else "")
     )
 
 

@@ -97,6 +97,8 @@ class LayerCost:
     """Peak of a whole step over one rebuilt layer, whose result is handed on."""
     ended: int
     """The same where what follows the stack is evaluated with it, so that nothing is handed on."""
+    result: int
+    """What follows the stack gives, and its gradient; 0: nothing follows."""
     anchor: int
     """That every run of rebuilt layers keeps."""
     stream: int
@@ -109,7 +111,7 @@ class LayerCost:
             return at_stored
         if not num_stored:
             # The last run's backward, while all others wait; and those before it, which hand their states on.
-            before = self.rebuilt + (segments - 2) * self.anchor if segments > 1 else 0
+            before = self.rebuilt + (segments - 2) * self.anchor + self.result if segments > 1 else 0
             return max(self.ended + (segments - 1) * self.anchor, before)
         # The output and its gradient outlive the stored layers, and every run's last state the layers after it.
         at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + 2 * self.stream
@@ -208,27 +210,27 @@ def layer_cost(
     one = replace(run, layers=run.layers[:1])
     stream = x.numel() * x.element_size()
 
-    def peak_of_one(way: Callable[[Run, Tensor, Sequence[Tensor]], Tensor]) -> int:
+    def peak_of_one(way: Callable[[Run, Tensor, Sequence[Tensor]], Tensor]) -> tuple[int, int]:
         with LiveBytes() as live:
-            _step(one, x, tensors, lambda x, t: way(one, x, t))
+            result = _step(one, x, tensors, lambda x, t: way(one, x, t))
         # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
-        return live.peak - live.now() - stream + aside
+        return live.peak - live.now() - stream + aside, 2 * result
 
-    rebuilding_one = peak_of_one(rebuilt)
+    rebuilding_one, _ = peak_of_one(rebuilt)
+    ending, result = (rebuilding_one, 0) if ended is None else peak_of_one(ended)
     return LayerCost(
         kept=held[1] - held[0],
         stored=two,
         rebuilt=rebuilding_one,
-        ended=rebuilding_one if ended is None else peak_of_one(ended),
+        ended=ending,
+        result=result,
         anchor=anchor,
         stream=stream,
     )
 
 
-def _step(
-    run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]
-) -> None:
-    """One forward and backward that leaves nothing behind."""
+def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> int:
+    """One forward and backward that leaves nothing behind; gives the bytes of the result."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
     # Hooks of the caller's (offloading, counting) are for what is kept, and nothing of this is.
     with torch.enable_grad(), rebuilding(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
@@ -237,3 +239,4 @@ def _step(
         wanted = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
         leaves = [tensor for tensor in (leaf, *copies, *wanted) if tensor.requires_grad]
         torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
+        return y.numel() * y.element_size()
