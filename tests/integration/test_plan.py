@@ -85,7 +85,7 @@ def test_depth_far_beyond_the_trials_is_predicted() -> None:
 @pytest.mark.parametrize("matched", [True, False])
 def test_the_highest_moment_at_the_whole_size_need_not_be_that_of_the_trials(matched: bool) -> None:
     """One moment is 100 + 10 n, another 20 + 50 n: the first is higher in both trials, the second later."""
-    trials = [[(100 + 10 * n, 0), (50, 0), (20 + 50 * n, 0), (0, 0)] for n in (0.5, 1.0)]
+    trials = [[(100 + 10 * n, 0), (10, 0), (20 + 50 * n, 0), (0, 0)] for n in (0.5, 1.0)]
     if not matched:
         trials[1].append((1, 0))
     found = predict_module._at_whole_size(trials, [0.05, 0.1]).size.max()

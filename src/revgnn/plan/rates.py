@@ -113,6 +113,10 @@ CONVOLUTIONS = {"gcn": (1, 1, 1), "sage": (1, 1, 2), "gen": (2, 2, 1), "gat": (1
 """Convolution -> times that it gathers a row for every edge, forward and backward, and its square products."""
 PEER_GATHERS, PEER_STREAMS = 2, 6
 """Rows gathered per edge and direction, and passes over [E, D] messages, of PyG's modules."""
+PRODUCTS = frozenset({"gcn", "sage", "gcnii", "dagnn"})
+"""Peers that multiply by a sparse matrix: they gather a row for every edge once, and make no messages."""
+ONCE = frozenset({"sgc", "sign"})
+"""Peers whose propagation is made once for all steps."""
 PASSES = 8
 """Over [N, D] in one evaluation of a block: norm, activation, dropout, residual, in and out."""
 
@@ -129,10 +133,14 @@ def step_work(run: Run, shape: GraphShape, nodes: int, edges: int) -> Work:
     width, layers = model.hidden_channels, model.num_layers
     ends = 3 * 2.0 * nodes * width * (shape.features + shape.outputs)
     if not isinstance(model, ModelConfig):
-        convolutions = max(layers, model.hops)
+        gathers, streams = (1, 0) if model.kind in PRODUCTS else (PEER_GATHERS, PEER_STREAMS)
+        if model.kind in ONCE:
+            gathers, streams = 0, 0
+        # DAGNN propagates classes, not channels.
+        across = shape.outputs if model.kind == "dagnn" else width
         return Work(
-            gathered=2.0 * PEER_GATHERS * convolutions * edges * width * BYTES,
-            streamed=BYTES * width * layers * (2.0 * PEER_STREAMS * edges + 3.0 * PASSES * nodes),
+            gathered=2.0 * gathers * max(layers, model.hops) * edges * across * BYTES,
+            streamed=BYTES * layers * (2.0 * streams * edges * across + 3.0 * PASSES * nodes * width),
             flops=ends + 6.0 * layers * nodes * width**2,
         )
     groups = model.num_groups if model.coupling == "grouped" else 1
@@ -144,7 +152,7 @@ def step_work(run: Run, shape: GraphShape, nodes: int, edges: int) -> Work:
     if model.backprop == "implicit":
         options = model.equilibrium
         evaluations, pulls, layers = 2 * options.max_iter, 2 * options.backward_max_iter, 1
-    channels = shape.edge_channels or 0 if model.conv == "gen" else 0
+    channels = sum(shape.edge_categories or (shape.edge_channels or 0,)) if model.conv == "gen" else 0
     return Work(
         gathered=BYTES * layers * edges * width * float(evaluations * forward + pulls * backward),
         streamed=BYTES * layers * width * nodes * PASSES * float(evaluations + 2 * pulls),
