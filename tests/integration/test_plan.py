@@ -54,7 +54,6 @@ def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_trials")
 @pytest.mark.parametrize("name", HELD)
 def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
     run = replace(find_recipe(name)(), paper=None)
