@@ -1,9 +1,10 @@
 """Predictions of the planner beside measured peaks: every recipe, at sizes and depths beyond those of its trials.
 
-    python -m benchmarks.plan --times 4 --write benchmarks/results/plan.jsonl
+    python -m benchmarks.plan --write benchmarks/results/plan.jsonl
 
 A data set of the recipe's shape is made up at so many times the size of the larger trial (at most the whole one), the
-net as many times as deep (at most as deep as it is), and one training step measured.
+net as many times as deep (at most as deep as it is), and training steps are measured: the memory of some, then the time
+of others. Times are of the process on the CPU, so that other programs disturb them less; take one thread.
 """
 
 from __future__ import annotations
@@ -20,26 +21,33 @@ from typing import Any
 import torch
 
 from revgnn.plan import predict, shape_of_config
-from revgnn.plan.predict import at_most, measured_peak
+from revgnn.plan.rates import measured_rates, step_work
+from revgnn.plan.trial import at_most, measured_peak, measured_seconds, step_size
 from revgnn.recipes import all_recipes, find_recipe
 
 from .machine import facts
 
 
-def measure(name: str, times: float, deeper: int) -> dict[str, Any]:
+def measure(name: str, times: float, deeper: int, data_root: Path) -> dict[str, Any]:
     """Predict and measure one recipe.
 
     Args:
         name: of the recipe.
         times: nodes and edges, of the larger trial's.
         deeper: layers, of the deeper trial's.
+        data_root: below which the folders of tables lie; only their footers are read.
     """
     run = replace(find_recipe(name)(), paper=None)
-    run, shape = at_most(run, shape_of_config(run.dataset), times, deeper)
+    dataset = run.dataset
+    if dataset.path is not None:
+        dataset = replace(dataset, path=str(data_root / dataset.path))
+    run, shape = at_most(run, shape_of_config(dataset), times, deeper)
     started = time.perf_counter()
     predicted = predict(run, shape)
     planned = time.perf_counter()
     measured = measured_peak(run, shape)
+    known = time.perf_counter()
+    work = step_work(run, shape, *step_size(run, shape))
     return {
         "kind": "plan",
         "recipe": name,
@@ -52,7 +60,9 @@ def measure(name: str, times: float, deeper: int) -> dict[str, Any]:
         "how": predicted.how,
         "phase": predicted.phase,
         "predict_s": planned - started,
-        "measure_s": time.perf_counter() - planned,
+        "measure_s": known - planned,
+        "predicted_step_s": work.seconds(measured_rates(torch.get_num_threads(), time.process_time)),
+        "measured_step_s": measured_seconds(run, shape, steps=3, clock=time.process_time),
         "threads": torch.get_num_threads(),
         **facts("cpu"),
     }
@@ -61,13 +71,14 @@ def measure(name: str, times: float, deeper: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print or write a line per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=float, default=4.0, help="size, of the larger trial's")
-    parser.add_argument("--deeper", type=int, default=3, help="depth, of the deeper trial's")
+    parser.add_argument("--times", type=float, default=2.0, help="size, of the larger trial's")
+    parser.add_argument("--deeper", type=int, default=2, help="depth, of the deeper trial's")
     parser.add_argument("--recipe", action="append", help="only this one; repeatable")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
     options = parser.parse_args(arguments)
     for name in options.recipe or all_recipes():
-        row = measure(name, options.times, options.deeper)
+        row = measure(name, options.times, options.deeper, options.data_root)
         print(f"{name}: {row['ratio']:.3f} ({row['measured_bytes'] / 1e6:.1f} MB)", file=sys.stderr, flush=True)
         if options.write is None:
             print(json.dumps(row))

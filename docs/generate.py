@@ -159,10 +159,10 @@ def _newest(results: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 def _planned() -> str:
-    """Predicted and measured peaks, the newest of each recipe."""
+    """Predicted and measured peaks and steps, the newest of each recipe."""
     lines = [
-        "| recipe | nodes | layers | predicted | measured | ratio | commit |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in _newest("plan", "recipe").values():
         cells = [
@@ -172,10 +172,31 @@ def _planned() -> str:
             memory(row["predicted_bytes"]),
             memory(row["measured_bytes"]),
             f"{row['ratio']:.3f}",
+            duration(row["predicted_step_s"]),
+            duration(row["measured_step_s"]),
+            f"{row['predicted_step_s'] / row['measured_step_s']:.2f}",
             f"{row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _planned_summary() -> str:
+    """How far predictions are from measurements, over all recipes."""
+    rows = list(_newest("plan", "recipe").values())
+    off = sorted(abs(row["ratio"] - 1) for row in rows)
+    worst = max(rows, key=lambda row: abs(row["ratio"] - 1))
+    steps = sorted(row["predicted_step_s"] / row["measured_step_s"] for row in rows)
+    within = sum(0.5 <= step <= 2.0 for step in steps)
+    middle = len(rows) // 2
+    measured = {row["recipe"] for row in rows}
+    missing = [f"`{name}`" for name in all_recipes() if name not in measured]
+    return (
+        f"Memory: {len(rows)} of {len(all_recipes())} recipes; the median is off by {off[middle]:.2%}, the worst, "
+        f"`{worst['recipe']}`, by {off[-1]:.1%}. Time: {within} within a factor of two; predicted over measured is "
+        f"{steps[middle]:.2f} in the median, {steps[0]:.2f} at the least and {steps[-1]:.2f} at the most."
+        + (f"\n\nNot measured with this version: {', '.join(missing)}." if missing else "")
+    )
 
 
 def _preparation() -> str:
@@ -430,6 +451,7 @@ BLOCKS = {
     "scale-check": _scale_check,
     "planned": _planned,
     "ranks": _ranks,
+    "planned-summary": _planned_summary,
     "tables": _tables,
     "map": _map,
     "tree": _tree,

@@ -84,7 +84,12 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def median_seconds(
-    fn: Callable[[], object], device: torch.device | str = "cpu", *, repeats: int = 5, warmup: int = 1
+    fn: Callable[[], object],
+    device: torch.device | str = "cpu",
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Measure the wall-clock of ``fn``, the work that it left to the device included.
 
@@ -93,6 +98,7 @@ def median_seconds(
         device: where its tensors lie; CUDA is waited for before and after each run.
         repeats: runs that count, at least 1.
         warmup: runs before them that do not.
+        clock: tells the seconds.
     Returns: the median in seconds.
     """
     where = torch.device(device)
@@ -101,13 +107,15 @@ def median_seconds(
     seconds = []
     for _ in range(repeats):
         _wait(where)
-        started = time.perf_counter()
+        started = clock()
         fn()
         _wait(where)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return statistics.median(seconds)
 
 
+Moment = tuple[int, int]
+"""Bytes that are allocated, and those among them that the phase leaves behind."""
 _MARK = 1_048_573
 """Bytes of the tensor that marks a phase in a recording: a prime, which no other tensor has."""
 
@@ -130,10 +138,10 @@ class StepMemory:
     def __init__(self, device: torch.device | str, held: Iterable[Tensor] = ()) -> None:
         self.device = torch.device(device)
         self._holding, self._held, self._peak = iter(held), 0, 0
-        self.peaks: dict[str, int] = {}
-        """On the CPU: phase -> its peak, where a step was cut into phases by `phase`."""
+        self.moments: dict[str, list[Moment]] = {}
+        """On the CPU, where a step was cut into phases by `phase`: phase -> what is allocated after every change."""
         self._phase = "step"
-        self._marks: list[str] = []
+        self._marks: list[tuple[str, frozenset[int]]] = []
         self._steps = 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
@@ -167,10 +175,15 @@ class StepMemory:
             if self._steps == self.RECORDED_STEPS:
                 self.close()
 
-    def phase(self, name: str) -> None:
-        """Begin a phase of a step: what is recorded from here on counts towards its peak."""
+    def phase(self, name: str, left: Iterable[Tensor] = ()) -> None:
+        """Begin a phase of a step: what is recorded from here on is of this phase.
+
+        Args:
+            name: of the phase.
+            left: what the phase before leaves behind, to be told apart in its moments.
+        """
         if self._trace is not None:
-            self._marks.append(name)
+            self._marks.append((name, frozenset(_address(tensor) for tensor in left)))
             # Seen among the allocations. A second recording may not begin here: an operator may be under way, and it
             # would end in another recording than it began in.
             torch.empty(_MARK, dtype=torch.uint8)
@@ -178,17 +191,32 @@ class StepMemory:
     def close(self) -> None:
         """Stop recording, also where a run ended in the middle of its first steps."""
         if self._trace is not None:
-            before = self._held + sum(self._alive.values())
+            now = self._held + sum(self._alive.values())
             changes, self._alive = self._trace.stop()
-            now = before
-            for change in changes:
+            self._trace = None
+            since: list[tuple[int, int, int]] = []
+            for address, change in changes:
                 if change == _MARK:
-                    self._phase = self._marks.pop(0)
+                    name, left = self._marks.pop(0)
+                    self._note(since, left)
+                    self._phase, since = name, []
                 if abs(change) != _MARK:
                     now += change
-                self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), now)
-            self._peak = max([self._peak, *self.peaks.values()])
-            self._trace = None
+                    since.append((address, change, now))
+            self._note(since, frozenset())
+            self._peak = max([self._peak, *(max(moments)[0] for moments in self.moments.values())])
+
+    def _note(self, changes: list[tuple[int, int, int]], left: frozenset[int]) -> None:
+        """Note the moments of a phase that is over, from (address, change, bytes after it)."""
+        # Of several allocations at an address the last is the one that stays.
+        born = {address: place for place, (address, change, _) in enumerate(changes) if change > 0}
+        staying = (
+            change if change > 0 and address in left and born[address] == place else 0
+            for place, (address, change, _) in enumerate(changes)
+        )
+        moments = zip((now for _, _, now in changes), accumulate(staying), strict=True)
+        if changes:
+            self.moments.setdefault(self._phase, []).extend(moments)
 
 
 class _Record:
@@ -216,7 +244,7 @@ def _record(device: torch.device) -> Iterator[_Record]:
         yield record
     finally:
         changes, alive = trace.stop()
-    record.peak = max(accumulate(changes, initial=0))
+    record.peak = max(accumulate((change for _, change in changes), initial=0))
     record.held = sum(alive.values())
 
 
@@ -242,12 +270,13 @@ class _CPUTrace:
         self._profile = profile(use_cpu=True, profile_memory=True)
         self._profile.__enter__()  # type: ignore[no-untyped-call]
 
-    def stop(self) -> tuple[list[int], dict[int, int]]:
+    def stop(self) -> tuple[list[tuple[int, int]], dict[int, int]]:
         """End the recording.
 
-        Returns: every change of the allocated bytes, in order, above zero for an allocation and below for its release;
-            and the blocks that are alive, address -> size. The release of a block that no recording saw allocated is
-            left out: torch knows its size by chance only, from a recorded block at the same address.
+        Returns: every change of the allocated bytes, in order, as address and size, above zero for an allocation and
+            below for its release; and the blocks that are alive, address -> size. The release of a block that no
+            recording saw allocated is left out: torch knows its size by chance only, from a recorded block at the same
+            address.
         """
         global _recording
         self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -257,11 +286,11 @@ class _CPUTrace:
             if size >= 0:
                 if address in self._alive:
                     # Its release was not seen: another thread's, such as one that talks to other ranks.
-                    changes.append(-self._alive.pop(address))
+                    changes.append((address, -self._alive.pop(address)))
                 self._alive[address] = size
-                changes.append(size)
+                changes.append((address, size))
             elif address in self._alive:
-                changes.append(-self._alive.pop(address))
+                changes.append((address, -self._alive.pop(address)))
         return changes, self._alive
 
     def _events(self) -> Iterator[tuple[int, int, int]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .baselines import PeerConfig, Shape, build_peer
@@ -33,13 +33,13 @@ from .data import (
     read_data,
 )
 from .files import parts_of, read_object, write_whole
-from .measure import StepMemory
+from .measure import Moment, StepMemory
 from .models import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
 from .report import build_report, circumstances, write_report
 from .target import Target
-from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, world_size
+from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, rehearse, world_size
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
 from .train.tracking import TRACK_FOLDER
@@ -49,7 +49,7 @@ REPORT_FILE = "report.json"
 FORMAT = 1
 GRADIENT, UPDATE = "gradient", "update"
 PHASES = {"first gradient": "step", GRADIENT: GRADIENT, UPDATE: UPDATE}
-"""What `training_peaks` calls the phases of a recording: the first gradient also makes what graphs derive and keep."""
+"""What `training_moments` calls the phases of a step: the first gradient also makes what graphs derive and keep."""
 
 Device = Literal["auto", "cpu"]
 
@@ -195,41 +195,50 @@ def training_memory(run: Run, dataset: Dataset | Store) -> int:
     """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
 
     Args:
-        run: its epochs do not matter; two are taken, so that the optimizer's state is there.
+        run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there.
         dataset: the data of the run.
     """
-    return max(training_peaks(run, dataset).values())
+    return max(max(moments)[0] for moments in training_moments(run, dataset).values())
 
 
-def training_peaks(run: Run, dataset: Dataset | Store) -> dict[str, int]:
-    """Measure as `training_memory`, apart for gradients (forward and backward) and the optimizer's update.
+def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Moment]]:
+    """Measure as `training_memory`, moment by moment, apart for gradients (forward and backward) and updates.
 
-    Returns: "first gradient", "gradient" (of later steps) and "update" -> peak bytes, all that is alive included.
+    Returns: "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, and those of
+        gradients among them where gradients are made, after every allocation and every release.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
     assert memory is not None, "the CPU is always measured"
     hooks = [
-        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE)),
+        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE, left=_gradients(model))),
         register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
     ]
+    _with_waiting(memory, batches)
     try:
-        fit(
+        rehearse(
             model,
             batches,
-            replace(run.train, epochs=2, eval_every=2, checkpoint_every=None, keep_logits=False),
-            metric=dataset.metric,
-            progress=_Metered(None, memory),
-            memory=_with_waiting(memory, batches),
-            device="cpu",
+            run.train,
+            memory,
+            epochs=2,
+            steps=memory.RECORDED_STEPS // 2,
             num_outputs=dataset.num_outputs,
         )
     finally:
         for hook in hooks:
             hook.remove()
     waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
-    return {name: memory.peaks[phase] + waiting for name, phase in PHASES.items() if phase in memory.peaks}
+    return {
+        name: [(size + waiting, gradients) for size, gradients in memory.moments[phase]]
+        for name, phase in PHASES.items()
+        if phase in memory.moments
+    }
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def read_run(out: Path) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,38 +17,78 @@ from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import LoaderConfig
 from revgnn.plan import made_up, predict, rates_of, shape_of_config, shape_of_dataset, shape_of_folder, what_fits
-from revgnn.plan.predict import at_most, measured_peak
 from revgnn.plan.rates import GPUS
-from revgnn.recipes import find_recipe
+from revgnn.plan.trial import at_most, measured_peak
+from revgnn.recipes import all_recipes, find_recipe
 from revgnn.results.memory import memory_row, newest_memory
+from revgnn.results.rows import read_lines
 
 predict_module = sys.modules["revgnn.plan.predict"]
+trial_module = sys.modules["revgnn.plan.trial"]
 BOUND = 0.10
 """Of a measured peak, by which a prediction may be off."""
 
 
-HELD = ("digits/resgnn", "digits/revgnn", "ogbn-arxiv/gcn", "ogbn-arxiv/revgcn_deep")
-"""Recipes that a test has the time for; `python -m benchmarks.plan` takes all of them."""
+HELD = (
+    "digits/resgnn",
+    "ogbg-molhiv/revgen_batchnorm",
+    "ogbn-arxiv/gcn",
+    "ogbn-arxiv/revgat_selfkd",
+    "ogbn-arxiv/revgcn_deep",
+    "ogbn-products/revgnn_full_batch",
+    "ogbn-proteins/wt_revgnn_64",
+)
+"""Recipes that a test has the time to measure again: every kind of data, of differentiation and of loader."""
+DEEP = 100
+"""Layers at which what depth adds shows beside what the graph takes."""
+ROOT = Path(__file__).resolve().parents[2]
+ROWS, PAGE = ROOT / "benchmarks" / "results" / "plan.jsonl", ROOT / "docs" / "planner.md"
 
 
 @pytest.fixture
 def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials, and so what is measured beyond them, of a size for tests."""
-    monkeypatch.setattr(predict_module, "WORK", 2**20)
-    monkeypatch.setattr(predict_module, "LEAST_NODES", 256)
-    monkeypatch.setattr(predict_module, "NODES_PER_CHANNEL", 1)
+    monkeypatch.setattr(trial_module, "WORK", 2**18)
+    monkeypatch.setattr(trial_module, "LEAST_NODES", 128)
     predict_module._predict.cache_clear()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_trials")
 @pytest.mark.parametrize("name", HELD)
 def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
     run = replace(find_recipe(name)(), paper=None)
-    run, shape = at_most(run, shape_of_config(run.dataset), times=2.0, deeper=2)
+    run, shape = at_most(run, shape_of_config(run.dataset), times=1.5, deeper=2)
     found = predict(run, shape)
     assert found.peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
     assert sum(found.kinds.values()) == pytest.approx(found.peak, rel=0.01)
+
+
+def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> None:
+    """The rows of the docs: `python -m benchmarks.plan` writes them."""
+    newest = {row["recipe"]: row for row in read_lines(ROWS)}
+    off = {name: row["ratio"] for name, row in newest.items() if abs(row["ratio"] - 1.0) > BOUND}
+    assert off == {}
+    said = PAGE.read_text(encoding="utf-8").partition("Not measured with this version:")[2].partition("\n")[0]
+    assert {name for name in all_recipes() if name not in newest} == set(re.findall(r"`([^`]+)`", said))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_trials")
+def test_depth_far_beyond_the_trials_is_predicted() -> None:
+    run = replace(find_recipe("ogbn-arxiv/revgcn_deep")(), paper=None)
+    run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=32))
+    shape = shape_of_config(run.dataset).scaled(0.02)
+    assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_the_highest_moment_at_the_whole_size_need_not_be_that_of_the_trials(matched: bool) -> None:
+    """One moment is 100 + 10 n, another 20 + 50 n: the first is higher in both trials, the second later."""
+    trials = [[(100 + 10 * n, 0), (10, 0), (20 + 50 * n, 0), (0, 0)] for n in (0.5, 1.0)]
+    if not matched:
+        trials[1].append((1, 0))
+    found = predict_module._at_whole_size(trials, [0.05, 0.1]).size.max()
+    assert found == pytest.approx(520.0 if matched else 200.0)
 
 
 @pytest.mark.usefixtures("small_trials")
@@ -56,8 +97,9 @@ def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> No
     shape = shape_of_config(run.dataset)
     deep = replace(run, model=replace(run.model, num_layers=1001))
     shallow, deep = predict(run, shape), predict(deep, shape)
+    # Weight, gradient and two moments; at the highest moment of the shallow net some of them are not there yet.
     grown = 16 * (deep.parameters - shallow.parameters)
-    assert deep.peak - shallow.peak == pytest.approx(grown, rel=0.1)
+    assert 0.5 * grown <= deep.peak - shallow.peak <= 1.01 * grown
 
 
 # ------------------------------------------------------------------ shapes

@@ -21,6 +21,7 @@ from revgnn.nn.norms import NormActDrop
 from revgnn.ops import using
 from revgnn.stack import Stack, is_rebuilding, parse_bytes, split
 from revgnn.stack.budget import LayerCost, LiveBytes
+from revgnn.stack.tail import Tail
 from tolerances import relative_error
 
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
@@ -125,6 +126,28 @@ def test_the_least_budget_holds_for_a_stream_that_grows() -> None:
     assert stack.exact is not None and stack.exact.largest[-1] > 8 * stack.exact.largest[0]
     gradients = sum(p.numel() * p.element_size() for p in stack.parameters())
     assert peak_memory(lambda: step(stack, x, GRAPH)) - gradients <= least
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_what_follows_the_stack_is_planned_with_it(segments: int) -> None:
+    """With a tail the last state is not handed on, and its copy not planned for."""
+    x, head = stream(), nn.Linear(D, 5)
+    tail = Tail(head, lambda rows, seed: head(rows), 0)
+
+    def once(stack: Stack) -> object:
+        y = stack(x, GRAPH, seed=0, tail=tail)
+        return torch.autograd.grad(y.sum(), [x, *stack.parameters(), *head.parameters()])
+
+    generous = make(house("gcn", "batch"), memory_budget="1TB", segments=segments)
+    once(generous)
+    cost = cost_of(generous)
+    assert cost.ended < cost.rebuilt
+    stack = make(house("gcn", "batch"), memory_budget=cost.need(0, L, segments), segments=segments)
+    once(stack)
+    assert stack.num_stored == 0
+    gradients = sum(p.numel() * p.element_size() for p in (*stack.parameters(), *head.parameters()))
+    peak = peak_memory(lambda: once(stack))
+    assert peak - gradients <= cost.need(0, L, segments) <= 1.1 * peak
 
 
 def test_what_a_stored_layer_keeps_is_what_the_trial_found() -> None:

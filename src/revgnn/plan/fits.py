@@ -13,9 +13,10 @@ from ..data import LoaderConfig
 from ..models import ModelConfig
 from ..overrides import override
 from ..run import Run
-from .predict import Prediction, predict, step_size
+from .predict import Prediction, predict
 from .rates import Rates, rates_of, step_work
 from .shape import GraphShape
+from .trial import step_size
 
 MOST_PARTS = 1024
 """That are tried."""

@@ -12,9 +12,10 @@ from ..console import print_table
 from ..report.row import duration, integer, memory
 from ..run import Run
 from .fits import Suggestion, steps_of, what_fits
-from .predict import predict, step_size
+from .predict import predict
 from .rates import rates_of, step_work
 from .shape import shape_of_config
+from .trial import step_size
 
 FIRST = 10
 """Suggestions that are shown."""

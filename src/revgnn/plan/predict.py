@@ -1,41 +1,33 @@
 """Peak memory of a run before it runs, from the sizes of its data set alone.
 
-``peak(N, L) = a + b N + c L + d N L``, for the first gradient, later ones and the optimizer's update apart; the
-largest is the peak.
-The four numbers of bytes come from small trials of the very program that will run: made-up data in which everything
-that grows with the data set (nodes, edges, graphs, training rows, rows of a head's block) is scaled by one factor, and
-two depths of the same stack. So no formula can fall behind the code, and every convolution, peer and loader is covered.
+``bytes(N, L) = a + b N + c L + d N L`` at every moment of a step; the largest is the peak.
+The numbers come from small trials of the very program that will run: made-up data in which everything that grows with
+the data set (nodes, edges, graphs, training rows, rows of a head's block) is scaled by one factor, and two depths of
+the same stack. So no formula can fall behind the code, and every convolution, peer and loader is covered. Moments of
+two trials of one depth are matched allocation by allocation: which of them will be the highest at the whole size, the
+trials need not have shown.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..data import Dataset, LoaderConfig, Store
+from ..measure import Moment
 from ..models import ModelConfig
-from ..run import Run, make_model, training_peaks
-from ..stack import tail
-from ..stack.budget import parse_bytes
-from ..stack.implicit import ConvergenceWarning
-from ..train.distill import save_logits
+from ..run import Run, make_model
 from .shape import GraphShape, made_up, shape_of_dataset
+from .trial import STEPS, Size, measure_trial, sizes_of_trials, step_size
 
-WORK = 2**22
-"""Numbers in the largest tensor of a trial, about: a width for every edge of a step."""
-LEAST_NODES, NODES_PER_CHANNEL = 384, 2
-"""Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
-STEPS = 4
-"""Of an epoch of a trial on small graphs."""
+Floats = NDArray[np.float64]
 BYTES = 4
 """Of a float32."""
 
@@ -56,16 +48,6 @@ class Prediction:
     """Trained numbers."""
 
 
-@dataclass(frozen=True)
-class Size:
-    """How far a trial is scaled down."""
-
-    factor: float
-    """Of everything that grows with the data set, in (0, 1]."""
-    layers: int | None
-    """Of the network; ``None``: as many as it has."""
-
-
 def predict(run: Run, shape: GraphShape) -> Prediction:
     """Predict the peak memory of a run's training steps.
 
@@ -83,19 +65,23 @@ def _predict(run: Run, shape: GraphShape) -> Prediction:
     if shape.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
         # A step sees so many graphs, however many there are.
         shape = shape.scaled(STEPS * run.batch_size / shape.graphs)
-    factors, depths = _factors(run, shape), _depths(run)
-    points = {(f, l): _trial(run, shape, Size(f, l)) for f in factors for l in depths}
-    full = _layers(run)
+    factors, depths = sizes_of_trials(run, shape)
+    along = []
+    for depth in depths:
+        trials = [measure_trial(run, shape, Size(factor, depth)) for factor in factors]
+        common = set.intersection(*(set(trial) for trial in trials))
+        along.append({key: _at_whole_size([trial[key] for trial in trials], factors) for key in common})
     peaks = {
-        phase: _extend({at: found[phase] for at, found in points.items()}, factors, depths, full)
-        for phase in set.intersection(*(set(found) for found in points.values()))
+        key: _at_depth([values[key] for values in along], depths, run.model.num_layers)
+        for key in set.intersection(*(set(values) for values in along))
     }
-    phase = max(peaks, key=lambda name: peaks[name])
-    parameters = num_parameters(run, shape)
+    highest = max(peaks, key=lambda key: peaks[key])
+    peak = round(peaks[highest])
+    parameters, tensors = count_weights(run, shape)
     return Prediction(
-        peak=round(peaks[phase]),
-        kinds=_kinds(run, shape, parameters, round(peaks[phase])),
-        phase=phase,
+        peak=peak,
+        kinds=_kinds(run, shape, weight_kinds(run, parameters, tensors), peak),
+        phase=highest[1],
         how="measured" if factors == [1.0] and depths == [None] else "fitted",
         parameters=parameters,
     )
@@ -109,78 +95,50 @@ def predicted(run: Run, dataset: Dataset | Store) -> dict[str, Any] | None:
     return {"peak_bytes": found.peak, "how": found.how, "kinds": found.kinds}
 
 
-def num_parameters(run: Run, shape: GraphShape) -> int:
-    """Count the trained numbers of a run's network, without making it."""
+def count_weights(run: Run, shape: GraphShape) -> tuple[int, int]:
+    """Count the trained numbers of a run's network, and the tensors that they are in, without making it."""
     dataset = made_up(shape.scaled(64 / shape.rows) if shape.rows > 64 else shape)
     with torch.device("meta"):
         model: nn.Module = make_model(run, dataset)
-    return sum(parameter.numel() for parameter in model.parameters())
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    return sum(trained), len(trained)
 
 
-def _extend(
-    peaks: dict[tuple[float, int | None], int], factors: list[float], depths: list[int | None], layers: int
-) -> float:
-    """Carry a bilinear function of two factors and two depths on to factor 1 and the whole depth."""
-    along = []
-    for factor in factors:
-        values = [peaks[factor, depth] for depth in depths]
-        if len(depths) == 1:
-            along.append(float(values[0]))
-            continue
-        low, high = (depth for depth in depths if depth is not None)
-        along.append(values[0] + (values[1] - values[0]) / (high - low) * (layers - low))
-    if len(factors) == 1:
-        return along[0]
-    return along[0] + (along[1] - along[0]) / (factors[1] - factors[0]) * (1.0 - factors[0])
+class _Phase(NamedTuple):
+    """The moments of a phase at factor 1 and one depth."""
+
+    size: Floats
+    """Bytes that are allocated."""
+    gradients: Floats
+    """Bytes of gradients among them."""
 
 
-def _trial(run: Run, shape: GraphShape, size: Size) -> dict[str, int]:
-    small = shape.scaled(size.factor)
-    trial = _with_layers(_scaled(run, size.factor), size.layers)
-    data = made_up(small)
-    # Both directions and loops are in the edges of a shape already.
-    dataset = replace(trial.dataset, undirected=False, self_loops=False)
-    found: dict[str, int] = {}
-    with _fewer_rows(size.factor), warnings.catch_warnings(), TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if trial.train.teacher.path is not None:
-            path = save_logits(Path(folder), torch.zeros(small.rows, small.outputs))
-            teacher = replace(trial.train.teacher, path=str(path))
-            trial = replace(trial, train=replace(trial.train, teacher=teacher))
-        for one in _modes(replace(trial, dataset=dataset)):
-            for phase, peak in training_peaks(one, data).items():
-                found[phase] = max(peak, found.get(phase, 0))
-    return found
+def _at_whole_size(trials: Sequence[Sequence[Moment]], factors: Sequence[float]) -> _Phase:
+    """The moments of a phase at factor 1, from those of one or two trials."""
+    first, *others = (np.asarray(moments, np.float64).T for moments in trials)
+    if not others:
+        return _Phase(*first)
+    (second,) = others
+    if first.shape != second.shape or not np.array_equal(np.diff(first[0]) > 0, np.diff(second[0]) > 0):
+        # The program took another way at another size: only the peaks can be compared.
+        first, second = (np.array([[moments[0].max()], [0.0]]) for moments in (first, second))
+    grown = (second[0] - first[0]) / (factors[1] - factors[0])
+    return _Phase(first[0] + grown * (1.0 - factors[0]), second[1])
 
 
-def _modes(run: Run) -> Iterator[Run]:
-    """A run, and where its first epochs take another way than its later ones, each of the two.
+def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: int) -> float:
+    """The highest moment at a depth, from a phase at two.
 
-    A fixed point is given all its iterations: how many it will need, sizes do not tell.
+    Depth adds least where no gradient is there yet, and most where all are; the moments of both ends are carried on
+    apart, each matched by the gradients that are there, or still to come.
     """
-    # So small a rate that no loss runs away.
-    train = replace(run.train, lr=1e-9, warmup_epochs=0, patience=None, keep_logits=False)
-    run = replace(run, train=train)
-    if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
-        yield run
-        return
-    options = run.model.equilibrium
-    yield replace(
-        run, model=replace(run.model, equilibrium=replace(options, pretrain_epochs=0, tol=1e-12, backward_tol=1e-12))
-    )
-    if options.pretrain_epochs:
-        yield run
-
-
-@contextmanager
-def _fewer_rows(factor: float) -> Iterator[None]:
-    """Scale the blocks of rows in which a stack's tail is evaluated, as the data set is."""
-    rows = tail.ROWS
-    tail.ROWS = max(round(rows * factor), 1)
-    try:
-        yield
-    finally:
-        tail.ROWS = rows
+    if len(phases) == 1:
+        return float(phases[0].size.max())
+    low, high = (depth for depth in depths if depth is not None)
+    total = phases[0].gradients.max()
+    beginning = [phase.size[phase.gradients <= total / 2].max() for phase in phases]
+    end = [phase.size[phase.gradients.max() - phase.gradients <= max(total - 1, 0)].max() for phase in phases]
+    return max(float(one + (two - one) / (high - low) * (layers - low)) for one, two in (beginning, end))
 
 
 def _drawn(loader: LoaderConfig, shape: GraphShape) -> LoaderConfig:
@@ -191,83 +149,28 @@ def _drawn(loader: LoaderConfig, shape: GraphShape) -> LoaderConfig:
     return LoaderConfig() if steps == 1 else LoaderConfig(kind="random", num_parts=steps, prefetch=loader.prefetch)
 
 
-def _scaled(run: Run, factor: float) -> Run:
-    """Scale the numbers of a run that count rows of the data set."""
-    loader = run.loader
-    if loader.batch_size is not None:
-        loader = replace(loader, batch_size=max(round(loader.batch_size * factor), 1))
-    # The evaluation is no part of a training step.
-    loader = replace(loader, eval_parts=1, eval_views=1, final_parts=None, final_views=1)
-    model = run.model
-    if isinstance(model, ModelConfig) and model.memory_budget is not None:
-        model = replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1))
-    return replace(run, loader=loader, model=model)
-
-
-def _factors(run: Run, shape: GraphShape) -> list[float]:
-    """Two factors, the second twice the first; or 1 alone, where the data set is small."""
-    step_nodes, step_edges = step_size(run, shape)
-    width = _width(run)
-    by_work = WORK / max((step_edges + step_nodes) * width, 1)
-    factor = max(by_work, max(LEAST_NODES, NODES_PER_CHANNEL * width) / step_nodes)
-    return [1.0] if factor >= 0.4 else [factor, 2 * factor]
-
-
-def step_size(run: Run, shape: GraphShape) -> tuple[int, int]:
-    """Nodes and edges that a training step sees, as expected."""
-    loader = run.loader
-    if shape.level == "graph":
-        share = min((run.batch_size or shape.graphs) / shape.graphs, 1.0)
-        return max(round(shape.nodes * share), 1), round(shape.edges * share)
-    if loader.kind in ("random", "clusters") and loader.num_parts is not None:
-        parts = -(-loader.num_parts // (loader.parts_per_batch or 1))
-        loops = shape.nodes if shape.self_loops else 0
-        # Clusters keep more edges than random parts; the bound is all of them.
-        kept = 1 if loader.kind == "clusters" else parts
-        return max(shape.nodes // parts, 1), loops // parts + (shape.edges - loops) // (parts * kept)
-    return shape.nodes, shape.edges
-
-
-def _width(run: Run) -> int:
-    return max(run.model.hidden_channels, 8)
-
-
-def _layers(run: Run) -> int:
-    return run.model.num_layers
-
-
-def _depths(run: Run) -> list[int | None]:
-    """Two depths of the stack, or ``None`` alone for all layers."""
-    model = run.model
-    if not isinstance(model, ModelConfig) or model.backprop == "implicit" or model.memory_budget is not None:
-        return [None]
-    stack = model.stack_arguments()
-    outside = model.num_layers - stack["num_layers"]
-    step = max(2, stack["num_distinct"])
-    if model.segments is not None:
-        step = max(step, 32 if model.segments == "auto" else model.segments)
-    return [None] if stack["num_layers"] <= 2 * step else [outside + step, outside + 2 * step]
-
-
-def _with_layers(run: Run, layers: int | None) -> Run:
-    if layers is None:
-        return run
-    assert isinstance(run.model, ModelConfig), "a peer keeps its layers"
-    return replace(run, model=replace(run.model, num_layers=layers))
-
-
 MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}
 """Numbers that an optimizer keeps for each parameter."""
 
 
-def _kinds(run: Run, shape: GraphShape, parameters: int, peak: int) -> dict[str, int]:
+def weight_kinds(run: Run, parameters: int, tensors: int) -> dict[str, int]:
+    """Bytes of a network's numbers, of their gradients, and of what the optimizer keeps of them.
+
+    Args:
+        run: whose optimizer.
+        parameters: trained numbers.
+        tensors: that they are in; of each the optimizer counts the steps, in a float32.
+    """
+    weights = parameters * BYTES
+    optimizer = MOMENTS[run.train.optimizer] * weights + tensors * BYTES
+    return {"parameters": weights, "gradients": weights, "optimizer": optimizer}
+
+
+def _kinds(run: Run, shape: GraphShape, weights: dict[str, int], peak: int) -> dict[str, int]:
     """Tell the kinds apart that closed forms give; the rest is work space and what waits for the backward."""
     nodes, edges = step_size(run, shape)
-    weights = parameters * BYTES
     kinds = {
-        "parameters": weights,
-        "gradients": weights,
-        "optimizer": MOMENTS[run.train.optimizer] * weights,
+        **weights,
         "batch": nodes * shape.features * BYTES,
         "graph": edges * BYTES + nodes * BYTES,
         "edge features": edges * sum(shape.edge_categories or (shape.edge_channels or 0,)) * BYTES,
@@ -298,25 +201,3 @@ def stored_states(run: Run, nodes: int) -> int:
         runs = model.segments if isinstance(model.segments, int) else model.num_layers
         return (runs + 1) * stream
     return model.num_layers * stream if model.backprop == "store" else 2 * stream
-
-
-# ------------------------------------------------------------------ holding predictions against measurements
-def at_most(run: Run, shape: GraphShape, times: float, deeper: int) -> tuple[Run, GraphShape]:
-    """Scale a run and its data down to a size that can be measured, beyond that of the trials of its prediction.
-
-    Args:
-        run, shape: what `predict` takes.
-        times: nodes and edges, of the larger trial's.
-        deeper: layers, of the deeper trial's.
-    """
-    depths, factors = _depths(run), _factors(run, shape)
-    if depths[-1] is not None:
-        run = _with_layers(run, min(run.model.num_layers, deeper * depths[-1]))
-    return _scaled(run, min(times * factors[-1], 1.0)), shape.scaled(min(times * factors[-1], 1.0))
-
-
-def measured_peak(run: Run, shape: GraphShape) -> int:
-    """Measure what `predict` predicts: the peak of training steps on a made-up data set of the whole shape."""
-    if shape.level == "graph" and run.batch_size is not None:
-        shape = shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))
-    return max(_trial(run, shape, Size(1.0, None)).values())

@@ -7,6 +7,8 @@ loss, the optimizer, Python) is left out, so small steps take longer than this s
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,17 +74,17 @@ def rates_of(device: str, gpu: str = "h100") -> Rates:
 
 
 @lru_cache(maxsize=4)
-def measured_rates(threads: int) -> Rates:
-    """Measure this CPU, with as many threads as torch uses now; about a second, once per process."""
+def measured_rates(threads: int, clock: Callable[[], float] = time.perf_counter) -> Rates:
+    """Measure this CPU, with as many threads as torch uses now; about a second, once per process and clock."""
     table = torch.randn(ROWS, WIDTH)
     rows = torch.randint(ROWS, (ROWS,))
     target = torch.empty_like(table)
     square = torch.randn(1024, 1024)
     size = table.numel() * BYTES
     # A gathered row is written too, in order: half of its time is taken for the writing's at most.
-    gather = median_seconds(lambda: torch.index_select(table, 0, rows, out=target), repeats=5)
-    stream = median_seconds(lambda: target.copy_(table), repeats=5)
-    product = median_seconds(lambda: table[:8192] @ square[:WIDTH], repeats=5)
+    gather = median_seconds(lambda: torch.index_select(table, 0, rows, out=target), clock=clock)
+    stream = median_seconds(lambda: target.copy_(table), clock=clock)
+    product = median_seconds(lambda: table[:8192] @ square[:WIDTH], clock=clock)
     return Rates(
         gather=size / max(gather - stream / 2, gather / 2),
         stream=2 * size / stream,
@@ -111,6 +113,10 @@ CONVOLUTIONS = {"gcn": (1, 1, 1), "sage": (1, 1, 2), "gen": (2, 2, 1), "gat": (1
 """Convolution -> times that it gathers a row for every edge, forward and backward, and its square products."""
 PEER_GATHERS, PEER_STREAMS = 2, 6
 """Rows gathered per edge and direction, and passes over [E, D] messages, of PyG's modules."""
+PRODUCTS = frozenset({"gcn", "sage", "gcnii", "dagnn"})
+"""Peers that multiply by a sparse matrix: they gather a row for every edge once, and make no messages."""
+ONCE = frozenset({"sgc", "sign"})
+"""Peers whose propagation is made once for all steps."""
 PASSES = 8
 """Over [N, D] in one evaluation of a block: norm, activation, dropout, residual, in and out."""
 
@@ -127,10 +133,14 @@ def step_work(run: Run, shape: GraphShape, nodes: int, edges: int) -> Work:
     width, layers = model.hidden_channels, model.num_layers
     ends = 3 * 2.0 * nodes * width * (shape.features + shape.outputs)
     if not isinstance(model, ModelConfig):
-        convolutions = max(layers, model.hops)
+        gathers, streams = (1, 0) if model.kind in PRODUCTS else (PEER_GATHERS, PEER_STREAMS)
+        if model.kind in ONCE:
+            gathers, streams = 0, 0
+        # DAGNN propagates classes, not channels.
+        across = shape.outputs if model.kind == "dagnn" else width
         return Work(
-            gathered=2.0 * PEER_GATHERS * convolutions * edges * width * BYTES,
-            streamed=BYTES * width * layers * (2.0 * PEER_STREAMS * edges + 3.0 * PASSES * nodes),
+            gathered=2.0 * gathers * max(layers, model.hops) * edges * across * BYTES,
+            streamed=BYTES * layers * (2.0 * streams * edges * across + 3.0 * PASSES * nodes * width),
             flops=ends + 6.0 * layers * nodes * width**2,
         )
     groups = model.num_groups if model.coupling == "grouped" else 1
@@ -142,7 +152,7 @@ def step_work(run: Run, shape: GraphShape, nodes: int, edges: int) -> Work:
     if model.backprop == "implicit":
         options = model.equilibrium
         evaluations, pulls, layers = 2 * options.max_iter, 2 * options.backward_max_iter, 1
-    channels = shape.edge_channels or 0 if model.conv == "gen" else 0
+    channels = sum(shape.edge_categories or (shape.edge_channels or 0,)) if model.conv == "gen" else 0
     return Work(
         gathered=BYTES * layers * edges * width * float(evaluations * forward + pulls * backward),
         streamed=BYTES * layers * width * nodes * PASSES * float(evaluations + 2 * pulls),

@@ -15,9 +15,9 @@ from typing import Any
 from ..data import LoaderConfig
 from ..ops import implementation
 from ..plan import predict, rates_of, shape_of_config
-from ..plan.predict import measured_peak, step_size
 from ..plan.rates import step_work
 from ..plan.shape import GraphShape
+from ..plan.trial import measured_peak, step_size
 from ..recipes import all_recipes, find_recipe
 from ..report import circumstances
 from ..run import Run

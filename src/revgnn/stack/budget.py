@@ -94,7 +94,11 @@ class LayerCost:
     stored: int
     """Peak of a whole step over two stored layers."""
     rebuilt: int
-    """Peak of a whole step over one rebuilt layer."""
+    """Peak of a whole step over one rebuilt layer, whose result is handed on."""
+    ended: int
+    """The same where what follows the stack is evaluated with it, so that nothing is handed on."""
+    result: int
+    """What follows the stack gives, and its gradient; 0: nothing follows."""
     anchor: int
     """That every run of rebuilt layers keeps."""
     stream: int
@@ -105,9 +109,13 @@ class LayerCost:
         at_stored = self.stored + (num_stored - 2) * self.kept if num_stored else 0
         if num_stored == num_layers:
             return at_stored
+        if not num_stored:
+            # The last run's backward, while all others wait; and those before it, which hand their states on.
+            before = self.rebuilt + (segments - 2) * self.anchor + self.result if segments > 1 else 0
+            return max(self.ended + (segments - 1) * self.anchor, before)
         # The output and its gradient outlive the stored layers, and every run's last state the layers after it.
-        at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + (2 * self.stream if num_stored else 0)
-        return max(at_stored + segments * self.anchor if num_stored else 0, at_rebuilt)
+        at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + 2 * self.stream
+        return max(at_stored + segments * self.anchor, at_rebuilt)
 
     def need(self, num_stored: int, num_layers: int, segments: int) -> int:
         """The budget that `peak` takes: a hundredth more, because allocators round sizes up."""
@@ -179,6 +187,7 @@ def layer_cost(
     rebuilt: Callable[[Run, Tensor, Sequence[Tensor]], Tensor],
     anchor: int,
     aside: int = 0,
+    ended: Callable[[Run, Tensor, Sequence[Tensor]], Tensor] | None = None,
 ) -> LayerCost:
     """Measure what a layer costs, on copies and with the blocks' buffers left alone.
 
@@ -190,7 +199,8 @@ def layer_cost(
         rebuilt: ``(run, x, tensors)`` with rebuilding.
         anchor: bytes that a rebuilt run keeps.
         aside: those among them that a run of one layer does not have.
-    Cost: three layers forward, and again backward.
+        ended: as ``rebuilt``, with what follows the stack; ``None``: nothing does.
+    Cost: three layers forward, and again backward; a fourth with ``ended``.
     """
     held: list[int] = []
     with LiveBytes() as live:
@@ -198,18 +208,29 @@ def layer_cost(
     # What is still there when all is over is no step's: indices that the caller's objects made and keep.
     two = live.peak - live.now()
     one = replace(run, layers=run.layers[:1])
-    with LiveBytes() as live:
-        _step(one, x, tensors, lambda x, t: rebuilt(one, x, t))
     stream = x.numel() * x.element_size()
-    # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
-    rebuilding_one = live.peak - live.now() - stream + aside
-    return LayerCost(kept=held[1] - held[0], stored=two, rebuilt=rebuilding_one, anchor=anchor, stream=stream)
+
+    def peak_of_one(way: Callable[[Run, Tensor, Sequence[Tensor]], Tensor]) -> tuple[int, int]:
+        with LiveBytes() as live:
+            result = _step(one, x, tensors, lambda x, t: way(one, x, t))
+        # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
+        return live.peak - live.now() - stream + aside, 2 * result
+
+    rebuilding_one, _ = peak_of_one(rebuilt)
+    ending, result = (rebuilding_one, 0) if ended is None else peak_of_one(ended)
+    return LayerCost(
+        kept=held[1] - held[0],
+        stored=two,
+        rebuilt=rebuilding_one,
+        ended=ending,
+        result=result,
+        anchor=anchor,
+        stream=stream,
+    )
 
 
-def _step(
-    run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]
-) -> None:
-    """One forward and backward that leaves nothing behind."""
+def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> int:
+    """One forward and backward that leaves nothing behind; gives the bytes of the result."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
     # Hooks of the caller's (offloading, counting) are for what is kept, and nothing of this is.
     with torch.enable_grad(), rebuilding(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
@@ -218,3 +239,4 @@ def _step(
         wanted = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
         leaves = [tensor for tensor in (leaf, *copies, *wanted) if tensor.requires_grad]
         torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
+        return y.numel() * y.element_size()

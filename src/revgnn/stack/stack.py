@@ -147,7 +147,7 @@ class Stack(nn.Module):
                 x = self._through(run, _advance_plainly, x, tensors)
             return x if tail is None else tail(x)
         if self.budget is not None:
-            self.num_stored = self._fit(self.budget, whole, x, tensors)
+            self.num_stored = self._fit(self.budget, whole, x, tensors, tail)
         monitor = self.monitor.step()
         for run in self.runs(whole, self.num_stored):
             is_last = run.first + len(run.layers) == self.num_layers
@@ -232,7 +232,7 @@ class Stack(nn.Module):
         """Runs for the first so many layers, no longer than those of the whole stack would be."""
         return math.ceil(self.segments * num_rebuilt / self.num_layers) if num_rebuilt else 0
 
-    def _fit(self, budget: MemoryBudget, whole: Run, x: Tensor, tensors: Sequence[Tensor]) -> int:
+    def _fit(self, budget: MemoryBudget, whole: Run, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None) -> int:
         """How many of the last layers are stored within the budget."""
         if not self.num_layers:
             return 0
@@ -240,22 +240,32 @@ class Stack(nn.Module):
             (x.shape, x.dtype, x.device, whole.autocast, self.training),
             [(tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in tensors],
             [weakly(value) for value in whole.context],
+            None if tail is None else weakly(tail.module),
         )
-        return budget.num_stored(self.num_layers, self._segments_of, key, lambda: self._layer_cost(whole, x, tensors))
 
-    def _layer_cost(self, whole: Run, x: Tensor, tensors: Sequence[Tensor]) -> LayerCost:
+        def measure() -> LayerCost:
+            return self._layer_cost(whole, x, tensors, tail)
+
+        return budget.num_stored(self.num_layers, self._segments_of, key, measure)
+
+    def _layer_cost(self, whole: Run, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None) -> LayerCost:
         two = replace(whole, layers=[whole.layers[0], whole.layers[min(1, self.num_layers - 1)]])
         # A state of its own: the ranges that this trial meets are those of no step.
         advance = advance_float if self.exact is None else self.exact.fresh().advance
         word, aside = (x.element_size(), 0) if self.exact is None else self.exact.bytes_per_element
+
+        def rebuilt(run: Run, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None = None) -> Tensor:
+            return reversible(run, x, tensors, advance, None, tail)
+
         return layer_cost(
             two,
             x,
             tensors,
             _advance_stored,
-            lambda run, x, tensors: reversible(run, x, tensors, advance),
+            rebuilt,
             anchor=x.numel() * (word + aside),
             aside=x.numel() * aside,
+            ended=None if tail is None else lambda run, x, tensors: rebuilt(run, x, tensors, tail),
         )
 
     def _split_context(

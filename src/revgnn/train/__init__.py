@@ -15,6 +15,7 @@ from .loop import fit
 from .objective import LOSSES, METRICS
 from .optim import OPTIMIZERS, learning_rate
 from .progress import Progress, ProgressBar
+from .rehearse import rehearse
 from .result import FitResult
 from .step import step_seed
 from .sums import Sums
@@ -47,6 +48,7 @@ __all__ = [
     "own_statistics",
     "predict",
     "read_curve",
+    "rehearse",
     "step_seed",
     "world_size",
 ]

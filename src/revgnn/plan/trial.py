@@ -1,0 +1,228 @@
+"""Small trials of a run: the very program, on made-up data and at depths of its stack that take a moment."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ..data import Dataset, make_batches
+from ..data.partition import RandomPartition
+from ..measure import Moment
+from ..models import ModelConfig
+from ..run import Run, make_model, training_moments
+from ..stack import tail
+from ..stack.budget import parse_bytes
+from ..stack.implicit import ConvergenceWarning
+from ..train import rehearse
+from ..train.distill import save_logits
+from .shape import GraphShape, made_up
+
+WORK = 2**20
+"""Numbers in the largest tensor of a trial, about: a width for every edge of a step."""
+LEAST_NODES, NODES_PER_CHANNEL = 128, 1
+"""Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
+WHOLE = 0.4
+"""Factor from which the run itself is tried."""
+STEPS = 4
+"""Of an epoch of a trial on small graphs."""
+
+Moments = dict[tuple[int, str], list[Moment]]
+"""(Which way of its epochs, phase) -> bytes that are allocated, and gradients' among them, after every change."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How far a trial is scaled down."""
+
+    factor: float
+    """Of everything that grows with the data set, in (0, 1]."""
+    layers: int | None
+    """Of the network; ``None``: as many as it has."""
+
+
+def measure_trial(run: Run, shape: GraphShape, size: Size) -> Moments:
+    """Run a trial.
+
+    Args:
+        run, shape: what `predict` takes.
+        size: of the trial.
+    Returns: its memory, moment by moment.
+    """
+    found: Moments = {}
+    with _as_tried(run, shape, size) as (trial, data):
+        for way, one in enumerate(_ways(trial)):
+            for phase, moments in training_moments(one, data).items():
+                found[way, phase] = moments
+    return found
+
+
+@contextmanager
+def _as_tried(run: Run, shape: GraphShape, size: Size) -> Iterator[tuple[Run, Dataset]]:
+    """Give a run at a size, and its made-up data."""
+    small = shape.scaled(size.factor)
+    trial = _with_layers(_scaled(run, size.factor), size.layers)
+    # Both directions and loops are in the edges of a shape already; and so small a rate that no loss runs away.
+    trial = replace(
+        trial,
+        dataset=replace(trial.dataset, undirected=False, self_loops=False),
+        train=replace(trial.train, lr=1e-9),
+    )
+    with _in_proportion(size.factor), warnings.catch_warnings(), TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if trial.train.teacher.path is not None:
+            path = save_logits(Path(folder), torch.zeros(small.rows, small.outputs))
+            teacher = replace(trial.train.teacher, path=str(path))
+            trial = replace(trial, train=replace(trial.train, teacher=teacher))
+        yield trial, made_up(small)
+
+
+def sizes_of_trials(run: Run, shape: GraphShape) -> tuple[list[float], list[int | None]]:
+    """Choose two factors, or 1 alone; and two depths, or ``None`` alone: all layers."""
+    return _factors(run, shape), _depths(run)
+
+
+def step_size(run: Run, shape: GraphShape) -> tuple[int, int]:
+    """Nodes and edges that a training step sees, as expected."""
+    loader = run.loader
+    if shape.level == "graph":
+        share = min((run.batch_size or shape.graphs) / shape.graphs, 1.0)
+        return max(round(shape.nodes * share), 1), round(shape.edges * share)
+    if loader.kind in ("random", "clusters") and loader.num_parts is not None:
+        parts = -(-loader.num_parts // (loader.parts_per_batch or 1))
+        loops = shape.nodes if shape.self_loops else 0
+        # Clusters keep more edges than random parts; the bound is all of them.
+        kept = 1 if loader.kind == "clusters" else parts
+        return max(shape.nodes // parts, 1), loops // parts + (shape.edges - loops) // (parts * kept)
+    return shape.nodes, shape.edges
+
+
+def _ways(run: Run) -> Iterator[Run]:
+    """A run, and where its first epochs take another way than its later ones, each of the two.
+
+    A fixed point is given all its iterations: how many it will need, sizes do not tell.
+    """
+    if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
+        yield run
+        return
+    options = run.model.equilibrium
+    yield replace(
+        run, model=replace(run.model, equilibrium=replace(options, pretrain_epochs=0, tol=1e-12, backward_tol=1e-12))
+    )
+    if options.pretrain_epochs:
+        yield run
+
+
+@contextmanager
+def _in_proportion(factor: float) -> Iterator[None]:
+    """Scale the blocks of rows in which a stack's tail is evaluated, as the data set is; leave no size to chance."""
+    before = tail.ROWS, RandomPartition.even
+    tail.ROWS, RandomPartition.even = max(round(tail.ROWS * factor), 1), True
+    try:
+        yield
+    finally:
+        tail.ROWS, RandomPartition.even = before
+
+
+def _scaled(run: Run, factor: float) -> Run:
+    """Scale the numbers of a run that count rows of the data set."""
+    loader = run.loader
+    if loader.batch_size is not None:
+        loader = replace(loader, batch_size=max(round(loader.batch_size * factor), 1))
+    # The evaluation is no part of a training step.
+    loader = replace(loader, eval_parts=1, eval_views=1, final_parts=None, final_views=1)
+    model = run.model
+    if isinstance(model, ModelConfig) and model.memory_budget is not None:
+        model = replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1))
+    return replace(run, loader=loader, model=model)
+
+
+def _factors(run: Run, shape: GraphShape) -> list[float]:
+    step_nodes, step_edges = step_size(run, shape)
+    width = max(run.model.hidden_channels, 8)
+    by_work = WORK / max((step_edges + step_nodes) * width, 1)
+    factor = max(by_work, max(LEAST_NODES, NODES_PER_CHANNEL * width) / step_nodes)
+    # Blocks of rows must come out whole: trials of equally many blocks can be compared moment by moment.
+    factor = math.ceil(factor * tail.ROWS) / tail.ROWS
+    return [1.0] if factor >= WHOLE else [factor, 2 * factor]
+
+
+def _depths(run: Run) -> list[int | None]:
+    model = run.model
+    if not isinstance(model, ModelConfig) or model.backprop == "implicit" or model.memory_budget is not None:
+        return [None]
+    stack = model.stack_arguments()
+    outside = model.num_layers - stack["num_layers"]
+    step = max(2, stack["num_distinct"])
+    if model.segments is not None:
+        step = max(step, 32 if model.segments == "auto" else model.segments)
+    return [None] if stack["num_layers"] <= 2 * step else [outside + step, outside + 2 * step]
+
+
+def _with_layers(run: Run, layers: int | None) -> Run:
+    if layers is None:
+        return run
+    assert isinstance(run.model, ModelConfig), "a peer keeps its layers"
+    return replace(run, model=replace(run.model, num_layers=layers))
+
+
+# ------------------------------------------------------------------ holding predictions against measurements
+def at_most(run: Run, shape: GraphShape, times: float, deeper: int) -> tuple[Run, GraphShape]:
+    """Scale a run and its data down to a size that can be measured, beyond that of the trials of its prediction.
+
+    Args:
+        run, shape: what `predict` takes.
+        times: nodes and edges, of the larger trial's.
+        deeper: layers, of the deeper trial's.
+    """
+    factors, depths = sizes_of_trials(run, shape)
+    if depths[-1] is not None:
+        run = _with_layers(run, min(run.model.num_layers, deeper * depths[-1]))
+    return _scaled(run, min(times * factors[-1], 1.0)), shape.scaled(min(times * factors[-1], 1.0))
+
+
+def measured_peak(run: Run, shape: GraphShape) -> int:
+    """Measure what `predict` predicts: the peak of training steps on a made-up data set of the whole shape."""
+    moments = measure_trial(run, _enough(run, shape), Size(1.0, None)).values()
+    return max(max(phase)[0] for phase in moments)
+
+
+def measured_seconds(
+    run: Run, shape: GraphShape, *, steps: int = 5, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Measure the median time of training steps on a made-up data set of the whole shape.
+
+    Args:
+        run, shape: what `predict` takes.
+        steps: that count, at least 1; one before them, which makes what graphs derive and keep, does not.
+        clock: tells the seconds; `time.process_time` where other programs run, and with one thread.
+    Returns: seconds; the making of batches is not in them.
+    """
+    with _as_tried(run, _enough(run, shape), Size(1.0, None)) as (whole, data):
+        batches = make_batches(data, whole.batch_size, whole.train.seed, whole.loader)
+        each = min(len(batches), steps + 1)
+        seconds = rehearse(
+            make_model(whole, data),
+            batches,
+            whole.train,
+            epochs=-(-(steps + 1) // each),
+            steps=each,
+            num_outputs=data.num_outputs,
+            clock=clock,
+        )
+        return statistics.median(seconds[1 : steps + 1])
+
+
+def _enough(run: Run, shape: GraphShape) -> GraphShape:
+    """As many graphs as some steps see."""
+    if shape.level == "node" or run.batch_size is None:
+        return shape
+    return shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))

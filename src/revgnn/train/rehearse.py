@@ -1,0 +1,68 @@
+"""The first steps of a run for whoever measures them: the steps that `fit` takes, and nothing around them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+
+from accelerate.utils import set_seed
+from torch import nn
+
+from ..data.batch import Batches
+from ..measure import StepMemory
+from .config import TrainConfig
+from .distributed import Ranks
+from .optim import make_optimizer
+from .step import Stepper
+from .watched import Watched
+
+
+def rehearse(
+    model: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    memory: StepMemory | None = None,
+    *,
+    epochs: int,
+    steps: int,
+    num_outputs: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Take the first steps of some epochs on the CPU; evaluate and keep nothing.
+
+    Args:
+        model, batches, config, num_outputs: as `fit`; how many epochs are configured does not matter.
+        memory: records the steps; ``None``: nothing does.
+        epochs: that are begun.
+        steps: of each, at most.
+        clock: tells the seconds.
+    Returns: seconds that each step took, without making its batch.
+    Raises: FloatingPointError: a loss or gradient is not finite.
+    """
+    ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
+    set_seed(config.seed)
+    trained = ranks.wrap(model)
+    optimizer = make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    stepper = Stepper(model, trained, optimizer, config, ranks, num_outputs or 0)
+    model.train()
+    seconds = []
+    try:
+        for epoch in range(1, epochs + 1):
+            if isinstance(model, Watched):
+                model.begin_epoch(epoch)
+            if memory is not None:
+                memory()
+            shared = ranks.place.training(batches.train(epoch), accumulate=config.accumulate, done=0)
+            for step, shares in enumerate(itertools.islice(shared, steps), start=1):
+                started = clock()
+                stepper.step(shares, epoch=epoch, step=step, asked=lambda: False)
+                seconds.append(clock() - started)
+                if memory is not None:
+                    memory.step()
+            if memory is not None:
+                memory()
+    finally:
+        if memory is not None:
+            memory.close()
+    return seconds
