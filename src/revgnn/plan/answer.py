@@ -60,8 +60,8 @@ def memory_there_is(device: str) -> int:
         found.append(int(limit))
     if _MEMINFO.is_file() and (free := re.search(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text())):
         found.append(1024 * int(free[1]))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return min([*found, *([soft] if soft != resource.RLIM_INFINITY else [])])
+    limits = [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return min([*found, *(soft for soft in limits if soft != resource.RLIM_INFINITY)])
 
 
 def _is_of_memory(error: BaseException) -> bool:
