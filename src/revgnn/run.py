@@ -109,6 +109,8 @@ def execute(
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory(device, model, batches)
+    # The code that trains is loaded: what a checkout holds at the end is another matter.
+    where = circumstances()
     result = fit(
         model,
         batches,
@@ -136,7 +138,7 @@ def execute(
         "schema": asdict(Schema.of(dataset)),
         "implementation": implementation(result.device),
         "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
-        "where": circumstances(),
+        "where": where,
     }
     report = _write_report(out, facts)
     # Only now, for trials may fail; and of one process, for several would wait for each other.

@@ -47,7 +47,7 @@ def build_report(
             "parameters"; ``None`` for those it does not give, or for all.
         warnings: what a reader has to know, one sentence each.
         predicted: what the planner expected of the memory, "peak_bytes" and "how"; ``None`` where it was not asked.
-        where: what `circumstances` gave when the run ended; ``None``: it ended here and now.
+        where: what `circumstances` gave when the run began; ``None``: here and now.
     Raises: FileNotFoundError: the run has not finished.
     """
     path = run / "result.json"
