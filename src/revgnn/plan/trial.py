@@ -30,6 +30,8 @@ WORK = 2**20
 """Numbers in the largest tensor of a trial, about: a width for every edge of a step."""
 LEAST_NODES, NODES_PER_CHANNEL = 128, 1
 """Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
+MOST_WORK = 2**24
+"""Numbers in that tensor at the most, however few nodes are left: a peer may keep dozens of its size."""
 WHOLE = 0.4
 """Factor from which the run itself is tried."""
 STEPS = 4
@@ -148,8 +150,9 @@ def _scaled(run: Run, factor: float) -> Run:
 def _factors(run: Run, shape: GraphShape) -> list[float]:
     step_nodes, step_edges = step_size(run, shape)
     width = max(run.model.hidden_channels, 8)
-    by_work = WORK / max((step_edges + step_nodes) * width, 1)
-    factor = max(by_work, max(LEAST_NODES, NODES_PER_CHANNEL * width) / step_nodes)
+    largest = max((step_edges + step_nodes) * width, 1)
+    factor = max(WORK / largest, max(LEAST_NODES, NODES_PER_CHANNEL * width) / step_nodes)
+    factor = min(factor, MOST_WORK / largest)
     # Blocks of rows must come out whole: trials of equally many blocks can be compared moment by moment.
     factor = math.ceil(factor * tail.ROWS) / tail.ROWS
     return [1.0] if factor >= WHOLE else [factor, 2 * factor]
