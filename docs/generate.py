@@ -43,7 +43,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("architecture", "recipes", "paper", "runs", "prepare", "scale", "planner", "distributed")
+        for name in ("architecture", "recipes", "paper", "runs", "scale", "planner", "distributed")
     ),
 )
 RESULTS = ROOT / "benchmarks" / "results"
