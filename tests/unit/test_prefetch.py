@@ -108,6 +108,8 @@ def test_what_has_not_begun_when_an_epoch_is_left_never_does() -> None:
 
     stream = Prefetched(Slow(), 2).train(1)
     next(stream)
+    while len(source.begun) < 2:
+        time.sleep(0.001)
     threading.Timer(0.2, go_on.set).start()
     # The second is on its way and is waited for; the third waits for the second, and is called off.
     stream.close()  # type: ignore[attr-defined]

@@ -188,7 +188,7 @@ def test_res_and_rev_of_arxiv_text_have_equally_many_parameters(conv: str) -> No
     assert abs(counts[0] / counts[1] - 1.0) < 0.02, counts
 
 
-def test_only_gat_rows_and_transformers_take_labels_as_input() -> None:
+def test_few_recipes_take_labels_as_input() -> None:
     takes = {name for name, recipe in RECIPES.items() if recipe().train.labels.reuse}
     assert takes == {
         *(f"ogbn-arxiv/{name}" for name in ("gat", "unimp_v2", "resgat", "revgat", "revgat_wide", "revgat_selfkd")),
@@ -196,6 +196,7 @@ def test_only_gat_rows_and_transformers_take_labels_as_input() -> None:
         "ogbn-proteins/unimp_cef",
         "arxiv-text/revgat_labels",
         "arxiv-text/revgat_selfkd",
+        "arxiv-text/revsage_56",
     }
 
 

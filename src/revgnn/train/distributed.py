@@ -264,6 +264,8 @@ def _is_of_an_exchange(error: RuntimeError) -> bool:
 
 def _leave() -> None:
     if dist.is_available() and dist.is_initialized():
+        # Gloo's threads let go of the last exchange's tensors for which they need the interpreter, and are waited for.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
