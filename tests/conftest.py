@@ -1,8 +1,9 @@
-"""What the whole suite shares: real data where it lies, poisoned allocations, a seed, and the skipping of GPU tests."""
+"""What the whole suite shares: real data, poisoned allocations, a small disk, a seed, and the skipping of GPU tests."""
 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,3 +55,12 @@ def poison() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.use_deterministic_algorithms(was[0], warn_only=was[1])
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

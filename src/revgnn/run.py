@@ -217,7 +217,8 @@ def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Momen
         register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE, left=_gradients(model))),
         register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
     ]
-    _with_waiting(memory, batches)
+    if isinstance(batches, Prefetched):
+        batches.direct = memory.RECORDED_STEPS
     try:
         rehearse(
             model,

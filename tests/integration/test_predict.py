@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,15 +230,6 @@ def test_graphs_of_which_nothing_is_known_are_predicted_and_not_learned_from(
     assert main(["train", str(tmp_path / "prepared"), "--out", str(tmp_path / "none"), "--device", "cpu"]) == 2
     assert "prepared has no training rows: it can be predicted, not learned from" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("views", [1, 2])

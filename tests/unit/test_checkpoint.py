@@ -9,9 +9,7 @@ import logging
 import os
 import random
 import re
-import resource
 import shutil
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -171,15 +169,6 @@ def test_a_damaged_manifest_is_passed_over_and_none_whole_is_an_error(tmp_path: 
     (first / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
         load_latest(tmp_path)
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

@@ -170,8 +170,7 @@ class Stack(nn.Module):
         """
         if self.weight_tied or self.num_stored or self.budget is not None:
             return ()
-        bounds = [self.num_layers * k // self.segments for k in range(self.segments + 1)]
-        self._segments = {a: Segment(self.layers[a:b]) for a, b in pairwise(bounds)}
+        self._segments = {a: Segment(self.layers[a:b]) for a, b in pairwise(self._bounds(self.num_layers))}
         return tuple(self._segments.values())
 
     def _through(
@@ -221,12 +220,15 @@ class Stack(nn.Module):
 
     def runs(self, whole: Run, num_stored: int = 0) -> list[Run]:
         """The run of all layers cut up: what is rebuilt into segments of nearly equal length, what is stored last."""
-        rebuilt = self.num_layers - num_stored
-        count = self._segments_of(rebuilt)
-        bounds = [rebuilt * k // count for k in range(count + 1)] if count else []
+        bounds = self._bounds(self.num_layers - num_stored)
         if num_stored:
             bounds = [*bounds, self.num_layers] if bounds else [0, self.num_layers]
         return [replace(whole, layers=whole.layers[a:b], first=a) for a, b in pairwise(bounds)]
+
+    def _bounds(self, num_rebuilt: int) -> list[int]:
+        """Where the segments of the first so many layers begin, and where the last ends; none for no layers."""
+        count = self._segments_of(num_rebuilt)
+        return [num_rebuilt * k // count for k in range(count + 1)] if count else []
 
     def _segments_of(self, num_rebuilt: int) -> int:
         """Runs for the first so many layers, no longer than those of the whole stack would be."""

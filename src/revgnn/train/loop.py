@@ -181,7 +181,7 @@ class _Fit:
                     self._finish_epoch()
                     if self.config.checkpoint_every and self.epoch % self.config.checkpoint_every == 0:
                         self.save()
-                    self._save_in_time()
+                    self._save_in_time(self.ranks.total(float(self._due()))[0] > 0)
                     if self.ranks.size == 1:
                         self._stop_if_asked(interrupts.signum)
                 if self.best is None:
@@ -209,14 +209,14 @@ class _Fit:
         ):
             started = time.perf_counter()
             taken = self.stepper.step(
-                shares, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None
+                shares, epoch=epoch, step=self.step + 1, asked=lambda: interrupts.signum is not None, due=self._due
             )
             self.seconds += time.perf_counter() - started
             self.step += 1
             self.loss_sum += taken.loss * taken.rows
             self.rows += taken.rows
             self.progress.step(epoch=epoch, step=self.step, loss=taken.loss)
-            self._save_in_time()
+            self._save_in_time(taken.due)
             if self.ranks.size == 1:
                 self._stop_if_asked(interrupts.signum)
             elif taken.asked:
@@ -321,15 +321,17 @@ class _Fit:
         if self.ranks.writes:
             save(self.out, snapshot, keep=self.config.keep_checkpoints)
 
-    def _save_in_time(self) -> None:
-        """Write a checkpoint where the minutes have gone by, wherever the epoch stands."""
-        if self.out is None or not self.config.checkpoint_minutes:
-            return
-        now = time.monotonic()
-        due = self.ranks.writes and now - self.saved_when >= 60 * self.config.checkpoint_minutes
-        # Ranks hold parts of the weights where they are sharded: all save, or none.
-        if self.ranks.total(float(due))[0]:
-            self.saved_when = now
+    def _due(self) -> bool:
+        """Whether the minutes have gone by, on the rank that writes."""
+        minutes = self.config.checkpoint_minutes
+        if self.out is None or not minutes or not self.ranks.writes:
+            return False
+        return time.monotonic() - self.saved_when >= 60 * minutes
+
+    def _save_in_time(self, due: bool) -> None:
+        """Write a checkpoint wherever the epoch stands; ranks must be told alike, for each may hold a shard."""
+        if due:
+            self.saved_when = time.monotonic()
             self.save()
 
     def resume(self) -> None:

@@ -56,7 +56,7 @@ def rehearse(
             shared = ranks.place.training(batches.train(epoch), accumulate=config.accumulate, done=0)
             for step, shares in enumerate(itertools.islice(shared, steps), start=1):
                 started = clock()
-                stepper.step(shares, epoch=epoch, step=step, asked=lambda: False)
+                stepper.step(shares, epoch=epoch, step=step, asked=lambda: False, due=lambda: False)
                 seconds.append(clock() - started)
                 if memory is not None:
                     memory.step()

@@ -38,6 +38,8 @@ class Taken:
     """Training rows."""
     asked: bool
     """Whether a rank was asked to stop."""
+    due: bool
+    """Whether a rank wants a checkpoint."""
 
 
 class Stepper:
@@ -67,13 +69,15 @@ class Stepper:
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
-    def step(self, shares: list[Share], *, epoch: int, step: int, asked: Callable[[], bool]) -> Taken:
+    def step(
+        self, shares: list[Share], *, epoch: int, step: int, asked: Callable[[], bool], due: Callable[[], bool]
+    ) -> Taken:
         """Take one step.
 
         Args:
             shares: what `Place.training` gave.
             epoch, step: for the words of an error, from 1.
-            asked: whether this rank was asked to stop, looked up after its last backward.
+            asked, due: whether this rank was asked to stop, and wants a checkpoint, looked up after its last backward.
         Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,7 +91,7 @@ class Stepper:
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
         self.ranks.agree(self.ranged)
-        weighted, labels, counted, asking = self.ranks.total(*sums, float(asked()))
+        weighted, labels, counted, asking, wanting = self.ranks.total(*sums, float(asked()), float(due()))
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
         mean = loss.detach() if alone else torch.tensor(weighted / max(labels, 1))
@@ -96,7 +100,7 @@ class Stepper:
         except FloatingPointError as error:
             raise FloatingPointError(f"epoch {epoch}, step {step}: {error}; {remedy(self.config)}") from None
         self.optimizer.step()
-        return Taken(loss=value, rows=int(counted), asked=asking > 0)
+        return Taken(loss=value, rows=int(counted), asked=asking > 0, due=wanting > 0)
 
     def forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
         """Give the logits of a batch in float32 or wider, and the batch on the device."""
