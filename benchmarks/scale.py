@@ -1,8 +1,7 @@
 """What a graph costs by its numbers: disk, memory of a step, bytes over the network, beside what was measured.
 
-Each formula is one line of arithmetic over counts. `docs/scale.md` shows what they give for a billion nodes, and how
-far
-they are from the points of ``results/out_of_core.jsonl``.
+Each formula is one line of arithmetic over counts. `docs/scale.md` shows what they give for a billion nodes, and how far
+they are from the points of ``prepare.jsonl``, ``out_of_core.jsonl`` and ``ranks.jsonl`` in ``results/``.
 """
 
 from __future__ import annotations
@@ -77,9 +76,23 @@ class Scale:
         """
         return self.weights_bytes + (1 + ahead) * self.batch_bytes + streams * self.batch_nodes * self.hidden * 4
 
-    def network_bytes(self, ranks: int) -> float:
-        """What one rank sends in a step: a ring's all-reduce of the gradients, in float32."""
-        return 2 * (ranks - 1) / ranks * 4 * self.parameters
+
+def network_bytes(parameters: int, ranks: int) -> float:
+    """What one rank sends in a step under ddp: a ring's all-reduce of the gradients, in float32."""
+    return 2 * (ranks - 1) / ranks * 4 * parameters
+
+
+def prepared_scale(row: dict[str, int]) -> Scale:
+    """The numbers of a graph that `benchmarks.prepare_scale` prepared, with ids such as "item-123"."""
+    parts = row["num_parts"]
+    return Scale(
+        nodes=row["num_nodes"],
+        edges=row["num_edges"],
+        features=row["features"],
+        parts=parts,
+        together=1,
+        within=1 / parts,
+    )
 
 
 def measured_scale(row: dict[str, int]) -> Scale:
@@ -91,6 +104,8 @@ def measured_scale(row: dict[str, int]) -> Scale:
         parts=row["num_parts"],
         together=row["parts_per_batch"],
         within=0.6 + 0.4 / row["num_parts"],
+        # Numbers in a row take next to nothing.
+        id_bytes=0.0,
         hidden=row["hidden"],
         parameters=row["parameters"],
     )

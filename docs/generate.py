@@ -13,7 +13,9 @@ import argparse
 import ast
 import json
 import re
+import statistics
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started this.
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.scale import BILLION, measured_scale, streams  # noqa: E402
+from benchmarks.scale import BILLION, measured_scale, network_bytes, prepared_scale, streams  # noqa: E402
 
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
@@ -375,21 +377,39 @@ def _billion() -> str:
         ("network", f"RevSAGE, 56 layers, {scale.hidden} channels: {scale.parameters:,} parameters"),
         ("weights, gradients, Adam", memory(scale.weights_bytes)),
         ("memory of a step on the device", step),
-        ("one rank sends in a step", f"{memory(scale.network_bytes(8))} with 8 ranks (ring, float32)"),
+        ("one rank sends in a step", f"{memory(network_bytes(scale.parameters, 8))} with 8 ranks (ring, float32)"),
         ("logits of two views, in a temporary file", memory(scale.nodes * 128 * 4.0)),
     ]
     return "\n".join(["| what | how much |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 
 
 def _scale_check() -> str:
-    if not _out_of_core_rows():
-        return "Not measured yet."
-    lines = ["| nodes | disk, formula | disk, measured | tensors of n x D floats in a step |", "|---:|---:|---:|---:|"]
-    for row in _out_of_core_rows():
-        # Ids of the measured graph are numbers in a row, which take next to nothing.
-        formula = replace(measured_scale(row), id_bytes=0.0).disk_bytes
-        lines.append(f"| {row['num_nodes']:,} | {memory(formula)} | {memory(row['disk_bytes'])} | {streams(row):.1f} |")
+    """The formulas beside everything that was measured of what they say."""
+    lines = ["| what | of | formula | measured | ratio |", "|---|---|---:|---:|---:|"]
+    for what, of, formula, measured in _scale_points():
+        lines.append(f"| {what} | {of} | {memory(formula)} | {memory(measured)} | {formula / measured:.3f} |")
     return "\n".join(lines)
+
+
+def _scale_points() -> Iterator[tuple[str, str, float, float]]:
+    for _, row in sorted(_newest("prepare", "num_edges").items()):
+        of = f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges, prepared"
+        yield "disk", of, prepared_scale(row).disk_bytes, row["graph_bytes"]
+    rows = _out_of_core_rows()
+    for row in rows:
+        of = f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges, written part by part"
+        yield "disk", of, measured_scale(row).disk_bytes, row["disk_bytes"]
+    for row in rows:
+        # What one point gave for the streams of a step foretells the others.
+        others = [streams(other) for other in rows if other is not row]
+        if others:
+            held = statistics.median(others)
+            of = f"{row['batch_nodes']:,} nodes, {row['hidden']} channels, with {held:.1f} tensors of n x D floats"
+            yield "a step's memory", of, measured_scale(row).step_bytes(held), row["step_peak_bytes"]
+    for row in _newest("ranks", "ranks", "parallel", "segments").values():
+        if row["parallel"] == "ddp" and row["ranks"] > 1:
+            of = f"{row['ranks']} ranks, {row['parameters']:,} parameters, {row['segments']} segment(s)"
+            yield "one rank sends", of, network_bytes(row["parameters"], row["ranks"]), row["sent_bytes"] / row["ranks"]
 
 
 def _by_dataset() -> dict[str, dict[str, Run]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -35,3 +37,16 @@ def test_rows_move_to_a_file_where_they_are_many() -> None:
     assert more[4:].eq(0.0).all()
     more[49] = 7.0
     assert rows.reach(500)[49].eq(7.0).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take room ahead")
+def test_a_file_has_its_room_before_it_is_written_to() -> None:
+    rows = Rows(2, torch.float32, in_memory=64)
+    rows.reach(100_000)
+    assert rows._file is not None
+    assert os.fstat(rows._file.fileno()).st_blocks * 512 >= 100_000 * 2 * 4
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(small_disk: None) -> None:
+    with pytest.raises(OSError, match=r"a temporary file of sums needs .* are free; make room, .* TMPDIR"):
+        Rows(2, torch.float32, in_memory=64).reach(1_000)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import weakref
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..files import room_for
 
 IN_MEMORY = 2**28
 """Bytes beyond which an array goes to a file without a name in the folder for temporary files (``TMPDIR``)."""
@@ -52,12 +56,23 @@ class Rows:
         if self._file is None:
             self._file = TemporaryFile(prefix="revgnn-")  # noqa: SIM115 - lives as long as the rows do
             weakref.finalize(self, self._file.close)
-        # The file is made longer without writing to it: it reads as zeros.
-        self._file.truncate(size)
+        with room_for("a temporary file of sums", size, Path(gettempdir()), then="start again, or set TMPDIR to another disk"):
+            _lengthen(self._file, size)
         dtype = old.numpy().dtype
         self._held = torch.from_numpy(np.memmap(self._file, dtype, "r+", shape=shape))
         if moved:
             self._held[: old.size(0)] = old
+
+
+def _lengthen(file: IO[bytes], size: int) -> None:
+    """Make a file longer by zeros, and take the room for them now where the system can do that.
+
+    A page without room would end the process when it is written to (SIGBUS), where no error can be said.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 class Sums:
