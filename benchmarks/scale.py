@@ -1,7 +1,7 @@
 """What a graph costs by its numbers: disk, memory of a step, bytes over the network, beside what was measured.
 
-Each formula is one line of arithmetic over counts. `docs/scale.md` shows what they give for a billion nodes, and how far
-they are from the points of ``prepare.jsonl``, ``out_of_core.jsonl`` and ``ranks.jsonl`` in ``results/``.
+Each formula is one line of arithmetic over counts. `docs/scale.md` shows what they give for a billion nodes, and how
+far they are from the points of ``prepare.jsonl``, ``out_of_core.jsonl`` and ``ranks.jsonl`` in ``results/``.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ class Rows:
         if self._file is None:
             self._file = TemporaryFile(prefix="revgnn-")  # noqa: SIM115 - lives as long as the rows do
             weakref.finalize(self, self._file.close)
-        with room_for("a temporary file of sums", size, Path(gettempdir()), then="start again, or set TMPDIR to another disk"):
+        remedy = "start again, or set TMPDIR to another disk"
+        with room_for("a temporary file of sums", size, Path(gettempdir()), then=remedy):
             _lengthen(self._file, size)
         dtype = old.numpy().dtype
         self._held = torch.from_numpy(np.memmap(self._file, dtype, "r+", shape=shape))
