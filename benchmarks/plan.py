@@ -3,7 +3,7 @@
     python -m benchmarks.plan --write benchmarks/results/plan.jsonl
 
 A data set of the recipe's shape is made up at so many times the size of the larger trial (at most the whole one), the
-net as many times as deep (at most as deep as it is), and training steps are measured: the memory of some, then the time
+net is as deep as it is, and training steps are measured: the memory of some, then the time
 of others. Times are of the process on the CPU, so that other programs disturb them less; take one thread.
 """
 
@@ -28,13 +28,13 @@ from revgnn.recipes import all_recipes, find_recipe
 from .machine import facts
 
 
-def measure(name: str, times: float, deeper: int, data_root: Path) -> dict[str, Any]:
+def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dict[str, Any]:
     """Predict and measure one recipe.
 
     Args:
         name: of the recipe.
         times: nodes and edges, of the larger trial's.
-        deeper: layers, of the deeper trial's.
+        deeper: layers, of the deeper trial's, at most; ``None``: all that the net has.
         data_root: below which the folders of tables lie; only their footers are read.
     """
     run = replace(find_recipe(name)(), paper=None)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print or write a line per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=float, default=2.0, help="size, of the larger trial's")
-    parser.add_argument("--deeper", type=int, default=2, help="depth, of the deeper trial's")
+    parser.add_argument("--deeper", type=int, help="depth at most, of the deeper trial's (default: the net's own)")
     parser.add_argument("--recipe", action="append", help="only this one; repeatable")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch import nn
 
 from .baselines import PeerConfig, Shape, build_peer
 from .data import (
@@ -47,9 +46,6 @@ from .train.tracking import TRACK_FOLDER
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
 FORMAT = 1
-GRADIENT, UPDATE = "gradient", "update"
-PHASES = {"first gradient": "step", GRADIENT: GRADIENT, UPDATE: UPDATE}
-"""What `training_moments` calls the phases of a step: the first gradient also makes what graphs derive and keep."""
 
 Device = Literal["auto", "cpu"]
 
@@ -204,44 +200,30 @@ def training_memory(run: Run, dataset: Dataset | Store) -> int:
 
 
 def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Moment]]:
-    """Measure as `training_memory`, moment by moment, apart for gradients (forward and backward) and updates.
+    """Measure as `training_memory`, moment by moment.
 
-    Returns: "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, and those of
-        gradients among them where gradients are made, after every allocation and every release.
+    Returns: "batch", "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, and those
+        of gradients among them where gradients are made, after every allocation and every release.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
     memory = _step_memory("cpu", model, batches)
     assert memory is not None, "the CPU is always measured"
-    hooks = [
-        register_optimizer_step_pre_hook(lambda *_: memory.phase(UPDATE, left=_gradients(model))),
-        register_optimizer_step_post_hook(lambda *_: memory.phase(GRADIENT)),
-    ]
     if isinstance(batches, Prefetched):
         batches.direct = memory.RECORDED_STEPS
-    try:
-        rehearse(
-            model,
-            batches,
-            run.train,
-            memory,
-            epochs=2,
-            steps=memory.RECORDED_STEPS // 2,
-            num_outputs=dataset.num_outputs,
-        )
-    finally:
-        for hook in hooks:
-            hook.remove()
+    rehearse(
+        model,
+        batches,
+        run.train,
+        memory,
+        epochs=2,
+        steps=memory.RECORDED_STEPS // 2,
+        num_outputs=dataset.num_outputs,
+    )
     waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
     return {
-        name: [(size + waiting, gradients) for size, gradients in memory.moments[phase]]
-        for name, phase in PHASES.items()
-        if phase in memory.moments
+        phase: [(size + waiting, gradients) for size, gradients in moments] for phase, moments in memory.moments.items()
     }
-
-
-def _gradients(model: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def read_run(out: Path) -> Run:

@@ -41,7 +41,7 @@ class Prediction:
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
-    """When the peak is: "first gradient", "gradient" or "update"."""
+    """When the peak is: "batch", "first gradient", "gradient" or "update", as `rehearse` calls them."""
     how: str
     """"fitted", from smaller trials, or "measured", where the data set is no larger than a trial."""
     parameters: int

@@ -178,16 +178,16 @@ def _with_layers(run: Run, layers: int | None) -> Run:
 
 
 # ------------------------------------------------------------------ holding predictions against measurements
-def at_most(run: Run, shape: GraphShape, times: float, deeper: int) -> tuple[Run, GraphShape]:
+def at_most(run: Run, shape: GraphShape, times: float, deeper: int | None = None) -> tuple[Run, GraphShape]:
     """Scale a run and its data down to a size that can be measured, beyond that of the trials of its prediction.
 
     Args:
         run, shape: what `predict` takes.
         times: nodes and edges, of the larger trial's.
-        deeper: layers, of the deeper trial's.
+        deeper: layers, of the deeper trial's, at most; ``None``: all that the net has.
     """
     factors, depths = sizes_of_trials(run, shape)
-    if depths[-1] is not None:
+    if depths[-1] is not None and deeper is not None:
         run = _with_layers(run, min(run.model.num_layers, deeper * depths[-1]))
     return _scaled(run, min(times * factors[-1], 1.0)), shape.scaled(min(times * factors[-1], 1.0))
 

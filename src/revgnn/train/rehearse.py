@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from accelerate.utils import set_seed
 from torch import nn
+from torch.optim import Optimizer
 
 from ..data.batch import Batches
 from ..measure import StepMemory
@@ -16,6 +17,10 @@ from .distributed import Ranks
 from .optim import make_optimizer
 from .step import Stepper
 from .watched import Watched
+
+BATCH, FIRST, GRADIENT, UPDATE = "batch", "first gradient", "gradient", "update"
+"""Phases of a recording: a batch is made; the first gradient (forward and backward), which also makes what graphs
+derive and keep; those of later steps; the optimizer's update. Each grows in its own way with nodes and with layers."""
 
 
 def rehearse(
@@ -33,7 +38,7 @@ def rehearse(
 
     Args:
         model, batches, config, num_outputs: as `fit`; how many epochs are configured does not matter.
-        memory: records the steps; ``None``: nothing does.
+        memory: records the steps, cut into `BATCH`, `FIRST`, `GRADIENT` and `UPDATE`; ``None``: nothing does.
         epochs: that are begun.
         steps: of each, at most.
         clock: tells the seconds.
@@ -46,15 +51,18 @@ def rehearse(
     optimizer = make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     stepper = Stepper(model, trained, optimizer, config, ranks, num_outputs or 0)
     model.train()
-    seconds = []
+    mark = _marks(memory, model, optimizer)
+    seconds: list[float] = []
     try:
         for epoch in range(1, epochs + 1):
             if isinstance(model, Watched):
                 model.begin_epoch(epoch)
             if memory is not None:
                 memory()
+            mark(BATCH)
             shared = ranks.place.training(batches.train(epoch), accumulate=config.accumulate, done=0)
             for step, shares in enumerate(itertools.islice(shared, steps), start=1):
+                mark(GRADIENT if seconds else FIRST)
                 started = clock()
                 stepper.step(shares, epoch=epoch, step=step, asked=lambda: False, due=lambda: False)
                 seconds.append(clock() - started)
@@ -66,3 +74,14 @@ def rehearse(
         if memory is not None:
             memory.close()
     return seconds
+
+
+def _marks(memory: StepMemory | None, model: nn.Module, optimizer: Optimizer) -> Callable[[str], None]:
+    """Give what begins a phase; updates begin and end theirs by themselves."""
+    if memory is None:
+        return lambda phase: None
+    optimizer.register_step_pre_hook(
+        lambda *_: memory.phase(UPDATE, left=[one.grad for one in model.parameters() if one.grad is not None])
+    )
+    optimizer.register_step_post_hook(lambda *_: memory.phase(BATCH))
+    return memory.phase
