@@ -57,20 +57,19 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
         max_nodes: a row whose step sees more is not run; ``None``: no bound.
     Returns: one JSON value.
     """
-    run = replace(find_recipe(name)(), paper=None)
-    shape = shape_of_config(run.dataset)
+    run, shape, waiting, of = _step_of(replace(find_recipe(name)(), paper=None))
     nodes, edges = step_size(run, shape)
     prediction = predict(run, shape)
+    predicted = prediction.peak + waiting
     expected = 2 * SLOWER * step_work(run, shape, nodes, edges).seconds(rates_of("cpu"))
     reasons = []
-    if prediction.peak > limit:
+    if predicted > limit:
         reasons.append("memory")
     if expected > seconds:
         reasons.append("time")
     if max_nodes is not None and nodes > max_nodes:
         reasons.append("nodes")
-    whole = run.loader.kind == "full"
-    peak = prediction.peak if reasons else _measure(run, shape, nodes, edges)
+    peak = predicted if reasons else measured_peak(run, shape) + waiting
     where = circumstances()
     return {
         "format": 1,
@@ -79,8 +78,8 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
         "peak_bytes": peak,
         "how": ESTIMATE if reasons else MEASURED,
         "because": reasons,
-        "of": "the whole graph" if whole else "one part of the expected size, and batches ahead",
-        "predicted_bytes": prediction.peak,
+        "of": of,
+        "predicted_bytes": predicted,
         "step_nodes": nodes,
         "step_edges": edges,
         "parameters": prediction.parameters,
@@ -93,14 +92,20 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
     }
 
 
-def _measure(run: Run, shape: GraphShape, nodes: int, edges: int) -> int:
+def _step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
+    """Give a run whose whole graph is what a step of a run sees, its shape, the bytes of batches made ahead, and words.
+
+    What making a part takes is left out: it is no part of a step.
+    """
+    shape = shape_of_config(run.dataset)
     if run.loader.kind == "full" or shape.level == "graph":
-        return measured_peak(run, shape)
+        return run, shape, 0, "the whole graph" if shape.level == "node" else "a batch of graphs"
+    nodes, edges = step_size(run, shape)
     part = replace(shape, nodes=nodes, edges=edges, train=min(shape.train * nodes // shape.nodes, nodes - 4))
-    alone = measured_peak(replace(run, loader=LoaderConfig()), part)
     channels = sum(shape.edge_categories or (shape.edge_channels or 0,))
     batch = 4 * (nodes * (shape.features + shape.outputs + 1) + edges * (1 + channels))
-    return alone + run.loader.prefetch * batch
+    of = "one part of the expected size, and batches ahead"
+    return replace(run, loader=LoaderConfig()), part, run.loader.prefetch * batch, of
 
 
 def append_memory(row: Mapping[str, Any], results: Path) -> None:
