@@ -20,10 +20,14 @@ from typing import Any
 
 import torch
 
+from revgnn.data import make_batches, read_data
+from revgnn.overrides import override
 from revgnn.plan import predict, shape_of_config
+from revgnn.plan.predict import predicted as predicted_of_data
 from revgnn.plan.rates import measured_rates, step_work
 from revgnn.plan.trial import at_most, measured_peak, measured_seconds, step_size
 from revgnn.recipes import all_recipes, find_recipe
+from revgnn.run import training_memory
 
 from .machine import facts
 
@@ -68,6 +72,35 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
     }
 
 
+def measure_real(name: str, changes: Sequence[str], data_root: Path) -> dict[str, Any]:
+    """Predict the steps of a recipe, with its data and without, and measure them on its data.
+
+    Args:
+        name: of the recipe.
+        changes: to it, as ``--set`` takes them.
+        data_root: where its data lie.
+    """
+    run = replace(override(find_recipe(name)(), changes), paper=None)
+    dataset = read_data(run.dataset, run.loader, data_root)
+    measured = training_memory(run, dataset)
+    with_data = predicted_of_data(run, dataset, make_batches(dataset, run.batch_size, run.train.seed, run.loader))
+    assert with_data is not None, "nothing is predicted of a graph on disk while it trains"
+    config = replace(run.dataset, path=None if run.dataset.path is None else str(data_root / run.dataset.path))
+    without = predict(run, shape_of_config(config)).peak
+    return {
+        "kind": "plan-real",
+        "recipe": name,
+        "changes": list(changes),
+        "predicted_bytes": with_data["peak_bytes"],
+        "predicted_without_data_bytes": without,
+        "measured_bytes": measured,
+        "ratio": with_data["peak_bytes"] / measured,
+        "ratio_without_data": without / measured,
+        "threads": torch.get_num_threads(),
+        **facts("cpu"),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print or write a line per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,10 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--deeper", type=int, help="depth at most, of the deeper trial's (default: the net's own)")
     parser.add_argument("--recipe", action="append", help="only this one; repeatable")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
+    parser.add_argument("--real", action="store_true", help="measure on the data itself, at the whole size and depth")
+    parser.add_argument("--set", action="append", default=[], help="change the recipe, with --real; repeatable")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
     options = parser.parse_args(arguments)
     for name in options.recipe or all_recipes():
-        row = measure(name, options.times, options.deeper, options.data_root)
+        if options.real:
+            row = measure_real(name, options.set, options.data_root)
+        else:
+            row = measure(name, options.times, options.deeper, options.data_root)
         print(f"{name}: {row['ratio']:.3f} ({row['measured_bytes'] / 1e6:.1f} MB)", file=sys.stderr, flush=True)
         if options.write is None:
             print(json.dumps(row))

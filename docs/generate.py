@@ -183,6 +183,27 @@ def _planned() -> str:
     return "\n".join(lines)
 
 
+def _planned_real() -> str:
+    """Predicted peaks beside those of steps on the data themselves, the newest of each run."""
+    lines = [
+        "| run | measured | predicted, with the data | ratio | predicted, without | ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    newest = {(row["recipe"], *row["changes"]): row for row in read_lines(RESULTS / "plan_real.jsonl")}
+    for row in newest.values():
+        cells = [
+            "; ".join([f"`{row['recipe']}`", *row["changes"]]),
+            memory(row["measured_bytes"]),
+            memory(row["predicted_bytes"]),
+            f"{row['ratio']:.3f}",
+            memory(row["predicted_without_data_bytes"]),
+            f"{row['ratio_without_data']:.3f}",
+            f"{row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _planned_summary() -> str:
     """How far predictions are from measurements, over all recipes."""
     rows = list(_newest("plan", "recipe").values())
@@ -470,6 +491,7 @@ BLOCKS = {
     "billion": _billion,
     "scale-check": _scale_check,
     "planned": _planned,
+    "planned-real": _planned_real,
     "ranks": _ranks,
     "planned-summary": _planned_summary,
     "tables": _tables,

@@ -116,6 +116,8 @@ def median_seconds(
 
 Moment = tuple[int, int]
 """Bytes that are allocated, and those among them that the phase leaves behind."""
+FIRST_BATCH = "first batch"
+"""The phase in which the first batch of an epoch is made, where another thread makes batches ahead."""
 _MARK = 1_048_573
 """Bytes of the tensor that marks a phase in a recording: a prime, which no other tensor has."""
 
@@ -127,22 +129,28 @@ class StepMemory:
     CPU recording costs time, so only the first steps are recorded (the first alone would miss the optimizer's state),
     and their peak is given ever after.
 
+    Only the CPU needs to be told what is held and what waits.
+
     Args:
         device: where the steps run.
         held: tensors that are allocated before the first step and needed by it (weights, a full batch); gone through at
-            the first call, for they may be others before. Only the CPU needs to be told.
+            the first call, for they may be others before.
+        waiting: gives the most bytes of batches that another thread has made and that wait while a step is taken.
     """
 
     RECORDED_STEPS = 4
 
-    def __init__(self, device: torch.device | str, held: Iterable[Tensor] = ()) -> None:
+    def __init__(
+        self, device: torch.device | str, held: Iterable[Tensor] = (), waiting: Callable[[], int] = lambda: 0
+    ) -> None:
         self.device = torch.device(device)
-        self._holding, self._held, self._peak = iter(held), 0, 0
+        self._holding, self._held, self._waiting = iter(held), 0, waiting
+        self._temporaries, self._batches = 0, 0
         self.moments: dict[str, list[Moment]] = {}
         """On the CPU, where a step was cut into phases by `phase`: phase -> what is allocated after every change."""
-        self._phase = "step"
+        self._begun = self._phase = "step"
         self._marks: list[tuple[str, frozenset[int]]] = []
-        self._steps = 0
+        self._steps, self._before = 0, 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
 
@@ -151,7 +159,8 @@ class StepMemory:
         """How the figure comes about, for a report."""
         if self.device.type == "cuda":
             return "CUDA allocator, peak of the training steps"
-        return f"CPU allocator events of the first {self._steps} training step(s), plus weights and batch"
+        first, again = (self._before, f" and {self._steps} of another way") if self._before else (self._steps, "")
+        return f"CPU allocator events of the first {first} training step(s){again}, plus weights and batch"
 
     def __call__(self) -> int:
         """Give the peak since the last call; the first call begins."""
@@ -161,12 +170,33 @@ class StepMemory:
             return peak
         # Empty after the first time.
         self._held += tensor_bytes(self._holding)
-        self._peak = max(self._peak, self._held)
         if self._trace is not None:
             self.close()
         elif self._steps < self.RECORDED_STEPS:
-            self._trace = _CPUTrace(self._alive)
-        return self._peak
+            self._trace, self._batches = _CPUTrace(self._alive), 0
+        peaks = {phase: max(moments)[0] for phase, moments in self.moments.items()}
+        made = peaks.pop(FIRST_BATCH, 0)
+        return max(made, self._held + self.beside, *(peak + self.beside for peak in peaks.values()))
+
+    @property
+    def beside(self) -> int:
+        """Bytes that stand beside every moment of a step: batches that wait, and what making the next one takes."""
+        return self._waiting() + self._temporaries
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Tell apart what making a batch takes in this thread, where a run leaves that to another thread.
+
+        The first batch since recording began (an epoch's) is waited for: no step is taken meanwhile, and nothing waits;
+        its moments count as they are. Any later one is made while a step is taken: what it takes, beyond itself, comes
+        beside the step's own.
+        """
+        before = self._begun
+        self.phase(FIRST_BATCH)
+        try:
+            yield
+        finally:
+            self.phase(before)
 
     def step(self) -> None:
         """Note that a step is over; after a few the CPU's are recorded no longer."""
@@ -174,6 +204,17 @@ class StepMemory:
             self._steps += 1
             if self._steps == self.RECORDED_STEPS:
                 self.close()
+
+    def again(self) -> None:
+        """Record some steps once more: those that come go another way than those that were recorded."""
+        self.close()
+        # What was released meanwhile nobody saw: of the blocks that were there, those of a tensor still are.
+        tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+        there = {
+            _address(tensor): tensor.untyped_storage().nbytes() for tensor in tensors if tensor.device.type == "cpu"
+        }
+        self._alive = {address: size for address, size in self._alive.items() if there.get(address, 0) == size}
+        self._before, self._steps = self._steps, 0
 
     def phase(self, name: str, left: Iterable[Tensor] = ()) -> None:
         """Begin a phase of a step: what is recorded from here on is of this phase.
@@ -183,6 +224,7 @@ class StepMemory:
             left: what the phase before leaves behind, to be told apart in its moments.
         """
         if self._trace is not None:
+            self._begun = name
             self._marks.append((name, frozenset(_address(tensor) for tensor in left)))
             # Seen among the allocations. A second recording may not begin here: an operator may be under way, and it
             # would end in another recording than it began in.
@@ -204,10 +246,17 @@ class StepMemory:
                     now += change
                     since.append((address, change, now))
             self._note(since, frozenset())
-            self._peak = max([self._peak, *(max(moments)[0] for moments in self.moments.values())])
 
     def _note(self, changes: list[tuple[int, int, int]], left: frozenset[int]) -> None:
         """Note the moments of a phase that is over, from (address, change, bytes after it)."""
+        if not changes:
+            return
+        if self._phase == FIRST_BATCH:
+            self._batches += 1
+            if self._batches > 1:
+                highest = max(now for _, _, now in changes)
+                self._temporaries = max(self._temporaries, highest - changes[-1][2])
+                return
         # Of several allocations at an address the last is the one that stays.
         born = {address: place for place, (address, change, _) in enumerate(changes) if change > 0}
         staying = (
@@ -215,8 +264,7 @@ class StepMemory:
             for place, (address, change, _) in enumerate(changes)
         )
         moments = zip((now for _, _, now in changes), accumulate(staying), strict=True)
-        if changes:
-            self.moments.setdefault(self._phase, []).extend(moments)
+        self.moments.setdefault(self._phase, []).extend(moments)
 
 
 class _Record:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import chain
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +20,7 @@ from .data import (
     Batches,
     Dataset,
     DatasetConfig,
-    FullBatch,
     LoaderConfig,
-    NodeBatches,
-    Prefetched,
     Schema,
     Store,
     final_batches,
@@ -32,7 +28,8 @@ from .data import (
     read_data,
 )
 from .files import parts_of, read_object, write_whole
-from .measure import Moment, StepMemory
+from .measure import FIRST_BATCH, Moment, StepMemory
+from .meter import memory_words, record_batches, step_memory
 from .models import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
@@ -79,7 +76,7 @@ def execute(
     download: bool = False,
     progress: Progress | None = None,
     dataset: Dataset | Store | None = None,
-    predicted: Callable[[Run, Dataset | Store], dict[str, Any] | None] | None = None,
+    predicted: Callable[[Run, Dataset | Store, Batches], dict[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Take a run from its data to its report.
 
@@ -104,7 +101,7 @@ def execute(
         raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
-    memory = _step_memory(device, model, batches)
+    memory = step_memory(device, model, batches, run.train.accumulate)
     # The code that trains is loaded: what a checkout holds at the end is another matter.
     where = circumstances()
     result = fit(
@@ -115,8 +112,8 @@ def execute(
         final=final_batches(batches),
         out=out,
         resume=resume,
-        progress=_Metered(progress, memory),
-        memory=_with_waiting(memory, batches),
+        progress=_Metered(progress, memory, lambda epoch: _record_again(epoch, run, memory, batches)),
+        memory=memory,
         configuration=_decides(run),
         device=device,
         num_outputs=dataset.num_outputs,
@@ -133,14 +130,14 @@ def execute(
         "dataset": describe(dataset),
         "schema": asdict(Schema.of(dataset)),
         "implementation": implementation(result.device),
-        "memory_how": None if memory is None else memory.how + _waiting_words(memory, batches),
+        "memory_how": None if memory is None else memory_words(memory, batches),
         "where": where,
     }
     report = _write_report(out, facts)
     # Only now, for trials may fail; and of one process, for several would wait for each other.
     if predicted is None or result.device != "cpu" or world_size() > 1:
         return report
-    return _write_report(out, {**facts, "predicted": predicted(run, dataset)})
+    return _write_report(out, {**facts, "predicted": predicted(run, dataset, batches)})
 
 
 def _write_report(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,24 +190,28 @@ def training_memory(run: Run, dataset: Dataset | Store) -> int:
     """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
 
     Args:
-        run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there.
+        run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there; and of
+            a fixed point that is unrolled at first, solved ones too.
         dataset: the data of the run.
     """
-    return max(max(moments)[0] for moments in training_moments(run, dataset).values())
+    ways = [run]
+    if _unrolled_epochs(run):
+        assert isinstance(run.model, ModelConfig), "a peer has no fixed point"
+        solved = replace(run.model.equilibrium, pretrain_epochs=0)
+        ways.append(replace(run, model=replace(run.model, equilibrium=solved)))
+    return max(max(moments)[0] for way in ways for moments in training_moments(way, dataset).values())
 
 
 def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Moment]]:
     """Measure as `training_memory`, moment by moment.
 
-    Returns: "batch", "first gradient", "gradient" (of later steps) and "update" -> all bytes that are alive, and those
-        of gradients among them where gradients are made, after every allocation and every release.
+    Returns: the phases of `rehearse` and, where batches are made ahead, "first batch" -> all bytes that are alive, and
+        those of gradients among them where gradients are made, after every allocation and every release.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
-    memory = _step_memory("cpu", model, batches)
+    memory = step_memory("cpu", model, batches, run.train.accumulate)
     assert memory is not None, "the CPU is always measured"
-    if isinstance(batches, Prefetched):
-        batches.direct = memory.RECORDED_STEPS
     rehearse(
         model,
         batches,
@@ -220,9 +221,9 @@ def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Momen
         steps=memory.RECORDED_STEPS // 2,
         num_outputs=dataset.num_outputs,
     )
-    waiting = batches.waiting_bytes if isinstance(batches, Prefetched) else 0
     return {
-        phase: [(size + waiting, gradients) for size, gradients in moments] for phase, moments in memory.moments.items()
+        phase: [(size + (memory.beside if phase != FIRST_BATCH else 0), left) for size, left in moments]
+        for phase, moments in memory.moments.items()
     }
 
 
@@ -317,43 +318,25 @@ def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
     return [*said, *paper.get("notes", ())]
 
 
-def _step_memory(device: Device, model: nn.Module, batches: Batches) -> StepMemory | None:
-    kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else _accelerator()
-    if kind not in {"cpu", "cuda"}:
-        return None
-    training = batches.training if isinstance(batches, NodeBatches) else batches
-    full = training.batch.tensors() if isinstance(training, FullBatch) else []
-    # Ranks may put weights into shards before the first step: they are looked up then.
-    return StepMemory(kind, chain(model.parameters(), model.buffers(), full))
+def _record_again(epoch: int, run: Run, memory: StepMemory | None, batches: Batches) -> None:
+    """After the last epoch that unrolls a fixed point, record steps that solve it."""
+    if memory is not None and epoch == _unrolled_epochs(run):
+        memory.again()
+        record_batches(memory, batches, run.train.accumulate)
 
 
-def _with_waiting(memory: StepMemory | None, batches: Batches) -> Callable[[], int] | None:
-    """Add the batches that wait, which another thread allocates, to a recording of this one; CUDA's allocator sees all.
-
-    The batches of the steps that are recorded are made in this thread.
-    """
-    if memory is None or memory.device.type != "cpu" or not isinstance(batches, Prefetched):
-        return memory
-    batches.direct = StepMemory.RECORDED_STEPS
-    return lambda: memory() + batches.waiting_bytes
-
-
-def _waiting_words(memory: StepMemory, batches: Batches) -> str:
-    if memory.device.type != "cpu" or not isinstance(batches, Prefetched):
-        return ""
-    return f", and {batches.depth} times the largest batch for those made ahead"
-
-
-def _accelerator() -> str:
-    found = torch.accelerator.current_accelerator()
-    return "cpu" if found is None else found.type
+def _unrolled_epochs(run: Run) -> int:
+    """Epochs in which a fixed point is unrolled, before the first that solves it."""
+    if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
+        return 0
+    return run.model.equilibrium.pretrain_epochs
 
 
 class _Metered:
     """A `Progress` that also tells the memory meter of every step."""
 
-    def __init__(self, inner: Progress | None, memory: StepMemory | None) -> None:
-        self._inner, self._memory = inner, memory
+    def __init__(self, inner: Progress | None, memory: StepMemory | None, ended: Callable[[int], None]) -> None:
+        self._inner, self._memory, self._ended = inner, memory, ended
 
     def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
         if self._inner is not None:
@@ -366,6 +349,7 @@ class _Metered:
             self._inner.step(epoch=epoch, step=step, loss=loss)
 
     def epoch(self, row: Row) -> None:
+        self._ended(row["epoch"])
         if self._inner is not None:
             self._inner.epoch(row)
 

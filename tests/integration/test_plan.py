@@ -15,13 +15,26 @@ import pytest
 
 from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
-from revgnn.data import LoaderConfig
-from revgnn.plan import made_up, predict, rates_of, shape_of_config, shape_of_dataset, shape_of_folder, what_fits
+from revgnn.data import LoaderConfig, Store, make_batches
+from revgnn.models import EquilibriumOptions
+from revgnn.plan import (
+    GraphShape,
+    made_up,
+    predict,
+    rates_of,
+    shape_of_config,
+    shape_of_dataset,
+    shape_of_folder,
+    what_fits,
+)
+from revgnn.plan.predict import predicted
 from revgnn.plan.rates import GPUS
-from revgnn.plan.trial import at_most, measured_peak
+from revgnn.plan.trial import at_most, kept_by, measured_peak, step_size
 from revgnn.recipes import all_recipes, find_recipe
 from revgnn.results.memory import memory_row, newest_memory
 from revgnn.results.rows import read_lines
+from revgnn.run import Run, execute, training_memory
+from revgnn.train import LabelOptions
 
 predict_module = sys.modules["revgnn.plan.predict"]
 trial_module = sys.modules["revgnn.plan.trial"]
@@ -102,6 +115,57 @@ def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> No
     # Weight, gradient and two moments; at the highest moment of the shallow net some of them are not there yet.
     grown = 16 * (deep.parameters - shallow.parameters)
     assert 0.5 * grown <= deep.peak - shallow.peak <= 1.01 * grown
+
+
+# ------------------------------------------------------------------ batches of real runs
+PLANTED = GraphShape(name="planted", nodes=24_000, edges=240_000, features=16, outputs=5)
+"""Large beside its batches, so that what is held of the whole graph shows."""
+
+
+def _by_parts(loader: LoaderConfig, *, labels: bool) -> Run:
+    run = replace(find_recipe("arxiv-text/revgcn")(), paper=None, loader=loader)
+    model = replace(run.model, num_layers=6, hidden_channels=32)
+    return replace(run, model=model, train=replace(run.train, labels=LabelOptions(reuse=labels)))
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_batches_of_metis_clusters_are_predicted(labels: bool, prefetch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the steps of the run itself, whose clusters METIS makes of a graph that has some."""
+    pytest.importorskip("pymetis")
+    monkeypatch.setattr(trial_module, "WORK", 2**15)
+    data = made_up(PLANTED, runs=120, kept=0.7)
+    run = _by_parts(LoaderConfig(kind="clusters", num_parts=120, parts_per_batch=6, prefetch=prefetch), labels=labels)
+    found = predicted(run, data, make_batches(data, None, run.train.seed, run.loader))
+    assert found is not None and found["how"] == "fitted"
+    measured = training_memory(run, data)
+    assert found["peak_bytes"] == pytest.approx(measured, rel=BOUND)
+    # What the test can see: one that takes the clusters for random parts is off.
+    assert predict(run, replace(PLANTED, kept=0.05)).peak < (1 - BOUND) * measured
+
+
+def test_what_an_epoch_keeps_is_counted() -> None:
+    data = made_up(PLANTED, runs=8, kept=0.7)
+    halves = LoaderConfig(kind="random", num_parts=2)
+    batches = make_batches(data, None, 0, halves)
+    assert kept_by(batches, PLANTED) == pytest.approx(0.5, abs=0.01)
+    in_runs = (data.edge_index // (PLANTED.nodes // 8)).diff(dim=0) == 0
+    assert float(in_runs.float().mean()) == pytest.approx(0.7, abs=1e-4)
+    assert step_size(_by_parts(halves, labels=False), PLANTED) == (12_000, 60_000)
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_batches_from_disk_are_predicted(together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_module, "WORK", 2**14)
+    whole = draw_whole(nodes=24_000, edges=240_000, num_parts=40, features=64, outputs=5)
+    folder = write_store(tmp_path / "graph", whole, num_parts=40)
+    run = _by_parts(LoaderConfig(kind="stored", parts_per_batch=together), labels=False)
+    shape = shape_of_folder(folder)
+    assert shape.kept == pytest.approx(1 / 40, rel=0.1)
+    found, measured = predict(run, shape), training_memory(run, Store.open(folder))
+    assert found.how == "fitted"
+    # Where the edges of the trial's steps stand is in the prediction, and not in a run from disk.
+    assert measured <= found.peak <= (1 + BOUND) * measured
 
 
 # ------------------------------------------------------------------ shapes
@@ -214,6 +278,29 @@ def test_a_report_sets_the_prediction_beside_the_peak(tmp_path: Path, capsys: py
     memory = json.loads(capsys.readouterr().out)["memory"]
     assert memory["predicted"]["peak_bytes"] == pytest.approx(memory["peak_bytes"], rel=BOUND)
     assert "memory predicted by the planner" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::revgnn.stack.implicit.ConvergenceWarning")
+def test_a_report_of_a_fixed_point_has_the_peak_of_solved_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unrolled, the first epochs take another peak than those that solve."""
+    monkeypatch.setattr(trial_module, "WORK", 2**15)
+    data = made_up(PLANTED, runs=10, kept=0.5)
+    options = EquilibriumOptions(max_iter=8, backward_max_iter=8, pretrain_epochs=2, pretrain_steps=1)
+    run = _by_parts(LoaderConfig(kind="random", num_parts=6), labels=False)
+    tied = {"coupling": "residual", "backprop": "implicit", "weight_tied": True, "equilibrium": options}
+    train = replace(run.train, epochs=4, warmup_epochs=0, eval_every=4)
+    run = replace(run, model=replace(run.model, **tied), train=train)
+    report = execute(
+        run, tmp_path / "run", name="planted", data_root=tmp_path, device="cpu", dataset=data, predicted=predicted
+    )
+    memory, rows = report["memory"], read_lines(tmp_path / "run" / "curve.jsonl")
+    assert "first 4 training step(s) and 4 of another way" in memory["how"]
+    peaks = [row["memory"] for row in rows]
+    assert peaks[1] < 0.9 * peaks[2], "what solving takes shows from the first epoch that solves"
+    assert memory["peak_bytes"] == pytest.approx(training_memory(run, data), rel=0.05)
+    assert memory["predicted"]["peak_bytes"] == pytest.approx(memory["peak_bytes"], rel=BOUND)
 
 
 # ------------------------------------------------------------------ the memory column

@@ -214,6 +214,48 @@ def test_step_memory_stops_after_a_few_steps() -> None:
     assert peak_memory(lambda: _floats(100 * KB)) == 100 * KB, "closing has ended the recording"
 
 
+def test_step_memory_can_record_again_and_knows_what_is_still_there() -> None:
+    meter = StepMemory("cpu")
+    meter()
+    state, gone = _floats(100 * KB), _floats(500 * KB)
+    for _ in range(StepMemory.RECORDED_STEPS):
+        meter.step()
+    assert meter() == 600 * KB
+    del gone
+    meter.again()
+    meter()
+    solving = _floats(300 * KB)
+    meter.step()
+    del solving
+    assert meter() == 600 * KB and max(meter.moments["step"][-2:])[0] == 400 * KB
+    assert "first 4 training step(s) and 1 of another way" in meter.how
+    del state
+
+
+@pytest.mark.parametrize(
+    ("first", "peak"),
+    [
+        # While the first batch is made nothing waits, and no step is taken.
+        (500 * KB, 500 * KB + 10 * KB),
+        # A step, its batch, the making of another, and what waits.
+        (80 * KB, 100 * KB + 10 * KB + 30 * KB + 7 * KB),
+    ],
+)
+def test_step_memory_sets_batches_that_another_thread_makes_beside_the_steps(first: int, peak: int) -> None:
+    meter = StepMemory("cpu", waiting=lambda: 7 * KB)
+    meter()
+    for size in (first, 30 * KB):
+        with meter.making():
+            temporary = _floats(size)
+            batch = _floats(10 * KB)
+            del temporary
+        activation = _floats(100 * KB)
+        del activation, batch
+        meter.step()
+    assert meter() == peak
+    assert meter.beside == 30 * KB + 7 * KB
+
+
 def test_step_memory_of_a_training_step_is_its_parts() -> None:
     linear = nn.Linear(100, 100, bias=False)
     optimizer = torch.optim.Adam(linear.parameters())

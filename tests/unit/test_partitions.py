@@ -51,7 +51,7 @@ def test_a_cut_gives_the_subgraph_of_every_part(graph: Graph, parts: int, at_onc
     part = RandomPartition(graph.num_nodes).draw(np.random.default_rng(seed), parts)
     assert part.shape == (graph.num_nodes,)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(induced, "_EDGES_AT_ONCE", at_once)
+        patch.setattr(induced, "EDGES_AT_ONCE", at_once)
         cut = Cut(graph, part, parts)
     pieces = [cut.piece(number) for number in range(parts)]
     for number, piece in enumerate(pieces):

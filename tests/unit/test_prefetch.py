@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -169,12 +170,20 @@ def test_a_signal_ends_the_thread() -> None:
 def test_the_first_batches_can_be_made_in_the_callers_thread() -> None:
     source = Counting(4)
     ahead = Prefetched(source, 2)
-    ahead.direct = 5
+    made = []
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        made.append(len(source.begun))
+        yield
+
+    ahead.record(5, around)
     assert len(list(ahead.train(1))) == 4
     assert len(list(ahead.train(2))) == 4
     assert source.begun[:5] == ["MainThread"] * 5
     assert all(name.startswith("revgnn-prefetch") for name in source.begun[5:])
-    assert ahead.direct == 0
+    # The end of an epoch is asked for as well.
+    assert made == [0, 1, 2, 3, 4, 4]
 
 
 def test_what_waits_is_counted() -> None:
@@ -183,7 +192,8 @@ def test_what_waits_is_counted() -> None:
     list(ahead.evaluate())
     assert ahead.waiting_bytes == 0, "nothing of an evaluation waits while a step is taken"
     list(ahead.train(1))
-    assert ahead.waiting_bytes == 3 * tensor_bytes(source.batch.tensors()) > 0
+    # Of three steps two are left to wait for the first.
+    assert ahead.waiting_bytes == 2 * tensor_bytes(source.batch.tensors()) > 0
 
 
 def test_a_depth_of_nothing_is_refused() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..graph import Graph
 
 _INT32_MAX = 2**31 - 1
-_EDGES_AT_ONCE = 2**24
+EDGES_AT_ONCE = 2**24
 """Edges that one round of `Cut` looks at, so that its temporaries do not grow with the graph."""
 
 
@@ -84,7 +84,8 @@ class Cut:
 
         Cost: gathers of its nodes and of its edges.
         """
-        nodes = self._nodes[self._node_ptr[number] : self._node_ptr[number + 1]]
+        # A copy: a batch that is kept must not keep a vector of all nodes with it.
+        nodes = self._nodes[self._node_ptr[number] : self._node_ptr[number + 1]].clone()
         edges = self._edges[self._edge_ptr[number] : self._edge_ptr[number + 1]]
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self._degree[nodes].cumsum(0)])
         source = self._place.index_select(0, self._graph.indices.index_select(0, edges))
@@ -102,7 +103,7 @@ def ranges(ptr: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
 def _kept_edges(graph: Graph, part: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of the edges within a part, ascending, and the part of each."""
     indptr, degree = graph.indptr.long(), graph.in_degree
-    targets = torch.arange(0, graph.num_edges + _EDGES_AT_ONCE, _EDGES_AT_ONCE)
+    targets = torch.arange(0, graph.num_edges + EDGES_AT_ONCE, EDGES_AT_ONCE)
     bounds = torch.searchsorted(indptr, targets).clamp(max=graph.num_nodes).tolist()
     kept, kept_part = [torch.empty(0, dtype=torch.int64)], [part[:0]]
     for low, high in zip([0, *bounds], [*bounds, graph.num_nodes], strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 from ..measure import tensor_bytes
 from .batch import Batch, Batches, Series
@@ -28,9 +29,8 @@ class Prefetched:
         if depth < 1:
             raise ValueError(f"depth={depth} must be at least 1; for no batches ahead, use the batches themselves")
         self.batches, self.depth = batches, depth
-        self.direct = 0
-        """Training batches that are still made in the caller's thread, where a recording of its allocations sees them
-        come and go; for who measures."""
+        self._direct = 0
+        self._around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._largest = 0
 
     def __len__(self) -> int:
@@ -50,7 +50,21 @@ class Prefetched:
     @property
     def waiting_bytes(self) -> int:
         """Most bytes of the training batches that wait: an upper bound from the largest one so far."""
-        return self.depth * self._largest
+        return self.most_waiting * self._largest
+
+    @property
+    def most_waiting(self) -> int:
+        """Training batches that wait while a step is taken, at most: none of another epoch."""
+        return min(self.depth, max(len(self) - 1, 0))
+
+    def record(self, count: int, around: Callable[[], AbstractContextManager[None]]) -> None:
+        """Make the next training batches in the caller's thread, where a recording of its allocations sees them.
+
+        Args:
+            count: of them.
+            around: entered while one is made.
+        """
+        self._direct, self._around = count, around
 
     def _training(self, source: Iterator[Batch]) -> Iterator[Batch]:
         for batch in self._direct_first(source):
@@ -58,11 +72,12 @@ class Prefetched:
             yield batch
 
     def _direct_first(self, source: Iterator[Batch]) -> Iterator[Batch]:
-        while self.direct:
-            batch = next(source, None)
+        while self._direct:
+            with self._around():
+                batch = next(source, None)
             if batch is None:
                 return
-            self.direct -= 1
+            self._direct -= 1
             yield batch
         yield from self._ahead(source)
 

@@ -215,14 +215,14 @@ class Store:
         y = _together([self._labels(number) for number in parts])
         x = _together([self._features(number, "x.npy") for number in parts])
         graph, edge_attr = self._graph(parts)
-        ids = np.concatenate([np.arange(self.starts[number], self.starts[number + 1]) for number in parts])
+        ids = [np.arange(self.starts[number], self.starts[number + 1]) for number in parts]
         return Batch(
             x=x,
             graph=graph,
             edge_attr=edge_attr,
             y=y,
             rows={name: (split == code).nonzero()[:, 0] for code, name in enumerate(SPLITS)},
-            ids=torch.from_numpy(ids) if with_ids else None,
+            ids=_together(ids) if with_ids else None,
         )
 
     def has_split(self, parts: Sequence[int], split: str) -> bool:

@@ -16,7 +16,7 @@ from ..run import Run
 from .predict import Prediction, predict
 from .rates import Rates, rates_of, step_work
 from .shape import GraphShape
-from .trial import step_size
+from .trial import step_size, steps_by_parts
 
 MOST_PARTS = 1024
 """That are tried."""
@@ -102,7 +102,7 @@ def steps_of(run: Run, shape: GraphShape) -> int:
     loader = run.loader
     if loader.kind == "khop":
         return -(-rows // (loader.batch_size or rows))
-    return 1 if loader.num_parts is None else -(-loader.num_parts // (loader.parts_per_batch or 1))
+    return 1 if loader.kind == "full" else steps_by_parts(loader, shape)
 
 
 def _candidates(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:

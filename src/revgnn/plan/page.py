@@ -15,7 +15,7 @@ from .fits import Suggestion, steps_of, what_fits
 from .predict import predict
 from .rates import rates_of, step_work
 from .shape import shape_of_config
-from .trial import step_size
+from .trial import KEPT, step_size
 
 FIRST = 10
 """Suggestions that are shown."""
@@ -41,7 +41,9 @@ def make_plan(
     seconds = step_work(run, shape, nodes, edges).seconds(rates)
     notes = [*shape.assumed]
     if device == "cuda":
-        notes.append("Bytes are of the kernels for the CPU: on CUDA an estimate.")
+        notes.append("Bytes are of the kernels for the CPU, batches made ahead included: on CUDA an estimate.")
+    if run.loader.kind == "clusters" and shape.kept is None:
+        notes.append(f"Clusters are taken to keep {KEPT:.0%} of the edges: how many they do, their graph decides.")
     if prediction.how == "fitted":
         notes.append("Memory is fitted: carried on from trials of the same program at smaller sizes and depths.")
     return {

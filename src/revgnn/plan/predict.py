@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..data import Dataset, LoaderConfig, Store
+from ..data import Batches, Dataset, LoaderConfig, Store
 from ..measure import Moment
 from ..models import ModelConfig
 from ..run import Run, make_model
 from .shape import GraphShape, made_up, shape_of_dataset
-from .trial import STEPS, Size, measure_trial, sizes_of_trials, step_size
+from .trial import STEPS, Size, kept_by, measure_trial, sizes_of_trials, step_size, steps_by_parts
 
 Floats = NDArray[np.float64]
 BYTES = 4
@@ -41,7 +41,8 @@ class Prediction:
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
-    """When the peak is: "batch", "first gradient", "gradient" or "update", as `rehearse` calls them."""
+    """When the peak is: "first batch" (of an epoch, while nothing else is done), or as `rehearse` calls it: "between
+    steps", "first gradient", "gradient", "update"."""
     how: str
     """"fitted", from smaller trials, or "measured", where the data set is no larger than a trial."""
     parameters: int
@@ -57,7 +58,7 @@ def predict(run: Run, shape: GraphShape) -> Prediction:
     Raises: ValueError: network and data do not go together.
     Cost: up to four small trainings of two steps, seconds in all; none for what was asked before.
     """
-    return _predict(replace(run, paper=None, loader=_drawn(run.loader, shape)), shape)
+    return _predict(*_in_memory(replace(run, paper=None), shape))
 
 
 @lru_cache(maxsize=256)
@@ -87,11 +88,14 @@ def _predict(run: Run, shape: GraphShape) -> Prediction:
     )
 
 
-def predicted(run: Run, dataset: Dataset | Store) -> dict[str, Any] | None:
+def predicted(run: Run, dataset: Dataset | Store, batches: Batches) -> dict[str, Any] | None:
     """Say what to expect of a run over data that are loaded, as reports keep it; ``None``: over a graph on disk."""
     if isinstance(dataset, Store):
         return None
-    found = predict(run, shape_of_dataset(dataset))
+    shape = shape_of_dataset(dataset)
+    if run.loader.kind == "clusters":
+        shape = replace(shape, kept=round(kept_by(batches, shape), 3))
+    found = predict(run, shape)
     return {"peak_bytes": found.peak, "how": found.how, "kinds": found.kinds}
 
 
@@ -141,12 +145,16 @@ def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: in
     return max(float(one + (two - one) / (high - low) * (layers - low)) for one, two in (beginning, end))
 
 
-def _drawn(loader: LoaderConfig, shape: GraphShape) -> LoaderConfig:
-    """Parts on disk as parts that are drawn: as many steps, of about as many nodes and edges."""
-    if loader.kind != "stored":
-        return loader
-    steps = -(-shape.parts // (loader.parts_per_batch or 1))
-    return LoaderConfig() if steps == 1 else LoaderConfig(kind="random", num_parts=steps, prefetch=loader.prefetch)
+def _in_memory(run: Run, shape: GraphShape) -> tuple[Run, GraphShape]:
+    """Parts on disk as clusters in memory, of as few steps as can be: of a graph on disk only batches are there."""
+    if run.loader.kind != "stored":
+        return run, shape
+    steps, prefetch = steps_by_parts(run.loader, shape), run.loader.prefetch
+    few = min(max(prefetch + 1, 2), steps)
+    _, edges = step_size(run, shape)
+    loader = LoaderConfig() if steps == 1 else LoaderConfig(kind="clusters", num_parts=few, prefetch=prefetch)
+    shape = replace(shape.scaled(few / steps), edges=few * edges, kept=1.0, parts=1)
+    return replace(run, loader=loader), shape
 
 
 MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}

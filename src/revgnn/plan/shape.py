@@ -21,6 +21,8 @@ from ..data.ogb import OGB, SIZES
 
 CLASSES = 40
 """Assumed of tables, whose footers do not tell."""
+READ_PARTS = 16
+"""Parts of a prepared graph whose blocks of edges are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,9 @@ class GraphShape:
     """Codes of each column of edge features; ``None``: numbers."""
     parts: int = 1
     """Parts of a prepared graph on disk."""
+    kept: float | None = None
+    """Share of the edges, loops apart, that batches of METIS clusters keep, or that a part on disk has within itself;
+    ``None``: not known."""
     assumed: tuple[str, ...] = ()
     """What the sizes do not tell and was assumed, a sentence each."""
 
@@ -209,7 +214,17 @@ def _from_manifest(folder: Path) -> GraphShape:
         train=store.split_sizes.get("train", 0),
         self_loops=store.self_loops,
         parts=store.num_parts,
+        kept=_within_parts(store),
     )
+
+
+def _within_parts(store: Store) -> float:
+    """Share of the edges with both ends in one part, by some of the parts."""
+    within = edges = 0
+    for number in range(0, store.num_parts, -(-store.num_parts // READ_PARTS)):
+        ptr = store.array(number, "block_ptr.npy")
+        within, edges = within + int(ptr[number + 1] - ptr[number]), edges + int(ptr[-1])
+    return round(within / max(edges, 1), 3)
 
 
 def _usual(table: pq.ParquetFile, name: str, other: set[str]) -> tuple[str, ...]:
@@ -235,16 +250,18 @@ def _columns(table: pq.ParquetFile, wanted: tuple[str, ...]) -> int:
 
 
 # ------------------------------------------------------------------ data of a shape
-def made_up(shape: GraphShape, seed: int = 0) -> Dataset:
+def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.0) -> Dataset:
     """Make a data set of a shape: random features, labels and edges, every edge in both directions.
 
     Args:
         shape: its counts are met exactly but for an odd edge.
         seed: of all that is random.
+        runs: node-level, equal runs of nodes, from the first to the last.
+        kept: share of the edges, loops apart, with both ends in one of these runs; as many in each.
     Cost: the whole data set in memory.
     """
     rng = np.random.default_rng(seed)
-    node_ptr, edge_ptr, edge_index = _edges(shape, rng)
+    node_ptr, edge_ptr, edge_index = _edges(shape, rng, runs, kept)
     edges = edge_index.shape[1]
     if shape.task == "multiclass":
         y = torch.from_numpy(np.arange(shape.rows) % shape.outputs)
@@ -282,14 +299,18 @@ def _features(rng: np.random.Generator, rows: int, columns: int, categories: tup
 
 
 def _edges(
-    shape: GraphShape, rng: np.random.Generator
+    shape: GraphShape, rng: np.random.Generator, runs: int, kept: float
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[Any, Any]]:
     if shape.level == "graph":
         return _small_graphs(shape, rng)
     loops = np.arange(shape.nodes) if shape.self_loops else np.empty(0, np.int64)
     pairs = max(shape.edges - len(loops), 0) // 2
-    a, b = rng.integers(0, shape.nodes, (2, pairs))
-    b = np.where(a == b, (b + 1) % shape.nodes, b)
+    ends = -(-np.arange(runs + 1) * shape.nodes // runs)
+    run = np.arange(pairs) % runs
+    # Of pairs that leave their run the other end lies in one of the others.
+    other = np.where(np.arange(pairs) < round(kept * pairs), run, (run + rng.integers(1, max(runs, 2), pairs)) % runs)
+    a, b = (ends[of] + (rng.random(pairs) * (ends[of + 1] - ends[of])).astype(np.int64) for of in (run, other))
+    b = np.where(a == b, ends[run] + (b + 1 - ends[run]) % (ends[run + 1] - ends[run]), b)
     return None, None, np.stack([np.concatenate([a, b, loops]), np.concatenate([b, a, loops])])
 
 

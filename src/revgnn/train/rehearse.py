@@ -18,9 +18,9 @@ from .optim import make_optimizer
 from .step import Stepper
 from .watched import Watched
 
-BATCH, FIRST, GRADIENT, UPDATE = "batch", "first gradient", "gradient", "update"
-"""Phases of a recording: a batch is made; the first gradient (forward and backward), which also makes what graphs
-derive and keep; those of later steps; the optimizer's update. Each grows in its own way with nodes and with layers."""
+BETWEEN, FIRST, GRADIENT, UPDATE = "between steps", "first gradient", "gradient", "update"
+"""Phases of a recording: a batch is made, where none is made ahead; the first gradient (forward, backward), which also
+makes what graphs derive and keep; those of later steps; the optimizer's update. Each grows in its own way."""
 
 
 def rehearse(
@@ -38,7 +38,7 @@ def rehearse(
 
     Args:
         model, batches, config, num_outputs: as `fit`; how many epochs are configured does not matter.
-        memory: records the steps, cut into `BATCH`, `FIRST`, `GRADIENT` and `UPDATE`; ``None``: nothing does.
+        memory: records the steps, cut into `BETWEEN`, `FIRST`, `GRADIENT` and `UPDATE`; ``None``: nothing does.
         epochs: that are begun.
         steps: of each, at most.
         clock: tells the seconds.
@@ -59,7 +59,7 @@ def rehearse(
                 model.begin_epoch(epoch)
             if memory is not None:
                 memory()
-            mark(BATCH)
+            mark(BETWEEN)
             shared = ranks.place.training(batches.train(epoch), accumulate=config.accumulate, done=0)
             for step, shares in enumerate(itertools.islice(shared, steps), start=1):
                 mark(GRADIENT if seconds else FIRST)
@@ -83,5 +83,5 @@ def _marks(memory: StepMemory | None, model: nn.Module, optimizer: Optimizer) ->
     optimizer.register_step_pre_hook(
         lambda *_: memory.phase(UPDATE, left=[one.grad for one in model.parameters() if one.grad is not None])
     )
-    optimizer.register_step_post_hook(lambda *_: memory.phase(BATCH))
+    optimizer.register_step_post_hook(lambda *_: memory.phase(BETWEEN))
     return memory.phase
