@@ -55,6 +55,7 @@ HELD = (
 DEEP = 100
 """Layers at which what depth adds shows beside what the graph takes."""
 ROOT = Path(__file__).resolve().parents[2]
+REAL_ROWS = ROOT / "benchmarks" / "results" / "plan_real.jsonl"
 ROWS, PAGE = ROOT / "benchmarks" / "results" / "plan.jsonl", ROOT / "docs" / "planner.md"
 
 
@@ -74,6 +75,15 @@ def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
     found = predict(run, shape)
     assert found.peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
     assert sum(found.kinds.values()) == pytest.approx(found.peak, rel=0.01)
+
+
+def test_every_real_run_is_within_a_tenth() -> None:
+    """The rows of the docs: `python -m benchmarks.plan --real` writes them."""
+    rows = {(row["recipe"], *row["changes"]): row for row in read_lines(REAL_ROWS)}
+    kinds = {("arxiv-text/revgcn", "train.labels.reuse=true")}
+    kinds |= {(f"arxiv-text/{name}",) for name in ("revgcn_112", "wt_resgcn", "deq_gcn")}
+    assert kinds <= set(rows)
+    assert {name: row["ratio"] for name, row in rows.items() if abs(row["ratio"] - 1.0) > BOUND} == {}
 
 
 def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> None:
@@ -152,6 +162,16 @@ def test_what_an_epoch_keeps_is_counted() -> None:
     in_runs = (data.edge_index // (PLANTED.nodes // 8)).diff(dim=0) == 0
     assert float(in_runs.float().mean()) == pytest.approx(0.7, abs=1e-4)
     assert step_size(_by_parts(halves, labels=False), PLANTED) == (12_000, 60_000)
+
+
+@pytest.mark.parametrize(("roots", "fanouts"), [(60, (5, 5)), (600, (10, 10)), (4000, (-1,)), (60, (2, 2, 2))])
+def test_the_size_of_sampled_neighbourhoods_is_bounded_closely(roots: int, fanouts: tuple[int, ...]) -> None:
+    """Too large, by a quarter at most: a node with few edges draws fewer, and some draws meet what was drawn before."""
+    loader = LoaderConfig(kind="khop", batch_size=roots, fanouts=fanouts)
+    nodes, edges = step_size(_by_parts(loader, labels=False), PLANTED)
+    graph = next(iter(make_batches(made_up(PLANTED), None, 0, loader).train(1))).graph
+    assert 0.99 <= nodes / graph.num_nodes <= 1.15
+    assert 0.99 <= edges / graph.num_edges <= 1.25
 
 
 @pytest.mark.parametrize("together", [1, 5])

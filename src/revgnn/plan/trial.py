@@ -111,7 +111,29 @@ def step_size(run: Run, shape: GraphShape) -> tuple[int, int]:
         loops = shape.nodes if shape.self_loops else 0
         kept = kept_share(loader, shape) * (shape.edges - loops)
         return max(shape.nodes // parts, 1), loops // parts + round(kept / parts)
+    if loader.kind == "khop":
+        return _reached(loader, shape)
     return shape.nodes, shape.edges
+
+
+def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
+    """Nodes that sampled neighbourhoods reach and edges between them, were degrees equal and ends random.
+
+    Real ones meet more often, and nodes with few edges draw fewer: the counts are rather too large.
+    """
+    roots = shape.train or round(0.6 * shape.rows)
+    degree = shape.edges / shape.nodes
+    drawn, newest = 0.0, min(loader.batch_size or roots, roots) / shape.nodes
+    reached = newest
+    for fanout in loader.fanouts or ():
+        draws = newest * (degree if fanout == -1 else min(fanout, degree))
+        drawn += draws / degree
+        newest = (1 - reached) * -math.expm1(-draws)
+        reached += newest
+    # Kept are edges that were drawn or whose reverse was, and of the others those with both ends among the nodes.
+    either = 1 - (1 - min(drawn, 1.0)) ** 2
+    kept = either + (1 - either) * reached**2
+    return max(round(reached * shape.nodes), 1), round(kept * shape.edges)
 
 
 def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
