@@ -52,6 +52,8 @@ HELD = (
     "ogbn-proteins/wt_revgnn_64",
 )
 """Recipes that a test has the time to measure again: every kind of data, of differentiation and of loader."""
+CLOSE = 0.02
+"""The same, of recipes that were off for a reason that is known and mended."""
 DEEP = 100
 """Layers at which what depth adds shows beside what the graph takes."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,11 +101,11 @@ def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> 
 @pytest.mark.usefixtures("small_trials")
 @pytest.mark.parametrize("name", ["ogbn-arxiv/revgcn_deep", "ogbn-proteins/resgnn_64"])
 def test_depth_far_beyond_the_trials_is_predicted(name: str) -> None:
-    """Of the second, a shallow trial is highest where a batch is made, which depth does not raise as it does a step."""
+    """A shallow trial of the second is highest where a batch is made, which depth does not raise as it does a step."""
     run = replace(find_recipe(name)(), paper=None)
     run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=32))
     shape = shape_of_config(run.dataset).scaled(0.02)
-    assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
+    assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
 
 
 @pytest.mark.parametrize("matched", [True, False])
@@ -114,6 +116,18 @@ def test_the_highest_moment_at_the_whole_size_need_not_be_that_of_the_trials(mat
         trials[1].append((1, 0))
     found = predict_module._at_whole_size(trials, [0.05, 0.1]).size.max()
     assert found == pytest.approx(520.0 if matched else 200.0)
+
+
+def test_the_highest_moment_at_the_whole_depth_need_not_be_that_of_the_trials() -> None:
+    """The head takes 100 + 2 L, each layer 60 + 8 L: the head is higher in both trials, the last layers later."""
+
+    def moments(layers: int) -> np.ndarray:
+        head, each, encoder = 5, 3, 7
+        stack = [(60 + 8 * layers, head + each * done) for done in range(1, layers + 1)]
+        return np.array([(20, 0), (100 + 2 * layers, head), *stack, (10, head + each * layers + encoder)], np.float64)
+
+    phases = [predict_module._Phase(*moments(layers).T) for layers in (2, 4)]
+    assert predict_module._at_depth(phases, [2, 4], 100) == pytest.approx(moments(100)[:, 0].max())
 
 
 @pytest.mark.usefixtures("small_trials")

@@ -10,7 +10,7 @@ trials need not have shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -133,16 +133,32 @@ def _at_whole_size(trials: Sequence[Sequence[Moment]], factors: Sequence[float])
 def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: int) -> float:
     """The highest moment at a depth, from a phase at two.
 
-    Depth adds least where no gradient is there yet, and most where all are; the moments of both ends are carried on
-    apart, each matched by the gradients that are there, or still to come.
+    A place in the program that both depths have is known by the gradients that are there (so many layers are done), or
+    by those still to come (so many are left); the highest moment at each place is carried on by itself.
     """
     if len(phases) == 1:
         return float(phases[0].size.max())
     low, high = (depth for depth in depths if depth is not None)
-    total = phases[0].gradients.max()
-    beginning = [phase.size[phase.gradients <= total / 2].max() for phase in phases]
-    end = [phase.size[phase.gradients.max() - phase.gradients <= max(total - 1, 0)].max() for phase in phases]
-    return max(float(one + (two - one) / (high - low) * (layers - low)) for one, two in (beginning, end))
+    there = [phase.gradients for phase in phases]
+    peaks = []
+    for gradients in (there, [one.max() - one for one in there]):
+        for places in _common(*gradients):
+            one, two = (phase.size[at].max() for phase, at in zip(phases, places, strict=True))
+            peaks.append(one + (two - one) / (high - low) * (layers - low))
+    return float(max(peaks))
+
+
+def _common(first: Floats, second: Floats) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """The moments of each place that two depths have in common, from the smallest gradients on.
+
+    Places after the first follow while both have as many moments there: then one is at what surrounds the stack, and
+    the other within it. At the first, all layers are still to come, or done, and deeper nets have more moments.
+    """
+    for count, values in enumerate(zip(np.unique(first), np.unique(second), strict=False)):
+        places = first == values[0], second == values[1]
+        if count and (values[0] != values[1] or places[0].sum() != places[1].sum()):
+            return
+        yield places
 
 
 def _in_memory(run: Run, shape: GraphShape) -> tuple[Run, GraphShape]:
