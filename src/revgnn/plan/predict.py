@@ -134,28 +134,38 @@ def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: in
     """The highest moment at a depth, from a phase at two.
 
     A place in the program that both depths have is known by the gradients that are there (so many layers are done), or
-    by those still to come (so many are left); the highest moment at each place is carried on by itself.
+    by those still to come (so many are left); the highest moment at each place is carried on by itself. Some gradients
+    of all layers come together at the end, and hide places: so the highest moments of the first half, and of all that
+    follows the first gradient, are carried on too. Each of these is at most what it will be, for a later place may be
+    higher at more layers; the highest of them is closest.
     """
     if len(phases) == 1:
         return float(phases[0].size.max())
     low, high = (depth for depth in depths if depth is not None)
     there = [phase.gradients for phase in phases]
+    to_come = [one.max() - one for one in there]
+    total = there[0].max()
+    matched = [
+        [one <= total / 2 for one in there],
+        [one <= max(total - 1, 0) for one in to_come],
+        *_common(*there),
+        *_common(*to_come),
+    ]
     peaks = []
-    for gradients in (there, [one.max() - one for one in there]):
-        for places in _common(*gradients):
-            one, two = (phase.size[at].max() for phase, at in zip(phases, places, strict=True))
-            peaks.append(one + (two - one) / (high - low) * (layers - low))
+    for places in matched:
+        one, two = (phase.size[at].max() for phase, at in zip(phases, places, strict=True))
+        peaks.append(one + (two - one) / (high - low) * (layers - low))
     return float(max(peaks))
 
 
-def _common(first: Floats, second: Floats) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def _common(first: Floats, second: Floats) -> Iterator[list[NDArray[np.bool_]]]:
     """The moments of each place that two depths have in common, from the smallest gradients on.
 
     Places after the first follow while both have as many moments there: then one is at what surrounds the stack, and
     the other within it. At the first, all layers are still to come, or done, and deeper nets have more moments.
     """
     for count, values in enumerate(zip(np.unique(first), np.unique(second), strict=False)):
-        places = first == values[0], second == values[1]
+        places = [first == values[0], second == values[1]]
         if count and (values[0] != values[1] or places[0].sum() != places[1].sum()):
             return
         yield places
