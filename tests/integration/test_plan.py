@@ -280,6 +280,18 @@ def test_parts_that_fit_measure_below_the_memory() -> None:
     assert measured_peak(in_parts, shape) < memory
 
 
+def test_of_a_graph_on_disk_fewer_parts_are_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_module, "WORK", 2**14)
+    whole = draw_whole(nodes=24_000, edges=240_000, num_parts=40, features=64, outputs=5)
+    folder = write_store(tmp_path / "graph", whole, num_parts=40)
+    run, shape = _by_parts(LoaderConfig(kind="stored", parts_per_batch=8), labels=False), shape_of_folder(folder)
+    memory = round(0.7 * predict(run, shape).peak)
+    ways = [one for one in what_fits(run, shape, memory, rates_of("cuda"))[1:] if one.same == "model"]
+    assert [one.settings for one in ways] == [("loader.parts_per_batch=4",)]
+    fewer = replace(run, loader=replace(run.loader, parts_per_batch=4))
+    assert training_memory(fewer, Store.open(folder)) < memory
+
+
 # ------------------------------------------------------------------ what is said
 def test_the_command_says_peak_time_and_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "digits/resgnn", "--memory", "12MB", "--json"]) == 0

@@ -114,7 +114,9 @@ def _candidates(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str,
         lean = _leanest(run)
         if model.backprop == "reversible" and model.memory_budget is None and model.num_layers <= BUDGET_LAYERS:
             yield from _budget(run, shape, memory)
-    if shape.level == "node":
+    if run.loader.kind == "stored":
+        yield from _fewer_parts(run, shape, memory)
+    elif shape.level == "node":
         yield from _parts(run, lean, shape, memory)
     elif run.batch_size is None or run.batch_size > 1:
         half = max((run.batch_size or shape.graphs) // 4, 1)
@@ -171,6 +173,17 @@ def _parts(run: Run, lean: Run, shape: GraphShape, memory: int) -> Iterator[tupl
                 break
             # Memory falls about as the parts rise, edges faster.
             parts = max(2 * parts, int(parts * over**0.9))
+
+
+def _fewer_parts(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:
+    """Half of the parts from disk in a step, over and over: drawn parts would need the whole graph in memory."""
+    parts = run.loader.parts_per_batch or 1
+    while parts > 1:
+        parts //= 2
+        fewer = replace(run, loader=replace(run.loader, parts_per_batch=parts))
+        if MARGIN * predict(fewer, shape).peak <= memory:
+            yield f"{parts} part{'s' if parts > 1 else ''} in a step", (f"loader.parts_per_batch={parts}",), "model"
+            break
 
 
 def _mode(run: Run, start: Run) -> Changes:
