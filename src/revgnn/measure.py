@@ -8,9 +8,11 @@ same quantity. Storages are counted whole and once, however many views share the
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -297,6 +299,22 @@ def _record(device: torch.device) -> Iterator[_Record]:
 
 
 _recording = False
+_MAPPED, _USUALLY_MAPPED = 2**18, 2**25
+"""Bytes from which a block is mapped by itself while something is recorded; and otherwise, as far as glibc goes too."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def _map_blocks_from(size: int) -> None:
+    """Have glibc map blocks of at least so many bytes by themselves; another allocator, or one that was set, is let be.
+
+    The profiler's notes come to lie between a step's blocks, which then cannot be used again for the next ones: a step
+    of 112 layers with 83 MiB of tensors took 3.2 GB of the process, and 0.9 GB where its blocks are mapped.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+        mallopt(_M_MMAP_THRESHOLD, size)
+        # Setting the one stops glibc from moving the other, which would stay at 128 KiB.
+        mallopt(_M_TRIM_THRESHOLD, 2 * _USUALLY_MAPPED)
 
 
 class _CPUTrace:
@@ -312,6 +330,7 @@ class _CPUTrace:
             # A second profile inside the first would end the process with a segmentation fault.
             raise RuntimeError("memory is being recorded already; measure one thing at a time")
         _recording = True
+        _map_blocks_from(_MAPPED)
         self._alive = dict(alive or {})
         # Kineto writes two lines to standard error per recording unless told not to before its first.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -329,6 +348,7 @@ class _CPUTrace:
         global _recording
         self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         _recording = False
+        _map_blocks_from(_USUALLY_MAPPED)
         changes = []
         for _, address, size in sorted(self._events()):
             if size >= 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from typing import Any
 
@@ -287,3 +289,28 @@ def test_cuda_counts_by_its_allocator() -> None:
     meter()
     together()
     assert meter() >= 2 * 2**22
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``; the fourth field counts the blocks that are mapped by themselves."""
+
+    _fields_ = tuple((f"field_{place}", ctypes.c_size_t) for place in range(10))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+@pytest.mark.skipif(any(name.startswith("MALLOC_") for name in os.environ), reason="the allocator was set from outside")
+def test_blocks_are_mapped_by_themselves_while_something_is_recorded_and_not_after() -> None:
+    """Between the profiler's notes they could not be used again; see `_map_blocks_from`."""
+    about = ctypes.CDLL(None).mallinfo2
+    about.restype = _MallInfo
+    found = []
+
+    def allocate() -> None:
+        before = about().field_3
+        block = torch.empty(2**20, dtype=torch.uint8)
+        found.append(about().field_3 - before)
+        del block
+
+    peak_memory(allocate)
+    allocate()
+    assert found == [1, 0]
