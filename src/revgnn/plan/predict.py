@@ -41,8 +41,8 @@ class Prediction:
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
-    """When the peak is: "first batch" (of an epoch, while nothing else is done), or as `rehearse` calls it: "between
-    steps", "first gradient", "gradient", "update"."""
+    """When the peak is: "first batch" (of an epoch, while nothing else is done), or as `rehearse` calls it: "making of
+    a batch" (where none is made ahead), "first gradient", "gradient", "update"."""
     how: str
     """"fitted", from smaller trials, or "measured", where the data set is no larger than a trial."""
     parameters: int

@@ -18,7 +18,7 @@ from .optim import make_optimizer
 from .step import Stepper
 from .watched import Watched
 
-BETWEEN, FIRST, GRADIENT, UPDATE = "between steps", "first gradient", "gradient", "update"
+BETWEEN, FIRST, GRADIENT, UPDATE = "making of a batch", "first gradient", "gradient", "update"
 """Phases of a recording: a batch is made, where none is made ahead; the first gradient (forward, backward), which also
 makes what graphs derive and keep; those of later steps; the optimizer's update. Each grows in its own way."""
 
