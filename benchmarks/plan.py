@@ -3,8 +3,10 @@
     python -m benchmarks.plan --write benchmarks/results/plan.jsonl
 
 A data set of the recipe's shape is made up at so many times the size of the larger trial (at most the whole one), the
-net is as deep as it is, and training steps are measured: the memory of some, then the time
-of others. Times are of the process on the CPU, so that other programs disturb them less; take one thread.
+net is as deep as the recipe's, and training steps are measured: the memory of some, then the time of others. Times are
+of the process on the CPU, so that other programs disturb them less; take one thread.
+
+With ``--real`` steps are measured on the recipe's own data, beside what is predicted with them and without.
 """
 
 from __future__ import annotations

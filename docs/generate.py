@@ -13,7 +13,6 @@ import argparse
 import ast
 import json
 import re
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -416,17 +415,9 @@ def _scale_points() -> Iterator[tuple[str, str, float, float]]:
     for _, row in sorted(_newest("prepare", "num_edges").items()):
         of = f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges, prepared"
         yield "disk", of, prepared_scale(row).disk_bytes, row["graph_bytes"]
-    rows = _out_of_core_rows()
-    for row in rows:
+    for row in _out_of_core_rows():
         of = f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges, written part by part"
         yield "disk", of, measured_scale(row).disk_bytes, row["disk_bytes"]
-    for row in rows:
-        # What one point gave for the streams of a step foretells the others.
-        others = [streams(other) for other in rows if other is not row]
-        if others:
-            held = statistics.median(others)
-            of = f"{row['batch_nodes']:,} nodes, {row['hidden']} channels, with {held:.1f} tensors of n x D floats"
-            yield "a step's memory", of, measured_scale(row).step_bytes(held), row["step_peak_bytes"]
     for row in _newest("ranks", "ranks", "parallel", "segments").values():
         if row["parallel"] == "ddp" and row["ranks"] > 1:
             of = f"{row['ranks']} ranks, {row['parameters']:,} parameters, {row['segments']} segment(s)"
