@@ -7,7 +7,7 @@ knows it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -194,12 +194,16 @@ def training_memory(run: Run, dataset: Dataset | Store) -> int:
             a fixed point that is unrolled at first, solved ones too.
         dataset: the data of the run.
     """
-    ways = [run]
+    return max(max(moments)[0] for way in ways_of(run) for moments in training_moments(way, dataset).values())
+
+
+def ways_of(run: Run) -> Iterator[Run]:
+    """A run and, where its first epochs unroll a fixed point, the same run that solves it from the first on."""
+    yield run
     if _unrolled_epochs(run):
         assert isinstance(run.model, ModelConfig), "a peer has no fixed point"
         solved = replace(run.model.equilibrium, pretrain_epochs=0)
-        ways.append(replace(run, model=replace(run.model, equilibrium=solved)))
-    return max(max(moments)[0] for way in ways for moments in training_moments(way, dataset).values())
+        yield replace(run, model=replace(run.model, equilibrium=solved))
 
 
 def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Moment]]:

@@ -18,7 +18,7 @@ from ..data import Batches, Dataset, LoaderConfig, induced, make_batches
 from ..data.partition import RandomPartition
 from ..measure import Moment
 from ..models import ModelConfig
-from ..run import Run, make_model, training_moments
+from ..run import Run, make_model, training_moments, ways_of
 from ..stack import tail
 from ..stack.budget import parse_bytes
 from ..stack.implicit import ConvergenceWarning
@@ -166,19 +166,13 @@ def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
 
 
 def _ways(run: Run) -> Iterator[Run]:
-    """A run, and where its first epochs take another way than its later ones, each of the two.
-
-    A fixed point is given all its iterations: how many it will need, sizes do not tell.
-    """
-    if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
-        yield run
-        return
-    options = run.model.equilibrium
-    yield replace(
-        run, model=replace(run.model, equilibrium=replace(options, pretrain_epochs=0, tol=1e-12, backward_tol=1e-12))
-    )
-    if options.pretrain_epochs:
-        yield run
+    """The ways that a run's steps take; a fixed point is given all its iterations: sizes do not tell what it needs."""
+    for way in ways_of(run):
+        if not isinstance(way.model, ModelConfig) or way.model.backprop != "implicit":
+            yield way
+            continue
+        unsolved = replace(way.model.equilibrium, tol=1e-12, backward_tol=1e-12)
+        yield replace(way, model=replace(way.model, equilibrium=unsolved))
 
 
 @contextmanager
