@@ -114,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], help="change the recipe, with --real; repeatable")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
     options = parser.parse_args(arguments)
+    if options.set and not options.real:
+        parser.error("--set changes what is measured with --real; without it every recipe is measured as it is")
     for name in options.recipe or all_recipes():
         if options.real:
             row = measure_real(name, options.set, options.data_root)

@@ -63,6 +63,30 @@ def test_a_tracker_hears_the_configuration_and_every_epoch(tmp_path: Path, fake:
         assert values["valid/accuracy"] == row["scores"]["valid"]["metric"]
 
 
+def test_a_tracker_that_cannot_start_is_an_error_with_its_own_words(
+    tmp_path: Path, fake: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Fake, "start", lambda self: _fail("no server\n  at localhost"), raising=False)
+    assert main(["train", "digits/revgnn", "--out", str(tmp_path / "run"), "--track", "fake", *SHORT]) == 2
+    assert "error: --track fake could not start: no server at localhost; mend" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "curve.jsonl").exists()
+
+
+def test_a_run_goes_on_without_a_tracker_that_fails(
+    tmp_path: Path, fake: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Fake, "log", lambda self, values, step=None: _fail("the server is gone") if step == 2 else None)
+    assert main(["train", "digits/revgnn", "--out", str(tmp_path / "run"), "--track", "fake", *SHORT]) == 0
+    told = capsys.readouterr().err
+    assert told.count("--track fake failed at epoch 2 and is told no more") == 1
+    assert "the server is gone" in told
+    assert [row["epoch"] for row in read_curve(tmp_path / "run" / "curve.jsonl")] == [1, 2, 3]
+
+
+def _fail(words: str) -> None:
+    raise RuntimeError(words)
+
+
 def test_what_cannot_track_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 from .curve import Row
 from .progress import Progress
 
+_LOG = logging.getLogger(__name__)
 TRACK_FOLDER = "track"
 _PACKAGES = {"comet_ml": "comet-ml"}
 
@@ -40,6 +42,9 @@ class Tracking:
     Logged for each epoch: ``loss``, ``lr``, ``seconds``, ``memory`` (bytes), ``<split>/<metric>`` and
     ``<split>/loss``, and what the model shows of itself. Files of trackers lie in the run folder's ``track``.
 
+    A tracker that cannot start ends the run before its first step. One that fails later is told no more, which is said
+    once: a run of weeks does not end with a server that it only reports to, and ``curve.jsonl`` has every figure.
+
     Args:
         inner: told as well.
         names: of trackers, as Accelerate calls them; each once.
@@ -63,10 +68,13 @@ class Tracking:
         self._metric = "metric"
 
     def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
-        """Open the trackers."""
+        """Open the trackers.
+
+        Raises: OSError: one that cannot start, and why.
+        """
         self._metric = metric
         if PartialState().is_main_process:
-            self._trackers = [self._opened(LOGGER_TYPE_TO_CLASS[name]) for name in self._names]
+            self._trackers = [self._opened(name) for name in self._names]
         self._inner.begin(epochs=epochs, steps=steps, done=done, metric=metric)
 
     def step(self, *, epoch: int, step: int, loss: float) -> None:
@@ -82,24 +90,44 @@ class Tracking:
             named = {f"{split}/{self._metric}": score["metric"], f"{split}/loss": score["loss"]}
             values |= {name: value for name, value in named.items() if value is not None}
         values |= row["observed"]
-        for tracker in self._trackers:
-            tracker.log(values, step=row["epoch"])
+        for tracker in tuple(self._trackers):
+            try:
+                tracker.log(values, step=row["epoch"])
+            except Exception as fault:  # noqa: BLE001 - a package of others raises what it likes
+                self._trackers.remove(tracker)
+                _LOG.warning(
+                    "--track %s failed at epoch %d and is told no more; curve.jsonl keeps every epoch: %s",
+                    tracker.name, row["epoch"], _told(fault),
+                )  # fmt: skip
         self._inner.epoch(row)
 
     def end(self) -> None:
         """Close the trackers."""
         for tracker in self._trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as fault:  # noqa: BLE001 - a package of others raises what it likes
+                _LOG.warning("--track %s could not be closed: %s", tracker.name, _told(fault))
         self._trackers = []
         self._inner.end()
 
-    def _opened(self, kind: Any) -> GeneralTracker:
+    def _opened(self, name: str) -> GeneralTracker:
+        kind: Any = LOGGER_TYPE_TO_CLASS[name]
+        where: list[Path] = []
         if kind.requires_logging_directory:
-            folder = self._out / TRACK_FOLDER
-            folder.mkdir(parents=True, exist_ok=True)
-            tracker: GeneralTracker = kind(self._run, folder)
-        else:
-            tracker = kind(self._run)
-        tracker.start()
-        tracker.store_init_configuration(self._settings)
+            where = [self._out / TRACK_FOLDER]
+            where[0].mkdir(parents=True, exist_ok=True)
+        try:
+            tracker: GeneralTracker = kind(self._run, *where)
+            tracker.start()
+            tracker.store_init_configuration(self._settings)
+        except Exception as fault:
+            raise OSError(
+                f"--track {name} could not start: {_told(fault)}; mend its own settings, or leave --track {name} out"
+            ) from fault
         return tracker
+
+
+def _told(fault: Exception) -> str:
+    """A tracker's own words, as one line."""
+    return " ".join(str(fault).split()) or type(fault).__name__
