@@ -13,6 +13,7 @@ import argparse
 import ast
 import json
 import re
+import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -200,6 +201,28 @@ def _planned_real() -> str:
             f"{row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _planned_full() -> str:
+    """Predicted peaks beside those of a step of the data set's whole size, of the memory column."""
+    lines = [
+        "| recipe | nodes in the step | edges | parameters | measured | predicted | ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in _newest("memory", "recipe").values():
+        if row["how"] == "measured":
+            cells = [
+                f"`{row['recipe']}`",
+                f"{row['step_nodes']:,}",
+                f"{row['step_edges']:,}",
+                f"{row['parameters']:,}",
+                memory(row["peak_bytes"]),
+                memory(row["predicted_bytes"]),
+                f"{row['predicted_bytes'] / row['peak_bytes']:.3f}",
+                row["commit"][:8],
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -415,9 +438,16 @@ def _scale_points() -> Iterator[tuple[str, str, float, float]]:
     for _, row in sorted(_newest("prepare", "num_edges").items()):
         of = f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges, prepared"
         yield "disk", of, prepared_scale(row).disk_bytes, row["graph_bytes"]
-    for row in _out_of_core_rows():
+    rows = _out_of_core_rows()
+    for row in rows:
         of = f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges, written part by part"
         yield "disk", of, measured_scale(row).disk_bytes, row["disk_bytes"]
+    for row in rows:
+        # What the other points gave for the tensors of a step foretells this one.
+        held = statistics.median(streams(other) for other in rows if other is not row)
+        net = f"{row['layers']} layers, {row['hidden']} channels"
+        of = f"{row['batch_nodes']:,} nodes, {net}, {held:.1f} tensors of n x D floats"
+        yield "memory of a step", of, measured_scale(row).step_bytes(held), row["step_peak_bytes"]
     for row in _newest("ranks", "ranks", "parallel", "segments").values():
         if row["parallel"] == "ddp" and row["ranks"] > 1:
             of = f"{row['ranks']} ranks, {row['parameters']:,} parameters, {row['segments']} segment(s)"
@@ -482,6 +512,7 @@ BLOCKS = {
     "billion": _billion,
     "scale-check": _scale_check,
     "planned": _planned,
+    "planned-full": _planned_full,
     "planned-real": _planned_real,
     "ranks": _ranks,
     "planned-summary": _planned_summary,

@@ -211,7 +211,9 @@ body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem aut
 h1 {{ font-size: 1.4rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #dde3ea; padding: .35rem .6rem; text-align: right; white-space: nowrap; }}
+th, td {{ border-bottom: 1px solid #dde3ea; padding: .35rem .6rem; text-align: right; }}
+th {{ vertical-align: bottom; }}
+td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 img {{ max-width: 100%; height: auto; }}
 </style>

@@ -57,8 +57,8 @@ CLOSE = 0.02
 DEEP = 100
 """Layers at which what depth adds shows beside what the graph takes."""
 ROOT = Path(__file__).resolve().parents[2]
-REAL_ROWS = ROOT / "benchmarks" / "results" / "plan_real.jsonl"
-ROWS, PAGE = ROOT / "benchmarks" / "results" / "plan.jsonl", ROOT / "docs" / "planner.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "planner.md"
+ROWS, REAL_ROWS, FULL_ROWS = RESULTS / "plan.jsonl", RESULTS / "plan_real.jsonl", RESULTS / "memory.jsonl"
 
 
 @pytest.fixture
@@ -88,6 +88,17 @@ def test_every_real_run_is_within_a_tenth() -> None:
     assert {name: row["ratio"] for name, row in rows.items() if abs(row["ratio"] - 1.0) > BOUND} == {}
 
 
+def test_every_step_of_a_whole_data_set_is_within_a_tenth() -> None:
+    """The rows of the docs: ``revgnn bench memory`` writes them."""
+    newest = {row["recipe"]: row for row in read_lines(FULL_ROWS)}
+    measured = {name: row for name, row in newest.items() if row["how"] == "measured"}
+    assert {"ogbn-arxiv/revgcn_deep", "ogbn-arxiv/resgcn", "ogbn-proteins/revgnn_64", "ogbn-proteins/resgnn_64"} <= set(
+        measured
+    )
+    ratios = {name: row["predicted_bytes"] / row["peak_bytes"] for name, row in measured.items()}
+    assert {name: ratio for name, ratio in ratios.items() if abs(ratio - 1.0) > BOUND} == {}
+
+
 def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> None:
     """The rows of the docs: `python -m benchmarks.plan` writes them."""
     newest = {row["recipe"]: row for row in read_lines(ROWS)}
@@ -106,6 +117,23 @@ def test_depth_far_beyond_the_trials_is_predicted(name: str) -> None:
     run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=32))
     shape = shape_of_config(run.dataset).scaled(0.02)
     assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_trials")
+def test_gradients_of_shared_weights_are_not_carried_along_depth() -> None:
+    """Only the second layer of a weight adds to a gradient that is there: its sum is as large in any deeper net."""
+    run = replace(find_recipe("ogbn-proteins/wt_revgnn_224")(), paper=None)
+    run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=128))
+    shape = shape_of_config(run.dataset).scaled(0.02)
+    assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
+
+
+def test_small_tensors_need_not_be_the_same_in_both_trials() -> None:
+    """As where torch reduces into a number for each thread, from some size on; the first moment is the higher later."""
+    trials = [[(1e4, 0), (1e4 + 50 * n, 0), (2e5, 0), (1e3, 0)] for n in (1e3, 2e3)]
+    trials[1][1:1] = [(1e4 + 16, 0), (1e4, 0)]
+    assert predict_module._at_whole_size(trials, [0.05, 0.1]).size.max() == pytest.approx(1e4 + 50 * 2e4)
 
 
 @pytest.mark.parametrize("matched", [True, False])

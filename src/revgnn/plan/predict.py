@@ -30,6 +30,8 @@ from .trial import STEPS, Size, kept_by, measure_trial, sizes_of_trials, step_si
 Floats = NDArray[np.float64]
 BYTES = 4
 """Of a float32."""
+SMALL = 1024
+"""Bytes below which an allocation need not be the same in two trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +125,24 @@ def _at_whole_size(trials: Sequence[Sequence[Moment]], factors: Sequence[float])
     if not others:
         return _Phase(*first)
     (second,) = others
-    if first.shape != second.shape or not np.array_equal(np.diff(first[0]) > 0, np.diff(second[0]) > 0):
+    if not _alike(first, second):
+        # Torch gives every thread a number to reduce into where a tensor has more than so many.
+        first, second = _without_small(first), _without_small(second)
+    if not _alike(first, second):
         # The program took another way at another size: only the peaks can be compared.
         first, second = (np.array([[moments[0].max()], [0.0]]) for moments in (first, second))
     grown = (second[0] - first[0]) / (factors[1] - factors[0])
     return _Phase(first[0] + grown * (1.0 - factors[0]), second[1])
+
+
+def _alike(first: Floats, second: Floats) -> bool:
+    """Whether moments follow upon each other by the same steps up and down."""
+    return first.shape == second.shape and np.array_equal(np.diff(first[0]) > 0, np.diff(second[0]) > 0)
+
+
+def _without_small(moments: Floats) -> Floats:
+    """The moments that more than a few numbers lead to."""
+    return moments[:, np.abs(np.diff(moments[0], prepend=np.inf)) >= SMALL]
 
 
 def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: int) -> float:

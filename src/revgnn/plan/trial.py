@@ -220,7 +220,9 @@ def _depths(run: Run) -> list[int | None]:
     step = max(2, stack["num_distinct"])
     if model.segments is not None:
         step = max(step, 32 if model.segments == "auto" else model.segments)
-    return [None] if stack["num_layers"] <= 2 * step else [outside + step, outside + 2 * step]
+    # Layers that share weights: only from the second on is a gradient added to what is there.
+    least = 2 * step if model.weight_tied else step
+    return [None] if stack["num_layers"] <= least + step else [outside + least, outside + least + step]
 
 
 def _with_layers(run: Run, layers: int | None) -> Run:
