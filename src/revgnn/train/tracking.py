@@ -113,12 +113,11 @@ class Tracking:
 
     def _opened(self, name: str) -> GeneralTracker:
         kind: Any = LOGGER_TYPE_TO_CLASS[name]
-        where: list[Path] = []
+        folder = self._out / TRACK_FOLDER
         if kind.requires_logging_directory:
-            where = [self._out / TRACK_FOLDER]
-            where[0].mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         try:
-            tracker: GeneralTracker = kind(self._run, *where)
+            tracker: GeneralTracker = kind(self._run, folder) if kind.requires_logging_directory else kind(self._run)
             tracker.start()
             tracker.store_init_configuration(self._settings)
         except Exception as fault:
