@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import nn
 
 from .nn.block import Block, EquilibriumBlock
-from .nn.convs import CONVS, GATConv, GATOptions, GENOptions
+from .nn.convs import CONVS, GATConv, GATOptions, GENOptions, SAGEOptions
 from .nn.encoders import CategoricalEncoder, SpeciesEncoder
 from .nn.gnn import GNN
 from .nn.heads import GATHead, GraphHead, NodeHead
@@ -107,6 +107,8 @@ class ModelConfig:
     """Whether edge features pass one shared linear map to D before each conv's own; False hands them over raw."""
     species: int = 0
     """How many of the last input columns are a one-hot species with a linear map of its own (ogbn-proteins: 8)."""
+    sage: SAGEOptions = field(default_factory=SAGEOptions)
+    """Options of conv='sage'."""
     gen: GENOptions = field(default_factory=GENOptions)
     """Options of conv='gen'."""
     gat: GATOptions = field(default_factory=GATOptions)
@@ -223,8 +225,8 @@ def _conv(config: ModelConfig, in_channels: int, out_channels: int, edge_channel
     options: dict[str, Any] = {}
     if config.conv == "gen":
         options = {"edge_channels": edge_channels, "options": config.gen}
-    elif config.conv == "gat":
-        options = {"options": config.gat}
+    elif config.conv != "gcn":
+        options = {"options": getattr(config, config.conv)}
     return CONVS[config.conv](in_channels, out_channels, **options)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from revgnn.graph import Graph
 from revgnn.nn import CONVS, GATConv, GCNConv, GENConv, SAGEConv
-from revgnn.nn.convs import EdgeMap, GATOptions, GENOptions
+from revgnn.nn.convs import EdgeMap, GATOptions, GENOptions, SAGEOptions
 
 N, D, O, K = 21, 6, 8, 3
 
@@ -62,7 +62,7 @@ def test_gcn_with_edge_weights_is_pygs(x: Tensor, edge_index: Tensor) -> None:
 
 @pytest.mark.parametrize("aggr", ["mean", "sum", "max"])
 def test_sage_is_pygs(x: Tensor, edge_index: Tensor, aggr: Any) -> None:
-    ours, theirs = SAGEConv(D, O, aggr=aggr).double(), pyg.SAGEConv(D, O, aggr=aggr).double()
+    ours, theirs = SAGEConv(D, O, options=SAGEOptions(aggr=aggr)).double(), pyg.SAGEConv(D, O, aggr=aggr).double()
     theirs.load_state_dict(ours.state_dict())
     xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
     parameters = ("lin_l.weight", "lin_l.bias", "lin_r.weight")
@@ -72,6 +72,21 @@ def test_sage_is_pygs(x: Tensor, edge_index: Tensor, aggr: Any) -> None:
         [xa, *(ours.get_parameter(name) for name in parameters)],
         [xb, *(theirs.get_parameter(name) for name in parameters)],
     )
+
+
+@pytest.mark.parametrize("init", ["linear", "glorot"])
+def test_sage_starts_as_its_option_says(init: Any) -> None:
+    torch.manual_seed(3)
+    conv = SAGEConv(400, 200, options=SAGEOptions(init=init))
+    variance = 1 / (3 * 400) if init == "linear" else 2 / (400 + 200)
+    for weight in (conv.lin_l.weight, conv.lin_r.weight):
+        assert float(weight.detach().var()) == pytest.approx(variance, rel=0.02)
+    assert bool((conv.lin_l.bias == 0).all()) == (init == "glorot")
+    before = [parameter.clone() for parameter in conv.parameters()]
+    torch.manual_seed(4)
+    conv.reset_parameters()
+    again = dict(zip(before, conv.parameters(), strict=True))
+    assert not any(torch.equal(old, new) for old, new in again.items() if old.dim() == 2)
 
 
 @pytest.mark.parametrize("aggr", ["softmax", "mean", "sum", "max", "power"])

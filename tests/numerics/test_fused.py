@@ -13,7 +13,7 @@ from revgnn.graph import Graph
 from revgnn.measure import peak_memory
 from revgnn.models import ModelConfig, build_model
 from revgnn.nn.block import Block
-from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv
+from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv, SAGEOptions
 from revgnn.nn.norms import NormActDrop
 from revgnn.ops import draw_mask, native, triton, using
 from revgnn.stack import Stack, Tail, WorkSpace, check_inverse, rebuilding, split
@@ -28,7 +28,7 @@ pytestmark = [
 CONVS: dict[str, Any] = {
     "gcn": GCNConv,
     "sage mean": SAGEConv,
-    "sage sum": lambda a, b: SAGEConv(a, b, aggr="sum"),
+    "sage sum": lambda a, b: SAGEConv(a, b, options=SAGEOptions(aggr="sum")),
     "gen": lambda a, b: GENConv(a, b, options=GENOptions(learn_t=True, mlp_layers=1)),
     "gen sg": lambda a, b: GENConv(a, b, options=GENOptions(aggr="softmax_sg", t=0.7, mlp_layers=1)),
     "gat": lambda a, b: GATConv(a, b, options=GATOptions(heads=1, norm_adj=False, attn_dst=True)),
@@ -159,7 +159,7 @@ def test_what_does_not_fuse_goes_by_autograd() -> None:
     block.conv.lin = nn.utils.parametrizations.weight_norm(block.conv.lin)
     assert not block.fuses(x, graph)
     for conv in (
-        SAGEConv(16, 16, aggr="max"),
+        SAGEConv(16, 16, options=SAGEOptions(aggr="max")),
         GENConv(16, 16),
         GENConv(16, 16, options=GENOptions(aggr="power", mlp_layers=1)),
         GENConv(16, 16, options=GENOptions(msg_norm=True, mlp_layers=1)),

@@ -11,7 +11,7 @@ from torch import nn
 
 from revgnn.graph import Graph
 from revgnn.models import EquilibriumOptions, ModelConfig, build_model
-from revgnn.nn.convs import GATOptions, GENOptions
+from revgnn.nn.convs import GATOptions, GENOptions, SAGEConv, SAGEOptions
 from revgnn.stack.equilibrium import Equilibrium
 
 RES: dict[str, Any] = {"coupling": "residual", "backprop": "store"}
@@ -193,6 +193,13 @@ def test_an_unrolled_network_of_the_same_block_gives_the_implicit_gradient() -> 
         model(x, edge_index, seed=3).pow(2).sum().backward()
         grads.append(nn.utils.parameters_to_vector([p.grad for p in model.parameters()]))
     assert (grads[0] - grads[1]).norm() < 1e-8 * grads[0].norm()
+
+
+def test_options_of_sage_reach_every_layer() -> None:
+    options = SAGEOptions(aggr="max", init="glorot", bias=False)
+    model = build_model(small(sage=options), in_channels=5, out_channels=3)
+    convs = [module for module in model.modules() if isinstance(module, SAGEConv)]
+    assert len(convs) == 4 * 2 and all(conv.options == options and conv.lin_l.bias is None for conv in convs)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from .contract import Conv, EdgeMap, FusedConv
 from .gat import GATConv, GATOptions
 from .gcn import GCNConv
 from .gen import GENConv, GENOptions
-from .sage import SAGEConv
+from .sage import SAGEConv, SAGEOptions
 
 __all__ = [
     "CONVS",
@@ -25,6 +25,7 @@ __all__ = [
     "GENConv",
     "GENOptions",
     "SAGEConv",
+    "SAGEOptions",
 ]
 
 CONVS: dict[str, type[nn.Module]] = {"gcn": GCNConv, "sage": SAGEConv, "gen": GENConv, "gat": GATConv}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor, nn
+from torch.nn.init import xavier_uniform_, zeros_
 
 from ... import ops
 from ...graph import Graph
@@ -11,24 +15,47 @@ from ...stack import WorkSpace
 from .contract import EdgeMap, Gradients, border, empty_grads, is_plain, refuse_edge_attr
 
 
+@dataclass(frozen=True, kw_only=True)
+class SAGEOptions:
+    """What `SAGEConv` can be told beyond its widths."""
+
+    aggr: ops.Reduce = "mean"
+    """How neighbours are joined: "mean", "sum" or "max"."""
+    init: Literal["linear", "glorot"] = "linear"
+    """Weights at the start: "linear", as `torch.nn.Linear` and PyG draw them, of standard deviation (3 in)^-1/2; or
+    "glorot", as `GCNConv` draws its own, sqrt(3) larger where in equals out, with zero bias."""
+    bias: bool = True
+    """Whether to add b."""
+
+
 class SAGEConv(nn.Module):
     """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
 
     Args:
         in_channels, out_channels: widths.
-        aggr: ``mean``, ``sum`` or ``max``.
-        bias: whether to add b.
+        options: the rest, see `SAGEOptions`.
     Cost: one aggregation of width in.
     Source: Hamilton et al. 2017.
     """
 
     takes_edge_attr = False
 
-    def __init__(self, in_channels: int, out_channels: int, *, aggr: ops.Reduce = "mean", bias: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, options: SAGEOptions = SAGEOptions()) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.aggr = in_channels, out_channels, aggr
-        self.lin_l = nn.Linear(in_channels, out_channels, bias=bias)
+        self.in_channels, self.out_channels, self.options = in_channels, out_channels, options
+        self.lin_l = nn.Linear(in_channels, out_channels, bias=options.bias)
         self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
+        if options.init == "glorot":
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every weight anew, as ``options.init`` says."""
+        for lin in (self.lin_l, self.lin_r):
+            lin.reset_parameters()
+            if self.options.init == "glorot":
+                xavier_uniform_(lin.weight)
+                if lin.bias is not None:
+                    zeros_(lin.bias)
 
     def forward(
         self,
@@ -42,12 +69,12 @@ class SAGEConv(nn.Module):
         """[N, in] -> [N, out]."""
         graph, edge_attr = border(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.aggr)) + self.lin_r(x)
+        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.options.aggr)) + self.lin_r(x)
         return out
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """For sums and means; a maximum's positions belong to autograd."""
-        return self.aggr != "max" and is_plain(self.lin_l, h) and is_plain(self.lin_r, h)
+        return self.options.aggr != "max" and is_plain(self.lin_l, h) and is_plain(self.lin_r, h)
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Aggregate into a buffer, and map that and the root into ``to``."""
@@ -68,11 +95,11 @@ class SAGEConv(nn.Module):
             dweight=grads[near], dbias=grads.get(bias), dx=aggregated, value=to, sign=sign,
         )  # fmt: skip
         kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
-        scale = native.inverse_degree(graph, h.dtype) if self.aggr == "mean" else None
+        scale = native.inverse_degree(graph, h.dtype) if self.options.aggr == "mean" else None
         kernels.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=True)
         return h, grads
 
     def _aggregated(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
         aggregated = work.empty("aggregated", h)
-        ops.kernels(h).spmm(h, native.forward_csr(graph), out=aggregated, mean=self.aggr == "mean")
+        ops.kernels(h).spmm(h, native.forward_csr(graph), out=aggregated, mean=self.options.aggr == "mean")
         return aggregated
