@@ -160,6 +160,11 @@ def test_a_run_can_be_made_longer_but_not_different(tmp_path: Path) -> None:
         fit_toy(tmp_path / "grown", replace(constant, lr=0.1), resume=True, configuration={"model": {"width": 8}})
     with pytest.raises(ValueError, match="model.width was 8 and is 9"):
         fit_toy(tmp_path / "grown", constant, resume=True, configuration={"model": {"width": 9}})
+    newer = {"model": {"width": 8, "depth": 2}}
+    with pytest.raises(ValueError, match="other fields.*: model.depth; resume it with the version that began it"):
+        fit_toy(tmp_path / "grown", constant, resume=True, configuration=newer)
+    with pytest.raises(ValueError, match="model.depth was None and is 2; train.lr was 0.02 and is 0.1; put it back"):
+        fit_toy(tmp_path / "grown", replace(constant, lr=0.1), resume=True, configuration=newer)
     with pytest.raises(ValueError, match="epochs=2 is less than the 4"):
         fit_toy(tmp_path / "grown", replace(constant, epochs=2), resume=True, configuration={"model": {"width": 8}})
     fit_toy(tmp_path / "grown", replace(constant, epochs=9), resume=True, configuration={"model": {"width": 8}})

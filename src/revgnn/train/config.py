@@ -137,17 +137,24 @@ def as_json(config: TrainConfig, configuration: Mapping[str, Any] | None) -> dic
 def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Refuse to continue a run under another configuration.
 
-    Raises: ValueError: each field that differs, by its dotted name, with both values.
+    Raises: ValueError: each field that differs, by its dotted name, with both values; or that there are other fields.
     """
     before, now = dict(_flat(saved)), dict(_flat(own))
     free = _FREE_ON_RESUME if now["train.schedule"] == "constant" else _FREE_ON_RESUME - {"train.epochs"}
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    differences = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed if name not in free]
-    if differences:
+    changed = {name for name in before.keys() & now.keys() if before[name] != now[name]} - free
+    strange = before.keys() ^ now.keys()
+    if strange and not changed:
         raise ValueError(
-            "a run resumes only with its own configuration: "
-            + "; ".join(differences)
-            + "; put it back, or choose another folder"
+            "the configuration of the run has other fields, as another version of revgnn may: "
+            f"{', '.join(sorted(strange))}; resume it with the version that began it, or choose another folder"
+        )
+    if changed or strange:
+        differences = [
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in sorted(changed | strange)
+        ]
+        raise ValueError(
+            f"a run resumes only with its own configuration: {'; '.join(differences)}; put it back, or choose another "
+            "folder"
         )
 
 
