@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from revgnn.data.batch import Batch
 from revgnn.graph import Graph
 from revgnn.train import LabelOptions, TeacherOptions, TrainConfig, distillation, fit, step_seed
-from revgnn.train.distill import LOGITS_FILE, load_teacher, save_logits, with_teacher
+from revgnn.train.distill import LOGITS_FILE, load_teacher, rows_of, save_logits, with_teacher
 from revgnn.train.labels import reuse_labels, toss
 from tolerances import TOLERANCES, assert_close
 
@@ -251,6 +251,24 @@ def test_a_student_learns_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
     fit(second, Whole(replace(data, y=data.y.flip(0))), config, metric="accuracy", device="cpu")
     assert torch.equal(first.lin.weight, second.lin.weight)
     assert not torch.equal(first.lin.weight, weights["lin.weight"])
+
+
+def test_a_student_of_a_part_learns_from_its_rows_of_the_teacher(tmp_path: Path) -> None:
+    data, teacher = batch(), torch.randn(3 * NODES, CLASSES)
+    ids = torch.randperm(3 * NODES)[:NODES]
+    for name, logits in (("whole", teacher), ("part", teacher[ids])):
+        (tmp_path / name).mkdir()
+        save_logits(tmp_path / name, logits)
+    start, nets = Net(FEATURES), [Net(FEATURES), Net(FEATURES)]
+    for net, name, given in zip(nets, ("whole", "part"), (replace(data, ids=ids), data), strict=True):
+        net.load_state_dict(start.state_dict())
+        options = TeacherOptions(path=str(tmp_path / name / LOGITS_FILE), alpha=0.9)
+        fit(net, Whole(given), TrainConfig(epochs=3, teacher=options), metric="accuracy", device="cpu")
+    assert torch.equal(nets[0].lin.weight, nets[1].lin.weight)
+    assert not torch.equal(nets[0].lin.weight, start.lin.weight)
+    with pytest.raises(ValueError, match=r"has row 188 of the data set, and the teacher's logits are of 188 rows"):
+        rows_of(teacher[:-1], torch.tensor([3, 188]))
+    assert rows_of(teacher, ids[:0]).shape == (0, CLASSES)
 
 
 def test_a_missing_or_broken_teacher_says_how_one_is_made(tmp_path: Path) -> None:

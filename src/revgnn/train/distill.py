@@ -59,11 +59,30 @@ def with_teacher(loss: Tensor, student: Tensor, teacher: Tensor, options: Teache
     """
     if teacher.shape != student.shape:
         raise ValueError(
-            f"the teacher's logits {list(teacher.shape)} must have the shape of the student's {list(student.shape)}: "
-            "both learn on one whole graph; use the teacher of this data set"
+            f"the teacher's logits {list(teacher.shape)} must have the shape of the student's {list(student.shape)}; "
+            "use the teacher of this data set, which gives one row for each node"
         )
     term = distillation(student, teacher.to(student.dtype), options.temperature)
     return (1.0 - options.alpha) * loss + options.alpha * term
+
+
+def rows_of(teacher: Tensor, ids: Tensor | None) -> Tensor:
+    """Give a teacher's logits of a batch.
+
+    Args:
+        teacher: [N, T], of every row of the data set, in its order.
+        ids: [n] int64 rows of the data set that are in the batch; ``None``: it is the data set.
+    Returns: [n, T].
+    Raises: ValueError: the teacher's logits are of a smaller data set.
+    """
+    if ids is None:
+        return teacher
+    if ids.numel() and (largest := int(ids.max())) >= teacher.size(0):
+        raise ValueError(
+            f"the batch has row {largest} of the data set, and the teacher's logits are of {teacher.size(0)} rows; use "
+            "the teacher of this data set"
+        )
+    return teacher.index_select(0, ids.to(teacher.device))
 
 
 def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:

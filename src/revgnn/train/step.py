@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 from .config import TrainConfig, remedy
-from .distill import load_teacher, with_teacher
+from .distill import load_teacher, rows_of, with_teacher
 from .distributed import Ranks, scale_gradients
 from .labels import reuse_labels
 from .objective import LOSSES
@@ -126,7 +126,7 @@ class Stepper:
         weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
         loss = LOSSES[self.config.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
         if self.teacher is not None:
-            loss = with_teacher(loss, logits, self.teacher, self.config.teacher)
+            loss = with_teacher(loss, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
         auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
         if auxiliary is not None:
             loss = loss + auxiliary
