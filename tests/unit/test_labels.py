@@ -271,6 +271,17 @@ def test_a_student_of_a_part_learns_from_its_rows_of_the_teacher(tmp_path: Path)
     assert rows_of(teacher, ids[:0]).shape == (0, CLASSES)
 
 
+def test_a_teacher_of_nodes_in_another_order_keeps_them_by_number(tmp_path: Path) -> None:
+    ids = torch.randperm(NODES)
+    data, net = replace(batch(), ids=ids), Net(FEATURES)
+    config = TrainConfig(epochs=1, keep_logits=True)
+    fit(net, Whole(data), config, metric="accuracy", device="cpu", out=tmp_path)
+    kept = load_teacher(TeacherOptions(path=str(tmp_path / LOGITS_FILE)), seed=0)
+    assert kept is not None
+    with torch.no_grad():
+        assert_close(rows_of(kept, ids), net.eval()(data.x, data.graph))
+
+
 def test_a_missing_or_broken_teacher_says_how_one_is_made(tmp_path: Path) -> None:
     options = TeacherOptions(path=str(tmp_path / "seed-{seed}.safetensors"))
     with pytest.raises(FileNotFoundError, match=r"seed-3\.safetensors; train the teacher first"):

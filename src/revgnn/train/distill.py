@@ -110,9 +110,17 @@ def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:
     return logits
 
 
-def save_logits(folder: Path, logits: Tensor) -> Path:
-    """Write [n, T] logits of all rows into a run folder, for students."""
+def save_logits(folder: Path, logits: Tensor, ids: Tensor | None = None) -> Path:
+    """Write the logits of all rows into a run folder, for students, which find a row by its number (`rows_of`).
+
+    Args:
+        folder: of the run.
+        logits: [n, T].
+        ids: [n] int64: which row of the data set each is; ``None``: they are in its order.
+    """
     path = folder / LOGITS_FILE
+    if ids is not None:
+        logits = logits.index_select(0, ids.argsort().to(logits.device))
     kept = logits.detach().to("cpu", torch.float32).contiguous()
     with room_for(LOGITS_FILE, kept.nbytes, folder), replacing(path) as temporary:
         save_file({"logits": kept}, temporary)

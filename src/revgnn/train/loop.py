@@ -228,7 +228,7 @@ class _Fit:
         with evaluating(self.model), self.ranks.evaluating(self.model):
             if self.ranks.writes:
                 (batch,) = self.batches.evaluate()
-                save_logits(self.out, self.stepper.forward(batch)[0])
+                save_logits(self.out, self.stepper.forward(batch)[0], batch.ids)
 
     def _finish_epoch(self) -> None:
         memory = None if self.memory is None else self.memory()
