@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.init import xavier_uniform_, zeros_
 
 from ...graph import Graph, as_graph
 from ...stack import WorkSpace
@@ -85,6 +86,13 @@ def refuse_edge_attr(conv: nn.Module, edge_attr: Tensor | None) -> None:
         raise ValueError(
             f"{type(conv).__name__} takes no edge features, got {list(edge_attr.shape)}; use GENConv, or drop them"
         )
+
+
+def draw_glorot(lin: nn.Linear) -> None:
+    """Draw a linear map as PyG's GCNConv does: Glorot weights, uniform, and zero bias."""
+    xavier_uniform_(lin.weight)
+    if lin.bias is not None:
+        zeros_(lin.bias)
 
 
 def is_plain(lin: nn.Module, like: Tensor) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.init import xavier_uniform_, zeros_
 
 from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from .contract import EdgeMap, Gradients, border, empty_grads, is_plain
+from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, is_plain
 
 
 class GCNConv(nn.Module):
@@ -36,9 +35,7 @@ class GCNConv(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise as PyG does: Glorot weights, zero bias."""
-        xavier_uniform_(self.lin.weight)
-        if self.lin.bias is not None:
-            zeros_(self.lin.bias)
+        draw_glorot(self.lin)
 
     def forward(
         self,

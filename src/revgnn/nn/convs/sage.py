@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.init import xavier_uniform_, zeros_
 
 from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from .contract import EdgeMap, Gradients, border, empty_grads, is_plain, refuse_edge_attr
+from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, is_plain, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,7 @@ class SAGEConv(nn.Module):
         for lin in (self.lin_l, self.lin_r):
             lin.reset_parameters()
             if self.options.init == "glorot":
-                xavier_uniform_(lin.weight)
-                if lin.bias is not None:
-                    zeros_(lin.bias)
+                draw_glorot(lin)
 
     def forward(
         self,
