@@ -20,6 +20,7 @@ from revgnn.models import EquilibriumOptions, ModelConfig
 from revgnn.nn.convs.gat import GATOptions
 from revgnn.run import Run, execute
 from revgnn.train import Interrupted, load_latest, read_curve
+from revgnn.train.config import as_json, check_same
 from revgnn.train.labels import LabelOptions
 from toy_run import CONFIG, assert_same_run, fit_toy
 
@@ -165,6 +166,11 @@ def test_a_run_can_be_made_longer_but_not_different(tmp_path: Path) -> None:
         fit_toy(tmp_path / "grown", constant, resume=True, configuration=newer)
     with pytest.raises(ValueError, match="model.depth was None and is 2; train.lr was 0.02 and is 0.1; put it back"):
         fit_toy(tmp_path / "grown", replace(constant, lr=0.1), resume=True, configuration=newer)
+    whole = as_json(constant, None)
+    # A version without a field that moves no weight.
+    check_same(
+        {"train": {name: value for name, value in whole["train"].items() if name != "checkpoint_minutes"}}, whole
+    )
     with pytest.raises(ValueError, match="epochs=2 is less than the 4"):
         fit_toy(tmp_path / "grown", replace(constant, epochs=2), resume=True, configuration={"model": {"width": 8}})
     fit_toy(tmp_path / "grown", replace(constant, epochs=9), resume=True, configuration={"model": {"width": 8}})

@@ -141,17 +141,14 @@ def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """
     before, now = dict(_flat(saved)), dict(_flat(own))
     free = _FREE_ON_RESUME if now["train.schedule"] == "constant" else _FREE_ON_RESUME - {"train.epochs"}
-    changed = {name for name in before.keys() & now.keys() if before[name] != now[name]} - free
-    strange = before.keys() ^ now.keys()
-    if strange and not changed:
+    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)} - free
+    if changed and changed.isdisjoint(before.keys() & now.keys()):
         raise ValueError(
             "the configuration of the run has other fields, as another version of revgnn may: "
-            f"{', '.join(sorted(strange))}; resume it with the version that began it, or choose another folder"
+            f"{', '.join(sorted(changed))}; resume it with the version that began it, or choose another folder"
         )
-    if changed or strange:
-        differences = [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in sorted(changed | strange)
-        ]
+    if changed:
+        differences = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in sorted(changed)]
         raise ValueError(
             f"a run resumes only with its own configuration: {'; '.join(differences)}; put it back, or choose another "
             "folder"
