@@ -42,9 +42,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
-def test_other_optimizers_resume_too(tmp_path: Path, optimizer: Any) -> None:
-    config = replace(CONFIG, optimizer=optimizer, weight_decay=0.01)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.01},
+        {"optimizer": "rmsprop", "weight_decay": 0.01},
+        {"optimizer": "rmsprop", "ema_decay": 0.8},
+        {"ema_decay": 0.8},
+    ],
+)
+def test_other_optimizers_and_means_of_weights_resume_too(tmp_path: Path, other: dict[str, Any]) -> None:
+    config = replace(CONFIG, **other)
     fit_toy(tmp_path / "whole", config)
     with pytest.raises(Interrupted):
         fit_toy(tmp_path / "cut", config, stop_at=8)

@@ -48,9 +48,12 @@ CASES: dict[str, tuple[ModelConfig, TrainConfig]] = {
         ),
         TRAIN,
     ),
+    "mean of the weights": (MODEL, replace(TRAIN, ema_decay=0.7)),
     "bfloat16": (MODEL, replace(TRAIN, precision="bf16", optimizer="rmsprop", clip_norm=None)),
 }
 """Name -> network and training, each under "ddp" and "fsdp"."""
+GO_ON = ("segments", "tied", "mean of the weights")
+"""Those that are stopped and resumed as well."""
 
 
 class Stopped(nn.Module):
@@ -134,7 +137,7 @@ def work(folder: Path) -> None:
             )
             train(folder / key, name, parallel)
             hook.remove()
-    for name in ("segments", "tied"):
+    for name in GO_ON:
         try:
             train(folder / name / "stopped", name, "fsdp", stop=True)
         except Interrupted as stop:
@@ -154,7 +157,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded")
     status, said = launch(__file__, out)
     assert status == 0, said
-    assert said.count("stopped after epoch 1 and 2 steps") == 4, "two runs on two ranks"
+    assert said.count("stopped after epoch 1 and 2 steps") == 2 * len(GO_ON), "so many runs on two ranks"
     return out
 
 
@@ -168,7 +171,7 @@ def test_shards_train_to_the_same_weights(name: str, folder: Path) -> None:
         assert ours["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["segments", "tied"])
+@pytest.mark.parametrize("name", GO_ON)
 def test_a_stopped_run_goes_on_bit_for_bit(name: str, folder: Path) -> None:
     assert_same_bits(folder / name / "fsdp", folder / name / "stopped")
 

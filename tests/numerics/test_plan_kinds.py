@@ -17,6 +17,7 @@ from revgnn.plan.trial import Size, measure_trial
 from revgnn.recipes import find_recipe
 from revgnn.run import Run, make_batches, make_model
 from revgnn.train import LOSSES
+from revgnn.train.averaging import follow
 from revgnn.train.optim import make_optimizer
 
 predict_module = sys.modules["revgnn.plan.predict"]
@@ -80,6 +81,18 @@ def test_weights_gradients_and_optimizer_are_equal_to_the_byte(name: str) -> Non
         "gradients": found["Gradient"],
         "optimizer": found["Optstate"],
     }
+
+
+def test_a_mean_of_the_weights_is_counted_beside_the_moments() -> None:
+    run, shape = recipe(RECIPES[0])
+    run = replace(run, train=replace(run.train, ema_decay=0.9))
+    model = make_model(run, made_up(shape))
+    optimizer = make_optimizer(run.train.optimizer, model.parameters(), lr=1e-3, weight_decay=0.0)
+    _Squares(model)().backward()
+    optimizer.step()
+    follow(optimizer, 0.9)
+    planned = predict_module.weight_kinds(run, *predict_module.count_weights(run, shape))
+    assert planned["optimizer"] == sum(value.nbytes for state in optimizer.state.values() for value in state.values())
 
 
 def test_activations_of_a_stored_net_on_plain_ops_agree() -> None:

@@ -283,6 +283,7 @@ def test_border_errors(tmp_path: Path) -> None:
         ({"lr": 0.0}, "lr must be finite and above 0, got 0"),
         ({"lr": math.nan}, "lr must be finite"),
         ({"clip_norm": -1.0}, "clip_norm must be finite and above 0"),
+        ({"ema_decay": 1.0}, "ema_decay must lie between 0 and 1, got 1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
         ({"optimizer": "sgd"}, "optimizer='sgd' is unknown; choose one of adam, adamw, rmsprop"),
         ({"precision": "fp16"}, "precision='fp16' is unknown; choose one of float32, bf16"),

@@ -206,12 +206,13 @@ def weight_kinds(run: Run, parameters: int, tensors: int) -> dict[str, int]:
     """Bytes of a network's numbers, of their gradients, and of what the optimizer keeps of them.
 
     Args:
-        run: whose optimizer.
+        run: whose optimizer; a mean of the weights is a part of what it keeps.
         parameters: trained numbers.
         tensors: that they are in; of each the optimizer counts the steps, in a float32.
     """
     weights = parameters * BYTES
-    optimizer = MOMENTS[run.train.optimizer] * weights + tensors * BYTES
+    kept = MOMENTS[run.train.optimizer] + (run.train.ema_decay is not None)
+    optimizer = kept * weights + tensors * BYTES
     return {"parameters": weights, "gradients": weights, "optimizer": optimizer}
 
 

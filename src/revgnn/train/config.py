@@ -59,6 +59,9 @@ class TrainConfig:
     """After the warm-up: "constant", or "cosine" towards 0 at the end."""
     clip_norm: float | None = None
     """Largest Euclidean norm of the gradient of all parameters together; ``None``: not clipped."""
+    ema_decay: float | None = None
+    """Decay, in (0, 1), of a running mean of the weights along the steps: it is what is evaluated, selected and kept;
+    0.99 remembers a hundred steps. ``None``: the weights themselves are."""
     loss: LossName = "cross_entropy"
     """"cross_entropy", "log_cross_entropy" (log-shifted), "bce" (independent tasks, NaN unlabelled) or "mse"."""
     select: Literal["metric", "loss"] = "metric"
@@ -95,6 +98,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and above 0, got {value}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule='cosine' needs epochs after the warm-up: epochs={self.epochs}, "

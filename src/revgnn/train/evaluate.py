@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batch import SPLITS, Batch, Batches
+from .config import TrainConfig, remedy
 from .curve import Score
 from .distributed import Ranks
+from .objective import METRICS
 from .shares import Place
 from .sums import Sums
 from .tally import Tally
@@ -56,6 +58,39 @@ def evaluate(
         tally.take({name.partition("/")[2]: value for name, value in piece.items()})
     scores: dict[str, Score] = ranks.tell(_scores(tallies) if ranks.writes else None)
     return scores
+
+
+def is_better(
+    scores: Mapping[str, Score], before: Mapping[str, Score], *, metric: str, config: TrainConfig, epoch: int
+) -> bool:
+    """Whether the weights of these scores are to be selected over those of the scores before, by the valid split.
+
+    Args:
+        scores, before: split -> score; ``before`` is empty where nothing was selected yet.
+        metric: a key of `METRICS`.
+        config: what of the valid split decides.
+        epoch: for the words of an error.
+    Raises:
+        ValueError: the valid split has no rows, or its metric is undefined.
+        FloatingPointError: its loss decides and is not finite.
+    """
+    select = config.select
+    if "valid" not in scores:
+        raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
+    value = scores["valid"][select]
+    if value is None and select == "loss":
+        raise FloatingPointError(f"epoch {epoch}: the loss on the valid split is not finite; {remedy(config)}")
+    if value is None:
+        raise ValueError(
+            f"{metric} is undefined on the split 'valid' (no task with both classes, or no labels); "
+            "use another split, or select='loss'"
+        )
+    if not before:
+        return True
+    best = before["valid"][select]
+    assert best is not None, "only defined values are selected"
+    larger = select == "metric" and METRICS[metric].larger_is_better
+    return value > best if larger else value < best
 
 
 def _scores(tallies: Mapping[str, Tally]) -> dict[str, Score]:

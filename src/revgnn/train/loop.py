@@ -20,12 +20,13 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ..data.batch import Batches
+from .averaging import averaged
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
-from .config import TrainConfig, as_json, check_as_many, check_same, remedy
+from .config import TrainConfig, as_json, check_as_many, check_same
 from .curve import CURVE_FILE, Curve, Row, Score
 from .distill import save_logits
 from .distributed import Ranks, own_statistics, restarted
-from .evaluate import evaluate, evaluating
+from .evaluate import evaluate, evaluating, is_better
 from .interrupt import Interrupted, Interrupts
 from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
@@ -186,7 +187,7 @@ class _Fit:
                         self._stop_if_asked(interrupts.signum)
                 if self.best is None:
                     # Shortened on resuming to end where no evaluation was due.
-                    self._select(self._evaluate(self.batches))
+                    self._select()
                 self.save()
         finally:
             self.progress.end()
@@ -236,8 +237,7 @@ class _Fit:
         self.epoch += 1
         scores = None
         if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
-            scores = self._evaluate(self.batches)
-            self._select(scores)
+            scores = self._select()
         row = Row(
             epoch=self.epoch,
             lr=self._lr(self.epoch),
@@ -256,27 +256,13 @@ class _Fit:
         forward, config = self.stepper.forward, self.config
         return evaluate(self.model, batches, loss=config.loss, metric=self.metric, forward=forward, ranks=self.ranks)
 
-    def _select(self, scores: dict[str, Score]) -> None:
-        select = self.config.select
-        if "valid" not in scores:
-            raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
-        value = scores["valid"][select]
-        if value is None and select == "loss":
-            raise FloatingPointError(
-                f"epoch {self.epoch}: the loss on the valid split is not finite; {remedy(self.config)}"
-            )
-        if value is None:
-            raise ValueError(
-                f"{self.metric} is undefined on the split 'valid' (no task with both classes, or no labels); "
-                "use another split, or select='loss'"
-            )
-        if self.best_epoch:
-            before = self.best_scores["valid"][select]
-            assert before is not None, "only defined values are selected"
-            larger = select == "metric" and METRICS[self.metric].larger_is_better
-            if (value <= before) if larger else (value >= before):
-                return
-        self.best, self.best_epoch, self.best_scores = copy_weights(self.model), self.epoch, scores
+    def _select(self) -> dict[str, Score]:
+        """Score the weights, or their mean where one is asked for, and keep them where they are the best so far."""
+        with averaged(self.optimizer):
+            scores = self._evaluate(self.batches)
+            if is_better(scores, self.best_scores, metric=self.metric, config=self.config, epoch=self.epoch):
+                self.best, self.best_epoch, self.best_scores = copy_weights(self.model), self.epoch, scores
+        return scores
 
     # ------------------------------------------------------------------ stopping and going on
     def _out_of_patience(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
+from .averaging import follow
 from .config import TrainConfig, remedy
 from .distill import load_teacher, rows_of, with_teacher
 from .distributed import Ranks, scale_gradients
@@ -100,6 +101,8 @@ class Stepper:
         except FloatingPointError as error:
             raise FloatingPointError(f"epoch {epoch}, step {step}: {error}; {remedy(self.config)}") from None
         self.optimizer.step()
+        if self.config.ema_decay is not None:
+            follow(self.optimizer, self.config.ema_decay)
         return Taken(loss=value, rows=int(counted), asked=asking > 0, due=wanting > 0)
 
     def forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
