@@ -60,12 +60,14 @@ def test_gcn_with_edge_weights_is_pygs(x: Tensor, edge_index: Tensor) -> None:
     compare(ours(xa, edge_index, wa), theirs(xb, edge_index, wb), [xa, wa], [xb, wb])
 
 
+@pytest.mark.parametrize("root_weight", [True, False])
 @pytest.mark.parametrize("aggr", ["mean", "sum", "max"])
-def test_sage_is_pygs(x: Tensor, edge_index: Tensor, aggr: Any) -> None:
-    ours, theirs = SAGEConv(D, O, options=SAGEOptions(aggr=aggr)).double(), pyg.SAGEConv(D, O, aggr=aggr).double()
+def test_sage_is_pygs(x: Tensor, edge_index: Tensor, aggr: Any, root_weight: bool) -> None:
+    ours = SAGEConv(D, O, options=SAGEOptions(aggr=aggr, root_weight=root_weight)).double()
+    theirs = pyg.SAGEConv(D, O, aggr=aggr, root_weight=root_weight).double()
     theirs.load_state_dict(ours.state_dict())
     xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
-    parameters = ("lin_l.weight", "lin_l.bias", "lin_r.weight")
+    parameters = ("lin_l.weight", "lin_l.bias", "lin_r.weight")[: 3 if root_weight else 2]
     compare(
         ours(xa, edge_index),
         theirs(xb, edge_index),

@@ -28,6 +28,7 @@ pytestmark = [
 CONVS: dict[str, Any] = {
     "gcn": GCNConv,
     "sage mean": SAGEConv,
+    "sage of neighbours alone": lambda a, b: SAGEConv(a, b, options=SAGEOptions(root_weight=False)),
     "sage sum": lambda a, b: SAGEConv(a, b, options=SAGEOptions(aggr="sum")),
     "gen": lambda a, b: GENConv(a, b, options=GENOptions(learn_t=True, mlp_layers=1)),
     "gen sg": lambda a, b: GENConv(a, b, options=GENOptions(aggr="softmax_sg", t=0.7, mlp_layers=1)),

@@ -196,7 +196,7 @@ def test_an_unrolled_network_of_the_same_block_gives_the_implicit_gradient() -> 
 
 
 def test_options_of_sage_reach_every_layer() -> None:
-    options = SAGEOptions(aggr="max", init="glorot", bias=False)
+    options = SAGEOptions(aggr="max", init="glorot", bias=False, root_weight=False)
     model = build_model(small(sage=options), in_channels=5, out_channels=3)
     convs = [module for module in model.modules() if isinstance(module, SAGEConv)]
     assert len(convs) == 4 * 2 and all(conv.options == options and conv.lin_l.bias is None for conv in convs)

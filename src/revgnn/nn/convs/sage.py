@@ -25,6 +25,9 @@ class SAGEOptions:
     "glorot", as `GCNConv` draws its own, sqrt(3) larger where in equals out, with zero bias."""
     bias: bool = True
     """Whether to add b."""
+    root_weight: bool = True
+    """Whether to add W_r x. Without it the layer has half of the weights, and x itself comes by the stack's stream, or as
+    a neighbour where the data has self loops, which makes it the "GCN aggregator" of the source."""
 
 
 class SAGEConv(nn.Module):
@@ -43,13 +46,13 @@ class SAGEConv(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels, self.options = in_channels, out_channels, options
         self.lin_l = nn.Linear(in_channels, out_channels, bias=options.bias)
-        self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin_r = nn.Linear(in_channels, out_channels, bias=False) if options.root_weight else None
         if options.init == "glorot":
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every weight anew, as ``options.init`` says."""
-        for lin in (self.lin_l, self.lin_r):
+        for lin in filter(None, (self.lin_l, self.lin_r)):
             lin.reset_parameters()
             if self.options.init == "glorot":
                 draw_glorot(lin)
@@ -66,34 +69,38 @@ class SAGEConv(nn.Module):
         """[N, in] -> [N, out]."""
         graph, edge_attr = border(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.options.aggr)) + self.lin_r(x)
-        return out
+        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.options.aggr))
+        return out if self.lin_r is None else out + self.lin_r(x)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """For sums and means; a maximum's positions belong to autograd."""
-        return self.options.aggr != "max" and is_plain(self.lin_l, h) and is_plain(self.lin_r, h)
+        maps = filter(None, (self.lin_l, self.lin_r))
+        return self.options.aggr != "max" and all(is_plain(lin, h) for lin in maps)
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Aggregate into a buffer, and map that and the root into ``to``."""
         kernels = ops.kernels(h)
         kernels.linear(self._aggregated(h, graph, work), self.lin_l.weight, self.lin_l.bias, out=to, sign=sign)
-        kernels.linear(h, self.lin_r.weight, out=to, sign=sign or 1)
+        if self.lin_r is not None:
+            kernels.linear(h, self.lin_r.weight, out=to, sign=sign or 1)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
         """The neighbours, each linear map with all its gradients, the neighbours the other way."""
         kernels = ops.kernels(h)
-        near, root, bias = self.lin_l.weight, self.lin_r.weight, self.lin_l.bias
+        near, bias = self.lin_l.weight, self.lin_l.bias
+        root = None if self.lin_r is None else self.lin_r.weight
         grads = empty_grads(near, root, bias)
         aggregated = self._aggregated(h, graph, work)
         kernels.linear_backward(
             cotangent, aggregated, near, bias,
             dweight=grads[near], dbias=grads.get(bias), dx=aggregated, value=to, sign=sign,
         )  # fmt: skip
-        kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
+        if root is not None:
+            kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
         scale = native.inverse_degree(graph, h.dtype) if self.options.aggr == "mean" else None
-        kernels.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=True)
+        kernels.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=root is not None)
         return h, grads
 
     def _aggregated(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
