@@ -26,8 +26,8 @@ class SAGEOptions:
     bias: bool = True
     """Whether to add b."""
     root_weight: bool = True
-    """Whether to add W_r x. Without it the layer has half of the weights, and x itself comes by the stack's stream, or as
-    a neighbour where the data has self loops, which makes it the "GCN aggregator" of the source."""
+    """Whether to add W_r x. Without it the layer has half of the weights, and x itself comes by the stack's stream, or
+    as a neighbour where the data has self loops, which makes it the "GCN aggregator" of the source."""
 
 
 class SAGEConv(nn.Module):
