@@ -37,11 +37,17 @@ def _accuracy(nodes: Path, predictions: Path) -> float:
     return float(np.mean(np.array(test["label"].to_pylist()) == np.array(test["prediction"].to_pylist())))
 
 
-def _scores(run: Path) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = json.loads((run / "report.json").read_text(encoding="utf-8"))["result"][
-        "scores"
-    ]
-    return scores
+def _trained_and_joined(graph: str, changes: list[str], nodes: Path) -> float:
+    """Train RevSAGE on a prepared graph, predict, and join; the test accuracy, which is that of the report."""
+    run = Path(graph).with_name("run")
+    out = run.with_name("predictions.parquet")
+    words = ["train", graph, "--model", "revsage", "--out", str(run), "--device", "cpu"]
+    assert main([*words, *(f"--set={change}" for change in changes)]) == 0
+    assert main(["predict", str(run), "--out", str(out), "--device", "cpu"]) == 0
+    accuracy = _accuracy(nodes, out)
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert accuracy == pytest.approx(report["result"]["scores"]["test"]["metric"], abs=1e-6)
+    return accuracy
 
 
 def test_from_tables_with_string_ids_to_predictions_keyed_by_them(tmp_path: Path) -> None:
@@ -58,34 +64,23 @@ def test_from_tables_with_string_ids_to_predictions_keyed_by_them(tmp_path: Path
     pq.write_table(pa.table(columns), nodes)
     ends = np.array(ids)[rng.integers(0, 300, (2, 900))]
     pq.write_table(pa.table({"src": ends[0], "dst": ends[1]}), tmp_path / "edges.parquet")
-    graph, run, out = str(tmp_path / "graph"), str(tmp_path / "run"), tmp_path / "predictions.parquet"
+    graph = str(tmp_path / "graph")
 
     assert main(["prepare", str(nodes), str(tmp_path / "edges.parquet"), "--out", graph, "--parts", "5"]) == 0
     changes = ["loader.kind=stored", "loader.parts_per_batch=2", "loader.eval_parts=3", "model.hidden_channels=16"]
     changes += ["model.num_layers=4", "train.epochs=30", "train.lr=0.01"]
-    words = ["train", graph, "--model", "revsage", "--out", run, "--device", "cpu"]
-    assert main([*words, *(f"--set={change}" for change in changes)]) == 0
-    assert main(["predict", run, "--out", str(out), "--device", "cpu"]) == 0
-
-    accuracy = _accuracy(nodes, out)
-    assert accuracy == pytest.approx(_scores(tmp_path / "run")["test"]["metric"], abs=1e-6)
-    assert accuracy > 0.6
+    assert _trained_and_joined(graph, changes, nodes) > 0.6
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not ARXIV.is_dir(), reason="the tables of arxiv_text are not here")
 def test_arxiv_text_by_parts(tmp_path: Path) -> None:
-    graph, run, out = str(tmp_path / "graph"), str(tmp_path / "run"), tmp_path / "predictions.parquet"
+    graph = str(tmp_path / "graph")
     tables = [str(ARXIV / "nodes.parquet"), str(ARXIV / "edges.parquet")]
     assert main(["prepare", *tables, "--out", graph, "--parts", "16", "--undirected"]) == 0
     changes = ["loader.kind=stored", "loader.parts_per_batch=4", "loader.eval_parts=2", "model.num_layers=3"]
     changes += ["model.hidden_channels=64", "train.epochs=4", "train.eval_every=4"]
-    words = ["train", graph, "--model", "revsage", "--out", run, "--device", "cpu"]
-    assert main([*words, *(f"--set={change}" for change in changes)]) == 0
-    assert main(["predict", run, "--out", str(out), "--device", "cpu"]) == 0
-    accuracy = _accuracy(ARXIV / "nodes.parquet", out)
-    assert accuracy == pytest.approx(_scores(tmp_path / "run")["test"]["metric"], abs=1e-6)
-    assert accuracy > 0.4
+    assert _trained_and_joined(graph, changes, ARXIV / "nodes.parquet") > 0.4
 
 
 @pytest.mark.slow
@@ -94,7 +89,7 @@ def test_arxiv_text_by_parts(tmp_path: Path) -> None:
 def test_56_layers_by_parts_beat_sign_on_arxiv_text(tmp_path: Path) -> None:
     pytest.importorskip("pymetis", reason="the parts are METIS clusters")
     tables = [str(ARXIV / "nodes.parquet"), str(ARXIV / "edges.parquet")]
-    description, graph, run, out = (str(tmp_path / name) for name in ("graph.yaml", "graph", "run", "out.parquet"))
+    description, graph = str(tmp_path / "graph.yaml"), str(tmp_path / "graph")
     assert main(["prepare", "--init", *tables, "--out", description]) == 0
     text = Path(description).read_text(encoding="utf-8")
     for line, wanted in (
@@ -107,9 +102,4 @@ def test_56_layers_by_parts_beat_sign_on_arxiv_text(tmp_path: Path) -> None:
         text = text.replace(line, wanted)
     Path(description).write_text(text, encoding="utf-8")
     assert main(["prepare", description, "--out", graph]) == 0
-    words = ["train", graph, "--model", "revsage", "--out", run, "--device", "cpu"]
-    assert main([*words, *(f"--set={change}" for change in BEATS_SIGN)]) == 0
-    assert main(["predict", run, "--out", out, "--device", "cpu"]) == 0
-    accuracy = _accuracy(ARXIV / "nodes.parquet", Path(out))
-    assert accuracy == pytest.approx(_scores(tmp_path / "run")["test"]["metric"], abs=1e-6)
-    assert accuracy > SIGN
+    assert _trained_and_joined(graph, BEATS_SIGN, ARXIV / "nodes.parquet") > SIGN

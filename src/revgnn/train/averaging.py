@@ -29,13 +29,14 @@ def follow(optimizer: torch.optim.Optimizer, decay: float) -> None:
         decay: in (0, 1); some ``1 / (1 - decay)`` steps are remembered.
     Cost: one tensor as large as the weights, for good; one pass over both.
     """
-    pairs = [(state, parameter) for parameter, state in _stepped(optimizer)]
-    for state, parameter in pairs:
-        state.setdefault(_MEAN, parameter.detach().clone())
-    if pairs:
-        taken = float(pairs[0][0]["step"])
+    stepped = list(_stepped(optimizer))
+    for parameter, state in stepped:
+        if _MEAN not in state:
+            state[_MEAN] = parameter.detach().clone()
+    if stepped:
+        taken = float(stepped[0][1]["step"])
         average = get_ema_multi_avg_fn(min(decay, (1.0 + taken) / (10.0 + taken)))  # type: ignore[no-untyped-call]
-        average([state[_MEAN] for state, _ in pairs], [parameter for _, parameter in pairs], None)
+        average([state[_MEAN] for _, state in stepped], [parameter for parameter, _ in stepped], None)
 
 
 @contextmanager
