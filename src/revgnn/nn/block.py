@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import WorkSpace, fold_seed
-from .convs import EdgeMap, FusedConv
+from ..stack import WorkSpace, fold_seed, is_watched, parts_of
+from .convs import CONVS, EdgeMap, FusedConv
 from .convs.contract import Gradients
 from .norms import NormActDrop
 
@@ -54,6 +54,11 @@ class Block(nn.Module):
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
         return out
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether the same arguments always give the same value: made of parts alone that are known to be so."""
+        return all(type(part) in PURE and not is_watched(part) for part in parts_of(self))
 
     def fuses(
         self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
@@ -127,6 +132,8 @@ class EquilibriumBlock(nn.Module):
         super().__init__()
         self.conv_1, self.conv_2, self.middle, self.last = conv_1, conv_2, middle, last
 
+    is_pure = Block.is_pure
+
     def forward(
         self,
         z: Tensor,
@@ -145,3 +152,9 @@ class EquilibriumBlock(nn.Module):
         z_3: Tensor = self.conv_2(h, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 2))
         out: Tensor = self.last((z_3 + z_1).relu(), graph)
         return out
+
+
+PURE: frozenset[type[nn.Module]] = frozenset(
+    {Block, EquilibriumBlock, NormActDrop, nn.Linear, nn.LayerNorm, nn.ModuleList, *CONVS.values()}
+)
+"""Modules that draw no random numbers but from their seed, and move no buffer while a stack evaluates them again."""

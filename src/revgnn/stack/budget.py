@@ -46,6 +46,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     What a kernel allocates for itself and frees again is not seen.
     """
 
+    counts_memory_only = True
+    """Blocks may evaluate themselves under it: it is their memory that is asked for."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
@@ -232,11 +235,12 @@ def layer_cost(
 def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> int:
     """One forward and backward that leaves nothing behind; gives the bytes of the result."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
-    # Hooks of the caller's (offloading, counting) are for what is kept, and nothing of this is.
+    parameters = run.recompute.parameters
+    # Hooks of parameters do not run in a trial, nor those of the caller's for what is kept (offloading, counting).
+    wanted = run.recompute.bind(parameters, [parameter.requires_grad for parameter in parameters])
     with torch.enable_grad(), rebuilding(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
         leaf = x.detach().clone().requires_grad_()
         y = forward(leaf, copies)
-        wanted = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
         leaves = [tensor for tensor in (leaf, *copies, *wanted) if tensor.requires_grad]
         torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
         return y.numel() * y.element_size()

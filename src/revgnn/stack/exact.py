@@ -110,7 +110,7 @@ class ExactState:
         for _ in range(_ATTEMPTS):
             form = FixedPoint(self.num_groups, self._exponents(run), self.word, x.dtype)
             state = _MeasuredFixed(form, x)
-            run.advance(state, tensors)
+            run.advance(state, tensors, keep=True)
             found = self._in_values(form, state.maxima)
             limits = [2.0 ** (exponent + self.word.limit) for exponent in form.exponents]
             excess = next(
@@ -136,6 +136,11 @@ class ExactState:
     def fresh(self) -> ExactState:
         """One of the same kind that has seen nothing."""
         return ExactState(len(self.largest), self.num_groups, self.word)
+
+    def resize(self, num_layers: int) -> None:
+        """Follow a stack whose layers were cut or added: ranges of other layers say nothing."""
+        if len(self.largest) != num_layers:
+            self.largest = [math.nan] * num_layers
 
     def _slice(self, run: Run) -> list[float]:
         return self.largest[run.first : run.first + len(run.layers)]

@@ -164,14 +164,14 @@ class GENConv(nn.Module):
             cotangent, h, weight, bias,
             dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
         )  # fmt: skip
-        dt = torch.empty_like(t) if isinstance(self.t, nn.Parameter) else None
+        dt = torch.empty_like(t) if isinstance(self.t, Tensor) else None
         # The gradient of a source reads no other row of h, and may lie where h was.
         kernels.gen_aggr_backward(
             dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
             scratch=self._scratch(h, work),
             constant_weights=self.options.aggr == "softmax_sg",
         )  # fmt: skip
-        if dt is not None and isinstance(self.t, nn.Parameter):
+        if dt is not None and isinstance(self.t, Tensor):
             grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
         return h.add_(dz), grads
 
