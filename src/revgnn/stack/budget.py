@@ -140,6 +140,10 @@ class MemoryBudget:
         """What a layer cost for the last kind of input; None before the first."""
         self._key: tuple[Any, ...] = ()
 
+    def __reduce__(self) -> tuple[type[MemoryBudget], tuple[int]]:
+        # What was measured is about tensors that a copy does not have.
+        return MemoryBudget, (self.limit,)
+
     def num_stored(
         self,
         num_layers: int,

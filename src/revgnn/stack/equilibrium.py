@@ -204,7 +204,7 @@ class Equilibrium(nn.Module):
     def _seed(self, seed: int | None) -> int:
         if seed is not None:
             return seed
-        return draw_seed() if self.training or View(self.block).may_draw else 0
+        return draw_seed() if self.training or View(self.block).is_training else 0
 
     def _report(self, direction: Direction, trace: SolverTrace) -> None:
         if direction == "forward":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .purity import rebuilding
-from .recompute import Recompute, View, check_closed, pull_back
+from .recompute import Recompute, View, check_closed, check_recorders, is_transformed, pull_back
 from .run import Autocast
 from .solvers import Solver, SolverTrace
 
@@ -88,6 +88,12 @@ def fixed_point(
         Backward: one evaluation, one vector-Jacobian product per iteration and one more. Each solver has its workspace
         while it runs.
     """
+    if is_transformed():
+        raise RuntimeError(
+            "a fixed point is differentiated by the implicit function theorem, which torch.func (grad, vmap, jvp) and "
+            "forward-mode differentiation do not see; use unrolled, or mode='unroll' of Equilibrium"
+        )
+    check_recorders(z0, "a fixed point")
     arguments = (seed, *context)
     for argument in arguments:
         _check_visible(argument)

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .drift import relative_error
 from .purity import is_rebuilding, rebuilding
@@ -42,9 +43,9 @@ class View:
         self.is_pure = bool(getattr(module, "is_pure", False))
 
     @property
-    def may_draw(self) -> bool:
-        """Whether the value may depend on the seed."""
-        return not self.is_pure or any(self.flags)
+    def is_training(self) -> bool:
+        """Whether any part is."""
+        return any(self.flags)
 
 
 class Recompute:
@@ -113,19 +114,19 @@ class Recompute:
             keep: whether it will be repeated.
         """
         view = self._views[module]
-        if is_rebuilding():
-            # A trial before the step: as a repetition, it leaves everything as it was.
-            with self._restored(module, _note(view, self._generators(view)), seed):
-                return call()
-        if view.is_pure and not (keep and view.buffers):
+        if view.is_pure and not (keep and view.buffers) and not is_rebuilding():
             return call()
-        noted = _note(view, self._generators(view) if seed is None else []) if keep else None
-        if view.is_pure or seed is None:
+        noted = _note(view, self._generators(view) if seed is None else [])
+        if is_rebuilding():
+            # Inside of a repetition, or a trial before the step: buffers stay as they are.
+            with self._restored(module, noted._replace(states=[]), seed):
+                value = call()
+        elif view.is_pure or seed is None:
             value = call()
         else:
             with _seeded(self._generators(view), seed):
                 value = call()
-        if noted is not None:
+        if keep:
             self._noted[key] = noted.settled()
         return value
 
@@ -374,20 +375,21 @@ def anchor_of(x: Tensor) -> Tensor:
 
 
 def refusing_second(
-    grads: Sequence[Tensor | None], inputs: Iterable[Tensor | None], remedy: str
+    grads: Sequence[Tensor | None], inputs: Iterable[Tensor | None], what: str, remedy: str
 ) -> list[Tensor | None]:
     """Gradients that raise when they are differentiated, where they would be taken for constants.
 
     Args:
         grads: computed without a graph, in a backward that was asked for one (``create_graph``).
         inputs: everything that they depend on, with its past.
-        remedy: what to do instead, for the message.
+        what: was differentiated, for the message.
+        remedy: what to do instead.
     """
     places = [k for k, grad in enumerate(grads) if grad is not None]
     anchors = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
     found = list(grads)
     if places and anchors:
-        marked = _NotTwice.apply(remedy, len(anchors), *anchors, *(grads[k] for k in places))  # type: ignore[no-untyped-call]
+        marked = _NotTwice.apply((what, remedy), len(anchors), *anchors, *(grads[k] for k in places))  # type: ignore[no-untyped-call]
         for k, grad in zip(places, marked, strict=True):
             found[k] = grad
     return found
@@ -395,15 +397,14 @@ def refusing_second(
 
 class _NotTwice(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, remedy: str, num_anchors: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.remedy = remedy
+    def forward(ctx: Any, words: tuple[str, str], num_anchors: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.words = words
         return tuple(grad.detach() for grad in tensors[num_anchors:])
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            f"a second derivative was asked for, and the gradient was computed without a graph: {ctx.remedy}"
-        )
+        what, remedy = ctx.words
+        raise RuntimeError(f"{what} cannot be differentiated twice: its gradient is computed without a graph; {remedy}")
 
 
 class Checked:
@@ -449,6 +450,27 @@ def check_closed(value: Tensor, leaves: Iterable[Tensor], what: str) -> None:
             f"{what} uses a tensor of shape {list(found.shape)} that needs a gradient and is neither an argument nor a "
             "registered parameter of it, so that it would get none; pass it as an argument of its own (not inside a "
             "container), register it, or detach it"
+        )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work, or forward-mode differentiation; neither can take an autograd
+    Function that makes no graph."""
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+
+
+def check_recorders(x: object, what: str) -> None:
+    """Raise RuntimeError under a recorder of operators, which would keep one graph, seed and mode as constants.
+
+    Args:
+        x: the stream.
+        what: is called, for the message.
+    """
+    if torch._C._get_tracing_state() is not None or not isinstance(x, Tensor):
+        recorder = "torch.jit.trace" if isinstance(x, Tensor) else f"torch.fx ({type(x).__name__})"
+        raise RuntimeError(
+            f"{what} cannot be recorded by {recorder}: the graph, the seed and the mode of this one call would become "
+            "constants; use torch.export for a module in evaluation, or torch.compile"
         )
 
 

@@ -98,7 +98,7 @@ class _Reversible(torch.autograd.Function):
             found = _take_back(ctx, grad, saved)
         if torch.is_grad_enabled():
             # The caller asked for create_graph.
-            found = refusing_second(found, [grad, *saved[second:]], SECOND)
+            found = refusing_second(found, [grad, *saved[second:]], "a reversible stack", _REMEDY)
         return None, None, found[0], None, *found[1:]
 
 
@@ -127,9 +127,9 @@ def _take_back(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor |
     return [grads.join() if ctx.needs_input_grad[2] else None, *sums.results()]
 
 
-SECOND = (
-    "a reversible stack is differentiated once; for second derivatives (gradient penalties, forces, Hessians) choose "
-    "backprop='store' or 'checkpoint', which have the same weights and values"
+_REMEDY = (
+    "for gradient penalties, forces and Hessians choose backprop='store' or 'checkpoint', which changes neither "
+    "weights nor values"
 )
 
 

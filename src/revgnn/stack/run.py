@@ -59,7 +59,9 @@ class Run:
     layers: Sequence[Sequence[nn.Module]]
     """``layers[l][i]`` is the block of group i."""
     first: int
-    seed: int
+    seed: int | None
+    """``None``: none was given in evaluation, where blocks are told 0, and what they draw all the same comes from where
+    torch's generators are."""
     context: tuple[Any, ...]
     """The context arguments, with ``None`` where a tensor belongs."""
     places: tuple[tuple[int, bool], ...]
@@ -94,7 +96,12 @@ class Run:
 
     def block_seed(self, layer: int, group: int) -> int:
         """The seed of one evaluation: the same whenever it is repeated."""
-        return fold_seed(self.seed, self.first + layer, group)
+        return fold_seed(self.seed or 0, self.first + layer, group)
+
+    def _again(self, layer: int, group: int) -> AbstractContextManager[None]:
+        """Let a block be as it was in its first evaluation."""
+        seed = None if self.seed is None else self.block_seed(layer, group)
+        return self.recompute.again((layer, group), self.layers[layer][group], seed)
 
     def advance(
         self,
@@ -121,7 +128,7 @@ class Run:
             def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
                 block, seed, arguments = blocks[i], self.block_seed(layer, i), per_group[i]
                 if again:
-                    with self.recompute.again((layer, i), block, seed):
+                    with self._again(layer, i):
                         value: Tensor = block(x, seed, *arguments)
                 elif not state.followed and not is_watched and self._is_fused(block, x, arguments):
                     if keep:
@@ -148,7 +155,7 @@ class Run:
 
             def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
-                with self.recompute.again((layer, i), block, seed):
+                with self._again(layer, i):
                     if is_watched or not self._is_fused(block, x, per_group[i]):
                         return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
                     inputs = self.coupling.inputs(i)
@@ -167,7 +174,7 @@ class Run:
 
         def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
             block, seed = self.layers[layer][i], self.block_seed(layer, i)
-            with torch.enable_grad(), self.recompute.again((layer, i), block, seed), self.autocast():
+            with torch.enable_grad(), self._again(layer, i), self.autocast():
                 if self._is_fused(block, x, per_group[i]):
                     return self._evaluated_in_place(block, state.target(i), -1, x, seed, per_group[i], work), None
                 # With grad, as in `reverse`: a kernel may be another one without.
@@ -189,7 +196,7 @@ class Run:
     ) -> None:
         """Raise RuntimeError for a block that does not give the same value again; asked once of each block."""
         block = self.layers[layer][group]
-        with torch.no_grad(), self.recompute.again((layer, group), block, seed):
+        with torch.no_grad(), self._again(layer, group):
             other = block(x, seed, *arguments)
         check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
         self.checked.repeats.add(block)

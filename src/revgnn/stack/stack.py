@@ -18,7 +18,7 @@ from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateN
 from .drift import DriftMonitor
 from .exact import ExactState
 from .fixed import WORDS
-from .recompute import Checked, View
+from .recompute import Checked, View, check_recorders, is_transformed
 from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split
 from .seeds import draw_seed
@@ -146,10 +146,16 @@ class Stack(nn.Module):
             seed: of this step; ``None`` draws one from torch's generator in training.
             tail: what follows the stack, if it goes row by row: the same as evaluating it on the result, in less
                 memory, since a reversible stack's last state then need not leave it.
-        Returns: [N, D], or what the tail makes of it.
-        Raises: ValueError: if a width does not fit, or nothing fits the memory budget.
+        Returns: [N, D], or what the tail makes of it. Under the transforms of ``torch.func`` and in forward-mode
+            differentiation every activation is stored, whatever ``backprop`` says.
+        Raises: ValueError: if a width does not fit, or nothing fits the memory budget. RuntimeError: under
+            ``torch.jit.trace`` and ``torch.fx``; for a block that does not give the same value again, or that uses a
+            tensor which would get no gradient; in the backward, where it was asked to be differentiable.
         """
         x, tensors, whole = self.take_apart(x, context, seed)
+        if is_transformed():
+            x = _advance_stored(whole, x, tensors)
+            return x if tail is None else tail(x)
         if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, tail)):
             for run in self.runs(whole) if self._segments else [whole]:
                 x = self._through(run, _advance_plainly, x, tensors)
@@ -224,14 +230,15 @@ class Stack(nn.Module):
 
     def take_apart(self, x: Tensor, context: tuple[Any, ...], seed: int | None) -> tuple[Tensor, list[Tensor], Run]:
         """The arguments of a call as the stream, the context tensors, and one run of all layers."""
+        check_recorders(x, "a stack")
         if x.size(-1) != self.channels:
             raise ValueError(
                 f"the stack is {self.channels} channels wide, got x with {x.size(-1)}; project x before it"
             )
         self._check_layers()
         views = {block: View(block) for k in range(len(self.layers)) for block in self._blocks(k)}
-        if seed is None:
-            seed = draw_seed() if self.training or any(view.may_draw for view in views.values()) else 0
+        if seed is None and (self.training or any(view.is_training for view in views.values())):
+            seed = draw_seed()
         template, places, tensors = self._split_context(context)
         autocast = Autocast.current(x.device.type)
         if autocast.enabled:
