@@ -135,7 +135,10 @@ class Run:
                         self.recompute.note((layer, i), block)
                     return self._evaluated_in_place(block, state.target(i), 1, x, seed, arguments, work)
                 else:
-                    value = self.recompute.first((layer, i), block, seed, lambda: block(x, seed, *arguments), keep=keep)
+                    draws = None if self.seed is None else seed
+                    value = self.recompute.first(
+                        (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
+                    )
                     if keep and block not in self.checked.repeats and not is_rebuilding():
                         self._check_repeats(layer, i, x, seed, arguments, value)
                 _check_width(value, x)
