@@ -149,7 +149,7 @@ def test_depth_follows_the_modules() -> None:
         deep(x, e)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
 def test_recorders_of_operators_are_refused() -> None:
     stack = revgnn.Stack(Drawing, channels=8, num_layers=2)
     with pytest.raises(RuntimeError, match=r"cannot be recorded by torch\.jit\.trace"):
