@@ -25,7 +25,9 @@ class GraphBlock(nn.Module):
     def __init__(self, channels: int = CHANNELS, *, dropout: float = 0.2) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.inner, self.outer = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        # A variance of one beside that of the rows: where the ReLU leaves a row nearly constant, the norm does not
+        # magnify it, and the block is a contraction for any weights that are drawn.
+        self.inner, self.outer = nn.LayerNorm(channels), nn.LayerNorm(channels, eps=1.0)
         self.dropout = dropout
         with torch.no_grad():
             self.first.weight *= 0.25
