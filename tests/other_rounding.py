@@ -14,8 +14,16 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def spare(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory of numpy's, which no recorder of torch's memory counts."""
+    dtype = dtype or like.dtype
+    size = dtype.itemsize * max(like.numel(), 1)
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype)[: like.numel()].view(like.shape)
 
 
 def imitate(seed: int) -> torch.library.Library:
@@ -25,17 +33,18 @@ def imitate(seed: int) -> torch.library.Library:
     def moved(name: str, out: Tensor, into: Callable[..., object], *inputs: Tensor) -> Tensor:
         """``into(out, *inputs)``, and as far from it as another order of the terms might end."""
         into(out, *inputs)
-        if not out.is_floating_point():
+        if not all(x.is_floating_point() for x in (out, *inputs)):
             return out
-        key = (seed, name, [(tuple(x.shape), x.stride()) for x in inputs])
-        generator = torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))
-        share = torch.rand(out.shape, generator=generator).to(out.dtype) - 0.5
-        size, terms = torch.empty_like(out), torch.empty_like(out)
-        into(size, *(x.square() for x in inputs))
-        into(terms, *((x != 0).to(x.dtype) for x in inputs))
-        whole = torch.stack([(x == x.round()).all() for x in inputs]).all()
-        step = share * torch.finfo(out.dtype).eps * size.sqrt_().maximum(out.abs())
-        return out.add_(step.masked_fill_(whole | (terms < 1.5), 0.0))
+        if all(torch.eq(x, torch.round(x, out=spare(x)), out=spare(x, torch.bool)).numpy().all() for x in inputs):
+            return out
+        size, terms, share = spare(out), spare(out), spare(out)
+        into(size, *(torch.mul(x, x, out=spare(x)) for x in inputs))
+        into(terms, *(torch.ne(x, 0, out=spare(x)) for x in inputs))
+        one = torch.lt(terms, 1.5, out=spare(out, torch.bool))
+        torch.maximum(size.sqrt_(), torch.abs(out, out=terms), out=size)
+        key = repr((seed, name, [(tuple(x.shape), x.stride()) for x in inputs]))
+        share.copy_(torch.from_numpy(np.random.default_rng(zlib.crc32(key.encode())).uniform(-0.5, 0.5, out.shape)))
+        return out.add_(size.mul_(share).mul_(torch.finfo(out.dtype).eps).masked_fill_(one, 0.0))
 
     def product(name: str, function: Callable[..., Tensor]) -> None:
         def call(a: Tensor, b: Tensor) -> Tensor:
@@ -47,7 +56,7 @@ def imitate(seed: int) -> torch.library.Library:
     def added_product(name: str, function: Callable[..., Tensor]) -> None:
         def call(at: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
             out = a.new_empty(*a.shape[:-1], *b.shape[a.dim() - 1 :])
-            scaled = (at if beta == 1 else at * beta, a if alpha == 1 else a * alpha, b)
+            scaled = (torch.mul(x, by, out=spare(x)) if by != 1 else x for x, by in ((at, beta), (a, alpha), (b, 1)))
             return moved(name, out, lambda out, at, a, b: function(at, a, b, out=out), *scaled)
 
         library.impl(name, call, "CPU")
