@@ -38,8 +38,11 @@ def tanh_map(size: int = 24, seed: int = 0, gain: float = 0.8) -> tuple[Map, Ten
     return lambda z: torch.tanh(weight @ z + bias), torch.zeros(size, dtype=torch.float64)
 
 
-def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Map, Tensor]:
-    """A block of two convolutions with injection, layer norms and a fixed mask on a random graph; no contraction."""
+def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0, eps: float = 1e-5) -> tuple[Map, Tensor]:
+    """A block of two convolutions with injection, layer norms and a fixed mask on a random graph; no contraction.
+
+    With a larger ``eps`` the norms magnify no row that is nearly constant, and there is one fixed point for any seed.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -54,7 +57,7 @@ def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Ma
         return (z + adjacency @ torch.relu(z)) @ weight
 
     def norm(z: Tensor) -> Tensor:
-        return torch.nn.functional.layer_norm(z, (channels,))
+        return torch.nn.functional.layer_norm(z, (channels,), eps=eps)
 
     def block(z: Tensor) -> Tensor:
         z1 = conv(z, first)
@@ -66,7 +69,7 @@ def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Ma
 MAPS: dict[str, Callable[[], tuple[Map, Tensor]]] = {
     "linear": lambda: (linear_map(20, 0.8, 3)[0], torch.zeros(20, dtype=torch.float64)),
     "tanh": tanh_map,
-    "graph": graph_map,
+    "graph": lambda: graph_map(eps=0.1),
 }
 
 
@@ -305,7 +308,7 @@ def test_one_transfer_to_the_host_per_iteration(solver: str, monkeypatch: pytest
     monkeypatch.setattr(Tensor, "tolist", counted)
     for name in ("item", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(Tensor, name, refused)
-    _, trace = solve(f, z0, solver=solver, max_iter=15, tol=1e-9)
+    _, trace = solve(f, z0, solver=solver, max_iter=15, tol=0.0)
     monkeypatch.undo()
     assert transfers == trace.iterations == 15
 
