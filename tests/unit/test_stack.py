@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from revgnn.measure import saved_bytes
 from revgnn.stack import Stack, fold_seed, is_rebuilding, rebuilding, split
+from tolerances import assert_close
 
 D, N = 12, 7
 
@@ -109,9 +110,9 @@ def test_gradcheck() -> None:
 def test_values_do_not_depend_on_the_way_back_or_on_grad_mode() -> None:
     x = torch.randn(N, D, dtype=torch.double)
     y = make(backprop="store")(x, seed=1)
-    assert torch.equal(make(backprop="reversible")(x, seed=1), y)
+    assert_close(make(backprop="reversible")(x, seed=1), y)
     with torch.no_grad():
-        assert torch.equal(make(backprop="reversible")(x, seed=1), y)
+        assert_close(make(backprop="reversible")(x, seed=1), y)
 
 
 def test_identity_and_constant_blocks_have_right_gradients() -> None:
