@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
+from ..launcher import is_writer
+
 _STDERR = 2
 
 
@@ -62,6 +64,8 @@ class Interrupts:
                 return
             raise KeyboardInterrupt
         self.signum = signum
+        if not is_writer():
+            return
         # A handler may run in the middle of a print or a log call, which must not be entered twice: write directly.
         os.write(
             _STDERR, f"\n{signal.Signals(signum).name}: stopping after this step; again to stop at once\n".encode()
