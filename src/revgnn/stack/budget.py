@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .purity import rebuilding
+from .rank_group import alone
 from .run import Run
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -233,7 +234,7 @@ def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Ten
     """One forward and backward that leaves nothing behind; gives the bytes of the result."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
     # Hooks of the caller's (offloading, counting) are for what is kept, and nothing of this is.
-    with torch.enable_grad(), rebuilding(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
+    with torch.enable_grad(), rebuilding(), alone(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
         leaf = x.detach().clone().requires_grad_()
         y = forward(leaf, copies)
         wanted = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .purity import rebuilding
+from .rank_group import alone
 from .run import Autocast
 from .solvers import Solver, SolverTrace
 
@@ -130,7 +131,7 @@ class _Job:
 
     def evaluate(self, z: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         remaining = iter(tensors)
-        with self.autocast(), rebuilding():
+        with self.autocast(), rebuilding(), alone():
             return self.f(z, *(next(remaining) if value is _TENSOR else value for value in self.arguments))
 
 
