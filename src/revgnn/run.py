@@ -127,7 +127,7 @@ def execute(
         )
         if not is_writer():
             return {}
-        said = own_statistics(model)
+        said = own_statistics(model, synchronise=run.train.sync_batchnorm)
         facts = {
             "format": FORMAT,
             "name": name,

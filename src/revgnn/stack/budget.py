@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .purity import rebuilding
+from .rank_group import alone
 from .run import Run
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -242,7 +243,7 @@ def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Ten
     parameters = run.recompute.parameters
     # Hooks of parameters do not run in a trial, nor those of the caller's for what is kept (offloading, counting).
     wanted = run.recompute.bind(parameters, [parameter.requires_grad for parameter in parameters])
-    with torch.enable_grad(), rebuilding(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
+    with torch.enable_grad(), rebuilding(), alone(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
         leaf = x.detach().clone().requires_grad_()
         y = forward(leaf, copies)
         leaves = [tensor for tensor in (leaf, *copies, *wanted) if tensor.requires_grad]

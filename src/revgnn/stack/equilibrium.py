@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .implicit import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .purity import rebuilding
+from .rank_group import alone
 from .recompute import Recompute, View, check_repeats
 from .run import Autocast, Split
 from .seeds import draw_seed
@@ -34,7 +35,7 @@ def unrolled(f: Map, z0: Tensor, steps: int) -> Tensor:
         raise ValueError(f"steps={steps} must be at least 1; 6 is usual for pre-training")
     z = z0
     for step in range(steps):
-        with nullcontext() if step == steps - 1 else rebuilding():
+        with alone(), nullcontext() if step == steps - 1 else rebuilding():
             z = f(z)
     return z
 
@@ -171,7 +172,7 @@ class Equilibrium(nn.Module):
         )
         if self.training and next(self.block.buffers(), None) is not None:
             # Running statistics must describe the state that evaluation will meet: the equilibrium, not the zero start.
-            with torch.no_grad(), autocast():
+            with torch.no_grad(), autocast(), alone():
                 evaluate(z.detach())
         return z
 
@@ -191,7 +192,7 @@ class Equilibrium(nn.Module):
         Cost: one evaluation of the block with its graph, and a second derivative.
         """
         state = z.detach().requires_grad_()
-        with rebuilding():
+        with rebuilding(), alone():
             seed, context = self._seed(seed), _whole(context)
             recompute = Recompute({self.block: View(self.block)}, x.device)
             value = recompute.first(None, self.block, seed, lambda: self.block(state, seed, x, *context), keep=False)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .fixed import FixedPoint, FixedPointState, Word
 from .purity import rebuilding, snapshot
+from .rank_group import group_of
 from .run import Run
 from .state import FloatState
 
@@ -116,12 +117,13 @@ class ExactState:
             excess = next(
                 (k for k, (value, limit) in enumerate(zip(found, limits, strict=True)) if not value < limit), None
             )
-            if excess is None:
+            if not _any_rank(run, excess is not None, x.device):
                 self._remember(run, found)
                 return form, FixedPointState(form, state.parts, state.aside, state.layer)
             restore()
             self._measure(run, x, tensors)
-            self._report(run, excess, form.exponents[excess], self._exponents(run)[excess])
+            if excess is not None:
+                self._report(run, excess, form.exponents[excess], self._exponents(run)[excess])
         raise OverflowError(
             f"the fixed-point state of layers {run.first} to {run.first + len(run.layers) - 1} outgrew "
             f"{_ATTEMPTS} scales in a row: its range changes from one evaluation to the next; look for a block that is "
@@ -197,6 +199,12 @@ class ExactState:
             self.largest[run.first + excess],
             new,
         )
+
+
+def _any_rank(run: Run, value: bool, device: torch.device) -> bool:
+    """Whether a value is true on any of the ranks that evaluate the blocks together, and must do it again together."""
+    group = group_of(block for blocks in run.layers for block in blocks)
+    return value if group is None else bool(group.gather(torch.tensor([float(value)], device=device)).any())
 
 
 def _largest(values: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .purity import rebuilding
+from .rank_group import alone
 from .recompute import Recompute, View, check_closed, check_recorders, is_transformed, pull_back
 from .run import Autocast
 from .solvers import Solver, SolverTrace
@@ -160,7 +161,7 @@ class _Job:
 
     def evaluate(self, z: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         remaining = iter(tensors)
-        with self.autocast(), self.again():
+        with self.autocast(), self.again(), alone():
             return self.f(z, *(next(remaining) if value is _TENSOR else value for value in self.arguments))
 
 

@@ -30,6 +30,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..claim import claimed
 from ..launcher import first_rank_speaks, is_writer, restarted, world_size
+from ..stack.batch_norm import left_out, synchronised
+from ..stack.rank_group import RankGroup
 from .interrupt import Interrupts
 from .sharded import Sharded
 from .shares import Place
@@ -80,6 +82,8 @@ class Ranks:
     parallel: ParallelName = "ddp"
     sharded: Sharded | None = None
     """What `wrap` made of a model with the choice "fsdp"."""
+    rows: RankGroup | None = None
+    """What the BatchNorms of a model share."""
 
     @classmethod
     def open(cls, *, cpu: bool, bf16: bool, accumulate: int, parallel: ParallelName = "ddp") -> Ranks:
@@ -144,8 +148,23 @@ class Ranks:
         devices = None if self.accelerator.device.type == "cpu" else [self.accelerator.device.index]
         return DistributedDataParallel(model, device_ids=devices)
 
-    def exchange(self, trained: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Exchange gradients in the backward of the last batch of a step alone; around forward and backward."""
+    @contextmanager
+    def sharing_rows(self, model: nn.Module, *, synchronise: bool) -> Iterator[None]:
+        """Let BatchNorm normalise by the rows of all ranks inside, or by each rank's own under "ddp" too."""
+        if self.size == 1:
+            yield
+            return
+        with synchronised(model, dist.group.WORLD if synchronise else None) as self.rows:
+            yield
+
+    def exchange(self, trained: nn.Module, *, last: bool, counts: bool) -> AbstractContextManager[Any]:
+        """Exchange gradients in the backward of the last batch of a step alone; around forward and backward.
+
+        Args:
+            counts: whether the batch has a weight in the step, and its rows in BatchNorm's statistics.
+        """
+        if self.rows is not None:
+            self.rows.counts = counts
         if self.sharded is not None:
             return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
@@ -327,11 +346,17 @@ def scale_gradients(parameters: Iterator[nn.Parameter], factor: float) -> None:
     torch._foreach_mul_(gradients, factor)
 
 
-def own_statistics(model: nn.Module) -> str | None:
-    """Say that batch statistics are not shared by the ranks, where a model has such and there are several."""
-    if world_size() == 1 or not any("BatchNorm" in type(module).__name__ for module in model.modules()):
+def own_statistics(model: nn.Module, *, synchronise: bool) -> str | None:
+    """Say which batch statistics are not shared by the ranks, where a model has such and there are several.
+
+    Args:
+        synchronise: whether those are shared that can be.
+    """
+    left = {type(module).__name__ for module in left_out(model)} if synchronise else {"BatchNorm"}
+    if world_size() == 1 or not left or not any("BatchNorm" in type(module).__name__ for module in model.modules()):
         return None
+    why = "" if not synchronise else " (of another type than nn.BatchNorm1d, or inside an equilibrium)"
     return (
-        f"BatchNorm is not synchronised: each of the {world_size()} ranks normalises by the statistics of its own "
-        "batch, as accumulation does, and the running statistics are those of rank 0."
+        f"{' and '.join(sorted(left))}{why} is not synchronised: each of the {world_size()} ranks normalises by the "
+        "statistics of its own batch, as accumulation does, and the running statistics are those of rank 0."
     )

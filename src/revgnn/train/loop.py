@@ -98,7 +98,7 @@ def fit(
         ranks.wait()
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        warning = own_statistics(model)
+        warning = own_statistics(model, synchronise=config.sync_batchnorm)
         if warning is not None:
             _log.warning(warning)
         set_seed(config.seed)
@@ -116,7 +116,7 @@ def fit(
             ranks=ranks,
             num_outputs=num_outputs or 0,
         )
-        with ranks.together():
+        with ranks.together(), ranks.sharing_rows(model, synchronise=config.sync_batchnorm):
             if resume:
                 run.resume()
             result = run.run()
