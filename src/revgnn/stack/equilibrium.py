@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from . import uncompiled
 from .implicit import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .purity import rebuilding
 from .run import Autocast, Split
@@ -141,6 +142,14 @@ class Equilibrium(nn.Module):
             seed: fixes the dropout masks for the whole solve and its backward; ``None`` draws one in training.
         Returns: [N, D] state, in the dtype of ``x`` (float32 under autocast).
         """
+        if uncompiled.is_compiled():
+            out: Tensor = uncompiled.call(Equilibrium.forward, self, x, *context, seed=seed)
+            return out
+        if torch.compiler.is_exporting() and self.mode == "solve":
+            raise RuntimeError(
+                "torch.export cannot follow an equilibrium, which iterates until its residual is small; set "
+                "mode='unroll'"
+            )
         seed, context = self._seed(seed), _whole(context)
         autocast = Autocast.current(x.device.type)
         # The differences that a solver takes drown in a half-precision state; autocast rounds inside the block.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import uncompiled
 from .budget import LayerCost, MemoryBudget, layer_cost, parse_bytes, weakly
 from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateName, check_choices, num_segments
 from .drift import DriftMonitor
@@ -140,7 +141,13 @@ class Stack(nn.Module):
         Returns: [N, D], or what the tail makes of it.
         Raises: ValueError: if a width does not fit, or nothing fits the memory budget.
         """
+        if uncompiled.is_compiled():
+            out: Tensor = uncompiled.call(Stack.forward, self, x, *context, seed=seed, tail=tail)
+            return out
         x, tensors, whole = self.take_apart(x, context, seed)
+        if torch.compiler.is_exporting():  # a program has no memory to save
+            x = _advance_stored(whole, x, tensors)
+            return x if tail is None else tail(x)
         followed = [*tensors, *self.parameters(), *([] if tail is None else tail.parameters())]
         if not (torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in followed))):
             for run in self.runs(whole) if self._segments else [whole]:
