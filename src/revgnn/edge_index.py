@@ -5,12 +5,17 @@ Also tells whether its content is what it was, whoever changed it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.utils._python_dispatch import _disable_current_modes
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FROM_SPARSE = (
@@ -25,8 +30,30 @@ def is_memory(tensor: Tensor) -> bool:
     return type(tensor) in _PLAIN and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Compute what lasts: outside of inference mode, of autograd, of function transforms and of tracers."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            stack.enter_context(temporarily_clear_interpreter_stack())
+        if torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch():  # type: ignore[no-untyped-call]
+            stack.enter_context(_disable_current_modes())  # imports much, which is there where a mode is
+        yield
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Take off what `torch.func.grad` and `jvp` wrap around their arguments, which means nothing for integers."""
+    while torch._C._functorch.is_gradtrackingtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def plain(tensor: Tensor) -> Tensor:
     """Return the plain tensor that a subclass stands for, in memory that can be read; anything else as it is."""
+    if isinstance(tensor, Tensor):
+        tensor = unwrapped(tensor)
     if not isinstance(tensor, Tensor) or type(tensor) in _PLAIN:
         return tensor
     if hasattr(tensor, "as_tensor"):  # PyG's EdgeIndex and Index
@@ -81,8 +108,9 @@ def refuse_recording(structure: Any, num_nodes: Any) -> None:
     """
     if torch.compiler.is_dynamo_compiling():
         return
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        tool, why = "torch.jit.trace", "it would record this one graph as constants"
+    recorder = _recorder(structure)
+    if recorder is not None:
+        tool, why = recorder, "it would record this one graph as constants"
     elif isinstance(structure, torch.fx.Proxy) or isinstance(num_nodes, torch.fx.Proxy):
         tool, why = "torch.fx.symbolic_trace", "what is computed depends on the graph"
     elif isinstance(structure, Tensor) and torch._C._functorch.is_batchedtensor(structure):
@@ -95,6 +123,14 @@ def refuse_recording(structure: Any, num_nodes: Any) -> None:
     raise RuntimeError(
         f"{tool} cannot take a graph network: {why}; use torch.export.export after model.eval(), or torch.compile"
     )
+
+
+def _recorder(structure: Any) -> str | None:
+    """What records the calls of operators on this very memory."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return "torch.jit.trace"
+    is_proxied = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return "make_fx" if is_proxied and type(structure) in _PLAIN and not torch.compiler.is_exporting() else None
 
 
 def check_edge_index(edge_index: Tensor) -> None:

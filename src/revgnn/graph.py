@@ -10,8 +10,7 @@ that was made, or first used, under `torch.inference_mode` can be trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -24,6 +23,7 @@ from .edge_index import (
     check_edge_index,
     check_range,
     fingerprint,
+    in_memory,
     is_memory,
     plain,
     refuse_recording,
@@ -82,8 +82,8 @@ class Graph:
             return
         for name in ("indptr", "indices", "edge_ids", "batch"):
             tensor = getattr(self, name)
-            if tensor is not None and tensor.is_inference():
-                with _outside_inference_mode():
+            if isinstance(tensor, Tensor) and tensor.is_inference():
+                with in_memory():
                     object.__setattr__(self, name, tensor.clone())
 
     # ------------------------------------------------------------------ making one
@@ -111,7 +111,7 @@ class Graph:
         """
         edge_index = plain(edge_index)
         check_edge_index(edge_index)
-        with _outside_inference_mode():
+        with in_memory():
             return cls._sorted(edge_index, num_nodes, batch, num_graphs)
 
     @classmethod
@@ -168,7 +168,7 @@ class Graph:
     @_derived
     def out_degree(self) -> Tensor:
         """[N] int64: outgoing edges of each node, repeated ones counted."""
-        if self._has_values:
+        if is_memory(self.indptr):
             return torch.bincount(self.indices, minlength=self.num_nodes)
         # Eight times as slow, but a tracer knows its shape.
         counts = self.indices.new_zeros(self.num_nodes, dtype=torch.int64)
@@ -223,7 +223,7 @@ class Graph:
 
     def _with_loops(self) -> Graph | None:
         """None: this graph is it; kept on itself, it would outlive its owner until the garbage is collected."""
-        if not self._has_values:
+        if not is_memory(self.indptr):
             indptr, indices = torch.ops.revgnn.self_looped(self.indptr, self.indices)
             return replace(self, indptr=indptr, indices=indices, edge_ids=None)
         src, dst = self.edge_index
@@ -251,11 +251,6 @@ class Graph:
             batch=move(self.batch),
         )
 
-    @property
-    def _has_values(self) -> bool:
-        """Whether Python may branch on the edges, which a tracer does not know."""
-        return is_memory(self.indptr) and not torch.compiler.is_compiling()
-
     def keep(self, name: str, make: Callable[[], _T]) -> _T:
         """Return what ``make()`` gave the first time it was asked for under ``name``; for what the ops derive."""
         found: _T = self._kept[name] if name in self._kept else self._kept_in(self._kept, name, make)
@@ -268,14 +263,11 @@ class Graph:
     def _kept_in(self, place: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
         if torch.compiler.is_dynamo_compiling():
             return make()  # nothing is kept of what a compiled function may make as inference tensors
-        if torch.is_inference_mode_enabled():
-            with _outside_inference_mode():
-                value = make()
-        else:
-            value = make()
-        # What torch.export or a function transform derives of a graph in memory means nothing after it.
-        if not isinstance(_structure(value), Tensor) or is_memory(_structure(value)) or not is_memory(self.indptr):
-            place[name] = value
+        if is_memory(self.indptr):
+            with in_memory():
+                value = place[name] = make()
+        else:  # traced, as what is derived of it
+            value = place[name] = make()
         return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
@@ -288,13 +280,6 @@ class Graph:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _kept={})
         self.__post_init__()
-
-
-def _structure(value: Any) -> Any:
-    """The tensor that shows whether a graph, or one of several tensors, is traced."""
-    if isinstance(value, Graph):
-        return value.indptr
-    return value[0] if isinstance(value, tuple) else value
 
 
 torch.serialization.add_safe_globals([Graph])  # tensors and two numbers, which a file may hold
@@ -314,7 +299,7 @@ def as_graph(graph: Graph | Tensor, num_nodes: int, device: torch.device | None 
         `torch.jit.trace`, `torch.fx.symbolic_trace` and `torch.func.vmap` over the edges.
     Cost: an ``edge_index`` is read once per call (about 1.5 ms for a million edges), and sorted where it is new.
     """
-    refuse_recording(_structure(graph), num_nodes)
+    refuse_recording(graph.indptr if isinstance(graph, Graph) else graph, num_nodes)
     if not isinstance(graph, Graph | Tensor):
         raise TypeError(
             f"expected a revgnn.Graph or an edge_index tensor [2, E], got {type(graph).__name__}{remedy(graph)}"
@@ -334,9 +319,10 @@ def _converted(edge_index: Tensor, num_nodes: int) -> Graph:
         check_edge_index(edge_index)
         indptr, indices, edge_ids = torch.ops.revgnn.csr(edge_index, num_nodes)
         return Graph(num_nodes=num_nodes, indptr=indptr, indices=indices, edge_ids=edge_ids)
-    values = plain(edge_index)
-    check_edge_index(values)
-    return _memo.get(edge_index, (num_nodes, fingerprint(values)), lambda: Graph.from_edge_index(values, num_nodes))
+    with in_memory():
+        values = plain(edge_index)
+        check_edge_index(values)
+        return _memo.get(edge_index, (num_nodes, fingerprint(values)), lambda: Graph.from_edge_index(values, num_nodes))
 
 
 _memo: Memo[Graph] = Memo()
@@ -356,10 +342,3 @@ def check_finite(values: Tensor, what: str) -> None:
 def _indptr(sorted_or_not: Tensor, num_nodes: int) -> Tensor:
     counts = torch.bincount(sorted_or_not, minlength=num_nodes)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-@contextmanager
-def _outside_inference_mode() -> Iterator[None]:
-    """Make tensors that may be saved for a backward, whatever mode the caller is in, and follow nothing."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield

@@ -9,6 +9,7 @@ import pickle
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.multiprocessing.queue import ForkingPickler
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import to_edge_index
@@ -554,5 +558,50 @@ def test_recorders_are_refused(conv: str) -> None:
         torch.jit.trace(lambda x: model(x, graph), (x,))
     with pytest.raises(RuntimeError, match=rf"torch\.fx\.symbolic_trace cannot take a graph network: .*{remedy}"):
         torch.fx.symbolic_trace(model)
+    with pytest.raises(RuntimeError, match=rf"make_fx cannot take a graph network: .*{remedy}"):
+        make_fx(model)(x, EDGES)
     with pytest.raises(RuntimeError, match=r"torch\.func\.vmap cannot go over graphs"):
         torch.func.vmap(model, in_dims=(None, 0))(x, torch.stack([EDGES, EDGES]))
+
+
+def _under_grad(model: nn.Module, x: Tensor, graph: Graph | Tensor) -> None:
+    """Of all arguments, which are then wrapped, and of some."""
+    for call in (lambda x, graph: model(x, graph).sum(), lambda x, _: model(x, graph).sum()):
+        with suppress(RuntimeError):  # whether a kernel can be differentiated so is another question
+            torch.func.grad(call)(x, graph)
+
+
+def _under_jvp(model: nn.Module, x: Tensor, graph: Graph | Tensor) -> None:
+    with suppress(RuntimeError):
+        torch.func.jvp(lambda x: model(x, graph), (x,), (x,))
+
+
+def _under_vmap(model: nn.Module, x: Tensor, graph: Graph | Tensor) -> None:
+    with suppress(RuntimeError):
+        torch.func.vmap(model, in_dims=(0, None))(torch.stack([x, x]), graph)
+
+
+def _under_fakes(model: nn.Module, x: Tensor, graph: Graph | Tensor) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model(mode.from_tensor(x), graph).shape == (4, 2)
+
+
+def _under_a_counter(model: nn.Module, x: Tensor, graph: Graph | Tensor) -> None:
+    with FlopCounterMode(display=False):
+        model(x, graph)
+
+
+@pytest.mark.parametrize("kind", ["graph", "edge_index"])
+@pytest.mark.parametrize(
+    "surround",
+    [_under_grad, _under_jvp, _under_vmap, _under_fakes, _under_a_counter],
+    ids=lambda call: call.__name__[1:],
+)
+@pytest.mark.parametrize("conv", CONVS)
+def test_nothing_of_a_tracer_or_a_transform_stays_on_a_graph(conv: str, surround: Any, kind: str) -> None:
+    model, x, edges = build_model(_config(conv), in_channels=6, out_channels=2).eval(), torch.randn(4, 6), EDGES.clone()
+    graph = Graph.from_edge_index(edges, 4) if kind == "graph" else edges
+    surround(model, x, graph)
+    found = torch.autograd.grad(model(x, graph).sum(), list(model.parameters()))
+    expected = torch.autograd.grad(model(x, EDGES.clone()).sum(), list(model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -17,6 +17,12 @@ class GNN(nn.Module):
     """Encoder, first convolution (where there is one), stack or equilibrium, head.
 
     Made by `revgnn.build_model`. Takes a `Graph` (edge features in its order) or PyG's ``edge_index`` (in that order).
+
+    torch.compile runs the whole network as it is, in one break of the code around it: its kernels are compiled already.
+    Convolutions, norms and blocks alone are traced. torch.export records a network in evaluation, for ``(x, graph)`` or
+    ``(x, edge_index)`` of any numbers of nodes and edges; an ``edge_index`` is sorted in every call of the program. The
+    dynamic shapes of a `Graph` are a list: of indptr [N+1], indices [E], and of edge_ids [E] and batch [N] where it has
+    them. An equilibrium, which branches on its residual, is not exported.
     """
 
     def __init__(

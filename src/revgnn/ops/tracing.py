@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..edge_index import unwrapped
 from ..graph import Graph
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -93,9 +94,11 @@ def _flatten_with_keys(graph: Graph) -> tuple[list[tuple[pytree.KeyEntry, Tensor
 
 def _unflatten(tensors: Iterable[Any], context: tuple[int, str]) -> Graph:
     num_graphs, names = context
-    found = dict(zip(names.split(), tensors, strict=True))
+    given = (unwrapped(tensor) if isinstance(tensor, Tensor) else tensor for tensor in tensors)
+    found = dict(zip(names.split(), given, strict=True))
     before = _taken_apart.get(id(found["indptr"]))
-    if before is not None and all(found.get(name) is getattr(before, name) for name in _TENSORS):
+    is_same = before is not None and all(found.get(name) is getattr(before, name) for name in _TENSORS)
+    if before is not None and is_same and before.num_graphs == num_graphs:
         return before
     # What takes the place of tensors (a specification of their shapes, a position) has no number of nodes.
     num_nodes = found["indptr"].size(0) - 1 if isinstance(found["indptr"], Tensor) else 0
