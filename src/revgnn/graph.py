@@ -3,17 +3,33 @@
 Hides the sorting, the index width and every derived vector (degrees, the reverse, the self-looped graph), each made
 once and kept. Edges are ordered by (destination, source), whatever order the caller had; `Graph.sort_edges` brings edge
 features into that order. Messages flow from `edge_index[0]` (source) to `edge_index[1]` (destination), as in PyG.
+
+A graph shares no memory with the tensors that it was made from, and none of its own is an inference tensor: a graph
+that was made, or first used, under `torch.inference_mode` can be trained on.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+
+from .edge_index import (
+    check_batch,
+    check_edge_index,
+    check_range,
+    fingerprint,
+    in_memory,
+    is_memory,
+    plain,
+    refuse_recording,
+    remedy,
+)
+from .memo import Memo
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -35,8 +51,8 @@ class _derived(Generic[_T]):  # noqa: N801 - a decorator
     def __get__(self, graph: object | None, owner: type) -> _derived[_T] | _T:
         if graph is None:
             return self
-        value = graph.__dict__[self._name] = self._make(graph)
-        return value
+        assert isinstance(graph, Graph)
+        return graph._kept_in(graph.__dict__, self._name, lambda: self._make(graph))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +75,16 @@ class Graph:
     """[N] int64, ascending: the graph that each node belongs to; ``None``: one graph."""
     num_graphs: int = 1
     """B."""
-    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
+        for name in ("indptr", "indices", "edge_ids", "batch"):
+            tensor = getattr(self, name)
+            if isinstance(tensor, Tensor) and tensor.is_inference():
+                with in_memory():
+                    object.__setattr__(self, name, tensor.clone())
 
     # ------------------------------------------------------------------ making one
     @classmethod
@@ -74,19 +99,27 @@ class Graph:
         """Check and sort a COO edge list.
 
         Args:
-            edge_index: [2, E] int64 or int32, sources above destinations.
+            edge_index: [2, E] int64 or int32, sources above destinations, of any strides; PyG's ``EdgeIndex`` and
+                other subclasses of tensors are read as the plain tensor that they stand for.
             num_nodes: N; ``None`` takes the largest index plus one (isolated last nodes are then unknown).
             batch: [N] integer, ascending graph number of each node; ``None`` means one graph.
             num_graphs: B; ``None`` takes the last graph number plus one.
         Returns: the graph, on the device of ``edge_index``.
-        Raises: TypeError, ValueError: wrong dtype or shape, or an index out of range, naming the first offender.
+        Raises: TypeError, ValueError: wrong dtype, layout or shape, no memory, or an index out of range, naming the
+            first offender. A sparse adjacency matrix is refused: its values would be lost.
         Cost: one stable sort of E keys.
         """
-        _check_edge_index(edge_index)
+        edge_index = plain(edge_index)
+        check_edge_index(edge_index)
+        with in_memory():
+            return cls._sorted(edge_index, num_nodes, batch, num_graphs)
+
+    @classmethod
+    def _sorted(cls, edge_index: Tensor, num_nodes: int | None, batch: Tensor | None, num_graphs: int | None) -> Graph:
         src, dst = edge_index[0].long(), edge_index[1].long()
         if num_nodes is None:
             num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
-        _check_range(edge_index, num_nodes)
+        check_range(edge_index, num_nodes)
         key = dst * num_nodes + src
         if bool((key[1:] >= key[:-1]).all()):
             edge_ids = None
@@ -95,11 +128,11 @@ class Graph:
             src, dst = src[edge_ids], dst[edge_ids]
         index_dtype = torch.int32 if max(num_nodes, src.numel()) < _INT32_MAX else torch.int64
         if batch is not None:
-            batch, num_graphs = _check_batch(batch, num_nodes, num_graphs)
+            batch, num_graphs = check_batch(batch, num_nodes, num_graphs)
         return cls(
             num_nodes=num_nodes,
             indptr=_indptr(dst, num_nodes).to(index_dtype),
-            indices=src.to(index_dtype),
+            indices=src.to(index_dtype, copy=True),
             edge_ids=edge_ids,
             batch=batch,
             num_graphs=1 if num_graphs is None else num_graphs,
@@ -135,7 +168,11 @@ class Graph:
     @_derived
     def out_degree(self) -> Tensor:
         """[N] int64: outgoing edges of each node, repeated ones counted."""
-        return torch.bincount(self.indices, minlength=self.num_nodes)
+        if is_memory(self.indptr):
+            return torch.bincount(self.indices, minlength=self.num_nodes)
+        # Eight times as slow, but a tracer knows its shape.
+        counts = self.indices.new_zeros(self.num_nodes, dtype=torch.int64)
+        return counts.index_add(0, self.indices, torch.ones_like(self.indices, dtype=torch.int64))
 
     @_derived
     def destinations(self) -> Tensor:
@@ -156,14 +193,7 @@ class Graph:
         indices = self.destinations[edge_ids].to(self.indices.dtype)
         if torch.equal(indptr, self.indptr) and torch.equal(indices, self.indices):
             indptr, indices = self.indptr, self.indices
-        return Graph(
-            num_nodes=self.num_nodes,
-            indptr=indptr,
-            indices=indices,
-            edge_ids=edge_ids,
-            batch=self.batch,
-            num_graphs=self.num_graphs,
-        )
+        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids)
 
     @property
     def is_symmetric(self) -> bool:
@@ -179,24 +209,31 @@ class Graph:
         return edge_values if self.edge_ids is None else edge_values[self.edge_ids]
 
     # ------------------------------------------------------------------ other graphs from it
-    @_derived
+    @property
     def self_looped(self) -> Graph:
         """This graph with exactly one self loop per node; loops that exist are replaced, edge features do not
         follow."""
+        looped: Graph | None = self.keep("self_looped", self._with_loops)
+        return self if looped is None else looped
+
+    @property
+    def has_loops_ready(self) -> bool:
+        """Whether `self_looped` was asked for before, so that a compiler need not follow how it is made."""
+        return "self_looped" in self._kept
+
+    def _with_loops(self) -> Graph | None:
+        """None: this graph is it; kept on itself, it would outlive its owner until the garbage is collected."""
+        if not is_memory(self.indptr):
+            indptr, indices = torch.ops.revgnn.self_looped(self.indptr, self.indices)
+            return replace(self, indptr=indptr, indices=indices, edge_ids=None)
         src, dst = self.edge_index
         keep = src != dst
         loops = torch.arange(self.num_nodes, device=self.device)
         if int((~keep).sum()) == self.num_nodes and torch.equal(src[~keep].sort().values, loops):
-            return self
+            return None
         edge_index = torch.stack([torch.cat([src[keep], loops]), torch.cat([dst[keep], loops])])
-        graph = Graph.from_edge_index(edge_index, self.num_nodes, batch=self.batch, num_graphs=self.num_graphs)
-        return Graph(
-            num_nodes=graph.num_nodes,
-            indptr=graph.indptr,
-            indices=graph.indices,
-            batch=self.batch,
-            num_graphs=self.num_graphs,
-        )
+        graph = Graph.from_edge_index(edge_index, self.num_nodes)
+        return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None)
 
     def to(self, device: torch.device | str) -> Graph:
         """Copy to a device; derived vectors are made anew there when asked for."""
@@ -206,46 +243,89 @@ class Graph:
         def move(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device)
 
-        return Graph(
-            num_nodes=self.num_nodes,
+        return replace(
+            self,
             indptr=self.indptr.to(device),
             indices=self.indices.to(device),
             edge_ids=move(self.edge_ids),
             batch=move(self.batch),
-            num_graphs=self.num_graphs,
         )
 
-    def keep(self, name: str, make: Any) -> Any:
-        """Return what ``make()`` gave the first time it was asked for under ``name``; for vectors derived by the
-        ops."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
+    def keep(self, name: str, make: Callable[[], _T]) -> _T:
+        """Return what ``make()`` gave the first time it was asked for under ``name``; for what the ops derive."""
+        found: _T = self._kept[name] if name in self._kept else self._kept_in(self._kept, name, make)
+        return found
+
+    def kept_as(self, value: Tensor) -> str | None:
+        """The name under which `keep` gave ``value``, which then nobody writes to; ``None``: it is somebody else's."""
+        return next((name for name, kept in tuple(self._kept.items()) if kept is value), None)
+
+    def _kept_in(self, place: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
+        if torch.compiler.is_dynamo_compiling():
+            return make()  # nothing is kept of what a compiled function may make as inference tensors
+        if is_memory(self.indptr):
+            with in_memory():
+                value = place[name] = make()
+        else:  # traced, as what is derived of it
+            value = place[name] = make()
+        return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is derived is made anew where the graph arrives."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
 
-def as_graph(graph: Graph | Tensor, num_nodes: int) -> Graph:
-    """Accept PyG's ``edge_index`` where a graph is wanted; the last one converted is remembered while it is
-    unchanged."""
-    if isinstance(graph, Graph):
-        if graph.num_nodes != num_nodes:
-            raise ValueError(f"x has {num_nodes} rows but the graph has {graph.num_nodes} nodes; they must be equal")
-        return graph
-    if not isinstance(graph, Tensor):
-        raise TypeError(f"expected a revgnn.Graph or an edge_index tensor [2, E], got {type(graph).__name__}")
-    global _last
-    if _last is not None:
-        tensor, version, nodes, made = _last
-        if tensor() is graph and version == graph._version and nodes == num_nodes:
-            return made
-    made = Graph.from_edge_index(graph, num_nodes)
-    _last = (weakref.ref(graph), graph._version, num_nodes, made)
-    return made
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _kept={})
+        self.__post_init__()
 
 
-_last: tuple[weakref.ref[Tensor], int, int, Graph] | None = None
+torch.serialization.add_safe_globals([Graph])  # tensors and two numbers, which a file may hold
+
+
+def as_graph(graph: Graph | Tensor, num_nodes: int, device: torch.device | None = None) -> Graph:
+    """Accept PyG's ``edge_index`` where a graph is wanted.
+
+    The last one converted is remembered while it lives and its content is the same, whoever changed it by whatever
+    way; the graph dies with it.
+
+    Args:
+        graph: of ``num_nodes`` nodes, or their ``edge_index`` [2, E].
+        num_nodes: rows of x.
+        device: of x; ``None`` asks nothing.
+    Raises: TypeError, ValueError: as `Graph.from_edge_index`, or if nodes or devices differ. RuntimeError: under
+        `torch.jit.trace`, `torch.fx.symbolic_trace` and `torch.func.vmap` over the edges.
+    Cost: an ``edge_index`` is read once per call (about 1.5 ms for a million edges), and sorted where it is new.
+    """
+    refuse_recording(graph.indptr if isinstance(graph, Graph) else graph, num_nodes)
+    if not isinstance(graph, Graph | Tensor):
+        raise TypeError(
+            f"expected a revgnn.Graph or an edge_index tensor [2, E], got {type(graph).__name__}{remedy(graph)}"
+        )
+    if device is not None and graph.device != device:
+        what = "the graph" if isinstance(graph, Graph) else "edge_index"
+        raise ValueError(f"x is on {device} but {what} is on {graph.device}; move one to the other with .to(device)")
+    if isinstance(graph, Tensor):
+        return _converted(graph, num_nodes)
+    if graph.num_nodes != num_nodes:
+        raise ValueError(f"x has {num_nodes} rows but the graph has {graph.num_nodes} nodes; they must be equal")
+    return graph
+
+
+def _converted(edge_index: Tensor, num_nodes: int) -> Graph:
+    if torch.compiler.is_exporting() or isinstance(edge_index, FakeTensor):
+        check_edge_index(edge_index)
+        indptr, indices, edge_ids = torch.ops.revgnn.csr(edge_index, num_nodes)
+        return Graph(num_nodes=num_nodes, indptr=indptr, indices=indices, edge_ids=edge_ids)
+    with in_memory():
+        values = plain(edge_index)
+        check_edge_index(values)
+        return _memo.get(edge_index, (num_nodes, fingerprint(values)), lambda: Graph.from_edge_index(values, num_nodes))
+
+
+_memo: Memo[Graph] = Memo()
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -262,39 +342,3 @@ def check_finite(values: Tensor, what: str) -> None:
 def _indptr(sorted_or_not: Tensor, num_nodes: int) -> Tensor:
     counts = torch.bincount(sorted_or_not, minlength=num_nodes)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _check_edge_index(edge_index: Tensor) -> None:
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}")
-    if edge_index.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"edge_index must be int64 or int32, got {edge_index.dtype}; convert it with .long()")
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"edge_index must have shape [2, E], got {list(edge_index.shape)}; transpose it if its rows are edges"
-        )
-
-
-def _check_range(edge_index: Tensor, num_nodes: int) -> None:
-    bad = (edge_index < 0) | (edge_index >= num_nodes)
-    if not bool(bad.any()):
-        return
-    edge = int(bad.any(0).nonzero()[0])
-    row = int(bad[:, edge].nonzero()[0])
-    raise ValueError(
-        f"edge_index must lie in 0..{num_nodes - 1}: edge {edge} has {'source' if row == 0 else 'destination'} "
-        f"{int(edge_index[row, edge])} ({int(bad.any(0).sum())} such edges); "
-        "pass the right num_nodes or renumber the nodes"
-    )
-
-
-def _check_batch(batch: Tensor, num_nodes: int, num_graphs: int | None) -> tuple[Tensor, int]:
-    if batch.dim() != 1 or batch.numel() != num_nodes:
-        raise ValueError(f"batch must have shape [{num_nodes}], got {list(batch.shape)}")
-    batch = batch.long()
-    if num_nodes and (bool((batch.diff() < 0).any()) or int(batch[0]) < 0):
-        raise ValueError("batch must be ascending and start at 0 or above: the nodes of a graph stand together")
-    least = int(batch[-1]) + 1 if num_nodes else 0
-    if num_graphs is not None and num_graphs < least:
-        raise ValueError(f"num_graphs={num_graphs} but batch names graph {least - 1}; pass at least {least}")
-    return batch, least if num_graphs is None else num_graphs

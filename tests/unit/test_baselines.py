@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -178,6 +181,22 @@ def test_what_is_propagated_follows_the_features_and_the_graph(kind: str) -> Non
     x.mul_(2.0)
     assert_close(model(x, other), fresh(x, other))
     assert_close(model(x + 1.0, other), fresh(x + 1.0, other))
+
+
+@pytest.mark.parametrize("kind", ["sgc", "sign"])
+def test_what_is_propagated_serves_training_after_inference_and_dies_with_its_features(kind: str) -> None:
+    x, found, _ = inputs(kind)
+    model = peer(kind)
+    with torch.inference_mode():
+        model(x, found)
+        assert not any(hop.is_inference() for hop in model._kept._made)
+    model(x, found).sum().backward()
+    expected = model.eval()(x, found)
+    assert_close(pickle.loads(pickle.dumps(model))(x, found), expected)
+    made = [weakref.ref(hop) for hop in model._kept._made]
+    del x, expected
+    gc.collect()
+    assert [hop() for hop in made] == [None] * len(made)
 
 
 def test_sign_reads_pyg_s_hops() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch as PygBatch
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader, RandomNodeLoader
@@ -143,6 +146,35 @@ def test_a_function_of_the_epoch_is_a_loader_too() -> None:
     assert epochs == [1, 3]
     assert len(source) == 2
     assert next(iter(source.evaluate())) is next(iter(source.evaluate())), "a batch that comes again is kept"
+
+
+def test_a_kept_batch_follows_its_data_and_dies_with_it() -> None:
+    data = as_data(one_graph(20, 40))
+    source = PygBatches([data], [data])
+    first = next(iter(source.evaluate()))
+    memory = data.edge_index.numpy()
+    memory[0, :5] = (memory[0, :5] + 1) % 20
+    second = next(iter(source.evaluate()))
+    assert second is not first
+    assert torch.equal(second.graph.edge_index, Graph.from_data(data).edge_index)
+    data.train_mask = ~data.train_mask
+    third = next(iter(source.evaluate()))
+    assert torch.equal(third.rows["train"], data.train_mask.nonzero()[:, 0])
+    data.val_mask[:] = False
+    assert not next(iter(source.evaluate())).rows["valid"].numel()
+    source, held = PygBatches([], list, steps=0), as_data(one_graph(20, 40))
+    graph = weakref.ref(source._taken(held).graph)
+    assert graph() is not None
+    del held
+    gc.collect()
+    assert graph() is None
+
+
+def test_edges_as_pygs_edge_index() -> None:
+    data, other = as_data(one_graph(20, 40)), as_data(one_graph(20, 40))
+    other.edge_index = EdgeIndex(other.edge_index, sparse_size=(20, 20))
+    assert equal(from_pyg(data), from_pyg(other))
+    assert equal(next(iter(PygBatches([other], [other]).train(1))), from_pyg(data))
 
 
 def train(batches: Any, dataset: Dataset) -> Any:

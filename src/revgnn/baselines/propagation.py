@@ -60,7 +60,7 @@ class SIGN(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        hops = self._kept.get(x, graph, lambda: _hops(x, graph, self.hops))
+        hops = [x, *self._kept.get(x, graph, lambda: _hops(x, graph, self.hops))]
         branches = (
             lin(F.dropout(hop, self.input_dropout, self.training)) for lin, hop in zip(self.branches, hops, strict=True)
         )
@@ -141,30 +141,31 @@ class GCNII(nn.Module):
 
 
 class _Kept:
-    """What was last made of one tensor of features and one graph, while both are the same; without gradient."""
+    """What was last made of some features and a graph, while both live and are the same; without gradient."""
 
     def __init__(self) -> None:
-        self._of: tuple[weakref.ref[Tensor], int, weakref.ref[Graph]] | None = None
+        self._of: tuple[weakref.ref[Tensor], int | None, weakref.ref[Graph]] | None = None
         self._made: list[Tensor] = []
 
     def get(self, x: Tensor, graph: Graph, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Give what ``make()`` gives, or gave last time for the very same arguments."""
-        of = self._of
-        if of is None or of[0]() is not x or of[1] != x._version or of[2]() is not graph:
-            with torch.no_grad():
-                self._made = make()
-            self._of = weakref.ref(x), x._version, weakref.ref(graph)
+        of, version = self._of, None if x.is_inference() else x._version
+        if of is None or of[0]() is not x or of[1] != version or of[2]() is not graph:
+            with torch.inference_mode(False), torch.no_grad():
+                made = self._made = make()
+            self._of = weakref.ref(x, lambda _: made.clear()), version, weakref.ref(graph, lambda _: made.clear())
         return self._made
 
-    def __deepcopy__(self, memo: dict[int, object]) -> _Kept:
-        return _Kept()
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return type(self), ()
 
 
 def _hops(x: Tensor, graph: Graph, count: int) -> list[Tensor]:
-    """``x, A x, ..., A^count x`` with ``A`` normalised by degrees, as PyG's SIGN transform."""
+    """``A x, ..., A^count x`` with ``A`` normalised by degrees, as PyG's SIGN transform."""
     scale = graph.in_degree.clamp(min=1).to(x.dtype).pow(-0.5).unsqueeze(1)
     scale = scale * (graph.in_degree > 0).unsqueeze(1)
-    matrix, found = adjacency(graph, x.dtype), [x]
+    matrix, found = adjacency(graph, x.dtype), []
     for _ in range(count):
-        found.append(scale * (matrix @ (scale * found[-1])))
+        x = scale * (matrix @ (scale * x))
+        found.append(x)
     return found

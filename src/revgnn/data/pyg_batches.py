@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..edge_index import fingerprint, plain
 from ..graph import Graph
+from ..memo import Memo
 from .batch import Batch
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class PygBatches:
             )
         self._train, self._evaluate, self._seed = train, evaluate, seed
         self._steps: int = len(sized) if steps is None else steps
-        self._kept: tuple[Any, Batch] | None = None
+        self._memo: Memo[tuple[Batch, list[Tensor]]] = Memo()
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -99,10 +101,12 @@ class PygBatches:
                 yield from_pyg(data, split)
 
     def _taken(self, data: Data) -> Batch:
-        # A list of one graph gives the same object every time, and its edges need sorting only once.
-        if self._kept is None or self._kept[0] is not data:
-            self._kept = data, from_pyg(data)
-        return self._kept[1]
+        # A list of one graph gives the same object every time, and its edges need sorting only once. Its tensors are
+        # held with the batch, so that no other can have the number of one.
+        tensors = [value for value in data.to_dict().values() if isinstance(value, Tensor)]
+        mark = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+        edges = None if data.edge_index is None else fingerprint(plain(data.edge_index))
+        return self._memo.get(data, (mark, edges), lambda: (from_pyg(data), tensors))[0]
 
 
 def from_pyg(data: Data, split: str | None = None) -> Batch:

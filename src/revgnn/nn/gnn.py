@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph, as_graph
-from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, is_watched, split
+from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, is_watched, split, uncompiled
 from ..stack.equilibrium import Equilibrium
 from .convs import EdgeMap
 from .heads import NodeHead
@@ -17,6 +17,12 @@ class GNN(nn.Module):
     """Encoder, first convolution (where there is one), stack or equilibrium, head.
 
     Made by `revgnn.build_model`. Takes a `Graph` (edge features in its order) or PyG's ``edge_index`` (in that order).
+
+    torch.compile runs the whole network as it is, in one break of the code around it: its kernels are compiled already.
+    Convolutions, norms and blocks alone are traced. torch.export records a network in evaluation, for ``(x, graph)`` or
+    ``(x, edge_index)`` of any numbers of nodes and edges; an ``edge_index`` is sorted in every call of the program. The
+    dynamic shapes of a `Graph` are a list: of indptr [N+1], indices [E], and of edge_ids [E] and batch [N] where it has
+    them. An equilibrium, which branches on its residual, is not exported.
     """
 
     def __init__(
@@ -52,7 +58,10 @@ class GNN(nn.Module):
             seed: of every random choice of this step; ``None`` draws one from torch's generator in training.
         Returns: [N, T], or [B, T] for a graph-level net.
         """
-        found = as_graph(graph, x.size(0))
+        if uncompiled.is_compiled():
+            answer: Tensor = uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
+            return answer
+        found = as_graph(graph, x.size(0), x.device)
         if edge_attr is not None and isinstance(graph, Tensor):
             edge_attr = found.sort_edges(edge_attr)
         if seed is None:
@@ -66,7 +75,7 @@ class GNN(nn.Module):
         context = (found, None if mask is None else split(mask), *edges)
         tail = self._tail(seed)
         if tail is not None:
-            answer: Tensor = self.stack(h, *context, seed=seed, tail=tail)
+            answer = self.stack(h, *context, seed=seed, tail=tail)
             return answer
         deep = self.stack(h, *context, seed=seed)
         if self.jacobian_weight and self.training and torch.is_grad_enabled():
@@ -78,7 +87,7 @@ class GNN(nn.Module):
 
     def _tail(self, seed: int) -> Tail | None:
         """The head as the stack's tail, where it goes row by row and nobody waits to see what stands between them."""
-        if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead):
+        if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead) or torch.compiler.is_exporting():
             return None
         return None if is_watched(self.stack) or has_hooks(self.head) else self.head.tail(seed)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import Tail, fold_seed
+from ..stack import Tail, fold_seed, uncompiled
 from .convs import GATConv, GATOptions
 from .norms import NormActDrop, goes_by_rows
 
@@ -29,10 +29,14 @@ class NodeHead(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [N, T]."""
-        tail = self.tail(seed)
+        if uncompiled.is_compiled():
+            out: Tensor = uncompiled.call(NodeHead.forward, self, x, graph, seed)
+            return out
+        # A program that is exported takes any number of rows, and blocks of them are counted while it is traced.
+        tail = None if torch.compiler.is_exporting() else self.tail(seed)
         if tail is not None:
             return tail(x)
-        out: Tensor = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
+        out = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
         return out
 
     def tail(self, seed: int) -> Tail | None:

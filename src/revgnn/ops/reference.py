@@ -214,12 +214,26 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
     Position i is kept where ``mix(mix(lo(i) ^ lo(seed)) ^ hi(seed) ^ hi(i) * 0x9E3779B9) >= p * 2**32``, with ``mix``
     the 32-bit finaliser lowbias32; the kernels compute the same, so that any implementation may rebuild another's mask.
     """
+    if torch.compiler.is_compiling():
+        drawn: Tensor = _keep_mask_op(seed, numel, p, device)
+        return drawn
     position = torch.arange(numel, device=device)
     high = (position >> 32).to(torch.int32) * _signed(0x9E3779B9) if numel > 2**32 else 0
     h = _mix32(position.to(torch.int32) ^ _signed(seed & 0xFFFFFFFF))
     h = _mix32(h ^ _signed(seed >> 32 & 0xFFFFFFFF) ^ high)
     threshold = min(int(p * 2**32), 2**32 - 1)
     return (h ^ _signed(0x80000000)) >= _signed(threshold ^ 0x80000000)  # unsigned comparison in signed integers
+
+
+@torch.library.custom_op("revgnn::keep_mask", mutates_args=())
+def _keep_mask_op(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
+    """A compiler would compute with the seed, which is another number at every step and wider than its integers."""
+    return keep_mask(seed, numel, p, device)
+
+
+@_keep_mask_op.register_fake
+def _(seed, numel, p, device):  # type: ignore[no-untyped-def]
+    return torch.empty(numel, dtype=torch.bool, device=device)
 
 
 def unpack_mask(bits: Tensor) -> Tensor:
@@ -262,8 +276,7 @@ def _graph_norm(
 def _membership(graph: Graph) -> Graph:
     """The nodes of every graph as the incoming 'edges' of one row a graph, so that pooling is a segment sum."""
     assert graph.batch is not None
-    counts = torch.bincount(graph.batch, minlength=graph.num_graphs)
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    indptr = torch.searchsorted(graph.batch, torch.arange(graph.num_graphs + 1, device=graph.device))
     return Graph(num_nodes=graph.num_graphs, indptr=indptr, indices=torch.arange(graph.num_nodes, device=graph.device))
 
 

@@ -6,6 +6,7 @@ Choices, independent of each other: how a branch joins the stream (`coupling`), 
 
 from __future__ import annotations
 
+from . import uncompiled
 from .budget import parse_bytes
 from .check import check_inverse
 from .choices import BACKPROPS, COUPLINGS, STATES
@@ -39,4 +40,5 @@ __all__ = [
     "parts_of",
     "rebuilding",
     "split",
+    "uncompiled",
 ]

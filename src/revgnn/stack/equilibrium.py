@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from . import uncompiled
 from .implicit import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .purity import rebuilding
 from .rank_group import alone
@@ -143,6 +144,14 @@ class Equilibrium(nn.Module):
             seed: fixes the dropout masks for the whole solve and its backward; ``None`` draws one in training.
         Returns: [N, D] state, in the dtype of ``x`` (float32 under autocast).
         """
+        if uncompiled.is_compiled():
+            out: Tensor = uncompiled.call(Equilibrium.forward, self, x, *context, seed=seed)
+            return out
+        if torch.compiler.is_exporting() and self.mode == "solve":
+            raise RuntimeError(
+                "torch.export cannot follow an equilibrium, which iterates until its residual is small; set "
+                "mode='unroll'"
+            )
         seed, context = self._seed(seed), _whole(context)
         autocast = Autocast.current(x.device.type)
         # The differences that a solver takes drown in a half-precision state; autocast rounds inside the block.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from . import uncompiled
+
 _MASK = 2**64 - 1
 
 
@@ -12,6 +14,9 @@ def fold_seed(seed: int, *numbers: int) -> int:
 
     Source: the finaliser of SplitMix64 (Steele et al. 2014), applied once per number.
     """
+    if uncompiled.is_compiled() and not uncompiled.is_constant(seed):  # 64 bits are too many for a compiler's integers
+        folded: int = uncompiled.call(fold_seed, seed, *numbers)
+        return folded
     mixed = seed & _MASK
     for number in numbers:
         mixed = (mixed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK
@@ -23,4 +28,9 @@ def fold_seed(seed: int, *numbers: int) -> int:
 
 def draw_seed() -> int:
     """Draw a seed from torch's global CPU generator, so that ``torch.manual_seed`` governs it."""
+    if uncompiled.is_compiled():  # a compiled function has random numbers of its own
+        seed: int = uncompiled.call(draw_seed)
+        return seed
+    if torch.compiler.is_exporting():
+        raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
     return int(torch.randint(2**62, ()))

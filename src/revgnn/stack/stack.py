@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from . import uncompiled
 from .budget import LayerCost, MemoryBudget, layer_cost, parse_bytes, weakly
 from .checkpointed import checkpointed
 from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateName, check_choices, num_segments
@@ -152,8 +153,12 @@ class Stack(nn.Module):
             ``torch.jit.trace`` and ``torch.fx``; for a block that does not give the same value again, or that uses a
             tensor which would get no gradient; in the backward, where it was asked to be differentiable.
         """
+        if uncompiled.is_compiled():
+            out: Tensor = uncompiled.call(Stack.forward, self, x, *context, seed=seed, tail=tail)
+            return out
         x, tensors, whole = self.take_apart(x, context, seed)
-        if is_transformed():
+        if torch.compiler.is_exporting() or is_transformed():
+            # A program has no memory to save, and transforms take no autograd Function.
             x = _advance_stored(whole, x, tensors)
             return x if tail is None else tail(x)
         if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, tail)):

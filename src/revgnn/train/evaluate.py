@@ -142,8 +142,7 @@ def _plain(model: nn.Module, batch: Batch) -> Tensor:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation and back, and take no gradients.
 
-    Not inference_mode: a graph keeps vectors derived on the way, and the next training step differentiates through
-    them, which inference tensors forbid.
+    Not inference_mode: a model of the user's may keep tensors for its next training step, as SGC does.
     """
     was_training = model.training
     model.eval()

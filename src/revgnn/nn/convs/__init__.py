@@ -1,7 +1,8 @@
 """The graph convolutions, each with its parameters: `CONVS` names them.
 
 A convolution takes ``(x, graph, edge_attr=None)``, the graph as `Graph` or as PyG's ``edge_index``; one that is a
-`FusedConv` too can be evaluated and differentiated without autograd.
+`FusedConv` too can be evaluated and differentiated without autograd. torch.compile traces all of it where it gets a
+`Graph`; an ``edge_index`` is converted in a break before.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.init import xavier_uniform_, zeros_
 
 from ...graph import Graph, as_graph
-from ...stack import WorkSpace
+from ...stack import WorkSpace, uncompiled
 
 
 class EdgeMap(NamedTuple):
@@ -74,8 +74,12 @@ class FusedConv(Protocol):
 
 
 def border(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:
-    """A graph and edge features in its order, from either convention."""
-    found = as_graph(graph, x.size(0))
+    """A graph and edge features in its order, from either convention; torch.compile takes a `Graph` without a
+    break."""
+    if isinstance(graph, Tensor) and uncompiled.is_compiled():
+        converted: tuple[Graph, Tensor | None] = uncompiled.call(border, x, graph, edge_attr)
+        return converted
+    found = as_graph(graph, x.size(0), x.device)
     if edge_attr is not None and isinstance(graph, Tensor):
         edge_attr = found.sort_edges(edge_attr)
     return found, edge_attr

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...graph import Graph
 from ...ops import native
-from ...stack import WorkSpace
+from ...stack import WorkSpace, uncompiled
 from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, is_plain
 
 
@@ -55,7 +55,7 @@ class GCNConv(nn.Module):
                 f"got {list(edge_attr.shape)} with add_self_loops={self.add_self_loops}"
             )
         if self.add_self_loops:
-            graph = graph.self_looped
+            graph = _looped(graph)
         weight = _gcn_weight(graph, edge_attr, x.dtype)
         if self.in_channels <= self.out_channels:
             out: Tensor = self.lin(ops.spmm(x, graph, weight))
@@ -91,6 +91,13 @@ class GCNConv(nn.Module):
         graph, summed = graph.self_looped, work.empty("summed", h)
         ops.kernels(h).spmm(h, native.forward_csr(graph), out=summed, weight=_gcn_weight(graph, None, h.dtype))
         return summed
+
+
+def _looped(graph: Graph) -> Graph:
+    if uncompiled.is_compiled() and not graph.has_loops_ready:
+        looped: Graph = uncompiled.call(_looped, graph)
+        return looped
+    return graph.self_looped
 
 
 def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Tensor:

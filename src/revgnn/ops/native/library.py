@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,16 +41,14 @@ def reverse_csr(graph: Graph) -> Csr:
 
 
 def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor | None]:
-    """The edges by source, and constant weights brought into their order once; by edge number each would be a random
-    read."""
+    """The edges by source, and their weights: the graph's own brought into that order once (by edge number each is a
+    random read), the caller's as they are, for nobody knows when he changes them."""
     csr = reverse_csr(graph)
-    if weight is None or weight.requires_grad:
+    name = None if weight is None else graph.kept_as(weight)
+    if weight is None or name is None or csr.edge_ids is None:
         return csr, weight
-    assert csr.edge_ids is not None
-    last: list[tuple[weakref.ref[Tensor], int, Tensor]] = graph.keep("reverse_weight", list)
-    if not last or last[0][0]() is not weight or last[0][1] != weight._version:
-        last[:] = [(weakref.ref(weight), weight._version, weight.index_select(0, csr.edge_ids))]
-    return Csr(csr.indptr, csr.indices), last[0][2]
+    ids = csr.edge_ids
+    return Csr(csr.indptr, csr.indices), graph.keep(f"{name} reversed", lambda: weight.index_select(0, ids))
 
 
 def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,186 @@
+"""What is asked of an ``edge_index`` before a graph is made of it: a plain tensor in memory, in range, and not traced.
+
+Also tells whether its content is what it was, whoever changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.utils._python_dispatch import _disable_current_modes
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_FROM_SPARSE = (
+    "take edge_index, edge_weight = torch_geometric.utils.to_edge_index(adj_t.t()) of an adj_t [destinations, sources]"
+)
+
+
+def is_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is what it shows, and no stand-in of a tracer or of a function transform."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return type(tensor) in _PLAIN and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Compute what lasts: outside of inference mode, of autograd, of function transforms and of tracers."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            stack.enter_context(temporarily_clear_interpreter_stack())
+        if torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch():  # type: ignore[no-untyped-call]
+            stack.enter_context(_disable_current_modes())  # imports much, which is there where a mode is
+        yield
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Take off what `torch.func.grad` and `jvp` wrap around their arguments, which means nothing for integers."""
+    while torch._C._functorch.is_gradtrackingtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return the plain tensor that a subclass stands for, in memory that can be read; anything else as it is."""
+    if isinstance(tensor, Tensor):
+        tensor = unwrapped(tensor)
+    if not isinstance(tensor, Tensor) or type(tensor) in _PLAIN:
+        return tensor
+    if hasattr(tensor, "as_tensor"):  # PyG's EdgeIndex and Index
+        return plain(tensor.as_tensor())
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            alias = tensor.as_subclass(Tensor)
+            if alias.layout != torch.strided or alias.is_meta or alias.data_ptr() or not alias.numel():
+                return alias
+        # A wrapper has no memory of its own, and nobody else knows how to read it.
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        raise TypeError(
+            f"a {type(tensor).__name__} does not copy into a plain tensor ({error}); pass the tensor that it wraps"
+        ) from error
+
+
+def fingerprint(edge_index: Tensor) -> tuple[int, ...]:
+    """Tell contents apart, in any order of edges.
+
+    Args:
+        edge_index: [2, E] integers.
+    Returns: E, and of every run of indices the sum modulo 2^64, each times an odd factor of its place.
+    Cost: one pass; 1.5 ms for a million edges on one core.
+    """
+    factors = _factors(edge_index.device)
+    sums = []
+    for row in edge_index:
+        for run in row.split(_RUN):
+            run, weights = run.long().contiguous(), factors[: run.numel()]  # dot is slow on strides
+            # The same bits either way; on CUDA there is no dot of integers.
+            sums.append(run.dot(weights) if run.device.type == "cpu" else (run * weights).sum())
+    return edge_index.size(1), *torch.stack(sums).tolist()
+
+
+_RUN = 2**17
+
+
+@cache
+def _factors(device: torch.device) -> Tensor:
+    numbers = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, _RUN) | 1
+    return torch.from_numpy(numbers).to(device)
+
+
+def refuse_recording(structure: Any, num_nodes: Any) -> None:
+    """Say no to tools that would record one graph, or none, instead of what is computed on any graph.
+
+    Args:
+        structure: ``edge_index`` or a tensor of a graph; anything else passes, unless it stands for one.
+        num_nodes: N.
+    Raises: RuntimeError: under `torch.jit.trace`, `torch.fx.symbolic_trace` or `torch.func.vmap` over the edges.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return
+    recorder = _recorder(structure)
+    if recorder is not None:
+        tool, why = recorder, "it would record this one graph as constants"
+    elif isinstance(structure, torch.fx.Proxy) or isinstance(num_nodes, torch.fx.Proxy):
+        tool, why = "torch.fx.symbolic_trace", "what is computed depends on the graph"
+    elif isinstance(structure, Tensor) and torch._C._functorch.is_batchedtensor(structure):
+        raise RuntimeError(
+            "torch.func.vmap cannot go over graphs, which differ in their edges; put them side by side as one "
+            "(Graph.from_data of PyG's Batch), or loop over them"
+        )
+    else:
+        return
+    raise RuntimeError(
+        f"{tool} cannot take a graph network: {why}; use torch.export.export after model.eval(), or torch.compile"
+    )
+
+
+def _recorder(structure: Any) -> str | None:
+    """What records the calls of operators on this very memory."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return "torch.jit.trace"
+    is_proxied = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return "make_fx" if is_proxied and type(structure) in _PLAIN and not torch.compiler.is_exporting() else None
+
+
+def check_edge_index(edge_index: Tensor) -> None:
+    """Raise TypeError or ValueError unless this is a dense [2, E] of integers, with memory."""
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}{remedy(edge_index)}")
+    if edge_index.layout != torch.strided:
+        raise TypeError(f"edge_index must be a dense tensor [2, E], got {edge_index.layout}; {_FROM_SPARSE}")
+    if edge_index.is_meta:
+        raise ValueError("edge_index is on meta, where nothing has a value; make the graph where its edges are")
+    if edge_index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"edge_index must be int64 or int32, got {edge_index.dtype}; convert it with .long()")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"edge_index must have shape [2, E], got {list(edge_index.shape)}; transpose it if its rows are edges"
+        )
+
+
+def remedy(value: Any) -> str:
+    """What to do with something that is no graph, where that is known."""
+    if type(value).__name__ == "SparseTensor":
+        return f"; {_FROM_SPARSE}"
+    if hasattr(value, "edge_index"):
+        return "; pass its edge_index, or what Graph.from_data makes of it"
+    return ""
+
+
+def check_range(edge_index: Tensor, num_nodes: int) -> None:
+    """Raise ValueError naming the first edge with an index that is no node."""
+    bad = (edge_index < 0) | (edge_index >= num_nodes)
+    if not bool(bad.any()):
+        return
+    edge = int(bad.any(0).nonzero()[0])
+    row = int(bad[:, edge].nonzero()[0])
+    raise ValueError(
+        f"edge_index must lie in 0..{num_nodes - 1}: edge {edge} has {'source' if row == 0 else 'destination'} "
+        f"{int(edge_index[row, edge])} ({int(bad.any(0).sum())} such edges); "
+        "pass the right num_nodes or renumber the nodes"
+    )
+
+
+def check_batch(batch: Tensor, num_nodes: int, num_graphs: int | None) -> tuple[Tensor, int]:
+    """Return a copy of ``batch`` as int64, and B; raise ValueError unless it is [N], ascending and below B."""
+    batch = plain(batch)
+    if batch.dim() != 1 or batch.numel() != num_nodes:
+        raise ValueError(f"batch must have shape [{num_nodes}], got {list(batch.shape)}")
+    batch = batch.to(torch.int64, copy=True)
+    if num_nodes and (bool((batch.diff() < 0).any()) or int(batch[0]) < 0):
+        raise ValueError("batch must be ascending and start at 0 or above: the nodes of a graph stand together")
+    least = int(batch[-1]) + 1 if num_nodes else 0
+    if num_graphs is not None and num_graphs < least:
+        raise ValueError(f"num_graphs={num_graphs} but batch names graph {least - 1}; pass at least {least}")
+    return batch, least if num_graphs is None else num_graphs
