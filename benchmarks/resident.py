@@ -2,11 +2,11 @@
 
 Each cell is a process of its own, whose malloc nobody touches: it builds a network, makes a few steps (forward,
 backward, Adam) and one evaluation, and says by how much its resident size rose at most above what it was before the
-network was built. Beside it stand the tensors of a step (weights, gradients, Adam's moments, graph and features included), as the
-allocator counts them in steps of their own afterwards.
+network was built. Beside it stand the tensors of a step as the allocator counts them in further steps (weights,
+gradients, Adam's moments, graph and features included).
 
     python -m benchmarks.resident                              every block at 8, 28 and 96 layers: some minutes
-    python -m benchmarks.resident --block gen gatedge --depth 8 96 --threads 2
+    python -m benchmarks.resident --block gen "gen edges" --depth 8 96 --threads 2
     python -m benchmarks.resident --block gen --nodes 20000 --channels 128 --steps 1
     python -m benchmarks.resident --phase backward             forward and backward alone (or: forward, evaluate, step)
     python -m benchmarks.resident --list                       the names of the blocks
