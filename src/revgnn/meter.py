@@ -17,7 +17,7 @@ from .measure import StepMemory
 
 
 def step_memory(
-    device: Literal["auto", "cpu"], model: nn.Module, batches: Batches, accumulate: int
+    device: Literal["auto", "cpu"], model: nn.Module, batches: Batches, accumulate: int, *, detailed: bool = False
 ) -> StepMemory | None:
     """Make the meter of a run; ``None`` for an accelerator that cannot be asked.
 
@@ -25,6 +25,7 @@ def step_memory(
         device: where the run goes.
         model, batches: of the run.
         accumulate: batches of a step.
+        detailed: whether every moment is wanted, as `StepMemory`.
     """
     kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else _accelerator()
     if kind not in {"cpu", "cuda"}:
@@ -34,8 +35,8 @@ def step_memory(
     # Ranks may put weights into shards before the first step: they are looked up then.
     held = chain(model.parameters(), model.buffers(), full)
     if not isinstance(batches, Prefetched):
-        return StepMemory(kind, held)
-    memory = StepMemory(kind, held, waiting=lambda: batches.waiting_bytes)
+        return StepMemory(kind, held, detailed=detailed)
+    memory = StepMemory(kind, held, waiting=lambda: batches.waiting_bytes, detailed=detailed)
     record_batches(memory, batches, accumulate)
     return memory
 

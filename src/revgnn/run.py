@@ -214,7 +214,7 @@ def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Momen
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
-    memory = step_memory("cpu", model, batches, run.train.accumulate)
+    memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
     assert memory is not None, "the CPU is always measured"
     rehearse(
         model,
