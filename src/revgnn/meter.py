@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .data import Batches, FullBatch, NodeBatches, Prefetched
-from .measure import StepMemory
+from .data import Batches, Dataset, FullBatch, NodeBatches, Prefetched, Store
+from .measure import StepMemory, tensor_bytes
+from .resident import ResidentPeak, load_libraries
 
 
 def step_memory(
@@ -45,6 +46,15 @@ def record_batches(memory: StepMemory, batches: Batches, accumulate: int) -> Non
     """Make the batches of the steps that are recorded next in this thread; CUDA's allocator sees all that is there."""
     if memory.device.type == "cpu" and isinstance(batches, Prefetched):
         batches.record(StepMemory.RECORDED_STEPS * accumulate, memory.making)
+
+
+def resident_peak(dataset: Dataset | Store) -> ResidentPeak:
+    """Begin to follow the resident size of a run; its data are read already, and count."""
+    load_libraries()
+    tensors = (
+        [] if isinstance(dataset, Store) else [value for value in vars(dataset).values() if torch.is_tensor(value)]
+    )
+    return ResidentPeak(held=tensor_bytes(tensors))
 
 
 def memory_words(memory: StepMemory, batches: Batches) -> str:

@@ -6,8 +6,12 @@ Nothing is sampled and malloc is left as it is: the system keeps the highest siz
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import importlib
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -22,20 +26,27 @@ class ResidentPeak:
     """The highest resident size of this process from `begin` on, and its growth above that at the making.
 
     Growth leaves out the interpreter and the libraries that were loaded before. It includes whatever was allocated
-    after: data, weights, gradients, the optimizer's state, temporaries, free memory that malloc keeps, the notes of a
-    recording, and libraries that are loaded meanwhile. Of worker processes and of other ranks it knows nothing. It is
-    too small where memory that was free at the making is used again: make one before anything large was released.
-    Linux counts pages per core in bundles, so that small growths (below a megabyte or two) mean little.
+    after: weights, gradients, the optimizer's state, temporaries, free memory that malloc keeps, the notes of a
+    recording, and libraries that are loaded meanwhile. Of worker processes and of other ranks it knows nothing. Linux
+    counts pages per core in bundles, so that small growths (below a megabyte or two) mean little.
+
+    Where malloc is glibc's, the free memory that it keeps is given back first, for it would be used again unseen; where
+    it is another's, growth is too small by as much.
 
     On Linux the peak that the system keeps is reset, for this process and whoever asks about it (``VmHWM`` and
     ``ru_maxrss``). Where that is not permitted, an earlier peak that was higher is given: an upper bound. Elsewhere
     (macOS) the system tells the highest size alone: growth is then above the highest size before, a lower bound.
+
+    Args:
+        held: bytes that are there already and count as growth: the data, where they were read before.
     """
 
-    def __init__(self) -> None:
-        before, self._is_forgotten = _status("VmRSS"), False
+    def __init__(self, held: int = 0) -> None:
+        _give_back()
+        before, self._is_forgotten = resident_now(), False
         self._knows_present = before is not None
-        self._base = _highest() if before is None else before
+        base = _highest() if before is None else before
+        self._base = None if base is None else base - held
         self.begin()
 
     def begin(self) -> None:
@@ -66,6 +77,10 @@ class ResidentPeak:
             return "highest resident size of the process, above the highest before: a lower bound"
         return "highest resident size of the process" + ("" if self._is_forgotten else ", of its whole life")
 
+    def facts(self) -> dict[str, int | str | None]:
+        """Give the figures as a report keeps them: "growth_bytes", "process_bytes" and "how"."""
+        return {"growth_bytes": self.growth, "process_bytes": self.process, "how": self.how}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resident:
@@ -77,9 +92,35 @@ class Resident:
     """All that it took then, interpreter and libraries included."""
 
 
+def load_libraries() -> None:
+    """Load what torch's optimizers and the metrics would load at their first use: no part of what a run takes."""
+    for library in ("torch._dynamo", "torchmetrics.functional"):
+        importlib.import_module(library)
+
+
+@lru_cache(maxsize=1)
+def interpreter_bytes() -> int:
+    """Give the resident size of the interpreter and its libraries: of this process when it loaded this package, and of
+    what `load_libraries` adds; a usual value where the system does not tell."""
+    before = resident_now()
+    load_libraries()
+    after = resident_now()
+    if before is None or after is None or _AT_IMPORT is None:
+        return _USUAL
+    return _AT_IMPORT + max(after - before, 0)
+
+
 def resident_now() -> int | None:
     """Give the resident size of this process in bytes; ``None`` where the system does not tell."""
     return _status("VmRSS")
+
+
+def _give_back() -> None:
+    """Return the memory that was released to the system."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _highest() -> int | None:
@@ -97,3 +138,8 @@ def _status(field: str) -> int | None:
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+_USUAL = 500_000_000
+"""Bytes of an interpreter with torch's CPU build and PyG, rounded down."""
+_AT_IMPORT = resident_now()
