@@ -25,8 +25,8 @@ import torch
 from revgnn.data import make_batches, read_data
 from revgnn.overrides import override
 from revgnn.plan import predict, shape_of_config
-from revgnn.plan.predict import predicted as predicted_of_data
 from revgnn.plan.isolated import resident_in_isolation
+from revgnn.plan.predict import predicted as predicted_of_data
 from revgnn.plan.rates import measured_rates, step_work
 from revgnn.plan.trial import at_most, measured_peak, measured_seconds, step_size
 from revgnn.recipes import all_recipes, find_recipe
