@@ -23,7 +23,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from revgnn import GATConv, GCNConv, GENConv, Graph, ModelConfig, SAGEConv, Stac
 from revgnn.interop import GroupAddRev
 from revgnn.measure import peak_memory, tensor_bytes
 from revgnn.nn.convs import GENOptions
+from revgnn.resident import ResidentPeak
+from revgnn.stack.implicit import ConvergenceWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("forward", "backward", "step", "evaluate", "all")
@@ -64,8 +67,6 @@ class Resident:
     """Most that tensors took at once, those that last included."""
     weights: int
     """Of those, weights, their gradients and what the optimizer keeps of them."""
-    base: int
-    """Resident size before: the interpreter and its libraries."""
 
 
 class Inputs:
@@ -249,31 +250,52 @@ for _conv in ("gcn", "sage", "gen", "gat"):
 BLOCKS["PyG's GroupAddRev gen"] = _interop("gen", _of_pyg)
 
 
-def _vm(field: str) -> int:
-    with open("/proc/self/status") as lines:
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+def measure_here(block: str, depths: Sequence[int], size: Size) -> list[Resident]:
+    """Measure in this process, which must have done nothing before.
 
-
-def measure_here(block: str, depth: int, size: Size) -> Resident:
-    """Measure in this process, which must have done nothing before."""
+    All depths grow from one start. Tensors are recorded of the first depth, when nothing else is measured any more; the
+    others have its tensors and the weights that are more.
+    """
+    warnings.simplefilter("ignore", ConvergenceWarning)
     torch.set_num_threads(size.threads)
     small = Size(nodes=50, edges=200, channels=8, phase=size.phase)
     # Libraries that are loaded at their first use are no part of the network.
     _run(BLOCKS[block](2, small), Inputs(small), small)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    base = _vm("VmRSS")
-    inputs, made = Inputs(size), BLOCKS[block](depth, size)
-    optimizer = _run(made, inputs, size)
-    resident = _vm("VmHWM") - base
-    net = made[0]
+    peak = ResidentPeak()
+    inputs = Inputs(size)
+    grown, weights = [], []
+    for depth in depths:
+        peak.begin()
+        made = BLOCKS[block](depth, size)
+        optimizer = _run(made, inputs, size)
+        assert peak.growth is not None, "the system must tell the resident size"
+        grown.append(peak.growth)
+        weights.append(_weights(made[0], optimizer))
+        del made, optimizer
+        gc.collect()
+    tensors = _tensors(block, depths[0], size, inputs)
+    return [
+        Resident(resident=one, tensors=tensors + more - weights[0], weights=more)
+        for one, more in zip(grown, weights, strict=True)
+    ]
+
+
+def _weights(net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of weights, their gradients, buffers, and what the optimizer keeps."""
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    return tensor_bytes([*net.parameters(), *net.buffers(), *gradients, *states])
+
+
+def _tensors(block: str, depth: int, size: Size, inputs: Inputs) -> int:
+    """Bytes of tensors at most."""
+    made = BLOCKS[block](depth, size)
+    optimizer = _run(made, inputs, size)
     optimizer.zero_grad()
-    weights = tensor_bytes([*net.parameters(), *net.buffers(), *states])
+    gc.collect()
     # Everything that is alive, the derived vectors of the graph included.
     held = tensor_bytes([thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)])
-    tensors = held + peak_memory(lambda: _run(made, inputs, size, optimizer))
-    return Resident(resident=resident, tensors=tensors, weights=weights + tensor_bytes(net.parameters()), base=base)
+    return held + peak_memory(lambda: _run(made, inputs, size, optimizer))
 
 
 def _run(
@@ -298,14 +320,15 @@ def _run(
     return optimizer
 
 
-def measure(block: str, depth: int, size: Size) -> Resident:
-    """Measure in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.resident", "--child", block, str(depth), json.dumps(asdict(size))]
+def measure(block: str, depths: Sequence[int], size: Size) -> list[Resident]:
+    """Measure in a process of its own, one depth after the other."""
+    request = json.dumps({"block": block, "depths": list(depths), "size": asdict(size)})
+    command = [sys.executable, "-m", "benchmarks.resident", "--child", request]
     env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{block} with {depth} layers failed: {done.stderr[-2000:]}")
-    return Resident(**json.loads(done.stdout.splitlines()[-1]))
+        raise RuntimeError(f"{block} with {depths} layers failed: {done.stderr[-2000:]}")
+    return [Resident(**one) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
 def growth(shallow: Resident, deep: Resident) -> float:
@@ -322,11 +345,12 @@ def main() -> None:
     for name in ("nodes", "edges", "channels", "threads", "steps"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Size, name))
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        block, depth, size = given.child
-        print(json.dumps(asdict(measure_here(block, int(depth), Size(**json.loads(size))))))
+        request = json.loads(given.child)
+        found = measure_here(request["block"], request["depths"], Size(**request["size"]))
+        print(json.dumps([asdict(one) for one in found]))
         return
     if given.list:
         print("\n".join(BLOCKS))
@@ -339,7 +363,7 @@ def main() -> None:
         print(f"{block:<24}", end="", flush=True)
         found = []
         for depth in given.depth:
-            found.append(measure(block, depth, size))
+            found += measure(block, [depth], size)
             print(f"{found[-1].resident / 1e6:>8.0f}", end="", flush=True)
         last = found[-1]
         print(

@@ -58,7 +58,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
         max_nodes: a row whose step sees more is not run; ``None``: no bound.
     Returns: one JSON value.
     """
-    run, shape, waiting, of = _step_of(replace(find_recipe(name)(), paper=None))
+    run, shape, waiting, of = step_of(replace(find_recipe(name)(), paper=None))
     nodes, edges = step_size(run, shape)
     prediction = predict(run, shape)
     predicted = prediction.peak + waiting
@@ -95,7 +95,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
     }
 
 
-def _step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
+def step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
     """Give a run whose whole graph is what a step of a run sees, its shape, the bytes of batches made ahead, and words.
 
     What making a part takes is left out: it is no part of a step.
