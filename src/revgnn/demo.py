@@ -251,7 +251,7 @@ def _depth_rows(curve: Curve, resident: Curve) -> list[list[str]]:
         [
             str(depth),
             *(memory(points[depth]) for points in curve.values()),
-            *(memory(resident[name].get(depth)) for name in curve),
+            *(memory(resident.get(name, {}).get(depth)) for name in curve),
         ]
         for depth in depths
     ]
@@ -270,7 +270,7 @@ def _write(out: Path, rows: list[list[str]], curve: Curve, resident: Curve) -> l
     return [page, *pictures]
 
 
-def _page(rows: list[list[str]], curve: Curve, resident: Curve, *, has_picture: bool) -> str:
+def _page(rows: list[list[str]], curve: Curve, resident: Curve | None = None, *, has_picture: bool) -> str:
     picture = '<img src="memory_over_depth.svg" alt="Peak training memory over depth">' if has_picture else ""
     links = ", ".join(f'<a href="{name.lower()}/report.html">{escape(name)}</a>' for name in MODELS)
     return f"""<!doctype html>
@@ -298,7 +298,7 @@ img {{ max-width: 100%; height: auto; }}
 <h1>{_OVER_DEPTH}</h1>
 <p>{escape(MEANING)}</p>
 {picture}
-{_html_table(_depth_head(curve), _depth_rows(curve, resident))}
+{_html_table(_depth_head(curve), _depth_rows(curve, resident or {}))}
 <p>The two runs: {links}.</p>
 </body>
 </html>
