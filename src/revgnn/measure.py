@@ -86,6 +86,12 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(_blocks(tensors).values())
 
 
+def living_blocks() -> dict[int, int]:
+    """Give address -> bytes of the storages of all tensors on the CPU that Python knows."""
+    found = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    return _blocks(one for one in found if one.device.type == "cpu" and one.layout == torch.strided)
+
+
 def median_seconds(
     fn: Callable[[], object],
     device: torch.device | str = "cpu",
@@ -130,10 +136,8 @@ class StepMemory:
     CPU recording costs time, so only the first steps are recorded (the first alone would miss the optimizer's state),
     and their peak is given ever after.
 
-    Only the CPU needs to be told what is held and what waits.
-
     Args:
-        device: where the steps run.
+        device: where the steps run; only the CPU needs to be told what is held and what waits.
         held: tensors that are allocated before the first step and needed by it (weights, a full batch); gone through at
             the first call, for they may be others before.
         waiting: gives the most bytes of batches that another thread has made and that wait while a step is taken.
@@ -227,8 +231,7 @@ class StepMemory:
         """Record some steps once more: those that come go another way than those that were recorded."""
         self.close()
         # What was released meanwhile nobody saw: of the blocks that were there, those of a tensor still are.
-        tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-        there = _blocks(tensor for tensor in tensors if tensor.device.type == "cpu")
+        there = living_blocks()
         self._alive = {address: size for address, size in self._alive.items() if there.get(address, 0) == size}
         self._before, self._steps = self._steps, 0
 
@@ -267,8 +270,7 @@ class StepMemory:
         """End a recording, and note what was found in it."""
         if self._trace is not None:
             now = self._held + sum(self._alive.values())
-            changes, self._alive = self._trace.stop()
-            self._trace = None
+            (changes, self._alive), self._trace = self._trace.stop(), None
             if changes:
                 self._note(changes, list(accumulate((change for _, change in changes), initial=now))[1:], left)
 

@@ -6,6 +6,7 @@ steps are recorded, and told apart, because they come beside other moments than 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain
 from typing import Literal
 
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 
 from .data import Batches, Dataset, FullBatch, NodeBatches, Prefetched, Store
-from .measure import StepMemory, tensor_bytes
-from .resident import ResidentPeak, load_libraries
+from .measure import StepMemory, living_blocks, tensor_bytes
+from .resident import ResidentPeak, give_back, load_libraries, resident_now
 
 
 def step_memory(
@@ -55,6 +56,20 @@ def resident_peak(dataset: Dataset | Store) -> ResidentPeak:
         [] if isinstance(dataset, Store) else [value for value in vars(dataset).values() if torch.is_tensor(value)]
     )
     return ResidentPeak(held=tensor_bytes(tensors))
+
+
+@lru_cache(maxsize=1)
+def interpreter_bytes() -> int:
+    """Give what the interpreter and its libraries take: what is resident beside tensors at the first call, which loads
+    them; a usual value where the system does not tell."""
+    load_libraries()
+    give_back()
+    present = resident_now()
+    return _USUAL if present is None else present - sum(living_blocks().values())
+
+
+_USUAL = 500_000_000
+"""Bytes of an interpreter with torch's CPU build and PyG, rounded down."""
 
 
 def memory_words(memory: StepMemory, batches: Batches) -> str:

@@ -11,7 +11,6 @@ import gc
 import importlib
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -42,7 +41,7 @@ class ResidentPeak:
     """
 
     def __init__(self, held: int = 0) -> None:
-        _give_back()
+        give_back()
         before, self._is_forgotten = resident_now(), False
         self._knows_present = before is not None
         base = _highest() if before is None else before
@@ -98,24 +97,12 @@ def load_libraries() -> None:
         importlib.import_module(library)
 
 
-@lru_cache(maxsize=1)
-def interpreter_bytes() -> int:
-    """Give the resident size of the interpreter and its libraries: of this process when it loaded this package, and of
-    what `load_libraries` adds; a usual value where the system does not tell."""
-    before = resident_now()
-    load_libraries()
-    after = resident_now()
-    if before is None or after is None or _AT_IMPORT is None:
-        return _USUAL
-    return _AT_IMPORT + max(after - before, 0)
-
-
 def resident_now() -> int | None:
     """Give the resident size of this process in bytes; ``None`` where the system does not tell."""
     return _status("VmRSS")
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Return the memory that was released to the system."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
@@ -138,8 +125,3 @@ def _status(field: str) -> int | None:
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
-
-
-_USUAL = 500_000_000
-"""Bytes of an interpreter with torch's CPU build and PyG, rounded down."""
-_AT_IMPORT = resident_now()

@@ -16,6 +16,7 @@ import pytest
 from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import LoaderConfig, Store, make_batches
+from revgnn.meter import interpreter_bytes
 from revgnn.models import EquilibriumOptions
 from revgnn.plan import (
     GraphShape,
@@ -33,7 +34,7 @@ from revgnn.plan.predict import data_bytes, predicted
 from revgnn.plan.rates import GPUS, Rates
 from revgnn.plan.trial import at_most, kept_by, measured_peak, step_size
 from revgnn.recipes import all_recipes, find_recipe
-from revgnn.resident import interpreter_bytes, resident_now
+from revgnn.resident import resident_now
 from revgnn.results.memory import memory_row, newest_memory
 from revgnn.results.rows import read_lines
 from revgnn.run import Run, execute, training_memory

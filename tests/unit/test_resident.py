@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from revgnn import resident
-from revgnn.resident import ResidentPeak, interpreter_bytes, resident_now
+from revgnn import meter, resident
+from revgnn.meter import interpreter_bytes
+from revgnn.resident import ResidentPeak, resident_now
 
 MB = 1_000_000
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells the present size")
@@ -85,6 +87,15 @@ def test_a_system_that_tells_the_highest_size_alone_gives_a_lower_bound(
     assert unknown.facts() == {"growth_bytes": None, "process_bytes": None, "how": "not known on this system"}
 
 
-def test_the_interpreter_takes_what_a_process_with_torch_takes() -> None:
-    assert 100 * MB < interpreter_bytes() < 4000 * MB
-    assert interpreter_bytes() == interpreter_bytes()
+def test_the_interpreter_takes_what_is_resident_beside_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter_bytes.cache_clear()
+    before = interpreter_bytes()
+    block = torch.ones(8 * MB)
+    interpreter_bytes.cache_clear()
+    assert before > 100 * MB
+    assert interpreter_bytes() == pytest.approx(before, abs=8 * MB), "not the 32 MB of a tensor"
+    del block
+    interpreter_bytes.cache_clear()
+    monkeypatch.setattr(meter, "resident_now", lambda: None)
+    assert interpreter_bytes() == meter._USUAL
+    interpreter_bytes.cache_clear()

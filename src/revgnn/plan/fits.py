@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data import LoaderConfig
+from ..meter import interpreter_bytes
 from ..models import ModelConfig
 from ..overrides import override
-from ..resident import interpreter_bytes
 from ..run import Run
 from .predict import SLACK, Prediction, predict
 from .rates import Rates, rates_of, step_work

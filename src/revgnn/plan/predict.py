@@ -22,8 +22,8 @@ from torch import nn
 
 from ..data import Batches, Dataset, LoaderConfig, Store
 from ..measure import Moment
+from ..meter import interpreter_bytes
 from ..models import ModelConfig
-from ..resident import interpreter_bytes
 from ..run import Run, make_model
 from .shape import GraphShape, made_up, shape_of_dataset
 from .trial import STEPS, Size, kept_by, measure_trial, sizes_of_trials, step_size, steps_by_parts
