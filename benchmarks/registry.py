@@ -1,6 +1,7 @@
 """Everything that is measured, declared once: graphs, networks, single operations, work space and growth.
 
-Light to import: no torch here. `run` measures what stands here, `marks` says what is to be reached.
+Light to import: no torch here. `run` measures what stands here, `needs` says which tests must pass before, `marks` what
+is to be reached.
 """
 
 from __future__ import annotations
@@ -53,8 +54,6 @@ class Step:
 
     title: str
     conv: Conv
-    tests: str
-    """Which tests of tests/numerics must pass first, as pytest's ``-k`` takes it."""
     against: tuple[str, ...]
     """Names in `ENTRANTS`."""
     graphs: tuple[str, ...] = ("arxiv8", "arxiv")
@@ -98,7 +97,6 @@ class Op:
 
     op: Literal["spmm", "gen_softmax", "gen_edges", "attention", "norm_act_drop"]
     width: int
-    tests: str
     graphs: tuple[str, ...] = ("arxiv8", "arxiv")
     heads: int = 1
     backward: bool = True
@@ -135,7 +133,7 @@ class Paper:
 
     title: str
     step: str
-    """The name of a `Step`: its convolution, PyG's form of the graph, and the tests."""
+    """The name of a `Step`: its convolution and PyG's form of the graph."""
     layers: int
     hidden: int
     paper_gb: float
@@ -164,21 +162,10 @@ class Capture:
 
 Case = Step | Op | WorkSpace | Growth | Paper | Capture
 
-_SPMM, _SOFTMAX, _EDGES, _ATTENTION, _NORM = (
-    f"(test_ops and float32 and {words})" for words in ("spmm", "(gen and softmax)", "edges", "attention", "layer")
-)
-
-
-def _network(conv: Conv, *ops: str) -> str:
-    """The tests of a convolution, of the stack around it, and of the operations that it is made of."""
-    return " or ".join([f"(test_convs and {conv})", f"(test_reversible and {conv})", *ops, _NORM])
-
-
 STEPS: dict[str, Step] = {
     "revgcn": Step(
         title="RevGCN",
         conv="gcn",
-        tests=_network("gcn", _SPMM),
         against=(*_REVERSIBLE, "pyg-residual-csr"),
         csr="csr",
         edge_tensors=3.2,
@@ -186,7 +173,6 @@ STEPS: dict[str, Step] = {
     "revsage": Step(
         title="RevSAGE",
         conv="sage",
-        tests=_network("sage", _SPMM),
         against=_REVERSIBLE,
         csr="csr",
         edge_tensors=2.1,
@@ -194,14 +180,12 @@ STEPS: dict[str, Step] = {
     "revgen": Step(
         title="RevGEN, softmax",
         conv="gen",
-        tests=_network("gen", _SOFTMAX),
         against=_REVERSIBLE,
         edge_tensors=16.0,
     ),
     "revgat-1": Step(
         title="RevGAT, 1 head",
         conv="gat",
-        tests=_network("gat", _ATTENTION),
         against=_REVERSIBLE,
         csr="csr",
         edge_tensors=6.4,
@@ -210,7 +194,6 @@ STEPS: dict[str, Step] = {
         title="RevGAT, 4 heads",
         conv="gat",
         heads=4,
-        tests=_network("gat", _ATTENTION),
         against=_REVERSIBLE,
         csr="csr",
         edge_tensors=6.8,
@@ -218,7 +201,6 @@ STEPS: dict[str, Step] = {
     "revgen-edges": Step(
         title="RevGEN, edge features",
         conv="gen",
-        tests=_network("gen", _EDGES),
         against=_REVERSIBLE,
         graphs=("proteins",),
         edge_features=True,
@@ -227,16 +209,13 @@ STEPS: dict[str, Step] = {
 }
 
 OPS: dict[str, Op] = {
-    **{
-        f"spmm-{width}": Op(op="spmm", width=width, tests=_SPMM, backward=False, edge_tensors=1.1)
-        for width in (64, 128, 256)
-    },
-    "gen-softmax-64": Op(op="gen_softmax", width=64, tests=_SOFTMAX, edge_tensors=10.1),
-    "gen-edges-64": Op(op="gen_edges", width=64, tests=_EDGES, graphs=("proteins",), edge_tensors=10.1),
-    "attention-64": Op(op="attention", width=64, tests=_ATTENTION, edge_tensors=4.2),
-    "attention-64-4-heads": Op(op="attention", width=64, heads=4, tests=_ATTENTION, edge_tensors=4.5),
-    "norm-act-drop-64": Op(op="norm_act_drop", width=64, tests=_NORM),
-    "norm-act-drop-128": Op(op="norm_act_drop", width=128, tests=_NORM),
+    **{f"spmm-{width}": Op(op="spmm", width=width, backward=False, edge_tensors=1.1) for width in (64, 128, 256)},
+    "gen-softmax-64": Op(op="gen_softmax", width=64, edge_tensors=10.1),
+    "gen-edges-64": Op(op="gen_edges", width=64, graphs=("proteins",), edge_tensors=10.1),
+    "attention-64": Op(op="attention", width=64, edge_tensors=4.2),
+    "attention-64-4-heads": Op(op="attention", width=64, heads=4, edge_tensors=4.5),
+    "norm-act-drop-64": Op(op="norm_act_drop", width=64),
+    "norm-act-drop-128": Op(op="norm_act_drop", width=128),
 }
 
 WORK_SPACES: dict[str, WorkSpace] = {
@@ -272,13 +251,6 @@ PAPERS: dict[str, Paper] = {
 CAPTURES: dict[str, Capture] = {"capture-revgen-edges": Capture(step="revgen-edges", hidden=80)}
 
 CASES: dict[str, Case] = {**STEPS, **OPS, **WORK_SPACES, **GROWTHS, **PAPERS, **CAPTURES}
-
-
-def numerics_of(name: str, device: str = "cpu") -> str:
-    """The numerics tests that a case depends on; on a CUDA device those of the operations run there."""
-    case = CASES[name]
-    tests = case.tests if isinstance(case, Step | Op) else STEPS[case.step].tests
-    return tests if device == "cpu" else tests.replace("test_ops", "test_on_a_device")
 
 
 def cases_on(device: str) -> list[str]:

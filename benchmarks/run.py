@@ -5,8 +5,8 @@
     python -m benchmarks.run --threads 1 --clock cpu             on a machine that others use too
     python -m benchmarks.run --device cuda --memory-gb 70        on a GPU: the paper's depths and widths too
 
-Runs the numerics tests of a case first and refuses where one fails; then measures in a process of its own, and appends
-one line of JSON to the results. `benchmarks.table` shows them.
+Runs the numerics tests that a case needs and refuses where one fails; then measures in a process of its own, and
+appends one line of JSON to the results. `benchmarks.table` shows them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from . import gate
-from .registry import CASES, GRAPHS, cases_on, numerics_of
+from .needs import needs
+from .registry import CASES, GRAPHS, cases_on
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.case or cases_on(options.device):
         for graph in [options.graph] if options.graph else CASES[name].graphs:
             try:
-                passed = gate.check(numerics_of(name, options.device))
+                passed = gate.check(needs(name, options.device))
                 row = {**measure_apart(name, graph, settings), "numerics": passed}
             except (gate.RedGateError, MeasurementError) as error:
                 print(f"{name} on {graph} refused: {error}", file=sys.stderr, flush=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+import other_rounding
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,7 +20,29 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # The suite's tensors are tiny: a second thread only waits for the first, and on a busy machine it waits long.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("REVGNN_TEST_THREADS", "1")))
+
+# What a processor decides must decide no test. These variables ask for what other processors do (see CONTRIBUTING.md).
+_ISA = os.environ.get("REVGNN_TEST_ISA")
+_ROUNDING = os.environ.get("REVGNN_TEST_ROUNDING")
+_SEED = int(os.environ.get("REVGNN_TEST_SEED", "0"))
+
+if _ISA is not None:
+    from revgnn.ops import native
+
+    native.use_isa(_ISA)
+
+_rounding = None if _ROUNDING is None else other_rounding.imitate(int(_ROUNDING))
+
+if _SEED:
+    _manual_seed = torch.manual_seed
+
+    class _Generator(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            return super().manual_seed(seed + _SEED)
+
+    torch.manual_seed = lambda seed: _manual_seed(int(seed) + _SEED)
+    torch.Generator = _Generator  # type: ignore[misc]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,9 +82,18 @@ def poison() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
+def small_disk() -> None:
+    """While the test's body runs, no file may grow beyond 1,500 bytes: the system's own error, as of a full disk."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Limit the body alone: pytest reports a test before its fixtures end, maybe into a file that is longer."""
+    if "small_disk" not in pyfuncitem.fixturenames:
+        return (yield)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

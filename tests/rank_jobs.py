@@ -60,24 +60,26 @@ def graph_dataset() -> Dataset:
     )
 
 
-def launch(worker: str, *arguments: str | Path, options: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Start two ranks of a Python file; give torchrun's status and what was said."""
+def launch(worker: str, *arguments: str | Path, options: tuple[str, ...] = (), **more: str) -> tuple[int, str]:
+    """Start two ranks of a Python file, ``more`` in their environment; give torchrun's status and what was said."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        **more,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
     with subprocess.Popen(
         [*command, worker, *map(str, arguments)],
         env=environment,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     ) as job:
         try:
-            _, said = job.communicate(timeout=LIMIT)
+            said, _ = job.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, signal.SIGKILL)
             raise

@@ -1,7 +1,8 @@
 """The command line: what can be said. What is then done stands in `commands`, which imports the rest of the package.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 1 the run failed, 2 a
-mistake in what was asked for, 128 plus the signal where one stopped it.
+mistake in what was asked for, 128 plus the signal where one stopped it. Of several ranks the first one speaks; an
+error is said by the first rank that meets it, with its number.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from . import __version__
+from .launcher import alone, first_rank_speaks, is_writer, on_rank, world_size
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError)
 """What the package raises about what was asked for; anything else is a fault of its own and shows its trace."""
@@ -29,6 +32,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Every rank reads the same words, and one of them says what is wrong with them.
+        if is_writer():
+            super()._print_message(message, file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,20 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
+    several = arguments.command == "train"
+    if not several and not is_writer():
+        return 0
     try:
-        # Imported only now, so that help and mistakes in the words answer at once.
-        commands = import_module(".commands", __package__)
-        getattr(commands, arguments.command)(arguments)
+        with first_rank_speaks(everywhere=True), nullcontext() if several else alone():
+            # Imported only now, so that help and mistakes in the words answer at once.
+            commands = import_module(".commands", __package__)
+            getattr(commands, arguments.command)(arguments)
     except BrokenPipeError:
         # Who read the output has had enough; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
-        _say(str(stop) or "interrupted")
+        if is_writer():
+            _say(str(stop) or "interrupted")
         return 128 + int(getattr(stop, "signum", signal.SIGINT))
     except (*MISTAKES, FloatingPointError, MemoryError) as mistake:
-        if arguments.debug:
-            traceback.print_exc()
-        _say(f"error: {_one_line(mistake)}")
+        if _is_mine_to_say(mistake):
+            if arguments.debug:
+                traceback.print_exc()
+            _say(f"error{on_rank()}: {_one_line(mistake)}")
         return 1 if isinstance(mistake, FloatingPointError | MemoryError | ChildProcessError) else 2
     return 0
 
@@ -352,6 +366,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _say(text: str) -> None:
     print(f"revgnn: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _is_mine_to_say(error: BaseException) -> bool:
+    """Whether no other rank says the same."""
+    distributed = sys.modules.get(f"{__package__}.train.distributed")
+    return world_size() == 1 or distributed is None or distributed.is_first_to_say(error)
 
 
 def _one_line(error: BaseException) -> str:

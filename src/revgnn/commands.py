@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from .claim import claimed
 from .console import counted, print_table, progress_console, results_console
 from .data.prepare import Drop, chosen_config, write_first
 from .data.prepare import prepare as prepare_graph
@@ -216,7 +217,9 @@ def demo(arguments: Namespace) -> None:
     errors = progress_console()
     _log_to(errors)
     console = None if arguments.json else results_console()
-    result = run_demo(arguments.out, results=console, progress=errors)
+    # Beside it, for an earlier demo is removed.
+    with claimed(arguments.out, beside=True):
+        result = run_demo(arguments.out, results=console, progress=errors)
     if arguments.json:
         _print_json(result)
 

@@ -13,12 +13,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .claim import claimed
+from .launcher import say_restarted
 from .train import Interrupted
 from .train.interrupt import Interrupts
 
@@ -71,6 +73,7 @@ def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, 
         cpu: leave the cluster's GPUs alone; else each worker has one, if there are any.
     Returns: what the first rank returned.
     Raises:
+        ClaimedError: another run is writing to the folder, or other ranks are at work for it.
         Interrupted: a signal stopped the run.
         ChildProcessError: workers were lost, more often than ``workers.restarts``.
         FileNotFoundError: a machine does not see the folder.
@@ -79,7 +82,10 @@ def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, 
     """
     ray, torch_trainer = _load()
     folder = folder.resolve()
-    with _cluster(ray, workers), _notes(folder) as notes:
+    with claimed(folder):
+        # Refused before anything is started; while the run goes on, the first rank holds this claim.
+        pass
+    with _notes(folder) as notes, _cluster(ray, workers):
         gpu = not cpu and ray.cluster_resources().get("GPU", 0) >= 1
         _say_who_waits(ray.cluster_resources(), workers, gpu)
         switch = ray.remote(num_cpus=0)(_Switch).remote()
@@ -155,14 +161,11 @@ def _cluster(ray: Any, workers: Workers) -> Iterator[None]:
 def _notes(folder: Path) -> Iterator[Path]:
     """Give Ray a folder inside that of the run, by which machines also see whether it is the same."""
     notes = folder / _FOLDER
-    notes.mkdir(parents=True, exist_ok=True)
-    try:
-        yield notes
-    finally:
-        shutil.rmtree(notes, ignore_errors=True)
-        with suppress(OSError):
-            # Only where nothing else came to be in it.
-            folder.rmdir()
+    with claimed(notes):
+        try:
+            yield notes
+        finally:
+            shutil.rmtree(notes, ignore_errors=True)
 
 
 def _say_who_waits(there: dict[str, float], workers: Workers, gpu: bool) -> None:
@@ -256,6 +259,8 @@ def _rank(work: Callable[[str, bool], Any], device: str, again: bool, switch: An
                 "folder of the command under the same paths; mount them"
             )
     os.chdir(folders[0])
+    if again:
+        say_restarted()
     threading.Thread(target=_listen, args=(switch,), daemon=True).start()
     # Ray hands on what stands on standard error, and would say it twice.
     logging.getLogger(__package__).propagate = False

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from .claim import claimed
 from .data import (
     SPLITS,
     Dataset,
@@ -83,28 +84,30 @@ def predict_run(
     Raises:
         FileNotFoundError, ValueError: no finished run; a graph that the model would misread.
         OSError: the disk is full, with what the predictions need and what is free; no file is left.
+        ClaimedError: other predictions are being written to ``out``.
     """
-    run, trained = read_run(folder), read_schema(folder)
-    config = run.dataset if data is None else _other(run.dataset, data)
-    loader = _evaluation(run, options, config)
-    source = read_data(config, loader, data_root)
-    _check(trained, Schema.of(source), reads_labels=run.train.labels.reuse)
-    model = make_model(run, trained)
-    weights = load_best(folder)
-    check_weights(weights, model)
-    model.load_state_dict(weights)
-    model.to(_device(device))
-    answering = Answering(
-        model,
-        labels=run.train.labels,
-        num_outputs=trained.num_outputs,
-        precision=run.train.precision,
-        hidden=options.embeddings,
-    )
-    keyed = _keyed(run, source, loader)
-    # Closed whatever happens: while it is gone through, nothing in this process keeps gradients.
-    with closing(_tables(keyed, answering, options, loader.eval_views, trained, progress)) as tables:
-        rows = _write(tables, keyed.num_rows, out, trained.class_names)
+    with claimed(out, beside=True):
+        run, trained = read_run(folder), read_schema(folder)
+        config = run.dataset if data is None else _other(run.dataset, data)
+        loader = _evaluation(run, options, config)
+        source = read_data(config, loader, data_root)
+        _check(trained, Schema.of(source), reads_labels=run.train.labels.reuse)
+        model = make_model(run, trained)
+        weights = load_best(folder)
+        check_weights(weights, model)
+        model.load_state_dict(weights)
+        model.to(_device(device))
+        answering = Answering(
+            model,
+            labels=run.train.labels,
+            num_outputs=trained.num_outputs,
+            precision=run.train.precision,
+            hidden=options.embeddings,
+        )
+        keyed = _keyed(run, source, loader)
+        # Closed whatever happens: while it is gone through, nothing in this process keeps gradients.
+        with closing(_tables(keyed, answering, options, loader.eval_views, trained, progress)) as tables:
+            rows = _write(tables, keyed.num_rows, out, trained.class_names)
     return {
         "out": str(out),
         "rows": rows,

@@ -11,9 +11,10 @@ from typing import Any
 
 from .data import read_data
 from .files import read_object, write_whole
+from .launcher import world_size
 from .report.row import resident
 from .run import REPORT_FILE, Device, Run, execute
-from .train import Progress, world_size
+from .train import Progress, one_run
 
 RUNS_FILE = "runs.json"
 FORMAT = 1
@@ -46,21 +47,22 @@ def execute_runs(
         raise ValueError(f"runs must be at least 1, got {runs}")
     if world_size() > 1:
         raise ValueError(f"several seeds train on one rank, got {world_size()}; start one after the other, by seed")
-    dataset = read_data(run.dataset, run.loader, data_root, download=download)
-    for seed in range(run.train.seed, run.train.seed + runs):
-        execute(
-            replace(run, train=replace(run.train, seed=seed)),
-            out / f"seed-{seed}",
-            name=name,
-            data_root=data_root,
-            device=device,
-            resume=resume,
-            progress=progress(seed),
-            dataset=dataset,
-        )
-    summary = summarise(out, range(run.train.seed, run.train.seed + runs))
-    write_whole(out / RUNS_FILE, json.dumps(summary, indent=1) + "\n")
-    return summary
+    with one_run(out):
+        dataset = read_data(run.dataset, run.loader, data_root, download=download)
+        for seed in range(run.train.seed, run.train.seed + runs):
+            execute(
+                replace(run, train=replace(run.train, seed=seed)),
+                out / f"seed-{seed}",
+                name=name,
+                data_root=data_root,
+                device=device,
+                resume=resume,
+                progress=progress(seed),
+                dataset=dataset,
+            )
+        summary = summarise(out, range(run.train.seed, run.train.seed + runs))
+        write_whole(out / RUNS_FILE, json.dumps(summary, indent=1) + "\n")
+        return summary
 
 
 def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .baselines import PeerConfig, Shape, build_peer
+from .claim import claimed
 from .data import (
     Batches,
     Dataset,
@@ -28,6 +29,7 @@ from .data import (
     read_data,
 )
 from .files import parts_of, read_object, write_whole
+from .launcher import is_writer, world_size
 from .measure import FIRST_BATCH, Moment, StepMemory
 from .meter import memory_words, record_batches, resident_peak, step_memory
 from .models import ModelConfig, build_model
@@ -35,7 +37,7 @@ from .ops import implementation
 from .overrides import from_json
 from .report import build_report, circumstances, write_report
 from .target import Target
-from .train import Progress, Row, TrainConfig, fit, is_writer, own_statistics, rehearse, world_size
+from .train import Progress, Row, TrainConfig, fit, one_run, own_statistics, rehearse
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
 from .train.tracking import TRACK_FOLDER
@@ -92,54 +94,59 @@ def execute(
         dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
         predicted: gives the "peak_bytes" to be expected, to stand beside those measured; ``None``: nothing does.
     Returns: the report; nothing on ranks after the first, which write none.
-    Raises: FileExistsError: ``out`` holds something that is no run; and what loading, building and training raise.
+    Raises:
+        FileExistsError: ``out`` holds something that is no run.
+        ClaimedError: another run is writing to ``out``.
+        Whatever loading, building and training raise.
     """
     _check_out(out)
-    if dataset is None:
-        dataset = read_data(run.dataset, run.loader, data_root, download=download)
-    if not dataset.split_sizes.get("train"):
-        raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
-    resident = resident_peak(dataset)
-    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-    model = make_model(run, dataset)
-    memory = step_memory(device, model, batches, run.train.accumulate)
-    # The code that trains is loaded: what a checkout holds at the end is another matter.
-    where = circumstances()
-    result = fit(
-        model,
-        batches,
-        run.train,
-        metric=dataset.metric,
-        final=final_batches(batches),
-        out=out,
-        resume=resume,
-        progress=_Metered(progress, memory, lambda epoch: _record_again(epoch, run, memory, batches)),
-        memory=memory,
-        configuration=_decides(run),
-        device=device,
-        num_outputs=dataset.num_outputs,
-    )
-    if not is_writer():
-        return {}
-    said = own_statistics(model)
-    facts = {
-        "format": FORMAT,
-        "name": name,
-        "ranks": world_size(),
-        "warnings": [] if said is None else [said],
-        "config": asdict(run),
-        "dataset": describe(dataset),
-        "schema": asdict(Schema.of(dataset)),
-        "implementation": implementation(result.device),
-        "memory_how": None if memory is None else memory_words(memory, batches),
-        "resident": resident.facts(),
-        "where": where,
-    }
-    report = _write_report(out, facts)
-    # Only now, for trials may fail; and of one process, for several would wait for each other.
-    if predicted is None or result.device != "cpu" or world_size() > 1:
-        return report
-    return _write_report(out, {**facts, "predicted": predicted(run, dataset, batches)})
+    with one_run(out):
+        if dataset is None:
+            dataset = read_data(run.dataset, run.loader, data_root, download=download)
+        if not dataset.split_sizes.get("train"):
+            raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
+        resident = resident_peak(dataset)
+        batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
+        model = make_model(run, dataset)
+        # The first rank's steps are what a run reports.
+        memory = step_memory(device, model, batches, run.train.accumulate) if is_writer() else None
+        # The code that trains is loaded: what a checkout holds at the end is another matter.
+        where = circumstances()
+        result = fit(
+            model,
+            batches,
+            run.train,
+            metric=dataset.metric,
+            final=final_batches(batches),
+            out=out,
+            resume=resume,
+            progress=_Metered(progress, memory, lambda epoch: _record_again(epoch, run, memory, batches)),
+            memory=memory,
+            configuration=_decides(run),
+            device=device,
+            num_outputs=dataset.num_outputs,
+        )
+        if not is_writer():
+            return {}
+        said = own_statistics(model, synchronise=run.train.sync_batchnorm)
+        facts = {
+            "format": FORMAT,
+            "name": name,
+            "ranks": world_size(),
+            "warnings": [] if said is None else [said],
+            "config": asdict(run),
+            "dataset": describe(dataset),
+            "schema": asdict(Schema.of(dataset)),
+            "implementation": implementation(result.device),
+            "memory_how": None if memory is None else memory_words(memory, batches),
+            "resident": resident.facts(),
+            "where": where,
+        }
+        report = _write_report(out, facts)
+        # Only now, for trials may fail; and of one process, for several would wait for each other.
+        if predicted is None or result.device != "cpu" or world_size() > 1:
+            return report
+        return _write_report(out, {**facts, "predicted": predicted(run, dataset, batches)})
 
 
 def _write_report(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,10 +297,12 @@ def report_on(out: Path) -> dict[str, Any]:
     Args:
         out: a run folder.
     Returns: the report, which now stands in ``report.json`` and ``report.html``.
-    Raises: FileNotFoundError, ValueError: the folder holds no finished run, or what it holds is damaged.
+    Raises:
+        FileNotFoundError, ValueError: the folder holds no finished run, or what it holds is damaged.
+        ClaimedError: a run is writing to it.
     """
     _, facts = _run_facts(out)
-    with parts_of(out):
+    with claimed(out), parts_of(out):
         paper = facts["config"]["paper"]
         report = build_report(
             out,

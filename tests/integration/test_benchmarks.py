@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks import gate, run, table  # noqa: E402
 from benchmarks.clock import in_turns  # noqa: E402
 from benchmarks.graphs import Task, make_task  # noqa: E402
 from benchmarks.marks import CUDA_MARKS, MARKS, Mark  # noqa: E402
+from benchmarks.needs import needs  # noqa: E402
 from benchmarks.nets import PyGNet, own_net  # noqa: E402
 from benchmarks.paper import config, gathered_bytes  # noqa: E402
 from benchmarks.registry import (  # noqa: E402
@@ -35,7 +37,6 @@ from benchmarks.registry import (  # noqa: E402
     PAPERS,
     STEPS,
     cases_on,
-    numerics_of,
 )
 from benchmarks.single_ops import _OPS  # noqa: E402
 from benchmarks.steps import off_line  # noqa: E402
@@ -159,7 +160,7 @@ def test_marks_and_cases_name_what_there_is() -> None:
         if mark.figure[0] == "ratios":
             assert mark.figure[1] in STEPS[mark.case].against
     for name, case in CASES.items():
-        assert numerics_of(name)
+        assert needs(name)
         assert set(case.graphs) <= set(GRAPHS)
     assert {name for step in STEPS.values() for name in step.against} < set(ENTRANTS)
 
@@ -168,8 +169,8 @@ def test_marks_and_cases_name_what_there_is() -> None:
 def test_the_papers_sizes_are_for_cuda_alone() -> None:
     assert set(cases_on("cpu")) == set(CASES) - set(PAPERS) - set(CAPTURES)
     assert cases_on("cuda") == list(CASES)
-    assert "(test_on_a_device and float32 and spmm)" in numerics_of("paper-revgcn", "cuda")
-    assert "test_ops" not in numerics_of("paper-revgcn", "cuda")
+    assert "test_triton.py::test_on_a_device[spmm weighted-*-float32]" in needs("paper-revgcn", "cuda")
+    assert not any("test_ops" in test for test in needs("paper-revgcn", "cuda"))
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("paper-resgcn", 491_176), ("paper-revgen", 262_056)])
@@ -209,16 +210,42 @@ def test_a_captured_step_trains() -> None:
 # ---------------------------------------------------------------------- no speed on a red gate
 def test_the_gate(tmp_path: Path) -> None:
     file = tmp_path / "test_something.py"
-    file.write_text("def test_right():\n    pass\n\ndef test_wrong():\n    assert False\n", encoding="utf-8")
-    assert gate.check("right", tmp_path).startswith("1 passed")
-    with pytest.raises(gate.RedGateError, match=r"red: FAILED .*test_wrong"):
-        gate.check("something", tmp_path)
-    with pytest.raises(gate.RedGateError, match="no test in .* matches -k 'nothing'"):
-        gate.check("nothing", tmp_path)
+    file.write_text(
+        "import pytest\n\n@pytest.mark.parametrize('conv', ['gat', 'gcn'])\ndef test_conv(conv):\n"
+        "    assert conv == 'gat'\n\ndef test_aggregate():\n    assert False\n",
+        encoding="utf-8",
+    )
+    # Neither the other convolution nor a name with the three letters in it decides about this one.
+    assert gate.check(("test_something.py::test_conv[gat]",), tmp_path).startswith("1 passed")
+    with pytest.raises(gate.RedGateError, match=r"red: FAILED .*test_conv\[gcn\]"):
+        gate.check(("test_something.py::test_conv[*]",), tmp_path)
+    with pytest.raises(gate.RedGateError, match=r"no numerics test is named test_something.py::test_conv\[gen\]"):
+        gate.check(("test_something.py::test_conv[gat]", "test_something.py::test_conv[gen]"), tmp_path)
+
+
+def test_a_case_needs_its_own_convolution_norm_and_operations() -> None:
+    found = " ".join(needs("revgcn"))
+    for word in ("test_gcn_is_pygs", "[gcn-layer-2]", "[spmm weighted-", "[layer, mask-"):
+        assert word in found
+    for word in ("sage", "gat", "batch", "[gcn-layer-3]", "bfloat16", "max"):
+        assert word not in found
+    assert "[gen-max-" not in " ".join(needs("revgen"))
+    assert any("[gen edges max-" in test for test in needs("paper-revgnn-deep"))
+    assert any("[gat-batch-2]" in test for test in needs("paper-revgat"))
+    assert needs("spmm-64") == ("test_ops.py::test_value_and_every_gradient[spmm sum-*-float32]",)
+
+
+@pytest.mark.slow
+def test_every_test_that_a_case_needs_exists() -> None:
+    every = {test for device in ("cpu", "cuda") for name in cases_on(device) for test in needs(name, device)}
+    found = subprocess.run(
+        [*gate.command(sorted(every)), "--collect-only"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
 
 
 def test_a_red_case_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
-    def red(expression: str) -> str:
+    def red(needs: tuple[str, ...]) -> str:
         raise gate.RedGateError("its numerics tests are red: FAILED test_wrong")
 
     monkeypatch.setattr(gate, "check", red)
@@ -233,7 +260,7 @@ def test_a_red_case_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
 def test_a_result_says_where_it_comes_from(
     case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    monkeypatch.setattr(gate, "check", lambda expression: "1 passed")
+    monkeypatch.setattr(gate, "check", lambda needs: "1 passed")
     out = tmp_path / "results.jsonl"
     words = ["--case", case, "--graph", "tiny", "--threads", "1", "--repeats", "1", "--json", "--out", str(out)]
     assert run.main(words) == 0

@@ -1,5 +1,5 @@
-"""Two ranks have the gradients of one process: reversible layers under DistributedDataParallel, tied and untied; and
-with segments, gradients are exchanged while the backward goes on.
+"""Two ranks have the gradients of one process: reversible layers under DistributedDataParallel, tied and untied; with
+segments, gradients are exchanged while the backward goes on; and BatchNorm normalises by the rows of both.
 
 The file is its own worker: each rank is this file, started with its number.
 """
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from revgnn.graph import Graph
 from revgnn.interop import GroupAddRev
 from revgnn.models import ModelConfig, build_model
-from revgnn.nn import SAGEConv
+from revgnn.nn import Block, NormActDrop, SAGEConv
 from revgnn.stack.run import Run
 
 RANKS = 2
@@ -62,9 +62,64 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def make(name: str) -> nn.Module:
+def normed(**choices: Any) -> nn.Module:
+    config = ModelConfig(conv="sage", num_layers=6, hidden_channels=D, dropout=0.0, norm="batch", **choices)
+    return build_model(config, in_channels=F, out_channels=T)
+
+
+class NormedChain(Chain):
+    """The same with a BatchNorm in every block."""
+
+    def __init__(self) -> None:
+        super().__init__(tied=False)
+        self.layers = nn.ModuleList(
+            GroupAddRev(Block(NormActDrop(D // 2, "batch"), SAGEConv(D // 2, D // 2)), num_groups=2) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor, graph: Graph) -> Tensor:
+        x = self.encoder(x)
+        for layer in self.layers:
+            x = layer(x, 0, graph)
+        return self.head(x)
+
+
+NORMED: dict[str, Callable[[], nn.Module]] = {
+    "reversible": lambda: normed(segments=2),
+    "stored": lambda: normed(coupling="residual", backprop="store"),
+    "checkpoint": lambda: normed(coupling="residual", backprop="checkpoint"),
+    "layers": NormedChain,
+}
+SIZES = (N, 11, 17, 0)
+"""Nodes of the graphs that normalise together, two by two."""
+
+
+def make(name: str, models: dict[str, Callable[[], nn.Module]] = MODELS) -> nn.Module:
     torch.manual_seed(1)
-    return MODELS[name]().double()
+    return models[name]().double()
+
+
+def drawn(number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A graph's features, edges and cotangent."""
+    generator, size = torch.Generator().manual_seed(number), SIZES[number]
+    x = torch.randn(size, F, dtype=torch.double, generator=generator) + number
+    edges = torch.randint(max(size, 1), (2, 3 * size), generator=generator)
+    return x, edges, torch.randn(size, T, dtype=torch.double, generator=generator)
+
+
+def together(*numbers: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Several of them as one graph."""
+    firsts = torch.tensor([0, *(SIZES[number] for number in numbers)]).cumsum(0)
+    xs, edges, cotangents = zip(*map(drawn, numbers), strict=True)
+    shifted = [edge_index + first for edge_index, first in zip(edges, firsts, strict=False)]
+    return torch.cat(xs), torch.cat(shifted, 1), torch.cat(cotangents)
+
+
+def normed_loss(model: nn.Module, x: Tensor, edge_index: Tensor, cotangent: Tensor) -> Tensor:
+    return (model(x, Graph.from_edge_index(edge_index, x.size(0))) * cotangent).sum()
+
+
+def normed_state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: parameter.grad for key, parameter in model.named_parameters()} | dict(model.named_buffers())
 
 
 def loss_of(model: nn.Module, rank: int) -> Tensor:
@@ -119,6 +174,15 @@ def work(rank: int, folder: Path) -> None:
             loss_of(model, rank).backward()
         loss_of(model, rank + RANKS).backward()
         found[name] = {key: parameter.grad for key, parameter in model.module.named_parameters()}
+    for name in NORMED:
+        model = DistributedDataParallel(make(name, NORMED))
+        with model.no_sync():
+            normed_loss(model, *drawn(rank)).backward()
+        normed_loss(model, *drawn(rank + RANKS)).backward()
+        found[name] = {key: value.clone() for key, value in normed_state(model.module).items()}
+        if rank == 0:
+            # Without its wrapper a model is one rank's own: nobody waits for the other.
+            normed_loss(model.module, *drawn(0)).backward()
     torch.save(found, folder / f"{rank}.pt")
     events = {segments: order_of_events(segments) for segments in SEGMENTS}
     (folder / f"events-{rank}.json").write_text(json.dumps(events))
@@ -166,6 +230,18 @@ def test_two_ranks_have_the_gradients_of_one_process(name: str, gradients: list[
         for key, parameter in model.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(gradients[rank][name][key], parameter.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_batch_norm_over_two_ranks_is_that_of_one_process_with_both_batches(
+    name: str, gradients: list[dict[str, dict[str, Tensor]]]
+) -> None:
+    model = make(name, NORMED)
+    for first in (0, RANKS):
+        (normed_loss(model, *together(first, first + 1)) / RANKS).backward()
+    for key, expected in normed_state(model).items():
+        for rank in range(RANKS):
+            torch.testing.assert_close(gradients[rank][name][key], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_are_exchanged_while_earlier_segments_are_still_to_come(

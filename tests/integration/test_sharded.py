@@ -1,4 +1,5 @@
-"""Two ranks that hold a model in shards: the same weights as two that hold all of it, stopped and resumed, and smaller.
+"""Two ranks that hold a model in shards: the same weights as two that hold all of it, stopped and resumed, and smaller;
+and with BatchNorm over the rows of both, the same as one process with both batches.
 
 The file is its own worker: torchrun starts it with a folder.
 """
@@ -9,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,18 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from rank_jobs import assert_close, assert_same_bits, last, launch, node_dataset
-from revgnn.data import LoaderConfig, make_batches
+from revgnn.data import Batch, Batches, LoaderConfig, make_batches
+from revgnn.graph import Graph
 from revgnn.models import EquilibriumOptions, ModelConfig, build_model
 from revgnn.stack.run import Run
 from revgnn.train import Interrupted, LabelOptions, TrainConfig, fit, read_curve
+from tolerances import relative_error
 
 pytestmark = pytest.mark.slow
 
 TRAIN = TrainConfig(epochs=2, lr=0.01, checkpoint_every=1, clip_norm=1.0, optimizer="adamw")
 MODEL = ModelConfig(conv="sage", num_layers=4, hidden_channels=16, dropout=0.2, norm="layer", segments=4)
+NORMED = replace(MODEL, norm="batch", dropout=0.0)
 CASES: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "segments": (MODEL, TRAIN),
     "exact state": (replace(MODEL, state="exact"), TRAIN),
@@ -36,6 +41,9 @@ CASES: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "two batches each": (MODEL, replace(TRAIN, accumulate=2)),
     "tied": (replace(MODEL, weight_tied=True), TRAIN),
     "batch norm": (replace(MODEL, norm="batch"), TRAIN),
+    "batch norm, no dropout": (NORMED, TRAIN),
+    "batch norm, stored": (replace(NORMED, coupling="residual", backprop="store", segments=None), TRAIN),
+    "batch norm apart": (NORMED, replace(TRAIN, sync_batchnorm=False)),
     "checkpointing": (replace(MODEL, coupling="residual", backprop="checkpoint", segments=2), TRAIN),
     "equilibrium": (
         replace(
@@ -56,6 +64,41 @@ GO_ON = ("segments", "tied", "mean of the weights")
 """Those that are stopped and resumed as well."""
 
 
+BATCH_NORM = ("batch norm, no dropout", "batch norm, stored", "batch norm apart")
+"""Those that are compared with one process, which the last is not to equal."""
+
+
+class Joined:
+    """Two batches at a time as one."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // 2)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        waiting = list(self.batches.train(epoch))
+        yield from (joined(waiting[k : k + 2]) for k in range(0, len(waiting), 2))
+
+    def evaluate(self) -> Iterable[Batch]:
+        return self.batches.evaluate()
+
+
+def joined(batches: list[Batch]) -> Batch:
+    nodes = torch.tensor([0, *(batch.graph.num_nodes for batch in batches)]).cumsum(0)
+    edges = torch.tensor([0, *(batch.graph.num_edges for batch in batches)]).cumsum(0)
+    ends = [batch.graph.indptr[1:] + edges[k] for k, batch in enumerate(batches)]
+    graph = Graph(
+        num_nodes=int(nodes[-1]),
+        indptr=torch.cat([batches[0].graph.indptr[:1], *ends]).to(batches[0].graph.indptr.dtype),
+        indices=torch.cat([batch.graph.indices + int(nodes[k]) for k, batch in enumerate(batches)]),
+    )
+    rows = torch.cat([batch.rows["train"] + nodes[k] for k, batch in enumerate(batches)])
+    x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
+    return Batch(x=x, graph=graph, y=y, rows={"train": rows})
+
+
 class Stopped(nn.Module):
     """A network that is asked to stop at one of its training forwards."""
 
@@ -71,7 +114,9 @@ class Stopped(nn.Module):
         return logits
 
 
-def train(out: Path, name: str, parallel: Any, *, stop: bool = False, resume: bool = False) -> None:
+def train(
+    out: Path, name: str, parallel: Any, *, stop: bool = False, resume: bool = False, together: bool = False
+) -> None:
     model_config, config = CASES[name]
     torch.manual_seed(1)
     width = 5 + 3 * config.labels.reuse
@@ -79,9 +124,10 @@ def train(out: Path, name: str, parallel: Any, *, stop: bool = False, resume: bo
     model = Stopped(inner)
     model.calls = 0 if stop else 10
     loader = LoaderConfig(kind="random", num_parts=5, eval_parts=3)
+    batches: Batches = make_batches(node_dataset(), seed=0, loader=loader)
     fit(
         model,
-        make_batches(node_dataset(), seed=0, loader=loader),
+        Joined(batches) if together else batches,
         replace(config, parallel=parallel),
         metric="accuracy",
         out=out,
@@ -164,11 +210,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", CASES)
 def test_shards_train_to_the_same_weights(name: str, folder: Path) -> None:
     # Adam takes the sign of a bias's rounding error before a BatchNorm, and a solver what is within its tolerance.
-    if name not in ("batch norm", "equilibrium"):
+    if name != "equilibrium" and not name.startswith("batch norm"):
         assert_close(folder / name / "fsdp", folder / name / "ddp")
     curves = [read_curve(folder / name / parallel / "curve.jsonl") for parallel in ("fsdp", "ddp")]
     for ours, other in zip(*curves, strict=True):
         assert ours["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", BATCH_NORM)
+def test_batch_norm_over_ranks_is_that_of_one_process_with_both_batches(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
+    train(tmp_path, name, "ddp", together=True)
+    expected, weights = read_curve(tmp_path / "curve.jsonl"), last(tmp_path)
+    for parallel in ("ddp", "fsdp"):
+        losses = [row["loss"] for row in read_curve(folder / name / parallel / "curve.jsonl")]
+        if name == "batch norm apart":
+            assert losses != pytest.approx([row["loss"] for row in expected], rel=1e-3)
+            continue
+        assert losses == pytest.approx([row["loss"] for row in expected], rel=1e-5)
+        for key, value in last(folder / name / parallel).items():
+            if value.dim() == 2:
+                assert relative_error(value, weights[key]) < 1e-3, "biases before a norm follow rounding errors"
 
 
 @pytest.mark.parametrize("name", GO_ON)

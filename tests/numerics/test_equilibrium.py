@@ -186,7 +186,8 @@ def test_saved_bytes_do_not_depend_on_the_iterations() -> None:
         with pytest.warns(ConvergenceWarning):
             saved.append(_saved_bytes(model, x))
         assert model.forward_trace is not None and model.forward_trace.iterations == iterations
-    assert saved == [2 * x.nbytes, 2 * x.nbytes]
+    weights = sum(parameter.nbytes for parameter in block.parameters())
+    assert saved == [2 * x.nbytes + weights] * 2
     unrolling = [_saved_bytes(Equilibrium(block, mode="unroll", pretrain_steps=steps), x) for steps in (5, 50)]
     assert unrolling[1] > 9 * unrolling[0]
 
@@ -245,19 +246,22 @@ def test_penalty_is_differentiable_and_repeatable() -> None:
 
 
 def test_penalty_makes_the_block_easier_to_solve() -> None:
-    block = Affine(gain=0.98)
-    x = 0.1 * torch.randn(NODES, CHANNELS)
-    model = Equilibrium(block, solver="picard", max_iter=400, tol=1e-5, backward_max_iter=400)
-    before = model(x).detach()
-    assert model.forward_trace is not None
-    hard = model.forward_trace.iterations
-    optimizer = torch.optim.SGD(block.parameters(), 0.5)
-    for _ in range(10):
-        optimizer.zero_grad()
-        model.jacobian_penalty(before, x).backward()
-        optimizer.step()
-    model(x)
-    assert model.forward_trace.iterations < 0.7 * hard
+    hard = easy = 0
+    for _ in range(4):
+        block = Affine(gain=0.9)
+        x = 0.1 * torch.randn(NODES, CHANNELS)
+        model = Equilibrium(block, solver="picard", max_iter=4000, tol=1e-5)
+        before = model(x).detach()
+        assert model.forward_trace is not None
+        hard += model.forward_trace.iterations
+        optimizer = torch.optim.SGD(block.parameters(), 0.5)
+        for _ in range(10):
+            optimizer.zero_grad()
+            model.jacobian_penalty(before, x).backward()
+            optimizer.step()
+        model(x)
+        easy += model.forward_trace.iterations
+    assert easy < 0.7 * hard
 
 
 # ---------------------------------------------------------------- the module

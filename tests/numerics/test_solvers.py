@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from scipy import optimize
 from torch import Tensor
 
 from revgnn.stack.solvers import SOLVERS, Map, Solver, anderson, broyden, picard, solve
+from tolerances import assert_close
 
 SOLVER_NAMES = tuple(SOLVERS)
 
@@ -37,8 +38,11 @@ def tanh_map(size: int = 24, seed: int = 0, gain: float = 0.8) -> tuple[Map, Ten
     return lambda z: torch.tanh(weight @ z + bias), torch.zeros(size, dtype=torch.float64)
 
 
-def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Map, Tensor]:
-    """A block of two convolutions with injection, layer norms and a fixed mask on a random graph; no contraction."""
+def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0, eps: float = 1e-5) -> tuple[Map, Tensor]:
+    """A block of two convolutions with injection, layer norms and a fixed mask on a random graph; no contraction.
+
+    With a larger ``eps`` the norms magnify no row that is nearly constant, and there is one fixed point for any seed.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -53,7 +57,7 @@ def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Ma
         return (z + adjacency @ torch.relu(z)) @ weight
 
     def norm(z: Tensor) -> Tensor:
-        return torch.nn.functional.layer_norm(z, (channels,))
+        return torch.nn.functional.layer_norm(z, (channels,), eps=eps)
 
     def block(z: Tensor) -> Tensor:
         z1 = conv(z, first)
@@ -65,7 +69,7 @@ def graph_map(num_nodes: int = 30, channels: int = 7, seed: int = 0) -> tuple[Ma
 MAPS: dict[str, Callable[[], tuple[Map, Tensor]]] = {
     "linear": lambda: (linear_map(20, 0.8, 3)[0], torch.zeros(20, dtype=torch.float64)),
     "tanh": tanh_map,
-    "graph": graph_map,
+    "graph": lambda: graph_map(eps=0.1),
 }
 
 
@@ -77,6 +81,11 @@ def as_root(f: Map, shape: torch.Size) -> Callable[[np.ndarray], np.ndarray]:
         return (f(z) - z).numpy().reshape(-1)
 
     return residual
+
+
+def assert_residuals(found: Sequence[float], expected: Sequence[float]) -> None:
+    """Rounding moves a residual by units in the last place of the value that it is relative to, however small it is."""
+    assert_close(torch.tensor(found, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64))
 
 
 # ---------------------------------------------------------------- exact solutions
@@ -125,7 +134,7 @@ def test_broyden_iterates_are_those_of_the_dense_textbook_method(name: str) -> N
         image = inverse @ change
         inverse += np.outer(step - image, step @ inverse) / (step @ image)
     _, trace = broyden(f, z0, max_iter=18, tol=0.0)
-    np.testing.assert_allclose(trace.residuals, expected, rtol=1e-6)
+    assert_residuals(trace.residuals, expected)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.6])
@@ -145,7 +154,7 @@ def test_anderson_iterates_are_those_of_the_constrained_least_squares(name: str,
         weights = np.linalg.solve(kkt, np.append(np.zeros(len(moves)), 1.0))[:-1]
         states.append(weights @ (last + beta * moves))
     _, trace = anderson(f, z0, max_iter=15, tol=0.0, memory=4, beta=beta)
-    np.testing.assert_allclose(trace.residuals, expected, rtol=1e-6)
+    assert_residuals(trace.residuals, expected)
 
 
 @pytest.mark.parametrize("method", ["hybr", "broyden1", "anderson"])
@@ -211,7 +220,7 @@ def test_best_iterate_and_its_residual_are_returned(solver: str) -> None:
     assert trace.iterations == len(trace.residuals) == 23 and not trace.converged
     assert trace.residual == min(trace.residuals) == trace.residuals[trace.best]
     value = f(z)
-    assert float((value - z).norm() / value.norm()) == pytest.approx(trace.residual, rel=1e-9)
+    assert_residuals([float((value - z).norm() / value.norm())], [trace.residual])
 
 
 @pytest.mark.parametrize("solver", SOLVER_NAMES)
@@ -299,7 +308,7 @@ def test_one_transfer_to_the_host_per_iteration(solver: str, monkeypatch: pytest
     monkeypatch.setattr(Tensor, "tolist", counted)
     for name in ("item", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(Tensor, name, refused)
-    _, trace = solve(f, z0, solver=solver, max_iter=15, tol=1e-9)
+    _, trace = solve(f, z0, solver=solver, max_iter=15, tol=0.0)
     monkeypatch.undo()
     assert transfers == trace.iterations == 15
 
@@ -356,7 +365,7 @@ def test_anderson_of_memory_one_is_picard() -> None:
     f, z0 = graph_map()
     _, one = anderson(f, z0, memory=1, max_iter=12, tol=0.0)
     _, plain = picard(f, z0, max_iter=12, tol=0.0)
-    np.testing.assert_allclose(one.residuals, plain.residuals, rtol=1e-9)
+    assert_residuals(one.residuals, plain.residuals)
 
 
 def test_broyden_starts_again_when_an_update_would_divide_by_nothing() -> None:

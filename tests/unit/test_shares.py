@@ -64,6 +64,13 @@ def test_each_rank_makes_exactly_its_own(size: int, accumulate: int, count: int,
         assert sorted(counted) == list(range(min(done * size * accumulate, count), count))
 
 
+@pytest.mark.parametrize("count", range(1, 14))
+def test_every_rank_takes_equally_many_batches_in_a_step(count: int) -> None:
+    ranks = [taken(Counting(count).train(1), rank, 3, 2, 0) for rank in range(3)]
+    for steps in zip(*ranks, strict=True):
+        assert len({len(step) for step in steps}) == 1, "they exchange in every one"
+
+
 def test_an_evaluation_is_dealt_without_repeats() -> None:
     sources = [Counting(5), Counting(5)]
     numbers = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from revgnn.measure import saved_bytes
 from revgnn.stack import Stack, fold_seed, is_rebuilding, rebuilding, split
+from tolerances import assert_close
 
 D, N = 12, 7
 
@@ -109,9 +110,9 @@ def test_gradcheck() -> None:
 def test_values_do_not_depend_on_the_way_back_or_on_grad_mode() -> None:
     x = torch.randn(N, D, dtype=torch.double)
     y = make(backprop="store")(x, seed=1)
-    assert torch.equal(make(backprop="reversible")(x, seed=1), y)
+    assert_close(make(backprop="reversible")(x, seed=1), y)
     with torch.no_grad():
-        assert torch.equal(make(backprop="reversible")(x, seed=1), y)
+        assert_close(make(backprop="reversible")(x, seed=1), y)
 
 
 def test_identity_and_constant_blocks_have_right_gradients() -> None:
@@ -191,7 +192,7 @@ def test_second_derivatives_are_refused() -> None:
     stack = make()
     x = torch.randn(N, D, dtype=torch.double, requires_grad=True)
     (grad,) = torch.autograd.grad(stack(x, seed=0).pow(2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice.*backprop='store'"):
         grad.sum().backward()
 
 
@@ -232,7 +233,11 @@ def test_evaluations_per_step_and_the_mark_of_rebuilding() -> None:
 
     for backprop in ("reversible", "checkpoint"):
         calls.clear()
-        make(Counting, backprop=backprop)(torch.randn(N, D, dtype=torch.double), seed=0).sum().backward()
+        stack, x = make(Counting, backprop=backprop), torch.randn(N, D, dtype=torch.double)
+        stack(x, seed=0).sum().backward()
+        assert calls == [False, True] * 12 + [True] * 12, "the first step asks every block whether it repeats itself"
+        calls.clear()
+        stack(x, seed=1).sum().backward()
         assert calls == [False] * 12 + [True] * 12
     with rebuilding(), rebuilding():
         pass

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from revgnn import on_ray as module
+from revgnn.claim import ClaimedError, claimed
 from revgnn.on_ray import Workers, on_ray
 from revgnn.train import Interrupted
 from revgnn.train.interrupt import Interrupts
@@ -81,6 +83,20 @@ def test_the_first_rank_answers_and_nothing_is_left(tmp_path: Path, monkeypatch:
     assert run(cluster, tmp_path, monkeypatch) == {"report": 1}
     assert cluster.asked == [("cpu", False)]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("claimed_by", ["a run", "other workers"])
+def test_a_folder_that_is_in_use_is_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed_by: str
+) -> None:
+    cluster = Cluster(lambda switch: None)
+    out = tmp_path / "run"
+    with claimed(out if claimed_by == "a run" else out / ".ray"), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ClaimedError, match="is in use"):
+            # A claim is of a thread, as those of two processes are.
+            pool.submit(run, cluster, tmp_path, monkeypatch).result()
+        assert cluster.asked == []
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("cpu", "device"), [(False, "auto"), (True, "cpu")])

@@ -7,6 +7,7 @@ own table. Source: Hu et al. 2020 (arXiv:2005.00687).
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..claim import claimed
 from .batch import SPLITS
 from .csv_gz import read_csv_gz
 from .dataset import Dataset, Level, Metric, Task
@@ -197,7 +199,10 @@ def read_ogb(
                 f"{name} is not at {folder}; name the folder that holds {folder.name} with --data-root, or fetch it "
                 "with --download, which needs pip install 'revgnn[ogb]'"
             )
-        _download(facts.url, folder)
+        # Ranks, and other processes, that want it too wait for the first one.
+        with claimed(folder, beside=True, patience=math.inf):
+            if not folder.is_dir():
+                _download(facts.url, folder)
     binary = (folder / "raw" / "data.npz").is_file()
     raw = _read_binary(folder / "raw", facts) if binary else _read_csv(folder / "raw", facts)
     _check_edges(raw, folder / "raw")

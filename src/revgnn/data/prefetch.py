@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from ..measure import tensor_bytes
 from .batch import Batch, Batches, Series
@@ -32,6 +33,10 @@ class Prefetched:
         self._direct = 0
         self._around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._largest = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A recording is of these batches, and not of their copies.
+        return {**self.__dict__, "_direct": 0, "_around": nullcontext}
 
     def __len__(self) -> int:
         """Steps in an epoch."""

@@ -6,11 +6,13 @@ Reads ``<Name>/raw`` alone and writes nothing; only a download writes, by PyG it
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..claim import claimed
 from .dataset import Dataset
 from .planetoid import check_arrays_only
 
@@ -44,7 +46,9 @@ def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
         from torch_geometric.io import read_planetoid_data
 
         if folder is None:
-            Planetoid(str(root / "planetoid"), name)
+            # Ranks, and other processes, that want it too wait for the first one.
+            with claimed(root / "planetoid" / name, beside=True, patience=math.inf):
+                Planetoid(str(root / "planetoid"), name)
             folder = looked[0]
         missing = [part for part in _file_names(name) if not (folder / part).is_file()]
         if missing:

@@ -42,7 +42,7 @@ class PygBatches:
             times where each batch has ``n_id``: their logits are averaged.
         seed: of the loaders, 0 or above.
         steps: training batches of an epoch; ``None`` asks ``len(train)``.
-    Raises: ValueError: ``steps`` is not given and ``train`` has no length.
+    Raises: ValueError: ``steps`` is not given and ``train`` has no length; or a loader has persistent workers.
 
     Cost: one sort of the edges of each batch.
     """
@@ -55,6 +55,12 @@ class PygBatches:
         seed: int = 0,
         steps: int | None = None,
     ) -> None:
+        for source in (train, *(evaluate.values() if isinstance(evaluate, Mapping) else [evaluate])):
+            if getattr(source, "persistent_workers", False):
+                raise ValueError(
+                    "persistent_workers=True keeps random states from one epoch to the next, and a run that resumes "
+                    "would see other batches; leave it out, or pass a function from the epoch to a loader"
+                )
         sized: Any = train
         if steps is None and not isinstance(sized, Sized):
             raise ValueError(

@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
+from ..stack.recompute import anchor_of, refusing_second, version_of
 from ..stack.state import FloatState
-from .evaluation import LayerCall, version_of
+from .evaluation import LayerCall
 
 
 def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
@@ -52,7 +53,7 @@ def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Te
         return lease if tensor is lease.token else tensor
 
     with saved_tensors_hooks(pack, _unpack):
-        y: Tensor = _Layer.apply(call, lease, x, *tensors, *call.parameters)  # type: ignore[no-untyped-call]
+        y: Tensor = _Layer.apply(call, lease, x, anchor_of(x), *tensors, *call.parameters)  # type: ignore[no-untyped-call]
     before = _lease_that_ends_in(x)
     if before is None or not before.tape.extend(before, call, lease, y):
         _Tape().extend(None, call, lease, y)
@@ -65,10 +66,12 @@ def _unpack(packed: Any) -> Any:
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: LayerCall, lease: _Lease, x: Tensor, *_: Tensor) -> Tensor:
+    def forward(ctx: Any, call: LayerCall, lease: _Lease, x: Tensor, *inputs: Tensor) -> Tensor:
         # The lease is kept by what is saved alone, so that it ends when autograd lets go of saved tensors.
         ctx.lease = weakref.ref(lease)
         ctx.save_for_backward(lease.token)
+        ctx.anchors = inputs
+        call.needed = ctx.needs_input_grad[4:]
         state = call.cut(x)
         call.first(state)
         return call.join(state)
@@ -80,14 +83,18 @@ class _Layer(torch.autograd.Function):
         lease: _Lease = ctx.lease()
         with torch.no_grad(), lease.tape.lock:
             call = lease.tape.calls[lease.position - 1]
-            num_tensors = len(call.arguments.tensors)
             state = lease.tape.take(lease)
             grads = call.cut(grad)
-            sums = call.reverse(state, grads.parts, ctx.needs_input_grad[3 : 3 + num_tensors])
+            sums = call.reverse(state, grads.parts)
             lease.tape.put(lease.position - 1, call, state)
-            found = [call.join(grads) if ctx.needs_input_grad[2] else None, *sums.tensors, *sums.parameters]
-        # Grad mode is on here only where the caller asked for create_graph.
-        return None, None, *(_not_twice(found) if torch.is_grad_enabled() else found)
+            found = [call.join(grads) if ctx.needs_input_grad[2] else None, *sums]
+        if torch.is_grad_enabled():
+            # The caller asked for create_graph.
+            found = refusing_second(found, [grad, *ctx.anchors], "a reversible layer", _REMEDY)
+        return None, None, found[0], None, *found[1:]
+
+
+_REMEDY = "set disable=True on it to train with second derivatives, which changes neither weights nor values"
 
 
 class _Kept:
@@ -161,6 +168,9 @@ class _Tape:
     def take(self, lease: _Lease) -> FloatState:
         """Hand over the state at a lease's position; the tape then has none until `put`."""
         call, position = self.calls[lease.position - 1], lease.position
+        # Before the large temporaries of the first one that is taken.
+        for before in self.calls[:position]:
+            before.prepare()
         if not call.is_unchanged():
             raise RuntimeError(_changed(position, len(self.calls), "a parameter, argument or buffer of it"))
         held = lease.output()
@@ -233,25 +243,3 @@ def _changed(position: int, length: int, what: str) -> str:
         f"the input of reversible layer {position} of a chain of {length} cannot be rebuilt: {what} was changed in "
         "place after the forward (or a backward failed halfway); clone it before it is changed, or set disable=True"
     )
-
-
-def _not_twice(grads: list[Tensor | None]) -> list[Tensor | None]:
-    """Gradients that refuse to be differentiated, where they would be taken for constants."""
-    places = [k for k, grad in enumerate(grads) if grad is not None]
-    marked = _NotTwice.apply(torch.zeros((), requires_grad=True), *(grads[k] for k in places))  # type: ignore[no-untyped-call]
-    for k, grad in zip(places, marked, strict=True):
-        grads[k] = grad
-    return grads
-
-
-class _NotTwice(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, _: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(grad.detach() for grad in grads)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "a reversible layer cannot be differentiated twice: its gradient is computed without a graph; "
-            "set disable=True on it to train with second derivatives"
-        )

@@ -154,7 +154,7 @@ class GroupAddRev(nn.Module):
             with torch.no_grad():
                 # They take their shapes from a first evaluation, and only then can be differentiated.
                 self._plain(x, arguments)
-        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type))
+        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device)
         return call_reversibly(call, x, arguments.tensors)
 
 

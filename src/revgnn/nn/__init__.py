@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..stack.batch_norm import synchronise
 from .block import Block
 from .convs import CONVS, GATConv, GCNConv, GENConv, SAGEConv
 from .encoders import CategoricalEncoder, SpeciesEncoder, append_labels
@@ -18,4 +19,5 @@ __all__ = [
     "SAGEConv",
     "SpeciesEncoder",
     "append_labels",
+    "synchronise",
 ]

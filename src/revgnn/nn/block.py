@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import WorkSpace, fold_seed
-from .convs import EdgeMap, FusedConv
+from ..stack import WorkSpace, fold_seed, is_watched, parts_of
+from .convs import CONVS, EdgeMap, FusedConv
 from .convs.contract import Gradients
-from .norms import NormActDrop
+from .norms import KINDS, NormActDrop
 
 
 class Block(nn.Module):
     """Pre-activation block ``f(x) = conv(drop(relu(norm(x))))``; the skip around it is the stack's.
 
     Args:
-        head: norm, ReLU and dropout of the block's width.
+        head: norm, ReLU and dropout of the block's width; its norm becomes the block's.
         conv: a graph convolution that keeps the width.
     Source: the paper's official code, eff_gcn_modules (order of norm, ReLU, dropout, conv).
     """
 
     def __init__(self, head: NormActDrop, conv: nn.Module) -> None:
         super().__init__()
-        self.norm = head
+        self.norm, self.act_drop = head.norm, head.act_drop
         self.conv = conv
 
     def forward(
@@ -50,10 +50,15 @@ class Block(nn.Module):
             edge_weight, edge_bias: [D, K] and [D], the network's edge encoder, not applied yet.
         Returns: [N, d].
         """
-        h = self.norm(x, graph, mask=mask, seed=seed)
+        h = self.act_drop(self.norm, x, graph, training=self.training, mask=mask, seed=seed)
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
         return out
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether the same arguments always give the same value: made of parts alone that are known to be so."""
+        return all(type(part) in PURE and not is_watched(part) for part in parts_of(self))
 
     def fuses(
         self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
@@ -64,7 +69,7 @@ class Block(nn.Module):
             edge_attr is None
             and isinstance(conv, FusedConv)
             and ops.runs_in_place(x, graph)
-            and self.norm.fuses(x)
+            and self.act_drop.fuses(self.norm, x)
             and conv.fuses(x, graph)
         )
 
@@ -81,7 +86,7 @@ class Block(nn.Module):
     ) -> None:
         """Send the value to ``to``; as `FusedBlock` says."""
         h = work.empty("h", x)
-        self.norm.write(h, x, work, mask=mask, seed=seed)
+        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
         self._fused_conv.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
@@ -100,9 +105,15 @@ class Block(nn.Module):
     ) -> Gradients:
         """Send the value to ``to`` and the gradient of x to ``dx``; as `FusedBlock` says."""
         h = work.empty("h", x)
-        self.norm.write(h, x, work, mask=mask, seed=seed)
+        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
         dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
-        return grads | self.norm.pull_back(dx, x, dh, work, accumulate=accumulate, mask=mask, seed=seed)
+        return grads | self.act_drop.pull_back(
+            self.norm, dx, x, dh, work, training=self.training, accumulate=accumulate, mask=mask, seed=seed
+        )
+
+    def extra_repr(self) -> str:
+        """Show what follows the norm."""
+        return str(self.act_drop)
 
     @property
     def _fused_conv(self) -> FusedConv:
@@ -125,7 +136,11 @@ class EquilibriumBlock(nn.Module):
 
     def __init__(self, conv_1: nn.Module, conv_2: nn.Module, *, middle: NormActDrop, last: NormActDrop) -> None:
         super().__init__()
-        self.conv_1, self.conv_2, self.middle, self.last = conv_1, conv_2, middle, last
+        self.conv_1, self.conv_2 = conv_1, conv_2
+        self.middle, self.act_drop = middle.norm, middle.act_drop
+        self.last, self.act_drop_last = last.norm, last.act_drop
+
+    is_pure = Block.is_pure
 
     def forward(
         self,
@@ -141,7 +156,12 @@ class EquilibriumBlock(nn.Module):
         """Evaluate at the state ``z`` [N, D] with the input ``x`` [N, D]; the rest as in `Block`, -> [N, D]."""
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         z_1: Tensor = self.conv_1(z, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 1))
-        h = self.middle(z_1 + x, graph, mask=mask, seed=seed)
+        h = self.act_drop(self.middle, z_1 + x, graph, training=self.training, mask=mask, seed=seed)
         z_3: Tensor = self.conv_2(h, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 2))
-        out: Tensor = self.last((z_3 + z_1).relu(), graph)
-        return out
+        return self.act_drop_last(self.last, (z_3 + z_1).relu(), graph, training=self.training, seed=fold_seed(seed, 3))
+
+
+PURE: frozenset[type[nn.Module]] = frozenset(
+    {Block, EquilibriumBlock, nn.Linear, nn.ModuleList, *KINDS, *CONVS.values()}
+)
+"""Modules that draw no random numbers but from their seed, and move no buffer while a stack evaluates them again."""

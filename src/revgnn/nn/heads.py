@@ -9,7 +9,7 @@ from .. import ops
 from ..graph import Graph
 from ..stack import Tail, fold_seed
 from .convs import GATConv, GATOptions
-from .norms import NormActDrop
+from .norms import NormActDrop, goes_by_rows
 
 _HEAD = -1  # keeps the head's draws apart from every layer's
 
@@ -18,13 +18,13 @@ class NodeHead(nn.Module):
     """Answer per node: ``W drop(relu(norm(x))) + b``.
 
     Args:
-        head: norm, ReLU and dropout of width D; its dropout is its own, not the shared mask's.
+        head: norm, ReLU and dropout of width D; its norm becomes this module's, its dropout is not the shared mask's.
         out_channels: T.
     """
 
     def __init__(self, head: NormActDrop, out_channels: int) -> None:
         super().__init__()
-        self.norm = head
+        self.norm, self.act_drop = head.norm, head.act_drop
         self.lin = nn.Linear(head.channels, out_channels)
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
@@ -32,14 +32,17 @@ class NodeHead(nn.Module):
         tail = self.tail(seed)
         if tail is not None:
             return tail(x)
-        out: Tensor = self.lin(self.norm(x, graph, seed=fold_seed(seed, _HEAD)))
+        out: Tensor = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
         return out
 
     def tail(self, seed: int) -> Tail | None:
         """The head as a stack's tail, where its norm lets every row be taken for itself."""
-        if self.norm.norm not in ("layer", "none"):
+        if not goes_by_rows(self.norm):
             return None
-        return Tail(self, lambda rows, seed: self.lin(self.norm(rows, seed=seed)), fold_seed(seed, _HEAD))
+        return Tail(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), fold_seed(seed, _HEAD))
+
+    def _headed(self, x: Tensor, graph: Graph | None, seed: int) -> Tensor:
+        return self.act_drop(self.norm, x, graph, training=self.training, seed=seed)
 
 
 class GraphHead(NodeHead):
@@ -47,7 +50,7 @@ class GraphHead(NodeHead):
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [B, T]."""
-        nodes = self.norm(x, graph, seed=fold_seed(seed, _HEAD))
+        nodes = self._headed(x, graph, fold_seed(seed, _HEAD))
         out: Tensor = self.lin(ops.pool(nodes, graph, reduce="mean"))
         return out
 
@@ -67,12 +70,13 @@ class GATHead(nn.Module):
 
     def __init__(self, head: NormActDrop, out_channels: int, options: GATOptions) -> None:
         super().__init__()
-        self.norm = head
+        self.norm, self.act_drop = head.norm, head.act_drop
         self.conv = GATConv(head.channels, out_channels, options=options)
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [N, T]."""
         seed = fold_seed(seed, _HEAD)
-        out: Tensor = self.conv(self.norm(x, graph, seed=seed), graph, seed=fold_seed(seed, 0)) + self.bias
+        h = self.act_drop(self.norm, x, graph, training=self.training, seed=seed)
+        out: Tensor = self.conv(h, graph, seed=fold_seed(seed, 0)) + self.bias
         return out

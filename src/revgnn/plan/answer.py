@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..launcher import alone
 from ..report.row import memory
 from ..resident import resident_now
 from ..run import Run
@@ -50,7 +51,10 @@ def out_of_memory_answered(run: Run, data_root: Path, *, device: str) -> Iterato
         said = str(error).partition("\n")[0] or type(error).__name__
     # Only here, where nothing holds the frames of what failed any more, is their memory free.
     available = memory_there_is(device)
-    raise DoesNotFitError(f"out of memory ({said}). {_answer(run, data_root, available, is_gpu=_is_gpu(device))}")
+    # Another rank may have had enough memory, and takes no part in trials.
+    with alone():
+        answer = _answer(run, data_root, available, is_gpu=_is_gpu(device))
+    raise DoesNotFitError(f"out of memory ({said}). {answer}")
 
 
 def memory_there_is(device: str) -> int:

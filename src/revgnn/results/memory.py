@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..claim import appending
 from ..data import LoaderConfig
 from ..ops import implementation
 from ..plan import predict, rates_of, shape_of_config
@@ -113,8 +114,7 @@ def step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
 
 def append_memory(row: Mapping[str, Any], results: Path) -> None:
     """Append a row to ``memory.jsonl`` in the folder of results."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / MEMORY_FILE).open("a", encoding="utf-8") as file:
+    with appending(results / MEMORY_FILE) as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..claim import appending
 from ..data.ogb import OGB
 from ..files import parts_of, read_object
 from ..recipes import find_recipe
@@ -76,10 +77,9 @@ def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
         results: the folder of results; made where it is missing.
     Returns: how many were appended.
     """
-    results.mkdir(parents=True, exist_ok=True)
-    known = [_key(row) for row in read_rows(results)]
-    new = [row for row in rows if _key(row) not in known]
-    with (results / ROWS_FILE).open("a", encoding="utf-8") as file:
+    with appending(results / ROWS_FILE) as file:
+        known = [_key(row) for row in read_rows(results)]
+        new = [row for row in rows if _key(row) not in known]
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in new)
     return len(new)
 

@@ -10,8 +10,9 @@ from .budget import parse_bytes
 from .check import check_inverse
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
-from .fused import FusedBlock, WorkSpace, has_hooks, is_watched
+from .fused import FusedBlock, WorkSpace, has_hooks
 from .purity import is_rebuilding, rebuilding
+from .recompute import is_watched, parts_of
 from .run import split
 from .seeds import draw_seed, fold_seed
 from .stack import Stack
@@ -35,6 +36,7 @@ __all__ = [
     "is_rebuilding",
     "is_watched",
     "parse_bytes",
+    "parts_of",
     "rebuilding",
     "split",
 ]

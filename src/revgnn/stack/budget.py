@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .purity import rebuilding
+from .rank_group import alone
 from .run import Run
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -45,6 +46,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     What a kernel allocates for itself and frees again is not seen.
     """
+
+    counts_memory_only = True
+    """Blocks may evaluate themselves under it: it is their memory that is asked for."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -136,6 +140,10 @@ class MemoryBudget:
         self.cost: LayerCost | None = None
         """What a layer cost for the last kind of input; None before the first."""
         self._key: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[type[MemoryBudget], tuple[int]]:
+        # What was measured is about tensors that a copy does not have.
+        return MemoryBudget, (self.limit,)
 
     def num_stored(
         self,
@@ -232,11 +240,12 @@ def layer_cost(
 def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> int:
     """One forward and backward that leaves nothing behind; gives the bytes of the result."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
-    # Hooks of the caller's (offloading, counting) are for what is kept, and nothing of this is.
-    with torch.enable_grad(), rebuilding(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
+    parameters = run.recompute.parameters
+    # Hooks of parameters do not run in a trial, nor those of the caller's for what is kept (offloading, counting).
+    wanted = run.recompute.bind(parameters, [parameter.requires_grad for parameter in parameters])
+    with torch.enable_grad(), rebuilding(), alone(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
         leaf = x.detach().clone().requires_grad_()
         y = forward(leaf, copies)
-        wanted = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
         leaves = [tensor for tensor in (leaf, *copies, *wanted) if tensor.requires_grad]
         torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
         return y.numel() * y.element_size()

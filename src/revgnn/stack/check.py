@@ -56,7 +56,7 @@ def check_inverse(
 def _errors(run: Run, state: ReversibleState, tensors: Sequence[Tensor]) -> list[float]:
     """Relative error of the rebuilt input of every layer of a run."""
     true = [_copy(state)]
-    run.advance(state, tensors, lambda _: true.append(_copy(state)))
+    run.advance(state, tensors, lambda _: true.append(_copy(state)), keep=True)
     errors = []
     for layer in reversed(range(len(run.layers))):
         run.step_back(state, tensors, layer)

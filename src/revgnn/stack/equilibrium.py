@@ -7,13 +7,14 @@ Source: Li et al. 2021 (arXiv:2106.07476), DEQ-GNN.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .implicit import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .purity import rebuilding
+from .rank_group import alone
+from .recompute import Recompute, View, check_repeats
 from .run import Autocast, Split
 from .seeds import draw_seed
 from .solvers import Map, Solver, SolverTrace
@@ -34,7 +35,7 @@ def unrolled(f: Map, z0: Tensor, steps: int) -> Tensor:
         raise ValueError(f"steps={steps} must be at least 1; 6 is usual for pre-training")
     z = z0
     for step in range(steps):
-        with nullcontext() if step == steps - 1 else rebuilding():
+        with alone(), nullcontext() if step == steps - 1 else rebuilding():
             z = f(z)
     return z
 
@@ -119,6 +120,7 @@ class Equilibrium(nn.Module):
         self.forward_trace: SolverTrace | None = None
         self.backward_trace: SolverTrace | None = None
         self.failures: dict[Direction, int] = {"forward": 0, "backward": 0}
+        self._is_checked = False
 
     @property
     def mode(self) -> str:
@@ -145,24 +147,33 @@ class Equilibrium(nn.Module):
         autocast = Autocast.current(x.device.type)
         # The differences that a solver takes drown in a half-precision state; autocast rounds inside the block.
         z0 = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32) if autocast.enabled else x.dtype)
+        recompute = Recompute({self.block: View(self.block)}, x.device)
+
+        def evaluate(z: Tensor) -> Tensor:
+            """Moves statistics, unless it is marked as a repetition."""
+            return recompute.first(None, self.block, seed, lambda: self.block(z, seed, x, *context), keep=False)
+
         if self.mode == "unroll":
             self.forward_trace = self.backward_trace = None
-            return unrolled(lambda z: cast(Tensor, self.block(z, seed, x, *context)), z0, self.pretrain_steps)
+            return unrolled(evaluate, z0, self.pretrain_steps)
+        if not self._is_checked:
+            with torch.no_grad(), rebuilding(), autocast():
+                check_repeats(evaluate(z0), evaluate(z0), f"the block {type(self.block).__name__} of an equilibrium")
+            self._is_checked = True
         z = fixed_point(
             self.block,
             z0,
             x,
             *context,
             seed=seed,
-            parameters=[parameter for parameter in self.block.parameters() if parameter.requires_grad],
             forward=self.solver,
             backward=self.backward_solver,
             report=self._report,
         )
         if self.training and next(self.block.buffers(), None) is not None:
             # Running statistics must describe the state that evaluation will meet: the equilibrium, not the zero start.
-            with torch.no_grad(), autocast():
-                self.block(z, seed, x, *context)
+            with torch.no_grad(), autocast(), alone():
+                evaluate(z.detach())
         return z
 
     def jacobian_penalty(
@@ -181,8 +192,10 @@ class Equilibrium(nn.Module):
         Cost: one evaluation of the block with its graph, and a second derivative.
         """
         state = z.detach().requires_grad_()
-        with rebuilding():
-            value = self.block(state, self._seed(seed), x, *_whole(context))
+        with rebuilding(), alone():
+            seed, context = self._seed(seed), _whole(context)
+            recompute = Recompute({self.block: View(self.block)}, x.device)
+            value = recompute.first(None, self.block, seed, lambda: self.block(state, seed, x, *context), keep=False)
         return jacobian_penalty(value, state, generator=generator)
 
     def extra_repr(self) -> str:
@@ -192,7 +205,7 @@ class Equilibrium(nn.Module):
     def _seed(self, seed: int | None) -> int:
         if seed is not None:
             return seed
-        return draw_seed() if self.training else 0
+        return draw_seed() if self.training or View(self.block).is_training else 0
 
     def _report(self, direction: Direction, trace: SolverTrace) -> None:
         if direction == "forward":

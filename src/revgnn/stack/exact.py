@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .fixed import FixedPoint, FixedPointState, Word
 from .purity import rebuilding, snapshot
+from .rank_group import group_of
 from .run import Run
 from .state import FloatState
 
@@ -110,18 +111,19 @@ class ExactState:
         for _ in range(_ATTEMPTS):
             form = FixedPoint(self.num_groups, self._exponents(run), self.word, x.dtype)
             state = _MeasuredFixed(form, x)
-            run.advance(state, tensors)
+            run.advance(state, tensors, keep=True)
             found = self._in_values(form, state.maxima)
             limits = [2.0 ** (exponent + self.word.limit) for exponent in form.exponents]
             excess = next(
                 (k for k, (value, limit) in enumerate(zip(found, limits, strict=True)) if not value < limit), None
             )
-            if excess is None:
+            if not _any_rank(run, excess is not None, x.device):
                 self._remember(run, found)
                 return form, FixedPointState(form, state.parts, state.aside, state.layer)
             restore()
             self._measure(run, x, tensors)
-            self._report(run, excess, form.exponents[excess], self._exponents(run)[excess])
+            if excess is not None:
+                self._report(run, excess, form.exponents[excess], self._exponents(run)[excess])
         raise OverflowError(
             f"the fixed-point state of layers {run.first} to {run.first + len(run.layers) - 1} outgrew "
             f"{_ATTEMPTS} scales in a row: its range changes from one evaluation to the next; look for a block that is "
@@ -136,6 +138,11 @@ class ExactState:
     def fresh(self) -> ExactState:
         """One of the same kind that has seen nothing."""
         return ExactState(len(self.largest), self.num_groups, self.word)
+
+    def resize(self, num_layers: int) -> None:
+        """Follow a stack whose layers were cut or added: ranges of other layers say nothing."""
+        if len(self.largest) != num_layers:
+            self.largest = [math.nan] * num_layers
 
     def _slice(self, run: Run) -> list[float]:
         return self.largest[run.first : run.first + len(run.layers)]
@@ -192,6 +199,12 @@ class ExactState:
             self.largest[run.first + excess],
             new,
         )
+
+
+def _any_rank(run: Run, value: bool, device: torch.device) -> bool:
+    """Whether a value is true on any of the ranks that evaluate the blocks together, and must do it again together."""
+    group = group_of(block for blocks in run.layers for block in blocks)
+    return value if group is None else bool(group.gather(torch.tensor([float(value)], device=device)).any())
 
 
 def _largest(values: Sequence[float]) -> float:

@@ -11,6 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from .recompute import is_watched, parts_of
 
 
 class WorkSpace:
@@ -68,17 +72,19 @@ class FusedBlock(Protocol):
 
 
 def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
-    """Whether a block evaluates itself for these arguments: not where hooks wait to see its parts at work."""
-    return isinstance(block, FusedBlock) and block.fuses(x, *arguments) and not has_hooks(block)
+    """Whether a block evaluates itself for these arguments, if nobody waits to see its parts at work."""
+    return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody waits to see a module, or one inside it, at work."""
-    return any(is_watched(part) for part in module.modules())
+    """Whether somebody waits to see a module, or one inside it, at work, or has replaced a forward there."""
+    return any(is_watched(part) for part in parts_of(module))
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether somebody waits to see this very module at work."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+def is_anything_watched() -> bool:
+    """Whether hooks of all modules, or a mode that counts or changes operators, wait to see every module at work."""
+    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 and any(
+        not getattr(mode, "counts_memory_only", False) for mode in _get_current_dispatch_mode_stack()
     )

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .purity import rebuilding
+from .rank_group import alone
+from .recompute import Recompute, View, check_closed, check_recorders, is_transformed, pull_back
 from .run import Autocast
 from .solvers import Solver, SolverTrace
 
@@ -69,11 +72,12 @@ def fixed_point(
     error is of the order of the residuals where ``f`` is smooth, and can be larger beside a kink (ReLU, max).
 
     Args:
-        f: pure block ``f(z, seed, *context) -> z``; what it closes over gets no gradient.
+        f: block ``f(z, seed, *context) -> z``. A module is evaluated every time with the parameters, buffers, flags and
+            random numbers of the first; a function must be pure, and what it closes over gets no gradient.
         z0: start of the solve, the shape and dtype of the state; gets no gradient.
         context: further arguments of ``f``; tensors that require grad receive gradients, other values pass unchanged.
         seed: the same for the whole solve and its backward, so that a dropout mask is fixed.
-        parameters: leaf tensors that ``f`` uses and that are to receive gradients.
+        parameters: leaf tensors that ``f`` uses and that are to receive gradients; those of a module ``f`` do anyway.
         forward: solver of ``z``.
         backward: solver of ``v``, which starts at ``dL/dz``; ``max_iter=1`` takes that start, the one-step gradient.
         report: called with every trace, in the forward and again in the backward; warns by default.
@@ -85,22 +89,33 @@ def fixed_point(
         Backward: one evaluation, one vector-Jacobian product per iteration and one more. Each solver has its workspace
         while it runs.
     """
-    parameters = tuple(parameters)
+    if is_transformed():
+        raise RuntimeError(
+            "a fixed point is differentiated by the implicit function theorem, which torch.func (grad, vmap, jvp) and "
+            "forward-mode differentiation do not see; use unrolled, or mode='unroll' of Equilibrium"
+        )
+    check_recorders(z0, "a fixed point")
     arguments = (seed, *context)
     for argument in arguments:
         _check_visible(argument)
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    recompute = Recompute({f: View(f)}, z0.device) if isinstance(f, nn.Module) else None
+    inside = [] if recompute is None else recompute.parameters
+    known = {id(parameter) for parameter in inside}
+    outside = tuple(parameter for parameter in parameters if id(parameter) not in known)
     job = _Job(
         f=f,
+        recompute=recompute,
         arguments=tuple(_TENSOR if isinstance(argument, Tensor) else argument for argument in arguments),
         num_tensors=len(tensors),
         forward=forward,
         backward=backward,
         report=report,
         autocast=Autocast.current(z0.device.type),
-        versions=tuple(parameter._version for parameter in parameters) if torch.is_grad_enabled() else (),
+        outside=outside,
+        versions=tuple(parameter._version for parameter in outside) if torch.is_grad_enabled() else (),
     )
-    z: Tensor = _outside_graphs(job, z0.detach(), *tensors, *parameters)
+    z: Tensor = _outside_graphs(job, z0.detach(), *tensors, *inside, *outside)
     return z
 
 
@@ -125,24 +140,45 @@ class _Job:
     backward: Solver
     report: Report
     autocast: Autocast
+    recompute: Recompute | None
+    """Of a module ``f``."""
+    outside: tuple[Tensor, ...]
+    """Parameters of a function ``f``."""
     versions: tuple[int, ...]
-    """How often each parameter had been written to."""
+    """How often each of those had been written to."""
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Let a module be as it was."""
+        if self.recompute is None:
+            with rebuilding():
+                yield
+        else:
+            seed = self.arguments[0]
+            assert isinstance(self.f, nn.Module)
+            with self.recompute.again(_KEY, self.f, seed if isinstance(seed, int) else 0):
+                yield
 
     def evaluate(self, z: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         remaining = iter(tensors)
-        with self.autocast(), rebuilding():
+        with self.autocast(), self.again(), alone():
             return self.f(z, *(next(remaining) if value is _TENSOR else value for value in self.arguments))
+
+
+_KEY = "fixed point"
 
 
 class _FixedPoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: _Job, z0: Tensor, *tensors: Tensor) -> Tensor:
-        context, parameters = tensors[: job.num_tensors], tensors[job.num_tensors :]
-        z, trace = job.forward(lambda state: job.evaluate(state, context), z0)
+        if job.recompute is not None:
+            assert isinstance(job.f, nn.Module)
+            job.recompute.note(_KEY, job.f)
+        z, trace = job.forward(lambda state: job.evaluate(state, tensors[: job.num_tensors]), z0)
         job.report("forward", trace)
-        # Parameters stay outside the saved tensors: a hook that moves those would give back copies, unknown to f.
-        ctx.job, ctx.parameters = job, parameters
-        ctx.save_for_backward(z, *context)
+        ctx.job = job
+        # A function finds its parameters where they are: a hook that moves what is saved would give back copies.
+        ctx.save_for_backward(z, *tensors[: len(tensors) - len(job.outside)])
         return z
 
     @staticmethod
@@ -153,15 +189,25 @@ class _FixedPoint(torch.autograd.Function):
                 "for second derivatives use unrolled, or mode='unroll' of Equilibrium"
             )
         job: _Job = ctx.job
-        _check_unchanged(ctx.parameters, job.versions)
-        z, *context = ctx.saved_tensors
+        _check_unchanged(job.outside, job.versions)
+        z, *saved = ctx.saved_tensors
         needs = ctx.needs_input_grad[2:]
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            context = [value.detach().requires_grad_(need) for value, need in zip(context, needs, strict=False)]
-            value = job.evaluate(z, context)
-        targets = [tensor for tensor, need in zip([*context, *ctx.parameters], needs, strict=True) if need]
-        gradients = iter(_implicit_gradients(job, value, z, targets, grad_outputs[0]))
+        context, parameters = saved[: job.num_tensors], saved[job.num_tensors :]
+        z = z.detach().requires_grad_()
+        context = [value.detach().requires_grad_(need) for value, need in zip(context, needs, strict=False)]
+        if job.recompute is not None:
+            needed = needs[job.num_tensors : job.num_tensors + len(parameters)]
+            parameters = job.recompute.bind(parameters, needed)
+        with job.again():
+            with torch.enable_grad():
+                value = job.evaluate(z, context)
+            targets = [
+                tensor for tensor, need in zip([*context, *parameters, *job.outside], needs, strict=True) if need
+            ]
+            if job.recompute is not None and value.requires_grad:
+                check_closed(value, [z, *targets], type(job.f).__name__)
+            with _without_hooks(job.outside):
+                gradients = iter(_implicit_gradients(job, value, z, targets, grad_outputs[0]))
         return None, None, *(next(gradients) if need else None for need in needs)
 
 
@@ -178,13 +224,32 @@ def _implicit_gradients(
     unit = grad / scale
 
     def step(v: Tensor) -> Tensor:
-        (product,) = torch.autograd.grad(value, z, v.to(value.dtype), retain_graph=True, materialize_grads=True)
-        return product.to(unit.dtype) + unit
+        (product,) = pull_back(value, v.to(value.dtype), [z], retain_graph=True)
+        return unit if product is None else product.to(unit.dtype) + unit
 
     v, trace = job.backward(step, unit)
     job.report("backward", trace)
-    gradients = torch.autograd.grad(value, targets, v.to(value.dtype), allow_unused=True)
-    return [None if gradient is None else gradient * scale for gradient in gradients]
+    found: Sequence[Tensor | None]
+    if job.outside:
+        # The caller's own tensors, whose ``grad`` is not ours to write to.
+        found = torch.autograd.grad(value, targets, v.to(value.dtype), allow_unused=True)
+    else:
+        found = pull_back(value, v.to(value.dtype), targets) if targets else []
+    return [None if gradient is None else gradient * scale for gradient in found]
+
+
+@contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let hooks of tensors wait: they are for the whole gradient, which autograd adds up from what is returned."""
+    hooks = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
+    kept = [dict(of_tensor) for of_tensor in hooks]
+    try:
+        for of_tensor in hooks:
+            of_tensor.clear()
+        yield
+    finally:
+        for of_tensor, before in zip(hooks, kept, strict=True):
+            of_tensor.update(before)
 
 
 def _check_unchanged(parameters: Sequence[Tensor], versions: Sequence[int]) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .drift import DriftMonitor
-from .run import GradientSums, Run
+from .recompute import anchor_of, refusing_second
+from .run import Gradients, Run
 from .state import FloatingPoint, FloatState, Form, ReversibleState
 from .tail import Tail
 
@@ -24,11 +24,13 @@ Advance = Callable[[Run, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]
 """``(run, x, context tensors) -> (form, state after the run)``: how the stream is held on the way."""
 
 
-def advance_float(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FloatingPoint, FloatState]:
-    """Take a stream through a run in its own dtype."""
+def advance_float(
+    run: Run, x: Tensor, tensors: Sequence[Tensor], *, keep: bool = True
+) -> tuple[FloatingPoint, FloatState]:
+    """Take a stream through a run in its own dtype; ``keep``: its evaluations will be repeated."""
     form = FloatingPoint(run.coupling.num_groups)
     state = form.open(x)
-    run.advance(state, tensors)
+    run.advance(state, tensors, keep=keep)
     return form, state
 
 
@@ -50,16 +52,15 @@ def reversible(
         monitor: is shown the rebuilt input beside a copy of the true one; ``None`` keeps no copy.
         tail: evaluated on the last state, which then stays inside; ``None``: that state is the result.
     Returns: [N, D], or what the tail makes of it.
-    Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed before the backward.
+    Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed in place before the
+        backward.
     Cost: saves the last state (N x D) at any depth, and the first where it is monitored; the backward evaluates each
         block once. It copies the last state where somebody else may still need it: where it was handed on, or with
         ``retain_graph``.
     """
-    unique = {parameter: None for blocks in run.layers for block in blocks for parameter in block.parameters()}
-    unique |= dict.fromkeys([] if tail is None else tail.parameters())
-    parameters = [parameter for parameter in unique if parameter.requires_grad]
+    parameters = [*run.recompute.parameters, *([] if tail is None else tail.recompute.parameters)]
     how = (run, advance, monitor, tail)
-    out: Tensor = _Reversible.apply(how, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
+    out: Tensor = _Reversible.apply(how, len(tensors), x, anchor_of(x), *tensors, *parameters)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -70,6 +71,7 @@ class _Reversible(torch.autograd.Function):
         how: tuple[Run, Advance, DriftMonitor | None, Tail | None],
         num_context: int,
         x: Tensor,
+        anchor: Tensor,
         *tensors: Tensor,
     ) -> Tensor:
         run, advance, ctx.monitor, ctx.tail = how
@@ -80,35 +82,55 @@ class _Reversible(torch.autograd.Function):
         ctx.run, ctx.num_context = run, num_context
         ctx.bounds = len(kept), len(kept) + len(entrance)
         ctx.is_handed_on = ctx.tail is None and any(tensor is y for tensor in kept)
-        # Parameters are saved for their version counters alone: one that changed before the backward is an error.
-        ctx.save_for_backward(*kept, *entrance, *tensors)
+        # Parameters are saved too: the backward is that of the values that they have now, wherever it finds them.
+        ctx.save_for_backward(*kept, *entrance, anchor, *tensors)
         if ctx.tail is None:
             return y
         with run.autocast():
-            out: Tensor = ctx.tail(y)
+            out: Tensor = ctx.tail(y, keep=True)
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run: Run = ctx.run
-        first, second = ctx.bounds
         saved = ctx.saved_tensors
-        kept, entrance, tensors = saved[:first], saved[first:second], saved[second:]
-        context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]
-        sums = GradientSums(run, context, ctx.needs_input_grad[3 : 3 + ctx.num_context])
-        state = ctx.form.reopen(kept, copy=ctx.is_handed_on or _graph_is_kept())
-        if ctx.tail is None:
-            grads = FloatState(grad, run.coupling.num_groups)
-        else:
-            with run.autocast():
-                grad_y = ctx.tail.pull_back(state.join(), grad, sums.add_parameter)
-            grads = FloatState(grad_y, run.coupling.num_groups, copy=False)
-        run.reverse(state, grads.parts, context, sums)
-        if ctx.monitor is not None:
-            ctx.monitor.compare(run.first, state.parts, entrance)
-        grad_x = grads.join() if ctx.needs_input_grad[2] else None
-        return None, None, grad_x, *sums.of_context(), *sums.of_parameters(parameters)
+        _, second = ctx.bounds
+        with torch.no_grad():
+            found = _take_back(ctx, grad, saved)
+        if torch.is_grad_enabled():
+            # The caller asked for create_graph.
+            found = refusing_second(found, [grad, *saved[second:]], "a reversible stack", _REMEDY)
+        return None, None, found[0], None, *found[1:]
+
+
+def _take_back(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients of x, the context tensors and the parameters."""
+    run: Run = ctx.run
+    first, second = ctx.bounds
+    kept, entrance, tensors = saved[:first], saved[first:second], saved[second + 1 :]
+    context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]
+    needed = ctx.needs_input_grad[4:]
+    sums = Gradients(context, parameters, needed)
+    needed = needed[ctx.num_context :]
+    of_blocks = len(run.recompute.parameters)
+    run.recompute.bind(parameters[:of_blocks], needed[:of_blocks])
+    state = ctx.form.reopen(kept, copy=ctx.is_handed_on or _graph_is_kept())
+    if ctx.tail is None:
+        grads = FloatState(grad, run.coupling.num_groups)
+    else:
+        ctx.tail.recompute.bind(parameters[of_blocks:], needed[of_blocks:])
+        with run.autocast():
+            grad_y = ctx.tail.pull_back(state.join(), grad, lambda k, share: sums.parameters.add(of_blocks + k, share))
+        grads = FloatState(grad_y, run.coupling.num_groups, copy=False)
+    run.reverse(state, grads.parts, context, sums)
+    if ctx.monitor is not None:
+        ctx.monitor.compare(run.first, state.parts, entrance)
+    return [grads.join() if ctx.needs_input_grad[2] else None, *sums.results()]
+
+
+_REMEDY = (
+    "for gradient penalties, forces and Hessians choose backprop='store' or 'checkpoint', which changes neither "
+    "weights nor values"
+)
 
 
 def _graph_is_kept() -> bool:

@@ -5,17 +5,19 @@ The one place where a block is called. `Stack` makes runs; the ways to different
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .couplings import Coupling
-from .fused import WorkSpace, is_fused
-from .purity import rebuilding
+from .fused import WorkSpace, is_anything_watched, is_fused
+from .purity import is_rebuilding
+from .recompute import Checked, GradientSums, Recompute, View, check_closed, check_repeats, pull_back
 from .seeds import fold_seed
 from .state import State
 
@@ -57,12 +59,24 @@ class Run:
     layers: Sequence[Sequence[nn.Module]]
     """``layers[l][i]`` is the block of group i."""
     first: int
-    seed: int
+    seed: int | None
+    """``None``: none was given in evaluation, where blocks are told 0, and what they draw all the same comes from where
+    torch's generators are."""
     context: tuple[Any, ...]
     """The context arguments, with ``None`` where a tensor belongs."""
     places: tuple[tuple[int, bool], ...]
     """For every context tensor: its position among the arguments, and whether it is split."""
     autocast: Autocast
+    device: torch.device
+    views: Mapping[nn.Module, View]
+    """Of all blocks of the stack."""
+    checked: Checked
+    """What was checked already; shared by all runs of a stack."""
+
+    @cached_property
+    def recompute(self) -> Recompute:
+        """What evaluates the blocks, and evaluates them again; it has the parameters of when it was first asked for."""
+        return Recompute({block: self.views[block] for blocks in self.layers for block in blocks}, self.device)
 
     def arguments(self, tensors: Sequence[Tensor], group: int) -> list[Any]:
         """The context arguments of a group's block."""
@@ -82,21 +96,51 @@ class Run:
 
     def block_seed(self, layer: int, group: int) -> int:
         """The seed of one evaluation: the same whenever it is repeated."""
-        return fold_seed(self.seed, self.first + layer, group)
+        return fold_seed(self.seed or 0, self.first + layer, group)
+
+    def _again(self, layer: int, group: int) -> AbstractContextManager[None]:
+        """Let a block be as it was in its first evaluation."""
+        seed = None if self.seed is None else self.block_seed(layer, group)
+        return self.recompute.again((layer, group), self.layers[layer][group], seed)
 
     def advance(
-        self, state: State, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
+        self,
+        state: State,
+        tensors: Sequence[Tensor],
+        after_layer: Callable[[int], object] | None = None,
+        *,
+        keep: bool = False,
+        again: bool = False,
     ) -> None:
-        """Take a state through all layers; ``after_layer`` is told each one that is done."""
+        """Take a state through all layers.
+
+        Args:
+            state: is changed.
+            tensors: the context tensors.
+            after_layer: is told each layer that is done.
+            keep: whether the evaluations will be repeated.
+            again: whether they repeat those that were kept.
+        """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
-        work = WorkSpace()
+        work, is_watched = WorkSpace(), is_anything_watched()
         for layer, blocks in enumerate(self.layers):
 
             def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
-                block, seed = blocks[i], self.block_seed(layer, i)
-                if not state.followed and self._is_fused(block, x, per_group[i]):
-                    return self._evaluated_in_place(block, state.target(i), 1, x, seed, per_group[i], work)
-                value: Tensor = block(x, seed, *per_group[i])
+                block, seed, arguments = blocks[i], self.block_seed(layer, i), per_group[i]
+                if again:
+                    with self._again(layer, i):
+                        value: Tensor = block(x, seed, *arguments)
+                elif not state.followed and not is_watched and self._is_fused(block, x, arguments):
+                    if keep:
+                        self.recompute.note((layer, i), block)
+                    return self._evaluated_in_place(block, state.target(i), 1, x, seed, arguments, work)
+                else:
+                    draws = None if self.seed is None else seed
+                    value = self.recompute.first(
+                        (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
+                    )
+                    if keep and block not in self.checked.repeats and not is_rebuilding():
+                        self._check_repeats(layer, i, x, seed, arguments, value)
                 _check_width(value, x)
                 return value
 
@@ -106,19 +150,22 @@ class Run:
             if after_layer is not None:
                 after_layer(layer)
 
-    def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: GradientSums) -> None:
+    def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: Gradients) -> None:
         """Take a state and its gradients back through all layers, adding up what blocks and context receive."""
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
-        work = WorkSpace()
+        work, is_watched = WorkSpace(), is_anything_watched()
         for layer in reversed(range(len(self.layers))):
 
             def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
-                if not self._is_fused(block, x, per_group[i]):
-                    return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
-                inputs = self.coupling.inputs(i)
-                into = grads[inputs[0]] if len(inputs) == 1 else None
-                return self._visit_in_place(block, state.target(i), into, x, cotangent, seed, per_group[i], sums, work)
+                with self._again(layer, i):
+                    if is_watched or not self._is_fused(block, x, per_group[i]):
+                        return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
+                    inputs = self.coupling.inputs(i)
+                    into = grads[inputs[0]] if len(inputs) == 1 else None
+                    return self._visit_in_place(
+                        block, state.target(i), into, x, cotangent, seed, per_group[i], sums, work
+                    )
 
             self.coupling.backward(state, grads, branch)
             state.leave(layer)
@@ -130,7 +177,7 @@ class Run:
 
         def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
             block, seed = self.layers[layer][i], self.block_seed(layer, i)
-            with torch.enable_grad(), rebuilding(), self.autocast():
+            with torch.enable_grad(), self._again(layer, i), self.autocast():
                 if self._is_fused(block, x, per_group[i]):
                     return self._evaluated_in_place(block, state.target(i), -1, x, seed, per_group[i], work), None
                 # With grad, as in `reverse`: a kernel may be another one without.
@@ -142,8 +189,29 @@ class Run:
 
     def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
         """Whether a block evaluates itself; asked under the first evaluation's autocast, so that the answer stays."""
+        if not self.views[block].is_bare:
+            return False
         with self.autocast():
             return is_fused(block, x, arguments)
+
+    def _check_repeats(
+        self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[Any], value: Tensor
+    ) -> None:
+        """Raise RuntimeError for a block that does not give the same value again; asked once of each block."""
+        block = self.layers[layer][group]
+        with torch.no_grad(), self._again(layer, group):
+            other = block(x, seed, *arguments)
+        check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
+        self.checked.repeats.add(block)
+
+    def check_closed(self, value: Tensor, leaves: Iterable[Tensor], blocks: Sequence[nn.Module] | None = None) -> None:
+        """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that needs a gradient and is
+        none of the leaves, which get one; asked once of each block."""
+        blocks = [block for blocks in self.layers for block in blocks] if blocks is None else blocks
+        if all(block in self.checked.closed for block in blocks):
+            return
+        check_closed(value, leaves, type(blocks[0]).__name__)
+        self.checked.closed.update(blocks)
 
     @torch.no_grad()
     def _evaluated_in_place(
@@ -166,7 +234,7 @@ class Run:
         cotangent: Tensor,
         seed: int,
         arguments: Sequence[Any],
-        sums: GradientSums,
+        sums: Gradients,
         work: WorkSpace,
     ) -> tuple[Tensor | None, Tensor | None]:
         """`_visit` of a fused block, with its value taken off ``to`` and its gradient added to ``into`` if these are
@@ -174,13 +242,13 @@ class Run:
         value = work.empty("value", x) if to is None else None
         grad = work.empty("grad", x) if into is None else None
         target, receiver = (value if to is None else to), (grad if into is None else into)
-        with rebuilding(), self.autocast():
+        with self.autocast():
             found = block.add_value_and_grad(
                 target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
                 accumulate=into is not None, work=work,
             )  # fmt: skip
         for parameter, share in found.items():
-            sums.add_parameter(parameter, share)
+            sums.parameters.add(self.recompute.position(parameter), share)
         return value, grad
 
     def _visit(
@@ -191,13 +259,13 @@ class Run:
         seed: int,
         arguments: list[Any],
         group: int,
-        sums: GradientSums,
+        sums: Gradients,
     ) -> tuple[Tensor, Tensor | None]:
         """Evaluate a block once with grad: its value, and its vector-Jacobian product with ``cotangent``."""
-        parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
+        parameters = self.recompute.leaves_of(block)
         arguments = list(arguments)
-        wanted_places = [k for k, place in enumerate(self.places) if sums.wants_context(k)]
-        with torch.enable_grad(), rebuilding(), self.autocast():
+        wanted_places = [k for k, needed in enumerate(sums.context.needed) if needed]
+        with torch.enable_grad(), self.autocast():
             leaf = x.detach().requires_grad_()
             leaves = []
             for k in wanted_places:
@@ -207,55 +275,34 @@ class Run:
             value = block(leaf, seed, *arguments)
         if not value.requires_grad:
             return value, None
-        wanted = [leaf, *leaves, *parameters]
+        wanted = [leaf, *leaves, *parameters.values()]
+        self.check_closed(value, wanted, [block])
         # A copy of its own: autograd may hand the cotangent itself on as a gradient, and the caller goes on adding to
         # it.
-        grads = torch.autograd.grad(value, wanted, cotangent.to(value.dtype, copy=True), allow_unused=True)
+        grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
         for k, grad in zip(wanted_places, grads[1 : 1 + len(leaves)], strict=True):
-            sums.add_context(k, grad, group if self.places[k][1] else None)
-        for parameter, grad in zip(parameters, grads[1 + len(leaves) :], strict=True):
-            sums.add_parameter(parameter, grad)
+            part = (lambda total: self.slice(total, group)) if self.places[k][1] else None
+            sums.context.add(k, grad, part)
+        for position, grad in zip(parameters, grads[1 + len(leaves) :], strict=True):
+            sums.parameters.add(position, grad)
         return value.detach(), grads[0]
 
 
-class GradientSums:
-    """Gradients of a run's context tensors and parameters, added up over layers and groups."""
+class Gradients:
+    """What a run's backward gives, besides the gradient of the stream.
 
-    def __init__(self, run: Run, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
-        self._run = run
-        self._needed = needed
-        self._context: list[Tensor | None] = [None] * len(tensors)
-        self._tensors = tensors
-        self._parameters: dict[nn.Parameter, Tensor] = {}
+    Args:
+        context, parameters: values of the context tensors and of the parameters.
+        needed: for all of them in this order, whether they need a gradient.
+    """
 
-    def wants_context(self, k: int) -> bool:
-        """Whether context tensor k needs a gradient."""
-        return self._needed[k]
+    def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.context = GradientSums(context, needed[: len(context)])
+        self.parameters = GradientSums(parameters, needed[len(context) :])
 
-    def add_context(self, k: int, grad: Tensor | None, group: int | None) -> None:
-        """Add to context tensor k, or to one group's channels of it."""
-        if grad is None:
-            return
-        total = self._context[k]
-        if total is None:
-            total = self._context[k] = torch.zeros_like(self._tensors[k])
-        target = total if group is None else self._run.slice(total, group)
-        target += grad
-
-    def add_parameter(self, parameter: nn.Parameter, grad: Tensor | None) -> None:
-        """Add to a parameter's gradient; a tied one is met once per layer."""
-        if grad is None:
-            return
-        total = self._parameters.get(parameter)
-        self._parameters[parameter] = grad if total is None else total + grad
-
-    def of_context(self) -> list[Tensor | None]:
-        """The sums, in the order of the context tensors."""
-        return self._context
-
-    def of_parameters(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-        """The sums of the given parameters; None where nothing was received."""
-        return [self._parameters.get(parameter) for parameter in parameters]  # type: ignore[call-overload]
+    def results(self) -> list[Tensor | None]:
+        """The sums, in the order of the tensors."""
+        return [*self.context.results(), *self.parameters.results()]
 
 
 def _check_width(value: Tensor, x: Tensor) -> None:

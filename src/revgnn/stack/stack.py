@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .budget import LayerCost, MemoryBudget, layer_cost, parse_bytes, weakly
+from .checkpointed import checkpointed
 from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateName, check_choices, num_segments
 from .drift import DriftMonitor
 from .exact import ExactState
 from .fixed import WORDS
-from .purity import rebuilding
+from .recompute import Checked, View, check_recorders, is_transformed
 from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split
 from .seeds import draw_seed
@@ -93,10 +92,9 @@ class Stack(nn.Module):
             schedule=schedule,
         )
         self.channels = channels
-        self.num_layers = num_layers
+        self._depth, self._choice_of_segments = num_layers, segments
         self.coupling = COUPLINGS[coupling](num_groups)
         self.backprop = backprop
-        self.segments = num_segments(segments, num_layers, backprop)
         self.state = state
         self.weight_tied = weight_tied
         self.schedule = schedule
@@ -104,6 +102,7 @@ class Stack(nn.Module):
         self.exact = ExactState(num_layers, num_groups, WORDS[state]) if state != "float" else None
         self.budget = None if memory_budget is None else MemoryBudget(parse_bytes(memory_budget))
         self.num_stored = num_layers if backprop == "store" else 0
+        self.checked = Checked()
         # Not in a ModuleList, so that they are no children: weights keep their names.
         self._segments: dict[int, Segment] = {}
         distinct = min(num_distinct, num_layers) if weight_tied else num_layers
@@ -111,6 +110,16 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList(block(channels // groups) for _ in range(groups)) for _ in range(distinct)
         )
+
+    @property
+    def num_layers(self) -> int:
+        """L: as many as there are modules, unless they are shared."""
+        return self._depth if self.weight_tied else len(self.layers)
+
+    @property
+    def segments(self) -> int:
+        """Runs that the layers are cut into, no more than there are layers."""
+        return min(num_segments(self._choice_of_segments, self.num_layers, self.backprop), max(self.num_layers, 1))
 
     @property
     def drift(self) -> float | None:
@@ -137,12 +146,17 @@ class Stack(nn.Module):
             seed: of this step; ``None`` draws one from torch's generator in training.
             tail: what follows the stack, if it goes row by row: the same as evaluating it on the result, in less
                 memory, since a reversible stack's last state then need not leave it.
-        Returns: [N, D], or what the tail makes of it.
-        Raises: ValueError: if a width does not fit, or nothing fits the memory budget.
+        Returns: [N, D], or what the tail makes of it. Under the transforms of ``torch.func`` and in forward-mode
+            differentiation every activation is stored, whatever ``backprop`` says.
+        Raises: ValueError: if a width does not fit, or nothing fits the memory budget. RuntimeError: under
+            ``torch.jit.trace`` and ``torch.fx``; for a block that does not give the same value again, or that uses a
+            tensor which would get no gradient; in the backward, where it was asked to be differentiable.
         """
         x, tensors, whole = self.take_apart(x, context, seed)
-        followed = [*tensors, *self.parameters(), *([] if tail is None else tail.parameters())]
-        if not (torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in followed))):
+        if is_transformed():
+            x = _advance_stored(whole, x, tensors)
+            return x if tail is None else tail(x)
+        if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, tail)):
             for run in self.runs(whole) if self._segments else [whole]:
                 x = self._through(run, _advance_plainly, x, tensors)
             return x if tail is None else tail(x)
@@ -159,7 +173,7 @@ class Stack(nn.Module):
                 if is_last:
                     return x
             else:
-                x = self._through(run, _checkpointed, x, tensors)
+                x = self._through(run, checkpointed, x, tensors)
         return x if tail is None else tail(x)
 
     def cut(self) -> tuple[Segment, ...]:
@@ -172,6 +186,10 @@ class Stack(nn.Module):
             return ()
         self._segments = {a: Segment(self.layers[a:b]) for a, b in pairwise(self._bounds(self.num_layers))}
         return tuple(self._segments.values())
+
+    def _needs_gradients(self, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None) -> bool:
+        parameters = self.parameters() if tail is None else chain(self.parameters(), tail.module.parameters())
+        return x.requires_grad or any(tensor.requires_grad for tensor in chain(tensors, parameters))
 
     def _through(
         self, run: Run, advance: Callable[[Run, Tensor, list[Tensor]], Tensor], x: Tensor, tensors: list[Tensor]
@@ -189,9 +207,17 @@ class Stack(nn.Module):
     def layer_at(self, depth: int) -> Sequence[nn.Module]:
         """The blocks (one per group) that run at a depth, counted from 0."""
         distinct = len(self.layers)
-        if self.schedule == "cycle":
-            return self.layers[depth % distinct]  # type: ignore[return-value]
-        return self.layers[min(depth, distinct - 1)]  # type: ignore[return-value]
+        return self._blocks(depth % distinct if self.schedule == "cycle" else min(depth, distinct - 1))
+
+    def _blocks(self, k: int) -> Sequence[nn.Module]:
+        """The blocks of one of the modules in ``layers``."""
+        blocks, groups = self.layers[k], self.coupling.num_groups
+        if not isinstance(blocks, nn.ModuleList) or len(blocks) != groups:
+            raise ValueError(
+                f"layers[{k}] must be an nn.ModuleList of num_groups={groups} blocks, got {type(blocks).__name__}"
+                + (f" of {len(blocks)}" if isinstance(blocks, nn.ModuleList) else "")
+            )
+        return list(blocks)
 
     def extra_repr(self) -> str:
         """Show what the modules below do not."""
@@ -204,19 +230,32 @@ class Stack(nn.Module):
 
     def take_apart(self, x: Tensor, context: tuple[Any, ...], seed: int | None) -> tuple[Tensor, list[Tensor], Run]:
         """The arguments of a call as the stream, the context tensors, and one run of all layers."""
+        check_recorders(x, "a stack")
         if x.size(-1) != self.channels:
             raise ValueError(
                 f"the stack is {self.channels} channels wide, got x with {x.size(-1)}; project x before it"
             )
-        if seed is None:
-            seed = draw_seed() if self.training else 0
+        self._check_layers()
+        views = {block: View(block) for k in range(len(self.layers)) for block in self._blocks(k)}
+        if seed is None and (self.training or any(view.is_training for view in views.values())):
+            seed = draw_seed()
         template, places, tensors = self._split_context(context)
         autocast = Autocast.current(x.device.type)
         if autocast.enabled:
             # Autocast is for the branches: additions to a half-precision stream would be lost in its rounding.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         layers = [self.layer_at(depth) for depth in range(self.num_layers)]
-        return x, tensors, Run(self.coupling, layers, 0, seed, template, places, autocast)
+        whole = Run(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
+        return x, tensors, whole
+
+    def _check_layers(self) -> None:
+        """Follow the modules, which may have been cut or exchanged."""
+        if self.weight_tied and self.num_layers and not len(self.layers):
+            raise ValueError("a weight-tied stack needs one layer at least; layers is empty")
+        if self.exact is not None:
+            self.exact.resize(self.num_layers)
+        if self.backprop == "store":
+            self.num_stored = self.num_layers
 
     def runs(self, whole: Run, num_stored: int = 0) -> list[Run]:
         """The run of all layers cut up: what is rebuilt into segments of nearly equal length, what is stored last."""
@@ -326,21 +365,4 @@ def _advance_stored(
 
 
 def _advance_plainly(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    return advance_float(run, x, tensors)[1].join()
-
-
-def _checkpointed(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    y: Tensor = checkpoint(
-        _advance_stored,
-        run,
-        x,
-        tensors,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=_checkpoint_contexts,
-    )
-    return y
-
-
-def _checkpoint_contexts() -> tuple[Any, Any]:
-    return nullcontext(), rebuilding()
+    return advance_float(run, x, tensors, keep=False)[1].join()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from .purity import rebuilding
+from .recompute import Recompute, View, pull_back
 from .seeds import fold_seed
 
 ROWS = 4096
@@ -33,33 +34,36 @@ class Tail:
     """``(rows, seed) -> values``: a pure function that treats every row alike."""
     seed: int
 
-    def __call__(self, y: Tensor) -> Tensor:
-        """[N, D] -> [N, T], as autograd follows it."""
-        blocks = [self.rows(block, seed) for block, seed in self._blocks(y)]
+    @cached_property
+    def recompute(self) -> Recompute:
+        """What evaluates the rows, and evaluates them again."""
+        devices = (parameter.device for parameter in self.module.parameters())
+        return Recompute({self.module: View(self.module)}, next(devices, torch.device("cpu")))
+
+    def __call__(self, y: Tensor, *, keep: bool = False) -> Tensor:
+        """[N, D] -> [N, T], as autograd follows it; ``keep``: `pull_back` follows."""
+        blocks = []
+        for key, (block, seed) in enumerate(self._blocks(y)):
+            evaluate = partial(self.rows, block, seed)
+            blocks.append(self.recompute.first(key, self.module, seed, evaluate, keep=keep))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that need gradients."""
-        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-
-    def pull_back(
-        self, y: Tensor, cotangent: Tensor, add_parameter: Callable[[nn.Parameter, Tensor | None], None]
-    ) -> Tensor:
-        """Turn the gradient of the values into that of ``y``, block by block; parameters' go to ``add_parameter``."""
+    def pull_back(self, y: Tensor, cotangent: Tensor, add_parameter: Callable[[int, Tensor | None], None]) -> Tensor:
+        """Turn the gradient of the values into that of ``y``, block by block; parameters' go to ``add_parameter`` with
+        their position in `recompute`."""
         grad = torch.empty_like(y)
-        parameters = self.parameters()
+        parameters = self.recompute.leaves_of(self.module)
         done = 0
-        for block, seed in self._blocks(y):
+        for key, (block, seed) in enumerate(self._blocks(y)):
             part = slice(done, done + block.size(0))
-            with torch.enable_grad(), rebuilding():
-                leaf = block.detach().requires_grad_()
-                value = self.rows(leaf, seed)
-            found = torch.autograd.grad(
-                value, [leaf, *parameters], cotangent[part].to(value.dtype), allow_unused=True, materialize_grads=True
-            )
-            grad[part] = found[0]
-            for parameter, share in zip(parameters, found[1:], strict=True):
-                add_parameter(parameter, share)
+            with self.recompute.again(key, self.module, seed):
+                with torch.enable_grad():
+                    leaf = block.detach().requires_grad_()
+                    value = self.rows(leaf, seed)
+                found = pull_back(value, cotangent[part].to(value.dtype), [leaf, *parameters.values()])
+            grad[part] = 0.0 if found[0] is None else found[0]
+            for position, share in zip(parameters, found[1:], strict=True):
+                add_parameter(position, share)
             done = part.stop
         return grad
 

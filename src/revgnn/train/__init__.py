@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ..launcher import is_writer, world_size
 from .answers import Answer, Answering
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
 from .distill import LOGITS_FILE, TeacherOptions, distillation
-from .distributed import is_writer, own_statistics, world_size
+from .distributed import one_run, own_statistics
 from .evaluate import predict
 from .interrupt import Interrupted
 from .labels import LabelOptions
@@ -45,6 +46,7 @@ __all__ = [
     "learning_rate",
     "load_best",
     "load_latest",
+    "one_run",
     "own_statistics",
     "predict",
     "read_curve",

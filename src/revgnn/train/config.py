@@ -47,6 +47,8 @@ class TrainConfig:
     parallel: ParallelName = "ddp"
     """How several ranks hold a model: "ddp", each the whole of it; or "fsdp", each a shard of weights, gradients and
     optimizer state, gathered where they are needed."""
+    sync_batchnorm: bool = True
+    """Whether BatchNorm normalises by the rows of all ranks; False: by those of each rank's own batch."""
     optimizer: OptimizerName = "adam"
     """"adam", "adamw" (decay apart from the gradient) or "rmsprop"."""
     lr: float = 0.001

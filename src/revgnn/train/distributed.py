@@ -7,6 +7,7 @@ opens the process group. Without a launcher there is one rank, and nothing here 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +28,10 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from ..claim import claimed
+from ..launcher import first_rank_speaks, is_writer, restarted, world_size
+from ..stack.batch_norm import left_out, synchronised
+from ..stack.rank_group import RankGroup
 from .interrupt import Interrupts
 from .sharded import Sharded
 from .shares import Place
@@ -40,23 +46,30 @@ _SURVIVORS = 3.0
 """Seconds that a rank that lost another waits for the rest to say that they are there."""
 
 
+_SECONDS_FOR_THE_FIRST = 2.0
+"""In which a rank that meets an error leaves the word to the first one, which may have met it too."""
+
+_PATIENCE = 60.0
+"""Seconds that a rank which was started again waits for the one before it to be gone."""
+
+
 class LostRankError(ConnectionError):
     """Another rank ended or went silent in the middle of a run."""
 
 
-def world_size() -> int:
-    """Give the number of ranks that a launcher has started, 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+@contextmanager
+def one_run(out: Path | None) -> Iterator[None]:
+    """Be one run, of however many ranks: the first one speaks, and claims the folder for all of them.
 
-
-def is_writer() -> bool:
-    """Whether this process is the rank that writes and prints."""
-    return int(os.environ.get("RANK", "0")) == 0 or world_size() == 1
-
-
-def restarted() -> bool:
-    """Whether torchrun has started this rank again after one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    Args:
+        out: the run folder, made where it is missing; ``None``: there is none.
+    Raises: ClaimedError: another run writes to the folder.
+    """
+    with (
+        first_rank_speaks(),
+        claimed(out, patience=_PATIENCE if restarted() else 0.0) if out is not None and is_writer() else nullcontext(),
+    ):
+        yield
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,12 +82,19 @@ class Ranks:
     parallel: ParallelName = "ddp"
     sharded: Sharded | None = None
     """What `wrap` made of a model with the choice "fsdp"."""
+    rows: RankGroup | None = None
+    """What the BatchNorms of a model share."""
 
     @classmethod
     def open(cls, *, cpu: bool, bf16: bool, accumulate: int, parallel: ParallelName = "ddp") -> Ranks:
-        """Open the process group, where a launcher has started several ranks."""
+        """Open the process group, where a launcher has started several ranks.
+
+        Raises: ValueError: Accelerate knows no way to join ranks on this accelerator.
+        """
         # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
+        # Accelerate joins ranks on the CPU only where it is told to compute there; else each would train by itself.
+        cpu = cpu or not torch.accelerator.is_available()
         _join(cpu=cpu)
         # Gloo's threads must end before the process does, or it is aborted.
         atexit.unregister(_leave)
@@ -84,6 +104,11 @@ class Ranks:
             mixed_precision="bf16" if bf16 else "no",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
+        if accelerator.num_processes != world_size():
+            raise ValueError(
+                f"{world_size()} ranks were started, and Accelerate joins {accelerator.num_processes} on "
+                f"{accelerator.device.type}; start one rank, or compute on the CPU"
+            )
         return cls(accelerator=accelerator, accumulate=accumulate, parallel=parallel)
 
     @property
@@ -123,8 +148,23 @@ class Ranks:
         devices = None if self.accelerator.device.type == "cpu" else [self.accelerator.device.index]
         return DistributedDataParallel(model, device_ids=devices)
 
-    def exchange(self, trained: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Exchange gradients in the backward of the last batch of a step alone; around forward and backward."""
+    @contextmanager
+    def sharing_rows(self, model: nn.Module, *, synchronise: bool) -> Iterator[None]:
+        """Let BatchNorm normalise by the rows of all ranks inside, or by each rank's own under "ddp" too."""
+        if self.size == 1:
+            yield
+            return
+        with synchronised(model, dist.group.WORLD if synchronise else None) as self.rows:
+            yield
+
+    def exchange(self, trained: nn.Module, *, last: bool, counts: bool) -> AbstractContextManager[Any]:
+        """Exchange gradients in the backward of the last batch of a step alone; around forward and backward.
+
+        Args:
+            counts: whether the batch has a weight in the step, and its rows in BatchNorm's statistics.
+        """
+        if self.rows is not None:
+            self.rows.counts = counts
         if self.sharded is not None:
             return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
@@ -247,7 +287,7 @@ def _join(*, cpu: bool) -> None:
     All attempts of such a job share one store, and a new attempt must not find the addresses of a dead one in it.
     """
     cuda = not cpu and torch.cuda.is_available()
-    if "TORCHELASTIC_RESTART_COUNT" not in os.environ or not (cpu or cuda or not torch.accelerator.is_available()):
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ or not (cpu or cuda):
         return
     if dist.is_initialized():
         return
@@ -269,17 +309,54 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+def is_first_to_say(error: BaseException) -> bool:
+    """Whether no other rank has said the same, and the first rank does not say it either within a moment."""
+    try:
+        store = _common_store()
+        if store is None:
+            return True
+        # All that are left of a run lose the same rank, each in its own words.
+        text = LostRankError.__name__ if isinstance(error, LostRankError) else str(error)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        said = f"said-{attempt}-{hashlib.sha256(text.encode()).hexdigest()}"
+        until = time.monotonic() + (0.0 if is_writer() else _SECONDS_FOR_THE_FIRST)
+        # The launcher ends the others as soon as it has noticed that one ended, which must not come before the message.
+        with Interrupts(patient=True) as interrupts:
+            while time.monotonic() < until and interrupts.signum is None and not store.check([said]):
+                time.sleep(0.05)
+            return bool(store.add(said, 1) == 1)
+    except RuntimeError:
+        # The store was with a rank that is gone.
+        return True
+
+
+def _common_store() -> Any:
+    """Give the store that all ranks write to: the process group's, or torchrun's own before there is one; else None."""
+    if dist.is_initialized():
+        return dist.distributed_c10d._get_default_store()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return None
+    store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_SURVIVORS)))
+    return store
+
+
 def scale_gradients(parameters: Iterator[nn.Parameter], factor: float) -> None:
     """Multiply every gradient by a number, in place."""
     gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     torch._foreach_mul_(gradients, factor)
 
 
-def own_statistics(model: nn.Module) -> str | None:
-    """Say that batch statistics are not shared by the ranks, where a model has such and there are several."""
-    if world_size() == 1 or not any("BatchNorm" in type(module).__name__ for module in model.modules()):
+def own_statistics(model: nn.Module, *, synchronise: bool) -> str | None:
+    """Say which batch statistics are not shared by the ranks, where a model has such and there are several.
+
+    Args:
+        synchronise: whether those are shared that can be.
+    """
+    left = {type(module).__name__ for module in left_out(model)} if synchronise else {"BatchNorm"}
+    if world_size() == 1 or not left or not any("BatchNorm" in type(module).__name__ for module in model.modules()):
         return None
+    why = "" if not synchronise else " (of another type than nn.BatchNorm1d, or inside an equilibrium)"
     return (
-        f"BatchNorm is not synchronised: each of the {world_size()} ranks normalises by the statistics of its own "
-        "batch, as accumulation does, and the running statistics are those of rank 0."
+        f"{' and '.join(sorted(left))}{why} is not synchronised: each of the {world_size()} ranks normalises by the "
+        "statistics of its own batch, as accumulation does, and the running statistics are those of rank 0."
     )

@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
+from ..launcher import is_writer
+
 _STDERR = 2
 
 
@@ -30,7 +32,7 @@ class Interrupts:
     _open: ClassVar[list[Interrupts]] = []
 
     def __init__(self, *, patient: bool = False) -> None:
-        self._patient = patient
+        self._patient, self._process = patient, os.getpid()
         self.signum: int | None = None
         """The signal that came; ``None``: none yet."""
         self._before: dict[int, Any] = {}
@@ -62,6 +64,9 @@ class Interrupts:
                 return
             raise KeyboardInterrupt
         self.signum = signum
+        # Ranks hear it together, and so do a loader's workers, which were forked.
+        if not is_writer() or os.getpid() != self._process:
+            return
         # A handler may run in the middle of a print or a log call, which must not be entered twice: write directly.
         os.write(
             _STDERR, f"\n{signal.Signals(signum).name}: stopping after this step; again to stop at once\n".encode()

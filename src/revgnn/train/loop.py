@@ -20,12 +20,13 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ..data.batch import Batches
+from ..launcher import restarted
 from .averaging import averaged
 from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
 from .config import TrainConfig, as_json, check_as_many, check_same
 from .curve import CURVE_FILE, Curve, Row, Score
 from .distill import save_logits
-from .distributed import Ranks, own_statistics, restarted
+from .distributed import Ranks, one_run, own_statistics
 from .evaluate import evaluate, evaluating, is_better
 from .interrupt import Interrupted, Interrupts
 from .objective import METRICS
@@ -76,6 +77,7 @@ def fit(
     Raises:
         ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
+        ClaimedError: another run is writing to ``out``.
         FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
         LostRankError: another rank ended.
@@ -84,42 +86,43 @@ def fit(
         raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
     if resume and out is None:
         raise ValueError("resume=True needs out: the run folder to go on from")
-    resume = resume or (out is not None and restarted())
-    if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
-        raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
-    _check_wishes(config, batches, out, num_outputs)
-    bf16 = config.precision == "bf16"
-    ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
-    ranks.check(len(batches))
-    # Nobody writes before everybody has looked.
-    ranks.wait()
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    warning = own_statistics(model)
-    if warning is not None and ranks.writes:
-        _log.warning(warning)
-    set_seed(config.seed)
-    model.to(ranks.accelerator.device)
-    run = _Fit(
-        model=model,
-        batches=batches,
-        config=config,
-        metric=metric,
-        final=final,
-        out=out,
-        progress=progress if progress is not None and ranks.writes else Silent(),
-        memory=memory,
-        configuration=as_json(config, configuration),
-        ranks=ranks,
-        num_outputs=num_outputs or 0,
-    )
-    with ranks.together():
-        if resume:
-            run.resume()
-        result = run.run()
-        # What the first rank wrote is there for all of them.
+    with one_run(out):
+        resume = resume or (out is not None and restarted())
+        if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
+            raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
+        _check_wishes(config, batches, out, num_outputs)
+        bf16 = config.precision == "bf16"
+        ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
+        ranks.check(len(batches))
+        # Nobody writes before everybody has looked.
         ranks.wait()
-    return result
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        warning = own_statistics(model, synchronise=config.sync_batchnorm)
+        if warning is not None:
+            _log.warning(warning)
+        set_seed(config.seed)
+        model.to(ranks.accelerator.device)
+        run = _Fit(
+            model=model,
+            batches=batches,
+            config=config,
+            metric=metric,
+            final=final,
+            out=out,
+            progress=progress if progress is not None and ranks.writes else Silent(),
+            memory=memory,
+            configuration=as_json(config, configuration),
+            ranks=ranks,
+            num_outputs=num_outputs or 0,
+        )
+        with ranks.together(), ranks.sharing_rows(model, synchronise=config.sync_batchnorm):
+            if resume:
+                run.resume()
+            result = run.run()
+            # What the first rank wrote is there for all of them.
+            ranks.wait()
+        return result
 
 
 def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, num_outputs: int | None) -> None:
@@ -325,8 +328,7 @@ class _Fit:
         assert self.out is not None, "fit() has checked it"
         snapshot = load_latest(self.out)
         if snapshot is None:
-            if self.ranks.writes:
-                _log.warning("%s holds no checkpoint: the run starts from the beginning", self.out)
+            _log.warning("%s holds no checkpoint: the run starts from the beginning", self.out)
             self.curve.resume(0)
             return
         check_same(snapshot.config, self.configuration)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -76,6 +76,13 @@ class ProgressBar:
         self._observed: dict[str, float] = {}
         self._began = self._last_line = 0.0
         self._done = self._lines_done = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A console belongs to its process: a copy, there or here, shows itself on standard error.
+        return {**self.__dict__, "console": None, "_bar": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, console=Console(stderr=True))
 
     def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
         """Open the bar."""

@@ -34,8 +34,8 @@ class Place:
     def training(self, epoch: Iterable[Batch], *, accumulate: int, done: int) -> Iterator[list[Share]]:
         """Cut an epoch into steps, and give what this rank does in each after the first ``done``.
 
-        Step s takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. A rank that finds none left in the last step
-        repeats the first batch of the step without counting it.
+        Step s takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. A rank that finds fewer than others in the
+        last step repeats the first batch of the step without counting it: every rank takes equally many.
 
         Args:
             epoch: the batches of an epoch.
@@ -48,8 +48,9 @@ class Place:
         together, count = self.size * accumulate, len(epoch)
         steps = []
         for first in range(done * together, count, together):
-            own = range(first + self.rank, min(first + together, count), self.size)
-            steps.append([(number, True) for number in own] or [(first, False)])
+            last = min(first + together, count)
+            own = [(number, True) for number in range(first + self.rank, last, self.size)]
+            steps.append(own + [(first, False)] * (-(-(last - first) // self.size) - len(own)))
         made = epoch.take(number for step in steps for number, _ in step)
         for step in steps:
             yield [Share(number=number, batch=next(made), counts=counts) for number, counts in step]
@@ -58,10 +59,12 @@ class Place:
         numbered = islice(enumerate(epoch), done * together, None)
         while (first := next(numbered, None)) is not None:
             own = [Share(number=first[0], batch=first[1], counts=True)] if self.rank == 0 else []
+            place = 0
             for place, (number, batch) in enumerate(islice(numbered, together - 1), start=1):
                 if place % self.size == self.rank:
                     own.append(Share(number=number, batch=batch, counts=True))
-            yield own or [Share(number=first[0], batch=first[1], counts=False)]
+            filler = Share(number=first[0], batch=first[1], counts=False)
+            yield own + [filler] * (place // self.size + 1 - len(own))
 
     def evaluation(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         """Give every W-th batch of an evaluation from this rank's first on, each with its number."""

@@ -85,7 +85,7 @@ class Stepper:
         alone = self.ranks.batches_per_step == 1
         sums = [0.0, 0.0, 0.0]
         for share in shares:
-            with self.ranks.exchange(self.trained, last=share is shares[-1]):
+            with self.ranks.exchange(self.trained, last=share is shares[-1], counts=share.counts):
                 seed = step_seed(self.config.seed, epoch, share.number)
                 loss, weight, rows = self._loss(share.batch, seed, share.counts, alone=alone)
                 self.ranks.accelerator.backward(loss if alone else loss * weight)

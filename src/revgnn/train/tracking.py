@@ -67,6 +67,10 @@ class Tracking:
         self._trackers: list[GeneralTracker] = []
         self._metric = "metric"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy opens trackers of its own when its run begins.
+        return {**self.__dict__, "_trackers": []}
+
     def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
         """Open the trackers.
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ...claim import claimed
 from ...graph import Graph
 from ..manifest import Manifest, PartFacts, read_manifest, write_manifest
 from ..parquet import Faults
@@ -118,6 +119,7 @@ def prepare(
         ray: the address of a Ray cluster that sees ``base`` and the folder of ``out``, or ``local``.
     Raises:
         FileExistsError: something else stands in ``out``.
+        ClaimedError: another process is making a graph there.
         ModuleNotFoundError: Daft, Ray or pymetis is not installed.
         ValueError: every fault of the tables.
     Cost: several passes over the tables, streamed. In memory: the ids of all nodes, or the edges where they are fewer;
@@ -137,8 +139,7 @@ def prepare(
         _logger.info("%s answers these tables already; nothing to do", out)
         return Prepared(out, there, True, time.monotonic() - started)
     choose_runner(ray)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _work_folder(out) as work:
+    with claimed(out, beside=True), _work_folder(out) as work:
         parts = _Preparation(config, drop, nodes, edges, work, faults)
         parts.look(base)
         parts.sort_rows(base)

@@ -12,7 +12,7 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from ..norms import NormActDrop
+from ..norms import ActDrop, NormActDrop
 from .contract import EdgeMap, Gradients, border, empty_grads, is_plain
 
 
@@ -75,7 +75,7 @@ class GENConv(nn.Module):
         self.options = options
         widths = [in_channels] + [2 * in_channels] * (options.mlp_layers - 1) + [out_channels]
         self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(NormActDrop(width, options.mlp_norm) for width in widths[1:-1])
+        self.norms = nn.ModuleList(NormActDrop(width, options.mlp_norm).norm for width in widths[1:-1])
         self.lin_edge: nn.Linear | None = None
         if edge_channels is not None and options.edge_linear:
             self.lin_edge = nn.Linear(edge_channels, in_channels, bias=options.edge_bias)
@@ -111,7 +111,7 @@ class GENConv(nn.Module):
 
     def _mlp(self, x: Tensor, graph: Graph) -> Tensor:
         for lin, norm in zip(self.lins, self.norms, strict=False):
-            x = norm(lin(x), graph)
+            x = _RELU(norm, lin(x), graph)
         out: Tensor = self.lins[-1](x)
         return out
 
@@ -164,14 +164,14 @@ class GENConv(nn.Module):
             cotangent, h, weight, bias,
             dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
         )  # fmt: skip
-        dt = torch.empty_like(t) if isinstance(self.t, nn.Parameter) else None
+        dt = torch.empty_like(t) if isinstance(self.t, Tensor) else None
         # The gradient of a source reads no other row of h, and may lie where h was.
         kernels.gen_aggr_backward(
             dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
             scratch=self._scratch(h, work),
             constant_weights=self.options.aggr == "softmax_sg",
         )  # fmt: skip
-        if dt is not None and isinstance(self.t, nn.Parameter):
+        if dt is not None and isinstance(self.t, Tensor):
             grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
         return h.add_(dz), grads
 
@@ -195,6 +195,9 @@ class GENConv(nn.Module):
         if isinstance(self.t, Tensor):
             return self.t.detach().to(h.dtype).reshape(1).expand(h.size(1)).contiguous()
         return h.new_full((h.size(1),), self.t)
+
+
+_RELU = ActDrop()
 
 
 def _scalar(value: float, learned: bool) -> nn.Parameter | float:

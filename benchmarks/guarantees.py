@@ -1,0 +1,496 @@
+"""What holds in which surroundings: each way to differentiate, put into ordinary surroundings of PyTorch.
+
+``python -m benchmarks.guarantees`` prints the table, ``--write`` fills docs/guarantees.md with it. A cell compares the
+gradient with that of the stored twin (the same weights, differentiated plainly) in the same surroundings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+from torch_geometric.nn import GroupAddRev as PygGroupAddRev
+from torch_geometric.nn import SAGEConv as PygSAGEConv
+
+import revgnn
+from revgnn import ops
+from revgnn.interop import GroupAddRev
+from revgnn.stack.equilibrium import Equilibrium
+
+N, E, F, D, T = 40, 200, 8, 16, 5
+LIMIT = 1e-6
+"""Relative error of a gradient in float64 up to which it is right; an equilibrium's is that of its solves."""
+
+
+# ---------------------------------------------------------------------- what is differentiated
+class Net(nn.Module):
+    """Encoder, some layers, head; what a person would write."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.encoder, self.layers, self.head = nn.Linear(F, D), nn.ModuleList(layers), nn.Linear(D, T)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """[N, F] -> [N, T]."""
+        x = self.encoder(x)
+        for layer in self.layers:
+            x = layer(x, edge_index)
+        out: Tensor = self.head(x)
+        return out
+
+
+class Ordinary(nn.Module):
+    """A block as people write them: torch's norm and dropout, PyG's convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.conv, self.drop = nn.BatchNorm1d(channels), PygSAGEConv(channels, channels), nn.Dropout(0.3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """[N, d] -> [N, d]."""
+        out: Tensor = self.conv(self.drop(self.norm(x).relu()), edge_index)
+        return out
+
+
+class Seeded(Ordinary):
+    """The same as a block of `revgnn.Stack`."""
+
+    def forward(self, x: Tensor, seed: int, edge_index: Tensor) -> Tensor:  # type: ignore[override]
+        """[N, d] -> [N, d]."""
+        return super().forward(x, edge_index)
+
+
+class Contraction(nn.Module):
+    """A block with a fixed point, for an equilibrium."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop = PygSAGEConv(D, D), nn.Dropout(0.3)
+
+    def forward(self, z: Tensor, seed: int, x: Tensor, edge_index: Tensor) -> Tensor:
+        """[N, D] -> [N, D]."""
+        return torch.tanh(0.3 * self.conv(self.drop(z), edge_index) + x)
+
+
+def _model(stored: bool, backprop: str, conv: str = "sage") -> nn.Module:
+    config = revgnn.ModelConfig(
+        conv=conv,  # type: ignore[arg-type]
+        num_layers=4,
+        hidden_channels=D,
+        dropout=0.3,
+        norm="batch",
+        backprop="store" if stored else backprop,  # type: ignore[arg-type]
+        gat=revgnn.nn.convs.GATOptions(heads=2),
+    )
+    return revgnn.build_model(config, in_channels=F, out_channels=T)
+
+
+def _stack(stored: bool, backprop: str) -> nn.Module:
+    backprop = "store" if stored else backprop
+    return Net([revgnn.Stack(Seeded, channels=D, num_layers=4, coupling="grouped", backprop=backprop)])  # type: ignore[arg-type]
+
+
+def _equilibrium(stored: bool) -> nn.Module:
+    settings = {"mode": "unroll", "pretrain_steps": 60} if stored else {"tol": 1e-11, "max_iter": 100}
+    return Net([Equilibrium(Contraction(), backward_tol=1e-11, backward_max_iter=100, **settings)])  # type: ignore[arg-type]
+
+
+def _layers(stored: bool, kind: Callable[..., nn.Module]) -> nn.Module:
+    return Net([kind(Ordinary(D // 2), num_groups=2, disable=stored) for _ in range(4)])
+
+
+def _convs(stored: bool) -> nn.Module:
+    return Net([conv(D, D) for conv in (revgnn.GCNConv, revgnn.SAGEConv, revgnn.GENConv)])
+
+
+SUBJECTS: dict[str, Callable[[bool], nn.Module]] = {
+    "model, reversible": partial(_model, backprop="reversible"),
+    "model, checkpoint": partial(_model, backprop="checkpoint"),
+    "own block, reversible": partial(_stack, backprop="reversible"),
+    "own block, checkpoint": partial(_stack, backprop="checkpoint"),
+    "own block, implicit": _equilibrium,
+    "GroupAddRev": partial(_layers, kind=GroupAddRev),
+    "convolutions": _convs,
+    "PyG's GroupAddRev": partial(_layers, kind=PygGroupAddRev),
+}
+
+
+# ---------------------------------------------------------------------- in which surroundings
+@dataclass(frozen=True)
+class Case:
+    """One model and one batch."""
+
+    model: nn.Module
+    x: Tensor
+    edge_index: Tensor
+    y: Tensor
+
+    def loss(self, model: Callable[..., Tensor] | None = None, x: Tensor | None = None) -> Tensor:
+        """Of a forward in training, whose random numbers are the same every time."""
+        torch.manual_seed(5)
+        out = (self.model if model is None else model)(self.x if x is None else x, self.edge_index)
+        return nn.functional.cross_entropy(out.double(), self.y)
+
+    def grads(self) -> Tensor:
+        """Of all parameters, one after another."""
+        return _flat([parameter.grad for parameter in self.model.parameters()], list(self.model.parameters()))
+
+    def linears(self) -> list[nn.Module]:
+        """Some linear maps inside the layers."""
+        return [m for name, m in self.model.named_modules() if isinstance(getattr(m, "weight", None), nn.Parameter)
+                and m.weight.dim() == 2 and ("layers" in name or "block" in name)][::2]  # fmt: skip
+
+
+def _flat(grads: list[Tensor | None], like: list[Tensor]) -> Tensor:
+    pairs = zip(grads, like, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).detach().flatten() for g, p in pairs])
+
+
+def plain(case: Case) -> Tensor:
+    """Nothing around it"""
+    case.loss().backward()
+    return case.grads()
+
+
+def inside_checkpoint(case: Case, *, use_reentrant: bool) -> Tensor:
+    """Inside of `torch.utils.checkpoint`"""
+    model = partial(checkpoint, case.model, use_reentrant=use_reentrant)
+    case.loss(model, case.x.clone().requires_grad_()).backward()
+    return case.grads()
+
+
+def on_cpu(case: Case) -> Tensor:
+    """`save_on_cpu`"""
+    with torch.autograd.graph.save_on_cpu():
+        loss = case.loss()
+    loss.backward()
+    return case.grads()
+
+
+def packed(case: Case) -> Tensor:
+    """saved-tensor hooks that copy"""
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().numpy().copy(), torch.from_numpy):
+        loss = case.loss()
+    loss.backward()
+    return case.grads()
+
+
+def called_functionally(case: Case) -> Tensor:
+    """`torch.func.functional_call`"""
+    torch.manual_seed(1)
+    new = {name: (p.detach() + 0.1 * torch.randn_like(p)).requires_grad_() for name, p in case.model.named_parameters()}
+    case.loss(lambda *args: torch.func.functional_call(case.model, new, args)).backward()
+    return _flat([value.grad for value in new.values()], list(new.values()))
+
+
+def exchanged(case: Case) -> Tensor:
+    """Parameters exchanged before the backward"""
+    before, loss = list(case.model.parameters()), case.loss()
+    for module in case.model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                setattr(module, name, nn.Parameter(torch.randn_like(parameter)))
+    loss.backward()
+    return _flat([parameter.grad for parameter in before], before)
+
+
+def evaluating_before(case: Case) -> Tensor:
+    """`eval()` before the backward"""
+    loss = case.loss()
+    case.model.eval()
+    loss.backward()
+    return case.grads()
+
+
+def training_before(case: Case) -> Tensor:
+    """`train()` before the backward of an evaluation"""
+    case.model.eval()
+    loss = case.loss()
+    case.model.train()
+    loss.backward()
+    return case.grads()
+
+
+def validated_between(case: Case) -> Tensor:
+    """A validation between forward and backward"""
+    loss = case.loss()
+    case.model.eval()
+    with torch.no_grad():
+        case.model(2 * case.x, case.edge_index)
+    case.model.train()
+    loss.backward()
+    return case.grads()
+
+
+def two_forwards(case: Case) -> Tensor:
+    """Two forwards, then two backwards"""
+    first, second = case.loss(), case.loss(x=2 * case.x)
+    first.backward()
+    second.backward()
+    return case.grads()
+
+
+def retained(case: Case) -> Tensor:
+    """`retain_graph`, twice"""
+    loss = case.loss()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    return case.grads()
+
+
+def drawn_between(case: Case) -> Tensor:
+    """Random numbers drawn between forward and backward"""
+    loss = case.loss()
+    torch.manual_seed(77)
+    torch.rand(1000)
+    loss.backward()
+    return case.grads()
+
+
+def parameter_hooks(case: Case) -> Tensor:
+    """`Tensor.register_hook` on parameters"""
+    for parameter in case.model.parameters():
+        parameter.register_hook(lambda grad: 2 * grad)
+    return plain(case)
+
+
+def hooks_of_many(case: Case) -> Tensor:
+    """`register_multi_grad_hook`"""
+    calls: list[int] = []
+    torch.autograd.graph.register_multi_grad_hook(list(case.model.parameters()), lambda grads: calls.append(len(grads)))
+    grads = plain(case)
+    return grads * len(calls)
+
+
+def stepping_hooks(case: Case) -> Tensor:
+    """`register_post_accumulate_grad_hook` that steps"""
+    grads: dict[Tensor, Tensor] = {}
+
+    def step(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        grads[parameter] = grads.get(parameter, 0) + parameter.grad
+        parameter.grad = None
+
+    for parameter in case.model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    case.loss().backward()
+    return _flat([grads.get(parameter) for parameter in case.model.parameters()], list(case.model.parameters()))
+
+
+def module_hooks(case: Case) -> Tensor:
+    """Forward hooks that change what a layer gives"""
+    for module in case.linears():
+        module.register_forward_hook(lambda _module, _args, out: 3 * out)
+    return plain(case)
+
+
+def replaced_forwards(case: Case) -> Tensor:
+    """Forwards replaced on the instance"""
+    for module in case.linears():
+        before = module.forward
+        module.forward = lambda x, before=before: 3 * before(x)  # type: ignore[method-assign]
+    return plain(case)
+
+
+def counted(case: Case) -> Tensor:
+    """`FlopCounterMode`"""
+    with FlopCounterMode(display=False):
+        return plain(case)
+
+
+def tracked(case: Case) -> Tensor:
+    """`ModuleTracker`"""
+    with ModuleTracker():  # type: ignore[no-untyped-call]
+        return plain(case)
+
+
+def anomalies(case: Case) -> Tensor:
+    """`detect_anomaly`"""
+    with warnings.catch_warnings(), torch.autograd.detect_anomaly():
+        return plain(case)
+
+
+def parametrized(case: Case, *, by: Callable[..., object]) -> Tensor:
+    """Spectral and weight norm of `torch.nn.utils.parametrizations`, pruning"""
+    torch.manual_seed(2)
+    for module in case.linears():
+        by(module, "weight")
+    return plain(case)
+
+
+def frozen(case: Case) -> Tensor:
+    """Some parameters frozen"""
+    for parameter in list(case.model.parameters())[::3]:
+        parameter.requires_grad_(False)
+    return plain(case)
+
+
+def written_to(case: Case) -> Tensor:
+    """An optimizer's step before the backward"""
+    loss = case.loss()
+    with torch.no_grad():
+        for parameter in case.model.parameters():
+            parameter.mul_(1.5)
+    loss.backward()
+    return case.grads()
+
+
+def copied(case: Case) -> Tensor:
+    """`deepcopy` and pickle after a step"""
+    case.loss().backward()
+    case.model.zero_grad()
+    other = pickle.loads(pickle.dumps(copy.deepcopy(case.model)))
+    torch.save(case.model, io.BytesIO())
+    return plain(Case(other, case.x, case.edge_index, case.y))
+
+
+def inferred_before(case: Case) -> Tensor:
+    """`inference_mode` first, then training"""
+    with torch.inference_mode():
+        case.model(case.x, case.edge_index)
+    return plain(case)
+
+
+def penalty(case: Case) -> Tensor:
+    """A gradient penalty (`create_graph`)"""
+    x = case.x.clone().requires_grad_()
+    (force,) = torch.autograd.grad(case.loss(x=x), x, create_graph=True)
+    force.pow(2).sum().backward()
+    return case.grads()
+
+
+def second(case: Case, *, of: str) -> Tensor:
+    """`torch.autograd.functional.hessian` and `hvp`"""
+    if of == "hvp":
+        return torch.autograd.functional.hvp(lambda x: case.loss(x=x), case.x, torch.ones_like(case.x))[1].flatten()
+    return torch.autograd.functional.hessian(lambda x: case.loss(x=torch.cat([x, case.x[2:]])), case.x[:2]).flatten()
+
+
+def functional_grad(case: Case) -> Tensor:
+    """`torch.func.grad`"""
+    case.model.eval()
+    return torch.func.grad(lambda x: case.loss(x=x))(case.x).flatten()
+
+
+def forward_mode(case: Case) -> Tensor:
+    """`torch.func.jvp`"""
+    case.model.eval()
+    return torch.func.jvp(lambda x: case.loss(x=x), (case.x,), (torch.ones_like(case.x),))[1].flatten()
+
+
+def batched(case: Case) -> Tensor:
+    """`torch.func.vmap` over features"""
+    case.model.eval()
+    return torch.func.vmap(lambda x: case.model(x, case.edge_index))(torch.stack([case.x, 2 * case.x])).flatten()
+
+
+def in_half(case: Case) -> Tensor:
+    """bfloat16 autocast"""
+    case.model.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = case.loss(x=case.x.float())
+    loss.backward()
+    return case.grads()
+
+
+SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
+    "nothing around it": plain,
+    "`torch.utils.checkpoint`": partial(inside_checkpoint, use_reentrant=False),
+    "`torch.utils.checkpoint`, reentrant": partial(inside_checkpoint, use_reentrant=True),
+    "`save_on_cpu`": on_cpu,
+    "saved-tensor hooks that copy": packed,
+    "`torch.func.functional_call`": called_functionally,
+    "parameters exchanged before the backward": exchanged,
+    "an optimizer's step before the backward": written_to,
+    "`eval()` before the backward": evaluating_before,
+    "`train()` before an evaluation's backward": training_before,
+    "a validation between forward and backward": validated_between,
+    "two forwards, then two backwards": two_forwards,
+    "`retain_graph`, backward twice": retained,
+    "random numbers drawn before the backward": drawn_between,
+    "`register_hook` on parameters": parameter_hooks,
+    "`register_multi_grad_hook`": hooks_of_many,
+    "`register_post_accumulate_grad_hook`": stepping_hooks,
+    "forward hooks that change an output": module_hooks,
+    "forwards replaced on the instance": replaced_forwards,
+    "`FlopCounterMode`": counted,
+    "`ModuleTracker`": tracked,
+    "`detect_anomaly`": anomalies,
+    "spectral norm": partial(parametrized, by=parametrizations.spectral_norm),
+    "weight norm": partial(parametrized, by=parametrizations.weight_norm),
+    "pruning": partial(parametrized, by=partial(prune.l1_unstructured, amount=0.5)),
+    "some parameters frozen": frozen,
+    "`deepcopy`, pickle, `torch.save` after a step": copied,
+    "`inference_mode`, then training": inferred_before,
+    "a gradient penalty (`create_graph`)": penalty,
+    "`functional.hessian`": partial(second, of="hessian"),
+    "`functional.hvp`": partial(second, of="hvp"),
+    "`torch.func.grad`": functional_grad,
+    "`torch.func.jvp`": forward_mode,
+    "`torch.func.vmap`": batched,
+    "bfloat16 autocast": in_half,
+}
+
+
+def gradient(subject: str, surrounding: str, *, stored: bool) -> Tensor:
+    """The gradient of one subject, or of its stored twin, in one surrounding."""
+    torch.manual_seed(0)
+    model = SUBJECTS[subject](stored).double()
+    torch.manual_seed(3)
+    edge_index, x, y = torch.randint(0, N, (2, E)), torch.randn(N, F).double(), torch.randint(0, T, (N,))
+    with ops.using("reference" if stored else "auto"):
+        return SURROUNDINGS[surrounding](Case(model, x, edge_index, y)).double()
+
+
+def cell(subject: str, surrounding: str) -> str:
+    """``right``, ``refused`` or how wrong: for one subject in one surrounding."""
+    try:
+        true: Tensor | None = gradient(subject, surrounding, stored=True)
+    except RuntimeError:
+        true = None  # torch itself refuses
+    try:
+        found = gradient(subject, surrounding, stored=False)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        return "refused" if str(error) else "wrong: an error without words"
+    except AssertionError as error:
+        return f"wrong: {type(error).__name__}"
+    if true is None:
+        return "wrong: no error where torch gives one"
+    error = float((found - true).norm() / true.norm())
+    limit = 5e-2 if surrounding == "bfloat16 autocast" else LIMIT
+    return "right" if error <= limit else f"wrong: {100 * error:.2g}% off"
+
+
+def table() -> str:
+    """The whole table as Markdown."""
+    lines = ["| | " + " | ".join(SUBJECTS) + " |", "|---|" + "---|" * len(SUBJECTS)]
+    lines += [
+        f"| {surrounding} | " + " | ".join(cell(subject, surrounding) for subject in SUBJECTS) + " |"
+        for surrounding in SURROUNDINGS
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()

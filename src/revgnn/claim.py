@@ -1,0 +1,201 @@
+"""Claims: one process at a time writes into a run folder, by a lock that the operating system releases with its owner.
+
+The lock is an flock on a small file that says who holds it: host, process, since when. It goes away however its owner
+ends, by ``kill -9`` too, so that what is left of a run is never in the way of resuming it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+_log = logging.getLogger(__name__)
+
+_NAME = ".claim"
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_SECONDS_BETWEEN_TRIES = 0.1
+_SECONDS_OF_A_WORD = 0.5
+"""In which an owner that has just locked the file has surely written who it is."""
+
+_held: dict[Path, tuple[int, int]] = {}
+"""Claim file -> its descriptor and the thread that holds it."""
+_without_locks: set[int] = set()
+"""File systems of which it was said that they have no locks."""
+
+
+class ClaimedError(OSError):
+    """Another process is writing to the same place."""
+
+
+@contextmanager
+def claimed(path: Path, *, beside: bool = False, patience: float = 0.0) -> Iterator[None]:
+    """Be the only one that writes to a path, while inside.
+
+    The thread that holds a claim may claim again. A file system without locks is named in a warning, once.
+
+    Args:
+        path: a folder, made where it is missing (and taken away again where it stays empty).
+        beside: claim by a file ``.NAME.claim`` next to the path instead of ``.claim`` in it: for a file, or for a
+            folder that is replaced as a whole.
+        patience: seconds to wait for another process.
+    Raises: ClaimedError: another process, or another thread, is at it; the message says which, since when, and what can
+        be done.
+    """
+    path = Path(os.path.abspath(path))
+    file = path.with_name(f".{path.name}{_NAME}") if beside else path.resolve() / _NAME
+    me = threading.get_ident()
+    if file in _held and _held[file][1] == me:
+        yield
+        return
+    made = [folder for folder in file.parents if not folder.exists()]
+    try:
+        descriptor = _take(file, path, time.monotonic() + patience)
+        _held[file] = descriptor, me
+        try:
+            yield
+        finally:
+            # A forked child holds nothing of its parent's.
+            if _held.pop(file, None) is not None:
+                _release(file, descriptor)
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """Open a text file to append to it; other processes that do so wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        _is_locked(file.fileno(), path, wait=True)
+        yield file
+
+
+def _take(file: Path, path: Path, until: float) -> int:
+    """Lock the file, which may be removed by an owner at any moment, and say in it who we are."""
+    waits = False
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_symlink():
+            # Links in a run folder are replaced, never followed.
+            file.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except FileNotFoundError:
+            # An owner that ended has just removed the folder that it had made.
+            continue
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileExistsError(f"{file} must be a plain file; remove what stands there")
+            if _is_locked(descriptor, file, wait=False):
+                if _is_at(file, descriptor):
+                    _write_owner(descriptor)
+                    return descriptor
+            elif time.monotonic() >= until:
+                raise ClaimedError(_refusal(path, file, _read_owner(descriptor)))
+            elif not waits:
+                waits = True
+                _log.info("waiting for another process, which writes to %s", path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _is_locked(descriptor: int, file: Path, *, wait: bool) -> bool:
+    """Lock an open file; say whether it could be."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        device = os.fstat(descriptor).st_dev
+        if device not in _without_locks:
+            _without_locks.add(device)
+            _log.warning(
+                "the file system of %s has no locks (%s): take care that no two processes write into one folder there",
+                file,
+                error.strerror,
+            )
+    return True
+
+
+def _is_at(file: Path, descriptor: int) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.lstat(file), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _release(file: Path, descriptor: int) -> None:
+    # Removed while it is locked: whoever has opened it meanwhile sees that it is not the file of that name any more.
+    if _is_at(file, descriptor):
+        with suppress(OSError):
+            file.unlink()
+    os.close(descriptor)
+
+
+def _write_owner(descriptor: int) -> None:
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    # On a full disk the lock holds without its words.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+
+
+def _read_owner(descriptor: int) -> dict[str, Any]:
+    until = time.monotonic() + _SECONDS_OF_A_WORD
+    while True:
+        try:
+            owner = json.loads(os.pread(descriptor, 4096, 0))
+        except ValueError:
+            owner = None
+        if isinstance(owner, dict) and all(str(value).isprintable() for value in owner.values()):
+            return owner
+        if time.monotonic() >= until:
+            return {}
+        time.sleep(_SECONDS_OF_A_WORD / 10)
+
+
+def _refusal(path: Path, file: Path, owner: dict[str, Any]) -> str:
+    if not owner.keys() >= {"host", "pid", "since"}:
+        return f"{path} is in use: another process writes to it. Wait until it has ended, or choose another place"
+    host, here = owner["host"], socket.gethostname()
+    said = (
+        f"{path} is in use: process {owner['pid']} on {host} has been writing to it since {owner['since']}. "
+        "Wait until it has ended, stop it, or choose another place"
+    )
+    if host == here:
+        return said
+    return (
+        f"{said}. Should {host} be gone, its claim ends when the file system notices, which takes NFS some minutes; "
+        f"if it never does, remove {file}"
+    )
+
+
+def _forget() -> None:
+    """Close a parent's claims in a forked child, which would otherwise hold them for as long as it lives."""
+    for descriptor, _ in _held.values():
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,80 @@
+"""One autograd Function for a run of layers: keep its input, evaluate it again, and differentiate that.
+
+As `torch.utils.checkpoint`, and besides: the parameters, buffers, flags and random numbers of the first evaluation are
+those of the second, gradients are taken at detached leaves, and come in buffers that are made before the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .recompute import pull_back
+from .run import Gradients, Run
+from .state import FloatState, StoredState
+
+
+def checkpointed(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Run layers forward so that the backward evaluates them again from their input.
+
+    Args:
+        run: the layers.
+        x: [N, D] stream, in the dtype in which it is to be held.
+        tensors: the run's context tensors.
+    Returns: [N, D].
+    Raises: RuntimeError: if a parameter or context tensor was changed in place before the backward.
+    Cost: saves the input (N x D); the backward evaluates each block once more, and keeps the graph of the whole run.
+    """
+    parameters = run.recompute.parameters
+    out: Tensor = _Checkpointed.apply(run, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Checkpointed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Run, num_context: int, x: Tensor, *tensors: Tensor) -> Tensor:
+        state = FloatState(x, run.coupling.num_groups)
+        run.advance(state, tensors[:num_context], keep=True)
+        ctx.run, ctx.num_context = run, num_context
+        ctx.save_for_backward(x, *tensors)
+        return state.join()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        run: Run = ctx.run
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        # With create_graph the gradient is one of the saved tensors themselves, and has a graph.
+        is_twice = torch.is_grad_enabled()
+        count = 1 + ctx.num_context
+        if is_twice:
+            values = [value if need else value.detach() for value, need in zip(saved, needed, strict=True)]
+            run.recompute.bind_as_they_are(values[count:])
+        else:
+            sums = Gradients(saved[:count], saved[count:], needed)
+            leaves = run.recompute.bind(saved[count:], needed[count:])
+            values = [
+                value.detach().requires_grad_(need) for value, need in zip(saved[:count], needed, strict=False)
+            ] + leaves
+        with torch.enable_grad():
+            state = StoredState(values[0], run.coupling.num_groups)
+            run.advance(state, values[1:count], again=True)
+            y = state.join()
+        wanted = [k for k, need in enumerate(needed) if need]
+        if y.requires_grad and not is_twice:
+            run.check_closed(y, [values[k] for k in wanted])
+        leaves = [values[k] for k in wanted]
+        if not y.requires_grad:
+            return None, None, *(None for _ in values)
+        if is_twice:
+            found = torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=True)
+            by_place = dict(zip(wanted, found, strict=True))
+            return None, None, *(by_place.get(k) for k in range(len(values)))
+        for k, share in zip(wanted, pull_back(y, grad, leaves), strict=True):
+            if k < count:
+                sums.context.add(k, share)
+            else:
+                sums.parameters.add(k - count, share)
+        return None, None, *sums.results()
