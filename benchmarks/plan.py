@@ -25,6 +25,7 @@ import torch
 from revgnn.data import make_batches, read_data
 from revgnn.overrides import override
 from revgnn.plan import predict, shape_of_config
+from revgnn.plan.isolated import resident_in_isolation
 from revgnn.plan.predict import predicted as predicted_of_data
 from revgnn.plan.rates import measured_rates, step_work
 from revgnn.plan.trial import at_most, measured_peak, measured_seconds, step_size
@@ -53,6 +54,7 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
     planned = time.perf_counter()
     measured = measured_peak(run, shape)
     known = time.perf_counter()
+    process = resident_in_isolation(run, shape)
     work = step_work(run, shape, *step_size(run, shape))
     return {
         "kind": "plan",
@@ -63,6 +65,9 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
         "predicted_bytes": predicted.peak,
         "measured_bytes": measured,
         "ratio": predicted.peak / measured,
+        "predicted_process_bytes": predicted.process,
+        "process_bytes": None if process is None else process.process,
+        "growth_bytes": None if process is None else process.growth,
         "how": predicted.how,
         "phase": predicted.phase,
         "predict_s": planned - started,

@@ -20,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from revgnn import ModelConfig, build_model
-from revgnn.demo import Curve, draw, memory_over_depth
+from revgnn.demo import Curve, draw, memory_over_depth, resident_over_depth
 from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import duration, memory
 from revgnn.results import TABLES, build_table, markdown_table, read_rows
@@ -64,37 +65,42 @@ def filled(document: str) -> str:
     return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", document)
 
 
-def read_figures() -> Curve:
-    """Read the memory that was measured: model -> depth -> bytes."""
-    saved = json.loads(FIGURES.read_text(encoding="utf-8"))
+def read_figures(what: str = "tensors") -> Curve:
+    """Read the memory that was measured, of "tensors" or "resident": model -> depth -> bytes."""
+    saved = json.loads(FIGURES.read_text(encoding="utf-8"))[what]
     return {name: {int(depth): count for depth, count in points.items()} for name, points in saved.items()}
 
 
 def measure() -> None:
     """Measure memory over depth, and draw it."""
     runs = {"ResGNN": digits.resgnn(), "RevGNN": digits.revgnn()}
-    curve = memory_over_depth(runs, DEPTHS, Console(stderr=True))
-    FIGURES.write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
-    draw(curve, PICTURE)
+    console = Console(stderr=True)
+    torch.set_num_threads(1)
+    curve = memory_over_depth(runs, DEPTHS, console)
+    resident = resident_over_depth(runs, DEPTHS, console)
+    FIGURES.write_text(json.dumps({"tensors": curve, "resident": resident}, indent=1) + "\n", encoding="utf-8")
+    draw(curve, PICTURE, resident)
 
 
 def _claim() -> str:
-    curve = read_figures()
+    curve, resident = read_figures(), read_figures("resident")
     res, rev = curve["ResGNN"], curve["RevGNN"]
     return (
-        "Measured on one graph (1,797 nodes, SAGE, 64 channels): a training step of 112 layers peaks at "
+        "Measured on one graph (1,797 nodes, SAGE, 64 channels): the tensors of a training step of 112 layers peak at "
         f"**{memory(res[112])}** with every activation stored and at **{memory(rev[112])}** reversibly; of 1001 "
-        f"layers, at {memory(res[1001])} and {memory(rev[1001])}. What still grows is the weights, their gradients and "
-        f"Adam's moments: {BYTES_PER_PARAMETER} bytes for each parameter."
+        f"layers, at {memory(res[1001])} and {memory(rev[1001])}. The process grows by "
+        f"{memory(resident['ResGNN'][1001])} and {memory(resident['RevGNN'][1001])}. What still grows is the weights, "
+        f"their gradients and Adam's moments: {BYTES_PER_PARAMETER} bytes for each parameter."
     )
 
 
 def _memory_table() -> str:
-    curve = read_figures()
-    lines = ["| layers | " + " | ".join(curve) + " |", "|---:|" + "---:|" * len(curve)]
-    lines += [
-        f"| {depth} | " + " | ".join(memory(points[depth]) for points in curve.values()) + " |" for depth in DEPTHS
-    ]
+    curve, resident = read_figures(), read_figures("resident")
+    head = [f"{name}, {what}" for what in ("tensors", "process") for name in curve]
+    lines = ["| layers | " + " | ".join(head) + " |", "|---:|" + "---:|" * len(head)]
+    for depth in DEPTHS:
+        cells = [memory(points[depth]) for found in (curve, resident) for points in found.values()]
+        lines.append(f"| {depth} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -163,8 +169,9 @@ def _newest(results: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
 def _planned() -> str:
     """Predicted and measured peaks and steps, the newest of each recipe."""
     lines = [
-        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | commit |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| recipe | nodes | layers | tensors, predicted | measured | ratio | process, predicted | measured | ratio "
+        "| step, predicted | measured | ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in _newest("plan", "recipe").values():
         cells = [
@@ -174,6 +181,7 @@ def _planned() -> str:
             memory(row["predicted_bytes"]),
             memory(row["measured_bytes"]),
             f"{row['ratio']:.3f}",
+            *_process_cells(row),
             duration(row["predicted_step_s"]),
             duration(row["measured_step_s"]),
             f"{row['predicted_step_s'] / row['measured_step_s']:.2f}",
@@ -181,6 +189,14 @@ def _planned() -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _process_cells(row: dict[str, Any]) -> list[str]:
+    """Predicted and measured peak of the process and their ratio; dashes of a row that was measured before it was."""
+    if row.get("process_bytes") is None:
+        return 3 * ["–"]
+    predicted, measured = row["predicted_process_bytes"], row["process_bytes"]
+    return [memory(predicted), memory(measured), f"{predicted / measured:.2f}"]
 
 
 def _planned_real() -> str:
@@ -289,8 +305,8 @@ def _prepare_scale() -> str:
 def _runs() -> str:
     """Every finished run that is no row of the paper, and what the rows of the paper's text came to; newest last."""
     lines = [
-        "| recipe | seed | parameters | valid | test | best epoch | peak | step | training | measured |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| recipe | seed | parameters | valid | test | best epoch | peak | process | step | training | measured |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     order = {name: position for position, name in enumerate(all_recipes())}
     for row in sorted(read_rows(RESULTS), key=lambda row: order[row["recipe"]]):
@@ -303,6 +319,7 @@ def _runs() -> str:
             *(f"{100 * row['scores'][split]['metric']:.2f}" for split in ("valid", "test")),
             f"{row['best_epoch']} of {row['epochs']}",
             peak,
+            memory(row.get("resident_bytes")),
             duration(row["seconds_per_step"]),
             duration(row["training_seconds"]),
             f"{row['hardware']}, {row['date'][:10]}, {(row['commit'] or 'unknown commit')[:8]}",

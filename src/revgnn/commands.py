@@ -32,7 +32,7 @@ from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
 from .repeat import RUNS_FILE, execute_runs
 from .report import MARKDOWN_HEADER, markdown_row
-from .report.row import duration, integer, mean_and_std, memory, metric_title, score, target
+from .report.row import duration, integer, mean_and_std, memory, metric_title, resident, score, target
 from .results import append_rows, build_table, find_results, markdown_table, read_rows, rows_of, table_lines
 from .results.memory import append_memory, memory_row, read_memory, rows_of_tables
 from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
@@ -329,6 +329,7 @@ def _show(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         ["parameters", integer(report["parameters"])],
         ["peak training memory", memory(report["memory"]["peak_bytes"])],
         *([["  predicted", memory(guess["peak_bytes"])]] if (guess := report["memory"].get("predicted")) else []),
+        ["  growth of process", memory(resident(report))],
         ["time per step", duration(report["time"]["seconds_per_step_median"])],
         ["report", str(out / "report.html")],
     ]
@@ -354,6 +355,7 @@ def _show_runs(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         ["paper", target(summary)],
         ["parameters", integer(summary["parameters"])],
         ["peak training memory", memory(summary["memory"]["peak_bytes"])],
+        ["  growth of process", memory(resident(summary))],
         ["summary", str(out / RUNS_FILE)],
     ]
     for fact, value in facts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
@@ -21,19 +21,37 @@ from rich.progress import track
 
 from .console import print_table
 from .data import load_dataset
+from .plan.isolated import resident_in_isolation
 from .recipes import digits
 from .report.row import duration, integer, memory, score
+from .report.row import resident as resident_of
 from .run import Run, execute, training_memory
 from .train import ProgressBar
 
 MODELS = {"ResGNN": digits.resgnn, "RevGNN": digits.revgnn}
 DEPTHS = (4, 8, 16, 28, 56, 112)
-HEAD = ("model", "depth", "parameters", "valid [%]", "test [%]", "peak training memory", "time per step")
+HEAD = (
+    "model",
+    "depth",
+    "parameters",
+    "valid [%]",
+    "test [%]",
+    "peak training memory",
+    "growth of the process",
+    "time per step",
+)
 NOTE = (
     "Equal depth and width: ResGNN stores every activation, RevGNN one and rebuilds the others. This compares memory; "
     "digits are easy at any depth, and the accuracies say nothing about depth."
 )
+MEANING = (
+    "Memory is what tensors take at most during a training step. The process is what the system sees: by how much its "
+    "resident size grew, with what the allocator keeps beside tensors, and Python's own objects."
+)
 _RESULT = "demo.json"
+
+PROCESSES = 3
+"""Depths, of those that are measured, at which steps also run in a process of their own, which is slow to start."""
 
 Curve = Mapping[str, Mapping[int, int]]
 """Model -> depth -> peak bytes."""
@@ -61,22 +79,25 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
                 device="cpu",
                 progress=ProgressBar(label=name, console=progress),
             )
-        curve = memory_over_depth({name: recipe() for name, recipe in MODELS.items()}, DEPTHS, progress)
+        runs = {name: recipe() for name, recipe in MODELS.items()}
+        curve = memory_over_depth(runs, DEPTHS, progress)
+        resident = resident_over_depth(runs, _some(DEPTHS), progress)
     rows = [_row(name, report) for name, report in reports.items()]
     result: dict[str, Any] = {
         "rows": [dict(zip(HEAD, row, strict=True)) for row in rows],
         "memory_over_depth": {name: dict(points) for name, points in curve.items()},
-        "files": [str(path) for path in _write(out, rows, curve)],
+        "resident_over_depth": {name: dict(points) for name, points in resident.items()},
+        "files": [str(path) for path in _write(out, rows, curve, resident)],
         "note": NOTE,
     }
     (out / _RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if results is not None:
-        _print(results, rows, curve, result["files"])
+        _print(results, rows, curve, resident, result["files"])
     return result
 
 
 def memory_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: Console) -> Curve:
-    """Measure the peak memory of a training step of each run at each depth.
+    """Measure the most that the tensors of training steps take of each run at each depth.
 
     Args:
         runs: name -> run, all on one data set that needs no root; their own depth does not matter.
@@ -84,17 +105,33 @@ def memory_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: 
         progress: where a bar is shown.
     """
     dataset = load_dataset(next(iter(runs.values())).dataset, Path())
-    points = [(name, depth) for depth in depths for name in runs]
     curve: dict[str, dict[int, int]] = {name: {} for name in runs}
-    for name, depth in _tracked(points, progress):
-        run = replace(runs[name], model=replace(runs[name].model, num_layers=depth))
-        curve[name][depth] = training_memory(run, dataset)
+    for name, depth in _tracked(runs, depths, progress, "memory over depth"):
+        curve[name][depth] = training_memory(_as_deep(runs[name], depth), dataset)
     return curve
 
 
-def draw(curve: Curve, path: Path) -> None:
+def resident_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: Console) -> Curve:
+    """Measure by how much a process of its own grows in training steps of each run at each depth.
+
+    Args: as `memory_over_depth`.
+    Returns: no points where the system does not tell.
+    """
+    curve: dict[str, dict[int, int]] = {name: {} for name in runs}
+    for name, depth in _tracked(runs, depths, progress, "growth of the process over depth"):
+        found = resident_in_isolation(_as_deep(runs[name], depth), Path())
+        if found is not None:
+            curve[name][depth] = found.growth
+    return curve
+
+
+def draw(curve: Curve, path: Path, resident: Curve | None = None) -> None:
     """Draw memory over depth to a file; its ending says whether as SVG or PNG.
 
+    Args:
+        curve: bytes of tensors, drawn dashed where there is something beside them.
+        path: of the file.
+        resident: bytes that the process grows by, drawn solid.
     Raises: ModuleNotFoundError: matplotlib is not installed.
     """
     import matplotlib as mpl
@@ -106,8 +143,14 @@ def draw(curve: Curve, path: Path) -> None:
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
         for (name, points), colour in zip(curve.items(), colours, strict=False):
+            whole = (resident or {}).get(name)
             depths, peaks = list(points), [count / 2**20 for count in points.values()]
-            axes.plot(depths, peaks, color=colour, marker="o", markersize=4, linewidth=1.8)
+            style = "--" if whole else "-"
+            axes.plot(depths, peaks, style, color=colour, marker="o", markersize=4, linewidth=1.8, label="tensors")
+            if whole:
+                grown = [count / 2**20 for count in whole.values()]
+                axes.plot(list(whole), grown, color=colour, marker="o", markersize=4, linewidth=1.8, label="process")
+                depths, peaks = list(whole), grown
             axes.annotate(
                 name,
                 (depths[-1], peaks[-1]),
@@ -122,6 +165,9 @@ def draw(curve: Curve, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.margins(x=0.15)
+        if resident:
+            # Of the first model alone: the styles are the same for all.
+            axes.legend(*(one[:2] for one in axes.get_legend_handles_labels()), frameon=False)
         axes.grid(color="#dde3ea", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -149,11 +195,21 @@ def _make_room(out: Path) -> None:
     (out / _RESULT).write_text("{}\n", encoding="utf-8")
 
 
-def _tracked(points: list[tuple[str, int]], progress: Console) -> Iterator[tuple[str, int]]:
+def _as_deep(run: Run, depth: int) -> Run:
+    return replace(run, model=replace(run.model, num_layers=depth))
+
+
+def _some(depths: Sequence[int]) -> Sequence[int]:
+    """The first, the last and one between."""
+    return depths if len(depths) <= PROCESSES else (depths[0], depths[len(depths) // 2], depths[-1])
+
+
+def _tracked(names: Iterable[str], depths: Sequence[int], progress: Console, what: str) -> Iterator[tuple[str, int]]:
+    points = [(name, depth) for depth in depths for name in names]
     if progress.is_terminal:
-        yield from track(points, description="memory over depth", console=progress)
+        yield from track(points, description=what, console=progress)
         return
-    progress.print(f"memory over depth: {len(points)} measurements", highlight=False)
+    progress.print(f"{what}: {len(points)} measurements", highlight=False)
     yield from points
 
 
@@ -165,14 +221,15 @@ def _row(name: str, report: Mapping[str, Any]) -> list[str]:
         score(report, "valid"),
         score(report, "test"),
         memory(report["memory"]["peak_bytes"]),
+        memory(resident_of(report)),
         duration(report["time"]["seconds_per_step_median"]),
     ]
 
 
-def _print(console: Console, rows: list[list[str]], curve: Curve, files: list[str]) -> None:
+def _print(console: Console, rows: list[list[str]], curve: Curve, resident: Curve, files: list[str]) -> None:
     console.print()
     print_table(console, HEAD, rows, title="Equal depth on the digits graph")
-    print_table(console, ["layers", *curve], _depth_rows(curve), title="Peak training memory over depth", text=0)
+    print_table(console, _depth_head(curve), _depth_rows(curve, resident), title=_OVER_DEPTH, text=0)
     console.print(NOTE, markup=False)
     for path in files:
         console.print(f"written: {path}", markup=False, soft_wrap=True)
@@ -180,24 +237,40 @@ def _print(console: Console, rows: list[list[str]], curve: Curve, files: list[st
         console.print("no picture: matplotlib is not installed (pip install 'revgnn[plot]')", markup=False)
 
 
-def _depth_rows(curve: Curve) -> list[list[str]]:
-    return [[str(depth), *(memory(points[depth]) for points in curve.values())] for depth in next(iter(curve.values()))]
+_OVER_DEPTH = "Peak training memory over depth"
 
 
-def _write(out: Path, rows: list[list[str]], curve: Curve) -> list[Path]:
+def _depth_head(curve: Curve) -> list[str]:
+    return ["layers", *curve, *(f"process, {name}" for name in curve)]
+
+
+def _depth_rows(curve: Curve, resident: Curve) -> list[list[str]]:
+    """A row a depth: bytes of tensors for each model, then the growth of the process, a dash where it did not run."""
+    depths = next(iter(curve.values()))
+    return [
+        [
+            str(depth),
+            *(memory(points[depth]) for points in curve.values()),
+            *(memory(resident.get(name, {}).get(depth)) for name in curve),
+        ]
+        for depth in depths
+    ]
+
+
+def _write(out: Path, rows: list[list[str]], curve: Curve, resident: Curve) -> list[Path]:
     """Write the page, and the pictures where matplotlib is installed; give the paths, the page first."""
     pictures = [out / "memory_over_depth.svg", out / "memory_over_depth.png"]
     try:
         for path in pictures:
-            draw(curve, path)
+            draw(curve, path, resident)
     except ModuleNotFoundError:
         pictures = []
     page = out / "index.html"
-    page.write_text(_page(rows, curve, has_picture=bool(pictures)), encoding="utf-8")
+    page.write_text(_page(rows, curve, resident, has_picture=bool(pictures)), encoding="utf-8")
     return [page, *pictures]
 
 
-def _page(rows: list[list[str]], curve: Curve, *, has_picture: bool) -> str:
+def _page(rows: list[list[str]], curve: Curve, resident: Curve | None = None, *, has_picture: bool) -> str:
     picture = '<img src="memory_over_depth.svg" alt="Peak training memory over depth">' if has_picture else ""
     links = ", ".join(f'<a href="{name.lower()}/report.html">{escape(name)}</a>' for name in MODELS)
     return f"""<!doctype html>
@@ -222,9 +295,10 @@ img {{ max-width: 100%; height: auto; }}
 <h1>ResGNN and RevGNN at equal depth on the digits graph</h1>
 <p>{escape(NOTE)}</p>
 {_html_table(HEAD, rows)}
-<h1>Peak training memory over depth</h1>
+<h1>{_OVER_DEPTH}</h1>
+<p>{escape(MEANING)}</p>
 {picture}
-{_html_table(["layers", *curve], _depth_rows(curve))}
+{_html_table(_depth_head(curve), _depth_rows(curve, resident or {}))}
 <p>The two runs: {links}.</p>
 </body>
 </html>

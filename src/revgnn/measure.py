@@ -1,28 +1,30 @@
-"""What memory and time mean in this project: the one definition, for CPU and CUDA.
+"""What the memory of tensors and time mean in this project: the one definition, for CPU and CUDA.
 
-Memory is bytes of torch's allocators, not of the process: resident size includes the interpreter and fragmentation, and
-moves when nothing was allocated. On CUDA the allocator counts itself. On the CPU it does not, but it reports every
-allocation and every release to torch's profiler, temporaries inside an operator included; their running sum is the
-same quantity. Storages are counted whole and once, however many views share them.
+Memory is bytes of torch's allocators; `resident` measures what the process takes. On CUDA the allocator counts itself.
+On the CPU it does not, but it reports every allocation and every release to torch's profiler, temporaries inside an
+operator included; their running sum is the same quantity. Storages are counted whole and once, however many views share
+them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._profiler import _ExtraFields_Allocation
+from torch._C import _autograd
+from torch._C._profiler import RecordScope, _ExtraFields_Allocation
 from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import profile
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
 def saved_bytes(fn: Callable[[], object]) -> int:
@@ -81,8 +83,13 @@ def held_memory(fn: Callable[[], object], device: torch.device | str = "cpu") ->
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Count the bytes of the storages behind tensors, each once; of one in shards, those of the shard that is here."""
-    here: Iterable[Tensor] = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
-    return sum({_address(tensor): tensor.untyped_storage().nbytes() for tensor in here}.values())
+    return sum(_blocks(tensors).values())
+
+
+def living_blocks() -> dict[int, int]:
+    """Give address -> bytes of the storages of all tensors on the CPU that Python knows."""
+    found = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    return _blocks(one for one in found if one.device.type == "cpu" and one.layout == torch.strided)
 
 
 def median_seconds(
@@ -120,8 +127,6 @@ Moment = tuple[int, int]
 """Bytes that are allocated, and those among them that the phase leaves behind."""
 FIRST_BATCH = "first batch"
 """The phase in which the first batch of an epoch is made, where another thread makes batches ahead."""
-_MARK = 1_048_573
-"""Bytes of the tensor that marks a phase in a recording: a prime, which no other tensor has."""
 
 
 class StepMemory:
@@ -131,30 +136,40 @@ class StepMemory:
     CPU recording costs time, so only the first steps are recorded (the first alone would miss the optimizer's state),
     and their peak is given ever after.
 
-    Only the CPU needs to be told what is held and what waits.
-
     Args:
-        device: where the steps run.
+        device: where the steps run; only the CPU needs to be told what is held and what waits.
         held: tensors that are allocated before the first step and needed by it (weights, a full batch); gone through at
             the first call, for they may be others before.
         waiting: gives the most bytes of batches that another thread has made and that wait while a step is taken.
+        detailed: whether `moments` are kept and the optimizer's update is recorded as everything else; otherwise the
+            notes of a step end where its update begins, which makes most of them at depth, and the update is counted
+            as its state and `UPDATE_TEMPORARIES`.
     """
 
     RECORDED_STEPS = 4
+    UPDATE_TEMPORARIES = 3
+    """Times the largest parameter that an update takes beside the state: torch's optimizers, with weight decay."""
 
     def __init__(
-        self, device: torch.device | str, held: Iterable[Tensor] = (), waiting: Callable[[], int] = lambda: 0
+        self,
+        device: torch.device | str,
+        held: Iterable[Tensor] = (),
+        waiting: Callable[[], int] = lambda: 0,
+        *,
+        detailed: bool = True,
     ) -> None:
         self.device = torch.device(device)
         self._holding, self._held, self._waiting = iter(held), 0, waiting
         self._temporaries, self._batches = 0, 0
+        self._detailed = detailed
         self.moments: dict[str, list[Moment]] = {}
-        """On the CPU, where a step was cut into phases by `phase`: phase -> what is allocated after every change."""
-        self._begun = self._phase = "step"
-        self._marks: list[tuple[str, frozenset[int]]] = []
+        """On the CPU: phase of a step (see `phase`) -> what is allocated after every change, where it is detailed."""
+        self._peaks: dict[str, int] = {}
+        self._phase = "step"
         self._steps, self._before = 0, 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
+        self._hooks: list[Any] = []
 
     @property
     def how(self) -> str:
@@ -176,7 +191,12 @@ class StepMemory:
             self.close()
         elif self._steps < self.RECORDED_STEPS:
             self._trace, self._batches = _CPUTrace(self._alive), 0
-        peaks = {phase: max(moments)[0] for phase, moments in self.moments.items()}
+            if not self._detailed:
+                self._hooks = [
+                    register_optimizer_step_pre_hook(self._before_update),
+                    register_optimizer_step_post_hook(self._after_update),
+                ]
+        peaks = dict(self._peaks)
         made = peaks.pop(FIRST_BATCH, 0)
         return max(made, self._held + self.beside, *(peak + self.beside for peak in peaks.values()))
 
@@ -193,7 +213,7 @@ class StepMemory:
         its moments count as they are. Any later one is made while a step is taken: what it takes, beyond itself, comes
         beside the step's own.
         """
-        before = self._begun
+        before = self._phase
         self.phase(FIRST_BATCH)
         try:
             yield
@@ -211,62 +231,66 @@ class StepMemory:
         """Record some steps once more: those that come go another way than those that were recorded."""
         self.close()
         # What was released meanwhile nobody saw: of the blocks that were there, those of a tensor still are.
-        tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-        there = {
-            _address(tensor): tensor.untyped_storage().nbytes() for tensor in tensors if tensor.device.type == "cpu"
-        }
+        there = living_blocks()
         self._alive = {address: size for address, size in self._alive.items() if there.get(address, 0) == size}
         self._before, self._steps = self._steps, 0
 
     def phase(self, name: str, left: Iterable[Tensor] = ()) -> None:
-        """Begin a phase of a step: what is recorded from here on is of this phase.
+        """Begin a phase of a step: what is recorded from here on is of this phase. No backward may be under way.
 
         Args:
             name: of the phase.
             left: what the phase before leaves behind, to be told apart in its moments.
         """
         if self._trace is not None:
-            self._begun = name
-            self._marks.append((name, frozenset(_address(tensor) for tensor in left)))
-            # Seen among the allocations. A second recording may not begin here: an operator may be under way, and it
-            # would end in another recording than it began in.
-            torch.empty(_MARK, dtype=torch.uint8)
+            self._stop(left)
+            self._phase, self._trace = name, _CPUTrace(self._alive)
 
     def close(self) -> None:
         """Stop recording, also where a run ended in the middle of its first steps."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._stop()
+
+    def _before_update(self, *_: Any) -> None:
+        self._stop()
+
+    def _after_update(self, optimizer: Optimizer, *_: Any) -> None:
+        """Count what the update has left, as it was not recorded, and go on recording."""
+        self._alive |= _blocks(
+            value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+        )
+        parameters = _blocks(one for group in optimizer.param_groups for one in group["params"])
+        peak = self._held + sum(self._alive.values()) + self.UPDATE_TEMPORARIES * max(parameters.values(), default=0)
+        self._peaks["update"] = max(self._peaks.get("update", 0), peak)
+        self._trace = _CPUTrace(self._alive)
+
+    def _stop(self, left: Iterable[Tensor] = ()) -> None:
+        """End a recording, and note what was found in it."""
         if self._trace is not None:
             now = self._held + sum(self._alive.values())
-            changes, self._alive = self._trace.stop()
-            self._trace = None
-            since: list[tuple[int, int, int]] = []
-            for address, change in changes:
-                if change == _MARK:
-                    name, left = self._marks.pop(0)
-                    self._note(since, left)
-                    self._phase, since = name, []
-                if abs(change) != _MARK:
-                    now += change
-                    since.append((address, change, now))
-            self._note(since, frozenset())
+            (changes, self._alive), self._trace = self._trace.stop(), None
+            if changes:
+                self._note(changes, list(accumulate((change for _, change in changes), initial=now))[1:], left)
 
-    def _note(self, changes: list[tuple[int, int, int]], left: frozenset[int]) -> None:
-        """Note the moments of a phase that is over, from (address, change, bytes after it)."""
-        if not changes:
-            return
+    def _note(self, changes: list[tuple[int, int]], sizes: list[int], left: Iterable[Tensor]) -> None:
+        """Note a phase that is over, from (address, change) and the bytes that are allocated after each."""
         if self._phase == FIRST_BATCH:
             self._batches += 1
             if self._batches > 1:
-                highest = max(now for _, _, now in changes)
-                self._temporaries = max(self._temporaries, highest - changes[-1][2])
+                self._temporaries = max(self._temporaries, max(sizes) - sizes[-1])
                 return
-        # Of several allocations at an address the last is the one that stays.
-        born = {address: place for place, (address, change, _) in enumerate(changes) if change > 0}
-        staying = (
-            change if change > 0 and address in left and born[address] == place else 0
-            for place, (address, change, _) in enumerate(changes)
-        )
-        moments = zip((now for _, _, now in changes), accumulate(staying), strict=True)
-        self.moments.setdefault(self._phase, []).extend(moments)
+        self._peaks[self._phase] = max(self._peaks.get(self._phase, 0), *sizes)
+        if self._detailed:
+            addresses = {_address(tensor) for tensor in left}
+            # Of several allocations at an address the last is the one that stays.
+            born = {address: place for place, (address, change) in enumerate(changes) if change > 0}
+            staying = (
+                change if change > 0 and address in addresses and born[address] == place else 0
+                for place, (address, change) in enumerate(changes)
+            )
+            self.moments.setdefault(self._phase, []).extend(zip(sizes, accumulate(staying), strict=True))
 
 
 class _Record:
@@ -299,26 +323,15 @@ def _record(device: torch.device) -> Iterator[_Record]:
 
 
 _recording = False
-_MAPPED, _USUALLY_MAPPED = 2**18, 2**25
-"""Bytes from which a block is mapped by itself while something is recorded; and otherwise, as far as glibc goes too."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def _map_blocks_from(size: int) -> None:
-    """Have glibc map blocks of at least so many bytes by themselves; another allocator, or one that was set, is let be.
-
-    The profiler's notes come to lie between a step's blocks, which then cannot be used again for the next ones: a step
-    of 112 layers with 83 MiB of tensors took 3.2 GB of the process, and 0.9 GB where its blocks are mapped.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
-        mallopt(_M_MMAP_THRESHOLD, size)
-        # Setting the one stops glibc from moving the other, which would stay at 128 KiB.
-        mallopt(_M_TRIM_THRESHOLD, 2 * _USUALLY_MAPPED)
+_NO_OPERATORS = {RecordScope.STATIC_RUNTIME_MODEL}
+"""Operators that the profiler notes: a kind of which none runs here, so that it notes the allocator alone."""
 
 
 class _CPUTrace:
-    """A recording of the CPU allocator, from its making to `stop`.
+    """A recording of the CPU allocator, from its making to `stop`; both outside of a backward.
+
+    It leaves malloc as it is. While it records it takes 48 bytes for each allocation and each release; 2 KB in `stop`,
+    which are given back: of a step they should be taken where its activations are gone.
 
     Args:
         alive: address -> size of blocks from an earlier recording, whose release counts too.
@@ -330,12 +343,13 @@ class _CPUTrace:
             # A second profile inside the first would end the process with a segmentation fault.
             raise RuntimeError("memory is being recorded already; measure one thing at a time")
         _recording = True
-        _map_blocks_from(_MAPPED)
         self._alive = dict(alive or {})
         # Kineto writes two lines to standard error per recording unless told not to before its first.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        self._profile = profile(use_cpu=True, profile_memory=True)
-        self._profile.__enter__()  # type: ignore[no-untyped-call]
+        notes = profile(use_cpu=True, profile_memory=True)
+        config = notes.config()  # type: ignore[no-untyped-call]
+        _autograd._prepare_profiler(config, notes.kineto_activities)
+        _autograd._enable_profiler(config, notes.kineto_activities, _NO_OPERATORS)  # type: ignore[call-arg]
 
     def stop(self) -> tuple[list[tuple[int, int]], dict[int, int]]:
         """End the recording.
@@ -346,11 +360,10 @@ class _CPUTrace:
             address.
         """
         global _recording
-        self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        events = _autograd._disable_profiler().experimental_event_tree()
         _recording = False
-        _map_blocks_from(_USUALLY_MAPPED)
         changes = []
-        for _, address, size in sorted(self._events()):
+        for _, address, size in sorted(_allocations(events)):
             if size >= 0:
                 if address in self._alive:
                     # Its release was not seen: another thread's, such as one that talks to other ranks.
@@ -361,17 +374,19 @@ class _CPUTrace:
                 changes.append((address, -self._alive.pop(address)))
         return changes, self._alive
 
-    def _events(self) -> Iterator[tuple[int, int, int]]:
-        """Time, address and size of every allocation (above zero) and release (below), in any order."""
-        results = self._profile.kineto_results
-        assert results is not None, "a profile that was entered has results"
-        waiting = list(results.experimental_event_tree())
-        while waiting:
-            event = waiting.pop()
-            waiting.extend(event.children)
-            fields = event.extra_fields
-            if isinstance(fields, _ExtraFields_Allocation):
-                yield event.start_time_ns, fields.ptr, fields.alloc_size
+
+def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
+    """Time, address and size of every allocation (above zero) and release (below)."""
+    for event in events:
+        fields = event.extra_fields
+        if isinstance(fields, _ExtraFields_Allocation):
+            yield event.start_time_ns, fields.ptr, fields.alloc_size
+
+
+def _blocks(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Address -> bytes of the storages behind tensors; of one in shards, of the shard that is here."""
+    here: Iterable[Tensor] = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
+    return {_address(tensor): tensor.untyped_storage().nbytes() for tensor in here}
 
 
 def _address(tensor: Tensor) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from .data import read_data
 from .files import read_object, write_whole
 from .launcher import world_size
+from .report.row import resident
 from .run import REPORT_FILE, Device, Run, execute
 from .train import Progress, one_run
 
@@ -71,12 +72,13 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
         out: holds a finished run ``seed-K`` for each.
         seeds: which.
     Returns: name, metric, what selected the weights, mean and sample standard deviation of each split (``None`` for
-        one run), the largest peak of memory, and each run by its seed.
+        one run), the largest peak of tensors and of the process, and each run by its seed.
     """
     reports = [read_object(out / f"seed-{seed}" / REPORT_FILE) for seed in seeds]
     first = reports[0]
     splits = first["result"]["scores"]
     peaks = [report["memory"]["peak_bytes"] for report in reports]
+    grown = [growth for report in reports if (growth := resident(report)) is not None]
     return {
         "format": FORMAT,
         "name": first["name"],
@@ -84,7 +86,11 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "selected_by": first["config"]["train"]["select"],
         "scores": {split: spread([_score(report, split) for report in reports]) for split in splits},
         "parameters": first["parameters"],
-        "memory": {"peak_bytes": None if None in peaks else max(peaks), "how": first["memory"]["how"]},
+        "memory": {
+            "peak_bytes": None if None in peaks else max(peaks),
+            "how": first["memory"]["how"],
+            "resident": {"growth_bytes": max(grown, default=None)},
+        },
         "paper": first["paper"],
         "warnings": first["warnings"],
         "runs": [

@@ -31,7 +31,7 @@ from .data import (
 from .files import parts_of, read_object, write_whole
 from .launcher import is_writer, world_size
 from .measure import FIRST_BATCH, Moment, StepMemory
-from .meter import memory_words, record_batches, step_memory
+from .meter import memory_words, record_batches, resident_peak, step_memory
 from .models import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
@@ -105,6 +105,7 @@ def execute(
             dataset = read_data(run.dataset, run.loader, data_root, download=download)
         if not dataset.split_sizes.get("train"):
             raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
+        resident = resident_peak(dataset)
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
         model = make_model(run, dataset)
         # The first rank's steps are what a run reports.
@@ -138,6 +139,7 @@ def execute(
             "schema": asdict(Schema.of(dataset)),
             "implementation": implementation(result.device),
             "memory_how": None if memory is None else memory_words(memory, batches),
+            "resident": resident.facts(),
             "where": where,
         }
         report = _write_report(out, facts)
@@ -221,7 +223,7 @@ def training_moments(run: Run, dataset: Dataset | Store) -> dict[str, list[Momen
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset)
-    memory = step_memory("cpu", model, batches, run.train.accumulate)
+    memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
     assert memory is not None, "the CPU is always measured"
     rehearse(
         model,
@@ -309,6 +311,7 @@ def report_on(out: Path) -> dict[str, Any]:
             dataset=facts["dataset"],
             implementation=facts["implementation"],
             memory_how=facts["memory_how"],
+            resident=facts.get("resident"),
             paper=paper,
             warnings=[*_warnings(paper), *facts.get("warnings", ())],
             predicted=facts.get("predicted"),

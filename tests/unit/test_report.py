@@ -108,7 +108,8 @@ def test_a_report_holds_every_fact(tmp_path: Path) -> None:
     assert report["result"]["scores"]["test"] == {"metric": 0.7254, "loss": None}
     assert report["result"]["best_epoch"] == 4
     assert report["time"] == {"seconds_per_step_median": 0.25, "steps": 60, "training_seconds": 15.0}
-    assert report["memory"] == {"peak_bytes": 3 * 2**20, "how": "bytes of live tensors", "predicted": None}
+    memory = {"peak_bytes": 3 * 2**20, "how": "bytes of live tensors", "resident": None, "predicted": None}
+    assert report["memory"] == memory
     assert report["curve"]["first_loss"] == 2.0
     assert report["curve"]["lowest_loss"] == report["curve"]["last_loss"] == pytest.approx(2 / 30)
     assert report["curve"]["evaluations"] == 15
@@ -219,6 +220,19 @@ def test_a_final_evaluation_stands_beside_the_one_that_selected(tmp_path: Path) 
     assert "by which they were selected" not in _Page(render(old, json_rows(tmp_path))).text
 
 
+def test_the_growth_of_the_process_stands_beside_the_bytes_of_tensors(tmp_path: Path) -> None:
+    grown = {"growth_bytes": 5 * 2**20, "process_bytes": 2**29, "how": "highest resident size"}
+    report = _report(_folder(tmp_path), resident=grown)
+    assert report["memory"]["resident"] == grown
+    text = _Page(render(report, json_rows(tmp_path))).text
+    assert "growth of the process 5.0 MiB" in text
+    assert "512.0 MiB (highest resident size)" in text
+    # A report of a version that did not measure it.
+    del report["memory"]["resident"]
+    assert "growth of the process –" in _Page(render(report, json_rows(tmp_path))).text
+    assert "| 3.0 MiB | – | 250 ms |" in markdown_row(report)
+
+
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="did not finish; resume it first"):
         _report(tmp_path)
@@ -227,8 +241,10 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
 def test_a_markdown_row_fits_its_header(tmp_path: Path) -> None:
     _folder(tmp_path)
     row = markdown_row(_report(tmp_path))
-    assert row == "| ogbn-arxiv/revgcn_deep | 262,056 | 4 | 73.12 | 72.54 | 73.01 ± 0.31 | 3.0 MiB | 250 ms |"
+    assert row == "| ogbn-arxiv/revgcn_deep | 262,056 | 4 | 73.12 | 72.54 | 73.01 ± 0.31 | 3.0 MiB | – | 250 ms |"
     assert all(line.count("|") == row.count("|") for line in MARKDOWN_HEADER.splitlines())
+    grown = {"growth_bytes": 5 * 2**20, "process_bytes": 2**29, "how": "resident size"}
+    assert "| 3.0 MiB | 5.0 MiB | 250 ms |" in markdown_row(_report(tmp_path, resident=grown))
     nasty = markdown_row(_report(tmp_path, name="a|b\n<i>", paper=None))
     assert nasty.startswith("| a\\|b &lt;i&gt; | ")
     assert nasty.count("|") == row.count("|") + 1

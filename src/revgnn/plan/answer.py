@@ -15,8 +15,10 @@ import torch
 
 from ..launcher import alone
 from ..report.row import memory
+from ..resident import resident_now
 from ..run import Run
 from .fits import Suggestion, what_fits
+from .rates import rates_of
 from .shape import shape_of_config
 
 _log = logging.getLogger(__name__)
@@ -51,19 +53,20 @@ def out_of_memory_answered(run: Run, data_root: Path, *, device: str) -> Iterato
     available = memory_there_is(device)
     # Another rank may have had enough memory, and takes no part in trials.
     with alone():
-        answer = _answer(run, data_root, available)
+        answer = _answer(run, data_root, available, is_gpu=_is_gpu(device))
     raise DoesNotFitError(f"out of memory ({said}). {answer}")
 
 
 def memory_there_is(device: str) -> int:
     """Give the bytes that a run may take: all of the accelerator, or what is free for this process on this machine."""
-    if device != "cpu" and torch.cuda.is_available():
+    if _is_gpu(device):
         return int(torch.cuda.mem_get_info()[1])
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     if _CGROUP.is_file() and (limit := _CGROUP.read_text().strip()).isdigit():
         found.append(int(limit))
     if _MEMINFO.is_file() and (free := re.search(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text())):
-        found.append(1024 * int(free[1]))
+        # What this process has taken already is no longer free, and the run may have it.
+        found.append(1024 * int(free[1]) + (resident_now() or 0))
     limits = [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     return min([*found, *(soft for soft in limits if soft != resource.RLIM_INFINITY)])
 
@@ -74,16 +77,20 @@ def _is_of_memory(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in _SAYS_SO)
 
 
-def _answer(run: Run, data_root: Path, available: int) -> str:
+def _is_gpu(device: str) -> bool:
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def _answer(run: Run, data_root: Path, available: int, *, is_gpu: bool) -> str:
     dataset = run.dataset
     if dataset.path is not None:
         dataset = replace(dataset, path=str(data_root / Path(dataset.path).expanduser()))
     try:
-        as_is, *others = what_fits(run, shape_of_config(dataset), available)
+        as_is, *others = what_fits(run, shape_of_config(dataset), available, rates_of("cuda" if is_gpu else "cpu"))
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         _log.debug("the planner failed", exc_info=True)
         return f"There are {memory(available)}; the planner does not know what would fit ({error})"
-    needs = f"A step is predicted to take {memory(as_is.peak)} of {memory(available)}"
+    needs = f"A step is predicted to take {_taken(as_is)} of {memory(available)}"
     if as_is.fits:
         return f"{needs}: the rest is the data, or another program's; free some, or choose train.* and loader.* smaller"
     return f"{needs}. {_spoken(others)}"
@@ -94,7 +101,11 @@ def _spoken(others: Sequence[Suggestion]) -> str:
         return "No way that the planner tries would fit; take a narrower net or a larger machine"
     same = {"gradient": "the same gradient", "model": "the same net, other batches", "nothing": "another net"}
     ways = [
-        f"{one.what} ({same[one.same]}, {memory(one.peak)}): " + " ".join(f"--set {text}" for text in one.settings)
+        f"{one.what} ({same[one.same]}, {_taken(one)}): " + " ".join(f"--set {text}" for text in one.settings)
         for one in others[:FIRST]
     ]
     return "What would fit: " + "; ".join(ways)
+
+
+def _taken(one: Suggestion) -> str:
+    return memory(one.peak if one.process is None else one.process)

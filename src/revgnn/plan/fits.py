@@ -5,15 +5,17 @@ Each suggestion is a set of ``--set`` assignments with its own predicted peak an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data import LoaderConfig
+from ..meter import interpreter_bytes
 from ..models import ModelConfig
 from ..overrides import override
 from ..run import Run
-from .predict import Prediction, predict
+from .predict import SLACK, Prediction, predict
 from .rates import Rates, rates_of, step_work
 from .shape import GraphShape
 from .trial import step_size, steps_by_parts
@@ -35,13 +37,15 @@ class Suggestion:
     settings: tuple[str, ...]
     """Assignments for ``--set``; none: as it is."""
     peak: int
-    """Predicted peak in bytes."""
+    """Predicted peak of tensors in bytes."""
+    process: int | None
+    """Predicted peak of the process; ``None`` on a GPU, where it is not what has to fit."""
     seconds: float
     """Estimated time of one training step."""
     steps: int
     """Of an epoch."""
     fits: bool
-    """Whether the peak, and a tenth more, lies within the memory."""
+    """Whether the process, and a tenth more, lies within the memory; on a GPU the tensors."""
     same: str
     """What it leaves the same: "gradient" (the same numbers come out), "model" (the same weights, other batches) or
     "nothing" (another network)."""
@@ -55,20 +59,21 @@ def what_fits(run: Run, shape: GraphShape, memory: int, rates: Rates | None = No
     Args:
         run: what is wanted.
         shape: of its data set: `shape_of_dataset` of loaded data, `shape_of_config` without.
-        memory: bytes that a training step may take.
+        memory: bytes that the process may take, the interpreter included; or that a GPU has for tensors.
         rates: of the machine that will run; ``None`` measures this CPU.
     Returns: the run as it is, first; then every way that was tried and fits, and none of those that do not.
     Cost: seconds to half a minute of small trials; nothing larger than those is allocated.
     """
     rates = rates_of("cpu") if rates is None else rates
     run = replace(run, paper=None)
-    found = [_suggestion("as it is", (), "gradient", run, shape, memory, rates)]
-    for what, changes, same in _candidates(run, shape, memory):
+    room = _Room(memory, rates)
+    found = [_suggestion("as it is", (), "gradient", run, shape, room)]
+    for what, changes, same in _candidates(run, shape, room):
         try:
             changed = _changed(run, changes)
         except ValueError:
             continue
-        one = _suggestion(what, changes, same, changed, shape, memory, rates)
+        one = _suggestion(what, changes, same, changed, shape, room)
         if one.fits:
             found.append(one)
     return found
@@ -77,18 +82,38 @@ def what_fits(run: Run, shape: GraphShape, memory: int, rates: Rates | None = No
 Changes = tuple[str, ...]
 
 
-def _suggestion(
-    what: str, changes: Changes, same: str, run: Run, shape: GraphShape, memory: int, rates: Rates
-) -> Suggestion:
+@dataclass(frozen=True)
+class _Room:
+    """A memory that something is to fit into."""
+
+    memory: int
+    rates: Rates
+
+    def share(self, prediction: Prediction) -> float:
+        """What of the memory is taken, the interpreter apart; fits: at most 1."""
+        fixed = interpreter_bytes() if self.rates.device == "cpu" else 0
+        there = self.memory / MARGIN - fixed
+        needed = (prediction.process if self.rates.device == "cpu" else prediction.peak) - fixed
+        return needed / there if there > 0 else math.inf
+
+    def left(self, prediction: Prediction) -> float:
+        """Bytes of tensors that could be added; below zero where it does not fit."""
+        if self.rates.device == "cpu":
+            return (self.memory / MARGIN - prediction.process) / SLACK
+        return self.memory / MARGIN - prediction.peak
+
+
+def _suggestion(what: str, changes: Changes, same: str, run: Run, shape: GraphShape, room: _Room) -> Suggestion:
     prediction = predict(run, shape)
     nodes, edges = step_size(run, shape)
     return Suggestion(
         what=what,
         settings=changes,
         peak=prediction.peak,
-        seconds=step_work(run, shape, nodes, edges).seconds(rates),
+        process=prediction.process if room.rates.device == "cpu" else None,
+        seconds=step_work(run, shape, nodes, edges).seconds(room.rates),
         steps=steps_of(run, shape),
-        fits=MARGIN * prediction.peak <= memory,
+        fits=room.share(prediction) <= 1.0,
         same=same,
         kinds=prediction.kinds,
     )
@@ -105,7 +130,7 @@ def steps_of(run: Run, shape: GraphShape) -> int:
     return 1 if loader.kind == "full" else steps_by_parts(loader, shape)
 
 
-def _candidates(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:
+def _candidates(run: Run, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
     """Ways to run, as (words, assignments, what stays the same)."""
     model = run.model
     lean = run
@@ -113,16 +138,16 @@ def _candidates(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str,
         yield from _other_modes(model)
         lean = _leanest(run)
         if model.backprop == "reversible" and model.memory_budget is None and model.num_layers <= BUDGET_LAYERS:
-            yield from _budget(run, shape, memory)
+            yield from _budget(run, shape, room)
     if run.loader.kind == "stored":
-        yield from _fewer_parts(run, shape, memory)
+        yield from _fewer_parts(run, shape, room)
     elif shape.level == "node":
-        yield from _parts(run, lean, shape, memory)
+        yield from _parts(run, lean, shape, room)
     elif run.batch_size is None or run.batch_size > 1:
         half = max((run.batch_size or shape.graphs) // 4, 1)
         yield f"{half} graphs in a step", (f"batch_size={half}",), "model"
     if isinstance(model, ModelConfig):
-        yield from _smaller(run, model, shape, memory)
+        yield from _smaller(run, model, shape, room)
 
 
 def _other_modes(model: ModelConfig) -> Iterator[tuple[str, Changes, str]]:
@@ -149,39 +174,39 @@ def _leanest(run: Run) -> Run:
     return replace(run, model=replace(model, backprop=way))
 
 
-def _budget(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:
+def _budget(run: Run, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
     """Layers stored instead of rebuilt, in the room that is left."""
     prediction = predict(run, shape)
-    room = memory / MARGIN - prediction.peak
-    if room > 0.1 * prediction.peak:
+    left = room.left(prediction)
+    if left > 0.1 * prediction.peak:
         stack = prediction.kinds.get("states", 0) + prediction.kinds.get("work space", 0)
-        megabytes = int((stack + room) / 1e6)
+        megabytes = int((stack + left) / 1e6)
         yield f"{megabytes} MB for stored layers", (f"model.memory_budget={megabytes}MB",), "gradient"
 
 
-def _parts(run: Run, lean: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:
+def _parts(run: Run, lean: Run, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
     """The fewest random parts, about, with which it fits: as it is differentiated now, and as leanly as can be."""
     for start in [run] if lean == run else [run, lean]:
         now = start.loader.num_parts if start.loader.kind == "random" else None
         parts = 2 if now is None else 2 * now
         while parts <= min(MOST_PARTS, shape.nodes // 8):
             tried = replace(start, loader=LoaderConfig(kind="random", num_parts=parts))
-            over = MARGIN * predict(tried, shape).peak / memory
+            over = room.share(predict(tried, shape))
             if over <= 1.0:
                 changes = ("loader.kind=random", f"loader.num_parts={parts}", *_mode(run, start))
                 yield f"{parts} random parts", changes, "model"
                 break
             # Memory falls about as the parts rise, edges faster.
-            parts = max(2 * parts, int(parts * over**0.9))
+            parts = max(2 * parts, int(parts * min(over, MOST_PARTS) ** 0.9))
 
 
-def _fewer_parts(run: Run, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:
+def _fewer_parts(run: Run, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
     """Half of the parts from disk in a step, over and over: drawn parts would need the whole graph in memory."""
     parts = run.loader.parts_per_batch or 1
     while parts > 1:
         parts //= 2
         fewer = replace(run, loader=replace(run.loader, parts_per_batch=parts))
-        if MARGIN * predict(fewer, shape).peak <= memory:
+        if room.share(predict(fewer, shape)) <= 1.0:
             yield f"{parts} part{'s' if parts > 1 else ''} in a step", (f"loader.parts_per_batch={parts}",), "model"
             break
 
@@ -192,17 +217,16 @@ def _mode(run: Run, start: Run) -> Changes:
     return (f"model.backprop={start.model.backprop}",)
 
 
-def _smaller(run: Run, model: ModelConfig, shape: GraphShape, memory: int) -> Iterator[tuple[str, Changes, str]]:
+def _smaller(run: Run, model: ModelConfig, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
     """Fewer layers where they cost memory, and half the width, over and over."""
-    peak = predict(run, shape).peak
-    if MARGIN * peak <= memory:
+    if room.share(predict(run, shape)) <= 1.0:
         return
     if model.backprop in ("store", "checkpoint"):
         layers = model.num_layers
         while layers > 4:
             layers = max(layers // 2, 4)
             shallow = replace(run, model=replace(model, num_layers=layers))
-            if MARGIN * predict(shallow, shape).peak <= memory:
+            if room.share(predict(shallow, shape)) <= 1.0:
                 yield f"{layers} layers", (f"model.num_layers={layers}",), "nothing"
                 break
     width = model.hidden_channels
@@ -211,7 +235,7 @@ def _smaller(run: Run, model: ModelConfig, shape: GraphShape, memory: int) -> It
     while width > 8 * unit:
         width = width // 2 // unit * unit
         narrow = _changed(run, (f"model.hidden_channels={width}",))
-        if MARGIN * predict(narrow, shape).peak <= memory:
+        if room.share(predict(narrow, shape)) <= 1.0:
             yield f"{width} channels", (f"model.hidden_channels={width}",), "nothing"
             break
 

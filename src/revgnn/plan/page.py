@@ -11,7 +11,7 @@ from rich.console import Console
 from ..console import print_table
 from ..report.row import duration, integer, memory
 from ..run import Run
-from .fits import Suggestion, steps_of, what_fits
+from .fits import steps_of, what_fits
 from .predict import predict
 from .rates import rates_of, step_work
 from .shape import shape_of_config
@@ -29,7 +29,7 @@ def make_plan(
     Args:
         name: of the run.
         run: what would run.
-        memory_limit: bytes that a step may take; ``None`` searches for nothing.
+        memory_limit: bytes that the process may take, or a GPU's tensors; ``None`` searches for nothing.
         device, gpu: as `rates_of`.
     Returns: one JSON value: sizes, peak by kind, time, and suggestions (the run as it is first).
     Raises: ValueError: sizes that are not known without the data; a peer that the data do not suit.
@@ -41,7 +41,9 @@ def make_plan(
     seconds = step_work(run, shape, nodes, edges).seconds(rates)
     notes = [*shape.assumed]
     if device == "cuda":
-        notes.append("Bytes are of the kernels for the CPU, batches made ahead included: on CUDA an estimate.")
+        notes.append(
+            "Bytes are of tensors with the kernels for the CPU, batches made ahead included: on CUDA an estimate."
+        )
     if run.loader.kind == "clusters" and shape.kept is None:
         notes.append(f"Clusters are taken to keep {KEPT:.0%} of the edges: how many they do, their graph decides.")
     if prediction.how == "fitted":
@@ -51,6 +53,7 @@ def make_plan(
         "shape": asdict(shape),
         "step": {"nodes": nodes, "edges": edges},
         "peak_bytes": prediction.peak,
+        "process_bytes": prediction.process if device == "cpu" else None,
         "kinds": prediction.kinds,
         "phase": prediction.phase,
         "how": prediction.how,
@@ -74,6 +77,7 @@ def show_plan(made: Mapping[str, Any], console: Console) -> None:
         ["parameters", integer(made["parameters"])],
         ["peak training memory", f"{memory(made['peak_bytes'])}, at the {made['phase']} ({made['how']})"],
         *([f"  {kind}", memory(size)] for kind, size in made["kinds"].items()),
+        *([["the process", f"{memory(made['process_bytes'])}, interpreter included"]] if made["process_bytes"] else []),
         ["time per step", f"about {duration(made['seconds_per_step'])} ({made['rates']['source']})"],
     ]
     for fact, value in facts:
@@ -84,24 +88,26 @@ def show_plan(made: Mapping[str, Any], console: Console) -> None:
         console.print(f"\nIt {verdict} into {memory(made['memory'])}.", markup=False)
         if others:
             rows = suggestion_rows(others[:FIRST])
-            print_table(console, ["what fits", "peak", "a step", "steps", "the same", "--set"], rows, text=6)
+            print_table(
+                console, ["what fits", "tensors", "process", "a step", "steps", "the same", "--set"], rows, text=7
+            )
         elif not as_is["fits"]:
             console.print("Nothing that was tried fits.", markup=False)
     for note in made["notes"]:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
-def suggestion_rows(suggestions: Sequence[Mapping[str, Any]] | Sequence[Suggestion]) -> list[list[str]]:
-    """Write suggestions as cells: what, peak, time of a step, steps, what stays the same, assignments."""
-    plain = [asdict(one) if isinstance(one, Suggestion) else one for one in suggestions]
+def suggestion_rows(suggestions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Write suggestions as cells: what, tensors, process, time of a step, steps, what stays the same, assignments."""
     return [
         [
             one["what"],
             memory(one["peak"]),
+            memory(one["process"]),
             duration(one["seconds"]),
             str(one["steps"]),
             one["same"],
             " ".join(f"--set {setting}" for setting in one["settings"]),
         ]
-        for one in plain
+        for one in suggestions
     ]

@@ -22,24 +22,30 @@ from torch import nn
 
 from ..data import Batches, Dataset, LoaderConfig, Store
 from ..measure import Moment
+from ..meter import interpreter_bytes
 from ..models import ModelConfig
 from ..run import Run, make_model
 from .shape import GraphShape, made_up, shape_of_dataset
 from .trial import STEPS, Size, kept_by, measure_trial, sizes_of_trials, step_size, steps_by_parts
 
 Floats = NDArray[np.float64]
-BYTES = 4
-"""Of a float32."""
+BYTES, INDEX = 4, 8
+"""Of a float32; of an int64, as which edges, classes and rows of splits are read."""
+SLACK = 1.3
+"""Times the tensors' peak that malloc takes for them, from processes that were measured (docs/planner.md)."""
 SMALL = 1024
 """Bytes below which an allocation need not be the same in two trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a training step will take at its peak, in bytes."""
+    """What a training step on the CPU will take at its peak, in bytes."""
 
     peak: int
-    """All of it."""
+    """All that tensors take."""
+    process: int
+    """All that the process takes: interpreter and libraries, the data as they were read where steps hold them in
+    another form, and `SLACK` times the tensors."""
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
@@ -55,16 +61,17 @@ def predict(run: Run, shape: GraphShape) -> Prediction:
     """Predict the peak memory of a run's training steps.
 
     Args:
-        run: what will run; where it lies on the CPU, in this process's choice of kernels.
+        run: what will run on the CPU, with this process's choice of kernels and about its libraries.
         shape: of its data set, whole.
     Raises: ValueError: network and data do not go together.
     Cost: up to four small trainings of two steps, seconds in all; none for what was asked before.
     """
-    return _predict(*_in_memory(replace(run, paper=None), shape))
+    run = replace(run, paper=None)
+    return _predict(*_in_memory(run, shape), beside=interpreter_bytes() + data_bytes(run, shape))
 
 
 @lru_cache(maxsize=256)
-def _predict(run: Run, shape: GraphShape) -> Prediction:
+def _predict(run: Run, shape: GraphShape, *, beside: int) -> Prediction:
     if shape.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
         # A step sees so many graphs, however many there are.
         shape = shape.scaled(STEPS * run.batch_size / shape.graphs)
@@ -83,6 +90,7 @@ def _predict(run: Run, shape: GraphShape) -> Prediction:
     parameters, tensors = count_weights(run, shape)
     return Prediction(
         peak=peak,
+        process=beside + round(SLACK * peak),
         kinds=_kinds(run, shape, weight_kinds(run, parameters, tensors), peak),
         phase=highest[1],
         how="measured" if factors == [1.0] and depths == [None] else "fitted",
@@ -98,7 +106,18 @@ def predicted(run: Run, dataset: Dataset | Store, batches: Batches) -> dict[str,
     if run.loader.kind == "clusters":
         shape = replace(shape, kept=round(kept_by(batches, shape), 3))
     found = predict(run, shape)
-    return {"peak_bytes": found.peak, "how": found.how, "kinds": found.kinds}
+    return {"peak_bytes": found.peak, "process_bytes": found.process, "how": found.how, "kinds": found.kinds}
+
+
+def data_bytes(run: Run, shape: GraphShape) -> int:
+    """Give the bytes of a data set in memory that are in no step's tensors: of a graph on disk none."""
+    if run.loader.kind == "stored":
+        return 0
+    by_row = 2 * INDEX if shape.task == "multiclass" else INDEX + shape.outputs * BYTES
+    edge_columns = len(shape.edge_categories or ()) or (shape.edge_channels or 0) * BYTES
+    is_shared = shape.level == "node" and run.loader.kind == "full" and shape.categories is None
+    node_columns = 0 if is_shared else len(shape.categories or ()) or shape.features * BYTES
+    return shape.edges * (2 * INDEX + edge_columns) + shape.nodes * node_columns + shape.rows * by_row
 
 
 def count_weights(run: Run, shape: GraphShape) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
@@ -39,6 +40,8 @@ class Rates:
     """Floating-point operations of a float32 matrix product."""
     source: str
     """Where the figures are from."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What they are of."""
 
 
 GPUS = {
@@ -69,7 +72,11 @@ def rates_of(device: str, gpu: str = "h100") -> Rates:
     memory, flops = GPUS[gpu]
     # A third of the memory's rate for rows in random order, three quarters of either peak else: assumptions.
     return Rates(
-        gather=memory / 3, stream=0.75 * memory, products=0.75 * flops, source=f"data sheet of {gpu}, an estimate"
+        gather=memory / 3,
+        stream=0.75 * memory,
+        products=0.75 * flops,
+        source=f"data sheet of {gpu}, an estimate",
+        device="cuda",
     )
 
 

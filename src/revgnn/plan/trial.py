@@ -62,15 +62,15 @@ def measure_trial(run: Run, shape: GraphShape, size: Size) -> Moments:
     Returns: its memory, moment by moment.
     """
     found: Moments = {}
-    with _as_tried(run, shape, size) as (trial, data):
-        for way, one in enumerate(_ways(trial)):
+    with as_tried(run, shape, size) as (trial, data):
+        for way, one in enumerate(ways_of_trial(trial)):
             for phase, moments in training_moments(one, data).items():
                 found[way, phase] = moments
     return found
 
 
 @contextmanager
-def _as_tried(run: Run, shape: GraphShape, size: Size) -> Iterator[tuple[Run, Dataset]]:
+def as_tried(run: Run, shape: GraphShape, size: Size) -> Iterator[tuple[Run, Dataset]]:
     """Give a run at a size, and its made-up data."""
     small = shape.scaled(size.factor)
     trial = _with_layers(_scaled(run, size.factor), size.layers)
@@ -165,7 +165,7 @@ def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
     return -(-parts // (loader.parts_per_batch or 1))
 
 
-def _ways(run: Run) -> Iterator[Run]:
+def ways_of_trial(run: Run) -> Iterator[Run]:
     """The ways that a run's steps take; a fixed point is given all its iterations: sizes do not tell what it needs."""
     for way in ways_of(run):
         if not isinstance(way.model, ModelConfig) or way.model.backprop != "implicit":
@@ -249,7 +249,7 @@ def at_most(run: Run, shape: GraphShape, times: float, deeper: int | None = None
 
 def measured_peak(run: Run, shape: GraphShape) -> int:
     """Measure what `predict` predicts: the peak of training steps on a made-up data set of the whole shape."""
-    moments = measure_trial(run, _enough(run, shape), Size(1.0, None)).values()
+    moments = measure_trial(run, enough(run, shape), Size(1.0, None)).values()
     return max(max(phase)[0] for phase in moments)
 
 
@@ -264,7 +264,7 @@ def measured_seconds(
         clock: tells the seconds; `time.process_time` where other programs run, and with one thread.
     Returns: seconds; the making of batches is not in them.
     """
-    with _as_tried(run, _enough(run, shape), Size(1.0, None)) as (whole, data):
+    with as_tried(run, enough(run, shape), Size(1.0, None)) as (whole, data):
         batches = make_batches(data, whole.batch_size, whole.train.seed, whole.loader)
         each = min(len(batches), steps + 1)
         seconds = rehearse(
@@ -279,7 +279,7 @@ def measured_seconds(
         return statistics.median(seconds[1 : steps + 1])
 
 
-def _enough(run: Run, shape: GraphShape) -> GraphShape:
+def enough(run: Run, shape: GraphShape) -> GraphShape:
     """As many graphs as some steps see."""
     if shape.level == "node" or run.batch_size is None:
         return shape

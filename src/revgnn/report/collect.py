@@ -29,6 +29,7 @@ def build_report(
     dataset: Mapping[str, Any],
     implementation: str,
     memory_how: str | None = None,
+    resident: Mapping[str, Any] | None = None,
     paper: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     predicted: Mapping[str, Any] | None = None,
@@ -42,7 +43,9 @@ def build_report(
         config: the whole configuration, nested; what is not JSON is written as text.
         dataset: facts of the data (nodes, edges, features, rows of each split), name -> number or text.
         implementation: which implementation of the ops ran.
-        memory_how: how the peak memory was measured; ``None`` where it was not.
+        memory_how: how the peak memory of tensors was measured; ``None`` where it was not.
+        resident: what the process took at its peak: "growth_bytes" above what was there before, "process_bytes" in all,
+            and "how"; ``None`` where it was not measured.
         paper: the target of the paper: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
             "parameters"; ``None`` for those it does not give, or for all.
         warnings: what a reader has to know, one sentence each.
@@ -73,7 +76,12 @@ def build_report(
             "steps": result["steps"],
             "training_seconds": sum(row["seconds"] for row in curve),
         },
-        "memory": {"peak_bytes": result["peak_memory"], "how": memory_how, "predicted": predicted},
+        "memory": {
+            "peak_bytes": result["peak_memory"],
+            "how": memory_how,
+            "resident": None if resident is None else dict(resident),
+            "predicted": predicted,
+        },
         "parameters": result["parameters"],
         "paper": None if paper is None else {key: value for key, value in paper.items() if value is not None},
         "implementation": implementation,

@@ -14,7 +14,7 @@ from typing import Any
 from ..files import write_whole
 from .collect import read_rows
 from .picture import draw_curves
-from .row import duration, integer, memory, metric_title, score, target
+from .row import duration, integer, memory, metric_title, resident, score, target
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --quiet: #5b6774; --line: #dde3ea; --wash: #f5f7fa; --accent: #0b62a4; }
@@ -113,6 +113,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
         (f"test {metric_title(report)}", score(report, "test")),
         (f"valid {metric_title(report)}", score(report, "valid")),
         ("peak training memory", memory(report["memory"]["peak_bytes"])),
+        ("growth of the process", memory(resident(report))),
         ("time per step", duration(report["time"]["seconds_per_step_median"])),
         ("parameters", integer(report["parameters"])),
     ]
@@ -196,7 +197,18 @@ def _predicted(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if not predicted:
         return []
     off = f", {predicted['peak_bytes'] / found['peak_bytes'] - 1:+.1%} of the measured" if found["peak_bytes"] else ""
-    return [("memory predicted by the planner", f"{memory(predicted['peak_bytes'])} ({predicted['how']}){off}")]
+    whole = predicted.get("process_bytes")
+    process = [] if whole is None else [("process predicted by the planner", memory(whole))]
+    return [
+        ("memory predicted by the planner", f"{memory(predicted['peak_bytes'])} ({predicted['how']}){off}"),
+        *process,
+    ]
+
+
+def _resident(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the process took, interpreter included, and how that was found."""
+    whole = found.get("resident")
+    return [("process at its peak", f"{memory(whole['process_bytes'])} ({whole['how']})")] if whole else []
 
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -205,6 +217,7 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         *report["machine"].items(),
         ("implementation", report["implementation"]),
         ("memory measured by", how),
+        *_resident(report["memory"]),
         *_predicted(report["memory"]),
         ("steps", report["time"]["steps"]),
         *report["versions"].items(),

@@ -9,8 +9,8 @@ _IN_PERCENT = frozenset({"accuracy", "rocauc"})
 _METRIC_TITLES = {"accuracy": "accuracy", "rocauc": "ROC-AUC", "rmse": "RMSE", "mae": "MAE"}
 
 MARKDOWN_HEADER = (
-    "| run | parameters | best epoch | valid | test | paper | peak memory | time per step |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---:|"
+    "| run | parameters | best epoch | valid | test | paper | peak memory | resident growth | time per step |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
 
@@ -25,6 +25,7 @@ def markdown_row(report: Mapping[str, Any]) -> str:
         score(report, "test"),
         target(report),
         memory(report["memory"]["peak_bytes"]),
+        memory(resident(report)),
         duration(report["time"]["seconds_per_step_median"]),
     ]
     return "| " + " | ".join(_markdown(str(cell)) for cell in cells) + " |"
@@ -62,6 +63,12 @@ def target(report: Mapping[str, Any]) -> str:
     if paper.get("metric") is None:
         return "–"
     return f"{paper['metric']:g}" + (f" ± {paper['std']:g}" if paper.get("std") is not None else "")
+
+
+def resident(report: Mapping[str, Any]) -> int | None:
+    """Give by how many bytes the process grew at its peak; ``None`` where that is not known, as of an older version."""
+    growth: int | None = (report["memory"].get("resident") or {}).get("growth_bytes")
+    return growth
 
 
 def integer(value: float | None) -> str:

@@ -16,6 +16,7 @@ from ..claim import appending
 from ..data import LoaderConfig
 from ..ops import implementation
 from ..plan import predict, rates_of, shape_of_config
+from ..plan.isolated import resident_in_isolation
 from ..plan.rates import step_work
 from ..plan.shape import GraphShape
 from ..plan.trial import measured_peak, step_size
@@ -53,30 +54,32 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
 
     Args:
         name: of the recipe.
-        limit: bytes; a row that is predicted to take more is not run.
+        limit: bytes; a row whose process is predicted to take more is not run.
         seconds: a row whose two steps are predicted to take more is not run.
         max_nodes: a row whose step sees more is not run; ``None``: no bound.
     Returns: one JSON value.
     """
-    run, shape, waiting, of = _step_of(replace(find_recipe(name)(), paper=None))
+    run, shape, waiting, of = step_of(replace(find_recipe(name)(), paper=None))
     nodes, edges = step_size(run, shape)
     prediction = predict(run, shape)
     predicted = prediction.peak + waiting
     expected = 2 * SLOWER * step_work(run, shape, nodes, edges).seconds(rates_of("cpu"))
     reasons = []
-    if predicted > limit:
+    if prediction.process + waiting > limit:
         reasons.append("memory")
     if expected > seconds:
         reasons.append("time")
     if max_nodes is not None and nodes > max_nodes:
         reasons.append("nodes")
     peak = predicted if reasons else measured_peak(run, shape) + waiting
+    resident = None if reasons else resident_in_isolation(run, shape)
     where = circumstances()
     return {
         "format": 1,
         "kind": "memory",
         "recipe": name,
         "peak_bytes": peak,
+        "resident_bytes": None if resident is None else resident.growth,
         "how": ESTIMATE if reasons else MEASURED,
         "because": reasons,
         "of": of,
@@ -93,7 +96,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
     }
 
 
-def _step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
+def step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
     """Give a run whose whole graph is what a step of a run sees, its shape, the bytes of batches made ahead, and words.
 
     What making a part takes is left out: it is no part of a step.
@@ -134,6 +137,7 @@ def newest_memory(recipe: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
     how = f"{row['how']} of a step on {row['of']}"
     return {
         "memory_gb": row["peak_bytes"] / 2**30,
+        "resident_gb": None if (grown := row.get("resident_bytes")) is None else grown / 2**30,
         "how": row["how"],
         "said": f"{how}, {row['hardware']}, {str(row['date'])[:10]}, {commit[:8]}",
     }

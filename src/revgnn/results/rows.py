@@ -17,6 +17,7 @@ from ..data.ogb import OGB
 from ..files import parts_of, read_object
 from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
+from ..report.row import resident
 from ..run import REPORT_FILE
 from ..train.curve import CURVE_FILE, read_curve
 
@@ -130,6 +131,7 @@ def _row(run: Path) -> dict[str, Any]:
         "parameters": report["parameters"],
         "peak_bytes": report["memory"]["peak_bytes"],
         "memory_how": report["memory"]["how"],
+        "resident_bytes": resident(report),
         "seconds_per_step": report["time"]["seconds_per_step_median"],
         "training_seconds": report["time"]["training_seconds"],
         "device": machine["device"],

@@ -24,7 +24,17 @@ TABLES = {
 }
 """Number in the paper -> what it is about."""
 
-HEAD = ("row", "paper", "ours", "paper [GiB]", "ours [GiB]", "paper params", "our params", "measured")
+HEAD = (
+    "row",
+    "paper",
+    "ours",
+    "paper [GiB]",
+    "ours [GiB]",
+    "resident [GiB]",
+    "paper params",
+    "our params",
+    "measured",
+)
 NOT_RUN = "not run"
 
 
@@ -86,12 +96,16 @@ def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
                 alone = (
                     "–" if step is None else ("~" if step["how"] == ESTIMATE else "") + _gigabytes(step["memory_gb"])
                 )
+                process = "–" if step is None else _gigabytes(step["resident_gb"])
                 said_of = NOT_RUN if step is None else f"{NOT_RUN}; memory: {step['said']}"
-                lines.append([name, metric, "–", memory, alone, parameters, integer(row["parameters"]), said_of])
+                lines.append(
+                    [name, metric, "–", memory, alone, process, parameters, integer(row["parameters"]), said_of]
+                )
                 continue
             score = group["metric"]
-            ours = [_figure(score["mean"], score["std"]), _gigabytes(group["memory_gb"]), integer(group["parameters"])]
-            lines.append([name, metric, ours[0], memory, ours[1], parameters, ours[2], _circumstances(group)])
+            ours = [_gigabytes(group["memory_gb"]), _gigabytes(group["resident_gb"])]
+            figure, count = _figure(score["mean"], score["std"]), integer(group["parameters"])
+            lines.append([name, metric, figure, memory, *ours, parameters, count, _circumstances(group)])
     return lines
 
 
@@ -141,6 +155,7 @@ def _newest(rows: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
     first = rows[0]
     peaks = [row["peak_bytes"] for row in rows]
+    grown = [row["resident_bytes"] for row in rows if row.get("resident_bytes") is not None]
     return {
         "changed": first["changed"],
         "runs": len(rows),
@@ -149,6 +164,7 @@ def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
         "metric": spread([_score(row, "test") for row in rows]),
         "valid": spread([_score(row, "valid") for row in rows]),
         "memory_gb": None if None in peaks else max(peaks) / 2**30,
+        "resident_gb": max(grown) / 2**30 if grown else None,
         "parameters": first["parameters"],
         "seconds_per_step": max(row["seconds_per_step"] for row in rows),
         "training_seconds": sum(row["training_seconds"] for row in rows),

@@ -1,0 +1,143 @@
+"""The memory law as the system counts it: the resident size of processes, over depth, by block, norm and coupling.
+
+Each block runs in a process of its own, whose malloc nobody touches. What allocator events say of tensors is in
+`tests/numerics`; what malloc makes of them is here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from revgnn.plan.isolated import resident_in_isolation
+from revgnn.recipes import find_recipe
+from revgnn.resident import resident_now
+from revgnn.results.memory import step_of
+
+ROOT = Path(__file__).resolve().parents[2]
+# The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.resident import Resident, Size, growth, measure  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(resident_now() is None, reason="this system does not tell the resident size"),
+    pytest.mark.skipif(any(name.startswith("MALLOC_") for name in os.environ), reason="malloc was set from outside"),
+]
+
+SHALLOW, DEEP = 8, 96
+SIZE = Size(nodes=8_000, edges=40_000, channels=128)
+FLAT = 1.10
+"""Times the growth at 8 layers that 96 may lead to, weights and their state apart."""
+OBJECTS = 64_000
+"""Bytes of Python's own objects for each layer: modules, hooks, what autograd keeps of parameters."""
+OVER_TENSORS = 1.5
+"""Times its tensors that a process may grow by."""
+FIXED = 12_000_000
+"""Bytes that a process grows by beside its tensors, whatever the size: threads, caches of kernels, pages of code."""
+
+BLOCKS = (
+    "gcn",
+    "sage",
+    "gat",
+    "gen",
+    "gen edges",
+    "gcn batch",
+    "gcn graph",
+    "gen four groups",
+    "gen exact",
+    "own block",
+    "own block gen",
+    "GroupAddRev gcn",
+    "GroupAddRev gen",
+    "implicit",
+)
+CHECKPOINTED = ("gcn checkpoint", "gen checkpoint")
+"""Four segments: a layer more is an activation more of one of them, which is what its tensors say too."""
+
+
+def _grows_flat(found: list[Resident]) -> None:
+    shallow, deep = found
+    objects = OBJECTS * (DEEP - SHALLOW)
+    grown = growth(shallow, replace(deep, resident=deep.resident - objects))
+    assert grown <= FLAT, f"{shallow.resident / 1e6:.0f} MB at {SHALLOW} layers, {deep.resident / 1e6:.0f} at {DEEP}"
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_process_takes_no_more_at_96_layers_than_at_8(block: str) -> None:
+    """Two steps (forward, backward, Adam) and an evaluation."""
+    found = measure(block, [SHALLOW, DEEP], SIZE)
+    _grows_flat(found)
+    assert found[0].resident <= OVER_TENSORS * found[0].tensors + FIXED
+
+
+@pytest.mark.parametrize("block", ["gen", "gcn graph"])
+def test_the_process_is_as_flat_with_two_threads(block: str) -> None:
+    _grows_flat(measure(block, [SHALLOW, DEEP], replace(SIZE, threads=2)))
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward", "evaluate"])
+def test_every_part_of_a_step_is_flat(phase: str) -> None:
+    _grows_flat(measure("gen", [SHALLOW, DEEP], replace(SIZE, phase=phase)))
+
+
+@pytest.mark.parametrize("block", CHECKPOINTED)
+def test_checkpointed_layers_take_what_their_tensors_need(block: str) -> None:
+    (found,) = measure(block, [DEEP], replace(SIZE, nodes=2_000, edges=10_000))
+    assert found.resident <= OVER_TENSORS * found.tensors + FIXED + OBJECTS * DEEP
+
+
+# ------------------------------------------------------------------ through the command line
+def _tables(folder: Path, nodes: int, edges: int) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    split = rng.choice(["train", "valid", "test"], nodes, p=[0.6, 0.2, 0.2])
+    columns = {"id": np.arange(nodes), "x": list(rng.random((nodes, 64), np.float32))}
+    columns |= {"label": rng.integers(0, 10, nodes), "split": split}
+    pq.write_table(pa.table(columns), folder / "nodes.parquet")
+    ends = rng.integers(0, nodes, (2, edges))
+    pq.write_table(pa.table({"src": ends[0], "dst": ends[1]}), folder / "edges.parquet")
+    return folder
+
+
+def test_a_trained_folder_takes_no_more_at_96_layers_and_its_report_says_what_it_takes(tmp_path: Path) -> None:
+    folder, found = _tables(tmp_path / "graph", SIZE.nodes, SIZE.edges), []
+    for layers in (SHALLOW, DEEP):
+        out = tmp_path / f"run-{layers}"
+        words = ["train", str(folder), "--model", "revgen", "--out", str(out), "--device", "cpu", "--json"]
+        changes = [f"model.num_layers={layers}", "model.hidden_channels=128", "train.epochs=3", "train.eval_every=3"]
+        command = [sys.executable, "-m", "revgnn", *words, *(f"--set={change}" for change in changes)]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=900)
+        found.append(json.loads(done.stdout))
+    shallow, deep = (
+        Resident(
+            resident=report["memory"]["resident"]["growth_bytes"],
+            tensors=report["memory"]["peak_bytes"],
+            # Weight, gradient, two moments; and the copies of the best weights, in the process and on the way to disk.
+            weights=24 * report["parameters"],
+        )
+        for report in found
+    )
+    _grows_flat([shallow, deep])
+    assert deep.resident <= OVER_TENSORS * deep.tensors + FIXED + OBJECTS * DEEP + deep.weights
+    predicted = found[1]["memory"]["predicted"]["process_bytes"]
+    assert found[1]["memory"]["resident"]["process_bytes"] == pytest.approx(predicted, rel=0.25)
+
+
+@pytest.mark.skipif(not os.environ.get("REVGNN_LONG"), reason="minutes of a core: set REVGNN_LONG=1 to run it")
+def test_a_step_of_1001_layers_on_a_part_of_proteins_takes_at_most_1200_megabytes() -> None:
+    run, part, _, _ = step_of(replace(find_recipe("ogbn-proteins/revgnn_deep")(), paper=None))
+    assert (part.nodes, run.model.num_layers) == (13_253, 1001)
+    found = resident_in_isolation(run, part)
+    assert found is not None and found.process <= 1_200_000_000, f"{found.process / 1e6:.0f} MB"
