@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph, as_graph
-from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, is_watched, split, uncompiled
+from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
 from ..stack.equilibrium import Equilibrium
 from .convs import EdgeMap
 from .heads import NodeHead
@@ -64,8 +66,10 @@ class GNN(nn.Module):
         found = as_graph(graph, x.size(0), x.device)
         if edge_attr is not None and isinstance(graph, Tensor):
             edge_attr = found.sort_edges(edge_attr)
-        if seed is None:
-            seed = draw_seed() if self.training else 0
+        if seed is None and (self.training or any(part.training for part in parts_of(self))):
+            seed = draw_seed()
+        # In evaluation nothing of this package draws; blocks of one's own draw from torch's generators.
+        given, seed = seed, seed or 0
         h = self._encode(x, seed)
         edges = self._edge_context(edge_attr)
         if self.stem is not None:
@@ -75,9 +79,9 @@ class GNN(nn.Module):
         context = (found, None if mask is None else split(mask), *edges)
         tail = self._tail(seed)
         if tail is not None:
-            answer = self.stack(h, *context, seed=seed, tail=tail)
+            answer = self.stack(h, *context, seed=given, tail=tail)
             return answer
-        deep = self.stack(h, *context, seed=seed)
+        deep = self.stack(h, *context, seed=given)
         if self.jacobian_weight and self.training and torch.is_grad_enabled():
             assert isinstance(self.stack, Equilibrium), "build_model gives the weight to an equilibrium only"
             with ops.using("reference"):  # the kernels have no second derivative
@@ -90,6 +94,10 @@ class GNN(nn.Module):
         if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead) or torch.compiler.is_exporting():
             return None
         return None if is_watched(self.stack) or has_hooks(self.head) else self.head.tail(seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A penalty that nobody has asked for has a graph, which copies and pickles cannot have.
+        return {**self.__dict__, "_penalty": None}
 
     def begin_epoch(self, epoch: int) -> None:
         """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones."""

@@ -40,8 +40,8 @@ class NodeHead(nn.Module):
         return out
 
     def tail(self, seed: int) -> Tail | None:
-        """The head as a stack's tail, where its norm lets every row be taken for itself."""
-        if not goes_by_rows(self.norm):
+        """The head as a stack's tail, where its norm and its map take every row for itself."""
+        if not goes_by_rows(self.norm) or type(self.lin) is not nn.Linear:
             return None
         return Tail(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), fold_seed(seed, _HEAD))
 
