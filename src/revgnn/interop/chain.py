@@ -30,7 +30,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
-from ..stack.recompute import anchor_of, refusing_second, version_of
+from ..stack.gradients import anchor_of, refusing_second
+from ..stack.recompute import version_of
 from ..stack.state import FloatState
 from .evaluation import LayerCall
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..stack.couplings import GroupedAdditive
-from ..stack.recompute import Recompute, View, pull_back, version_of
+from ..stack.gradients import pull_back
+from ..stack.recompute import Recompute, View, version_of
 from ..stack.run import Autocast, Gradients
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments

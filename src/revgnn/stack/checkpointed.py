@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .recompute import pull_back
+from .gradients import pull_back
 from .run import Gradients, Run
 from .state import FloatState, StoredState
 

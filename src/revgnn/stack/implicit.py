@@ -17,9 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .gradients import pull_back
 from .purity import rebuilding
 from .rank_group import alone
-from .recompute import Recompute, View, check_closed, check_recorders, is_transformed, pull_back
+from .recompute import Recompute, View, check_closed, check_recorders, is_transformed
 from .run import Autocast
 from .solvers import Solver, SolverTrace
 

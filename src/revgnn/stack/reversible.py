@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .drift import DriftMonitor
-from .recompute import anchor_of, refusing_second
+from .gradients import anchor_of, refusing_second
 from .run import Gradients, Run
 from .state import FloatingPoint, FloatState, Form, ReversibleState
 from .tail import Tail

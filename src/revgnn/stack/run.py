@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from .couplings import Coupling
 from .fused import WorkSpace, is_anything_watched, is_fused
+from .gradients import GradientSums, pull_back
 from .purity import is_rebuilding
-from .recompute import Checked, GradientSums, Recompute, View, check_closed, check_repeats, pull_back
+from .recompute import Checked, Recompute, View, check_closed, check_repeats
 from .seeds import fold_seed
 from .state import State
 

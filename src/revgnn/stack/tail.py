@@ -13,7 +13,8 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from .recompute import Recompute, View, pull_back
+from .gradients import pull_back
+from .recompute import Recompute, View
 from .seeds import fold_seed
 
 ROWS = 4096

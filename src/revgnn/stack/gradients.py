@@ -1,0 +1,105 @@
+"""Gradients that a backward makes by itself: added up in memory of their own, and refused where they have no graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class GradientSums:
+    """Gradients that are added up over layers and groups, each in one buffer that is made before the backward begins.
+
+    A gradient that came to live between two large temporaries would break the heap around it, and every layer would
+    take new pages of the process.
+
+    Args:
+        like: tensors that may receive a gradient.
+        needed: which of them do.
+    """
+
+    def __init__(self, like: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self._sums: list[Tensor | None] = [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format) if need and tensor.layout == torch.strided
+            else None
+            for tensor, need in zip(like, needed, strict=True)
+        ]  # fmt: skip
+        self.needed = list(needed)
+        self._is_written = [False] * len(self._sums)
+
+    def add(self, k: int, grad: Tensor | None, part: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Add to a sum, or to a ``part`` of it."""
+        if grad is None or not self.needed[k]:
+            return
+        total = self._sums[k]
+        if total is None or grad.layout != torch.strided:
+            # A sparse one, of an embedding.
+            self._sums[k] = grad if total is None or not self._is_written[k] else total + grad
+        elif part is not None:
+            if not self._is_written[k]:
+                total.zero_()
+            part(total).add_(grad)
+        elif self._is_written[k]:
+            total.add_(grad)
+        else:
+            total.copy_(grad)
+        self._is_written[k] = True
+
+    def results(self) -> list[Tensor | None]:
+        """The sums, in the order of the tensors; ``None`` where nothing was received."""
+        return [total if written else None for total, written in zip(self._sums, self._is_written, strict=True)]
+
+
+def pull_back(
+    value: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], *, retain_graph: bool = False
+) -> list[Tensor | None]:
+    """Vector-Jacobian products of a value that was made from leaves; ``None`` where it does not depend on one.
+
+    By `torch.autograd.backward`, because modules' trackers and counters put hooks on leaves, which autograd's ``grad``
+    does not take.
+    """
+    torch.autograd.backward(value, cotangent, retain_graph=retain_graph, inputs=list(leaves))
+    found = [leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    return found
+
+
+def anchor_of(x: Tensor) -> Tensor:
+    """An empty tensor that depends on ``x`` for autograd, and keeps nothing of it."""
+    return x[..., :0].clone()
+
+
+def refusing_second(
+    grads: Sequence[Tensor | None], inputs: Iterable[Tensor | None], what: str, remedy: str
+) -> list[Tensor | None]:
+    """Gradients that raise when they are differentiated, where they would be taken for constants.
+
+    Args:
+        grads: computed without a graph, in a backward that was asked for one (``create_graph``).
+        inputs: everything that they depend on, with its past.
+        what: was differentiated, for the message.
+        remedy: what to do instead.
+    """
+    places = [k for k, grad in enumerate(grads) if grad is not None]
+    anchors = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    found = list(grads)
+    if places and anchors:
+        marked = _NotTwice.apply((what, remedy), len(anchors), *anchors, *(grads[k] for k in places))  # type: ignore[no-untyped-call]
+        for k, grad in zip(places, marked, strict=True):
+            found[k] = grad
+    return found
+
+
+class _NotTwice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, words: tuple[str, str], num_anchors: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.words = words
+        return tuple(grad.detach() for grad in tensors[num_anchors:])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        what, remedy = ctx.words
+        raise RuntimeError(f"{what} cannot be differentiated twice: its gradient is computed without a graph; {remedy}")
