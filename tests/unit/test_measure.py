@@ -6,7 +6,6 @@ import ctypes
 import os
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -162,15 +161,14 @@ def test_tensor_bytes_counts_views_once() -> None:
 
 
 def test_median_seconds() -> None:
-    calls: list[float] = []
+    now, taken = 0.0, [200.0, 1.0, 30.0, 2.0]
 
-    def sleep() -> None:
-        calls.append(0.0)
-        time.sleep(0.2 if len(calls) == 1 else 0.01)
+    def work() -> None:
+        nonlocal now
+        now += taken.pop(0)
 
-    seconds = median_seconds(sleep, repeats=3, warmup=1)
-    assert len(calls) == 4
-    assert 0.01 <= seconds < 0.1
+    assert median_seconds(work, repeats=3, warmup=1, clock=lambda: now) == 2.0
+    assert not taken
 
 
 def test_step_memory_counts_what_was_there_and_the_steps() -> None:
