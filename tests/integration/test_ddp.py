@@ -67,6 +67,13 @@ def normed(**choices: Any) -> nn.Module:
     return build_model(config, in_channels=F, out_channels=T)
 
 
+def watched(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.register_forward_hook(lambda *_: None)
+    return model
+
+
 class NormedChain(Chain):
     """The same with a BatchNorm in every block."""
 
@@ -88,6 +95,7 @@ NORMED: dict[str, Callable[[], nn.Module]] = {
     "stored": lambda: normed(coupling="residual", backprop="store"),
     "checkpoint": lambda: normed(coupling="residual", backprop="checkpoint"),
     "layers": NormedChain,
+    "watched": lambda: watched(normed(segments=2)),
 }
 SIZES = (N, 11, 17, 0)
 """Nodes of the graphs that normalise together, two by two."""

@@ -180,7 +180,7 @@ class ActDrop:
         kind, kernels = KINDS[type(norm)], ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
         if kind == "batch":
-            self._write_statistics(norm, x, mean, rstd, work)
+            _write_statistics(norm, x, mean, rstd, work)
         kernels.norm_act_drop(
             x, kind=kind, out=out, eps=getattr(norm, "eps", 0.0), mean=mean, rstd=rstd, act=self.act,
             drop=self._drop(training, mask, seed), **_affine(norm),
@@ -224,23 +224,6 @@ class ActDrop:
         found = {affine["weight"]: dweight, affine["bias"]: dbias}
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 
-    def _write_statistics(self, norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, work: WorkSpace) -> None:
-        """Write what BatchNorm normalises by, and move the running statistics."""
-        if not uses_batch(norm):
-            mean.copy_(running(norm)[0])
-            torch.rsqrt(running(norm)[1].to(x.dtype) + norm.eps, out=rstd)
-            return
-        group, var = rank_group(norm), work.empty("var", x, (x.size(1),))
-        ops.kernels(x).batch_stats(x, eps=norm.eps, mean=mean, rstd=rstd, var=var)
-        if group is None:
-            move(norm, mean, var, x.size(0))
-            return
-        of_all, var_of_all, count = over_ranks(x, group, (mean, var))
-        move(norm, of_all, var_of_all, count)
-        mean.copy_(of_all)
-        torch.rsqrt(var_of_all + norm.eps, out=rstd)
-        work.empty("count", x, ()).copy_(count)
-
     def _drop(self, training: bool, mask: Tensor | None, seed: int | None) -> native.Drop:
         if not training or self.dropout == 0.0:
             return native.NO_DROP
@@ -254,8 +237,8 @@ class NormActDrop(nn.Module):
 
     Args:
         channels: D.
-        norm: ``layer``, ``batch``, ``graph`` (over the nodes of each graph, with a learned share of the mean) or
-        ``none``. act: whether to apply the ReLU.
+        norm: ``layer``, ``batch``, ``none`` or ``graph``, which goes over the nodes of each graph.
+        act: whether to apply the ReLU.
         dropout: probability of dropping, in training only.
         eps: added to the variance.
         momentum: share of the new batch in the running statistics; ``None``: they are the mean of all batches.
@@ -301,6 +284,24 @@ class NormActDrop(nn.Module):
         return f"act={self.act_drop.act}, dropout={self.act_drop.dropout}"
 
 
+def _write_statistics(norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, work: WorkSpace) -> None:
+    """Write what BatchNorm normalises by, and move the running statistics."""
+    if not uses_batch(norm):
+        mean.copy_(running(norm)[0])
+        torch.rsqrt(running(norm)[1].to(x.dtype) + norm.eps, out=rstd)
+        return
+    group, var = rank_group(norm), work.empty("var", x, (x.size(1),))
+    ops.kernels(x).batch_stats(x, eps=norm.eps, mean=mean, rstd=rstd, var=var)
+    if group is None:
+        move(norm, mean, var, x.size(0))
+        return
+    of_all, var_of_all, count = over_ranks(x, group, (mean, var))
+    move(norm, of_all, var_of_all, count)
+    mean.copy_(of_all)
+    torch.rsqrt(var_of_all + norm.eps, out=rstd)
+    work.empty("count", x, ()).copy_(count)
+
+
 def _affine(norm: nn.Module) -> dict[str, Any]:
     return {name: getattr(norm, name, None) for name in ("weight", "bias")}
 
@@ -313,6 +314,9 @@ def _in_work(kind: ops.Norm, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor
 def _called(norm: nn.Module, x: Tensor, graph: Graph | None) -> Tensor:
     """Call a module; while a block is evaluated again, its buffers are left alone."""
     arguments = (x, graph) if isinstance(norm, GraphNorm) else (x,)
+    if type(norm) is nn.BatchNorm1d and rank_group(norm) is not None:
+        # torch's own would normalise by the rows of this rank alone.
+        norm.__class__ = SharedBatchNorm1d
     if norm.training and is_rebuilding():
         copies = {name: buffer.clone() for name, buffer in norm.named_buffers()}
         found: Tensor = functional_call(norm, copies, arguments)
