@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .equilibrium import Equilibrium
+from .gradients import refusing_second
 from .purity import is_rebuilding
 from .rank_group import Exchange, RankGroup, is_alone
 
@@ -194,14 +194,20 @@ class _OverRanks(torch.autograd.Function):
         return x.view_as(x), mean, var, count
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
         x, mean, rstd, count = ctx.saved_tensors
-        along = (x - mean) * rstd
-        own = torch.stack([grad.to(along.dtype).sum(0), (grad * along).sum(0)])
-        both, product = sum_over_ranks(own, ctx.group) / count.clamp(min=1.0).to(own.dtype)
-        # Rows that do not count have moved no statistics.
-        return (grad - along.mul_(product).add_(both)).to(grad.dtype) if ctx.counts else grad, None, None
+        with torch.no_grad():
+            along = (x - mean) * rstd
+            own = torch.stack([grad.to(along.dtype).sum(0), (grad * along).sum(0)])
+            both, product = sum_over_ranks(own, ctx.group) / count.clamp(min=1.0).to(own.dtype)
+            # Rows that do not count have moved no statistics.
+            found: list[Tensor | None] = [
+                (grad - along.mul_(product).add_(both)).to(grad.dtype) if ctx.counts else grad.clone()
+            ]
+        if torch.is_grad_enabled():
+            # The caller asked for create_graph.
+            found = refusing_second(found, [grad, x], "BatchNorm over several ranks", "turn synchronisation off for it")
+        return found[0], None, None
 
 
 def _of_data_parallel(norm: _BatchNorm, known: RankGroup | None) -> RankGroup | None:
