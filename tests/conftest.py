@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import other_rounding
 
@@ -33,6 +34,10 @@ if _ISA is not None:
     native.use_isa(_ISA)
 
 _rounding = None if _ROUNDING is None else other_rounding.imitate(int(_ROUNDING))
+
+# Hypothesis draws the same examples in every run, unless other draws are asked for.
+settings.register_profile("suite", derandomize=not _SEED)
+settings.load_profile("suite")
 
 if _SEED:
     _manual_seed = torch.manual_seed
