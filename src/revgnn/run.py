@@ -128,12 +128,11 @@ def execute(
         )
         if not is_writer():
             return {}
-        said = own_statistics(model, synchronise=run.train.sync_batchnorm)
         facts = {
             "format": FORMAT,
             "name": name,
             "ranks": world_size(),
-            "warnings": [] if said is None else [said],
+            "warnings": [said] if (said := own_statistics(model, synchronise=run.train.sync_batchnorm)) else [],
             "config": asdict(run),
             "dataset": describe(dataset),
             "schema": asdict(Schema.of(dataset)),
