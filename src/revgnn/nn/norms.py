@@ -9,6 +9,7 @@ from .. import ops
 from ..graph import Graph
 from ..ops import native
 from ..stack import WorkSpace, draw_seed, is_rebuilding
+from .plain import has_parameters, keeps_forward
 
 NORMS: tuple[ops.Norm, ...] = ("layer", "batch", "graph", "none")
 
@@ -84,8 +85,16 @@ class NormActDrop(nn.Module):
 
     def fuses(self, x: Tensor) -> bool:
         """Whether `write` and `pull_back` can take [N, D] rows, without autograd."""
-        affine = self.weight is None or self.weight.dtype == x.dtype
-        return self.norm != "graph" and affine and x.dim() == 2
+        running = (self.running_mean, self.running_var) if self.norm == "batch" else ()
+        return (
+            self.norm != "graph"
+            and x.dim() == 2
+            and keeps_forward(self, NormActDrop)
+            and has_parameters(self, "weight", "bias")
+            and (self.weight is None) == (self.bias is None)
+            and all(ops.fits(vector, x, x.size(1)) for vector in (self.weight, self.bias))
+            and all(vector.shape == x.shape[1:] and vector.device == x.device for vector in running)
+        )
 
     def write(
         self, out: Tensor, x: Tensor, work: WorkSpace, *, mask: Tensor | None = None, seed: int | None = None

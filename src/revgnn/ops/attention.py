@@ -1,7 +1,7 @@
 """Additive attention on the kernels, all heads in one visit of each row's edges.
 
-Saved for the backward: x, the scores, y, [N, H] normalisers and, for the gradient of ``score_dst``, one more [N, H, F]
-sum that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of
+Saved for the backward: x, the scores, y, [N, 2, H] normalisers and, for the gradient of ``score_dst``, one more sum
+[N, H, F] that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of
 torch.compile, custom ops inside.
 """
 
@@ -59,7 +59,7 @@ def _forward(
     x = dense_nodes(x)
     dtype = sum_dtype(x.dtype)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    lse = x.new_empty(x.shape[:2], dtype=dtype)
+    normaliser = x.new_empty(x.size(0), 2, x.size(1), dtype=dtype)
     slope_y = x.new_empty(x.shape if with_slopes else 0, dtype=dtype)
     slope_sum = x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype)
     kernels(x).attention(
@@ -70,11 +70,11 @@ def _forward(
         negative_slope=negative_slope,
         keep=keep,
         out=out,
-        lse=lse,
+        normaliser=normaliser,
         slope_y=slope_y if with_slopes else None,
         slope_sum=slope_sum if with_slopes else None,
     )
-    return out, lse, slope_y, slope_sum
+    return out, normaliser, slope_y, slope_sum
 
 
 def _backward(
@@ -84,7 +84,7 @@ def _backward(
     score_dst: Tensor | None,
     keep: Tensor | None,
     y: Tensor,
-    lse: Tensor,
+    normaliser: Tensor,
     slope_y: Tensor,
     slope_sum: Tensor,
     reverse: Csr,
@@ -104,10 +104,10 @@ def _backward(
         negative_slope=negative_slope,
         keep=keep,
         y=y,
-        lse=lse,
+        normaliser=normaliser,
         slope_y=slope_y if with_slopes else None,
         slope_sum=slope_sum if with_slopes else None,
-        scratch=lse.new_empty(*lse.shape, 3),
+        scratch=score_src.new_empty(*score_src.shape, 4),
         dx=dx,
         dscore_src=dscore_src,
         dscore_dst=dscore_dst if with_slopes else None,
@@ -128,9 +128,9 @@ class _Function(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, score_src, score_dst, keep, y, lse, slope_y, slope_sum = ctx.saved_tensors
+        x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum = ctx.saved_tensors
         reverse, slope = reverse_csr(ctx.graph), ctx.negative_slope
-        grads = _backward(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, reverse, slope)
+        grads = _backward(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, reverse, slope)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None, None, None
 
 
@@ -158,7 +158,7 @@ def _(x, score_src, score_dst, keep, indptr, indices, rptr, rind, rids, negative
     dtype = sum_dtype(x.dtype)
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format),
-        x.new_empty(x.shape[:2], dtype=dtype),
+        x.new_empty(x.size(0), 2, x.size(1), dtype=dtype),
         x.new_empty(x.shape if with_slopes else 0, dtype=dtype),
         x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype),
     )
@@ -172,7 +172,7 @@ def _backward_op(
     score_dst: Tensor | None,
     keep: Tensor | None,
     y: Tensor,
-    lse: Tensor,
+    normaliser: Tensor,
     slope_y: Tensor,
     slope_sum: Tensor,
     reverse_indptr: Tensor,
@@ -181,11 +181,11 @@ def _backward_op(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     reverse = Csr(reverse_indptr, reverse_indices, reverse_edge_ids)
-    return _backward(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, reverse, negative_slope)
+    return _backward(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, reverse, negative_slope)
 
 
 @_backward_op.register_fake
-def _(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, rptr, rind, rids, negative_slope):  # type: ignore[no-untyped-def]
+def _(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, rptr, rind, rids, negative_slope):  # type: ignore[no-untyped-def]
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     return dx, torch.empty_like(score_src), torch.empty_like(slope_sum)
 

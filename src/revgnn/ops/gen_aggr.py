@@ -52,10 +52,8 @@ def gen_aggr(
     return out
 
 
-def has_kernel(x: Tensor, edge_attr: Tensor | None, weight: Tensor | None, reduce: str, t: Tensor | float) -> bool:
+def has_kernel(edge_attr: Tensor | None, weight: Tensor | None, reduce: str) -> bool:
     """Whether `gen_aggr` takes these arguments: not [E, D] features added as they are, nor their power mean."""
-    if isinstance(t, Tensor) and t.numel() != 1 and t.shape != x.shape[1:]:
-        return False
     return edge_attr is None or (weight is not None and weight.size(1) > 0 and reduce != "power")
 
 
@@ -132,8 +130,8 @@ def _backward(
         edge_grads=EdgeGrads(*(None if g.numel() == 0 else g for g in (dweight, dbias, dedge_attr))),
         t=t,
         dt=None if t is None else dt,
-        y=y,
-        lse=lse,
+        y=None if t is None else y,
+        lse=None if t is None else lse,
         indptr=indptr,
         scratch=x.new_empty(x.size(0), 2 * x.size(1)) if weight is None and kernels(x).NODE_SCRATCH else None,
         constant_weights=reduce == "softmax_sg",

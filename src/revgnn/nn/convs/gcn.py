@@ -9,7 +9,8 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, is_plain
+from ..plain import is_plain, keeps_forward
+from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads
 
 
 class GCNConv(nn.Module):
@@ -65,7 +66,8 @@ class GCNConv(nn.Module):
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """Where sums come first, as they do in a network's layers."""
-        return self.add_self_loops and self.in_channels <= self.out_channels and is_plain(self.lin, h)
+        sums_first = self.add_self_loops and self.in_channels <= self.out_channels
+        return sums_first and keeps_forward(self, GCNConv) and is_plain(self.lin, h, bias=True)
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Sum neighbours into a buffer, and map them from there into ``to``."""

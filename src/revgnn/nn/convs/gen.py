@@ -13,7 +13,8 @@ from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
 from ..norms import NormActDrop
-from .contract import EdgeMap, Gradients, border, empty_grads, is_plain
+from ..plain import has_parameters, is_plain, keeps_forward
+from .contract import EdgeMap, Gradients, border, empty_grads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +131,18 @@ class GENConv(nn.Module):
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """For a softmax without edge features, followed by one linear map."""
-        options, per_channel = self.options, not isinstance(self.t, Tensor) or self.t.numel() == 1
-        is_bare = not (options.degree_scale or options.msg_norm) and self.edge_channels is None and per_channel
+        options = self.options
+        one_number = not isinstance(self.t, Tensor) or (
+            self.t.numel() == 1 and has_parameters(self, "t") and self.t.device == h.device
+        )
         return (
-            is_bare and options.aggr in ("softmax", "softmax_sg") and len(self.lins) == 1 and is_plain(self.lins[0], h)
+            options.aggr in ("softmax", "softmax_sg")
+            and not (options.degree_scale or options.msg_norm)
+            and self.edge_channels is None
+            and one_number
+            and keeps_forward(self, GENConv)
+            and len(self.lins) == 1
+            and is_plain(self.lins[0], h, bias=True)
         )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
@@ -164,14 +173,14 @@ class GENConv(nn.Module):
             cotangent, h, weight, bias,
             dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
         )  # fmt: skip
-        dt = torch.empty_like(t) if isinstance(self.t, nn.Parameter) else None
+        dt = torch.empty_like(t) if isinstance(self.t, Tensor) else None
         # The gradient of a source reads no other row of h, and may lie where h was.
         kernels.gen_aggr_backward(
             dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
             scratch=self._scratch(h, work),
             constant_weights=self.options.aggr == "softmax_sg",
         )  # fmt: skip
-        if dt is not None and isinstance(self.t, nn.Parameter):
+        if dt is not None and isinstance(self.t, Tensor):
             grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
         return h.add_(dz), grads
 
