@@ -9,7 +9,7 @@ TypeError for a type, RuntimeError for a device. What the kernels have no code f
 | op | on the reference where kernels are chosen |
 |---|---|
 | all | float16; int64 indices (2^31 nodes or edges); D = 0; transforms of `torch.func`, forward-mode differentiation, |
-| | `torch.jit.trace`; tensor subclasses that wrap other tensors, and tensors without memory of their own |
+| | `torch.jit.trace`, ``make_fx``; tensors that wrap others, or have no memory of their own |
 | `attention_scores` | under torch.compile, which fuses it |
 | `gen_aggr` | ``edge_attr`` [E, D] without ``weight``; ``reduce="power"`` with edge features |
 | `norm_act_drop` | ``norm="graph"``; x of other than two dimensions |
@@ -26,7 +26,16 @@ from torch import Tensor
 from ..graph import Graph
 from . import native, reference, triton
 from .attention import attention as compiled_attention
-from .border import check_dtype, check_features, check_operand, check_place, fits, is_readable, is_transformed
+from .border import (
+    check_dtype,
+    check_features,
+    check_operand,
+    check_place,
+    fits,
+    is_readable,
+    is_transformed,
+    sum_dtype,
+)
 from .choice import implementation, kernels, using
 from .gen_aggr import gen_aggr as compiled_gen_aggr
 from .gen_aggr import has_kernel
@@ -370,8 +379,6 @@ def _exponent(value: Tensor | float, name: str, x: Tensor) -> Tensor | float:
     if not isinstance(value, Tensor):
         return value
     check_dtype(value, name, x, any_width=True)
-    if value.dim() == 0 and value.device.type == "cpu":
-        return value.to(x.device)
-    value = value.reshape(-1)
-    check_place(value, name, x, 1 if value.numel() == 1 else x.size(1))
-    return value
+    if value.dim() > 0 or value.device.type != "cpu":
+        check_place(value.reshape(-1), name, x, 1 if value.numel() == 1 else x.size(1))
+    return value.to(x.device, sum_dtype(x.dtype)).reshape(-1)

@@ -20,10 +20,15 @@ _TRACED = (FakeTensor, FunctionalTensor)
 # ---------------------------------------------------------------------- what goes the plain way
 def is_transformed() -> bool:
     """Whether somebody follows the values through torch's own operators, who would not see a kernel: a transform of
-    `torch.func`, forward-mode differentiation or `torch.jit.trace`."""
+    `torch.func`, forward-mode differentiation, `torch.jit.trace` or ``make_fx``."""
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch._C._is_tracing()
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._is_tracing()
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    )
 
 
 def is_readable(*tensors: Tensor | None) -> bool:
@@ -76,7 +81,9 @@ def check_features(x: Tensor, dims: str, num_nodes: int | None = None, device: t
     if num_nodes is not None and x.size(0) != num_nodes:
         raise ValueError(f"x must have one row per node: got {x.size(0)} rows for {num_nodes} nodes")
     if device is not None and x.device != device:
-        raise RuntimeError(f"x is on {x.device}, but the graph is on {device}; move it with graph.to({str(x.device)!r})")
+        raise RuntimeError(
+            f"x is on {x.device}, but the graph is on {device}; move it with graph.to({str(x.device)!r})"
+        )
 
 
 def check_operand(value: Tensor | None, name: str, x: Tensor, *shape: int, any_width: bool = False) -> None:

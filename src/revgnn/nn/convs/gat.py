@@ -13,7 +13,7 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace, draw_seed, fold_seed
-from ..plain import has_parameters, is_plain, keeps_forward
+from ..plain import has_parameters, is_plain, keeps_forward, mapped
 from .contract import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
 
 
@@ -82,7 +82,7 @@ class GATConv(nn.Module):
         """[N, in] -> [N, out]; ``seed`` says which edges drop in training, ``None`` draws one."""
         graph, edge_attr = border(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        values = self.lin(x)
+        values = mapped(self.lin, x)
         if self.options.norm_adj:
             values = values * _degree_scale(graph, "out", values.dtype)
         values = values.view(x.size(0), self.options.heads, self.out_channels // self.options.heads)
@@ -96,8 +96,7 @@ class GATConv(nn.Module):
         ).flatten(1)
         if self.options.norm_adj:
             out = out * _degree_scale(graph, "in", out.dtype)
-        total: Tensor = out + self.lin_root(x)
-        return total
+        return out + mapped(self.lin_root, x)
 
     def _kept_edges(self, graph: Graph, seed: int | None) -> Tensor | None:
         if not self.training or self.options.edge_drop == 0.0:
@@ -215,7 +214,7 @@ def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
 
     def make() -> Tensor:
         degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
-        return degree.clamp(min=1).to(dtype).pow(power).unsqueeze(1)
+        return degree.clamp(min=1).to(native.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
 
     scale: Tensor = graph.keep(f"{which}_degree_scale {dtype}", make)
     return scale

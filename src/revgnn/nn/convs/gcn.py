@@ -9,7 +9,7 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from ..plain import is_plain, keeps_forward
+from ..plain import is_bare, is_plain, keeps_forward, mapped
 from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads
 
 
@@ -58,9 +58,8 @@ class GCNConv(nn.Module):
         if self.add_self_loops:
             graph = graph.self_looped
         weight = _gcn_weight(graph, edge_attr, x.dtype)
-        if self.in_channels <= self.out_channels:
-            out: Tensor = self.lin(ops.spmm(x, graph, weight))
-            return out
+        if self.in_channels <= self.out_channels or not is_bare(self.lin):
+            return mapped(self.lin, ops.spmm(x, graph, weight))
         out = ops.spmm(nn.functional.linear(x, self.lin.weight), graph, weight)
         return out if self.lin.bias is None else out + self.lin.bias
 
@@ -101,10 +100,10 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
 
     def weight() -> Tensor:
         if edge_weight is None:
-            degree = graph.in_degree.to(dtype)
+            degree = graph.in_degree.to(native.sum_dtype(dtype))
         else:
-            ones = edge_weight.new_ones(graph.num_nodes, 1)
-            degree = ops.spmm(ones, graph, edge_weight).squeeze(1).to(dtype)
+            ones = edge_weight.new_ones(graph.num_nodes, 1, dtype=native.sum_dtype(dtype))
+            degree = ops.spmm(ones, graph, edge_weight).squeeze(1)
         scale = torch.where(degree > 0, degree, 1).pow(-0.5) * (degree > 0)
         product = scale.index_select(0, graph.indices) * scale.index_select(0, graph.destinations)
         return product if edge_weight is None else product * edge_weight

@@ -11,7 +11,7 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from ..plain import is_plain, keeps_forward
+from ..plain import is_plain, keeps_forward, mapped
 from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
 
 
@@ -70,8 +70,8 @@ class SAGEConv(nn.Module):
         """[N, in] -> [N, out]."""
         graph, edge_attr = border(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.options.aggr))
-        return out if self.lin_r is None else out + self.lin_r(x)
+        out = mapped(self.lin_l, ops.spmm(x, graph, reduce=self.options.aggr))
+        return out if self.lin_r is None else out + mapped(self.lin_r, x)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """For sums and means; a maximum's positions belong to autograd."""

@@ -104,8 +104,7 @@ def _gen_aggr(
             value += edge_term(edge_attr, weight, bias, place, live, d, inside, width, K, SUM)
         m = rectified(value)
         if REDUCE == "softmax":
-            # Messages are subtracted before they are multiplied by t: a large logit has no digits to spare. Every tile
-            # has an edge, so that the shift is a message from the first one on.
+            # Messages are subtracted before t multiplies: a large logit has no digits to spare. Every tile has an edge.
             m = tl.where(temperature < 0, -1.0, 1.0)[None, :] * m
             shift = tl.maximum(top, tl.max(tl.where(live[:, None], m, -_INF), 0))
             step = tl.where(first == start, 0.0, top - shift)
@@ -118,9 +117,8 @@ def _gen_aggr(
         else:
             total += tl.sum(tl.where(live[:, None], m, 0.0), 0)
     if REDUCE == "softmax":
-        has_edges = start < end
-        top = tl.where(has_edges, tl.where(temperature < 0, -top, top), 0.0)
-        norm = tl.where(has_edges, norm, 1.0)
+        top = tl.where(start < end, tl.where(temperature < 0, -top, top), 0.0)
+        norm = tl.where(start < end, norm, 1.0)
         total = top + tl.where(temperature < 0, -total, total) / norm
         if lse is not None:
             below = top - total.to(out.dtype.element_ty).to(SUM)
