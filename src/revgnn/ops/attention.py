@@ -7,11 +7,13 @@ torch.compile, custom ops inside.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
+from . import reference, second
 from .choice import kernels
 from .native import Csr, forward_csr, reverse_csr, sum_dtype
 from .tracing import is_traced, reverse_tensors
@@ -126,12 +128,19 @@ class _Function(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum = ctx.saved_tensors
+        if second.is_followed():
+            call = partial(_by_reference, ctx.graph, keep, ctx.negative_slope)
+            inputs, needs = (x, score_src, score_dst), ctx.needs_input_grad[:3]
+            return *second.gradients(call, inputs, (grad,), needs), None, None, None
         reverse, slope = reverse_csr(ctx.graph), ctx.negative_slope
         grads = _backward(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, reverse, slope)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None, None, None
+
+
+def _by_reference(graph, keep, negative_slope, x, score_src, score_dst):  # type: ignore[no-untyped-def]
+    return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
 
 
 # ---------------------------------------------------------------------- custom ops
@@ -204,3 +213,4 @@ def _vjp(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
+second.refuse_second(_backward_op)

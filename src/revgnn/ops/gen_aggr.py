@@ -7,11 +7,13 @@ normaliser. As in `spmm`, a lean autograd Function outside of torch.compile, cus
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
+from . import reference, second
 from .choice import kernels
 from .edge_max import edge_max
 from .native import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
@@ -154,13 +156,20 @@ class _Function(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, t, *edges, y, lse = ctx.saved_tensors
         needs, graph = ctx.needs_input_grad, ctx.graph
+        if second.is_followed():
+            call = partial(_by_reference, graph, ctx.reduce)
+            return *second.gradients(call, (x, t, *edges), (grad,), needs[:5]), None, None
         reverse = reverse_csr(graph)
         grads = _backward(grad, x, t, tuple(edges), y, lse, reverse, graph.indptr, ctx.reduce, needs[2])
         return *(g if need else None for g, need in zip(grads, needs, strict=False)), None, None
+
+
+def _by_reference(graph, reduce, x, t, edge_attr, weight, bias):  # type: ignore[no-untyped-def]
+    weight = None if weight is None else weight.t()
+    return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=1.0 if t is None else t)
 
 
 # ---------------------------------------------------------------------- custom ops
@@ -238,3 +247,4 @@ def _vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
+second.refuse_second(_backward_op)
