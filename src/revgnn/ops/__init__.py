@@ -133,8 +133,8 @@ def gen_aggr(
     if bias is not None and weight is None:
         raise ValueError("bias belongs to the map of edge_attr, but weight is None; pass both or neither")
     width = x.size(1) if weight is None else weight.size(-1)
-    check_operand(edge_attr, "edge_attr", x, graph.num_edges, width)
     check_operand(weight, "weight", x, x.size(1), width)
+    check_operand(edge_attr, "edge_attr", x, graph.num_edges, width)
     check_operand(bias, "bias", x, x.size(1))
     t, p = _exponent(t, "t", x), _exponent(p, "p", x)
     if _runs_compiled(x, edge_attr, weight, bias, t, p, graph=graph) and has_kernel(edge_attr, weight, reduce):

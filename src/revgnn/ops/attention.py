@@ -130,7 +130,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum = ctx.saved_tensors
-        if second.is_followed():
+        if second.asks_reference(grad):
             call = partial(_by_reference, ctx.graph, keep, ctx.negative_slope)
             inputs, needs = (x, score_src, score_dst), ctx.needs_input_grad[:3]
             return *second.gradients(call, inputs, (grad,), needs), None, None, None

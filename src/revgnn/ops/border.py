@@ -81,9 +81,7 @@ def check_features(x: Tensor, dims: str, num_nodes: int | None = None, device: t
     if num_nodes is not None and x.size(0) != num_nodes:
         raise ValueError(f"x must have one row per node: got {x.size(0)} rows for {num_nodes} nodes")
     if device is not None and x.device != device:
-        raise RuntimeError(
-            f"x is on {x.device}, but the graph is on {device}; move it with graph.to({str(x.device)!r})"
-        )
+        raise RuntimeError(f"x is on {x.device} but the graph on {device}; move it with graph.to({str(x.device)!r})")
 
 
 def check_operand(value: Tensor | None, name: str, x: Tensor, *shape: int, any_width: bool = False) -> None:

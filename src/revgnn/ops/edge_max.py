@@ -69,7 +69,7 @@ class _Function(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         arg, edge_attr, weight = ctx.saved_tensors
         needs, graph = ctx.needs_input_grad, ctx.graph
-        if second.is_followed():
+        if second.asks_reference(grad):
             found = second.of_maximum(grad, arg, graph), *second.of_edge_maximum(grad, arg, edge_attr, weight)
             return *(g if need else None for g, need in zip(found, needs[:4], strict=True)), None
         dx = max_backward(grad, arg, reverse_csr(graph)) if needs[0] else None

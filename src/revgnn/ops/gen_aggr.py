@@ -159,7 +159,7 @@ class _Function(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, t, *edges, y, lse = ctx.saved_tensors
         needs, graph = ctx.needs_input_grad, ctx.graph
-        if second.is_followed():
+        if second.asks_reference(grad):
             call = partial(_by_reference, graph, ctx.reduce)
             return *second.gradients(call, (x, t, *edges), (grad,), needs[:5]), None, None
         reverse = reverse_csr(graph)

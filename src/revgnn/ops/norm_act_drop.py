@@ -151,7 +151,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight, bias, mean, rstd, mask = ctx.saved_tensors
-        if second.is_followed():
+        if second.asks_reference(grad):
             call = partial(_by_reference, ctx.settings, (mean, rstd) if ctx.fixed_stats else None, mask)
             return *second.gradients(call, (x, weight, bias), (grad,), ctx.needs_input_grad[:3]), *(None,) * 4
         dx, dweight, dbias = _backward(grad, x, weight, bias, mean, rstd, mask, ctx.fixed_stats, ctx.settings)

@@ -80,10 +80,18 @@ def edge_dot(x: Tensor, grad: Tensor, csr: Csr, out: Tensor) -> None:
 
 
 def neighbour_max(x: Tensor, csr: Csr, out: Tensor, arg: Tensor | None) -> None:
-    """Operands of ``neighbour_max``, and, with ``grad`` and ``dx`` in the places of x and out, of its backward."""
+    """Operands of ``neighbour_max``."""
     (dtype, _), (device, n, _, _), d = _types(x), csr.on, x.size(-1)
     rows(x, "x", dtype, device, n, d)
     rows(out, "out", dtype, device, n, d)
+    dense(arg, "arg", torch.int32, device, n, d)
+
+
+def neighbour_max_backward(grad: Tensor, arg: Tensor, csr: Csr, dx: Tensor) -> None:
+    """Operands of ``neighbour_max_backward``."""
+    (dtype, _), (device, n, _, _), d = _types(grad), csr.on, grad.size(-1)
+    rows(grad, "grad", dtype, device, n, d)
+    rows(dx, "dx", dtype, device, n, d)
     dense(arg, "arg", torch.int32, device, n, d)
 
 
@@ -181,51 +189,51 @@ def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: _Edges, edge_g
 
 
 # ---------------------------------------------------------------------- attention
-def attention(
-    x: Tensor,
-    csr: Csr,
-    score_src: Tensor,
-    score_dst: Tensor | None,
-    keep: Tensor | None,
-    out: Tensor,
-    normaliser: Tensor | None,
-    slope_y: Tensor | None,
-    slope_sum: Tensor | None,
-) -> None:
-    """Operands of ``attention``."""
-    (dtype, total), (device, n, e, _), (h, f) = _types(x), csr.on, _heads(x)
-    rows(x, "x", dtype, device, n, h, f)
-    rows(out, "out", dtype, device, n, h, f)
-    dense(score_src, "score_src", total, device, n, h)
-    dense(score_dst, "score_dst", total, device, n, h)
-    dense(keep, "keep", torch.bool, device, e)
-    dense(normaliser, "normaliser", total, device, n, 2, h)
-    dense(slope_y, "slope_y", total, device, n, h, f)
-    dense(slope_sum, "slope_sum", total, device, n, h)
+_Scores = tuple[Tensor, Tensor | None]
+_Forward = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def attention(x: Tensor, csr: Csr, scores: _Scores, keep: Tensor | None, out: Tensor, forward: _Forward) -> None:
+    """Operands of ``attention``; ``forward``: what is kept for the backward, the normaliser and two sums of slopes."""
+    _attend(x, csr, scores, keep, ("out", out), forward)
 
 
 def attention_backward(
     grad: Tensor,
     x: Tensor,
     csr: Csr,
-    scores: tuple[Tensor, Tensor | None],
+    scores: _Scores,
     keep: Tensor | None,
-    forward: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    y: Tensor,
+    forward: _Forward,
     scratch: Tensor,
     dx: Tensor,
-    dscores: tuple[Tensor, Tensor | None],
+    dscores: _Scores,
 ) -> None:
-    """Operands of ``attention_backward``; ``forward``: y, the normaliser, and the two sums of the slopes."""
+    """Operands of ``attention_backward``."""
+    _attend(x, csr, scores, keep, ("y", y), forward)
     (dtype, total), (device, n, _, _), (h, f) = _types(x), csr.on, _heads(x)
-    y, normaliser, slope_y, slope_sum = forward
-    attention(x, csr, *scores, keep, y, normaliser, slope_y, slope_sum)
     rows(grad, "grad", dtype, device, n, h, f)
     rows(dx, "dx", dtype, device, n, h, f)
     dense(scratch, "scratch", total, device, n, h, 4)
     dense(dscores[0], "dscore_src", total, device, n, h)
     dense(dscores[1], "dscore_dst", total, device, n, h)
-    if dscores[1] is not None and (slope_y is None or slope_sum is None):
-        raise ValueError("a kernel needs slope_y and slope_sum of the forward for the gradient of score_dst")
+    if forward[0] is None or (dscores[1] is not None and (forward[1] is None or forward[2] is None)):
+        raise ValueError("a kernel needs the normaliser, and slope_y and slope_sum for the gradient of score_dst")
+
+
+def _attend(
+    x: Tensor, csr: Csr, scores: _Scores, keep: Tensor | None, out: tuple[str, Tensor], forward: _Forward
+) -> None:
+    (dtype, total), (device, n, e, _), (h, f) = _types(x), csr.on, _heads(x)
+    rows(x, "x", dtype, device, n, h, f)
+    rows(out[1], out[0], dtype, device, n, h, f)
+    dense(scores[0], "score_src", total, device, n, h)
+    dense(scores[1], "score_dst", total, device, n, h)
+    dense(keep, "keep", torch.bool, device, e)
+    dense(forward[0], "normaliser", total, device, n, 2, h)
+    dense(forward[1], "slope_y", total, device, n, h, f)
+    dense(forward[2], "slope_sum", total, device, n, h)
 
 
 def attention_scores(
@@ -239,13 +247,13 @@ def attention_scores(
     (dtype, total), device, n, (h, f) = _types(x), x.device, x.size(0), _heads(x)
     rows(x, "x", dtype, device, n, h, f)
     rows(dx, "dx", dtype, device, n, h, f)
-    ends = ("src", "dst")
-    for end, vector, score, dvector in zip(ends, vectors, scores, dvectors, strict=True):
+    d = "" if dx is None else "d"
+    for end, vector, score, dvector in zip(("src", "dst"), vectors, scores, dvectors, strict=True):
         _either_layout(vector, f"attn_{end}", total, device, h, f)
-        dense(score, f"score_{end}", total, device, n, h)
+        dense(score, f"{d}score_{end}", total, device, n, h)
         _either_layout(dvector, f"dattn_{end}", total, device, h, f)
         if (vector is None) != (score is None):
-            raise ValueError(f"a kernel needs attn_{end} and score_{end} together")
+            raise ValueError(f"a kernel needs attn_{end} and {d}score_{end} together")
 
 
 def _either_layout(vector: Tensor | None, name: str, total: torch.dtype, device: torch.device, h: int, f: int) -> None:

@@ -39,8 +39,8 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dscore_src, dscore_dst):  # type: ignore[no-untyped-def]
         x, attn_src, attn_dst = ctx.saved_tensors
-        if second.is_followed():
-            cotangents = (dscore_src,) if attn_dst is None else (dscore_src, dscore_dst)
+        cotangents = (dscore_src,) if attn_dst is None else (dscore_src, dscore_dst)
+        if second.asks_reference(*cotangents):
             inputs, needs = (x, attn_src, attn_dst), ctx.needs_input_grad
             return tuple(second.gradients(reference.attention_scores, inputs, cotangents, needs))
         x, src, dst = dense_nodes(x), _vector(attn_src, x), None if attn_dst is None else _vector(attn_dst, x)

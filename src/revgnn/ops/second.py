@@ -1,7 +1,8 @@
-"""Second derivatives: a backward that is itself differentiated (``create_graph=True``) goes through the reference.
+"""Gradients by the reference: where a backward is itself differentiated (``create_graph=True``).
 
 The kernels differentiate once. Where autograd follows a backward, its gradients are formed by differentiating the plain
-reference, which can be differentiated any number of times; a custom op, which a compiler may hold, says no instead.
+reference, which can be differentiated any number of times; so are those of a cotangent that no kernel can read. A
+custom op, which a compiler may hold, says no instead.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
 from ..graph import Graph
+from .border import is_readable
 
 
-def is_followed() -> bool:
-    """Whether the backward that runs is to be differentiated again."""
-    return torch.is_grad_enabled()
+def asks_reference(*cotangents: Tensor) -> bool:
+    """Whether the backward that runs is to be differentiated again, or given what no kernel can read."""
+    return torch.is_grad_enabled() or not is_readable(*cotangents)
 
 
 def gradients(
     call: Callable[..., Any], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Differentiate ``call(*inputs)`` in a way that can be differentiated again.
+    """Differentiate ``call(*inputs)`` by autograd, in a way that can be differentiated again where that is asked for.
 
     Args:
         call: the op by the reference; returns a tensor, or a tuple of tensors and ``None``.
@@ -33,6 +35,7 @@ def gradients(
         needs: whose gradients are wanted.
     Returns: one gradient for each input, ``None`` where none is wanted.
     """
+    followed = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that what is wanted are the gradients at this call alone.
         aliases = [
@@ -42,7 +45,7 @@ def gradients(
         found = call(*aliases)
     outputs = [out for out in (found if isinstance(found, tuple) else (found,)) if out is not None]
     wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need and alias is not None]
-    grads = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
+    grads = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=followed, allow_unused=True))
     return [next(grads) if need and alias is not None else None for alias, need in zip(aliases, needs, strict=True)]
 
 

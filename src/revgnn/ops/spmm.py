@@ -72,7 +72,7 @@ class _Sum(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         graph, mean, dx, dweight = ctx.graph, ctx.mean, None, None
-        if second.is_followed():
+        if second.asks_reference(grad):
             dx, dweight = _followed(grad, x, weight, graph, mean, ctx.needs_input_grad[:2])
             return dx, dweight, None, None
         if ctx.needs_input_grad[0]:
@@ -103,7 +103,7 @@ class _Max(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (arg,) = ctx.saved_tensors
-        if second.is_followed():
+        if second.asks_reference(grad):
             return second.of_maximum(grad, arg, ctx.graph), None
         return max_backward(grad, arg, reverse_csr(ctx.graph)), None
 

@@ -39,7 +39,7 @@ def attention(
         slope_sum: [N, H] likewise.
         slope_y: [N, H, F] in the type of the sums; with `slope_sum`, for the gradient of ``score_dst``.
     """
-    operands.attention(x, csr, score_src, score_dst, keep, out, normaliser, slope_y, slope_sum)
+    operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
     _attention(
         csr_fields(csr),
         x.size(1),
@@ -80,8 +80,8 @@ def attention_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradients of `attention`; ``scratch``: [N, H, 4] in the type of the sums, ``accumulate``: into dx."""
-    scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (y, normaliser, slope_y, slope_sum)
-    operands.attention_backward(grad, x, reverse, scores, keep, forward, scratch, dx, dscores)
+    scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (normaliser, slope_y, slope_sum)
+    operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
     _attention_backward(
         csr_fields(reverse),
         x.size(1),

@@ -91,7 +91,7 @@ def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None
 
 def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tensor, accumulate: bool = False) -> None:
     """Send each gradient to the source of the edge that ``arg`` names."""
-    operands.neighbour_max(grad, reverse, dx, arg)
+    operands.neighbour_max_backward(grad, arg, reverse, dx)
     _max_backward(
         csr_fields(reverse),
         grad.size(1),

@@ -41,7 +41,7 @@ def attention(
     slope_sum: Tensor | None = None,
 ) -> None:
     """Sum neighbours with attention; contract in `revgnn.ops.native.attention`."""
-    operands.attention(x, csr, score_src, score_dst, keep, out, normaliser, slope_y, slope_sum)
+    operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
     _, heads, width = out.shape
     block = column_block(width)
     launch_rows(

@@ -51,8 +51,8 @@ def attention_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradients of `attention`; contract in `revgnn.ops.native.attention_backward`."""
-    scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (y, normaliser, slope_y, slope_sum)
-    operands.attention_backward(grad, x, reverse, scores, keep, forward, scratch, dx, dscores)
+    scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (normaliser, slope_y, slope_sum)
+    operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
     num_rows, heads, width = dx.shape
     block = column_block(width)
     block_e = edge_block(block)

@@ -93,7 +93,7 @@ def _neighbour_max(
 
 def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tensor, accumulate: bool = False) -> None:
     """Send each gradient to the source of the edge that ``arg`` names."""
-    operands.neighbour_max(grad, reverse, dx, arg)
+    operands.neighbour_max_backward(grad, arg, reverse, dx)
     width = dx.size(1)
     block = column_block(width)
     launch_rows(
