@@ -84,9 +84,10 @@ struct Attention {
     const Entries reciprocal = sum == Entries{} ? Entries{} : S(1) / sum;
     store<L>(share, reciprocal);
     const int64_t node = i * a.heads + run.head;
-    if (a.lse != nullptr) {
-      const Entries lse = sum == Entries{} ? Entries{} : state.top + vlog<L>(sum);
-      put_heads<S, Lanes>(static_cast<S *>(a.lse) + node, lse, run.count);
+    if (a.normaliser != nullptr) {
+      S *normaliser = static_cast<S *>(a.normaliser) + node + i * a.heads;
+      put_heads<S, Lanes>(normaliser, state.top, run.count);
+      put_heads<S, Lanes>(normaliser + a.heads, reciprocal, run.count);
     }
     if (a.slope_y == nullptr) return;
     const Entries slopes = across_heads<S, Lanes>(state.slope_sum, add) * reciprocal;

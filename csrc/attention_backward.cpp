@@ -1,6 +1,6 @@
 // The gradients of attention, over the reverse graph.
 //
-// With p = exp(logit - lse) and D_i = <g_i, y_i> the gradient of a logit is p (<g_i, x_j> - D_i): no sum over a row's
+// With p = exp(logit - top) / sum and D_i = <g_i, y_i> the gradient of a logit is p (<g_i, x_j> - D_i): no sum over a row's
 // edges is needed, and the gradient of the source's score is <sum_i p slope g_i, x_j> - sum_i p slope D_i. So the rows
 // g_i are summed with the weights p and p slope as the forward sums the rows x_j, and one product a row does the rest.
 // The destination's is <g_i, z_i> - D_i s_i with z and s from the forward.
@@ -9,7 +9,7 @@
 
 namespace {
 
-/// What edges need of their destination, for every head: scores, then normalisers, then <g, y>. Fills dscore_dst.
+/// What edges need of their destination, for every head: scores, then both normalisers, then <g, y>. Fills dscore_dst.
 template <class T, int W>
 void attend_destinations(const revgnn_attention_backward_args &a) {
   using S = Sum<T>;
@@ -17,7 +17,8 @@ void attend_destinations(const revgnn_attention_backward_args &a) {
   const int64_t heads = a.heads, last = a.width - W;
   const Mask<S, W> fresh = fresh_lanes<S, W>(a.width);
   for_rows(a.graph.num_rows, a.threads, 2 * a.graph.num_rows * heads * a.width, [&](int64_t i) REVGNN_LAMBDA {
-    S *out = static_cast<S *>(a.scratch) + 3 * i * heads;
+    S *out = static_cast<S *>(a.scratch) + 4 * i * heads;
+    const S *normaliser = static_cast<const S *>(a.normaliser) + 2 * i * heads;
     for (int64_t h = 0; h < heads; h++) {
       const int64_t node = i * heads + h;
       const T *grad = static_cast<const T *>(a.grad) + i * a.grad_stride + h * a.width;
@@ -32,8 +33,9 @@ void attend_destinations(const revgnn_attention_backward_args &a) {
       }
       const S total = reduce_add<S, W>(dot);
       out[h] = a.score_dst == nullptr ? S(0) : static_cast<const S *>(a.score_dst)[node];
-      out[heads + h] = static_cast<const S *>(a.lse)[node];
-      out[2 * heads + h] = total;
+      out[heads + h] = normaliser[h];
+      out[2 * heads + h] = normaliser[heads + h];
+      out[3 * heads + h] = total;
       if (slope_y == nullptr) continue;
       const S slope_sum = static_cast<const S *>(a.slope_sum)[node];
       static_cast<S *>(a.dscore_dst)[node] = reduce_add<S, W>(slope_dot) - total * slope_sum;
@@ -49,7 +51,7 @@ struct AttentionBackward {
 
   /// A tile with what edges need of their destination.
   struct Gathered : Tile<T> {
-    S lse[kEntries + L], dot[kEntries + L];
+    S top[kEntries + L], share[kEntries + L], dot[kEntries + L];
   };
 
   const revgnn_attention_backward_args &a;
@@ -67,13 +69,14 @@ struct AttentionBackward {
     const T *rows = grad;
     tile.start = start;
     for (int64_t e = start; e < end; e++) {
-      if (e + far < num_edges) __builtin_prefetch(destinations + 3 * indices[e + far] * heads);
+      if (e + far < num_edges) __builtin_prefetch(destinations + 4 * indices[e + far] * heads);
       const int64_t i = indices[e], entry = (e - start) * Lanes;
-      const S *to = destinations + 3 * i * heads;
+      const S *to = destinations + 4 * i * heads;
       tile.row[e - start] = rows + i * stride;
       copy_heads<S, Lanes>(tile.score + entry, to, count);
-      copy_heads<S, Lanes>(tile.lse + entry, to + heads, count);
-      copy_heads<S, Lanes>(tile.dot + entry, to + 2 * heads, count);
+      copy_heads<S, Lanes>(tile.top + entry, to + heads, count);
+      copy_heads<S, Lanes>(tile.share + entry, to + 2 * heads, count);
+      copy_heads<S, Lanes>(tile.dot + entry, to + 3 * heads, count);
     }
     if (a.keep == nullptr) return;
     for (int64_t e = start; e < end; e++) {
@@ -90,7 +93,8 @@ struct AttentionBackward {
     for (int entry = begin; entry < end; entry += L) {
       Entries slope;
       const Entries logit = rectify(load<L>(tile.score + entry) + from, S(a.negative_slope), &slope);
-      const Entries p = vexp<L>(logit - load<L>(tile.lse + entry)), slope_p = p * slope;
+      const Entries p = vexp<L>(rounded(logit) - load<L>(tile.top + entry)) * load<L>(tile.share + entry);
+      const Entries slope_p = p * slope;
       dots += entries_left<S>(end - entry) ? slope_p * load<L>(tile.dot + entry) : Entries{};
       store<L>(tile.p + entry, p);
       store<L>(tile.slope_p + entry, slope_p);

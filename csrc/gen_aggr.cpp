@@ -14,7 +14,8 @@ namespace {
 constexpr int kSlack = 20;
 
 // ------------------------------------------------------------------ forward
-/// The softmax of one row so far: weights are relative to exp(top).
+/// The softmax of one row so far: weights are exp(t (m - top)), and `acc` sums them times m - top or, with a shift of the
+/// channel, m - least. Messages are subtracted before they are multiplied by t: a large logit has no digits to spare.
 template <class S, int W, int NB>
 struct Softmax {
   using V = Vec<S, W>;
@@ -22,9 +23,15 @@ struct Softmax {
 
   REVGNN_INLINE Softmax() {
 #pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) top[b] = sum[b] = acc[b] = V{};
+  }
+
+  /// Begin with a first message.
+  REVGNN_INLINE void start(const V *m) {
+#pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
-      top[b] = splat<S, W>(S(-1e30));
-      sum[b] = acc[b] = V{};
+      top[b] = m[b];
+      sum[b] = splat<S, W>(S(1));
     }
   }
 
@@ -32,33 +39,62 @@ struct Softmax {
   REVGNN_INLINE void raise(const V *m, const V *t) {
     Mask<S, W> above{};
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) above |= m[b] * t[b] > top[b] + S(kSlack);
+    for (int b = 0; b < NB; b++) above |= (m[b] - top[b]) * t[b] > splat<S, W>(S(kSlack));
     if (__builtin_expect(!any<S, W>(above), 1)) return;
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
-      const V logit = m[b] * t[b], raised = logit > top[b] ? logit : top[b];
-      const V scale = vexp<W>(top[b] - raised);
+      const V raised = (m[b] - top[b]) * t[b] > V{} ? m[b] : top[b], step = top[b] - raised;
+      const V scale = vexp<W>(step * t[b]);
+      acc[b] = (acc[b] + sum[b] * step) * scale;
       sum[b] *= scale;
-      acc[b] *= scale;
       top[b] = raised;
     }
   }
 
-  /// With `inside` no logit is far from the shift.
-  template <bool inside>
   REVGNN_INLINE void add(const V *m, const V *t) {
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
-      const V logit = m[b] * t[b] - top[b], p = inside ? vexp_inside<W>(logit) : vexp<W>(logit);
+      const V away = m[b] - top[b], p = vexp<W>(away * t[b]);
       sum[b] += p;
-      acc[b] += p * m[b];
+      acc[b] += p * away;
+    }
+  }
+
+  /// No logit is far from the shift.
+  REVGNN_INLINE void add_inside(const V *m, const V *t, const S *least, int64_t width) {
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; b++) {
+      const V p = vexp_inside<W>((m[b] - top[b]) * t[b]);
+      sum[b] += p;
+      acc[b] += p * (m[b] - load<W>(least + block_start<W, NB>(b, width)));
     }
   }
 };
 
-/// With a `shift` no logit of a channel exceeds, the softmax needs no search for the largest.
+/// Write y and what turns its messages into weights: the log of the sum of exp(t (m - y)), y as it is stored.
+template <class T, int W, int NB>
+REVGNN_INLINE void put_softmax(
+    const revgnn_gen_aggr_args &a, int64_t i, int64_t first, int64_t width, const Vec<Sum<T>, W> *base,
+    const Vec<Sum<T>, W> *top, const Vec<Sum<T>, W> *sum, const Vec<Sum<T>, W> *acc
+) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  T *y = static_cast<T *>(a.y) + i * a.y_stride + first;
+  S *lse = a.lse == nullptr ? nullptr : static_cast<S *>(a.lse) + i * a.width + first;
+  const bool isolated = a.graph.indptr[i] == a.graph.indptr[i + 1];
+#pragma GCC unroll 8
+  for (int b = 0; b < NB; b++) {
+    const int64_t at = block_start<W, NB>(b, width);
+    store<W>(y + at, isolated ? V{} : base[b] + acc[b] / sum[b]);
+    if (lse == nullptr) continue;
+    const V t = load<W>(static_cast<const S *>(a.t) + first + at);
+    store<W>(lse + at, isolated ? V{} : vlog<W>(sum[b]) + t * (top[b] - load<W>(y + at)));
+  }
+}
+
+/// With shifts of the channels, which no logit exceeds, the softmax needs no search for the largest.
 template <class T, int W, int NB, bool edges, bool softmax, bool shifted>
-void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const Sum<T> *shift) {
+void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_csr &g = a.graph;
@@ -75,7 +111,7 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
     Softmax<S, W, NB> state;
     if constexpr (shifted) {
 #pragma GCC unroll 8
-      for (int b = 0; b < NB; b++) state.top[b] = load<W>(shift + first + block_start<W, NB>(b, width));
+      for (int b = 0; b < NB; b++) state.top[b] = load<W>(shifts.top() + first + block_start<W, NB>(b, width));
     }
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
     for (int64_t e = begin; e < end; e++) {
@@ -89,30 +125,37 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
         m[b] = relu(edges ? from + term[b] : from) + eps;
         if constexpr (!softmax) state.acc[b] += m[b];
       }
-      if constexpr (softmax && !shifted) state.raise(m, t);
-      if constexpr (softmax) state.template add<shifted>(m, t);
-    }
-    T *y = static_cast<T *>(a.y) + i * a.y_stride + first;
-    S *lse = softmax && a.lse != nullptr ? static_cast<S *>(a.lse) + i * a.width + first : nullptr;
-    const S share = a.reduce == REVGNN_MEAN && end > begin ? S(1) / S(end - begin) : S(1);
-    const bool isolated = begin == end;
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) {
-      const int64_t at = block_start<W, NB>(b, width);
-      if constexpr (softmax) {
-        store<W>(y + at, isolated ? V{} : state.acc[b] / state.sum[b]);
-        if (lse != nullptr) store<W>(lse + at, isolated ? V{} : state.top[b] + vlog<W>(state.sum[b]));
-      } else {
-        store<W>(y + at, state.acc[b] * share);
+      if constexpr (softmax && shifted) {
+        state.add_inside(m, t, shifts.least() + first, width);
+      } else if constexpr (softmax) {
+        if (e == begin) {
+          state.start(m);
+        } else {
+          state.raise(m, t);
+          state.add(m, t);
+        }
       }
+    }
+    if constexpr (softmax) {
+      V base[NB];
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) {
+        base[b] = shifted ? load<W>(shifts.least() + first + block_start<W, NB>(b, width)) : state.top[b];
+      }
+      put_softmax<T, W, NB>(a, i, first, width, base, state.top, state.sum, state.acc);
+    } else {
+      T *y = static_cast<T *>(a.y) + i * a.y_stride + first;
+      const S share = a.reduce == REVGNN_MEAN && end > begin ? S(1) / S(end - begin) : S(1);
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) store<W>(y + block_start<W, NB>(b, width), state.acc[b] * share);
     }
   });
 }
 
 // ------------------------------------------------------------------ by node
-/// scratch_j = (p_j, p_j m_j) with p = exp(t m - shift)
+/// scratch_j = (p_j, p_j (m_j - least)) with p = exp(t (m - top))
 template <class T, int W>
-void make_node_weights(const revgnn_gen_aggr_args &a, const Sum<T> *shift) {
+void make_node_weights(const revgnn_gen_aggr_args &a, const ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   const S *t = static_cast<const S *>(a.t);
   for_rows(a.graph.num_rows, a.threads, 5 * a.graph.num_rows * a.width, [&](int64_t j) REVGNN_LAMBDA {
@@ -120,56 +163,54 @@ void make_node_weights(const revgnn_gen_aggr_args &a, const Sum<T> *shift) {
     T *out = static_cast<T *>(a.scratch) + 2 * j * a.width;
     for (int64_t d = 0; d < a.width; d += W) {
       const int64_t at = d + W <= a.width ? d : a.width - W;
-      const auto m = relu(load<W>(x + at)) + S(a.eps), p = vexp_inside<W>(m * load<W>(t + at) - load<W>(shift + at));
+      const auto m = relu(load<W>(x + at)) + S(a.eps);
+      const auto p = vexp_inside<W>((m - load<W>(shifts.top() + at)) * load<W>(t + at));
       store<W>(out + at, p);
-      store<W>(out + a.width + at, p * m);
+      store<W>(out + a.width + at, p * (m - load<W>(shifts.least() + at)));
     }
   });
 }
 
 template <class T, int W, int NB>
-void node_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const Sum<T> *shift) {
+void node_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_csr &g = a.graph;
   const T *weights = static_cast<const T *>(a.scratch) + first;
   for_rows(g.num_rows, a.threads, 2 * (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
-    V sum[NB] = {}, acc[NB] = {};
+    V sum[NB] = {}, acc[NB] = {}, top[NB], least[NB];
     sum_pairs<T, W, NB>(g, i, weights, 2 * a.width, a.width, width, sum, acc);
-    T *y = static_cast<T *>(a.y) + i * a.y_stride + first;
-    S *lse = a.lse != nullptr ? static_cast<S *>(a.lse) + i * a.width + first : nullptr;
-    const bool isolated = g.indptr[i] == g.indptr[i + 1];
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
-      const int64_t at = block_start<W, NB>(b, width);
-      store<W>(y + at, isolated ? V{} : acc[b] / sum[b]);
-      if (lse != nullptr) store<W>(lse + at, isolated ? V{} : load<W>(shift + first + at) + vlog<W>(sum[b]));
+      top[b] = load<W>(shifts.top() + first + block_start<W, NB>(b, width));
+      least[b] = load<W>(shifts.least() + first + block_start<W, NB>(b, width));
     }
+    put_softmax<T, W, NB>(a, i, first, width, least, top, sum, acc);
   });
 }
 
 template <class T>
 void aggregate(const revgnn_gen_aggr_args &a) {
   using S = Sum<T>;
-  const Buffer<S> shift(a.width);
-  const bool narrow = a.weight == nullptr && channel_shifts<T>(a, shift.data());
+  const ChannelShifts<S> shifts(a.width);
+  const bool narrow = a.weight == nullptr && find_shifts<T>(a, shifts);
   if (narrow && a.scratch != nullptr && by_node<T>(a.graph.num_rows, a.width)) {
-    with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA { make_node_weights<T, decltype(w)::value>(a, shift.data()); });
+    with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA { make_node_weights<T, decltype(w)::value>(a, shifts); });
     for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
-      node_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width, shift.data());
+      node_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width, shifts);
     });
     return;
   }
   for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
     constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
     if (narrow) {
-      gen_rows<T, W, NB, false, true, true>(a, first, width, shift.data());
+      gen_rows<T, W, NB, false, true, true>(a, first, width, shifts);
     } else if (a.weight == nullptr) {
-      gen_rows<T, W, NB, false, true, false>(a, first, width, nullptr);
+      gen_rows<T, W, NB, false, true, false>(a, first, width, shifts);
     } else if (a.reduce == REVGNN_SOFTMAX) {
-      gen_rows<T, W, NB, true, true, false>(a, first, width, nullptr);
+      gen_rows<T, W, NB, true, true, false>(a, first, width, shifts);
     } else {
-      gen_rows<T, W, NB, true, false, false>(a, first, width, nullptr);
+      gen_rows<T, W, NB, true, false, false>(a, first, width, shifts);
     }
   });
 }

@@ -1,8 +1,9 @@
 // The gradients of GEN's aggregation.
 //
-// Per edge: with p = exp(t m - lse), dm = g p (1 + t (m - y)). Per node: without edge features p splits into
-// exp(t m_j - c) * exp(c - lse_i) for any shift c of the channel, so that two plain sums over the edges, of h and h y
-// with h = g exp(c - lse), are all that is needed.
+// Per edge: with p = exp(t (m - y) - lse), dm = g p (1 + t (m - y)). Per node: without edge features p splits into
+// exp(t (m_j - c)) * exp(t (c - y_i) - lse_i) for any message c, so that two plain sums over the edges, of h and
+// h (y - least) with h = g exp(t (c - y) - lse), are all that is needed. The gradient of t is sum g p (m - y) m', where
+// m' may be m less anything that the row's edges share: the smaller, the more digits are left.
 #include "gen_shift.h"
 #include "kernels.h"
 #include "messages.h"
@@ -147,8 +148,8 @@ struct SourceGradients {
       V dm = load<W>(grad + i * a.grad_stride + at) * share;
       if constexpr (softmax) {
         const V m = relu(inside) + S(a.eps), away = m - load<W>(y + i * a.y_stride + at);
-        dm *= vexp<W>(m * t[b] - load<W>(lse + i * a.width + at));
-        t_sum[b] += dm * away * m;
+        dm *= vexp<W>(away * t[b] - load<W>(lse + i * a.width + at));
+        t_sum[b] += dm * away * away;
         dm *= away * t[b] * through_weights + S(1);
       }
       dm = inside > V{} ? dm : V{};
@@ -189,27 +190,28 @@ void gen_backward_rows(
 }
 
 // ------------------------------------------------------------------ backward per node
-/// scratch_i = (h_i, h_i y_i) with h = grad exp(shift - lse)
+/// scratch_i = (h_i, h_i (y_i - least)) with h = grad exp(t (top - y) - lse)
 template <class T, int W>
-void make_node_sums(const revgnn_gen_aggr_backward_args &a, const Sum<T> *shift) {
+void make_node_sums(const revgnn_gen_aggr_backward_args &a, const ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   for_rows(a.graph.num_rows, a.threads, 5 * a.graph.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
     const T *grad = static_cast<const T *>(a.grad) + i * a.grad_stride,
             *y = static_cast<const T *>(a.y) + i * a.y_stride;
-    const S *lse = static_cast<const S *>(a.lse) + i * a.width;
+    const S *lse = static_cast<const S *>(a.lse) + i * a.width, *t = static_cast<const S *>(a.t);
     T *out = static_cast<T *>(a.scratch) + 2 * i * a.width;
     for (int64_t d = 0; d < a.width; d += W) {
       const int64_t at = d + W <= a.width ? d : a.width - W;
-      const auto h = load<W>(grad + at) * vexp<W>(load<W>(shift + at) - load<W>(lse + at));
+      const auto value = load<W>(y + at), below = (load<W>(shifts.top() + at) - value) * load<W>(t + at);
+      const auto h = load<W>(grad + at) * vexp<W>(below - load<W>(lse + at));
       store<W>(out + at, h);
-      store<W>(out + a.width + at, h * load<W>(y + at));
+      store<W>(out + a.width + at, h * (value - load<W>(shifts.least() + at)));
     }
   });
 }
 
 template <class T, int W, int NB>
 void node_backward_rows(
-    const revgnn_gen_aggr_backward_args &a, int64_t first, int64_t width, const Sum<T> *shift,
+    const revgnn_gen_aggr_backward_args &a, int64_t first, int64_t width, const ChannelShifts<Sum<T>> &shifts,
     Partials<Sum<T>> &partials
 ) {
   using S = Sum<T>;
@@ -229,8 +231,9 @@ void node_backward_rows(
         const int64_t at = block_start<W, NB>(b, width);
         const V inside = load<W>(x + at), m = relu(inside) + S(a.eps);
         const V t = load<W>(static_cast<const S *>(a.t) + first + at);
-        const V p = vexp_inside<W>(m * t - load<W>(shift + first + at)), away = m * sum[b] - sum_y[b];
-        t_sum[b] = p * m * away;
+        const V p = vexp_inside<W>((m - load<W>(shifts.top() + first + at)) * t);
+        const V above = m - load<W>(shifts.least() + first + at), away = above * sum[b] - sum_y[b];
+        t_sum[b] = p * above * away;
         const V dm = p * (sum[b] + t * through_weights * away);
         sum[b] = inside > V{} ? dm : V{};
       }
@@ -245,12 +248,12 @@ template <class T>
 bool backward_by_node(const revgnn_gen_aggr_backward_args &a, Partials<Sum<T>> &partials) {
   using S = Sum<T>;
   if (a.weight != nullptr || a.scratch == nullptr || a.reduce != REVGNN_SOFTMAX) return false;
-  const Buffer<S> shift(a.width);
-  const bool narrow = channel_shifts<T>(a, shift.data());
+  const ChannelShifts<S> shifts(a.width);
+  const bool narrow = find_shifts<T>(a, shifts);
   if (narrow) {
-    with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA { make_node_sums<T, decltype(w)::value>(a, shift.data()); });
+    with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA { make_node_sums<T, decltype(w)::value>(a, shifts); });
     for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
-      node_backward_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width, shift.data(), partials);
+      node_backward_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width, shifts, partials);
     });
   }
   return narrow;

@@ -19,9 +19,21 @@ REVGNN_INLINE bool by_node(int64_t rows, int64_t width) {
   return kVectorBytes < 64 || 2 * rows * width * int64_t(sizeof(T)) <= kTableBytes;
 }
 
-/// The largest t m of every channel, the shift, in `shift`; false where some channel's range is too wide for it.
+/// The messages of every channel that weights and sums are taken from: differences of messages keep their digits where
+/// logits, and the messages themselves, are large.
+template <class S>
+struct ChannelShifts {
+  Buffer<S> values; /* the message of the largest t m, then the least message */
+  int64_t width;
+
+  explicit ChannelShifts(int64_t channels) : values(2 * channels), width(channels) {}
+  S *top() const { return values.data(); }
+  S *least() const { return values.data() + width; }
+};
+
+/// Find the shifts; false where some channel's range of t m is too wide for one.
 template <class T, class Args>
-bool channel_shifts(const Args &a, Sum<T> *shift) {
+bool find_shifts(const Args &a, const ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   const revgnn_csr &g = a.graph;
   const S *t = static_cast<const S *>(a.t);
@@ -59,7 +71,8 @@ bool channel_shifts(const Args &a, Sum<T> *shift) {
     }
     const S largest = (high > 0 ? high : S(0)) + S(a.eps), least = (low < 0 ? -low : S(0)) + S(a.eps);
     const S range = (largest - least) * (t[d] < 0 ? -t[d] : t[d]);
-    shift[d] = t[d] * (t[d] < 0 ? least : largest);
+    shifts.top()[d] = t[d] < 0 ? least : largest;
+    shifts.least()[d] = least;
     narrow = narrow && range <= S(kRange);  // false for a NaN
   }
   return narrow;

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define REVGNN_ABI_VERSION 2
+#define REVGNN_ABI_VERSION 3
 #define REVGNN_UNSUPPORTED (-1)
 
 #ifdef __cplusplus
@@ -105,7 +105,7 @@ typedef struct {
   double eps;
   void *y;
   int64_t y_stride;
-  void *lse;     /* [N, width] Sum: log of the sum of exp(t m), or NULL; softmax only */
+  void *lse;     /* [N, width] Sum: log of the sum of exp(t (m - y)), or NULL; softmax only */
   void *scratch; /* [N, 2 width] of dtype, or NULL; softmax without a weight */
   int32_t reduce;
   int32_t dtype;
@@ -193,7 +193,7 @@ typedef struct {
   const uint8_t *keep; /* [E], read through edge_ids; NULL keeps all */
   void *y;
   int64_t y_stride;
-  void *lse;       /* [N, heads] Sum, or NULL */
+  void *normaliser; /* [N, 2, heads] Sum, or NULL: the largest logit, then 1 / sum exp(logit - largest) */
   void *slope_y;   /* [N, heads, width] Sum: sum p slope x_j, for the gradient of score_dst; or NULL */
   void *slope_sum; /* [N, heads] Sum: sum p slope; with slope_y */
   int32_t dtype;
@@ -212,12 +212,12 @@ typedef struct {
   const uint8_t *keep;
   const void *y;
   int64_t y_stride;
-  const void *lse;
+  const void *normaliser;
   const void *slope_y;
   const void *slope_sum;
   const void *grad;
   int64_t grad_stride;
-  void *scratch; /* [N, heads, 3] Sum */
+  void *scratch; /* [N, heads, 4] Sum */
   void *dx;
   int64_t dx_stride;
   void *dscore_src; /* [N, heads] Sum */

@@ -214,6 +214,20 @@ REVGNN_INLINE Vec<S, W> permute(Vec<S, W> v, Mask<S, W> from) {
 #endif
 }
 
+/// A product as it would be stored: the compiler may not fuse it with what follows, which would round it differently from
+/// where it was stored.
+template <class V>
+REVGNN_INLINE V rounded(V v) {
+#if defined(__SSE2__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  asm("" : "+m"(v));
+#endif
+  return v;
+}
+
 /// max(0, x); a NaN stays one.
 template <class V>
 REVGNN_INLINE V relu(V x) {

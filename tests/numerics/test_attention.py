@@ -82,9 +82,11 @@ def _results(inputs: list[Tensor], keep: Tensor, cotangent: Tensor, graph: Graph
 @pytest.mark.parametrize(("heads", "width"), [(4, 16), (3, 21), (1, 300)])
 def test_the_gradient_is_added(heads: int, width: int, graph: Graph) -> None:
     x, src = torch.randn(NUM_NODES, heads, width), torch.randn(NUM_NODES, heads)
-    grad, y, lse = torch.randn_like(x), torch.empty_like(x), torch.empty_like(src)
+    grad, y, normaliser = torch.randn_like(x), torch.empty_like(x), torch.empty(NUM_NODES, 2, heads)
     csr = native.forward_csr(graph)
-    native.attention(x, csr, score_src=src, score_dst=None, negative_slope=0.2, keep=None, out=y, lse=lse)
+    native.attention(
+        x, csr, score_src=src, score_dst=None, negative_slope=0.2, keep=None, out=y, normaliser=normaliser
+    )  # fmt: skip
     written, added = torch.empty_like(x), torch.ones_like(x)
     for dx in (written, added):
         native.attention_backward(
@@ -96,10 +98,10 @@ def test_the_gradient_is_added(heads: int, width: int, graph: Graph) -> None:
             negative_slope=0.2,
             keep=None,
             y=y,
-            lse=lse,
+            normaliser=normaliser,
             slope_y=None,
             slope_sum=None,
-            scratch=torch.empty(NUM_NODES, heads, 3),
+            scratch=torch.empty(NUM_NODES, heads, 4),
             dx=dx,
             dscore_src=torch.empty_like(src),
             dscore_dst=None,

@@ -160,10 +160,13 @@ class ActDrop:
 
     def fuses(self, norm: nn.Module, x: Tensor) -> bool:
         """Whether `write` and `pull_back` can take [N, D] rows, without autograd."""
-        vectors = (*_affine(norm).values(), getattr(norm, "running_mean", None), getattr(norm, "running_var", None))
-        fit = all(v is None or (v.shape == x.shape[1:] and v.device == x.device and v.is_contiguous()) for v in vectors)
-        same = all(vector is None or vector.dtype == x.dtype for vector in vectors[:2])
-        return x.dim() == 2 and fit and same and kind_of(norm, x) in ("layer", "batch", "none")
+        running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
+        return (
+            x.dim() == 2
+            and kind_of(norm, x) in ("layer", "batch", "none")
+            and all(vector is None or ops.fits(vector, x, x.size(1)) for vector in _affine(norm).values())
+            and all(v is None or (v.shape == x.shape[1:] and v.device == x.device) for v in running)
+        )
 
     def write(
         self,

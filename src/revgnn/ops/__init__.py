@@ -3,11 +3,13 @@
 The contracts stand here, and each call goes to one of three implementations (`implementation` names a device's,
 ``REVGNN_OPS`` chooses): `reference`, every op in plain torch; `native`, compiled CPU kernels, and `triton`, the same
 kernels for CUDA, neither of which makes a tensor per edge and channel. The kernels take float32, bfloat16 and float64.
-What they have no code for, both alike, runs on the reference:
+What is wrong is refused here, by the same errors whichever implementation runs: ValueError for a shape or a choice,
+TypeError for a type, RuntimeError for a device. What the kernels have no code for runs on the reference:
 
 | op | on the reference where kernels are chosen |
 |---|---|
-| all | float16; int64 indices (2^31 nodes or edges); D = 0 |
+| all | float16; int64 indices (2^31 nodes or edges); D = 0; transforms of `torch.func`, forward-mode differentiation, |
+| | `torch.jit.trace`, ``make_fx``; tensors that wrap others, or have no memory of their own |
 | `attention_scores` | under torch.compile, which fuses it |
 | `gen_aggr` | ``edge_attr`` [E, D] without ``weight``; ``reduce="power"`` with edge features |
 | `norm_act_drop` | ``norm="graph"``; x of other than two dimensions |
@@ -16,12 +18,24 @@ What they have no code for, both alike, runs on the reference:
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
 from ..graph import Graph
 from . import native, reference, triton
 from .attention import attention as compiled_attention
+from .border import (
+    check_dtype,
+    check_features,
+    check_operand,
+    check_place,
+    fits,
+    is_readable,
+    is_transformed,
+    sum_dtype,
+)
 from .choice import implementation, kernels, using
 from .gen_aggr import gen_aggr as compiled_gen_aggr
 from .gen_aggr import has_kernel
@@ -38,6 +52,7 @@ __all__ = [
     "attention",
     "attention_scores",
     "draw_mask",
+    "fits",
     "gen_aggr",
     "implementation",
     "keep_mask",
@@ -59,20 +74,21 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
     Args:
         x: [N, D] node features.
         graph: incoming edges by destination; isolated nodes receive 0.
-        weight: [E] weights in the graph's order of edges, with gradients; ``None`` means 1. Not with ``max``.
+        weight: [E] weights in the graph's order of edges, of any floating-point type, with gradients; ``None`` means 1.
+            Not with ``max``.
         reduce: ``sum``, ``mean`` or ``max``; max sends its gradient to the first edge that attains it.
     Returns: [N, D] in the dtype of ``x``; half-precision sums are kept in float32.
-    Raises: ValueError: if shapes disagree, or ``max`` is asked for with weights.
+    Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree, or for ``max`` with weights.
     Cost: kernels: one pass over E x D; saves nothing, or x for the weights' gradient, or [N, D] int32 for max.
         reference: one [E, D] tensor.
     Source: Kipf & Welling 2017 (sum), Hamilton et al. 2017 (mean, max).
     """
+    _check_choice("reduce", reduce, Reduce)
     _check_nodes(x, graph)
-    if weight is not None:
-        if reduce == "max":
-            raise ValueError("reduce='max' takes no edge weight; scale x before, or use 'sum' or 'mean'")
-        _check_edges(weight, graph, "weight")
-    if _runs_compiled(x) and _is_narrow(graph):
+    if weight is not None and reduce == "max":
+        raise ValueError("reduce='max' takes no edge weight; scale x before, or use 'sum' or 'mean'")
+    check_operand(weight, "weight", x, graph.num_edges, any_width=True)
+    if _runs_compiled(x, weight, graph=graph):
         return compiled_spmm(x, graph, weight, reduce)
     return reference.spmm(x, graph, weight, reduce=reduce)
 
@@ -104,21 +120,24 @@ def gen_aggr(
         t: inverse temperature of the softmax, dimensionless; larger approaches max. A tensor may be learned.
         p: exponent of the power mean; a tensor may be learned.
     Returns: [N, D] in the dtype of ``x``.
-    Raises: ValueError: if shapes disagree.
+    Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree.
     Cost: kernels: one pass over E x D each way; softmax without edge features: two, of plain sums, with [N, 2D]
         scratch; saves x, y and one [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for
         the backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
+    _check_choice("reduce", reduce, Aggr)
     _check_nodes(x, graph)
-    if edge_attr is not None:
-        _check_edges(edge_attr, graph, "edge_attr")
-        width = x.size(1) if weight is None else weight.size(1)
-        if edge_attr.dim() != 2 or edge_attr.size(1) != width:
-            raise ValueError(f"edge_attr must be [{graph.num_edges}, {width}], got {list(edge_attr.shape)}")
-    elif weight is not None:
+    if weight is not None and edge_attr is None:
         raise ValueError("weight maps edge_attr, but edge_attr is None; pass both or neither")
-    if _runs_compiled(x) and _is_narrow(graph) and has_kernel(x, edge_attr, weight, reduce, t):
+    if bias is not None and weight is None:
+        raise ValueError("bias belongs to the map of edge_attr, but weight is None; pass both or neither")
+    width = x.size(1) if weight is None else weight.size(-1)
+    check_operand(weight, "weight", x, x.size(1), width)
+    check_operand(edge_attr, "edge_attr", x, graph.num_edges, width)
+    check_operand(bias, "bias", x, x.size(1))
+    t, p = _exponent(t, "t", x), _exponent(p, "p", x)
+    if _runs_compiled(x, edge_attr, weight, bias, t, p, graph=graph) and has_kernel(edge_attr, weight, reduce):
         return compiled_gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
     return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
 
@@ -144,19 +163,19 @@ def attention(
         negative_slope: slope of the leaky rectifier below 0.
         keep: [E] bool in the graph's order of edges; False removes an edge before the softmax. ``None`` keeps all.
     Returns: [N, H, F] in the dtype of ``x``.
-    Raises: ValueError, TypeError: if shapes disagree, or ``keep`` is not bool.
+    Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree, or ``keep`` is not bool.
     Cost: kernels: one pass over E x H x F forward and one backward; saves x, y, one [N, H, F] and a few [N, H].
         reference: one [E, H, F] and several [E, H] tensors.
     Source: Velickovic et al. 2018; edge drop as in the paper's RevGAT.
     """
-    _check_nodes(x, graph)
-    if x.dim() != 3 or score_src.shape != x.shape[:2]:
-        raise ValueError(f"x must be [N, H, F] and score_src [N, H], got {list(x.shape)} and {list(score_src.shape)}")
+    _check_nodes(x, graph, "N, H, F")
+    for name, score in (("score_src", score_src), ("score_dst", score_dst)):
+        check_operand(score, name, x, x.size(0), x.size(1))
     if keep is not None:
-        _check_edges(keep, graph, "keep")
         if keep.dtype != torch.bool:
             raise TypeError(f"keep must be bool, False where an edge is removed; got {keep.dtype}")
-    if _runs_compiled(x) and _is_narrow(graph) and x.size(1) > 0:
+        check_place(keep, "keep", x, graph.num_edges)
+    if _runs_compiled(x, score_src, score_dst, keep, graph=graph) and x.size(1) > 0:
         return compiled_attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
     return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
 
@@ -170,17 +189,16 @@ def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None
         x: [N, H, F] values.
         attn_src: [H, F] or [1, H, F] vectors of the sources.
         attn_dst: the same of the destinations; ``None``: only the source has a part.
-    Returns: [N, H] of the source, and of the destination or ``None``; half precision in float32 where kernels run.
-    Raises: ValueError: if a vector has another shape.
+    Returns: [N, H] of the source, and of the destination or ``None``; float32 for half precision.
+    Raises: ValueError, TypeError, RuntimeError: if a vector has another shape, type or device.
     Cost: kernels: one pass over N x H x F, one more in the backward; saves x. reference: one [N, H, F] product each.
     Source: Velickovic et al. 2018.
     """
-    for attn in (attn_src, attn_dst):
-        if attn is not None and attn.shape not in (x.shape[1:], (1, *x.shape[1:])):
-            raise ValueError(
-                f"an attention vector must be {list(x.shape[1:])}, as x is {list(x.shape)}; got {list(attn.shape)}"
-            )
-    if _runs_compiled(x) and x.size(1) > 0 and not is_traced(x):
+    check_features(x, "N, H, F")
+    for name, attn in (("attn_src", attn_src), ("attn_dst", attn_dst)):
+        if attn is not None:
+            check_operand(attn, name, x, *(1,) * (attn.dim() == 3), x.size(1), x.size(2))
+    if _runs_compiled(x, attn_src, attn_dst) and x.size(1) > 0 and not is_traced(x):
         return compiled_attention_scores(x, attn_src, attn_dst)
     return reference.attention_scores(x, attn_src, attn_dst)
 
@@ -218,16 +236,30 @@ def norm_act_drop(
             network shares. ``None``: drawn from ``seed``.
         seed: which elements drop, as a pure function of (seed, position); ``None`` without a mask: no dropout.
     Returns: [N, D].
-    Raises: ValueError, TypeError: if the mask has another shape than ``x``, or is not bool.
+    Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree, or the mask is not bool.
     Cost: kernels: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
         statistics. reference: each step reads and writes [N, D].
     Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
     """
+    _check_choice("norm", norm, Norm)
+    check_features(x, "")
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"p must lie in [0, 1), got {p}")
+    if norm != "none":
+        width = x.size(1 if norm == "batch" else -1)
+        mean, var = (None, None) if stats is None else stats
+        operands = {"weight": weight, "bias": bias, "mean_scale": mean_scale, "stats[0]": mean, "stats[1]": var}
+        for name, operand in operands.items():
+            check_operand(operand, name, x, width)
+    if norm == "graph":
+        if graph is None:
+            raise ValueError("norm='graph' needs the graph, to know which nodes belong together; pass graph=")
+        _check_nodes(x, graph)
     if mask is not None:
         _check_mask(mask, x)
         if mask.dtype == torch.uint8 and kernels(x) is not native:
             mask = reference.unpack_mask(mask)
-    if norm != "graph" and x.dim() == 2 and _runs_compiled(x):
+    if norm != "graph" and x.dim() == 2 and _runs_compiled(x, weight, bias, mask, *(stats or ())):
         return compiled_norm_act_drop(
             x, weight, bias, norm=norm, eps=eps, stats=stats, act=act, p=p, mask=mask, seed=seed
         )
@@ -273,9 +305,10 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
         graph: its ``batch`` says which graph each node belongs to; without one, all nodes are one graph.
         reduce: ``sum``, ``mean`` or ``max``; a graph without nodes receives 0.
     Returns: [B, D].
-    Raises: ValueError: if ``x`` does not have one row per node.
+    Raises: ValueError, TypeError, RuntimeError: if ``x`` does not have one row per node, or is elsewhere.
     Cost: one pass over N x D.
     """
+    _check_choice("reduce", reduce, Reduce)
     _check_nodes(x, graph)
     return reference.pool(x, graph, reduce=reduce)
 
@@ -305,34 +338,47 @@ def runs_in_place(x: Tensor, graph: Graph) -> bool:
         x.dtype in (torch.float32, torch.float64)
         and not is_traced(x)
         and not torch.is_autocast_enabled(x.device.type)
-        and _is_narrow(graph)
-        and x.size(0) > 0
-        and _runs_compiled(x)
+        and x.dim() == 2
+        and x.size(0) == graph.num_nodes > 0
+        and x.device == graph.device
+        and _runs_compiled(x, graph=graph)
     )
 
 
-def _runs_compiled(x: Tensor) -> bool:
-    return implementation(x.device) != "reference" and x.dtype in native.DTYPES and x.size(-1) > 0
-
-
-def _is_narrow(graph: Graph) -> bool:
-    return graph.indices.dtype == torch.int32
+def _runs_compiled(x: Tensor, *operands: Tensor | float | None, graph: Graph | None = None) -> bool:
+    """Whether the kernels take operands that are right: they have code for their types, and can read their memory."""
+    if implementation(x.device) == "reference" or x.dtype not in native.DTYPES or x.size(-1) == 0:
+        return False
+    if graph is not None and graph.indices.dtype != torch.int32:
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    edges = () if graph is None else (graph.indptr, graph.indices)
+    return not is_transformed() and is_readable(x, *edges, *(o for o in operands if isinstance(o, Tensor)))
 
 
 def _check_mask(mask: Tensor, x: Tensor) -> None:
-    if mask.dtype == torch.uint8 and x.dim() == 2 and mask.shape == (x.size(0), x.size(1) / 8):
-        return
-    if mask.shape != x.shape:
-        raise ValueError(f"mask must have the shape of x, {list(x.shape)}, got {list(mask.shape)}")
+    if mask.dtype == torch.uint8 and x.dim() == 2 and x.size(1) % 8 == 0 and mask.shape != x.shape:
+        return check_place(mask, "a packed mask", x, x.size(0), x.size(1) // 8)
+    check_place(mask, "mask", x, *x.shape)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True where x is kept; got {mask.dtype}; convert it with .bool()")
 
 
-def _check_nodes(x: Tensor, graph: Graph) -> None:
-    if x.size(0) != graph.num_nodes:
-        raise ValueError(f"x must have one row per node: got {x.size(0)} rows for {graph.num_nodes} nodes")
+def _check_nodes(x: Tensor, graph: Graph, dims: str = "N, D") -> None:
+    check_features(x, dims, graph.num_nodes, graph.device)
 
 
-def _check_edges(values: Tensor, graph: Graph, what: str) -> None:
-    if values.size(0) != graph.num_edges:
-        raise ValueError(f"{what} must have one row per edge: got {values.size(0)} rows for {graph.num_edges} edges")
+def _check_choice(name: str, choice: str, choices: object) -> None:
+    if choice not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {choice!r}")
+
+
+def _exponent(value: Tensor | float, name: str, x: Tensor) -> Tensor | float:
+    """A learned exponent beside x: one number, which may lie on the CPU as in torch, or one of each channel."""
+    if not isinstance(value, Tensor):
+        return value
+    check_dtype(value, name, x, any_width=True)
+    if value.dim() > 0 or value.device.type != "cpu":
+        check_place(value.reshape(-1), name, x, 1 if value.numel() == 1 else x.size(1))
+    return value.to(x.device, sum_dtype(x.dtype)).reshape(-1)

@@ -1,17 +1,19 @@
 """Additive attention on the kernels, all heads in one visit of each row's edges.
 
-Saved for the backward: x, the scores, y, [N, H] normalisers and, for the gradient of ``score_dst``, one more [N, H, F]
-sum that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of
+Saved for the backward: x, the scores, y, [N, 2, H] normalisers and, for the gradient of ``score_dst``, one more sum
+[N, H, F] that the forward leaves behind in place of a second gather. As in `spmm`, a lean autograd Function outside of
 torch.compile, custom ops inside.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
+from . import reference, second
 from .choice import kernels
 from .native import Csr, forward_csr, reverse_csr, sum_dtype
 from .tracing import is_traced, reverse_tensors
@@ -59,7 +61,7 @@ def _forward(
     x = dense_nodes(x)
     dtype = sum_dtype(x.dtype)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    lse = x.new_empty(x.shape[:2], dtype=dtype)
+    normaliser = x.new_empty(x.size(0), 2, x.size(1), dtype=dtype)
     slope_y = x.new_empty(x.shape if with_slopes else 0, dtype=dtype)
     slope_sum = x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype)
     kernels(x).attention(
@@ -70,11 +72,11 @@ def _forward(
         negative_slope=negative_slope,
         keep=keep,
         out=out,
-        lse=lse,
+        normaliser=normaliser,
         slope_y=slope_y if with_slopes else None,
         slope_sum=slope_sum if with_slopes else None,
     )
-    return out, lse, slope_y, slope_sum
+    return out, normaliser, slope_y, slope_sum
 
 
 def _backward(
@@ -84,7 +86,7 @@ def _backward(
     score_dst: Tensor | None,
     keep: Tensor | None,
     y: Tensor,
-    lse: Tensor,
+    normaliser: Tensor,
     slope_y: Tensor,
     slope_sum: Tensor,
     reverse: Csr,
@@ -104,10 +106,10 @@ def _backward(
         negative_slope=negative_slope,
         keep=keep,
         y=y,
-        lse=lse,
+        normaliser=normaliser,
         slope_y=slope_y if with_slopes else None,
         slope_sum=slope_sum if with_slopes else None,
-        scratch=lse.new_empty(*lse.shape, 3),
+        scratch=score_src.new_empty(*score_src.shape, 4),
         dx=dx,
         dscore_src=dscore_src,
         dscore_dst=dscore_dst if with_slopes else None,
@@ -126,12 +128,19 @@ class _Function(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, score_src, score_dst, keep, y, lse, slope_y, slope_sum = ctx.saved_tensors
+        x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum = ctx.saved_tensors
+        if second.asks_reference(grad):
+            call = partial(_by_reference, ctx.graph, keep, ctx.negative_slope)
+            inputs, needs = (x, score_src, score_dst), ctx.needs_input_grad[:3]
+            return *second.gradients(call, inputs, (grad,), needs), None, None, None
         reverse, slope = reverse_csr(ctx.graph), ctx.negative_slope
-        grads = _backward(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, reverse, slope)
+        grads = _backward(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, reverse, slope)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None, None, None
+
+
+def _by_reference(graph, keep, negative_slope, x, score_src, score_dst):  # type: ignore[no-untyped-def]
+    return reference.attention(x, graph, score_src, score_dst, negative_slope=negative_slope, keep=keep)
 
 
 # ---------------------------------------------------------------------- custom ops
@@ -158,7 +167,7 @@ def _(x, score_src, score_dst, keep, indptr, indices, rptr, rind, rids, negative
     dtype = sum_dtype(x.dtype)
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format),
-        x.new_empty(x.shape[:2], dtype=dtype),
+        x.new_empty(x.size(0), 2, x.size(1), dtype=dtype),
         x.new_empty(x.shape if with_slopes else 0, dtype=dtype),
         x.new_empty(x.shape[:2] if with_slopes else 0, dtype=dtype),
     )
@@ -172,7 +181,7 @@ def _backward_op(
     score_dst: Tensor | None,
     keep: Tensor | None,
     y: Tensor,
-    lse: Tensor,
+    normaliser: Tensor,
     slope_y: Tensor,
     slope_sum: Tensor,
     reverse_indptr: Tensor,
@@ -181,11 +190,11 @@ def _backward_op(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     reverse = Csr(reverse_indptr, reverse_indices, reverse_edge_ids)
-    return _backward(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, reverse, negative_slope)
+    return _backward(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, reverse, negative_slope)
 
 
 @_backward_op.register_fake
-def _(grad, x, score_src, score_dst, keep, y, lse, slope_y, slope_sum, rptr, rind, rids, negative_slope):  # type: ignore[no-untyped-def]
+def _(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, rptr, rind, rids, negative_slope):  # type: ignore[no-untyped-def]
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     return dx, torch.empty_like(score_src), torch.empty_like(slope_sum)
 
@@ -204,3 +213,4 @@ def _vjp(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
+second.refuse_second(_backward_op)

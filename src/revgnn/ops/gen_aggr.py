@@ -7,11 +7,13 @@ normaliser. As in `spmm`, a lean autograd Function outside of torch.compile, cus
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
+from . import reference, second
 from .choice import kernels
 from .edge_max import edge_max
 from .native import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
@@ -52,10 +54,8 @@ def gen_aggr(
     return out
 
 
-def has_kernel(x: Tensor, edge_attr: Tensor | None, weight: Tensor | None, reduce: str, t: Tensor | float) -> bool:
+def has_kernel(edge_attr: Tensor | None, weight: Tensor | None, reduce: str) -> bool:
     """Whether `gen_aggr` takes these arguments: not [E, D] features added as they are, nor their power mean."""
-    if isinstance(t, Tensor) and t.numel() != 1 and t.shape != x.shape[1:]:
-        return False
     return edge_attr is None or (weight is not None and weight.size(1) > 0 and reduce != "power")
 
 
@@ -132,8 +132,8 @@ def _backward(
         edge_grads=EdgeGrads(*(None if g.numel() == 0 else g for g in (dweight, dbias, dedge_attr))),
         t=t,
         dt=None if t is None else dt,
-        y=y,
-        lse=lse,
+        y=None if t is None else y,
+        lse=None if t is None else lse,
         indptr=indptr,
         scratch=x.new_empty(x.size(0), 2 * x.size(1)) if weight is None and kernels(x).NODE_SCRATCH else None,
         constant_weights=reduce == "softmax_sg",
@@ -156,13 +156,20 @@ class _Function(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, t, *edges, y, lse = ctx.saved_tensors
         needs, graph = ctx.needs_input_grad, ctx.graph
+        if second.asks_reference(grad):
+            call = partial(_by_reference, graph, ctx.reduce)
+            return *second.gradients(call, (x, t, *edges), (grad,), needs[:5]), None, None
         reverse = reverse_csr(graph)
         grads = _backward(grad, x, t, tuple(edges), y, lse, reverse, graph.indptr, ctx.reduce, needs[2])
         return *(g if need else None for g, need in zip(grads, needs, strict=False)), None, None
+
+
+def _by_reference(graph, reduce, x, t, edge_attr, weight, bias):  # type: ignore[no-untyped-def]
+    weight = None if weight is None else weight.t()
+    return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=1.0 if t is None else t)
 
 
 # ---------------------------------------------------------------------- custom ops
@@ -240,3 +247,4 @@ def _vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
+second.refuse_second(_backward_op)

@@ -6,12 +6,13 @@ from a seed is drawn again. As in `spmm`, a lean autograd Function outside of to
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from . import reference, second
 from .choice import kernels
 from .native import Drop, dense_columns, sum_dtype
 from .tracing import is_traced
@@ -148,9 +149,11 @@ class _Function(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight, bias, mean, rstd, mask = ctx.saved_tensors
+        if second.asks_reference(grad):
+            call = partial(_by_reference, ctx.settings, (mean, rstd) if ctx.fixed_stats else None, mask)
+            return *second.gradients(call, (x, weight, bias), (grad,), ctx.needs_input_grad[:3]), *(None,) * 4
         dx, dweight, dbias = _backward(grad, x, weight, bias, mean, rstd, mask, ctx.fixed_stats, ctx.settings)
         return (
             dx if ctx.needs_input_grad[0] else None,
@@ -158,6 +161,15 @@ class _Function(torch.autograd.Function):
             dbias.to(bias.dtype) if ctx.needs_input_grad[2] else None,
             *(None,) * 4,
         )
+
+
+def _by_reference(settings, stats, mask, x, weight, bias):  # type: ignore[no-untyped-def]
+    kind, eps, act, p, seed = settings
+    if stats is not None:
+        stats = stats[0], stats[1] ** -2 - eps
+    return reference.norm_act_drop(
+        x, weight, bias, norm=kind, eps=eps, stats=stats, act=act, p=p, mask=mask, seed=seed
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------- custom ops
@@ -227,3 +239,4 @@ def _vjp(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
+second.refuse_second(_backward_op)

@@ -2,18 +2,20 @@
 
 One edge tensor [E, D] is made per message step and freed by autograd's rules. Sums run over each destination's edges in
 the graph's order and gradients over each source's, without atomics: the same call gives the same bits on any device.
-Half-precision inputs are summed in float32 and come back in their own dtype.
+Half-precision inputs are computed with in float32, from the messages to the last division, and come back in their own
+dtype. All of it can be differentiated again, and followed by the transforms of `torch.func`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import Graph
+from .border import is_transformed, sum_dtype
 
 Reduce = Literal["sum", "mean", "max"]
 Aggr = Literal["sum", "mean", "max", "softmax", "softmax_sg", "power"]
@@ -56,15 +58,18 @@ class _SegmentSum(torch.autograd.Function):
 
 def gather(x: Tensor, graph: Graph) -> Tensor:
     """Return ``x_j`` for every edge j -> i: [N, ...] -> [E, ...]."""
+    if is_transformed():
+        return x.index_select(0, graph.indices)
     out: Tensor = _Gather.apply(x, graph)  # type: ignore[no-untyped-call]
     return out
 
 
 def segment_sum(values: Tensor, graph: Graph) -> Tensor:
     """Sum [E, ...] values over each node's incoming edges -> [N, ...]; isolated nodes get 0."""
-    wide = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    out: Tensor = _SegmentSum.apply(wide, graph)  # type: ignore[no-untyped-call]
-    return out.to(values.dtype)
+    if is_transformed():
+        return values.new_zeros(graph.num_nodes, *values.shape[1:]).index_add(0, graph.destinations, values)
+    out: Tensor = _SegmentSum.apply(values, graph)  # type: ignore[no-untyped-call]
+    return out
 
 
 def segment_mean(values: Tensor, graph: Graph) -> Tensor:
@@ -82,21 +87,20 @@ def segment_max(values: Tensor, graph: Graph) -> Tensor:
     if num_edges == 0:
         return values.new_zeros(graph.num_nodes, values.size(1)) + values.sum()
     index = graph.destinations.unsqueeze(1).expand_as(values)
-    with torch.no_grad():
-        top = values.new_zeros(graph.num_nodes, values.size(1))
-        top = top.scatter_reduce_(0, index, values, "amax", include_self=False)
-        attains = (values == top.index_select(0, graph.destinations)) | values.isnan()
-        position = torch.arange(num_edges, device=values.device).unsqueeze(1).expand_as(values)
-        first = torch.full_like(top, num_edges, dtype=torch.int64)
-        first = first.scatter_reduce_(0, index, torch.where(attains, position, num_edges), "amin")
+    constant = values.detach()
+    top = constant.new_zeros(graph.num_nodes, values.size(1))
+    top = top.scatter_reduce(0, index, constant, "amax", include_self=False)
+    attains = (constant == top.index_select(0, graph.destinations)) | constant.isnan()
+    position = torch.arange(num_edges, device=values.device).unsqueeze(1).expand_as(values)
+    first = torch.full_like(top, num_edges, dtype=torch.int64)
+    first = first.scatter_reduce(0, index, torch.where(attains, position, num_edges), "amin")
     found = values.gather(0, first.clamp(max=num_edges - 1))
     return torch.where((graph.in_degree > 0).unsqueeze(1), found, found.new_zeros(()))
 
 
 def segment_softmax(logits: Tensor, graph: Graph) -> Tensor:
     """Softmax of [E, D] logits over each node's incoming edges, shifted by their maximum so that it cannot overflow."""
-    with torch.no_grad():
-        top = segment_max(logits, graph)
+    top = segment_max(logits.detach(), graph)
     weights = (logits - top.index_select(0, graph.destinations)).exp()
     total = segment_sum(weights, graph)
     return weights / total.index_select(0, graph.destinations)
@@ -105,10 +109,10 @@ def segment_softmax(logits: Tensor, graph: Graph) -> Tensor:
 # ---------------------------------------------------------------------- the ops
 def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduce = "sum") -> Tensor:
     """Aggregate neighbours; contract in `revgnn.ops.spmm`."""
-    messages = gather(x, graph)
+    messages = gather(_wide(x), graph)
     if weight is not None:
         messages = messages * weight.to(messages.dtype).unsqueeze(1)
-    return _SEGMENT[reduce](messages, graph)
+    return _SEGMENT[reduce](messages, graph).to(x.dtype)
 
 
 def gen_aggr(
@@ -123,9 +127,11 @@ def gen_aggr(
     p: Tensor | float = 1.0,
 ) -> Tensor:
     """Aggregate GEN messages; contract in `revgnn.ops.gen_aggr`."""
-    messages = gather(x, graph)
+    messages = gather(_wide(x), graph)
     if edge_attr is not None:
-        term = edge_attr if weight is None else F.linear(edge_attr, weight, bias)
+        term = _as(messages, edge_attr)
+        if weight is not None:
+            term = F.linear(term, _as(messages, weight), _as(messages, bias))
         messages = messages + term
     messages = messages.relu() + MESSAGE_EPS
     if reduce in ("softmax", "softmax_sg"):
@@ -148,28 +154,30 @@ def attention(
     keep: Tensor | None = None,
 ) -> Tensor:
     """Aggregate with attention; contract in `revgnn.ops.attention`."""
-    logits = gather(score_src, graph)
+    values = gather(_wide(x), graph)
+    logits = gather(_as(values, score_src), graph)
     if score_dst is not None:
-        logits = logits + score_dst.index_select(0, graph.destinations)
+        logits = logits + _as(values, score_dst).index_select(0, graph.destinations)
     logits = F.leaky_relu(logits, negative_slope)
     if keep is None:
         weights = segment_softmax(logits, graph)
     else:
         # A dropped edge keeps its place with weight 0; a node that lost every edge divides 0 by 1.
         kept = keep.unsqueeze(1)
-        with torch.no_grad():
-            top = segment_max(logits.masked_fill(~kept, float("-inf")), graph).clamp(min=torch.finfo(logits.dtype).min)
+        top = segment_max(logits.detach().masked_fill(~kept, float("-inf")), graph)
+        top = top.clamp(min=torch.finfo(logits.dtype).min)
         shifted = (logits - top.index_select(0, graph.destinations)).masked_fill(~kept, float("-inf"))
         weights = shifted.exp()
         total = segment_sum(weights, graph)
         total = torch.where(total == 0, torch.ones_like(total), total)
         weights = weights / total.index_select(0, graph.destinations)
-    return segment_sum(gather(x, graph) * weights.unsqueeze(2).to(x.dtype), graph)
+    return segment_sum(values * weights.unsqueeze(2), graph).to(x.dtype)
 
 
 def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Score both ends; contract in `revgnn.ops.attention_scores`."""
-    return (x * attn_src).sum(-1), None if attn_dst is None else (x * attn_dst).sum(-1)
+    x = _wide(x)
+    return (x * _as(x, attn_src)).sum(-1), None if attn_dst is None else (x * _as(x, attn_dst)).sum(-1)
 
 
 def norm_act_drop(
@@ -188,24 +196,25 @@ def norm_act_drop(
     seed: int | None = None,
 ) -> Tensor:
     """Normalise, rectify and drop; contract in `revgnn.ops.norm_act_drop`."""
+    dtype, x = x.dtype, _wide(x)
+    weight, bias, mean_scale = _as(x, weight), _as(x, bias), _as(x, mean_scale)
     if norm == "layer":
         x = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     elif norm == "batch":
-        mean, var = (None, None) if stats is None else stats
+        mean, var = (None, None) if stats is None else (_as(x, value) for value in stats)
         x = torch.batch_norm(x, weight, bias, mean, var, stats is None, 0.0, eps, torch.backends.cudnn.enabled)
     elif norm == "graph":
         x = _graph_norm(x, weight, bias, mean_scale, graph, eps)
     if act:
         x = x.relu()
-    if p == 0.0:
-        return x
+    if p == 0.0 or (mask is None and seed is None):
+        return x.to(dtype)
     if mask is None:
-        if seed is None:
-            return x
+        assert seed is not None
         mask = keep_mask(seed, x.numel(), p, x.device).view_as(x)
     elif mask.dtype == torch.uint8:
         mask = unpack_mask(mask)
-    return x * mask.to(x.dtype) * (1.0 / (1.0 - p))
+    return (x * mask.to(x.dtype) * (1.0 / (1.0 - p))).to(dtype)
 
 
 def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
@@ -255,8 +264,7 @@ def _graph_norm(
 ) -> Tensor:
     """Normalise over the nodes of each graph: ``(x - a * mean) / sqrt(var + eps)``, the variance around ``a *
     mean``."""
-    if graph is None:
-        raise ValueError("norm='graph' needs the graph, to know which nodes belong together; pass graph=")
+    assert graph is not None
     if graph.batch is None:
         mean = x.mean(0, keepdim=True) if x.size(0) else x.new_zeros(1, x.size(1))
         centred = x - mean if mean_scale is None else x - mean * mean_scale
@@ -285,7 +293,21 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     if graph.batch is None:
         whole = {"sum": lambda: x.sum(0), "mean": lambda: x.mean(0), "max": lambda: x.amax(0)}
         return (whole[reduce]() if x.size(0) else x.sum(0)).unsqueeze(0)
-    return _SEGMENT[reduce](x, graph.keep("graph_of_node", lambda: _membership(graph)))
+    return _SEGMENT[reduce](_wide(x), graph.keep("graph_of_node", lambda: _membership(graph))).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In the type that sums over x are kept in."""
+    return x.to(sum_dtype(x.dtype))
+
+
+@overload
+def _as(like: Tensor, value: Tensor) -> Tensor: ...
+@overload
+def _as(like: Tensor, value: Tensor | None) -> Tensor | None: ...
+def _as(like: Tensor, value: Tensor | None) -> Tensor | None:
+    """In the type of ``like``."""
+    return None if value is None else value.to(like.dtype)
 
 
 def _signed(value: int) -> int:

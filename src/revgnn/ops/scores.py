@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from . import reference, second
 from .attention import dense_nodes
 from .choice import kernels
 from .native import sum_dtype
@@ -37,9 +37,12 @@ class _Function(torch.autograd.Function):
         return score_src, score_dst
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dscore_src, dscore_dst):  # type: ignore[no-untyped-def]
         x, attn_src, attn_dst = ctx.saved_tensors
+        cotangents = (dscore_src,) if attn_dst is None else (dscore_src, dscore_dst)
+        if second.asks_reference(*cotangents):
+            inputs, needs = (x, attn_src, attn_dst), ctx.needs_input_grad
+            return tuple(second.gradients(reference.attention_scores, inputs, cotangents, needs))
         x, src, dst = dense_nodes(x), _vector(attn_src, x), None if attn_dst is None else _vector(attn_dst, x)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dattn_src, dattn_dst = torch.empty_like(src), None if dst is None else torch.empty_like(dst)

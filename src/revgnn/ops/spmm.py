@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..graph import Graph
+from . import reference, second
 from .choice import kernels
 from .native import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype
 from .native.library import inverse_of
@@ -69,16 +69,27 @@ class _Sum(torch.autograd.Function):
         return _forward(x, weight, forward_csr(graph), mean)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         graph, mean, dx, dweight = ctx.graph, ctx.mean, None, None
+        if second.asks_reference(grad):
+            dx, dweight = _followed(grad, x, weight, graph, mean, ctx.needs_input_grad[:2])
+            return dx, dweight, None, None
         if ctx.needs_input_grad[0]:
             csr, weight = reverse_weighted(graph, weight)
             dx = _grad_x(grad, csr, weight, inverse_degree(graph, grad.dtype) if mean else None)
         if ctx.needs_input_grad[1]:
             dweight = _grad_weight(grad, x, forward_csr(graph), mean).to(weight.dtype)
         return dx, dweight, None, None
+
+
+def _followed(
+    grad: Tensor, x: Tensor | None, weight: Tensor | None, graph: Graph, mean: bool, needs: tuple[bool, bool]
+) -> list[Tensor | None]:
+    # Where no x was saved the gradient does not depend on it.
+    x = torch.zeros_like(grad).requires_grad_() if x is None else x
+    reduce: reference.Reduce = "mean" if mean else "sum"
+    return second.gradients(lambda x, w: reference.spmm(x, graph, w, reduce=reduce), (x, weight), (grad,), needs)
 
 
 class _Max(torch.autograd.Function):
@@ -90,9 +101,11 @@ class _Max(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return max_backward(grad, ctx.saved_tensors[0], reverse_csr(ctx.graph)), None
+        (arg,) = ctx.saved_tensors
+        if second.asks_reference(grad):
+            return second.of_maximum(grad, arg, ctx.graph), None
+        return max_backward(grad, arg, reverse_csr(ctx.graph)), None
 
 
 def _max_forward(x: Tensor, csr: Csr, with_arg: bool) -> tuple[Tensor, Tensor | None]:
@@ -168,6 +181,7 @@ def _spmm_vjp(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 _spmm_op.register_autograd(_spmm_vjp, setup_context=_spmm_setup)
+second.refuse_second(_spmm_backward_op)
 
 
 @torch.library.custom_op("revgnn::neighbour_max", mutates_args=(), device_types=("cpu", "cuda"))
@@ -212,3 +226,4 @@ def _max_vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _max_op.register_autograd(_max_vjp, setup_context=_max_setup)
+second.refuse_second(max_backward_op)

@@ -99,11 +99,6 @@ def draw_glorot(lin: nn.Linear) -> None:
         zeros_(lin.bias)
 
 
-def is_plain(lin: nn.Module, like: Tensor) -> bool:
-    """Whether a linear map is just that, dense and of the dtype of ``like``: nothing that was put in its place."""
-    return type(lin) is nn.Linear and lin.weight.dtype == like.dtype and lin.weight.is_contiguous()
-
-
 def empty_grads(*parameters: Tensor | None) -> Gradients:
     """Memory for the gradients of parameters, by parameter."""
     return {parameter: torch.empty_like(parameter) for parameter in parameters if parameter is not None}

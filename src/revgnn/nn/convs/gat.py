@@ -13,7 +13,8 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace, draw_seed, fold_seed
-from .contract import EdgeMap, Gradients, border, empty_grads, is_plain, refuse_edge_attr
+from ..plain import has_parameters, is_plain, keeps_forward, mapped
+from .contract import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class GATConv(nn.Module):
         """[N, in] -> [N, out]; ``seed`` says which edges drop in training, ``None`` draws one."""
         graph, edge_attr = border(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        values = self.lin(x)
+        values = mapped(self.lin, x)
         if self.options.norm_adj:
             values = values * _degree_scale(graph, "out", values.dtype)
         values = values.view(x.size(0), self.options.heads, self.out_channels // self.options.heads)
@@ -95,8 +96,7 @@ class GATConv(nn.Module):
         ).flatten(1)
         if self.options.norm_adj:
             out = out * _degree_scale(graph, "in", out.dtype)
-        total: Tensor = out + self.lin_root(x)
-        return total
+        return out + mapped(self.lin_root, x)
 
     def _kept_edges(self, graph: Graph, seed: int | None) -> Tensor | None:
         if not self.training or self.options.edge_drop == 0.0:
@@ -105,8 +105,16 @@ class GATConv(nn.Module):
         return ops.keep_mask(fold_seed(seed, _EDGE_DROP), graph.num_edges, self.options.edge_drop, graph.device)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Wherever its maps are plain."""
-        return is_plain(self.lin, h) and is_plain(self.lin_root, h) and self.attn_src.dtype == h.dtype
+        """Wherever its maps and vectors are plain."""
+        heads = self.options.heads
+        vectors = (self.attn_src, self.attn_dst)
+        return (
+            keeps_forward(self, GATConv)
+            and has_parameters(self, "attn_src", "attn_dst")
+            and all(ops.fits(vector, h, 1, heads, h.size(1) // heads) for vector in vectors)
+            and is_plain(self.lin, h, bias=False)
+            and is_plain(self.lin_root, h, bias=False)
+        )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Attend into a buffer; add that and the root's map to ``to``."""
@@ -150,13 +158,13 @@ class _Attended:
             self.values, *self._vectors, score_src=self.score_src, score_dst=self.score_dst
         )  # fmt: skip
         self.y = work.empty("y", h).view(self.shape)
-        self.lse = work.empty("lse", h, per_node) if with_sums else None
+        self.normaliser = work.empty("normaliser", h, (h.size(0), 2, conv.options.heads)) if with_sums else None
         with_slopes = with_sums and self.score_dst is not None
         self.slope_y = work.empty("slope_y", h).view(self.shape) if with_slopes else None
         self.slope_sum = work.empty("slope_sum", h, per_node) if with_slopes else None
         kernels.attention(
             self.values, native.forward_csr(graph), score_src=self.score_src, score_dst=self.score_dst,
-            negative_slope=conv.options.negative_slope, keep=self.keep, out=self.y, lse=self.lse,
+            negative_slope=conv.options.negative_slope, keep=self.keep, out=self.y, normaliser=self.normaliser,
             slope_y=self.slope_y, slope_sum=self.slope_sum,
         )  # fmt: skip
 
@@ -171,7 +179,7 @@ class _Attended:
     def pull_back(self, cotangent: Tensor, grads: Gradients) -> Tensor:
         """The gradient of ``W h``; those of the attention vectors are put among ``grads``."""
         conv, work, values = self.conv, self.work, self.values.flatten(1)
-        assert self.lse is not None
+        assert self.normaliser is not None
         if conv.options.norm_adj:
             cotangent = torch.mul(
                 cotangent, _degree_scale(self.graph, "in", values.dtype), out=work.empty("scaled", values)
@@ -182,8 +190,8 @@ class _Attended:
         self.kernels.attention_backward(
             cotangent.view(self.shape), self.values, native.reverse_csr(self.graph),
             score_src=self.score_src, score_dst=self.score_dst, negative_slope=conv.options.negative_slope,
-            keep=self.keep, y=self.y, lse=self.lse, slope_y=self.slope_y, slope_sum=self.slope_sum,
-            scratch=work.empty("scratch", values, (*self.score_src.shape, 3)),
+            keep=self.keep, y=self.y, normaliser=self.normaliser, slope_y=self.slope_y, slope_sum=self.slope_sum,
+            scratch=work.empty("scratch", values, (*self.score_src.shape, 4)),
             dx=dvalues.view(self.shape), dscore_src=dscore_src, dscore_dst=dscore_dst,
         )  # fmt: skip
         grads |= empty_grads(conv.attn_src, conv.attn_dst)
@@ -206,7 +214,7 @@ def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
 
     def make() -> Tensor:
         degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
-        return degree.clamp(min=1).to(dtype).pow(power).unsqueeze(1)
+        return degree.clamp(min=1).to(native.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
 
     scale: Tensor = graph.keep(f"{which}_degree_scale {dtype}", make)
     return scale

@@ -9,7 +9,8 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace, uncompiled
-from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, is_plain
+from ..plain import is_bare, is_plain, keeps_forward, mapped
+from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads
 
 
 class GCNConv(nn.Module):
@@ -57,15 +58,15 @@ class GCNConv(nn.Module):
         if self.add_self_loops:
             graph = _looped(graph)
         weight = _gcn_weight(graph, edge_attr, x.dtype)
-        if self.in_channels <= self.out_channels:
-            out: Tensor = self.lin(ops.spmm(x, graph, weight))
-            return out
+        if self.in_channels <= self.out_channels or not is_bare(self.lin):
+            return mapped(self.lin, ops.spmm(x, graph, weight))
         out = ops.spmm(nn.functional.linear(x, self.lin.weight), graph, weight)
         return out if self.lin.bias is None else out + self.lin.bias
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """Where sums come first, as they do in a network's layers."""
-        return self.add_self_loops and self.in_channels <= self.out_channels and is_plain(self.lin, h)
+        sums_first = self.add_self_loops and self.in_channels <= self.out_channels
+        return sums_first and keeps_forward(self, GCNConv) and is_plain(self.lin, h, bias=True)
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Sum neighbours into a buffer, and map them from there into ``to``."""
@@ -106,10 +107,10 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
 
     def weight() -> Tensor:
         if edge_weight is None:
-            degree = graph.in_degree.to(dtype)
+            degree = graph.in_degree.to(native.sum_dtype(dtype))
         else:
-            ones = edge_weight.new_ones(graph.num_nodes, 1)
-            degree = ops.spmm(ones, graph, edge_weight).squeeze(1).to(dtype)
+            ones = edge_weight.new_ones(graph.num_nodes, 1, dtype=native.sum_dtype(dtype))
+            degree = ops.spmm(ones, graph, edge_weight).squeeze(1)
         scale = torch.where(degree > 0, degree, 1).pow(-0.5) * (degree > 0)
         product = scale.index_select(0, graph.indices) * scale.index_select(0, graph.destinations)
         return product if edge_weight is None else product * edge_weight

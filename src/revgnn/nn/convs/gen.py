@@ -13,7 +13,8 @@ from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
 from ..norms import ActDrop, NormActDrop
-from .contract import EdgeMap, Gradients, border, empty_grads, is_plain
+from ..plain import has_parameters, is_bare, is_plain, keeps_forward, mapped
+from .contract import EdgeMap, Gradients, border, empty_grads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,19 +102,22 @@ class GENConv(nn.Module):
                 f"{'no edge features' if edge_attr is None else f'edge features {list(edge_attr.shape)}'}"
             )
         weight, bias = self._edge_weights(edge_map)
+        if edge_attr is not None and self.lin_edge is not None and not is_bare(self.lin_edge):
+            # Whoever watches or replaced the map sees it at work, on edge features of its width.
+            wide = edge_attr if edge_map is None else nn.functional.linear(edge_attr, *edge_map)
+            edge_attr, weight, bias = self.lin_edge(wide), None, None
         out = ops.gen_aggr(x, graph, edge_attr, weight, bias, reduce=self.options.aggr, t=self.t, p=self.p)
         if self.options.degree_scale:
-            degree = graph.in_degree.clamp(min=1).to(out.dtype).unsqueeze(1)
-            out = out * degree ** torch.sigmoid(torch.as_tensor(self.y))
+            degree = graph.in_degree.clamp(min=1).to(native.sum_dtype(out.dtype)).unsqueeze(1)
+            out = out * (degree ** torch.sigmoid(torch.as_tensor(self.y))).to(out.dtype)
         if self.options.msg_norm:
             out = nn.functional.normalize(out, dim=-1) * x.norm(dim=-1, keepdim=True) * self.msg_scale
         return self._mlp(x + out, graph)
 
     def _mlp(self, x: Tensor, graph: Graph) -> Tensor:
         for lin, norm in zip(self.lins, self.norms, strict=False):
-            x = _RELU(norm, lin(x), graph)
-        out: Tensor = self.lins[-1](x)
-        return out
+            x = _RELU(norm, mapped(lin, x), graph)
+        return mapped(self.lins[-1], x)
 
     def _edge_weights(self, edge_map: EdgeMap | None) -> tuple[Tensor | None, Tensor | None]:
         """The map from the edge features that come to the width of x, with a shared encoder folded in."""
@@ -130,10 +134,18 @@ class GENConv(nn.Module):
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """For a softmax without edge features, followed by one linear map."""
-        options, per_channel = self.options, not isinstance(self.t, Tensor) or self.t.numel() == 1
-        is_bare = not (options.degree_scale or options.msg_norm) and self.edge_channels is None and per_channel
+        options = self.options
+        one_number = not isinstance(self.t, Tensor) or (
+            self.t.numel() == 1 and has_parameters(self, "t") and self.t.device == h.device
+        )
         return (
-            is_bare and options.aggr in ("softmax", "softmax_sg") and len(self.lins) == 1 and is_plain(self.lins[0], h)
+            options.aggr in ("softmax", "softmax_sg")
+            and not (options.degree_scale or options.msg_norm)
+            and self.edge_channels is None
+            and one_number
+            and keeps_forward(self, GENConv)
+            and len(self.lins) == 1
+            and is_plain(self.lins[0], h, bias=True)
         )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:

@@ -11,7 +11,8 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
-from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, is_plain, refuse_edge_attr
+from ..plain import is_plain, keeps_forward, mapped
+from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,17 @@ class SAGEConv(nn.Module):
         """[N, in] -> [N, out]."""
         graph, edge_attr = border(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        out: Tensor = self.lin_l(ops.spmm(x, graph, reduce=self.options.aggr))
-        return out if self.lin_r is None else out + self.lin_r(x)
+        out = mapped(self.lin_l, ops.spmm(x, graph, reduce=self.options.aggr))
+        return out if self.lin_r is None else out + mapped(self.lin_r, x)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """For sums and means; a maximum's positions belong to autograd."""
-        maps = filter(None, (self.lin_l, self.lin_r))
-        return self.options.aggr != "max" and all(is_plain(lin, h) for lin in maps)
+        return (
+            self.options.aggr != "max"
+            and keeps_forward(self, SAGEConv)
+            and is_plain(self.lin_l, h, bias=True)
+            and (self.lin_r is None or is_plain(self.lin_r, h, bias=False))
+        )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Aggregate into a buffer, and map that and the root into ``to``."""

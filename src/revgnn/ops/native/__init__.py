@@ -2,23 +2,23 @@
 
 Hides finding and loading the library, the C structs and raw pointers. These functions are the layer under the ops and
 under fused steps that run in a work space of their own: `out=` is written, or added to with `accumulate=True`; nothing
-is allocated. Rows may be strided (a column slice of a wider tensor), columns must be dense. Arguments are asserted, not
-explained: the public ops check what a user can get wrong.
+is allocated. Rows may be strided (a column slice of a wider tensor), columns must be dense. `operands` looks at every
+tensor before its address is taken; the public ops explain what a user can get wrong.
 """
 
+from ..border import sum_dtype
+from ..operands import Csr
 from .attention import attention, attention_backward, attention_scores, attention_scores_backward
 from .library import (
     AVAILABLE,
     DTYPES,
     STATE,
-    Csr,
     dense_columns,
     forward_csr,
     inverse_degree,
     isa,
     reverse_csr,
     reverse_weighted,
-    sum_dtype,
     use_isa,
 )
 from .linear import linear, linear_backward

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 
 F32, BF16, F64 = 0, 1, 2
 NORM_KINDS = {"none": 0, "layer": 1, "batch": 2}
@@ -172,7 +172,7 @@ KERNELS = {
         *_SCORES,
         "ptr: keep y",
         "i64: y_stride",
-        "ptr: lse slope_y slope_sum",
+        "ptr: normaliser slope_y slope_sum",
         "i32: dtype threads",
     ),
     "attention_backward": _struct(
@@ -180,7 +180,7 @@ KERNELS = {
         *_SCORES,
         "ptr: keep y",
         "i64: y_stride",
-        "ptr: lse slope_y slope_sum grad",
+        "ptr: normaliser slope_y slope_sum grad",
         "i64: grad_stride",
         "ptr: scratch dx",
         "i64: dx_stride",

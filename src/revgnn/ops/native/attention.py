@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .library import DTYPES, Csr, csr_fields, kernel, ptr
+from .. import operands
+from ..operands import Csr
+from .library import DTYPES, csr_fields, kernel, ptr
 
 _attention = kernel("attention")
 _attention_backward = kernel("attention_backward")
@@ -22,7 +24,7 @@ def attention(
     negative_slope: float,
     keep: Tensor | None,
     out: Tensor,
-    lse: Tensor | None = None,
+    normaliser: Tensor | None = None,
     slope_y: Tensor | None = None,
     slope_sum: Tensor | None = None,
 ) -> None:
@@ -32,9 +34,12 @@ def attention(
         x, out: [N, H, F] of the same type, dense but for the stride of nodes.
         score_src, score_dst: [N, H] in the type of the sums, dense.
         keep: [E] bool in the forward graph's order.
-        lse, slope_sum: [N, H] in the type of the sums, written for the backward.
+        normaliser: [N, 2, H] in the type of the sums, written for the backward: each row's largest logit, and one over
+            the sum of ``exp(logit - largest)``.
+        slope_sum: [N, H] likewise.
         slope_y: [N, H, F] in the type of the sums; with `slope_sum`, for the gradient of ``score_dst``.
     """
+    operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
     _attention(
         csr_fields(csr),
         x.size(1),
@@ -47,7 +52,7 @@ def attention(
         ptr(keep),
         out.data_ptr(),
         out.stride(0),
-        ptr(lse),
+        ptr(normaliser),
         ptr(slope_y),
         ptr(slope_sum),
         DTYPES[x.dtype],
@@ -65,7 +70,7 @@ def attention_backward(
     negative_slope: float,
     keep: Tensor | None,
     y: Tensor,
-    lse: Tensor,
+    normaliser: Tensor,
     slope_y: Tensor | None,
     slope_sum: Tensor | None,
     scratch: Tensor,
@@ -74,7 +79,9 @@ def attention_backward(
     dscore_dst: Tensor | None,
     accumulate: bool = False,
 ) -> None:
-    """Write the gradients of `attention`; ``scratch``: [N, H, 3] in the type of the sums, ``accumulate``: into dx."""
+    """Write the gradients of `attention`; ``scratch``: [N, H, 4] in the type of the sums, ``accumulate``: into dx."""
+    scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (normaliser, slope_y, slope_sum)
+    operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
     _attention_backward(
         csr_fields(reverse),
         x.size(1),
@@ -87,7 +94,7 @@ def attention_backward(
         ptr(keep),
         y.data_ptr(),
         y.stride(0),
-        lse.data_ptr(),
+        normaliser.data_ptr(),
         ptr(slope_y),
         ptr(slope_sum),
         grad.data_ptr(),
@@ -110,9 +117,10 @@ def attention_scores(
 
     Args:
         x: [N, H, F], dense but for the stride of nodes.
-        attn_src, attn_dst: [H, F] in the type of the sums, dense.
+        attn_src, attn_dst: [H, F] or [1, H, F] in the type of the sums, dense.
         score_src, score_dst: [N, H] in the type of the sums, dense.
     """
+    operands.attention_scores(x, (attn_src, attn_dst), (score_src, score_dst))
     _attention_scores(
         *x.shape,
         x.data_ptr(),
@@ -139,6 +147,8 @@ def attention_scores_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradients of `attention_scores`; ``accumulate``: into ``dx``, which attention's has been written to."""
+    vectors, scores, dvectors = (attn_src, attn_dst), (dscore_src, dscore_dst), (dattn_src, dattn_dst)
+    operands.attention_scores(x, vectors, scores, dx, dvectors)
     _attention_scores_backward(
         *x.shape,
         x.data_ptr(),

@@ -6,37 +6,34 @@ import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...graph import Graph
+from .. import operands
+from ..border import sum_dtype
+from ..operands import Csr
 from . import abi
 
-DTYPES = {torch.float32: abi.F32, torch.bfloat16: abi.BF16, torch.float64: abi.F64}
-"""Element types that the kernels have code for."""
-
-
-class Csr(NamedTuple):
-    """The edges of one direction of a graph, as plain tensors."""
-
-    indptr: Tensor
-    """[N+1] int32."""
-    indices: Tensor
-    """[E] int32."""
-    edge_ids: Tensor | None = None
-    """[E] int64: where each edge's own values stand; ``None``: at its position."""
+DTYPES = dict(zip(operands.DTYPES, (abi.F32, abi.BF16, abi.F64), strict=True))
+"""The code of each element type."""
 
 
 def forward_csr(graph: Graph) -> Csr:
     """The edges by destination; values per edge stand in the graph's own order."""
-    return Csr(graph.indptr, graph.indices)
+    csr: Csr = graph.keep("forward_csr", lambda: Csr(graph.indptr, graph.indices))
+    return csr
 
 
 def reverse_csr(graph: Graph) -> Csr:
     """The edges by source; `edge_ids` finds the values per edge."""
-    reverse = graph.reverse
+    csr: Csr = graph.keep("reverse_csr", lambda: _by_source(graph.reverse))
+    return csr
+
+
+def _by_source(reverse: Graph) -> Csr:
     return Csr(reverse.indptr, reverse.indices, reverse.edge_ids)
 
 
@@ -60,11 +57,6 @@ def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
 def inverse_of(indptr: Tensor, dtype: torch.dtype) -> Tensor:
     """`inverse_degree` from the bounds of the rows alone."""
     return indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
-
-
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums over ``dtype`` are kept in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _find() -> Path | None:
@@ -134,23 +126,20 @@ def _missing(*fields: Any) -> None:
 
 
 def ptr(tensor: Tensor | None) -> int | None:
-    """Where a tensor's memory starts; ``None`` is the null pointer."""
+    """Where the memory of a tensor starts that `operands` has looked at; ``None`` is the null pointer."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def row_stride(x: Tensor | None) -> int:
+    """Elements from one row to the next, of a tensor that `operands` has looked at."""
+    return 0 if x is None else x.stride(0)
 
 
 def csr_fields(csr: Csr) -> abi.Csr:
     """The struct of a graph."""
-    indptr, indices, edge_ids = csr
-    assert indptr.dtype == indices.dtype == torch.int32, "the kernels take int32 indices"
-    return abi.Csr(indptr.numel() - 1, indices.numel(), indptr.data_ptr(), indices.data_ptr(), ptr(edge_ids))
+    return abi.Csr(csr.num_rows, csr.num_edges, csr.indptr.data_ptr(), csr.indices.data_ptr(), ptr(csr.edge_ids))
 
 
 def dense_columns(x: Tensor) -> Tensor:
     """Return ``x`` itself if its last dimension is dense, else a copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def row_stride(x: Tensor) -> int:
-    """Elements from one row to the next."""
-    assert x.stride(-1) == 1 or x.size(-1) == 1, "columns must be dense"
-    return x.stride(0)

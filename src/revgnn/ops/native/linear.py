@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import operands
 from .library import DTYPES, kernel, ptr, row_stride
 
 _linear = kernel("linear")
@@ -28,6 +29,7 @@ def linear(
         out: [N, D].
         sign: 0 writes ``out``, 1 adds to it, -1 subtracts from it.
     """
+    operands.linear(x, plus, weight, bias, [("out", out)])
     _linear(
         x.size(0),
         x.size(1),
@@ -35,7 +37,7 @@ def linear(
         x.data_ptr(),
         row_stride(x),
         ptr(plus),
-        0 if plus is None else row_stride(plus),
+        row_stride(plus),
         weight.data_ptr(),
         ptr(bias),
         out.data_ptr(),
@@ -68,6 +70,7 @@ def linear_backward(
         accumulate: add to ``dx``.
         value: receives the value as `linear`'s ``out`` does with ``sign``, bit for bit; ``None``: not wanted.
     """
+    operands.linear(x, plus, weight, bias, [("grad", grad), ("value", value)], dx, dweight, dbias)
     _linear_backward(
         x.size(0),
         x.size(1),
@@ -75,15 +78,15 @@ def linear_backward(
         x.data_ptr(),
         row_stride(x),
         ptr(plus),
-        0 if plus is None else row_stride(plus),
+        row_stride(plus),
         weight.data_ptr(),
         ptr(bias),
         grad.data_ptr(),
         row_stride(grad),
         ptr(value),
-        0 if value is None else row_stride(value),
+        row_stride(value),
         ptr(dx),
-        0 if dx is None else row_stride(dx),
+        row_stride(dx),
         dweight.data_ptr(),
         ptr(dbias),
         sign,

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import operands
+from ..operands import Csr
 from ..reference import MESSAGE_EPS
 from . import abi
-from .library import DTYPES, Csr, csr_fields, kernel, ptr, row_stride
+from .library import DTYPES, csr_fields, kernel, ptr, row_stride
 
 _gen_aggr = kernel("gen_aggr")
 _gen_aggr_backward = kernel("gen_aggr_backward")
@@ -56,9 +58,10 @@ def gen_aggr(
     Args:
         x, out: [N, D] of the same type.
         t: [D] in the type of the sums: inverse temperature of each channel.
-        lse: [N, D] in the type of the sums: the softmax's normaliser, written for the backward.
+        lse: [N, D] in the type of the sums: the log of the sum of ``exp(t (m - out))``, written for the backward.
         scratch: [N, 2D] of the type of ``x``; without edges, saves the exponentials per edge where their range allows.
     """
+    operands.gen_aggr(x, csr, reduce, out, edges, t, lse, scratch)
     _gen_aggr(
         csr_fields(csr),
         x.size(1),
@@ -125,6 +128,9 @@ def gen_aggr_backward(
         constant_weights: no gradient through the softmax into the messages.
         accumulate: add to ``dx``; everything else is written.
     """
+    operands.gen_aggr_backward(
+        grad, x, reverse, reduce, dx, edges, edge_grads, t, dt, y, lse, indptr, scratch
+    )  # fmt: skip
     _gen_aggr_backward(
         csr_fields(reverse),
         x.size(1),
@@ -135,7 +141,7 @@ def gen_aggr_backward(
         ptr(t),
         MESSAGE_EPS,
         ptr(y),
-        0 if y is None else row_stride(y),
+        row_stride(y),
         ptr(lse),
         ptr(indptr),
         grad.data_ptr(),
@@ -155,6 +161,7 @@ def gen_aggr_backward(
 
 def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's largest message with edge features; ``arg`` as in `neighbour_max`, -1 where it is shut."""
+    operands.edge_max(x, csr, edges, out, arg)
     _edge_max(
         csr_fields(csr),
         x.size(1),
@@ -173,12 +180,12 @@ def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor |
 
 def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge_grads: EdgeGrads) -> None:
     """Write the gradients of the edge map of `edge_max`; that of x is `neighbour_max_backward`'s."""
-    assert edges.edge_attr is not None
+    operands.edge_max_backward(grad, arg, csr, edges, edge_grads)
     _edge_max_backward(
         csr_fields(csr),
         grad.size(1),
         edges.num_features,
-        edges.edge_attr.data_ptr(),
+        ptr(edges.edge_attr),
         ptr(edges.weight),
         grad.data_ptr(),
         row_stride(grad),

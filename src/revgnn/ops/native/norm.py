@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import operands
 from . import abi
-from .library import DTYPES, kernel, ptr, row_stride
+from .library import DTYPES, dense_columns, kernel, ptr, row_stride
 
 _norm = kernel("norm")
 _norm_backward = kernel("norm_backward")
@@ -25,13 +26,16 @@ class Drop(NamedTuple):
     seed: int | None = None
     """Draws the mask by position where ``mask`` is ``None``."""
 
+    def readable(self) -> Drop:
+        """The same with a mask of dense columns."""
+        return self if self.mask is None else self._replace(mask=dense_columns(self.mask))
+
     def fields(self) -> tuple[Any, ...]:
         """The struct's fields for it."""
         if self.p == 0.0 or (self.mask is None and self.seed is None):
             return (None, 0, 0, 0, False, False, 1.0)
         scale = 1.0 / (1.0 - self.p)
         if self.mask is not None:
-            assert self.mask.dtype in (torch.bool, torch.uint8)
             is_packed = self.mask.dtype == torch.uint8
             return (self.mask.data_ptr(), row_stride(self.mask), 0, 0, False, is_packed, scale)
         assert self.seed is not None
@@ -48,7 +52,7 @@ def _threshold(p: float) -> int:
 
 def keep_bits(seed: int, p: float, *, out: Tensor) -> None:
     """Write the mask of `reference.keep_mask` packed: bit k of byte b of the dense uint8 ``out`` is position 8b + k."""
-    assert out.dtype == torch.uint8 and out.is_contiguous()
+    operands.bits(out, torch.uint8)
     _keep_bits(out.numel(), out.data_ptr(), seed & _WORD, _threshold(p), torch.get_num_threads())
 
 
@@ -74,6 +78,8 @@ def norm_act_drop(
         weight, bias: [D] in the type of the sums.
         mean, rstd: layer: [N] vectors to write, for the backward; batch: [D] vectors to use (`batch_stats`).
     """
+    drop = drop.readable()
+    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, [("out", out)])
     _norm(
         x.size(0),
         x.size(1),
@@ -119,6 +125,8 @@ def norm_act_drop_backward(
         fixed_stats: batch: ``mean`` and ``rstd`` are constants instead of the batch's own.
         accumulate: add to ``dx``.
     """
+    drop, outs, sums = drop.readable(), [("grad", grad), ("dx", dx)], (dweight, dbias)
+    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, outs, sums)
     _norm_backward(
         x.size(0),
         x.size(1),
@@ -146,6 +154,7 @@ def norm_act_drop_backward(
 
 def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:
     """Write each channel's mean, ``1 / sqrt(var + eps)`` and, if asked, biased variance over the rows."""
+    operands.batch_stats(x, mean, rstd, var)
     _batch_stats(
         x.size(0),
         x.size(1),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .library import DTYPES, Csr, csr_fields, kernel, ptr, row_stride
+from .. import operands
+from ..operands import Csr
+from .library import DTYPES, csr_fields, kernel, ptr, row_stride
 
 _spmm = kernel("spmm")
 _edge_dot = kernel("edge_dot")
@@ -35,6 +37,7 @@ def spmm(
         mean: divide by the number of edges of the row.
         accumulate: add to ``out``.
     """
+    operands.spmm(x, csr, out, weight, src_scale, dst_scale)
     _spmm(
         csr_fields(csr),
         x.size(1),
@@ -55,6 +58,7 @@ def spmm(
 
 def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = False) -> None:
     """Write ``<grad_i, x_j>`` of the forward graph's edges into ``out`` [E], over the degree of i with ``mean``."""
+    operands.edge_dot(x, grad, csr, out)
     _edge_dot(
         csr_fields(csr),
         x.size(1),
@@ -71,6 +75,7 @@ def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = Fal
 
 def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's maximum over the neighbours; ``arg`` [N, D] int32: the first edge that attains it, or -1."""
+    operands.neighbour_max(x, csr, out, arg)
     _max(
         csr_fields(csr),
         x.size(1),
@@ -86,6 +91,7 @@ def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None
 
 def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tensor, accumulate: bool = False) -> None:
     """Send each gradient to the source of the edge that ``arg`` names."""
+    operands.neighbour_max_backward(grad, arg, reverse, dx)
     _max_backward(
         csr_fields(reverse),
         grad.size(1),

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import NO_EDGES, Csr, EdgeTerm
 from .launch import (
     SUMS,
@@ -38,6 +39,7 @@ def gen_aggr(
     scratch: Tensor | None = None,
 ) -> None:
     """Reduce GEN messages; contract in `revgnn.ops.native.gen_aggr`; ``scratch`` is not used."""
+    operands.gen_aggr(x, csr, reduce, out, edges, t, lse, scratch)
     width = out.size(1)
     block = column_block(width)
     launch_rows(
@@ -93,29 +95,34 @@ def _gen_aggr(
     norm = tl.zeros((BLOCK_D,), SUM)
     if REDUCE == "softmax":
         temperature = vector(t, d, inside, SUM)
+        steepness = tl.abs(temperature)
     for first in range(start, end, BLOCK_E):
         e, live, j = edges_of(indices, first, end, BLOCK_E)
         value = gather(x, j, x_stride, d, live, inside, SUM)
         if edge_attr is not None:
             place = places_of(edge_ids, e, live)
             value += edge_term(edge_attr, weight, bias, place, live, d, inside, width, K, SUM)
-        m = tl.where(live[:, None], rectified(value), 0.0)
+        m = rectified(value)
         if REDUCE == "softmax":
-            logits = tl.where(live[:, None], m * temperature[None, :], -_INF)
-            # Every tile has an edge, so that the shift is finite from the first one on.
-            shift = tl.maximum(top, tl.max(logits, 0))
-            shrink = tl.exp(top - shift)
-            p = tl.exp(logits - shift[None, :])
+            # Messages are subtracted before t multiplies: a large logit has no digits to spare. Every tile has an edge.
+            m = tl.where(temperature < 0, -1.0, 1.0)[None, :] * m
+            shift = tl.maximum(top, tl.max(tl.where(live[:, None], m, -_INF), 0))
+            step = tl.where(first == start, 0.0, top - shift)
+            shrink = tl.exp(step * steepness)
+            away = tl.where(live[:, None], m - shift[None, :], 0.0)
+            p = tl.where(live[:, None], tl.exp(away * steepness[None, :]), 0.0)
+            total = (total + norm * step) * shrink + tl.sum(p * away, 0)
             norm = norm * shrink + tl.sum(p, 0)
-            total = total * shrink + tl.sum(p * m, 0)
             top = shift
         else:
-            total += tl.sum(m, 0)
+            total += tl.sum(tl.where(live[:, None], m, 0.0), 0)
     if REDUCE == "softmax":
+        top = tl.where(start < end, tl.where(temperature < 0, -top, top), 0.0)
         norm = tl.where(start < end, norm, 1.0)
-        total /= norm
+        total = top + tl.where(temperature < 0, -total, total) / norm
         if lse is not None:
-            tl.store(lse + row * width + d, tl.where(start < end, top + tl.log(norm), 0.0), mask=inside)
+            below = top - total.to(out.dtype.element_ty).to(SUM)
+            tl.store(lse + row * width + d, tl.log(norm) + temperature * below, mask=inside)
     if REDUCE == "mean":
         total /= tl.maximum(end - start, 1).to(SUM)
     put(out + row * out_stride, d, total, inside, False)

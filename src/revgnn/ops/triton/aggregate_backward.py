@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import NO_EDGE_GRADS, NO_EDGES, Csr, EdgeGrads, EdgeTerm, sum_dtype
 from .launch import (
     SUMS,
@@ -56,6 +57,9 @@ def gen_aggr_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradients of `gen_aggr`; contract in `revgnn.ops.native.gen_aggr_backward`; ``scratch`` is not used."""
+    operands.gen_aggr_backward(
+        grad, x, reverse, reduce, dx, edges, edge_grads, t, dt, y, lse, indptr, scratch
+    )  # fmt: skip
     num_rows, width = dx.shape
     is_softmax, has_edges, features = reduce == "softmax", edges.weight is not None, edges.num_features
     own = (x, *edges, t, *((y, lse) if is_softmax else (None, None)), grad, indptr)
@@ -74,10 +78,12 @@ def gen_aggr_backward(
     num_long = 0 if long is None else long.numel()
     parts = x.new_empty(num_parts + num_long, num_sums, width, dtype=sum_dtype(x.dtype))
 
+    edges_by_source = (reverse.indptr, reverse.indices, reverse.edge_ids)
+
     def run(rows: Tensor | None, into: Tensor, count: int, per_part: int, **shape: int) -> None:
         launch(
             _sources, (into.size(0), blocks(width, block)), x,
-            rows, *reverse, *own, dx, into, count, per_part, num_sums, width, *strides, dx.stride(0),
+            rows, *edges_by_source, *own, dx, into, count, per_part, num_sums, width, *strides, dx.stride(0),
             ACCUMULATE=accumulate, **shape, **constants,
         )  # fmt: skip
 
@@ -85,7 +91,7 @@ def gen_aggr_backward(
     if long is not None:
         run(long, parts[num_parts:], num_long, 1, **many_warps(shape["BLOCK_E"], shape["num_warps"]))
     if has_edges and edge_grads.edge_attr is not None:
-        to_edges = (*reverse[1:], *own, edge_grads.edge_attr, width, *strides)
+        to_edges = (*edges_by_source[1:], *own, edge_grads.edge_attr, width, *strides)
         launch_rows(_edges, reverse.indptr, (), x, *to_edges, **shape, **constants)
     for place, out in ((slice(0, features), edge_grads.weight), (features, edge_grads.bias), (num_sums - 1, dt)):
         if out is not None:

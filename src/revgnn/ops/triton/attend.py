@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import Csr
 from .launch import (
     SUMS,
@@ -35,11 +36,12 @@ def attention(
     negative_slope: float,
     keep: Tensor | None,
     out: Tensor,
-    lse: Tensor | None = None,
+    normaliser: Tensor | None = None,
     slope_y: Tensor | None = None,
     slope_sum: Tensor | None = None,
 ) -> None:
     """Sum neighbours with attention; contract in `revgnn.ops.native.attention`."""
+    operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
     _, heads, width = out.shape
     block = column_block(width)
     launch_rows(
@@ -54,7 +56,7 @@ def attention(
         score_dst,
         as_bytes(keep),
         out,
-        lse,
+        normaliser,
         slope_y,
         slope_sum,
         heads,
@@ -83,7 +85,7 @@ def edge_scores(edge_ids, keep, own, others, at, e, live, SLOPE: tl.constexpr):
 
 @triton.jit
 def _attention(
-    rows, indptr, indices, edge_ids, x, score_src, score_dst, keep, out, lse, slope_y, slope_sum,
+    rows, indptr, indices, edge_ids, x, score_src, score_dst, keep, out, normaliser, slope_y, slope_sum,
     heads, width, x_stride, out_stride,
     SLOPE: tl.constexpr, SUM: tl.constexpr, LONG: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -121,8 +123,10 @@ def _attention(
     put(out + row * out_stride + head * width, d, total * scale, inside, False)
     at = row * heads + head + tl.zeros((1,), tl.int64)
     first_block = at * 0 + tl.program_id(2) == 0
-    if lse is not None:
-        tl.store(lse + at, tl.where(none, 0.0, top + tl.log(norm)), mask=first_block)
+    if normaliser is not None:
+        place = normaliser + at + row * heads
+        tl.store(place, tl.where(none, 0.0, top), mask=first_block)
+        tl.store(place + heads, tl.where(none, 0.0, scale), mask=first_block)
     if slope_y is not None:
         tl.store(slope_y + (row * heads + head) * width + d, sloped * scale, mask=inside)
         tl.store(slope_sum + at, slopes * scale, mask=first_block)

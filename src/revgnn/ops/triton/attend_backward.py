@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import Csr
 from .attend import edge_scores
 from .launch import (
@@ -40,7 +41,7 @@ def attention_backward(
     negative_slope: float,
     keep: Tensor | None,
     y: Tensor,
-    lse: Tensor,
+    normaliser: Tensor,
     slope_y: Tensor | None,
     slope_sum: Tensor | None,
     scratch: Tensor,
@@ -50,6 +51,8 @@ def attention_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradients of `attention`; contract in `revgnn.ops.native.attention_backward`."""
+    scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (normaliser, slope_y, slope_sum)
+    operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
     num_rows, heads, width = dx.shape
     block = column_block(width)
     block_e = edge_block(block)
@@ -62,7 +65,7 @@ def attention_backward(
     launch_rows(
         _sources, reverse.indptr, (heads,), x,
         reverse.indices, places(reverse.edge_ids, keep), x, score_src, score_dst, as_bytes(keep),
-        lse, products, grad, dx, dscore_src, heads, width, x.stride(0), grad.stride(0), dx.stride(0),
+        normaliser, products, grad, dx, dscore_src, heads, width, x.stride(0), grad.stride(0), dx.stride(0),
         ACCUMULATE=accumulate, SLOPE=negative_slope, SUM=SUMS[x.dtype], BLOCK_E=block_e, BLOCK_D=block,
     )  # fmt: skip
 
@@ -96,7 +99,7 @@ def _destinations(
 
 @triton.jit
 def _sources(
-    rows, indptr, indices, edge_ids, x, score_src, score_dst, keep, lse, products, grad, dx, dscore_src,
+    rows, indptr, indices, edge_ids, x, score_src, score_dst, keep, normaliser, products, grad, dx, dscore_src,
     heads, width, x_stride, grad_stride, dx_stride,
     ACCUMULATE: tl.constexpr, SLOPE: tl.constexpr, SUM: tl.constexpr, LONG: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -113,7 +116,9 @@ def _sources(
             e, live, i = edges_of(indices, first, end, BLOCK_E)
             at = i * heads + head
             logits, slope, live = edge_scores(edge_ids, keep, own, score_dst, at, e, live, SLOPE)
-            p = tl.exp(tl.where(live, logits - tl.load(lse + at, mask=live, other=0.0), 0.0)) * live.to(SUM)
+            top = tl.load(normaliser + at + i * heads, mask=live, other=0.0)
+            share = tl.load(normaliser + at + (i + 1) * heads, mask=live, other=0.0)
+            p = tl.exp(tl.where(live, logits - top, 0.0)) * share
             g = gather(grad + head * width, i, grad_stride, d, live, inside, SUM)
             total += tl.sum(p[:, None] * g, 0)
             sloped += tl.sum((p * slope)[:, None] * g, 0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import Drop
 from .launch import TILE, as_bytes, blocks, launch
 
@@ -31,6 +33,7 @@ def drop_arguments(drop: Drop) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def keep_mask(seed: int, p: float, *, out: Tensor) -> None:
     """Write the mask of `reference.keep_mask` into ``out``, bool and dense, in one pass and with no temporary."""
+    operands.bits(out, torch.bool)
     grid = (blocks(out.numel(), TILE),)
     launch(_keep_mask, grid, out, as_bytes(out), *_words(seed, p), out.numel(), BLOCK=TILE, num_warps=4)
 

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import Csr
 from .launch import (
     SUMS,
@@ -27,6 +28,7 @@ _NOWHERE = tl.constexpr(2**31 - 1)
 
 def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's maximum; contract in `revgnn.ops.native.neighbour_max`."""
+    operands.neighbour_max(x, csr, out, arg)
     width = out.size(1)
     block = column_block(width)
     launch_rows(
@@ -91,6 +93,7 @@ def _neighbour_max(
 
 def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tensor, accumulate: bool = False) -> None:
     """Send each gradient to the source of the edge that ``arg`` names."""
+    operands.neighbour_max_backward(grad, arg, reverse, dx)
     width = dx.size(1)
     block = column_block(width)
     launch_rows(

@@ -34,17 +34,16 @@ def message_gradient(value, i, live, d, inside, t, y, lse, grad, degree_indptr, 
                      REDUCE: tl.constexpr, CONSTANT: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
     """The gradients of some messages' rectifier inputs ``value`` [edges, columns], and their terms of that of t.
 
-    With ``p = exp(t m - lse)``: ``dm = g p (1 + t (m - y))``, ``dt = sum g p m (m - y)``; ``CONSTANT``: ``dm = g p``.
+    With ``p = exp(t (m - y) - lse)``: ``dm = g p (1 + t (m - y))``, ``dt = sum g p (m - y)^2``; CONSTANT: ``dm = g p``.
     """
     g = gather(grad, i, grad_stride, d, live, inside, SUM)
     dt = tl.zeros((d.shape[0],), SUM)
     if REDUCE == "softmax":
-        m = rectified(value)
+        away = rectified(value) - gather(y, i, y_stride, d, live, inside, SUM)
         # Columns and edges that do not exist have g = 0 and a finite exponential.
-        exponent = m * t[None, :] - gather(lse, i, width, d, live, inside, SUM)
+        exponent = away * t[None, :] - gather(lse, i, width, d, live, inside, SUM)
         p = tl.exp(tl.where(live[:, None] & inside[None, :], exponent, 0.0)) * g
-        away = m - gather(y, i, y_stride, d, live, inside, SUM)
-        dt = tl.sum(p * m * away, 0)
+        dt = tl.sum(p * away * away, 0)
         dm = p if CONSTANT else p * (1.0 + t[None, :] * away)
     elif REDUCE == "mean":
         degree = tl.load(degree_indptr + i + 1, mask=live, other=1) - tl.load(degree_indptr + i, mask=live, other=0)

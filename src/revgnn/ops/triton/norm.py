@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import NO_DROP, Drop
 from .dropout import SEED_ARGUMENTS, drop_arguments, keep_factor
 from .launch import SUMS, blocks, column_block, columns_of, gather, launch, power_of_two, row_block, vector, warps
@@ -25,6 +26,8 @@ def norm_act_drop(
     drop: Drop = NO_DROP,
 ) -> None:
     """Write ``keep * relu(norm(x)) / (1 - p)``; contract in `revgnn.ops.native.norm_act_drop`."""
+    drop = drop.readable()
+    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, [("out", out)])
     num_rows, width = x.shape
     # A row's statistics need all of its columns in one tile.
     block = power_of_two(width) if kind == "layer" else column_block(width)

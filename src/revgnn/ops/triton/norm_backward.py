@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import NO_DROP, Drop, sum_dtype
 from .dropout import SEED_ARGUMENTS, drop_arguments, keep_factor
 from .launch import (
@@ -45,6 +46,8 @@ def norm_act_drop_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradient of `norm_act_drop`; contract in `revgnn.ops.native.norm_act_drop_backward`."""
+    drop, outs, sums = drop.readable(), [("grad", grad), ("dx", dx)], (dweight, dbias)
+    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, outs, sums)
     num_rows, width = x.shape
     block = power_of_two(width) if kind == "layer" else column_block(width)
     rows = row_block(block)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import operands
 from ..native import Csr
 from .launch import (
     SUMS,
@@ -36,6 +37,7 @@ def spmm(
     accumulate: bool = False,
 ) -> None:
     """Sum neighbours; contract in `revgnn.ops.native.spmm`."""
+    operands.spmm(x, csr, out, weight, src_scale, dst_scale)
     width = out.size(1)
     block = column_block(width)
     launch_rows(
@@ -102,6 +104,7 @@ def _spmm(
 
 def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = False) -> None:
     """Write ``<grad_i, x_j>`` of every edge; contract in `revgnn.ops.native.edge_dot`."""
+    operands.edge_dot(x, grad, csr, out)
     width = grad.size(1)
     block = column_block(width)
     launch_rows(

@@ -1,0 +1,170 @@
+"""The border in front of the kernels: what may reach one, what goes the plain way, and what is an error.
+
+A kernel reads raw memory and believes every number that it is given. The ops refuse what a user can get wrong
+(`check_features`, `check_operand`) whichever implementation runs, and send what is right but no plain memory to the
+reference (`is_readable`). Each kernel then compares every operand with its contract (`dense`, `rows`, in `operands`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_TRACED = (FakeTensor, FunctionalTensor)
+
+
+# ---------------------------------------------------------------------- what goes the plain way
+def is_transformed() -> bool:
+    """Whether somebody follows the values through torch's own operators, who would not see a kernel: a transform of
+    `torch.func`, forward-mode differentiation, `torch.jit.trace` or ``make_fx``."""
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._is_tracing()
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    )
+
+
+def is_readable(*tensors: Tensor | None) -> bool:
+    """Whether the values of all tensors lie in memory as they are, or are followed by a tracer that knows the custom
+    ops: not wrappers of other tensors, zeros without memory, or views that are negated when they are read."""
+    for tensor in tensors:
+        kind = type(tensor)
+        if kind in _PLAIN:
+            if tensor.is_neg() or tensor._is_zerotensor():  # type: ignore[union-attr]
+                return False
+        elif tensor is not None and kind not in _TRACED and _is_wrapper(kind):
+            return False
+    return True
+
+
+def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
+    """Whether a kernel can read a dense tensor of this shape beside ``like``; ``None`` always fits."""
+    return tensor is None or (
+        type(tensor) in _PLAIN
+        and tensor.dtype == like.dtype
+        and tensor.device == like.device
+        and tensor.shape == shape
+        and tensor.is_contiguous()
+        and is_readable(tensor)
+    )
+
+
+def _is_wrapper(kind: type) -> bool:
+    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------------- what a user can get wrong
+def check_features(x: Tensor, dims: str, num_nodes: int | None = None, device: torch.device | None = None) -> None:
+    """Refuse values of nodes that are no floating-point matrix with a row for each node of the graph beside it.
+
+    Args:
+        x: what came.
+        dims: names of its dimensions, such as ``N, D``; empty: any number of them.
+        num_nodes, device: of the graph; ``None``: there is none.
+    Raises: TypeError, ValueError, RuntimeError: naming both sides.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must have a floating-point type, got {x.dtype}; convert it with .float()")
+    if x.layout is not torch.strided:
+        raise TypeError(f"x must be a dense tensor, got one of layout {x.layout}; convert it with .to_dense()")
+    if dims and x.dim() != dims.count(",") + 1:
+        raise ValueError(f"x must be [{dims}], got {list(x.shape)}")
+    if num_nodes is not None and x.size(0) != num_nodes:
+        raise ValueError(f"x must have one row per node: got {x.size(0)} rows for {num_nodes} nodes")
+    if device is not None and x.device != device:
+        raise RuntimeError(f"x is on {x.device} but the graph on {device}; move it with graph.to({str(x.device)!r})")
+
+
+def check_operand(value: Tensor | None, name: str, x: Tensor, *shape: int, any_width: bool = False) -> None:
+    """Refuse an operand that is not of its shape, on another device than x, or of a type that x would lose to.
+
+    Args:
+        value: what came; ``None`` is left to the caller.
+        name: of the argument.
+        x: the values of nodes beside it.
+        shape: what it must be.
+        any_width: whether a type wider than that of the sums over x is converted instead.
+    Raises: TypeError, ValueError, RuntimeError: naming both sides.
+    """
+    if value is not None:
+        check_place(value, name, x, *shape)
+        if value.dtype is not x.dtype:
+            check_dtype(value, name, x, any_width=any_width)
+
+
+def check_place(value: Tensor, name: str, x: Tensor, *shape: int) -> None:
+    """Refuse what has another shape, or lies on another device than x."""
+    if value.shape != shape:
+        raise ValueError(f"{name} must be {list(shape)}, as x is {list(x.shape)}; got {list(value.shape)}")
+    if value.device != x.device:
+        raise RuntimeError(f"{name} is on {value.device}, but x is on {x.device}; move it with .to({str(x.device)!r})")
+
+
+def check_dtype(value: Tensor, name: str, x: Tensor, *, any_width: bool = False) -> None:
+    """Refuse what is not floating point, or wider than the sums over x."""
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a floating-point type, as x {x.dtype}; got {value.dtype}")
+    if value.dtype == torch.float64 and x.dtype != torch.float64 and not any_width:
+        raise TypeError(
+            f"{name} is {value.dtype}, wider than the sums over x, which is {x.dtype}; convert one of them with .to()"
+        )
+
+
+# ---------------------------------------------------------------------- what a kernel relies on
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums over ``dtype`` are kept in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
+    """Refuse an operand of a kernel that is not dense memory of this type, device and shape; ``None`` passes."""
+    if tensor is not None and (
+        tensor.dtype is not dtype
+        or tensor.shape != shape
+        or tensor.device != device
+        or not tensor.is_contiguous()
+        or not (tensor.data_ptr() or 0 in shape)
+    ):
+        _refuse(tensor, name, dtype, device, shape)
+
+
+def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
+    """Refuse an operand as `dense` does, but that its rows may stand apart: a column slice of a wider tensor."""
+    if tensor is not None and (
+        tensor.dtype is not dtype
+        or tensor.shape != shape
+        or tensor.device != device
+        or not (tensor.is_contiguous() or _has_dense_rows(tensor.stride(), shape))
+        or not (tensor.data_ptr() or 0 in shape)
+    ):
+        _refuse(tensor, name, dtype, device, shape)
+
+
+def _has_dense_rows(strides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    expected = 1
+    for place in range(len(shape) - 1, 0, -1):
+        if strides[place] != expected and shape[place] > 1:
+            return False
+        expected *= shape[place]
+    return True
+
+
+def _refuse(tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise ValueError(f"a kernel needs {name} of shape {list(shape)}, got {list(tensor.shape)}")
+    if tensor.device != device:
+        raise RuntimeError(f"a kernel needs {name} on {device}, where its other operands are, got {tensor.device}")
+    if tensor.dtype is not dtype:
+        raise TypeError(f"a kernel needs {name} of type {dtype}, got {tensor.dtype}")
+    if tensor.data_ptr():
+        raise ValueError(f"a kernel needs {name} with dense rows, got strides {tensor.stride()}; use .contiguous()")
+    raise ValueError(f"a kernel needs {name} in memory, got a {type(tensor).__name__} without storage")
