@@ -77,6 +77,14 @@ class Seeded(Ordinary):
         return super().forward(x, edge_index)
 
 
+class Still(Ordinary):
+    """The same with nothing that draws or moves, which PyG's reversible layer does not support."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.norm, self.drop = nn.LayerNorm(channels), nn.Identity()  # type: ignore[assignment]
+
+
 class Contraction(nn.Module):
     """A block with a fixed point, for an equilibrium."""
 
@@ -112,8 +120,8 @@ def _equilibrium(stored: bool) -> nn.Module:
     return Net([Equilibrium(Contraction(), backward_tol=1e-11, backward_max_iter=100, **settings)])  # type: ignore[arg-type]
 
 
-def _layers(stored: bool, kind: Callable[..., nn.Module]) -> nn.Module:
-    return Net([kind(Ordinary(D // 2), num_groups=2, disable=stored) for _ in range(4)])
+def _layers(stored: bool, kind: Callable[..., nn.Module], block: Callable[[int], nn.Module]) -> nn.Module:
+    return Net([kind(block(D // 2), num_groups=2, disable=stored) for _ in range(4)])
 
 
 def _convs(stored: bool) -> nn.Module:
@@ -121,14 +129,15 @@ def _convs(stored: bool) -> nn.Module:
 
 
 SUBJECTS: dict[str, Callable[[bool], nn.Module]] = {
+    "model, store": partial(_model, backprop="store"),
     "model, reversible": partial(_model, backprop="reversible"),
     "model, checkpoint": partial(_model, backprop="checkpoint"),
     "own block, reversible": partial(_stack, backprop="reversible"),
     "own block, checkpoint": partial(_stack, backprop="checkpoint"),
     "own block, implicit": _equilibrium,
-    "GroupAddRev": partial(_layers, kind=GroupAddRev),
+    "GroupAddRev": partial(_layers, kind=GroupAddRev, block=Ordinary),
     "convolutions": _convs,
-    "PyG's GroupAddRev": partial(_layers, kind=PygGroupAddRev),
+    "PyG's GroupAddRev": partial(_layers, kind=PygGroupAddRev, block=Still),
 }
 
 
@@ -379,7 +388,9 @@ def penalty(case: Case) -> Tensor:
 def second(case: Case, *, of: str) -> Tensor:
     """`torch.autograd.functional.hessian` and `hvp`"""
     if of == "hvp":
-        return torch.autograd.functional.hvp(lambda x: case.loss(x=x), case.x, torch.ones_like(case.x))[1].flatten()
+        # BatchNorm does not see the same step of all nodes.
+        along = torch.linspace(-1, 1, case.x.numel(), dtype=case.x.dtype).sin_().view_as(case.x)
+        return torch.autograd.functional.hvp(lambda x: case.loss(x=x), case.x, along)[1].flatten()
     return torch.autograd.functional.hessian(lambda x: case.loss(x=torch.cat([x, case.x[2:]])), case.x[:2]).flatten()
 
 
@@ -503,7 +514,8 @@ of the same weights with every activation stored, in the same surroundings, in f
 - **wrong**: no error, and a gradient that is off by so much.
 
 The blocks have dropout and BatchNorm, the norm with statistics that move. "own block" is a block as people write them:
-torch's BatchNorm and dropout around PyG's convolution. "convolutions" are single layers on the kernels.
+torch's BatchNorm and dropout around PyG's convolution. "convolutions" are single layers on the kernels. The blocks in
+PyG's own reversible layer have neither dropout nor BatchNorm, which it does not support.
 
 {table}
 
