@@ -4,8 +4,9 @@ A module's value depends on more than its arguments: on parameters, buffers, tra
 first evaluation notes them; a repetition puts them back around itself alone. So the backward belongs to its forward
 whatever the caller did in between, and statistics, random numbers and flags that the caller sees move once per step.
 
-A module may declare ``is_pure = True``: it draws no random numbers but from its seed, and changes no buffer while
-`is_rebuilding()`. Then nothing is drawn or restored for it but parameters, flags and small buffers.
+A module may declare ``is_pure = True``: it draws no random numbers but from its seed, changes no buffer while
+`is_rebuilding()`, and in training its value depends on none that moves. Then its generators are left alone, and in
+training its buffers too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class View:
         self.is_bare = not any(is_watched(part) for part in self.parts)
         """Whether nothing waits to see a part at work, and no forward was replaced."""
         self.is_pure = bool(getattr(module, "is_pure", False))
+        if self.is_pure and all(self.flags):
+            self.buffers = []
 
     @property
     def is_training(self) -> bool:

@@ -140,7 +140,7 @@ class Run:
                     value = self.recompute.first(
                         (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
                     )
-                    if keep and block not in self.checked.repeats and not is_rebuilding():
+                    if keep and block not in self.checked.repeats and type(value) is Tensor and not is_rebuilding():
                         self._check_repeats(layer, i, x, seed, arguments, value)
                 _check_width(value, x)
                 return value
