@@ -54,7 +54,6 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
     planned = time.perf_counter()
     measured = measured_peak(run, shape)
     known = time.perf_counter()
-    process = resident_in_isolation(run, shape)
     work = step_work(run, shape, *step_size(run, shape))
     return {
         "kind": "plan",
@@ -65,15 +64,37 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
         "predicted_bytes": predicted.peak,
         "measured_bytes": measured,
         "ratio": predicted.peak / measured,
-        "predicted_process_bytes": predicted.process,
-        "process_bytes": None if process is None else process.process,
-        "growth_bytes": None if process is None else process.growth,
         "how": predicted.how,
         "phase": predicted.phase,
         "predict_s": planned - started,
         "measure_s": known - planned,
         "predicted_step_s": work.seconds(measured_rates(torch.get_num_threads(), time.process_time)),
         "measured_step_s": measured_seconds(run, shape, steps=3, clock=time.process_time),
+        "threads": torch.get_num_threads(),
+        **facts("cpu"),
+    }
+
+
+def measure_process(name: str, times: float, deeper: int | None) -> dict[str, Any]:
+    """Predict what a process takes for a recipe at a size, and measure it.
+
+    Args: as `measure`.
+    """
+    run = replace(find_recipe(name)(), paper=None)
+    run, shape = at_most(run, shape_of_config(run.dataset), times, deeper)
+    predicted, measured = predict(run, shape), resident_in_isolation(run, shape)
+    assert measured is not None, "the system must tell the resident size"
+    return {
+        "kind": "plan-process",
+        "recipe": name,
+        "num_nodes": shape.nodes,
+        "num_edges": shape.edges,
+        "layers": run.model.num_layers,
+        "predicted_bytes": predicted.peak,
+        "growth_bytes": measured.growth,
+        "predicted_process_bytes": predicted.process,
+        "process_bytes": measured.process,
+        "ratio": predicted.process / measured.process,
         "threads": torch.get_num_threads(),
         **facts("cpu"),
     }
@@ -116,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", action="append", help="only this one; repeatable")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--real", action="store_true", help="measure on the data itself, at the whole size and depth")
+    parser.add_argument("--process", action="store_true", help="measure what the process takes instead of tensors")
     parser.add_argument("--set", action="append", default=[], help="change the recipe, with --real; repeatable")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
     options = parser.parse_args(arguments)
@@ -124,9 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.recipe or all_recipes():
         if options.real:
             row = measure_real(name, options.set, options.data_root)
+        elif options.process:
+            row = measure_process(name, options.times, options.deeper)
         else:
             row = measure(name, options.times, options.deeper, options.data_root)
-        print(f"{name}: {row['ratio']:.3f} ({row['measured_bytes'] / 1e6:.1f} MB)", file=sys.stderr, flush=True)
+        found = row["process_bytes" if options.process else "measured_bytes"]
+        print(f"{name}: {row['ratio']:.3f} ({found / 1e6:.1f} MB)", file=sys.stderr, flush=True)
         if options.write is None:
             print(json.dumps(row))
         else:

@@ -169,9 +169,8 @@ def _newest(results: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
 def _planned() -> str:
     """Predicted and measured peaks and steps, the newest of each recipe."""
     lines = [
-        "| recipe | nodes | layers | tensors, predicted | measured | ratio | process, predicted | measured | ratio "
-        "| step, predicted | measured | ratio | commit |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in _newest("plan", "recipe").values():
         cells = [
@@ -181,7 +180,6 @@ def _planned() -> str:
             memory(row["predicted_bytes"]),
             memory(row["measured_bytes"]),
             f"{row['ratio']:.3f}",
-            *_process_cells(row),
             duration(row["predicted_step_s"]),
             duration(row["measured_step_s"]),
             f"{row['predicted_step_s'] / row['measured_step_s']:.2f}",
@@ -191,12 +189,28 @@ def _planned() -> str:
     return "\n".join(lines)
 
 
-def _process_cells(row: dict[str, Any]) -> list[str]:
-    """Predicted and measured peak of the process and their ratio; dashes of a row that was measured before it was."""
-    if row.get("process_bytes") is None:
-        return 3 * ["–"]
-    predicted, measured = row["predicted_process_bytes"], row["process_bytes"]
-    return [memory(predicted), memory(measured), f"{predicted / measured:.2f}"]
+def _planned_process() -> str:
+    """Predicted and measured peaks of processes, the newest of each recipe and size."""
+    lines = [
+        "| recipe | nodes | edges | layers | tensors, predicted | growth, measured | process, predicted | measured "
+        "| ratio | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in _newest("plan_process", "recipe", "num_nodes").values():
+        cells = [
+            f"`{row['recipe']}`",
+            f"{row['num_nodes']:,}",
+            f"{row['num_edges']:,}",
+            str(row["layers"]),
+            memory(row["predicted_bytes"]),
+            memory(row["growth_bytes"]),
+            memory(row["predicted_process_bytes"]),
+            memory(row["process_bytes"]),
+            f"{row['ratio']:.2f}",
+            f"{row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _planned_real() -> str:
@@ -531,6 +545,7 @@ BLOCKS = {
     "scale-check": _scale_check,
     "planned": _planned,
     "planned-full": _planned_full,
+    "planned-process": _planned_process,
     "planned-real": _planned_real,
     "ranks": _ranks,
     "planned-summary": _planned_summary,

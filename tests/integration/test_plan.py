@@ -30,7 +30,8 @@ from revgnn.plan import (
 )
 from revgnn.plan.fits import MARGIN
 from revgnn.plan.isolated import resident_in_isolation
-from revgnn.plan.predict import data_bytes, predicted
+from revgnn.plan.predict import predicted
+from revgnn.plan.process import KEPT, SORTED, data_bytes, process_bytes
 from revgnn.plan.rates import GPUS, Rates
 from revgnn.plan.trial import at_most, kept_by, measured_peak, step_size
 from revgnn.recipes import all_recipes, find_recipe
@@ -101,6 +102,14 @@ def test_every_step_of_a_whole_data_set_is_within_a_tenth() -> None:
     assert nets <= set(measured)
     ratios = {name: row["predicted_bytes"] / row["peak_bytes"] for name, row in measured.items()}
     assert {name: ratio for name, ratio in ratios.items() if abs(ratio - 1.0) > BOUND} == {}
+
+
+def test_every_process_is_within_a_quarter() -> None:
+    """The rows of the docs: `python -m benchmarks.plan --process` writes them."""
+    rows = read_lines(RESULTS / "plan_process.jsonl")
+    newest = {(row["recipe"], row["num_nodes"]): row["ratio"] for row in rows}
+    assert {name.rpartition("/")[2][:3] for name, _ in newest} >= {"rev", "res", "sag"}
+    assert {name: ratio for name, ratio in newest.items() if abs(ratio - 1.0) > PROCESS_BOUND} == {}
 
 
 def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> None:
@@ -347,6 +356,11 @@ def test_data_that_no_step_holds_as_they_are_count_in_the_process() -> None:
     run, whole = _by_parts(LoaderConfig(kind="random", num_parts=8), labels=False), replace(PLANTED, edges=480_000)
     beside = data_bytes(run, whole)
     assert beside == 480_000 * 16 + 24_000 * (16 * 4 + 16)
+    # Where steps are small, making the graph is what takes most; where they are large, the graph stands beside them.
+    nothing = process_bytes(run, replace(whole, edges=0), 0)
+    assert process_bytes(run, whole, 0) - nothing == 480_000 * (16 + SORTED)
+    grown = process_bytes(run, whole, 10**9) - process_bytes(run, replace(whole, edges=0), 10**9)
+    assert grown == 480_000 * (16 + KEPT)
     assert data_bytes(replace(run, loader=LoaderConfig()), whole) == 480_000 * 16 + 24_000 * 16
     assert data_bytes(replace(run, loader=LoaderConfig(kind="stored", parts_per_batch=1)), whole) == 0
 

@@ -15,7 +15,8 @@ from ..meter import interpreter_bytes
 from ..models import ModelConfig
 from ..overrides import override
 from ..run import Run
-from .predict import SLACK, Prediction, predict
+from .predict import Prediction, predict
+from .process import STORED_SLACK
 from .rates import Rates, rates_of, step_work
 from .shape import GraphShape
 from .trial import step_size, steps_by_parts
@@ -99,7 +100,7 @@ class _Room:
     def left(self, prediction: Prediction) -> float:
         """Bytes of tensors that could be added; below zero where it does not fit."""
         if self.rates.device == "cpu":
-            return (self.memory / MARGIN - prediction.process) / SLACK
+            return (self.memory / MARGIN - prediction.process) / STORED_SLACK
         return self.memory / MARGIN - prediction.peak
 
 

@@ -22,17 +22,15 @@ from torch import nn
 
 from ..data import Batches, Dataset, LoaderConfig, Store
 from ..measure import Moment
-from ..meter import interpreter_bytes
 from ..models import ModelConfig
 from ..run import Run, make_model
+from .process import process_bytes
 from .shape import GraphShape, made_up, shape_of_dataset
 from .trial import STEPS, Size, kept_by, measure_trial, sizes_of_trials, step_size, steps_by_parts
 
 Floats = NDArray[np.float64]
-BYTES, INDEX = 4, 8
-"""Of a float32; of an int64, as which edges, classes and rows of splits are read."""
-SLACK = 1.3
-"""Times the tensors' peak that malloc takes for them, from processes that were measured (docs/planner.md)."""
+BYTES = 4
+"""Of a float32."""
 SMALL = 1024
 """Bytes below which an allocation need not be the same in two trials."""
 
@@ -43,9 +41,6 @@ class Prediction:
 
     peak: int
     """All that tensors take."""
-    process: int
-    """All that the process takes: interpreter and libraries, the data as they were read where steps hold them in
-    another form, and `SLACK` times the tensors."""
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
@@ -55,6 +50,8 @@ class Prediction:
     """"fitted", from smaller trials, or "measured", where the data set is no larger than a trial."""
     parameters: int
     """Trained numbers."""
+    process: int = 0
+    """All that the process takes: see `process_bytes`."""
 
 
 def predict(run: Run, shape: GraphShape) -> Prediction:
@@ -67,11 +64,12 @@ def predict(run: Run, shape: GraphShape) -> Prediction:
     Cost: up to four small trainings of two steps, seconds in all; none for what was asked before.
     """
     run = replace(run, paper=None)
-    return _predict(*_in_memory(run, shape), beside=interpreter_bytes() + data_bytes(run, shape))
+    found = _predict(*_in_memory(run, shape))
+    return replace(found, process=process_bytes(run, shape, found.peak))
 
 
 @lru_cache(maxsize=256)
-def _predict(run: Run, shape: GraphShape, *, beside: int) -> Prediction:
+def _predict(run: Run, shape: GraphShape) -> Prediction:
     if shape.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
         # A step sees so many graphs, however many there are.
         shape = shape.scaled(STEPS * run.batch_size / shape.graphs)
@@ -90,7 +88,6 @@ def _predict(run: Run, shape: GraphShape, *, beside: int) -> Prediction:
     parameters, tensors = count_weights(run, shape)
     return Prediction(
         peak=peak,
-        process=beside + round(SLACK * peak),
         kinds=_kinds(run, shape, weight_kinds(run, parameters, tensors), peak),
         phase=highest[1],
         how="measured" if factors == [1.0] and depths == [None] else "fitted",
@@ -107,17 +104,6 @@ def predicted(run: Run, dataset: Dataset | Store, batches: Batches) -> dict[str,
         shape = replace(shape, kept=round(kept_by(batches, shape), 3))
     found = predict(run, shape)
     return {"peak_bytes": found.peak, "process_bytes": found.process, "how": found.how, "kinds": found.kinds}
-
-
-def data_bytes(run: Run, shape: GraphShape) -> int:
-    """Give the bytes of a data set in memory that are in no step's tensors: of a graph on disk none."""
-    if run.loader.kind == "stored":
-        return 0
-    by_row = 2 * INDEX if shape.task == "multiclass" else INDEX + shape.outputs * BYTES
-    edge_columns = len(shape.edge_categories or ()) or (shape.edge_channels or 0) * BYTES
-    is_shared = shape.level == "node" and run.loader.kind == "full" and shape.categories is None
-    node_columns = 0 if is_shared else len(shape.categories or ()) or shape.features * BYTES
-    return shape.edges * (2 * INDEX + edge_columns) + shape.nodes * node_columns + shape.rows * by_row
 
 
 def count_weights(run: Run, shape: GraphShape) -> tuple[int, int]:
