@@ -12,8 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = (Tensor, Parameter)
 _TRACED = (FakeTensor, FunctionalTensor)
 
 
@@ -35,11 +36,12 @@ def is_readable(*tensors: Tensor | None) -> bool:
     """Whether the values of all tensors lie in memory as they are, or are followed by a tracer that knows the custom
     ops: not wrappers of other tensors, zeros without memory, or views that are negated when they are read."""
     for tensor in tensors:
-        kind = type(tensor)
-        if kind in _PLAIN:
-            if tensor.is_neg() or tensor._is_zerotensor():  # type: ignore[union-attr]
+        if tensor is None or type(tensor) is Parameter:
+            continue
+        if type(tensor) is Tensor:
+            if tensor.is_neg() or tensor._is_zerotensor():
                 return False
-        elif tensor is not None and kind not in _TRACED and _is_wrapper(kind):
+        elif type(tensor) not in _TRACED and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             return False
     return True
 
@@ -54,10 +56,6 @@ def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
         and tensor.is_contiguous()
         and is_readable(tensor)
     )
-
-
-def _is_wrapper(kind: type) -> bool:
-    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------- what a user can get wrong
@@ -126,13 +124,9 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
-    """Refuse an operand of a kernel that is not dense memory of this type, device and shape; ``None`` passes."""
+    """Refuse an operand of a kernel that is not dense and of this type, device and shape; ``None`` passes."""
     if tensor is not None and (
-        tensor.dtype is not dtype
-        or tensor.shape != shape
-        or tensor.device != device
-        or not tensor.is_contiguous()
-        or not (tensor.data_ptr() or 0 in shape)
+        tensor.dtype is not dtype or tensor.shape != shape or tensor.device != device or not tensor.is_contiguous()
     ):
         _refuse(tensor, name, dtype, device, shape)
 
@@ -144,7 +138,6 @@ def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.dev
         or tensor.shape != shape
         or tensor.device != device
         or not (tensor.is_contiguous() or _has_dense_rows(tensor.stride(), shape))
-        or not (tensor.data_ptr() or 0 in shape)
     ):
         _refuse(tensor, name, dtype, device, shape)
 
@@ -165,6 +158,12 @@ def _refuse(tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device,
         raise RuntimeError(f"a kernel needs {name} on {device}, where its other operands are, got {tensor.device}")
     if tensor.dtype is not dtype:
         raise TypeError(f"a kernel needs {name} of type {dtype}, got {tensor.dtype}")
-    if tensor.data_ptr():
-        raise ValueError(f"a kernel needs {name} with dense rows, got strides {tensor.stride()}; use .contiguous()")
-    raise ValueError(f"a kernel needs {name} in memory, got a {type(tensor).__name__} without storage")
+    raise ValueError(f"a kernel needs {name} with dense rows, got strides {tensor.stride()}; use .contiguous()")
+
+
+def address(tensor: Tensor) -> int:
+    """Where the memory of a tensor starts that was compared with a contract; one without any memory is refused."""
+    found = tensor.data_ptr()
+    if not found and tensor.numel():
+        raise ValueError(f"a kernel needs {list(tensor.shape)} in memory, got a {type(tensor).__name__} without any")
+    return found

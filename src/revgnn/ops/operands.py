@@ -7,8 +7,7 @@ Raises, all of them: ValueError, TypeError, RuntimeError: naming the operand, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +32,8 @@ class Csr:
     """[E] int64: where each edge's own values stand; ``None``: at its position."""
     num_sources: int | None = None
     """Rows that the indices name; ``None``: N."""
+    on: tuple[torch.device, int, int, int] = field(init=False, repr=False)
+    """The device, N, E, and how many rows the indices name."""
 
     def __post_init__(self) -> None:
         device, num_edges = self.indptr.device, self.indices.numel()
@@ -41,6 +42,9 @@ class Csr:
         dense(self.edge_ids, "edge_ids", torch.int64, device, num_edges)
         if device.type == "cpu" and not (self.num_rows >= 0 and self.indptr[0] == 0 and self.indptr[-1] == num_edges):
             raise ValueError(f"indptr must go from 0 to the {num_edges} edges; Graph.from_edge_index makes it so")
+        num_rows = self.num_rows
+        sources = num_rows if self.num_sources is None else self.num_sources
+        object.__setattr__(self, "on", (device, num_rows, num_edges, sources))
 
     @property
     def num_rows(self) -> int:
@@ -51,12 +55,6 @@ class Csr:
     def num_edges(self) -> int:
         """E."""
         return self.indices.numel()
-
-    @property
-    def on(self) -> tuple[torch.device, int, int, int]:
-        """The device, N, E, and how many rows the indices name."""
-        n = self.num_rows
-        return self.indptr.device, n, self.num_edges, n if self.num_sources is None else self.num_sources
 
 
 def spmm(
@@ -265,60 +263,111 @@ def _either_layout(vector: Tensor | None, name: str, total: torch.dtype, device:
 def norm_act_drop(
     x: Tensor,
     kind: str,
-    affine: tuple[Tensor | None, Tensor | None],
-    stats: tuple[Tensor | None, Tensor | None],
+    out: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor | None,
     mask: Tensor | None,
-    outs: Sequence[tuple[str, Tensor]],
-    sums: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> None:
-    """Operands of ``norm_act_drop`` and of its backward; ``outs``: further [N, D], ``sums``: dweight and dbias."""
-    dtype, total, device, n, d = *_types(x), x.device, *x.shape
+    """Operands of ``norm_act_drop``."""
+    narrow = x.dtype is torch.float32 and out.dtype is torch.bfloat16
+    rows(out, "out", torch.bfloat16 if narrow else x.dtype, x.device, *x.shape)
+    _normalised(x, kind, weight, bias, mean, rstd, mask)
+
+
+def norm_act_drop_backward(
+    grad: Tensor,
+    x: Tensor,
+    kind: str,
+    dx: Tensor,
+    dweight: Tensor,
+    dbias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor | None,
+    mask: Tensor | None,
+) -> None:
+    """Operands of ``norm_act_drop_backward``."""
+    total, device, d = _normalised(x, kind, weight, bias, mean, rstd, mask)
+    rows(grad, "grad", x.dtype, device, *x.shape)
+    rows(dx, "dx", x.dtype, device, *x.shape)
+    dense(dweight, "dweight", total, device, d)
+    dense(dbias, "dbias", total, device, d)
+
+
+def _normalised(
+    x: Tensor,
+    kind: str,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[torch.dtype, torch.device, int]:
+    (dtype, total), device, (n, d) = _types(x), x.device, x.shape
     rows(x, "x", dtype, device, n, d)
-    for name, out in outs:
-        narrow = name == "out" and dtype is torch.float32 and out.dtype is torch.bfloat16
-        rows(out, name, torch.bfloat16 if narrow else dtype, device, n, d)
-    for name, vector in zip(("weight", "bias", "dweight", "dbias"), (*affine, *sums), strict=True):
-        dense(vector, name, total, device, d)
-    if kind == "batch" and (stats[0] is None or stats[1] is None):
+    dense(weight, "weight", total, device, d)
+    dense(bias, "bias", total, device, d)
+    if kind == "batch" and (mean is None or rstd is None):
         raise ValueError("a kernel needs mean and rstd for a norm over the batch")
     if kind != "none":
-        dense(stats[0], "mean", total, device, n if kind == "layer" else d)
-        dense(stats[1], "rstd", total, device, n if kind == "layer" else d)
+        size = n if kind == "layer" else d
+        dense(mean, "mean", total, device, size)
+        dense(rstd, "rstd", total, device, size)
     if mask is not None:
         is_packed = mask.dtype is torch.uint8
         rows(mask, "mask", torch.uint8 if is_packed else torch.bool, device, n, d // 8 if is_packed else d)
+    return total, device, d
 
 
 def batch_stats(x: Tensor, mean: Tensor, rstd: Tensor, var: Tensor | None) -> None:
     """Operands of ``batch_stats``."""
-    dtype, total, device, n, d = *_types(x), x.device, *x.shape
+    (dtype, total), device, (n, d) = _types(x), x.device, x.shape
     rows(x, "x", dtype, device, n, d)
-    for name, vector in (("mean", mean), ("rstd", rstd), ("var", var)):
-        dense(vector, name, total, device, d)
+    dense(mean, "mean", total, device, d)
+    dense(rstd, "rstd", total, device, d)
+    dense(var, "var", total, device, d)
 
 
-def linear(
+def linear(x: Tensor, plus: Tensor | None, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Operands of ``linear``."""
+    dtype, device, n, _, d = _mapped(x, plus, weight, bias)
+    rows(out, "out", dtype, device, n, d)
+
+
+def linear_backward(
+    grad: Tensor,
     x: Tensor,
     plus: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    wide: Sequence[tuple[str, Tensor | None]],
-    dx: Tensor | None = None,
-    dweight: Tensor | None = None,
-    dbias: Tensor | None = None,
+    dweight: Tensor,
+    dbias: Tensor | None,
+    dx: Tensor | None,
+    value: Tensor | None,
 ) -> None:
-    """Operands of ``linear`` and of its backward; ``wide``: named tensors of the output's shape."""
+    """Operands of ``linear_backward``."""
+    dtype, device, n, k, d = _mapped(x, plus, weight, bias)
+    rows(grad, "grad", dtype, device, n, d)
+    rows(value, "value", dtype, device, n, d)
+    rows(dx, "dx", dtype, device, n, k)
+    dense(dweight, "dweight", dtype, device, d, k)
+    dense(dbias, "dbias", dtype, device, d)
+
+
+def _mapped(
+    x: Tensor, plus: Tensor | None, weight: Tensor, bias: Tensor | None
+) -> tuple[torch.dtype, torch.device, int, int, int]:
     dtype, device, (n, k), d = x.dtype, x.device, x.shape, weight.size(0)
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"a kernel maps float32 or float64, got {dtype}")
-    for name, value in (("x", x), ("plus", plus), ("dx", dx)):
-        rows(value, name, dtype, device, n, k)
-    for name, value in wide:
-        rows(value, name, dtype, device, n, d)
-    for name, matrix in (("weight", weight), ("dweight", dweight)):
-        dense(matrix, name, dtype, device, d, k)
-    for name, vector in (("bias", bias), ("dbias", dbias)):
-        dense(vector, name, dtype, device, d)
+    rows(x, "x", dtype, device, n, k)
+    rows(plus, "plus", dtype, device, n, k)
+    dense(weight, "weight", dtype, device, d, k)
+    dense(bias, "bias", dtype, device, d)
+    return dtype, device, n, k, d
 
 
 def bits(out: Tensor, dtype: torch.dtype) -> None:
@@ -328,9 +377,10 @@ def bits(out: Tensor, dtype: torch.dtype) -> None:
 
 def _types(x: Tensor) -> tuple[torch.dtype, torch.dtype]:
     """The type of the elements, and of sums over them."""
-    if x.dtype not in DTYPES:
-        raise TypeError(f"the kernels have code for float32, bfloat16 and float64, got {x.dtype}; use the ops")
-    return x.dtype, sum_dtype(x.dtype)
+    dtype = x.dtype
+    if dtype not in DTYPES:
+        raise TypeError(f"the kernels have code for float32, bfloat16 and float64, got {dtype}; use the ops")
+    return dtype, sum_dtype(dtype)
 
 
 def _heads(x: Tensor) -> tuple[int, int]:

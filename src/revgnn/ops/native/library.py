@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...graph import Graph
 from .. import operands
-from ..border import sum_dtype
+from ..border import address, sum_dtype
 from ..operands import Csr
 from . import abi
 
@@ -131,7 +131,7 @@ def _missing(*fields: Any) -> None:
 
 def ptr(tensor: Tensor | None) -> int | None:
     """Where the memory of a tensor starts that `operands` has looked at; ``None`` is the null pointer."""
-    return None if tensor is None else tensor.data_ptr()
+    return None if tensor is None else tensor.data_ptr() or address(tensor)
 
 
 def row_stride(x: Tensor | None) -> int:
@@ -141,7 +141,7 @@ def row_stride(x: Tensor | None) -> int:
 
 def csr_fields(csr: Csr) -> abi.Csr:
     """The struct of a graph."""
-    return abi.Csr(csr.num_rows, csr.num_edges, csr.indptr.data_ptr(), csr.indices.data_ptr(), ptr(csr.edge_ids))
+    return abi.Csr(csr.num_rows, csr.num_edges, ptr(csr.indptr), ptr(csr.indices), ptr(csr.edge_ids))
 
 
 def dense_columns(x: Tensor) -> Tensor:

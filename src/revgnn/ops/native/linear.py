@@ -29,18 +29,18 @@ def linear(
         out: [N, D].
         sign: 0 writes ``out``, 1 adds to it, -1 subtracts from it.
     """
-    operands.linear(x, plus, weight, bias, [("out", out)])
+    operands.linear(x, plus, weight, bias, out)
     _linear(
         x.size(0),
         x.size(1),
         weight.size(0),
-        x.data_ptr(),
+        ptr(x),
         row_stride(x),
         ptr(plus),
         row_stride(plus),
-        weight.data_ptr(),
+        ptr(weight),
         ptr(bias),
-        out.data_ptr(),
+        ptr(out),
         row_stride(out),
         sign,
         DTYPES[x.dtype],
@@ -70,24 +70,24 @@ def linear_backward(
         accumulate: add to ``dx``.
         value: receives the value as `linear`'s ``out`` does with ``sign``, bit for bit; ``None``: not wanted.
     """
-    operands.linear(x, plus, weight, bias, [("grad", grad), ("value", value)], dx, dweight, dbias)
+    operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
     _linear_backward(
         x.size(0),
         x.size(1),
         weight.size(0),
-        x.data_ptr(),
+        ptr(x),
         row_stride(x),
         ptr(plus),
         row_stride(plus),
-        weight.data_ptr(),
+        ptr(weight),
         ptr(bias),
-        grad.data_ptr(),
+        ptr(grad),
         row_stride(grad),
         ptr(value),
         row_stride(value),
         ptr(dx),
         row_stride(dx),
-        dweight.data_ptr(),
+        ptr(dweight),
         ptr(dbias),
         sign,
         DTYPES[x.dtype],

@@ -37,7 +37,7 @@ class Drop(NamedTuple):
         scale = 1.0 / (1.0 - self.p)
         if self.mask is not None:
             is_packed = self.mask.dtype == torch.uint8
-            return (self.mask.data_ptr(), row_stride(self.mask), 0, 0, False, is_packed, scale)
+            return (ptr(self.mask), row_stride(self.mask), 0, 0, False, is_packed, scale)
         assert self.seed is not None
         return (None, 0, self.seed & _WORD, _threshold(self.p), True, False, scale)
 
@@ -53,7 +53,7 @@ def _threshold(p: float) -> int:
 def keep_bits(seed: int, p: float, *, out: Tensor) -> None:
     """Write the mask of `reference.keep_mask` packed: bit k of byte b of the dense uint8 ``out`` is position 8b + k."""
     operands.bits(out, torch.uint8)
-    _keep_bits(out.numel(), out.data_ptr(), seed & _WORD, _threshold(p), torch.get_num_threads())
+    _keep_bits(out.numel(), ptr(out), seed & _WORD, _threshold(p), torch.get_num_threads())
 
 
 def norm_act_drop(
@@ -79,11 +79,11 @@ def norm_act_drop(
         mean, rstd: layer: [N] vectors to write, for the backward; batch: [D] vectors to use (`batch_stats`).
     """
     drop = drop.readable()
-    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, [("out", out)])
+    operands.norm_act_drop(x, kind, out, weight, bias, mean, rstd, drop.mask)
     _norm(
         x.size(0),
         x.size(1),
-        x.data_ptr(),
+        ptr(x),
         row_stride(x),
         ptr(weight),
         ptr(bias),
@@ -91,7 +91,7 @@ def norm_act_drop(
         ptr(mean),
         ptr(rstd),
         *drop.fields(),
-        out.data_ptr(),
+        ptr(out),
         row_stride(out),
         abi.NORM_KINDS[kind],
         act,
@@ -125,24 +125,24 @@ def norm_act_drop_backward(
         fixed_stats: batch: ``mean`` and ``rstd`` are constants instead of the batch's own.
         accumulate: add to ``dx``.
     """
-    drop, outs, sums = drop.readable(), [("grad", grad), ("dx", dx)], (dweight, dbias)
-    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, outs, sums)
+    drop = drop.readable()
+    operands.norm_act_drop_backward(grad, x, kind, dx, dweight, dbias, weight, bias, mean, rstd, drop.mask)
     _norm_backward(
         x.size(0),
         x.size(1),
-        x.data_ptr(),
+        ptr(x),
         row_stride(x),
         ptr(weight),
         ptr(bias),
         ptr(mean),
         ptr(rstd),
         *drop.fields(),
-        grad.data_ptr(),
+        ptr(grad),
         row_stride(grad),
-        dx.data_ptr(),
+        ptr(dx),
         row_stride(dx),
-        dweight.data_ptr(),
-        dbias.data_ptr(),
+        ptr(dweight),
+        ptr(dbias),
         abi.NORM_KINDS[kind],
         act,
         fixed_stats,
@@ -158,11 +158,11 @@ def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tenso
     _batch_stats(
         x.size(0),
         x.size(1),
-        x.data_ptr(),
+        ptr(x),
         row_stride(x),
         eps,
-        mean.data_ptr(),
-        rstd.data_ptr(),
+        ptr(mean),
+        ptr(rstd),
         ptr(var),
         DTYPES[x.dtype],
         torch.get_num_threads(),

@@ -18,7 +18,7 @@ def linear(
     plus: Tensor | None = None,
 ) -> None:
     """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `native.linear`."""
-    operands.linear(x, plus, weight, bias, [("out", out)])
+    operands.linear(x, plus, weight, bias, out)
     _send(x if plus is None else x + plus, weight, bias, out, sign)
 
 
@@ -37,7 +37,7 @@ def linear_backward(
     plus: Tensor | None = None,
 ) -> None:
     """Write the gradients of `linear`, and its value; arguments as in `native.linear_backward`."""
-    operands.linear(x, plus, weight, bias, [("grad", grad), ("value", value)], dx, dweight, dbias)
+    operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
     whole = x if plus is None else x + plus
     if value is not None:
         _send(whole, weight, bias, value, sign)
