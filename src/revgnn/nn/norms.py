@@ -9,7 +9,7 @@ from .. import ops
 from ..graph import Graph
 from ..ops import native
 from ..stack import WorkSpace, draw_seed, is_rebuilding
-from .plain import has_parameters, keeps_forward
+from .plain import keeps_forward, reads
 
 NORMS: tuple[ops.Norm, ...] = ("layer", "batch", "graph", "none")
 
@@ -85,15 +85,15 @@ class NormActDrop(nn.Module):
 
     def fuses(self, x: Tensor) -> bool:
         """Whether `write` and `pull_back` can take [N, D] rows, without autograd."""
-        running = (self.running_mean, self.running_var) if self.norm == "batch" else ()
+        width = x.size(1)
         return (
             self.norm != "graph"
             and x.dim() == 2
             and keeps_forward(self, NormActDrop)
-            and has_parameters(self, "weight", "bias")
+            and reads(self, "weight", x, width)
+            and reads(self, "bias", x, width)
             and (self.weight is None) == (self.bias is None)
-            and all(ops.fits(vector, x, x.size(1)) for vector in (self.weight, self.bias))
-            and all(vector.shape == x.shape[1:] and vector.device == x.device for vector in running)
+            and (self.norm != "batch" or (self.running_mean.shape == self.running_var.shape == (width,)))
         )
 
     def write(

@@ -337,14 +337,19 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
 def runs_in_place(x: Tensor, graph: Graph) -> bool:
     """Whether the functions of `kernels` may be called for these arguments: they write where they are told to, and make
     no graph. float32 and float64 outside of autocast and torch.compile."""
+    device = x.device
     return (
         x.dtype in (torch.float32, torch.float64)
         and not is_traced(x)
-        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.is_autocast_enabled(device.type)
         and x.dim() == 2
         and x.size(0) == graph.num_nodes > 0
-        and x.device == graph.device
-        and _runs_compiled(x, graph=graph)
+        and device == graph.device
+        and graph.indices.dtype == torch.int32
+        and x.size(1) > 0
+        and implementation(device) != "reference"
+        and not is_transformed()
+        and is_readable(x)
     )
 
 

@@ -14,7 +14,6 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-_PLAIN = (Tensor, Parameter)
 _TRACED = (FakeTensor, FunctionalTensor)
 
 
@@ -49,8 +48,8 @@ def is_readable(*tensors: Tensor | None) -> bool:
 def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
     """Whether a kernel can read a dense tensor of this shape beside ``like``; ``None`` always fits."""
     return tensor is None or (
-        type(tensor) in _PLAIN
-        and tensor.dtype == like.dtype
+        (type(tensor) is Parameter or type(tensor) is Tensor)
+        and tensor.dtype is like.dtype
         and tensor.device == like.device
         and tensor.shape == shape
         and tensor.is_contiguous()
@@ -123,23 +122,35 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
-    """Refuse an operand of a kernel that is not dense and of this type, device and shape; ``None`` passes."""
-    if tensor is not None and (
-        tensor.dtype is not dtype or tensor.shape != shape or tensor.device != device or not tensor.is_contiguous()
-    ):
-        _refuse(tensor, name, dtype, device, shape)
+def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> int:
+    """Compare an operand of a kernel with what it must be: dense memory of this type, device and shape.
+
+    Returns: its address; 0 for ``None``.
+    Raises: ValueError, TypeError, RuntimeError: naming it.
+    """
+    if tensor is None:
+        return 0
+    if tensor.dtype is dtype and tensor.shape == shape and tensor.device == device and tensor.is_contiguous():
+        address = tensor.data_ptr()
+        if address or 0 in shape:
+            return address
+    raise _fault(tensor, name, dtype, device, shape)
 
 
-def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
-    """Refuse an operand as `dense` does, but that its rows may stand apart: a column slice of a wider tensor."""
-    if tensor is not None and (
-        tensor.dtype is not dtype
-        or tensor.shape != shape
-        or tensor.device != device
-        or not (tensor.is_contiguous() or _has_dense_rows(tensor.stride(), shape))
-    ):
-        _refuse(tensor, name, dtype, device, shape)
+def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> tuple[int, int]:
+    """Compare an operand as `dense` does, whose rows may stand apart: a column slice of a wider tensor.
+
+    Returns: its address, and the elements from one row to the next; 0, 0 for ``None``.
+    """
+    if tensor is None:
+        return 0, 0
+    if tensor.dtype is dtype and tensor.shape == shape and tensor.device == device:
+        strides = tensor.stride()
+        if strides[1:] == (1,) or _has_dense_rows(strides, shape):
+            address = tensor.data_ptr()
+            if address or 0 in shape:
+                return address, strides[0]
+    raise _fault(tensor, name, dtype, device, shape)
 
 
 def _has_dense_rows(strides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -151,19 +162,15 @@ def _has_dense_rows(strides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _refuse(tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]) -> None:
+def _fault(
+    tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]
+) -> ValueError | TypeError | RuntimeError:
     if tensor.shape != shape:
-        raise ValueError(f"a kernel needs {name} of shape {list(shape)}, got {list(tensor.shape)}")
+        return ValueError(f"a kernel needs {name} of shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.device != device:
-        raise RuntimeError(f"a kernel needs {name} on {device}, where its other operands are, got {tensor.device}")
+        return RuntimeError(f"a kernel needs {name} on {device}, where its other operands are, got {tensor.device}")
     if tensor.dtype is not dtype:
-        raise TypeError(f"a kernel needs {name} of type {dtype}, got {tensor.dtype}")
-    raise ValueError(f"a kernel needs {name} with dense rows, got strides {tensor.stride()}; use .contiguous()")
-
-
-def address(tensor: Tensor) -> int:
-    """Where the memory of a tensor starts that was compared with a contract; one without any memory is refused."""
-    found = tensor.data_ptr()
-    if not found and tensor.numel():
-        raise ValueError(f"a kernel needs {list(tensor.shape)} in memory, got a {type(tensor).__name__} without any")
-    return found
+        return TypeError(f"a kernel needs {name} of type {dtype}, got {tensor.dtype}")
+    if tensor.data_ptr():
+        return ValueError(f"a kernel needs {name} dense, got strides {tensor.stride()}; use .contiguous()")
+    return ValueError(f"a kernel needs {name} in memory, got a {type(tensor).__name__} without any")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import operands
-from .library import DTYPES, kernel, ptr, row_stride
+from .library import DTYPES, kernel
 
 _linear = kernel("linear")
 _linear_backward = kernel("linear_backward")
@@ -29,23 +29,7 @@ def linear(
         out: [N, D].
         sign: 0 writes ``out``, 1 adds to it, -1 subtracts from it.
     """
-    operands.linear(x, plus, weight, bias, out)
-    _linear(
-        x.size(0),
-        x.size(1),
-        weight.size(0),
-        ptr(x),
-        row_stride(x),
-        ptr(plus),
-        row_stride(plus),
-        ptr(weight),
-        ptr(bias),
-        ptr(out),
-        row_stride(out),
-        sign,
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    _linear(*operands.linear(x, plus, weight, bias, out), sign, DTYPES[x.dtype], torch.get_num_threads())
 
 
 def linear_backward(
@@ -70,27 +54,5 @@ def linear_backward(
         accumulate: add to ``dx``.
         value: receives the value as `linear`'s ``out`` does with ``sign``, bit for bit; ``None``: not wanted.
     """
-    operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
-    _linear_backward(
-        x.size(0),
-        x.size(1),
-        weight.size(0),
-        ptr(x),
-        row_stride(x),
-        ptr(plus),
-        row_stride(plus),
-        ptr(weight),
-        ptr(bias),
-        ptr(grad),
-        row_stride(grad),
-        ptr(value),
-        row_stride(value),
-        ptr(dx),
-        row_stride(dx),
-        ptr(dweight),
-        ptr(dbias),
-        sign,
-        DTYPES[x.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    fields = operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
+    _linear_backward(*fields, sign, DTYPES[x.dtype], accumulate, torch.get_num_threads())

@@ -15,8 +15,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..border import address
-
 SUMS = {torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float64: tl.float64}
 """The type that sums over an element type are kept in."""
 
@@ -42,9 +40,6 @@ def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **co
     """
     if min(grid) == 0:
         return
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            address(argument)
     with torch.cuda.device(on.device) if on.is_cuda else nullcontext():
         kernel[grid](*arguments, **{"num_warps": 1, "enable_fp_fusion": True, **constants})
 
