@@ -3,8 +3,9 @@
    Every function takes one argument struct and returns 0, or REVGNN_UNSUPPORTED for a dtype it has no code for.
    Matrices are row-major with a row stride in elements and unit column stride. "Sum" is the type sums are kept in:
    float for float and bfloat16, double for double. Vectors that belong to a Sum (weights, statistics, scores) are
-   always of type Sum. Results depend neither on the number of threads nor on the run. `src/revgnn/ops/native/abi.py`
-   mirrors the structs field by field; revgnn_abi_version changes with them. */
+   always of type Sum. A struct holds sizes and operands first, then what is no tensor. Results depend neither on the
+   number of threads nor on the run. `src/revgnn/ops/native/abi.py` mirrors the structs field by field;
+   revgnn_abi_version changes with them. */
 #ifndef REVGNN_KERNELS_H
 #define REVGNN_KERNELS_H
 
@@ -102,11 +103,11 @@ typedef struct {
   const void *weight;    /* [num_features, width] Sum, or NULL: no edge features */
   const void *bias;      /* [width] Sum, or NULL */
   const void *t;         /* [width] Sum; softmax only */
-  double eps;
   void *y;
   int64_t y_stride;
   void *lse;     /* [N, width] Sum: log of the sum of exp(t (m - y)), or NULL; softmax only */
   void *scratch; /* [N, 2 width] of dtype, or NULL; softmax without a weight */
+  double eps;
   int32_t reduce;
   int32_t dtype;
   int32_t threads;
@@ -124,7 +125,6 @@ typedef struct {
   const void *weight;
   const void *bias;
   const void *t;
-  double eps;
   const void *y;
   int64_t y_stride;
   const void *lse;
@@ -138,6 +138,7 @@ typedef struct {
   void *dbias;              /* [width] Sum; with a weight */
   void *dedge_attr;         /* [E, num_features] Sum, or NULL */
   void *dt;                 /* [width] Sum, or NULL; softmax only */
+  double eps;
   int32_t constant_weights; /* no gradient through the softmax into the messages */
   int32_t reduce;
   int32_t dtype;
@@ -155,10 +156,10 @@ typedef struct {
   const void *edge_attr;
   const void *weight;
   const void *bias;
-  double eps;
   void *y;
   int64_t y_stride;
   int32_t *arg; /* [N, width], or NULL */
+  double eps;
   int32_t dtype;
   int32_t threads;
 } revgnn_edge_max_args;
@@ -189,13 +190,13 @@ typedef struct {
   int64_t x_stride;
   const void *score_src; /* [N, heads] Sum */
   const void *score_dst; /* [N, heads] Sum, or NULL */
-  double negative_slope;
   const uint8_t *keep; /* [E], read through edge_ids; NULL keeps all */
   void *y;
   int64_t y_stride;
   void *normaliser; /* [N, 2, heads] Sum, or NULL: the largest logit, then 1 / sum exp(logit - largest) */
   void *slope_y;   /* [N, heads, width] Sum: sum p slope x_j, for the gradient of score_dst; or NULL */
   void *slope_sum; /* [N, heads] Sum: sum p slope; with slope_y */
+  double negative_slope;
   int32_t dtype;
   int32_t threads;
 } revgnn_attention_args;
@@ -208,7 +209,6 @@ typedef struct {
   int64_t x_stride;
   const void *score_src;
   const void *score_dst;
-  double negative_slope;
   const uint8_t *keep;
   const void *y;
   int64_t y_stride;
@@ -222,6 +222,7 @@ typedef struct {
   int64_t dx_stride;
   void *dscore_src; /* [N, heads] Sum */
   void *dscore_dst; /* [N, heads] Sum, or NULL */
+  double negative_slope;
   int32_t dtype;
   int32_t accumulate; /* into dx alone */
   int32_t threads;
@@ -269,18 +270,18 @@ typedef struct {
   int64_t x_stride;
   const void *weight; /* [width] Sum, or NULL: 1 */
   const void *bias;   /* [width] Sum, or NULL: 0 */
-  double eps;
   void *mean; /* layer: [N], written (NULL: not kept); batch: [width], read */
   void *rstd; /* likewise */
   const uint8_t *mask;
   int64_t mask_stride;
+  void *out;
+  int64_t out_stride;
+  double eps;
+  double scale;
   uint64_t seed;
   uint32_t threshold; /* of the hash: kept at or above it */
   int32_t use_seed;
   int32_t mask_bits; /* the mask is packed: bit d % 8 of byte d / 8; its stride is in bytes */
-  double scale;
-  void *out;
-  int64_t out_stride;
   int32_t kind;
   int32_t act;
   int32_t dtype;
@@ -299,17 +300,17 @@ typedef struct {
   const void *rstd;
   const uint8_t *mask;
   int64_t mask_stride;
-  uint64_t seed;
-  uint32_t threshold;
-  int32_t use_seed;
-  int32_t mask_bits; /* the mask is packed: bit d % 8 of byte d / 8; its stride is in bytes */
-  double scale;
   const void *grad;
   int64_t grad_stride;
   void *dx;
   int64_t dx_stride;
   void *dweight; /* [width] Sum */
   void *dbias;   /* [width] Sum */
+  double scale;
+  uint64_t seed;
+  uint32_t threshold;
+  int32_t use_seed;
+  int32_t mask_bits; /* the mask is packed: bit d % 8 of byte d / 8; its stride is in bytes */
   int32_t kind;
   int32_t act;
   int32_t fixed_stats; /* batch: mean and rstd are constants, not the batch's own */
@@ -324,10 +325,10 @@ typedef struct {
   int64_t width;
   const void *x;
   int64_t x_stride;
-  double eps;
   void *mean;
   void *rstd;
   void *var;
+  double eps;
   int32_t dtype;
   int32_t threads;
 } revgnn_batch_stats_args;

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from revgnn import ModelConfig, build_model
+from revgnn import ModelConfig, build_model, ops
 from revgnn.graph import Graph
 from revgnn.nn.block import Block
-from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv
+from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv, SAGEOptions
 from revgnn.nn.norms import NormActDrop
 from revgnn.ops import native
 from revgnn.stack import WorkSpace
@@ -27,6 +27,11 @@ CONVS: dict[str, Callable[[], nn.Module]] = {
     "sage": lambda: SAGEConv(WIDTH, WIDTH),
     "gen": lambda: GENConv(WIDTH, WIDTH, options=GENOptions(mlp_layers=1, learn_t=True)),
     "gat": lambda: GATConv(WIDTH, WIDTH, options=GATOptions(heads=2, attn_dst=True)),
+}
+MORE_CONVS = {
+    "gat of sources": lambda: GATConv(WIDTH, WIDTH, options=GATOptions(heads=2)),
+    "gen of a given t": lambda: GENConv(WIDTH, WIDTH, options=GENOptions(mlp_layers=1)),
+    "sage of neighbours": lambda: SAGEConv(WIDTH, WIDTH, options=SAGEOptions(root_weight=False, bias=False)),
 }
 MAPS = {"gcn": ["lin"], "sage": ["lin_l", "lin_r"], "gen": ["lins.0"], "gat": ["lin", "lin_root"]}
 
@@ -159,9 +164,10 @@ def test_changed_vectors_and_temperature(dtype: torch.dtype, graph: Graph) -> No
     _compare("gat", lambda block: _set(block.conv, "attn_dst", torch.ones(1, 3, 2)), graph)
 
 
-@pytest.mark.parametrize("conv", CONVS)
-def test_what_is_unchanged_is_fused(conv: str, graph: Graph) -> None:
-    block = Block(NormActDrop(WIDTH), CONVS[conv]())
+@pytest.mark.parametrize("norm", ["layer", "batch", "none"])
+@pytest.mark.parametrize("make", [*CONVS.values(), *MORE_CONVS.values()], ids=[*CONVS, *MORE_CONVS])
+def test_what_is_unchanged_is_fused(make: Callable[[], nn.Module], norm: ops.Norm, graph: Graph) -> None:
+    block = Block(NormActDrop(WIDTH, norm), make())
     assert block.fuses(torch.randn(N, WIDTH), graph)
     assert not block.double().fuses(torch.randn(N, WIDTH), graph)
     assert not block.fuses(torch.randn(N, WIDTH + 2), graph)

@@ -21,14 +21,18 @@ def keeps_forward(module: nn.Module, own: type[nn.Module]) -> bool:
     return type(module).forward is own.forward and "forward" not in module.__dict__
 
 
-def has_parameters(module: nn.Module, *names: str) -> bool:
-    """Whether these attributes are the parameters that are registered by these names: nothing computes them."""
-    return all(module._parameters.get(name) is getattr(module, name) for name in names)
+def reads(module: nn.Module, name: str, like: Tensor, *shape: int) -> bool:
+    """Whether an attribute is the parameter that is registered by this name, nothing computes it, and a kernel can read
+    it beside ``like``; ``None`` is as good."""
+    registered = module._parameters
+    if name in registered:
+        return ops.fits(registered[name], like, *shape)
+    return module.__dict__.get(name, _COMPUTED) is None
 
 
 def is_bare(lin: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is a linear map that nobody watches or has changed: its weight may be used without it."""
-    return type(lin) is nn.Linear and keeps_forward(lin, nn.Linear) and not is_watched(lin)
+    return type(lin) is nn.Linear and "forward" not in lin.__dict__ and not is_watched(lin)
 
 
 def mapped(lin: nn.Module, x: Tensor) -> Tensor:
@@ -55,8 +59,11 @@ def is_plain(lin: nn.Module, like: Tensor, *, bias: bool) -> bool:
     """
     width = like.size(1)
     return (
-        is_bare(lin)
-        and has_parameters(lin, "weight", "bias")
-        and ops.fits(lin.weight, like, width, width)
-        and (lin.bias is None or (bias and ops.fits(lin.bias, like, width)))
+        type(lin) is nn.Linear
+        and "forward" not in lin.__dict__
+        and reads(lin, "weight", like, width, width)
+        and (reads(lin, "bias", like, width) if bias else lin.bias is None)
     )
+
+
+_COMPUTED = object()

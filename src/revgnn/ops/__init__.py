@@ -83,7 +83,7 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
         reference: one [E, D] tensor.
     Source: Kipf & Welling 2017 (sum), Hamilton et al. 2017 (mean, max).
     """
-    _check_choice("reduce", reduce, Reduce)
+    _check_choice("reduce", reduce, _REDUCES)
     _check_nodes(x, graph)
     if weight is not None and reduce == "max":
         raise ValueError("reduce='max' takes no edge weight; scale x before, or use 'sum' or 'mean'")
@@ -126,7 +126,7 @@ def gen_aggr(
         the backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
-    _check_choice("reduce", reduce, Aggr)
+    _check_choice("reduce", reduce, _AGGRS)
     _check_nodes(x, graph)
     if weight is not None and edge_attr is None:
         raise ValueError("weight maps edge_attr, but edge_attr is None; pass both or neither")
@@ -137,7 +137,8 @@ def gen_aggr(
     check_operand(edge_attr, "edge_attr", x, graph.num_edges, width)
     check_operand(bias, "bias", x, x.size(1))
     t, p = _exponent(t, "t", x), _exponent(p, "p", x)
-    if _runs_compiled(x, edge_attr, weight, bias, t, p, graph=graph) and has_kernel(edge_attr, weight, reduce):
+    learned = (exponent for exponent in (t, p) if isinstance(exponent, Tensor))
+    if _runs_compiled(x, edge_attr, weight, bias, *learned, graph=graph) and has_kernel(edge_attr, weight, reduce):
         return compiled_gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
     return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=t, p=p)
 
@@ -241,16 +242,18 @@ def norm_act_drop(
         statistics. reference: each step reads and writes [N, D].
     Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
     """
-    _check_choice("norm", norm, Norm)
+    _check_choice("norm", norm, _NORMS)
     check_features(x, "")
     if not 0.0 <= p < 1.0:
         raise ValueError(f"p must lie in [0, 1), got {p}")
     if norm != "none":
         width = x.size(1 if norm == "batch" else -1)
-        mean, var = (None, None) if stats is None else stats
-        operands = {"weight": weight, "bias": bias, "mean_scale": mean_scale, "stats[0]": mean, "stats[1]": var}
-        for name, operand in operands.items():
-            check_operand(operand, name, x, width)
+        check_operand(weight, "weight", x, width)
+        check_operand(bias, "bias", x, width)
+        check_operand(mean_scale, "mean_scale", x, width)
+        if stats is not None:
+            check_operand(stats[0], "stats[0]", x, width)
+            check_operand(stats[1], "stats[1]", x, width)
     if norm == "graph":
         if graph is None:
             raise ValueError("norm='graph' needs the graph, to know which nodes belong together; pass graph=")
@@ -308,7 +311,7 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     Raises: ValueError, TypeError, RuntimeError: if ``x`` does not have one row per node, or is elsewhere.
     Cost: one pass over N x D.
     """
-    _check_choice("reduce", reduce, Reduce)
+    _check_choice("reduce", reduce, _REDUCES)
     _check_nodes(x, graph)
     return reference.pool(x, graph, reduce=reduce)
 
@@ -334,18 +337,23 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
 def runs_in_place(x: Tensor, graph: Graph) -> bool:
     """Whether the functions of `kernels` may be called for these arguments: they write where they are told to, and make
     no graph. float32 and float64 outside of autocast and torch.compile."""
+    device = x.device
     return (
         x.dtype in (torch.float32, torch.float64)
         and not is_traced(x)
-        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.is_autocast_enabled(device.type)
         and x.dim() == 2
         and x.size(0) == graph.num_nodes > 0
-        and x.device == graph.device
-        and _runs_compiled(x, graph=graph)
+        and device == graph.device
+        and graph.indices.dtype == torch.int32
+        and x.size(1) > 0
+        and implementation(device) != "reference"
+        and not is_transformed()
+        and is_readable(x)
     )
 
 
-def _runs_compiled(x: Tensor, *operands: Tensor | float | None, graph: Graph | None = None) -> bool:
+def _runs_compiled(x: Tensor, *operands: Tensor | None, graph: Graph | None = None) -> bool:
     """Whether the kernels take operands that are right: they have code for their types, and can read their memory."""
     if implementation(x.device) == "reference" or x.dtype not in native.DTYPES or x.size(-1) == 0:
         return False
@@ -353,8 +361,10 @@ def _runs_compiled(x: Tensor, *operands: Tensor | float | None, graph: Graph | N
         return False
     if torch.compiler.is_compiling():
         return True
-    edges = () if graph is None else (graph.indptr, graph.indices)
-    return not is_transformed() and is_readable(x, *edges, *(o for o in operands if isinstance(o, Tensor)))
+    return not is_transformed() and is_readable(x, *operands)
+
+
+_REDUCES, _AGGRS, _NORMS = get_args(Reduce), get_args(Aggr), get_args(Norm)
 
 
 def _check_mask(mask: Tensor, x: Tensor) -> None:
@@ -369,9 +379,9 @@ def _check_nodes(x: Tensor, graph: Graph, dims: str = "N, D") -> None:
     check_features(x, dims, graph.num_nodes, graph.device)
 
 
-def _check_choice(name: str, choice: str, choices: object) -> None:
-    if choice not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {choice!r}")
+def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
+    if choice not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")
 
 
 def _exponent(value: Tensor | float, name: str, x: Tensor) -> Tensor | float:
@@ -381,4 +391,5 @@ def _exponent(value: Tensor | float, name: str, x: Tensor) -> Tensor | float:
     check_dtype(value, name, x, any_width=True)
     if value.dim() > 0 or value.device.type != "cpu":
         check_place(value.reshape(-1), name, x, 1 if value.numel() == 1 else x.size(1))
-    return value.to(x.device, sum_dtype(x.dtype)).reshape(-1)
+    value = value.to(x.device, sum_dtype(x.dtype))
+    return value.reshape(-1) if value.dim() > 1 else value

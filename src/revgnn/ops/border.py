@@ -12,8 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 _TRACED = (FakeTensor, FunctionalTensor)
 
 
@@ -35,11 +35,12 @@ def is_readable(*tensors: Tensor | None) -> bool:
     """Whether the values of all tensors lie in memory as they are, or are followed by a tracer that knows the custom
     ops: not wrappers of other tensors, zeros without memory, or views that are negated when they are read."""
     for tensor in tensors:
-        kind = type(tensor)
-        if kind in _PLAIN:
-            if tensor.is_neg() or tensor._is_zerotensor():  # type: ignore[union-attr]
+        if tensor is None or type(tensor) is Parameter:
+            continue
+        if type(tensor) is Tensor:
+            if tensor.is_neg() or tensor._is_zerotensor():
                 return False
-        elif tensor is not None and kind not in _TRACED and _is_wrapper(kind):
+        elif type(tensor) not in _TRACED and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             return False
     return True
 
@@ -47,17 +48,13 @@ def is_readable(*tensors: Tensor | None) -> bool:
 def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
     """Whether a kernel can read a dense tensor of this shape beside ``like``; ``None`` always fits."""
     return tensor is None or (
-        type(tensor) in _PLAIN
-        and tensor.dtype == like.dtype
+        (type(tensor) is Parameter or type(tensor) is Tensor)
+        and tensor.dtype is like.dtype
         and tensor.device == like.device
         and tensor.shape == shape
         and tensor.is_contiguous()
         and is_readable(tensor)
     )
-
-
-def _is_wrapper(kind: type) -> bool:
-    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------- what a user can get wrong
@@ -125,28 +122,35 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
-    """Refuse an operand of a kernel that is not dense memory of this type, device and shape; ``None`` passes."""
-    if tensor is not None and (
-        tensor.dtype is not dtype
-        or tensor.shape != shape
-        or tensor.device != device
-        or not tensor.is_contiguous()
-        or not (tensor.data_ptr() or 0 in shape)
-    ):
-        _refuse(tensor, name, dtype, device, shape)
+def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> int:
+    """Compare an operand of a kernel with what it must be: dense memory of this type, device and shape.
+
+    Returns: its address; 0 for ``None``.
+    Raises: ValueError, TypeError, RuntimeError: naming it.
+    """
+    if tensor is None:
+        return 0
+    if tensor.dtype is dtype and tensor.shape == shape and tensor.device == device and tensor.is_contiguous():
+        address = tensor.data_ptr()
+        if address or 0 in shape:
+            return address
+    raise _fault(tensor, name, dtype, device, shape)
 
 
-def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> None:
-    """Refuse an operand as `dense` does, but that its rows may stand apart: a column slice of a wider tensor."""
-    if tensor is not None and (
-        tensor.dtype is not dtype
-        or tensor.shape != shape
-        or tensor.device != device
-        or not (tensor.is_contiguous() or _has_dense_rows(tensor.stride(), shape))
-        or not (tensor.data_ptr() or 0 in shape)
-    ):
-        _refuse(tensor, name, dtype, device, shape)
+def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> tuple[int, int]:
+    """Compare an operand as `dense` does, whose rows may stand apart: a column slice of a wider tensor.
+
+    Returns: its address, and the elements from one row to the next; 0, 0 for ``None``.
+    """
+    if tensor is None:
+        return 0, 0
+    if tensor.dtype is dtype and tensor.shape == shape and tensor.device == device:
+        strides = tensor.stride()
+        if strides[1:] == (1,) or _has_dense_rows(strides, shape):
+            address = tensor.data_ptr()
+            if address or 0 in shape:
+                return address, strides[0]
+    raise _fault(tensor, name, dtype, device, shape)
 
 
 def _has_dense_rows(strides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -158,13 +162,15 @@ def _has_dense_rows(strides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _refuse(tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]) -> None:
+def _fault(
+    tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]
+) -> ValueError | TypeError | RuntimeError:
     if tensor.shape != shape:
-        raise ValueError(f"a kernel needs {name} of shape {list(shape)}, got {list(tensor.shape)}")
+        return ValueError(f"a kernel needs {name} of shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.device != device:
-        raise RuntimeError(f"a kernel needs {name} on {device}, where its other operands are, got {tensor.device}")
+        return RuntimeError(f"a kernel needs {name} on {device}, where its other operands are, got {tensor.device}")
     if tensor.dtype is not dtype:
-        raise TypeError(f"a kernel needs {name} of type {dtype}, got {tensor.dtype}")
+        return TypeError(f"a kernel needs {name} of type {dtype}, got {tensor.dtype}")
     if tensor.data_ptr():
-        raise ValueError(f"a kernel needs {name} with dense rows, got strides {tensor.stride()}; use .contiguous()")
-    raise ValueError(f"a kernel needs {name} in memory, got a {type(tensor).__name__} without storage")
+        return ValueError(f"a kernel needs {name} dense, got strides {tensor.stride()}; use .contiguous()")
+    return ValueError(f"a kernel needs {name} in memory, got a {type(tensor).__name__} without any")

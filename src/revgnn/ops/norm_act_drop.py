@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import reference, second
 from .choice import kernels
-from .native import Drop, dense_columns, sum_dtype
+from .native import Drop, dense_columns, sum_dtype, summable
 from .tracing import is_traced
 
 
@@ -75,8 +75,8 @@ def _forward(
         x,
         kind=kind,
         out=out,
-        weight=_values(weight, x),
-        bias=_values(bias, x),
+        weight=summable(weight, x),
+        bias=summable(bias, x),
         eps=eps,
         mean=mean,
         rstd=rstd,
@@ -120,8 +120,8 @@ def _backward(
         dx=dx,
         dweight=dweight,
         dbias=dbias,
-        weight=_values(weight, x),
-        bias=_values(bias, x),
+        weight=summable(weight, x),
+        bias=summable(bias, x),
         mean=mean,
         rstd=rstd,
         fixed_stats=fixed_stats,
@@ -129,10 +129,6 @@ def _backward(
         drop=_drop(p, mask, seed),
     )
     return dx, dweight, dbias
-
-
-def _values(vector: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if vector is None else vector.detach().to(sum_dtype(x.dtype)).contiguous()
 
 
 def _drop(p: float, mask: Tensor | None, seed: int | None) -> Drop:

@@ -11,18 +11,13 @@ from torch import Tensor
 from . import reference, second
 from .attention import dense_nodes
 from .choice import kernels
-from .native import sum_dtype
+from .native import sum_dtype, summable
 
 
 def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Score both ends; contract in `revgnn.ops.attention_scores`."""
     found: tuple[Tensor, Tensor | None] = _Function.apply(x, attn_src, attn_dst)  # type: ignore[no-untyped-call]
     return found
-
-
-def _vector(attn: Tensor, x: Tensor) -> Tensor:
-    """[H, F] in the type of the sums."""
-    return attn.detach().reshape(x.shape[1:]).to(sum_dtype(x.dtype)).contiguous()
 
 
 class _Function(torch.autograd.Function):
@@ -32,7 +27,7 @@ class _Function(torch.autograd.Function):
         x = dense_nodes(x)
         score_src = x.new_empty(x.shape[:2], dtype=sum_dtype(x.dtype))
         score_dst = None if attn_dst is None else torch.empty_like(score_src)
-        src, dst = _vector(attn_src, x), None if attn_dst is None else _vector(attn_dst, x)
+        src, dst = summable(attn_src, x), summable(attn_dst, x)
         kernels(x).attention_scores(x, src, dst, score_src=score_src, score_dst=score_dst)
         return score_src, score_dst
 
@@ -43,7 +38,7 @@ class _Function(torch.autograd.Function):
         if second.asks_reference(*cotangents):
             inputs, needs = (x, attn_src, attn_dst), ctx.needs_input_grad
             return tuple(second.gradients(reference.attention_scores, inputs, cotangents, needs))
-        x, src, dst = dense_nodes(x), _vector(attn_src, x), None if attn_dst is None else _vector(attn_dst, x)
+        x, src, dst = dense_nodes(x), summable(attn_src, x), summable(attn_dst, x)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dattn_src, dattn_dst = torch.empty_like(src), None if dst is None else torch.empty_like(dst)
         kernels(x).attention_scores_backward(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..graph import Graph
 from . import reference, second
 from .choice import kernels
-from .native import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype
+from .native import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype, summable
 from .native.library import inverse_of
 from .tracing import is_traced, reverse_tensors
 
@@ -39,14 +39,14 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None, reduce: str) -> Tensor:
 def _forward(x: Tensor, weight: Tensor | None, csr: Csr, mean: bool) -> Tensor:
     x = dense_columns(x)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    kernels(x).spmm(x, csr, out=out, weight=_values(weight, x), mean=mean)
+    kernels(x).spmm(x, csr, out=out, weight=summable(weight, x), mean=mean)
     return out
 
 
 def _grad_x(grad: Tensor, reverse: Csr, weight: Tensor | None, inverse_degree: Tensor | None) -> Tensor:
     grad = dense_columns(grad)
     dx = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    kernels(grad).spmm(grad, reverse, out=dx, weight=_values(weight, grad), src_scale=inverse_degree)
+    kernels(grad).spmm(grad, reverse, out=dx, weight=summable(weight, grad), src_scale=inverse_degree)
     return dx
 
 
@@ -54,10 +54,6 @@ def _grad_weight(grad: Tensor, x: Tensor, csr: Csr, mean: bool) -> Tensor:
     out = torch.empty(csr.indices.numel(), dtype=sum_dtype(x.dtype), device=x.device)
     kernels(x).edge_dot(dense_columns(x), dense_columns(grad), csr, out=out, mean=mean)
     return out
-
-
-def _values(weight: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if weight is None else weight.detach().to(sum_dtype(x.dtype)).contiguous()
 
 
 # ---------------------------------------------------------------------- the lean way

@@ -13,7 +13,7 @@ from ... import ops
 from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace, draw_seed, fold_seed
-from ..plain import has_parameters, is_plain, keeps_forward, mapped
+from ..plain import is_plain, keeps_forward, mapped, reads
 from .contract import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
 
 
@@ -106,12 +106,11 @@ class GATConv(nn.Module):
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """Wherever its maps and vectors are plain."""
-        heads = self.options.heads
-        vectors = (self.attn_src, self.attn_dst)
+        per_head = (1, self.options.heads, h.size(1) // self.options.heads)
         return (
             keeps_forward(self, GATConv)
-            and has_parameters(self, "attn_src", "attn_dst")
-            and all(ops.fits(vector, h, 1, heads, h.size(1) // heads) for vector in vectors)
+            and reads(self, "attn_src", h, *per_head)
+            and reads(self, "attn_dst", h, *per_head)
             and is_plain(self.lin, h, bias=False)
             and is_plain(self.lin_root, h, bias=False)
         )

@@ -13,7 +13,7 @@ from ...graph import Graph
 from ...ops import native
 from ...stack import WorkSpace
 from ..norms import ActDrop, NormActDrop
-from ..plain import has_parameters, is_bare, is_plain, keeps_forward, mapped
+from ..plain import is_bare, is_plain, keeps_forward, mapped
 from .contract import EdgeMap, Gradients, border, empty_grads
 
 
@@ -136,7 +136,7 @@ class GENConv(nn.Module):
         """For a softmax without edge features, followed by one linear map."""
         options = self.options
         one_number = not isinstance(self.t, Tensor) or (
-            self.t.numel() == 1 and has_parameters(self, "t") and self.t.device == h.device
+            self.t.numel() == 1 and "t" in self._parameters and self.t.device == h.device
         )
         return (
             options.aggr in ("softmax", "softmax_sg")

@@ -19,6 +19,7 @@ from .library import (
     isa,
     reverse_csr,
     reverse_weighted,
+    summable,
     use_isa,
 )
 from .linear import linear, linear_backward
@@ -75,5 +76,6 @@ __all__ = [
     "reverse_weighted",
     "spmm",
     "sum_dtype",
+    "summable",
     "use_isa",
 ]

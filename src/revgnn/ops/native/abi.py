@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from typing import Any
 
 VERSION = 3
@@ -35,6 +36,28 @@ _TYPES: dict[str, Any] = {
 }
 
 
+_CODES = {
+    ctypes.c_void_p: "P",
+    ctypes.c_int32: "i",
+    ctypes.c_uint32: "I",
+    ctypes.c_int64: "q",
+    ctypes.c_uint64: "Q",
+    ctypes.c_double: "d",
+}
+
+
+def packer(kind: type[ctypes.Structure]) -> struct.Struct:
+    """Make what turns the fields of a struct, those inside flat, into its bytes: several times as fast as ctypes."""
+    found = struct.Struct("@" + _codes(kind) + "0q")
+    assert found.size == ctypes.sizeof(kind), kind
+    return found
+
+
+def _codes(kind: type[ctypes.Structure]) -> str:
+    types: list[Any] = [entry[1] for entry in kind._fields_]
+    return "".join(_CODES[one] if one in _CODES else _codes(one) for one in types)
+
+
 def _struct(name: str, *lines: str) -> type[ctypes.Structure]:
     """Make a struct from lines of ``type: field field ...``."""
     fields = []
@@ -44,15 +67,16 @@ def _struct(name: str, *lines: str) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-_DROP = ("ptr: mask", "i64: mask_stride", "u64: seed", "u32: threshold", "i32: use_seed mask_bits", "f64: scale")
+_DROP = ("f64: scale", "u64: seed", "u32: threshold", "i32: use_seed mask_bits")
 _MESSAGES = ("csr: graph", "i64: width num_features", "ptr: x", "i64: x_stride", "ptr: edge_attr weight bias")
 _SCORES = (
     "csr: graph",
     "i64: heads width",
     "ptr: x",
     "i64: x_stride",
-    "ptr: score_src score_dst",
-    "f64: negative_slope",
+    "ptr: score_src score_dst keep y",
+    "i64: y_stride",
+    "ptr: normaliser slope_y slope_sum",
 )
 
 KERNELS = {
@@ -103,12 +127,12 @@ KERNELS = {
         "i64: num_rows width",
         "ptr: x",
         "i64: x_stride",
-        "ptr: weight bias",
-        "f64: eps",
-        "ptr: mean rstd",
-        *_DROP,
+        "ptr: weight bias mean rstd mask",
+        "i64: mask_stride",
         "ptr: out",
         "i64: out_stride",
+        "f64: eps",
+        *_DROP,
         "i32: kind act dtype out_dtype threads",
     ),
     "norm_backward": _struct(
@@ -116,46 +140,45 @@ KERNELS = {
         "i64: num_rows width",
         "ptr: x",
         "i64: x_stride",
-        "ptr: weight bias mean rstd",
-        *_DROP,
+        "ptr: weight bias mean rstd mask",
+        "i64: mask_stride",
         "ptr: grad",
         "i64: grad_stride",
         "ptr: dx",
         "i64: dx_stride",
         "ptr: dweight dbias",
+        *_DROP,
         "i32: kind act fixed_stats dtype accumulate threads",
     ),
     "gen_aggr": _struct(
         "GenAggr",
         *_MESSAGES,
-        "ptr: t",
-        "f64: eps",
-        "ptr: y",
+        "ptr: t y",
         "i64: y_stride",
         "ptr: lse scratch",
+        "f64: eps",
         "i32: reduce dtype threads",
     ),
     "gen_aggr_backward": _struct(
         "GenAggrBackward",
         *_MESSAGES,
-        "ptr: t",
-        "f64: eps",
-        "ptr: y",
+        "ptr: t y",
         "i64: y_stride",
         "ptr: lse degree_indptr grad",
         "i64: grad_stride",
         "ptr: scratch dx",
         "i64: dx_stride",
         "ptr: dweight dbias dedge_attr dt",
+        "f64: eps",
         "i32: constant_weights reduce dtype accumulate threads",
     ),
     "edge_max": _struct(
         "EdgeMax",
         *_MESSAGES,
-        "f64: eps",
         "ptr: y",
         "i64: y_stride",
         "ptr: arg",
+        "f64: eps",
         "i32: dtype threads",
     ),
     "edge_max_backward": _struct(
@@ -167,24 +190,16 @@ KERNELS = {
         "ptr: arg dweight dbias dedge_attr",
         "i32: dtype threads",
     ),
-    "attention": _struct(
-        "Attention",
-        *_SCORES,
-        "ptr: keep y",
-        "i64: y_stride",
-        "ptr: normaliser slope_y slope_sum",
-        "i32: dtype threads",
-    ),
+    "attention": _struct("Attention", *_SCORES, "f64: negative_slope", "i32: dtype threads"),
     "attention_backward": _struct(
         "AttentionBackward",
         *_SCORES,
-        "ptr: keep y",
-        "i64: y_stride",
-        "ptr: normaliser slope_y slope_sum grad",
+        "ptr: grad",
         "i64: grad_stride",
         "ptr: scratch dx",
         "i64: dx_stride",
         "ptr: dscore_src dscore_dst",
+        "f64: negative_slope",
         "i32: dtype accumulate threads",
     ),
     "attention_scores": _struct(
@@ -210,8 +225,8 @@ KERNELS = {
         "i64: num_rows width",
         "ptr: x",
         "i64: x_stride",
-        "f64: eps",
         "ptr: mean rstd var",
+        "f64: eps",
         "i32: dtype threads",
     ),
     "linear": _struct(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import operands
 from ..operands import Csr
-from .library import DTYPES, csr_fields, kernel, ptr
+from .library import DTYPES, kernel
 
 _attention = kernel("attention")
 _attention_backward = kernel("attention_backward")
@@ -39,25 +39,8 @@ def attention(
         slope_sum: [N, H] likewise.
         slope_y: [N, H, F] in the type of the sums; with `slope_sum`, for the gradient of ``score_dst``.
     """
-    operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
-    _attention(
-        csr_fields(csr),
-        x.size(1),
-        x.size(2),
-        x.data_ptr(),
-        x.stride(0),
-        score_src.data_ptr(),
-        ptr(score_dst),
-        negative_slope,
-        ptr(keep),
-        out.data_ptr(),
-        out.stride(0),
-        ptr(normaliser),
-        ptr(slope_y),
-        ptr(slope_sum),
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    fields = operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
+    _attention(*fields, negative_slope, DTYPES[x.dtype], torch.get_num_threads())
 
 
 def attention_backward(
@@ -81,33 +64,8 @@ def attention_backward(
 ) -> None:
     """Write the gradients of `attention`; ``scratch``: [N, H, 4] in the type of the sums, ``accumulate``: into dx."""
     scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (normaliser, slope_y, slope_sum)
-    operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
-    _attention_backward(
-        csr_fields(reverse),
-        x.size(1),
-        x.size(2),
-        x.data_ptr(),
-        x.stride(0),
-        score_src.data_ptr(),
-        ptr(score_dst),
-        negative_slope,
-        ptr(keep),
-        y.data_ptr(),
-        y.stride(0),
-        normaliser.data_ptr(),
-        ptr(slope_y),
-        ptr(slope_sum),
-        grad.data_ptr(),
-        grad.stride(0),
-        scratch.data_ptr(),
-        dx.data_ptr(),
-        dx.stride(0),
-        dscore_src.data_ptr(),
-        ptr(dscore_dst),
-        DTYPES[x.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    fields = operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
+    _attention_backward(*fields, negative_slope, DTYPES[x.dtype], accumulate, torch.get_num_threads())
 
 
 def attention_scores(
@@ -120,18 +78,8 @@ def attention_scores(
         attn_src, attn_dst: [H, F] or [1, H, F] in the type of the sums, dense.
         score_src, score_dst: [N, H] in the type of the sums, dense.
     """
-    operands.attention_scores(x, (attn_src, attn_dst), (score_src, score_dst))
-    _attention_scores(
-        *x.shape,
-        x.data_ptr(),
-        x.stride(0),
-        attn_src.data_ptr(),
-        ptr(attn_dst),
-        score_src.data_ptr(),
-        ptr(score_dst),
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    fields = operands.attention_scores(x, attn_src, attn_dst, score_src, score_dst)
+    _attention_scores(*fields, DTYPES[x.dtype], torch.get_num_threads())
 
 
 def attention_scores_backward(
@@ -148,20 +96,5 @@ def attention_scores_backward(
 ) -> None:
     """Write the gradients of `attention_scores`; ``accumulate``: into ``dx``, which attention's has been written to."""
     vectors, scores, dvectors = (attn_src, attn_dst), (dscore_src, dscore_dst), (dattn_src, dattn_dst)
-    operands.attention_scores(x, vectors, scores, dx, dvectors)
-    _attention_scores_backward(
-        *x.shape,
-        x.data_ptr(),
-        x.stride(0),
-        attn_src.data_ptr(),
-        ptr(attn_dst),
-        dscore_src.data_ptr(),
-        ptr(dscore_dst),
-        dx.data_ptr(),
-        dx.stride(0),
-        dattn_src.data_ptr(),
-        ptr(dattn_dst),
-        DTYPES[x.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    fields = operands.attention_scores_backward(x, vectors, scores, dx, dvectors)
+    _attention_scores_backward(*fields, DTYPES[x.dtype], accumulate, torch.get_num_threads())

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -107,15 +107,15 @@ def use_isa(name: str) -> None:
 
 
 def kernel(name: str) -> Callable[..., None]:
-    """Bind one kernel: positional fields of its struct in, nothing out."""
-    struct = abi.KERNELS[name]
+    """Bind one kernel: the fields of its struct in, that of a graph flat, nothing out."""
+    pack = abi.packer(abi.KERNELS[name]).pack
     if _library is None:
         return _missing
     function = getattr(_library, f"revgnn_{name}")
-    function.argtypes = [ctypes.POINTER(struct)]
+    function.argtypes = [ctypes.c_char_p]
 
-    def call(*fields: Any) -> None:
-        status = function(struct(*fields))
+    def call(*values: Any) -> None:
+        status = function(pack(*values))
         assert status == 0, f"kernel {name} has no code for these element types"
 
     return call
@@ -125,19 +125,16 @@ def _missing(*fields: Any) -> None:
     raise RuntimeError(f"{STATE}; run on the reference implementation")
 
 
-def ptr(tensor: Tensor | None) -> int | None:
-    """Where the memory of a tensor starts that `operands` has looked at; ``None`` is the null pointer."""
-    return None if tensor is None else tensor.data_ptr()
-
-
-def row_stride(x: Tensor | None) -> int:
-    """Elements from one row to the next, of a tensor that `operands` has looked at."""
-    return 0 if x is None else x.stride(0)
-
-
-def csr_fields(csr: Csr) -> abi.Csr:
-    """The struct of a graph."""
-    return abi.Csr(csr.num_rows, csr.num_edges, csr.indptr.data_ptr(), csr.indices.data_ptr(), ptr(csr.edge_ids))
+@overload
+def summable(vector: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def summable(vector: Tensor | None, x: Tensor) -> Tensor | None: ...
+def summable(vector: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return a vector in the type of sums over x, dense; itself where it is that."""
+    if vector is None:
+        return None
+    dtype = sum_dtype(x.dtype)
+    return vector if vector.dtype is dtype and vector.is_contiguous() else vector.detach().to(dtype).contiguous()
 
 
 def dense_columns(x: Tensor) -> Tensor:

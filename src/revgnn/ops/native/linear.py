@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import operands
-from .library import DTYPES, kernel, ptr, row_stride
+from .library import DTYPES, kernel
 
 _linear = kernel("linear")
 _linear_backward = kernel("linear_backward")
@@ -29,23 +29,7 @@ def linear(
         out: [N, D].
         sign: 0 writes ``out``, 1 adds to it, -1 subtracts from it.
     """
-    operands.linear(x, plus, weight, bias, [("out", out)])
-    _linear(
-        x.size(0),
-        x.size(1),
-        weight.size(0),
-        x.data_ptr(),
-        row_stride(x),
-        ptr(plus),
-        row_stride(plus),
-        weight.data_ptr(),
-        ptr(bias),
-        out.data_ptr(),
-        row_stride(out),
-        sign,
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    _linear(*operands.linear(x, plus, weight, bias, out), sign, DTYPES[x.dtype], torch.get_num_threads())
 
 
 def linear_backward(
@@ -70,27 +54,5 @@ def linear_backward(
         accumulate: add to ``dx``.
         value: receives the value as `linear`'s ``out`` does with ``sign``, bit for bit; ``None``: not wanted.
     """
-    operands.linear(x, plus, weight, bias, [("grad", grad), ("value", value)], dx, dweight, dbias)
-    _linear_backward(
-        x.size(0),
-        x.size(1),
-        weight.size(0),
-        x.data_ptr(),
-        row_stride(x),
-        ptr(plus),
-        row_stride(plus),
-        weight.data_ptr(),
-        ptr(bias),
-        grad.data_ptr(),
-        row_stride(grad),
-        ptr(value),
-        row_stride(value),
-        ptr(dx),
-        row_stride(dx),
-        dweight.data_ptr(),
-        ptr(dbias),
-        sign,
-        DTYPES[x.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    fields = operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
+    _linear_backward(*fields, sign, DTYPES[x.dtype], accumulate, torch.get_num_threads())

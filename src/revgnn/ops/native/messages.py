@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from .. import operands
 from ..operands import Csr
 from ..reference import MESSAGE_EPS
 from . import abi
-from .library import DTYPES, csr_fields, kernel, ptr, row_stride
+from .library import DTYPES, kernel
 
 _gen_aggr = kernel("gen_aggr")
 _gen_aggr_backward = kernel("gen_aggr_backward")
@@ -28,10 +28,6 @@ class EdgeTerm(NamedTuple):
     """[K, D]: the transpose of a linear layer's."""
     bias: Tensor | None = None
     """[D]"""
-
-    def fields(self) -> tuple[Any, ...]:
-        """The struct's fields for it."""
-        return ptr(self.edge_attr), ptr(self.weight), ptr(self.bias)
 
     @property
     def num_features(self) -> int:
@@ -61,24 +57,8 @@ def gen_aggr(
         lse: [N, D] in the type of the sums: the log of the sum of ``exp(t (m - out))``, written for the backward.
         scratch: [N, 2D] of the type of ``x``; without edges, saves the exponentials per edge where their range allows.
     """
-    operands.gen_aggr(x, csr, reduce, out, edges, t, lse, scratch)
-    _gen_aggr(
-        csr_fields(csr),
-        x.size(1),
-        edges.num_features,
-        x.data_ptr(),
-        row_stride(x),
-        *edges.fields(),
-        ptr(t),
-        MESSAGE_EPS,
-        out.data_ptr(),
-        row_stride(out),
-        ptr(lse),
-        ptr(scratch),
-        abi.REDUCES[reduce],
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    fields = operands.gen_aggr(x, csr, reduce, out, edges, t, lse, scratch)
+    _gen_aggr(*fields, MESSAGE_EPS, abi.REDUCES[reduce], DTYPES[x.dtype], torch.get_num_threads())
 
 
 class EdgeGrads(NamedTuple):
@@ -90,10 +70,6 @@ class EdgeGrads(NamedTuple):
     """[D]"""
     edge_attr: Tensor | None = None
     """[E, K], or ``None``: not asked for."""
-
-    def fields(self) -> tuple[Any, ...]:
-        """The struct's fields for it."""
-        return ptr(self.weight), ptr(self.bias), ptr(self.edge_attr)
 
 
 NO_EDGE_GRADS = EdgeGrads()
@@ -128,69 +104,19 @@ def gen_aggr_backward(
         constant_weights: no gradient through the softmax into the messages.
         accumulate: add to ``dx``; everything else is written.
     """
-    operands.gen_aggr_backward(
+    fields = operands.gen_aggr_backward(
         grad, x, reverse, reduce, dx, edges, edge_grads, t, dt, y, lse, indptr, scratch
     )  # fmt: skip
-    _gen_aggr_backward(
-        csr_fields(reverse),
-        x.size(1),
-        edges.num_features,
-        x.data_ptr(),
-        row_stride(x),
-        *edges.fields(),
-        ptr(t),
-        MESSAGE_EPS,
-        ptr(y),
-        row_stride(y),
-        ptr(lse),
-        ptr(indptr),
-        grad.data_ptr(),
-        row_stride(grad),
-        ptr(scratch),
-        dx.data_ptr(),
-        row_stride(dx),
-        *edge_grads.fields(),
-        ptr(dt),
-        constant_weights,
-        abi.REDUCES[reduce],
-        DTYPES[x.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    kind, dtype, threads = abi.REDUCES[reduce], DTYPES[x.dtype], torch.get_num_threads()
+    _gen_aggr_backward(*fields, MESSAGE_EPS, constant_weights, kind, dtype, accumulate, threads)
 
 
 def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's largest message with edge features; ``arg`` as in `neighbour_max`, -1 where it is shut."""
-    operands.edge_max(x, csr, edges, out, arg)
-    _edge_max(
-        csr_fields(csr),
-        x.size(1),
-        edges.num_features,
-        x.data_ptr(),
-        row_stride(x),
-        *edges.fields(),
-        MESSAGE_EPS,
-        out.data_ptr(),
-        row_stride(out),
-        ptr(arg),
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    _edge_max(*operands.edge_max(x, csr, edges, out, arg), MESSAGE_EPS, DTYPES[x.dtype], torch.get_num_threads())
 
 
 def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge_grads: EdgeGrads) -> None:
     """Write the gradients of the edge map of `edge_max`; that of x is `neighbour_max_backward`'s."""
-    operands.edge_max_backward(grad, arg, csr, edges, edge_grads)
-    _edge_max_backward(
-        csr_fields(csr),
-        grad.size(1),
-        edges.num_features,
-        ptr(edges.edge_attr),
-        ptr(edges.weight),
-        grad.data_ptr(),
-        row_stride(grad),
-        arg.data_ptr(),
-        *edge_grads.fields(),
-        DTYPES[grad.dtype],
-        torch.get_num_threads(),
-    )
+    fields = operands.edge_max_backward(grad, arg, csr, edges, edge_grads)
+    _edge_max_backward(*fields, DTYPES[grad.dtype], torch.get_num_threads())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import operands
 from . import abi
-from .library import DTYPES, dense_columns, kernel, ptr, row_stride
+from .library import DTYPES, dense_columns, kernel
 
 _norm = kernel("norm")
 _norm_backward = kernel("norm_backward")
@@ -27,19 +27,20 @@ class Drop(NamedTuple):
     """Draws the mask by position where ``mask`` is ``None``."""
 
     def readable(self) -> Drop:
-        """The same with a mask of dense columns."""
-        return self if self.mask is None else self._replace(mask=dense_columns(self.mask))
+        """The same with a mask of dense columns, or none where nothing drops."""
+        if self.mask is None:
+            return self
+        return NO_DROP if self.p == 0.0 else self._replace(mask=dense_columns(self.mask))
 
     def fields(self) -> tuple[Any, ...]:
-        """The struct's fields for it."""
+        """The struct's fields for it: the scale of what is kept, the hash, and what the mask holds."""
         if self.p == 0.0 or (self.mask is None and self.seed is None):
-            return (None, 0, 0, 0, False, False, 1.0)
+            return 1.0, 0, 0, False, False
         scale = 1.0 / (1.0 - self.p)
         if self.mask is not None:
-            is_packed = self.mask.dtype == torch.uint8
-            return (self.mask.data_ptr(), row_stride(self.mask), 0, 0, False, is_packed, scale)
+            return scale, 0, 0, False, self.mask.dtype == torch.uint8
         assert self.seed is not None
-        return (None, 0, self.seed & _WORD, _threshold(self.p), True, False, scale)
+        return scale, self.seed & _WORD, _threshold(self.p), True, False
 
 
 NO_DROP = Drop()
@@ -52,8 +53,7 @@ def _threshold(p: float) -> int:
 
 def keep_bits(seed: int, p: float, *, out: Tensor) -> None:
     """Write the mask of `reference.keep_mask` packed: bit k of byte b of the dense uint8 ``out`` is position 8b + k."""
-    operands.bits(out, torch.uint8)
-    _keep_bits(out.numel(), out.data_ptr(), seed & _WORD, _threshold(p), torch.get_num_threads())
+    _keep_bits(*operands.bits(out, torch.uint8), seed & _WORD, _threshold(p), torch.get_num_threads())
 
 
 def norm_act_drop(
@@ -79,26 +79,9 @@ def norm_act_drop(
         mean, rstd: layer: [N] vectors to write, for the backward; batch: [D] vectors to use (`batch_stats`).
     """
     drop = drop.readable()
-    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, [("out", out)])
-    _norm(
-        x.size(0),
-        x.size(1),
-        x.data_ptr(),
-        row_stride(x),
-        ptr(weight),
-        ptr(bias),
-        eps,
-        ptr(mean),
-        ptr(rstd),
-        *drop.fields(),
-        out.data_ptr(),
-        row_stride(out),
-        abi.NORM_KINDS[kind],
-        act,
-        DTYPES[x.dtype],
-        DTYPES[out.dtype],
-        torch.get_num_threads(),
-    )
+    fields = operands.norm_act_drop(x, kind, out, weight, bias, mean, rstd, drop.mask)
+    dtypes = DTYPES[x.dtype], DTYPES[out.dtype]
+    _norm(*fields, eps, *drop.fields(), abi.NORM_KINDS[kind], act, *dtypes, torch.get_num_threads())
 
 
 def norm_act_drop_backward(
@@ -125,45 +108,12 @@ def norm_act_drop_backward(
         fixed_stats: batch: ``mean`` and ``rstd`` are constants instead of the batch's own.
         accumulate: add to ``dx``.
     """
-    drop, outs, sums = drop.readable(), [("grad", grad), ("dx", dx)], (dweight, dbias)
-    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, outs, sums)
-    _norm_backward(
-        x.size(0),
-        x.size(1),
-        x.data_ptr(),
-        row_stride(x),
-        ptr(weight),
-        ptr(bias),
-        ptr(mean),
-        ptr(rstd),
-        *drop.fields(),
-        grad.data_ptr(),
-        row_stride(grad),
-        dx.data_ptr(),
-        row_stride(dx),
-        dweight.data_ptr(),
-        dbias.data_ptr(),
-        abi.NORM_KINDS[kind],
-        act,
-        fixed_stats,
-        DTYPES[x.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    drop = drop.readable()
+    fields = operands.norm_act_drop_backward(grad, x, kind, dx, dweight, dbias, weight, bias, mean, rstd, drop.mask)
+    kind_code, dtype, threads = abi.NORM_KINDS[kind], DTYPES[x.dtype], torch.get_num_threads()
+    _norm_backward(*fields, *drop.fields(), kind_code, act, fixed_stats, dtype, accumulate, threads)
 
 
 def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:
     """Write each channel's mean, ``1 / sqrt(var + eps)`` and, if asked, biased variance over the rows."""
-    operands.batch_stats(x, mean, rstd, var)
-    _batch_stats(
-        x.size(0),
-        x.size(1),
-        x.data_ptr(),
-        row_stride(x),
-        eps,
-        mean.data_ptr(),
-        rstd.data_ptr(),
-        ptr(var),
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    _batch_stats(*operands.batch_stats(x, mean, rstd, var), eps, DTYPES[x.dtype], torch.get_num_threads())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import operands
 from ..operands import Csr
-from .library import DTYPES, csr_fields, kernel, ptr, row_stride
+from .library import DTYPES, kernel
 
 _spmm = kernel("spmm")
 _edge_dot = kernel("edge_dot")
@@ -37,70 +37,21 @@ def spmm(
         mean: divide by the number of edges of the row.
         accumulate: add to ``out``.
     """
-    operands.spmm(x, csr, out, weight, src_scale, dst_scale)
-    _spmm(
-        csr_fields(csr),
-        x.size(1),
-        x.data_ptr(),
-        row_stride(x),
-        ptr(weight),
-        ptr(src_scale),
-        ptr(dst_scale),
-        out.data_ptr(),
-        row_stride(out),
-        DTYPES[x.dtype],
-        DTYPES[out.dtype],
-        mean,
-        accumulate,
-        torch.get_num_threads(),
-    )
+    fields = operands.spmm(x, csr, out, weight, src_scale, dst_scale)
+    _spmm(*fields, DTYPES[x.dtype], DTYPES[out.dtype], mean, accumulate, torch.get_num_threads())
 
 
 def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = False) -> None:
     """Write ``<grad_i, x_j>`` of the forward graph's edges into ``out`` [E], over the degree of i with ``mean``."""
-    operands.edge_dot(x, grad, csr, out)
-    _edge_dot(
-        csr_fields(csr),
-        x.size(1),
-        x.data_ptr(),
-        row_stride(x),
-        grad.data_ptr(),
-        row_stride(grad),
-        out.data_ptr(),
-        DTYPES[x.dtype],
-        mean,
-        torch.get_num_threads(),
-    )
+    _edge_dot(*operands.edge_dot(x, grad, csr, out), DTYPES[x.dtype], mean, torch.get_num_threads())
 
 
 def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None) -> None:
     """Write each channel's maximum over the neighbours; ``arg`` [N, D] int32: the first edge that attains it, or -1."""
-    operands.neighbour_max(x, csr, out, arg)
-    _max(
-        csr_fields(csr),
-        x.size(1),
-        x.data_ptr(),
-        row_stride(x),
-        out.data_ptr(),
-        row_stride(out),
-        ptr(arg),
-        DTYPES[x.dtype],
-        torch.get_num_threads(),
-    )
+    _max(*operands.neighbour_max(x, csr, out, arg), DTYPES[x.dtype], torch.get_num_threads())
 
 
 def neighbour_max_backward(grad: Tensor, arg: Tensor, reverse: Csr, *, dx: Tensor, accumulate: bool = False) -> None:
     """Send each gradient to the source of the edge that ``arg`` names."""
-    operands.neighbour_max_backward(grad, arg, reverse, dx)
-    _max_backward(
-        csr_fields(reverse),
-        grad.size(1),
-        grad.data_ptr(),
-        row_stride(grad),
-        arg.data_ptr(),
-        dx.data_ptr(),
-        row_stride(dx),
-        DTYPES[grad.dtype],
-        accumulate,
-        torch.get_num_threads(),
-    )
+    fields = operands.neighbour_max_backward(grad, arg, reverse, dx)
+    _max_backward(*fields, DTYPES[grad.dtype], accumulate, torch.get_num_threads())

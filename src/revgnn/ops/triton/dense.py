@@ -18,7 +18,7 @@ def linear(
     plus: Tensor | None = None,
 ) -> None:
     """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `native.linear`."""
-    operands.linear(x, plus, weight, bias, [("out", out)])
+    operands.linear(x, plus, weight, bias, out)
     _send(x if plus is None else x + plus, weight, bias, out, sign)
 
 
@@ -37,7 +37,7 @@ def linear_backward(
     plus: Tensor | None = None,
 ) -> None:
     """Write the gradients of `linear`, and its value; arguments as in `native.linear_backward`."""
-    operands.linear(x, plus, weight, bias, [("grad", grad), ("value", value)], dx, dweight, dbias)
+    operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
     whole = x if plus is None else x + plus
     if value is not None:
         _send(whole, weight, bias, value, sign)
@@ -58,7 +58,7 @@ def attention_scores(
     x: Tensor, attn_src: Tensor, attn_dst: Tensor | None, *, score_src: Tensor, score_dst: Tensor | None
 ) -> None:
     """Write every head's products with its vectors; arguments as in `native.attention_scores`."""
-    operands.attention_scores(x, (attn_src, attn_dst), (score_src, score_dst))
+    operands.attention_scores(x, attn_src, attn_dst, score_src, score_dst)
     for attn, score in ((attn_src, score_src), (attn_dst, score_dst)):
         if attn is not None and score is not None:
             torch.sum(x * attn, -1, dtype=score.dtype, out=score)
@@ -78,7 +78,7 @@ def attention_scores_backward(
 ) -> None:
     """Write the gradients of `attention_scores`; arguments as in `native.attention_scores_backward`."""
     vectors, scores, dvectors = (attn_src, attn_dst), (dscore_src, dscore_dst), (dattn_src, dattn_dst)
-    operands.attention_scores(x, vectors, scores, dx, dvectors)
+    operands.attention_scores_backward(x, vectors, scores, dx, dvectors)
     if not accumulate:
         dx.zero_()
     for attn, dscore, dattn in ((attn_src, dscore_src, dattn_src), (attn_dst, dscore_dst, dattn_dst)):

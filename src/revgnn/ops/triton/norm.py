@@ -27,7 +27,7 @@ def norm_act_drop(
 ) -> None:
     """Write ``keep * relu(norm(x)) / (1 - p)``; contract in `revgnn.ops.native.norm_act_drop`."""
     drop = drop.readable()
-    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, [("out", out)])
+    operands.norm_act_drop(x, kind, out, weight, bias, mean, rstd, drop.mask)
     num_rows, width = x.shape
     # A row's statistics need all of its columns in one tile.
     block = power_of_two(width) if kind == "layer" else column_block(width)

@@ -46,8 +46,8 @@ def norm_act_drop_backward(
     accumulate: bool = False,
 ) -> None:
     """Write the gradient of `norm_act_drop`; contract in `revgnn.ops.native.norm_act_drop_backward`."""
-    drop, outs, sums = drop.readable(), [("grad", grad), ("dx", dx)], (dweight, dbias)
-    operands.norm_act_drop(x, kind, (weight, bias), (mean, rstd), drop.mask, outs, sums)
+    drop = drop.readable()
+    operands.norm_act_drop_backward(grad, x, kind, dx, dweight, dbias, weight, bias, mean, rstd, drop.mask)
     num_rows, width = x.shape
     block = power_of_two(width) if kind == "layer" else column_block(width)
     rows = row_block(block)
