@@ -114,6 +114,7 @@ def kill_again_and_again(out: Path, kills: int) -> None:
     assert interval > 1 or any(place % STEPS for place in places), "in the middle of an epoch"
 
 
+@pytest.mark.skipif("REVGNN_TEST_ROUNDING" in os.environ, reason="the process that is killed rounds in its own way")
 @pytest.mark.parametrize(("interval", "kills"), [("epochs", 20), ("minutes", 10)])
 def test_kills_lose_no_more_than_the_interval_and_change_no_bit(tmp_path: Path, interval: str, kills: int) -> None:
     # In a process that has no threads, which forking would break.
