@@ -60,8 +60,8 @@ class Block(nn.Module):
 
     @property
     def is_pure(self) -> bool:
-        """Whether the same arguments always give the same value: made of parts alone that are known to be so."""
-        return all(type(part) in PURE and not is_watched(part) for part in parts_of(self))
+        """Whether the same arguments always give the same value."""
+        return is_made_of_pure(self)
 
     def fuses(
         self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
@@ -166,6 +166,11 @@ class EquilibriumBlock(nn.Module):
         h = self.act_drop(self.middle, z_1 + x, graph, training=self.training, mask=mask, seed=seed)
         z_3: Tensor = self.conv_2(h, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 2))
         return self.act_drop_last(self.last, (z_3 + z_1).relu(), graph, training=self.training, seed=fold_seed(seed, 3))
+
+
+def is_made_of_pure(module: nn.Module) -> bool:
+    """Whether all parts are of types that give the same value for the same arguments, and nobody watches them."""
+    return all(type(part) in PURE and not is_watched(part) for part in parts_of(module))
 
 
 PURE: frozenset[type[nn.Module]] = frozenset(

@@ -27,6 +27,10 @@ _SMALL = 4096
 """Elements of a buffer up to which a copy is kept rather than compared."""
 
 
+_STILL = frozenset({nn.Linear, nn.LayerNorm, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sequential, nn.ModuleList})
+"""Modules of torch's that draw nothing and have no buffers."""
+
+
 class View:
     """A module's parts and flags, and where its parameters and buffers stand, as they are when this is made."""
 
@@ -41,7 +45,9 @@ class View:
             self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
         self.is_bare = not any(is_watched(part) for part in self.parts)
         """Whether nothing waits to see a part at work, and no forward was replaced."""
-        self.is_pure = bool(getattr(module, "is_pure", False))
+        self.is_pure = bool(getattr(module, "is_pure", False)) or (
+            self.is_bare and all(type(part) in _STILL for part in self.parts)
+        )
         if self.is_pure and all(self.flags):
             self.buffers = []
 

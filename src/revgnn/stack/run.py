@@ -71,8 +71,8 @@ class Run:
     device: torch.device
     views: Mapping[nn.Module, View]
     """Of all blocks of the stack."""
-    checked: Checked
-    """What was checked already; shared by all runs of a stack."""
+    checked: Checked | None
+    """What was checked already, shared by all runs of a stack; ``None``: values are not asked to repeat."""
 
     @cached_property
     def recompute(self) -> Recompute:
@@ -140,7 +140,7 @@ class Run:
                     value = self.recompute.first(
                         (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
                     )
-                    if keep and block not in self.checked.repeats and type(value) is Tensor and not is_rebuilding():
+                    if keep and type(value) is Tensor and not is_rebuilding():
                         self._check_repeats(layer, i, x, seed, arguments, value)
                 _check_width(value, x)
                 return value
@@ -200,6 +200,11 @@ class Run:
     ) -> None:
         """Raise RuntimeError for a block that does not give the same value again; asked once of each block."""
         block = self.layers[layer][group]
+        if self.checked is None or block in self.checked.repeats:
+            return
+        if self.views[block].is_pure and hasattr(block, "add_value_and_grad"):
+            # Its parts are known. And ranks must evaluate equally often, also one without rows, which fuses nothing.
+            return
         with torch.no_grad(), self._again(layer, group):
             other = block(x, seed, *arguments)
         check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
@@ -209,7 +214,7 @@ class Run:
         """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that needs a gradient and is
         none of the leaves, which get one; asked once of each block."""
         blocks = [block for blocks in self.layers for block in blocks] if blocks is None else blocks
-        if all(block in self.checked.closed for block in blocks):
+        if self.checked is None or all(block in self.checked.closed for block in blocks):
             return
         check_closed(value, leaves, type(blocks[0]).__name__)
         self.checked.closed.update(blocks)
