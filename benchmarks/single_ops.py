@@ -216,7 +216,9 @@ def _gathers(width: int, task: Task) -> dict[str, Callable[[], object]]:
 
     found: dict[str, Callable[[], object]] = {"index_select": copy}
     if ops.implementation(table.device) != "reference":
-        bounds = torch.arange(0, task.num_edges + _ROW, _ROW, device=table.device).clamp(max=task.num_edges)
+        # As many rows as the table has, the last of them empty.
+        row = max(_ROW, -(-task.num_edges // task.num_nodes))
+        bounds = (torch.arange(task.num_nodes + 1, device=table.device) * row).clamp(max=task.num_edges)
         rows = native.Csr(bounds.int(), places.int())
         sums = torch.empty(bounds.numel() - 1, width, device=table.device)
         found["kernel"] = lambda: kernels(table).spmm(table, rows, out=sums)

@@ -216,7 +216,7 @@ def gradients(stack: Stack, x: Tensor, *context: Any, tail: Tail | None = None) 
     torch.manual_seed(1)
     leaf = x.clone().requires_grad_()
     out = stack(leaf, *context, seed=3, tail=tail)
-    wanted = [leaf, *stack.parameters(), *([] if tail is None else tail.parameters())]
+    wanted = [leaf, *stack.parameters(), *([] if tail is None else tail.module.parameters())]
     return [out.detach(), *torch.autograd.grad(out, wanted, torch.randn_like(out))]
 
 

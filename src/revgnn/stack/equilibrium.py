@@ -15,7 +15,8 @@ from . import uncompiled
 from .implicit import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .purity import rebuilding
 from .rank_group import alone
-from .recompute import Recompute, View, check_repeats
+from .recompute import Recompute, View
+from .repeatable import check_repeats
 from .run import Autocast, Split
 from .seeds import draw_seed
 from .solvers import Map, Solver, SolverTrace
@@ -166,7 +167,7 @@ class Equilibrium(nn.Module):
             self.forward_trace = self.backward_trace = None
             return unrolled(evaluate, z0, self.pretrain_steps)
         if not self._is_checked:
-            with torch.no_grad(), rebuilding(), autocast():
+            with torch.no_grad(), rebuilding(), autocast(), alone():
                 check_repeats(evaluate(z0), evaluate(z0), f"the block {type(self.block).__name__} of an equilibrium")
             self._is_checked = True
         z = fixed_point(

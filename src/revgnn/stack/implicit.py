@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from .gradients import pull_back
 from .purity import rebuilding
 from .rank_group import alone
-from .recompute import Recompute, View, check_closed, check_recorders, is_transformed
+from .recompute import Recompute, View, check_recorders, is_transformed
+from .repeatable import check_closed
 from .run import Autocast
 from .solvers import Solver, SolverTrace
 

@@ -11,16 +11,14 @@ training its buffers too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from .drift import relative_error
 from .purity import is_rebuilding, rebuilding
 
 _SMALL = 4096
@@ -320,52 +318,6 @@ def version_of(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-class Checked:
-    """Blocks that were looked at, once each: whether they repeat their value, and depend on nothing that is hidden."""
-
-    def __init__(self) -> None:
-        self.repeats: WeakSet[nn.Module] = WeakSet()
-        self.closed: WeakSet[nn.Module] = WeakSet()
-
-    def __reduce__(self) -> tuple[type[Checked], tuple[()]]:
-        # A copy has other blocks.
-        return Checked, ()
-
-
-def check_repeats(value: Tensor, other: Tensor, what: str) -> None:
-    """Raise RuntimeError for a module that gave another value when it was evaluated again.
-
-    Args:
-        value, other: of the first evaluation, and of the second.
-        what: names the module.
-    """
-    error, limit = relative_error([other], [value]), 5e-2 if value.dtype.itemsize == 2 else 1e-3
-    if not error <= limit and bool(value.isfinite().all()):
-        raise RuntimeError(
-            f"{what} gave another value when it was evaluated again with the same arguments (relative difference "
-            f"{error:.1e}), so that the backward would be wrong. Its value must depend on its arguments, parameters, "
-            "registered buffers and torch's random numbers alone; look for random numbers of Python or numpy, "
-            "counters, or caches; or choose backprop='store'"
-        )
-
-
-def check_closed(value: Tensor, leaves: Iterable[Tensor], what: str) -> None:
-    """Raise RuntimeError if a value depends on a tensor that needs a gradient and would get none.
-
-    Args:
-        value: of a module.
-        leaves: the tensors that get a gradient.
-        what: names the module.
-    """
-    found = _hidden_leaf(value, leaves)
-    if found is not None:
-        raise RuntimeError(
-            f"{what} uses a tensor of shape {list(found.shape)} that needs a gradient and is neither an argument nor a "
-            "registered parameter of it, so that it would get none; pass it as an argument of its own (not inside a "
-            "container), register it, or detach it"
-        )
-
-
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` is at work, or forward-mode differentiation; neither can take an autograd
     Function that makes no graph."""
@@ -385,20 +337,3 @@ def check_recorders(x: object, what: str) -> None:
             f"{what} cannot be recorded by {recorder}: the graph, the seed and the mode of this one call would become "
             "constants; use torch.export for a module in evaluation, or torch.compile"
         )
-
-
-def _hidden_leaf(value: Tensor, leaves: Iterable[Tensor]) -> Tensor | None:
-    """The first tensor in the graph of a value that needs a gradient and is none of the leaves."""
-    known = {id(leaf) for leaf in leaves}
-    waiting = [value.grad_fn]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        found: Tensor | None = getattr(node, "variable", None)
-        if found is not None and id(found) not in known:
-            return found
-        for before, _ in () if node is None else node.next_functions:
-            if before is not None and before not in seen:
-                seen.add(before)
-                waiting.append(before)
-    return None

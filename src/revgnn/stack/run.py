@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,8 @@ from .couplings import Coupling
 from .fused import WorkSpace, is_anything_watched, is_fused
 from .gradients import GradientSums, pull_back
 from .purity import is_rebuilding
-from .recompute import Checked, Recompute, View, check_closed, check_repeats
+from .recompute import Recompute, View
+from .repeatable import Checked, check_closed, check_repeats
 from .seeds import fold_seed
 from .state import State
 
@@ -74,10 +74,15 @@ class Run:
     checked: Checked | None
     """What was checked already, shared by all runs of a stack; ``None``: values are not asked to repeat."""
 
-    @cached_property
+    @property
     def recompute(self) -> Recompute:
         """What evaluates the blocks, and evaluates them again; it has the parameters of when it was first asked for."""
-        return Recompute({block: self.views[block] for blocks in self.layers for block in blocks}, self.device)
+        # Not functools' cached_property, which takes a lock in Python 3.11 that torch.export cannot follow.
+        found: Recompute | None = self.__dict__.get("_recompute")
+        if found is None:
+            views = {block: self.views[block] for blocks in self.layers for block in blocks}
+            found = self.__dict__["_recompute"] = Recompute(views, self.device)
+        return found
 
     def arguments(self, tensors: Sequence[Tensor], group: int) -> list[Any]:
         """The context arguments of a group's block."""
@@ -123,7 +128,7 @@ class Run:
             again: whether they repeat those that were kept.
         """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
-        work, is_watched = WorkSpace(), is_anything_watched()
+        work, is_watched = WorkSpace(), not state.followed and is_anything_watched()
         for layer, blocks in enumerate(self.layers):
 
             def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:

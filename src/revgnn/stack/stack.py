@@ -19,7 +19,8 @@ from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateN
 from .drift import DriftMonitor
 from .exact import ExactState
 from .fixed import WORDS
-from .recompute import Checked, View, check_recorders, is_transformed
+from .recompute import View, check_recorders, is_transformed
+from .repeatable import Checked
 from .reversible import Advance, advance_float, reversible
 from .run import Autocast, Run, Split
 from .seeds import draw_seed

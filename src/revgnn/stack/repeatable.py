@@ -1,0 +1,73 @@
+"""What is asked of a module once: whether it gives its value again, and whether all of its gradient is received."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from weakref import WeakSet
+
+from torch import Tensor, nn
+
+from .drift import relative_error
+
+
+class Checked:
+    """Blocks that were looked at, once each: whether they repeat their value, and depend on nothing that is hidden."""
+
+    def __init__(self) -> None:
+        self.repeats: WeakSet[nn.Module] = WeakSet()
+        self.closed: WeakSet[nn.Module] = WeakSet()
+
+    def __reduce__(self) -> tuple[type[Checked], tuple[()]]:
+        # A copy has other blocks.
+        return Checked, ()
+
+
+def check_repeats(value: Tensor, other: Tensor, what: str) -> None:
+    """Raise RuntimeError for a module that gave another value when it was evaluated again.
+
+    Args:
+        value, other: of the first evaluation, and of the second.
+        what: names the module.
+    """
+    error, limit = relative_error([other], [value]), 5e-2 if value.dtype.itemsize == 2 else 1e-3
+    if not error <= limit and bool(value.isfinite().all()):
+        raise RuntimeError(
+            f"{what} gave another value when it was evaluated again with the same arguments (relative difference "
+            f"{error:.1e}), so that the backward would be wrong. Its value must depend on its arguments, parameters, "
+            "registered buffers and torch's random numbers alone; look for random numbers of Python or numpy, "
+            "counters, or caches; or choose backprop='store'"
+        )
+
+
+def check_closed(value: Tensor, leaves: Iterable[Tensor], what: str) -> None:
+    """Raise RuntimeError if a value depends on a tensor that needs a gradient and would get none.
+
+    Args:
+        value: of a module.
+        leaves: the tensors that get a gradient.
+        what: names the module.
+    """
+    found = _hidden_leaf(value, leaves)
+    if found is not None:
+        raise RuntimeError(
+            f"{what} uses a tensor of shape {list(found.shape)} that needs a gradient and is neither an argument nor a "
+            "registered parameter of it, so that it would get none; pass it as an argument of its own (not inside a "
+            "container), register it, or detach it"
+        )
+
+
+def _hidden_leaf(value: Tensor, leaves: Iterable[Tensor]) -> Tensor | None:
+    """The first tensor in the graph of a value that needs a gradient and is none of the leaves."""
+    known = {id(leaf) for leaf in leaves}
+    waiting = [value.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        found: Tensor | None = getattr(node, "variable", None)
+        if found is not None and id(found) not in known:
+            return found
+        for before, _ in () if node is None else node.next_functions:
+            if before is not None and before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return None
