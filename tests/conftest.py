@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -20,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# A compiled graph of another version of an op is no test of this one.
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+# A compiled graph of another version of an op is no test of this one: each process starts without any.
+_compiled = tempfile.TemporaryDirectory(prefix="revgnn-compiled-")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
 # The suite's tensors are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 torch.set_num_threads(int(os.environ.get("REVGNN_TEST_THREADS", "1")))
