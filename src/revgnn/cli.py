@@ -370,7 +370,7 @@ def _say(text: str) -> None:
 
 def _is_mine_to_say(error: BaseException) -> bool:
     """Whether no other rank says the same."""
-    distributed = sys.modules.get(f"{__package__}.train.distributed")
+    distributed = sys.modules.get(f"{__package__}.train.distributed.ranks")
     return world_size() == 1 or distributed is None or distributed.is_first_to_say(error)
 
 

@@ -230,7 +230,7 @@ def test_step_memory_can_record_again_and_knows_what_is_still_there() -> None:
     solving = _floats(300 * KB)
     meter.step()
     del solving
-    assert meter() == 600 * KB and max(meter.moments["step"][-2:])[0] == 400 * KB
+    assert meter() == 600 * KB and max(meter.allocation_trace["step"][-2:])[0] == 400 * KB
     assert "first 4 training step(s) and 1 of another way" in meter.how
     del state
 
@@ -354,9 +354,9 @@ def test_a_phase_begins_between_a_forward_and_its_backward() -> None:
     meter.phase("backward")
     y.backward()
     meter.close()
-    assert max(meter.moments["step"])[0] >= 200 * KB
-    assert max(meter.moments["backward"])[0] >= 300 * KB
-    assert meter.moments["backward"][-1][0] <= 101 * KB, "the gradient alone is left"
+    assert max(meter.allocation_trace["step"])[0] >= 200 * KB
+    assert max(meter.allocation_trace["backward"])[0] >= 300 * KB
+    assert meter.allocation_trace["backward"][-1][0] <= 101 * KB, "the gradient alone is left"
     x.grad = None
 
 
@@ -366,4 +366,4 @@ def test_steps_that_are_not_cut_keep_their_peak_alone() -> None:
     block = _floats(100 * KB)
     del block
     meter.step()
-    assert meter() == 100 * KB and meter.moments == {}
+    assert meter() == 100 * KB and meter.allocation_trace == {}
