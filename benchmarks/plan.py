@@ -25,12 +25,12 @@ import torch
 from revgnn.data import make_batches, read_data
 from revgnn.experiment import training_memory
 from revgnn.overrides import override
+from revgnn.paper.recipes import all_recipes, find_recipe
 from revgnn.planner import estimate, shape_of_config
 from revgnn.planner.dry_run import at_most, measured_peak, measured_seconds, step_size
 from revgnn.planner.estimate import predicted as predicted_of_data
 from revgnn.planner.isolated import resident_in_isolation
 from revgnn.planner.roofline import measured_rates, step_work
-from revgnn.recipes import all_recipes, find_recipe
 
 from .machine import facts
 
@@ -44,7 +44,7 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
         deeper: layers, of the deeper trial's, at most; ``None``: all that the net has.
         data_root: below which the folders of tables lie; only their footers are read.
     """
-    run = replace(find_recipe(name)(), paper=None)
+    run = find_recipe(name)()
     dataset = run.dataset
     if dataset.path is not None:
         dataset = replace(dataset, path=str(data_root / dataset.path))
@@ -80,7 +80,7 @@ def measure_process(name: str, times: float, deeper: int | None) -> dict[str, An
 
     Args: as `measure`.
     """
-    run = replace(find_recipe(name)(), paper=None)
+    run = find_recipe(name)()
     run, shape = at_most(run, shape_of_config(run.dataset), times, deeper)
     predicted, measured = estimate(run, shape), resident_in_isolation(run, shape)
     assert measured is not None, "the system must tell the resident size"
@@ -108,7 +108,7 @@ def measure_real(name: str, changes: Sequence[str], data_root: Path) -> dict[str
         changes: to it, as ``--set`` takes them.
         data_root: where its data lie.
     """
-    run = replace(override(find_recipe(name)(), changes), paper=None)
+    run = override(find_recipe(name)(), changes)
     dataset = read_data(run.dataset, run.loader, data_root)
     measured = training_memory(run, dataset)
     with_data = predicted_of_data(run, dataset, make_batches(dataset, run.batch_size, run.train.seed, run.loader))

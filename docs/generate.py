@@ -25,13 +25,12 @@ from rich.console import Console
 
 from revgnn import ModelConfig, build_model
 from revgnn.demo import Curve, draw, memory_over_depth, resident_over_depth
-from revgnn.experiment import Experiment
-from revgnn.recipes import all_recipes, digits, summary
+from revgnn.paper.memory import read_memory
+from revgnn.paper.recipes import all_recipes, digits, recipe_summaries
+from revgnn.paper.results import read_lines, read_rows
+from revgnn.paper.tables import TABLES, build_table, markdown_table
+from revgnn.paper.targets import TARGETS, Target, find_target
 from revgnn.report.row import duration, memory
-from revgnn.results import TABLES, build_table, markdown_table, read_rows
-from revgnn.results.memory import read_memory
-from revgnn.results.rows import read_lines
-from revgnn.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started this.
@@ -124,8 +123,9 @@ def _recipes() -> str:
     """One line per data set: which of the paper's tables its recipes are rows of, and their names."""
     lines = ["| data set | in the paper | recipes |", "|---|---|---|"]
     for dataset, recipes in _by_dataset().items():
-        tables = sorted({place.table for run in recipes.values() if run.paper for place in run.paper.places})
-        where = ", ".join(f"Table {table}" for table in tables) or ("text" if _has_target(recipes) else "–")
+        targets = [target for name in recipes if (target := find_target(f"{dataset}/{name}")) is not None]
+        tables = sorted({place.table for target in targets for place in target.places})
+        where = ", ".join(f"Table {table}" for table in tables) or ("text" if targets else "–")
         lines.append(f"| `{dataset}` | {where} | {' '.join(f'`{name}`' for name in recipes)} |")
     return "\n".join(lines)
 
@@ -134,15 +134,15 @@ def _all_recipes() -> str:
     """Every recipe with what the paper prints for it, and the parameters of its network."""
     head = ["recipe", "what it is", "in the paper", "metric", "memory [GiB]", "printed", "parameters", "assumed"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|---|---:|---:|---:|---:|---|"]
-    for name, recipe in all_recipes().items():
-        paper = recipe().paper or Target()
+    for name, text in recipe_summaries().items():
+        paper = find_target(name) or Target()
         where = ", ".join(f"Table {place.table}, row {place.row}" for place in paper.places)
         metric = "" if paper.metric is None else f"{paper.metric:.2f}"
         metric += "" if paper.std is None else f" ± {paper.std:.2f}"
         count = "" if paper.parameters is None else f"{paper.parameters:,}"
         memory_gb = "" if paper.memory_gb is None else f"{paper.memory_gb:.2f}"
         assumed = " ".join(f"`{field}`" for field in paper.assumed)
-        cells = [f"`{name}`", summary(recipe), where, metric, memory_gb, paper.printed or "", count, assumed]
+        cells = [f"`{name}`", text, where, metric, memory_gb, paper.printed or "", count, assumed]
         lines.append("| " + " | ".join(cell or "–" for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -150,8 +150,8 @@ def _all_recipes() -> str:
 def _notes() -> str:
     """What a reader of a row has to know, each thing once with the recipes that it is of."""
     of: dict[str, list[str]] = {}
-    for name, recipe in all_recipes().items():
-        for note in (recipe().paper or Target()).notes:
+    for name, target in TARGETS.items():
+        for note in target.notes:
             of.setdefault(note, []).append(f"`{name}`")
     return "\n".join(f"- {note} ({', '.join(names)})" for note, names in of.items())
 
@@ -486,16 +486,12 @@ def _scale_points() -> Iterator[tuple[str, str, float, float]]:
             yield "one rank sends", of, network_bytes(row["parameters"], row["ranks"]), row["sent_bytes"] / row["ranks"]
 
 
-def _by_dataset() -> dict[str, dict[str, Experiment]]:
-    found: dict[str, dict[str, Experiment]] = {}
-    for name, recipe in all_recipes().items():
+def _by_dataset() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in recipe_summaries():
         dataset, _, short = name.partition("/")
-        found.setdefault(dataset, {})[short] = recipe()
+        found.setdefault(dataset, []).append(short)
     return found
-
-
-def _has_target(recipes: dict[str, Experiment]) -> bool:
-    return any(run.paper is not None for run in recipes.values())
 
 
 def _map() -> str:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .measure import held_memory, median_seconds, peak_memory, saved_bytes
     from .nn import GATConv, GCNConv, GENConv, SAGEConv
     from .nn.model import GNN, ModelConfig, build_model
+    from .paper.targets import Target
     from .stack import Stack
-    from .target import Target
     from .train import FitResult, TrainConfig, fit
 
 __version__ = "0.1.0"

@@ -20,6 +20,9 @@ from typing import Any, NoReturn, TextIO
 
 from . import __version__
 from .launcher import alone, first_rank_speaks, is_writer, on_rank, world_size
+from .paper.recipes import check_recipe
+
+_MODEL = "for a folder: revgcn (default), revsage, revgen or revgat; or package.module:Name, a class with build(info)"
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError)
 """What the package raises about what was asked for; anything else is a fault of its own and shows its trace."""
@@ -59,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with first_rank_speaks(everywhere=True), nullcontext() if several else alone():
             # Imported only now, so that help and mistakes in the words answer at once.
-            commands = import_module(".commands", __package__)
-            getattr(commands, arguments.command)(arguments)
+            command = import_module(f".commands.{_module(arguments)}", __package__)
+            command.run(arguments)
     except BrokenPipeError:
         # Who read the output has had enough; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,6 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"error{on_rank()}: {_one_line(mistake)}")
         return 1 if isinstance(mistake, FloatingPointError | MemoryError | ChildProcessError) else 2
     return 0
+
+
+def _module(arguments: argparse.Namespace) -> str:
+    """Name the module of a command, once its words are known to make sense.
+
+    Raises: ValueError: what is to be trained is neither a recipe nor a folder.
+    """
+    if arguments.command in ("train", "plan") and not Path(arguments.what).is_dir():
+        try:
+            check_recipe(arguments.what)
+        except ValueError as unknown:
+            raise ValueError(f"{unknown}; nor is there a folder {arguments.what}") from None
+    if arguments.command == "recipes" and (arguments.name is not None or arguments.json):
+        if arguments.name is not None:
+            check_recipe(arguments.name)
+        return "recipe"
+    return str(arguments.command)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -94,9 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     _add_demo(commands)
     _add_report(commands)
-    _add_record(commands)
-    _add_table(commands)
-    _add_bench(commands)
+    _add_paper(commands)
     _add_convert(commands)
     return parser
 
@@ -148,7 +166,7 @@ def _add_train(commands: Any) -> None:
         ),
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder")
-    parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
+    parser.add_argument("--model", metavar="NAME", help=_MODEL)
     _add_assignments(parser)
     _add_data_root(parser)
     parser.add_argument("--download", action="store_true", help="fetch missing data, where its source allows it")
@@ -223,7 +241,7 @@ def _add_plan(commands: Any) -> None:
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only footers are read")
     parser.add_argument("--memory", metavar="SIZE", help="what a step may take, such as 8GB; none: no search")
-    parser.add_argument("--model", metavar="NAME", help="for a folder: revgcn (default), revsage, revgen or revgat")
+    parser.add_argument("--model", metavar="NAME", help=_MODEL)
     _add_assignments(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: times are estimates")
     parser.add_argument(
@@ -267,12 +285,28 @@ def _add_report(commands: Any) -> None:
     _add_common(parser)
 
 
+def _add_paper(commands: Any) -> None:
+    parser = commands.add_parser(
+        "paper",
+        help="record runs beside the paper's rows, measure their memory, show the tables",
+        description="The paper's tables: runs of recipes are recorded, the memory of rows is measured without their "
+        "data, and tables are shown beside both.",
+        example=(
+            "  revgnn paper record runs/ogbn-arxiv/revgcn_deep\n  revgnn paper table 3\n  revgnn paper bench --rows 3"
+        ),
+    )
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    _add_record(actions)
+    _add_table(actions)
+    _add_bench(actions)
+
+
 def _add_record(commands: Any) -> None:
     parser = commands.add_parser(
         "record",
         help="append a finished run of a recipe to the results that tables are made of",
         description="Append a finished run of a recipe, or all seeds of one, to runs.jsonl in the folder of results.",
-        example="  revgnn record runs/ogbn-arxiv/revgcn_deep",
+        example="  revgnn paper record runs/ogbn-arxiv/revgcn_deep",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or one that --runs wrote")
     _add_results(parser)
@@ -284,7 +318,7 @@ def _add_table(commands: Any) -> None:
         "table",
         help="show a table of the paper beside what was measured",
         description="Show a table of the paper beside the runs in the folder of results; what did not run says so.",
-        example="  revgnn table 3\n  revgnn table 1 --results benchmarks/results --markdown",
+        example="  revgnn paper table 3\n  revgnn paper table 1 --results benchmarks/results --markdown",
     )
     parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
@@ -298,9 +332,8 @@ def _add_bench(commands: Any) -> None:
         help="measure the memory of the paper's rows, on made-up data of their exact sizes",
         description="Measure the peak memory of a training step of each row on a made-up graph with the data set's "
         "exact counts. Rows that are too large or too slow for this machine are estimated by the planner and marked.",
-        example="  revgnn bench memory --rows 3 --memory 6GB --seconds 120",
+        example="  revgnn paper bench --rows 3 --memory 6GB --seconds 120",
     )
-    parser.add_argument("what", metavar="memory", choices=["memory"], help="what is measured")
     parser.add_argument("--rows", metavar="TABLE", type=int, choices=[1, 2, 3, 6], help="only rows of this table")
     parser.add_argument("--recipe", metavar="NAME", action="append", help="only this row; repeatable")
     parser.add_argument("--memory", metavar="SIZE", default="6GB", help="what a row may take (default: 6GB)")

@@ -22,8 +22,8 @@ from rich.progress import track
 from .console import print_table
 from .data import load_dataset
 from .experiment import Experiment, run_experiment, training_memory
+from .paper.recipes import digits
 from .planner.isolated import resident_in_isolation
-from .recipes import digits
 from .report.row import duration, integer, memory, score
 from .report.row import resident as resident_of
 from .train import ProgressBar

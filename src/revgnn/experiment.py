@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
-from .baselines import BaselineConfig, Shape, build_baseline
+from .by_name import find_object, name_of
 from .data import (
     Batches,
     Dataset,
@@ -34,9 +34,9 @@ from .meter import memory_words, record_batches, resident_peak, step_memory
 from .nn.model import ModelConfig, build_model
 from .ops import implementation
 from .overrides import from_json
+from .paper.baselines import BaselineConfig, Shape, build_baseline
 from .report import build_report, circumstances, write_report
 from .run_lock import claimed
-from .target import Target
 from .train import Progress, Row, TrainConfig, dry_run, fit, one_run, own_statistics
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
@@ -49,22 +49,29 @@ FORMAT = 1
 Device = Literal["auto", "cpu"]
 
 
+class ModelBuilder(Protocol):
+    """What builds a network for a data set: a configuration of this package, or an object of the user's own."""
+
+    def build(self, info: Any) -> nn.Module:
+        """Make the network, called as ``model(x, graph, edge_attr, seed=...)``, with random weights."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that decides what a run computes."""
 
     dataset: DatasetConfig
     """Which data, and what is done to its edges."""
-    model: ModelConfig | BaselineConfig
-    """What the network is made of: one of the paper's, or a peer of its tables."""
+    model: ModelBuilder
+    """What builds the network: a `ModelConfig`, a baseline of the paper's tables, or an object of the user's own with
+    ``build(info)``."""
     train: TrainConfig
     """How it is trained."""
     batch_size: int | None = None
     """Graphs in a step, for graph-level data; ``None``: all in one step. At node level it must be ``None``."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """What a step and an evaluation see of a node-level graph: all of it, parts, or neighbourhoods."""
-    paper: Target | None = None
-    """What the paper prints; ``None``: the run is no row of the paper."""
 
 
 def run_experiment(
@@ -77,6 +84,7 @@ def run_experiment(
     resume: bool = False,
     download: bool = False,
     progress: Progress | None = None,
+    target: Mapping[str, Any] | None = None,
     dataset: Dataset | Store | None = None,
     predicted: Callable[[Experiment, Dataset | Store, Batches], dict[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +99,7 @@ def run_experiment(
         resume: go on from the newest checkpoint in ``out``.
         download: fetch data that is missing, where its source allows it.
         progress: told of every step and epoch; ``None`` is silence.
+        target: what a publication prints for the experiment, to stand beside the results in the report.
         dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
         predicted: gives the "peak_bytes" to be expected, to stand beside those measured; ``None``: nothing does.
     Returns: the report; nothing on ranks after the first, which write none.
@@ -133,7 +142,8 @@ def run_experiment(
             "name": name,
             "ranks": world_size(),
             "warnings": [said] if (said := own_statistics(model, synchronise=run.train.sync_batchnorm)) else [],
-            "config": asdict(run),
+            "config": as_json(run),
+            "paper": target,
             "dataset": describe(dataset),
             "schema": asdict(Schema.of(dataset)),
             "implementation": implementation(result.device),
@@ -239,6 +249,48 @@ def training_trace(run: Experiment, dataset: Dataset | Store) -> dict[str, list[
     }
 
 
+def as_json(run: Experiment) -> dict[str, Any]:
+    """Give an experiment as plain values; of its model also the class, so that `experiment_of` finds it."""
+    model = run.model
+    facts = {key: asdict(getattr(run, key)) for key in ("dataset", "train", "loader")}
+    return {
+        "dataset": facts["dataset"],
+        "model": {"class": name_of(type(model)), **(asdict(model) if is_dataclass(model) else {})},
+        "train": facts["train"],
+        "batch_size": run.batch_size,
+        "loader": facts["loader"],
+    }
+
+
+def experiment_of(facts: Mapping[str, Any]) -> Experiment:
+    """Make an experiment again of what `as_json` and JSON made of it.
+
+    Raises: ValueError: a field that is unknown or missing, or of another type; ImportError: the module of the model
+        cannot be imported.
+    """
+    fields = dict(facts["model"])
+    kind = find_object(fields.pop("class"))
+    if not isinstance(kind, type):
+        raise ValueError(f"model.class must name a class, got {kind!r}")
+    model = from_json(kind, fields, "model") if is_dataclass(kind) else kind()
+    return from_json(Experiment, {**facts, "model": model})
+
+
+def find_model(name: str) -> ModelBuilder:
+    """Import a model of the user's own, ``package.module:Name``: a class that is made without arguments.
+
+    Raises: ValueError: there is no such class, or it has no ``build(info)``; ImportError: its module cannot be.
+    """
+    kind = find_object(name)
+    if not isinstance(kind, type) or not callable(getattr(kind, "build", None)):
+        raise ValueError(
+            f"{name} must be a class with a method build(info) that returns an nn.Module, got {kind!r}; give it one, "
+            "such as a dataclass whose fields --set can change"
+        )
+    model: ModelBuilder = kind()
+    return model
+
+
 def read_experiment(out: Path) -> Experiment:
     """Read what a finished run did from its folder.
 
@@ -246,7 +298,7 @@ def read_experiment(out: Path) -> Experiment:
     """
     path, facts = _run_facts(out)
     try:
-        return from_json(Experiment, facts["config"])
+        return experiment_of(facts["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say what the run did: {error}; use the revgnn that wrote it") from error
 
@@ -302,11 +354,11 @@ def report_on(out: Path) -> dict[str, Any]:
     """
     _, facts = _run_facts(out)
     with claimed(out), parts_of(out):
-        paper = facts["config"]["paper"]
+        paper = facts["paper"]
         report = build_report(
             out,
             name=facts["name"],
-            config={key: value for key, value in facts["config"].items() if key != "paper"},
+            config=facts["config"],
             dataset=facts["dataset"],
             implementation=facts["implementation"],
             memory_how=facts["memory_how"],
@@ -321,8 +373,8 @@ def report_on(out: Path) -> dict[str, Any]:
 
 
 def _decides(run: Experiment) -> dict[str, Any]:
-    """The configuration that a resumed run must share; what the paper prints changes no weight."""
-    return {key: value for key, value in asdict(run).items() if key not in {"train", "paper"}}
+    """The configuration that a resumed run must share, apart from its training."""
+    return {key: value for key, value in as_json(run).items() if key != "train"}
 
 
 def _warnings(paper: Mapping[str, Any] | None) -> list[str]:

@@ -78,6 +78,8 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
 
 def _revived(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if getattr(hint, "_is_protocol", False):
+        return value  # an object that the caller has made already
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None

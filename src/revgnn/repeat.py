@@ -30,6 +30,7 @@ def run_repeats(
     device: Device = "auto",
     resume: bool = False,
     download: bool = False,
+    target: Mapping[str, Any] | None = None,
     progress: Callable[[int], Progress | None] = lambda seed: None,
 ) -> dict[str, Any]:
     """Take a run from its data to the summary of several seeds.
@@ -39,7 +40,7 @@ def run_repeats(
         out: receives a run folder ``seed-K`` for each, and runs.json.
         runs: how many, at least 1.
         progress: seed -> what is told of its steps; ``None`` is silence.
-        name, data_root, device, resume, download: as in `run_experiment`; seeds that are finished are not run again.
+        name, data_root, device, resume, download, target: as in `run_experiment`; finished seeds are not run again.
     Returns: the summary, see `summarise`.
     Raises: ValueError: ``runs`` below 1; and what `run_experiment` raises.
     """
@@ -58,6 +59,7 @@ def run_repeats(
                 device=device,
                 resume=resume,
                 progress=progress(seed),
+                target=target,
                 dataset=dataset,
             )
         summary = summarise(out, range(run.train.seed, run.train.seed + runs))

@@ -17,8 +17,8 @@ import pytest
 
 import revgnn
 from revgnn.cli import main
+from revgnn.paper.recipes import find_recipe
 from revgnn.predict import Predicting, predict_run
-from revgnn.recipes import find_recipe
 from revgnn.run_lock import ClaimedError, claimed
 from revgnn.train import TrainConfig, load_latest, read_curve
 from small_tables import good_edges, good_nodes, make, write

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from revgnn import commands
 from revgnn.cli import main
+from revgnn.commands import train
 from revgnn.planner import out_of_memory
 
 WORDS = ["train", "digits/revgnn", "--device", "cpu", "--set", "model.num_layers=4"]
@@ -24,7 +24,7 @@ def _fails(monkeypatch: pytest.MonkeyPatch, error: Exception, available: int) ->
     def run_experiment(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "execute", run_experiment)
+    monkeypatch.setattr(train, "run_experiment", run_experiment)
     monkeypatch.setattr(out_of_memory, "memory_there_is", lambda device: available)
 
 

@@ -19,6 +19,9 @@ from revgnn.data import LoaderConfig, Store, make_batches
 from revgnn.experiment import Experiment, run_experiment, training_memory
 from revgnn.meter import interpreter_bytes
 from revgnn.nn.model import EquilibriumOptions
+from revgnn.paper.memory import memory_row, newest_memory
+from revgnn.paper.recipes import all_recipes, find_recipe
+from revgnn.paper.results import read_lines
 from revgnn.planner import (
     GraphShape,
     estimate,
@@ -35,10 +38,7 @@ from revgnn.planner.isolated import resident_in_isolation
 from revgnn.planner.process import KEPT, SORTED, data_bytes, process_bytes
 from revgnn.planner.roofline import GPUS, MachineRates
 from revgnn.planner.suggest import MARGIN
-from revgnn.recipes import all_recipes, find_recipe
 from revgnn.resident import resident_now
-from revgnn.results.memory import memory_row, newest_memory
-from revgnn.results.rows import read_lines
 from revgnn.train import LabelOptions
 
 predict_module = sys.modules["revgnn.planner.estimate"]
@@ -79,7 +79,7 @@ def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HELD)
 def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
-    run = replace(find_recipe(name)(), paper=None)
+    run = find_recipe(name)()
     run, shape = at_most(run, shape_of_config(run.dataset), times=1.5, deeper=2)
     found = estimate(run, shape)
     assert found.peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
@@ -126,7 +126,7 @@ def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> 
 @pytest.mark.parametrize("name", ["ogbn-arxiv/revgcn_deep", "ogbn-proteins/resgnn_64"])
 def test_depth_far_beyond_the_trials_is_predicted(name: str) -> None:
     """A shallow trial of the second is highest where a batch is made, which depth does not raise as it does a step."""
-    run = replace(find_recipe(name)(), paper=None)
+    run = find_recipe(name)()
     run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=32))
     shape = shape_of_config(run.dataset).scaled(0.02)
     assert estimate(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
@@ -136,7 +136,7 @@ def test_depth_far_beyond_the_trials_is_predicted(name: str) -> None:
 @pytest.mark.usefixtures("small_trials")
 def test_gradients_of_shared_weights_are_not_carried_along_depth() -> None:
     """Only the second layer of a weight adds to a gradient that is there: its sum is as large in any deeper net."""
-    run = replace(find_recipe("ogbn-proteins/wt_revgnn_224")(), paper=None)
+    run = find_recipe("ogbn-proteins/wt_revgnn_224")()
     run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=128))
     shape = shape_of_config(run.dataset).scaled(0.02)
     assert estimate(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
@@ -173,7 +173,7 @@ def test_the_highest_moment_at_the_whole_depth_need_not_be_that_of_the_trials() 
 
 @pytest.mark.usefixtures("small_trials")
 def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> None:
-    run = replace(find_recipe("ogbn-arxiv/revgcn_deep")(), paper=None)
+    run = find_recipe("ogbn-arxiv/revgcn_deep")()
     shape = shape_of_config(run.dataset)
     deep = replace(run, model=replace(run.model, num_layers=1001))
     shallow, deep = estimate(run, shape), estimate(deep, shape)
@@ -188,7 +188,7 @@ PLANTED = GraphShape(name="planted", nodes=24_000, edges=240_000, features=16, o
 
 
 def _by_parts(loader: LoaderConfig, *, labels: bool) -> Experiment:
-    run = replace(find_recipe("arxiv-text/revgcn")(), paper=None, loader=loader)
+    run = replace(find_recipe("arxiv-text/revgcn")(), loader=loader)
     model = replace(run.model, num_layers=6, hidden_channels=32)
     return replace(run, model=model, train=replace(run.train, labels=LabelOptions(reuse=labels)))
 
@@ -300,7 +300,7 @@ def test_a_folder_without_either_says_what_is_missing(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ what fits
 @pytest.mark.usefixtures("small_trials")
 def test_what_fits_gives_ways_that_fit_and_keep_what_they_say() -> None:
-    run = replace(find_recipe("digits/resgnn")(), paper=None)
+    run = find_recipe("digits/resgnn")()
     shape = shape_of_config(run.dataset)
     peak = estimate(run, shape).peak
     as_is, *others = what_fits(run, shape, round(0.8 * peak), rates_of("cuda", "h100"))
@@ -312,7 +312,7 @@ def test_what_fits_gives_ways_that_fit_and_keep_what_they_say() -> None:
 
 @pytest.mark.usefixtures("small_trials")
 def test_parts_that_fit_measure_below_the_memory() -> None:
-    run = replace(find_recipe("digits/resgnn")(), paper=None)
+    run = find_recipe("digits/resgnn")()
     shape = shape_of_config(run.dataset)
     memory = estimate(run, shape).peak // 3
     parts = next(one for one in what_fits(run, shape, memory, rates_of("cuda")) if one.same == "model")
@@ -338,7 +338,7 @@ HOST = MachineRates(gather=1e10, stream=1e10, products=1e11, source="made up")
 
 @pytest.mark.usefixtures("small_trials")
 def test_what_fits_on_a_cpu_is_decided_by_the_process() -> None:
-    run = replace(find_recipe("digits/resgnn")(), paper=None)
+    run = find_recipe("digits/resgnn")()
     shape = shape_of_config(run.dataset)
     found = estimate(run, shape)
     assert found.process >= interpreter_bytes() + found.peak
@@ -371,7 +371,7 @@ def test_data_that_no_step_holds_as_they_are_count_in_the_process() -> None:
     "name", ["digits/resgnn", "ogbn-arxiv/revgcn_deep", "ogbn-arxiv/sage", "ogbg-molhiv/revgen_batchnorm"]
 )
 def test_a_predicted_process_is_within_a_quarter_of_the_measured(name: str) -> None:
-    run = replace(find_recipe(name)(), paper=None)
+    run = find_recipe(name)()
     run, shape = at_most(run, shape_of_config(run.dataset), times=2.0)
     measured = resident_in_isolation(run, shape)
     assert measured is not None

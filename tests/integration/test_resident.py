@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from revgnn.paper.memory import step_of
+from revgnn.paper.recipes import find_recipe
 from revgnn.planner.isolated import resident_in_isolation
-from revgnn.recipes import find_recipe
 from revgnn.resident import resident_now
-from revgnn.results.memory import step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
@@ -151,7 +151,7 @@ def test_a_trained_folder_takes_no_more_at_96_layers_and_its_report_says_what_it
 
 @pytest.mark.skipif(not os.environ.get("REVGNN_LONG"), reason="minutes of a core: set REVGNN_LONG=1 to run it")
 def test_a_step_of_1001_layers_on_a_part_of_proteins_takes_at_most_1200_megabytes() -> None:
-    run, part, _, _ = step_of(replace(find_recipe("ogbn-proteins/revgnn_deep")(), paper=None))
+    run, part, _, _ = step_of(find_recipe("ogbn-proteins/revgnn_deep")())
     assert (part.nodes, run.model.num_layers) == (13_253, 1001)
     found = resident_in_isolation(run, part)
     assert found is not None and found.process <= 1_200_000_000, f"{found.process / 1e6:.0f} MB"

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from revgnn.cli import main
-from revgnn.recipes import all_recipes
-from revgnn.results import append_rows, build_table, find_results, markdown_table, read_rows, rows_of, table_lines
+from revgnn.paper.recipes import all_recipes
+from revgnn.paper.results import append_rows, find_results, read_rows, rows_of
+from revgnn.paper.tables import build_table, markdown_table, table_lines
+from revgnn.paper.targets import find_target
 
 RECIPE = "ogbn-arxiv/gcn"
 SHORT = ["--set", "train.epochs=3"]
@@ -80,11 +82,11 @@ def test_a_recorded_run_stands_in_the_table_with_all_that_it_lacks(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert main(["record", str(runs)]) == 2
+    assert main(["paper", "record", str(runs)]) == 2
     assert "name a folder of results with --results" in capsys.readouterr().err
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    assert main(["record", str(runs)]) == 0
-    assert main(["record", str(runs)]) == 0
+    assert main(["paper", "record", str(runs)]) == 0
+    assert main(["paper", "record", str(runs)]) == 0
     out = capsys.readouterr().out
     assert "3 appended" in out and "0 appended" in out and "3 stood there already" in out
     rows = read_rows(tmp_path / "benchmarks" / "results")
@@ -92,7 +94,7 @@ def test_a_recorded_run_stands_in_the_table_with_all_that_it_lacks(
     assert rows[0]["changed"] == {"train.epochs": [500, 3], "data.nodes": [169_343, 60]}
     assert rows[0]["parameters"] == 110_120
 
-    assert main(["table", "2", "--json"]) == 0
+    assert main(["paper", "table", "2", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert table["results"] == "benchmarks/results"
     by_name = {row["name"]: row for row in table["rows"]}
@@ -104,7 +106,7 @@ def test_a_recorded_run_stands_in_the_table_with_all_that_it_lacks(
     assert group["memory_gb"] == max(row["peak_bytes"] for row in rows) / 2**30
     assert all(not row["measured"] for name, row in by_name.items() if name != "GCN")
 
-    assert main(["table", "2"]) == 0
+    assert main(["paper", "table", "2"]) == 0
     text = capsys.readouterr().out
     assert "SHORT: 3 of 500 epochs" in text and "OTHER DATA: 60 nodes instead of 169,343" in text
     assert "3 of 10 runs" in text
@@ -176,17 +178,16 @@ def test_every_table_is_there_without_results(
     number: int, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["table", str(number), "--json"]) == 0
+    assert main(["paper", "table", str(number), "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert (len(table["rows"]), table["results"]) == (length, None)
     assert [row["row"] for row in table["rows"]] == list(range(1, length + 1))
-    recipes = all_recipes()
     for found in table["rows"]:
-        target = recipes[found["recipe"]]().paper
+        target = find_target(found["recipe"])
         assert target is not None
         assert (found["paper"]["metric"], found["parameters"]) == (target.metric, target.parameters)
         assert found["measured"] == []
-    assert main(["table", str(number)]) == 0
+    assert main(["paper", "table", str(number)]) == 0
     text = capsys.readouterr().out
     assert text.count("not run") == length
     assert "results: none; there is no benchmarks/results in the current folder" in text

@@ -12,10 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from revgnn.experiment import Experiment, make_batches, make_model
 from revgnn.ops import using
+from revgnn.paper.recipes import find_recipe
 from revgnn.planner import made_up, shape_of_config
 from revgnn.planner.dry_run import Size, measure_trial
 from revgnn.planner.synthetic import GraphShape
-from revgnn.recipes import find_recipe
 from revgnn.train import LOSSES
 from revgnn.train.averaging import follow
 from revgnn.train.optim import make_optimizer
@@ -36,7 +36,7 @@ RECIPES = (
 
 
 def recipe(name: str) -> tuple[Experiment, GraphShape]:
-    run = replace(find_recipe(name)(), paper=None)
+    run = find_recipe(name)()
     return run, shape_of_config(run.dataset)
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from revgnn.baselines import PEERS, BaselineConfig, Shape, build_baseline
-from revgnn.baselines.attention import EdgeGATConv
-from revgnn.baselines.transformer import CrossEdges
 from revgnn.graph import Graph
+from revgnn.paper.baselines import PEERS, BaselineConfig, Shape, build_baseline
+from revgnn.paper.baselines.attention import EdgeGATConv
+from revgnn.paper.baselines.transformer import CrossEdges
 from tolerances import assert_close
 
 NODES, FEATURES, CLASSES, EDGE_FEATURES = 13, 6, 5, 3

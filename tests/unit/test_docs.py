@@ -16,7 +16,7 @@ from revgnn.cli import make_parser
 from revgnn.data import load_dataset
 from revgnn.experiment import make_model, training_memory
 from revgnn.overrides import override
-from revgnn.recipes import digits
+from revgnn.paper.recipes import digits
 
 ROOT = Path(__file__).resolve().parents[2]
 

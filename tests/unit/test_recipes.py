@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from revgnn.baselines import BaselineConfig
 from revgnn.cli import main
 from revgnn.data import Dataset, ProteinsFeatures, make_batches
 from revgnn.data.edges import prepare_edges
@@ -20,12 +19,13 @@ from revgnn.data.readers.ogb import ATOM_CATEGORIES, BOND_CATEGORIES
 from revgnn.experiment import Experiment, make_model
 from revgnn.nn.model import ModelConfig
 from revgnn.overrides import flatten
-from revgnn.recipes import all_recipes, find_recipe, summary
+from revgnn.paper.baselines import BaselineConfig
+from revgnn.paper.recipes import all_recipes, find_recipe
+from revgnn.paper.targets import TARGETS
 from revgnn.train import METRICS, fit
 from revgnn.train.distill import save_logits
 
 RECIPES = all_recipes()
-TARGETS = {name: paper for name, recipe in RECIPES.items() if (paper := recipe().paper) is not None}
 
 SECTION_2 = {
     "ogbn-proteins/revgnn_deep": (20_031_384, "20.03M"),
@@ -133,7 +133,7 @@ def count(model: nn.Module) -> int:
 def test_it_says_what_it_is_and_the_same_each_time(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe() == recipe()
-    assert 10 < len(summary(recipe)) < 80, "one line of the list"
+    assert 10 < len(recipe_summaries()[name]) < 80, "one line of the list"
     assert find_recipe(name) is recipe
 
 

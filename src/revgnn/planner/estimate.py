@@ -63,7 +63,6 @@ def estimate(run: Experiment, shape: GraphShape) -> Prediction:
     Raises: ValueError: network and data do not go together.
     Cost: up to four small trainings of two steps, seconds in all; none for what was asked before.
     """
-    run = replace(run, paper=None)
     found = _predict(*_in_memory(run, shape))
     return replace(found, process=process_bytes(run, shape, found.peak))
 

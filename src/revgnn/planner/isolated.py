@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..data import Dataset, Store, make_batches, read_data
-from ..experiment import Experiment, make_model, ways_of
+from ..experiment import Experiment, as_json, experiment_of, make_model, ways_of
 from ..files import parse_object
 from ..meter import resident_peak
 from ..overrides import from_json
@@ -41,7 +41,7 @@ def resident_in_isolation(run: Experiment, data: GraphShape | Path) -> Resident 
     Cost: seconds to start an interpreter, and the steps.
     """
     request = {
-        "run": asdict(run),
+        "run": as_json(run),
         "shape": asdict(data) if isinstance(data, GraphShape) else None,
         "data_root": None if isinstance(data, GraphShape) else str(data),
         "threads": torch.get_num_threads(),
@@ -77,7 +77,7 @@ def _measured(ways: Iterable[Experiment], dataset: Dataset | Store) -> Resident:
 def _main() -> None:
     request = parse_object(sys.stdin.read())
     torch.set_num_threads(request["threads"])
-    run = from_json(Experiment, request["run"])
+    run = experiment_of(request["run"])
     if request["shape"] is None:
         dataset = read_data(run.dataset, run.loader, Path(request["data_root"]))
         found = _measured(ways_of(run), dataset)

@@ -66,7 +66,6 @@ def what_fits(run: Experiment, shape: GraphShape, memory: int, rates: MachineRat
     Cost: seconds to half a minute of small trials; nothing larger than those is allocated.
     """
     rates = rates_of("cpu") if rates is None else rates
-    run = replace(run, paper=None)
     room = _Room(memory, rates)
     found = [_suggestion("as it is", (), "gradient", run, shape, room)]
     for what, changes, same in _candidates(run, shape, room):
@@ -242,7 +241,7 @@ def _smaller(run: Experiment, model: ModelConfig, shape: GraphShape, room: _Room
 
 
 def _changed(run: Experiment, changes: Sequence[str]) -> Experiment:
-    return override(run, changes, fixed=frozenset({"paper"}))
+    return override(run, changes)
 
 
 __all__ = ["Prediction", "Suggestion", "what_fits"]

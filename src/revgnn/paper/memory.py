@@ -20,10 +20,11 @@ from ..planner.dry_run import measured_peak, step_size
 from ..planner.isolated import resident_in_isolation
 from ..planner.roofline import step_work
 from ..planner.synthetic import GraphShape
-from ..recipes import all_recipes, find_recipe
 from ..report import circumstances
 from ..run_lock import appending
-from .rows import read_lines
+from .recipes import find_recipe
+from .results import read_lines
+from .targets import TARGETS
 
 MEMORY_FILE = "memory.jsonl"
 MEASURED, ESTIMATE = "measured", "estimate"
@@ -40,13 +41,7 @@ def rows_of_tables(table: int | None, recipes: Sequence[str] | None = None) -> l
         for name in recipes:
             find_recipe(name)
         return list(recipes)
-    found = []
-    for name, recipe in all_recipes().items():
-        target = recipe().paper
-        places = () if target is None else target.places
-        if any(table in (None, place.table) for place in places):
-            found.append(name)
-    return found
+    return [name for name, target in TARGETS.items() if any(table in (None, place.table) for place in target.places)]
 
 
 def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None = None) -> dict[str, Any]:
@@ -59,7 +54,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
         max_nodes: a row whose step sees more is not run; ``None``: no bound.
     Returns: one JSON value.
     """
-    run, shape, waiting, of = step_of(replace(find_recipe(name)(), paper=None))
+    run, shape, waiting, of = step_of(find_recipe(name)())
     nodes, edges = step_size(run, shape)
     prediction = estimate(run, shape)
     predicted = prediction.peak + waiting

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from ..data import DatasetConfig, LoaderConfig
-from ..experiment import Experiment
-from ..nn.convs import GATOptions, GENOptions
-from ..nn.model import EquilibriumOptions, ModelConfig
-from ..train import LabelOptions, TeacherOptions, TrainConfig
+from ...data import DatasetConfig, LoaderConfig
+from ...experiment import Experiment
+from ...nn.convs import GATOptions, GENOptions
+from ...nn.model import EquilibriumOptions, ModelConfig
+from ...train import LabelOptions, TeacherOptions, TrainConfig
 
 DATA = DatasetConfig(name="tables", path="arxiv_text", undirected=True)
 PARTS = LoaderConfig(kind="clusters", num_parts=512, parts_per_batch=32)

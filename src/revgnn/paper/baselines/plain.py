@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.readers.pyg import quiet_pyg
-from ..graph import Graph
+from ...data.readers.pyg import quiet_pyg
+from ...graph import Graph
 
 
 class PlainNet(nn.Module):

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ..data import DatasetConfig, LoaderConfig, Store, is_store
-from ..experiment import Experiment
-from ..nn.model import ModelConfig
-from ..train import TrainConfig
+from ...data import DatasetConfig, LoaderConfig, Store, is_store
+from ...experiment import Experiment, ModelBuilder
+from ...nn.model import ModelConfig
+from ...train import TrainConfig
 
 
 def revgcn(folder: Path) -> Experiment:
@@ -65,6 +65,11 @@ def _start(
         norm="batch",
         dropout=0.3,
     )
+    return on_tables(folder, model)
+
+
+def on_tables(folder: Path, model: ModelBuilder) -> Experiment:
+    """Train a model on a folder of two tables, or on a prepared graph."""
     train = TrainConfig(epochs=200, lr=0.003, patience=100)
     path = str(folder.resolve())
     if is_store(folder):

@@ -1,4 +1,4 @@
-"""What the paper prints for a row of its tables, and where it stands; the target of a run."""
+"""What the paper prints for a row of its tables, and where it stands."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ class Target:
     notes: tuple[str, ...] = ()
     """What a reader of the row has to know, a sentence or two each: what does not reproduce, what is second-hand."""
     assumed: tuple[str, ...] = ()
-    """Dotted fields of the run that no source gives, and that the nearest published recipe stands in for."""
+    """Dotted fields of the experiment that no source gives, and that the nearest published recipe stands in for."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..data import DatasetConfig
-from ..experiment import Experiment
-from ..nn.convs import GENOptions
-from ..nn.model import ModelConfig
-from ..target import Target
-from ..train import TrainConfig
-
-ASSUMED = ("batch_size", "model.dropout", "model.gen", "train.epochs", "train.lr")
+from ...data import DatasetConfig
+from ...experiment import Experiment
+from ...nn.convs import GENOptions
+from ...nn.model import ModelConfig
+from ...train import TrainConfig
 
 
 def revgen_graphnorm() -> Experiment:
@@ -48,5 +45,4 @@ def _rev(norm: Literal["graph", "batch"]) -> Experiment:
         model=model,
         train=train,
         batch_size=32,
-        paper=Target(assumed=ASSUMED),
     )

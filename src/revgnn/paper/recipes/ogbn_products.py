@@ -9,35 +9,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...data import DatasetConfig, LoaderConfig
+from ...experiment import Experiment
+from ...nn.model import ModelConfig
+from ...train import TrainConfig
 from ..baselines import BaselineConfig
-from ..data import DatasetConfig, LoaderConfig
-from ..experiment import Experiment
-from ..nn.model import ModelConfig
-from ..target import Target
-from ..train import TrainConfig
 
 PRODUCTS = DatasetConfig(name="ogbn-products", self_loops=True)
 TRAIN = TrainConfig(epochs=1000, optimizer="adam", lr=0.003, loss="cross_entropy", eval_every=10, checkpoint_every=10)
-ASSUMED = (
-    "dataset.self_loops",
-    "model.conv",
-    "model.num_layers",
-    "model.hidden_channels",
-    "model.norm",
-    "model.dropout",
-    "train.epochs",
-    "train.lr",
-)
 
 
 def revgnn_full_batch() -> Experiment:
     """RevGNN on the whole graph: 112 SAGE layers, 160 channels."""
-    return _rev(Target(metric=78.77, parameters=2_945_007, printed="2.95M", assumed=ASSUMED))
+    return _rev()
 
 
 def revgnn_mini_batch() -> Experiment:
     """RevGNN on mini-batches: 112 SAGE layers, 160 channels."""
-    run = _rev(Target(metric=82.16, parameters=2_945_007, printed="2.95M", assumed=ASSUMED))
+    run = _rev()
     return replace(run, loader=LoaderConfig(kind="random", num_parts=10))
 
 
@@ -45,30 +34,17 @@ def sgc() -> Experiment:
     """SGC: 3 propagations and one linear map."""
     model = BaselineConfig(kind="sgc", num_layers=1, hidden_channels=1, hops=3)
     train = TrainConfig(epochs=500, optimizer="adam", lr=0.01, eval_every=10)
-    assumed = ("model.hops", "train.epochs", "train.lr")
-    return Experiment(
-        dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=Target(assumed=assumed)
-    )
+    return Experiment(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train)
 
 
 def sign() -> Experiment:
     """SIGN: features of 5 hops, 512 channels."""
-    note = "80.52 is OGB's leaderboard; the paper prints only that RevGNN is clearly above."
     model = BaselineConfig(kind="sign", num_layers=3, hidden_channels=512, hops=5, dropout=0.5, input_dropout=0.3)
     train = TrainConfig(epochs=1000, optimizer="adam", lr=0.001, eval_every=10)
-    assumed = (
-        "model.hops",
-        "model.hidden_channels",
-        "model.dropout",
-        "model.input_dropout",
-        "train.epochs",
-        "train.lr",
-    )
-    target = Target(metric=80.52, assumed=assumed, notes=(note,))
-    return Experiment(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=target)
+    return Experiment(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train)
 
 
-def _rev(target: Target) -> Experiment:
+def _rev() -> Experiment:
     model = ModelConfig(
         conv="sage",
         num_layers=112,
@@ -79,4 +55,4 @@ def _rev(target: Target) -> Experiment:
         norm="layer",
         dropout=0.5,
     )
-    return Experiment(dataset=PRODUCTS, model=model, train=TRAIN, paper=target)
+    return Experiment(dataset=PRODUCTS, model=model, train=TRAIN)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..data.readers.ogb import OGB
-from ..experiment import REPORT_FILE
+from ..experiment import REPORT_FILE, as_json
 from ..files import parts_of, read_object
-from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
 from ..report.row import resident
 from ..run_lock import appending
 from ..train.curve import CURVE_FILE, read_curve
+from .recipes import find_recipe
 
 ROWS_FILE = "runs.jsonl"
 FORMAT = 1
@@ -120,7 +119,7 @@ def _row(run: Path) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "run",
         "recipe": name,
-        "changed": {**_changed(asdict(recipe()), report["config"]), **_other_data(report["dataset"])},
+        "changed": {**_changed(as_json(recipe()), report["config"]), **_other_data(report["dataset"])},
         "seed": report["config"]["train"]["seed"],
         "metric": report["result"]["metric"],
         "scores": report["result"]["scores"],
@@ -160,7 +159,7 @@ def _curve(run: Path) -> list[dict[str, Any]]:
 
 def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Every field in which a run differs from its recipe, with both values."""
-    plain = json.loads(json.dumps({name: value for name, value in recipe.items() if name != "paper"}, default=str))
+    plain = json.loads(json.dumps(recipe, default=str))
     wanted, got = _flat(plain), _flat(ran)
     changed = {}
     for name in sorted(wanted.keys() | got.keys()):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.readers.pyg import quiet_pyg
-from ..graph import Graph
-from ..nn.convs import GATConv, GATOptions
+from ...data.readers.pyg import quiet_pyg
+from ...graph import Graph
+from ...nn.convs import GATConv, GATOptions
 
 
 class PlainGAT(nn.Module):

@@ -10,11 +10,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..recipes import all_recipes
 from ..repeat import spread
 from ..report.row import integer
-from ..target import TableRow, Target
 from .memory import ESTIMATE, newest_memory
+from .targets import TARGETS, TableRow, Target
 
 TABLES = {
     1: "ogbn-proteins, test ROC-AUC [%]",
@@ -129,11 +128,9 @@ def notes(table: Mapping[str, Any]) -> list[str]:
 
 
 def _places(number: int) -> Iterator[tuple[str, Target, TableRow]]:
-    for name, recipe in all_recipes().items():
-        target = recipe().paper
-        for place in () if target is None else target.places:
+    for name, target in TARGETS.items():
+        for place in target.places:
             if place.table == number:
-                assert target is not None, "a place belongs to a target"
                 yield name, target, place
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graph import Graph
+from ...graph import Graph
 from .plain import adjacency, normalised_adjacency
 
 

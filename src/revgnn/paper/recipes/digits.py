@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..data import DatasetConfig
-from ..experiment import Experiment
-from ..nn.model import ModelConfig
-from ..train import TrainConfig
+from ...data import DatasetConfig
+from ...experiment import Experiment
+from ...nn.model import ModelConfig
+from ...train import TrainConfig
 
 
 def resgnn() -> Experiment:

@@ -1,0 +1,46 @@
+"""Objects of the user's own by name: ``package.module:Name`` is imported, from the current folder too."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names an object of a module: it has a colon between a module and a name."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), name))
+
+
+def find_object(name: str) -> object:
+    """Import the object that ``package.module:Name`` names.
+
+    Raises: ValueError: the text is no such name, or the module has no such object; ImportError: the module cannot be
+        imported.
+    """
+    if not is_name(name):
+        raise ValueError(f"{name!r} must look like package.module:Name")
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    # A command finds the modules of the folder that it is called in, as `python -m` does.
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found = vars(import_module(module))
+    if attribute not in found:
+        names = ", ".join(key for key, value in found.items() if getattr(value, "__module__", None) == module)
+        raise ValueError(f"{module} has no {attribute!r}; it defines {names or 'nothing'}")
+    return found[attribute]
+
+
+def name_of(kind: type) -> str:
+    """Give the name by which `find_object` finds a class.
+
+    Raises: ValueError: the class is defined inside a function or another class, where nobody finds it.
+    """
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    if not is_name(name):
+        raise ValueError(
+            f"{name} must be defined at the top of a module, so that a run folder can name it; move it there"
+        )
+    return name

@@ -1,0 +1,1 @@
+"""What the command line does: one file for each command, with one function that takes the words that `cli` parsed."""

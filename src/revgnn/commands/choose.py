@@ -1,0 +1,61 @@
+"""Which experiment the words of a command mean: a recipe, or a model on a folder of the user's own."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..by_name import is_name
+from ..experiment import Experiment, find_model
+from ..overrides import override
+from ..paper.recipes import find_recipe, recipe_summaries
+from ..paper.recipes.tables import MODELS, on_tables
+from ..paper.results import MOVES_NOTHING
+from ..paper.targets import find_target
+
+
+def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
+    """Find what is to be trained, and name it.
+
+    Args:
+        what: a recipe, or a folder of tables or of a prepared graph.
+        model: a key of `MODELS`, for a folder; or ``package.module:Name``, for either.
+    Raises: ValueError: there is no such recipe, folder or model; ImportError: the model's module cannot be imported.
+    """
+    own = model is not None and is_name(model)
+    if what in recipe_summaries():
+        if model is None:
+            return what, find_recipe(what)()
+        if not own:
+            raise ValueError(
+                f"--model {model} goes with a folder of tables; the recipe {what} has its own: leave it out, or name "
+                "a model of your own as package.module:Name"
+            )
+        return f"{what} with model={model}", replace(find_recipe(what)(), model=find_model(model))
+    folder = Path(what)
+    if own:
+        assert model is not None, "it has a name"
+        return f"tables/{folder.resolve().name}-{model.partition(':')[2]}", on_tables(folder, find_model(model))
+    kind = model or "revgcn"
+    if kind not in MODELS:
+        raise ValueError(
+            f"--model {kind} is unknown; choose one of {', '.join(MODELS)}, or one of your own as package.module:Name"
+        )
+    return f"tables/{folder.resolve().name}-{kind}", MODELS[kind](folder)
+
+
+def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, dict[str, Any] | None]:
+    """Take the words of `train` together.
+
+    Returns: the experiment's name, itself, its folder, and what the paper prints for it: nothing where it was changed.
+    """
+    name, experiment = choose_experiment(arguments.what, arguments.model)
+    out = arguments.out or Path("runs", *Path(name).parts)
+    experiment = override(experiment, arguments.assignments)
+    changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in MOVES_NOTHING]
+    if changes:
+        name = f"{name} with {', '.join(changes)}"
+    target = find_target(name)
+    return name, experiment, out, None if target is None else asdict(target)

@@ -1,0 +1,22 @@
+"""Compare ResGNN and RevGNN on embedded data."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ..console import progress_console, results_console
+from ..demo import run_demo
+from ..run_lock import claimed
+from .output import log_to, print_json
+
+
+def run(arguments: Namespace) -> None:
+    """Compare ResGNN and RevGNN on embedded data."""
+    errors = progress_console()
+    log_to(errors)
+    console = None if arguments.json else results_console()
+    # Beside it, for an earlier demo is removed.
+    with claimed(arguments.out, beside=True):
+        result = run_demo(arguments.out, results=console, progress=errors)
+    if arguments.json:
+        print_json(result)

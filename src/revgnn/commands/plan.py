@@ -1,0 +1,26 @@
+"""Say what a run will take, and what fits, before it runs."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ..console import progress_console, results_console
+from ..overrides import override
+from ..planner.page import make_plan, show_plan
+from ..stack.budget import parse_bytes
+from .choose import choose_experiment
+from .output import log_to, print_json
+
+
+def run(arguments: Namespace) -> None:
+    """Say what a run will take and what fits, before it runs."""
+    name, experiment = choose_experiment(arguments.what, arguments.model)
+    experiment = override(experiment, arguments.assignments)
+    console = progress_console()
+    log_to(console)
+    memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
+    made = make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu)
+    if arguments.json:
+        print_json(made)
+        return
+    show_plan(made, results_console())

@@ -1,0 +1,82 @@
+"""Train a recipe, or a model on a folder of tables; here, or on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..console import progress_console
+from ..experiment import Device, run_experiment
+from ..on_ray import Workers, on_ray
+from ..overrides import flatten
+from ..planner.estimate import predicted
+from ..planner.out_of_memory import out_of_memory_answered
+from ..repeat import run_repeats
+from ..train import ProgressBar
+from ..train.tracking import Tracking, check_trackers
+from .choose import asked_for
+from .output import log_to
+from .report import show_report, show_runs
+
+
+def run(arguments: Namespace) -> None:
+    """Train, and show what it came to."""
+    _, _, out, _ = asked_for(arguments)
+    check_trackers(arguments.track)
+    log_to(progress_console())
+    if arguments.ray is None:
+        done = _trained(arguments, arguments.device, False)
+    elif arguments.runs is not None:
+        raise ValueError("--runs trains its seeds one after another in one process; leave out --runs or --ray")
+    else:
+        workers = Workers(
+            address=arguments.ray,
+            count=arguments.ray_workers,
+            cpus=arguments.ray_cpus,
+            restarts=arguments.ray_restarts,
+        )
+        done = on_ray(partial(_trained, arguments), workers, out, cpu=arguments.device == "cpu")
+    if arguments.runs is not None:
+        show_runs(done, out, as_json=arguments.json)
+    elif done:
+        show_report(done, out, as_json=arguments.json)
+
+
+def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any]:
+    """Train what `train` asks for, as one of its ranks; give the report, or the summary of several seeds.
+
+    Args:
+        arguments: the words.
+        device: overrules theirs.
+        again: go on from a checkpoint that an attempt before this one left.
+    """
+    name, experiment, out, target = asked_for(arguments)
+    console = progress_console()
+    log_to(console)
+    said = {
+        "name": name,
+        "target": target,
+        "data_root": arguments.data_root,
+        "device": device,
+        "resume": arguments.resume or again,
+        "download": arguments.download,
+    }
+
+    def shown(label: str, folder: Path, seed: int) -> Tracking:
+        bar = ProgressBar(label=label, console=console)
+        settings = {**flatten(experiment), "train.seed": seed}
+        return Tracking(bar, arguments.track, run=name, out=folder, settings=settings)
+
+    with out_of_memory_answered(experiment, arguments.data_root, device=device):
+        if arguments.runs is not None:
+            return run_repeats(
+                experiment,
+                out,
+                runs=arguments.runs,
+                progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
+                **said,
+            )
+        progress = shown(out.name, out, experiment.train.seed)
+        return run_experiment(experiment, out, progress=progress, predicted=predicted, **said)

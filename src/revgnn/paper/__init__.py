@@ -1,0 +1,1 @@
+"""What exists because of the paper's tables: recipes, baselines, the printed figures, and those that were measured."""
