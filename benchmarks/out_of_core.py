@@ -132,10 +132,8 @@ def limited(words: list[str], limit: int) -> dict[str, Any]:
 
 def imports_bytes() -> int:
     """Anonymous memory that is mapped once everything is imported, before there is any data."""
-    code = (
-        "import revgnn.commands.train, torchmetrics.functional.classification\n"
-    code += "print(open('/proc/self/status').read())"
-    )
+    imports = "import revgnn.commands.train, torchmetrics.functional.classification"
+    code = f"{imports}\nprint(open('/proc/self/status').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmData"))
 

@@ -20,7 +20,7 @@ from revgnn.experiment import Experiment, make_model
 from revgnn.nn.model import ModelConfig
 from revgnn.overrides import flatten
 from revgnn.paper.baselines import BaselineConfig
-from revgnn.paper.recipes import all_recipes, find_recipe
+from revgnn.paper.recipes import all_recipes, find_recipe, recipe_summaries
 from revgnn.paper.targets import TARGETS
 from revgnn.train import METRICS, fit
 from revgnn.train.distill import save_logits
