@@ -51,7 +51,7 @@ _HOMES = {
     "nn.model": ("GNN", "ModelConfig", "build_model"),
     "nn": ("GATConv", "GCNConv", "GENConv", "SAGEConv"),
     "experiment": ("Experiment", "run_experiment"),
-    "target": ("Target",),
+    "paper.targets": ("Target",),
     "stack": ("Stack",),
     "train": ("FitResult", "TrainConfig", "fit"),
 }

@@ -96,7 +96,7 @@ def test_every_real_run_is_within_a_tenth() -> None:
 
 
 def test_every_step_of_a_whole_data_set_is_within_a_tenth() -> None:
-    """The rows of the docs: ``revgnn bench memory`` writes them."""
+    """The rows of the docs: ``revgnn paper bench`` writes them."""
     measured = {row["recipe"]: row for row in read_lines(FULL_ROWS) if row["how"] == "measured"}
     nets = {"ogbn-arxiv/revgcn_deep", "ogbn-arxiv/resgcn", "ogbn-proteins/revgnn_64", "ogbn-proteins/resgnn_64"}
     assert nets <= set(measured)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from revgnn.cli import main, make_parser
+from revgnn.cli import main
 from revgnn.commands import demo
 from revgnn.commands.choose import choose_experiment
 from revgnn.paper.recipes import all_recipes, find_recipe
+from revgnn.parser import make_parser
 from revgnn.train import Interrupted
 
 COMMANDS = ["prepare", "train", "recipes", "demo", "report", "paper", "convert"]
@@ -39,7 +40,7 @@ def test_help_shows_an_example(
 
 
 def test_help_needs_nothing_heavy() -> None:
-    code = "import sys; from revgnn.cli import make_parser; make_parser(); print('torch' in sys.modules)"
+    code = "import sys; from revgnn.parser import make_parser; make_parser(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -60,8 +61,8 @@ def test_help_needs_nothing_heavy() -> None:
         (["train", "ogbn-arxiv/resgcn", "--data-root", "/nowhere"], "ogbn-arxiv is not at"),
         (["recipes", "digits"], "there is no recipe 'digits'"),
         (["report", "/nowhere"], "holds no finished run"),
-        (["record", "/nowhere", "--results", "/tmp"], "/nowhere holds no finished run"),
-        (["table", "1", "--results", "/nowhere"], "there is no folder of results at /nowhere"),
+        (["paper", "record", "/nowhere", "--results", "/tmp"], "/nowhere holds no finished run"),
+        (["paper", "table", "1", "--results", "/nowhere"], "there is no folder of results at /nowhere"),
         (["train", "digits/revgnn", "--runs", "0"], "runs must be at least 1, got 0"),
     ],
 )
@@ -77,7 +78,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    "words", [["train"], ["fly"], ["train", "x", "--device", "tpu"], ["table", "4"], ["report", "x", "--jso"]]
+    "words", [["train"], ["fly"], ["train", "x", "--device", "tpu"], ["paper", "table", "4"], ["report", "x", "--jso"]]
 )
 def test_words_that_are_not_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -30,8 +30,8 @@ def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
             return what, find_recipe(what)()
         if not own:
             raise ValueError(
-                f"--model goes with a folder of tables, got {model}; the recipe {what} has its own: leave it out, or name "
-                "a model of your own as package.module:Name"
+                f"--model goes with a folder of tables, got {model} and the recipe {what}, which has its own; leave it "
+                "out, or name a model of your own as package.module:Name"
             )
         return f"{what} with model={model}", replace(find_recipe(what)(), model=find_model(model))
     folder = Path(what)

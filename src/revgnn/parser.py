@@ -1,0 +1,327 @@
+"""The words of the command line: every command, its arguments, and an example in its help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .launcher import is_writer
+
+_MODEL = "for a folder: revgcn (default), revsage, revgen or revgat; or package.module:Name, a class with build(info)"
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, *, example: str, **kwargs: Any) -> None:
+        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(epilog=f"example:\n{example}", allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Every rank reads the same words, and one of them says what is wrong with them.
+        if is_writer():
+            super()._print_message(message, file)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    parser = _Parser(
+        prog="revgnn",
+        description="Train graph neural networks of any depth in the memory of one layer.",
+        example="  revgnn demo\n  revgnn recipes\n  revgnn train digits/revgnn",
+    )
+    parser.add_argument("--version", action="version", version=f"revgnn {__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    _add_prepare(commands)
+    _add_train(commands)
+    _add_predict(commands)
+    _add_plan(commands)
+    _add_recipes(commands)
+    _add_demo(commands)
+    _add_report(commands)
+    _add_paper(commands)
+    _add_convert(commands)
+    return parser
+
+
+def _add_prepare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="make a graph on disk of your own tables, of any size",
+        description="Make a prepared graph of tables (Parquet, CSV, Arrow): described by graph.yaml, or by flags where "
+        "there are two files. All faults of the tables come in one report.",
+        example=(
+            "  revgnn prepare --init nodes.parquet edges.parquet\n"
+            "  revgnn prepare graph.yaml --out graph/\n"
+            "  revgnn prepare nodes.parquet edges.parquet --out graph/ --label topic --parts 32"
+        ),
+    )
+    parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: graph)")
+    parser.add_argument("--init", action="store_true", help="write a first graph.yaml for two files, and stop")
+    for flag, text in (
+        ("--id", "the column of node ids (default: id)"),
+        ("--label", "the column of labels (default: label)"),
+        ("--split", "the column that says train, valid or test (default: split, where there is one, else fractions)"),
+        ("--src", "the column of the edges' sources (default: src)"),
+        ("--dst", "the column of their destinations (default: dst)"),
+    ):
+        parser.add_argument(flag, metavar="COLUMN", help=f"for two files: {text}")
+    parser.add_argument("--features", metavar="COLUMN", nargs="+", help="for two files: default: x, or all numbers")
+    parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
+    parser.add_argument("--parts", metavar="P", type=int, help="how many parts, over what graph.yaml says")
+    parser.add_argument("--ray", metavar="ADDRESS", help="compute on this Ray cluster; local starts one")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared graph that is there")
+    parser.add_argument("--drop-bad-edges", action="store_true", help="leave out edges with a fault, and count them")
+    parser.add_argument("--drop-duplicate-nodes", action="store_true", help="keep the first row of an id")
+    parser.add_argument("--drop-bad-nodes", action="store_true", help="leave out nodes with a fault; see bad edges")
+    _add_common(parser)
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a recipe, or on a graph of your own",
+        description="Train a recipe, or a model on a folder with nodes.parquet and edges.parquet, or on one that "
+        "revgnn prepare wrote.",
+        example=(
+            "  revgnn train ogbn-arxiv/revgcn_deep --data-root data\n"
+            "  revgnn train my_graph/ --model revsage \\\n"
+            "    --set model.num_layers=112 --set train.epochs=50"
+        ),
+    )
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder")
+    parser.add_argument("--model", metavar="NAME", help=_MODEL)
+    _add_assignments(parser)
+    _add_data_root(parser)
+    parser.add_argument("--download", action="store_true", help="fetch missing data, where its source allows it")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
+    parser.add_argument(
+        "--runs", metavar="R", type=int, help="run R seeds, a folder each, and give their mean and standard deviation"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
+    parser.add_argument(
+        "--track",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
+    )
+    on_ray = parser.add_argument_group("on a Ray cluster, whose machines see the same folders under the same paths")
+    on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
+    for flag, default, text in (
+        ("--ray-workers", 2, "W: ranks, a worker each, with a GPU each where there are any"),
+        ("--ray-cpus", 1, "cores of a worker"),
+        ("--ray-restarts", 3, "how often all are started again after one was lost, to go on from a checkpoint"),
+    ):
+        on_ray.add_argument(flag, metavar="N", type=int, default=default, help=f"{text} (default: {default})")
+    _add_device(parser)
+    _add_common(parser)
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="write the predictions of a finished run, keyed by your own ids",
+        description="Write the predictions of a finished run as one Parquet file: id, split, prediction and "
+        "probabilities of every node.",
+        example=(
+            "  revgnn predict runs/first --out predictions.parquet\n"
+            "  revgnn predict runs/first --data other_graph/ --split all --embeddings --out other.parquet"
+        ),
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the Parquet file to write")
+    parser.add_argument("--data", metavar="FOLDER", type=Path, help="another graph with the same features")
+    parser.add_argument("--split", choices=["all", "train", "valid", "test"], default="all", help="default: all")
+    parser.add_argument("--embeddings", action="store_true", help="add the last hidden state of every row")
+    parser.add_argument("--parts", metavar="P", type=int, help="pieces of the graph, one in memory at a time")
+    parser.add_argument("--views", metavar="V", type=int, help="partitions whose answers are averaged; needs parts")
+    _add_data_root(parser)
+    _add_device(parser)
+    _add_common(parser)
+
+
+def _add_assignments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
+    )
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="say what a run will take before it runs, without its data, and what fits",
+        description="Predict the peak memory of training and the time of a step from the sizes of the data alone, and "
+        "search for what fits into so much memory. Nothing larger than small trials is allocated.",
+        example=(
+            "  revgnn plan ogbn-proteins/revgnn_deep --memory 8GB\n"
+            "  revgnn plan my_graph/ --model revgen --memory 16GB --set model.num_layers=56"
+        ),
+    )
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only footers are read")
+    parser.add_argument("--memory", metavar="SIZE", help="what a step may take, such as 8GB; none: no search")
+    parser.add_argument("--model", metavar="NAME", help=_MODEL)
+    _add_assignments(parser)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: times are estimates")
+    parser.add_argument(
+        "--gpu", metavar="NAME", default="h100", help="whose data sheet gives the times (default: h100)"
+    )
+    _add_common(parser)
+
+
+def _add_recipes(commands: Any) -> None:
+    parser = commands.add_parser(
+        "recipes",
+        help="list the recipes, or show one",
+        description="List the recipes, or show every field of one.",
+        example="  revgnn recipes\n  revgnn recipes ogbn-arxiv/revgcn_deep",
+    )
+    parser.add_argument("name", metavar="RECIPE", nargs="?", help="show this one")
+    _add_common(parser)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="compare ResGNN and RevGNN on embedded real data, in minutes",
+        description="Train ResGNN and RevGNN of equal depth on scikit-learn's digits as a graph, and measure memory "
+        "over depth. Nothing is downloaded.",
+        example="  revgnn demo --out runs/demo",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/demo"), help="default: runs/demo")
+    _add_common(parser)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write the report of a finished run again, and print its row",
+        description="Write report.json and report.html of a finished run again, and print its row.",
+        example="  revgnn report runs/digits/revgnn --markdown",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument("--markdown", action="store_true", help="print the row as Markdown")
+    _add_common(parser)
+
+
+def _add_paper(commands: Any) -> None:
+    parser = commands.add_parser(
+        "paper",
+        help="record runs beside the paper's rows, measure their memory, show the tables",
+        description="The paper's tables: runs of recipes are recorded, the memory of rows is measured without their "
+        "data, and tables are shown beside both.",
+        example=(
+            "  revgnn paper record runs/ogbn-arxiv/revgcn_deep\n  revgnn paper table 3\n  revgnn paper bench --rows 3"
+        ),
+    )
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    _add_record(actions)
+    _add_table(actions)
+    _add_bench(actions)
+
+
+def _add_record(commands: Any) -> None:
+    parser = commands.add_parser(
+        "record",
+        help="append a finished run of a recipe to the results that tables are made of",
+        description="Append a finished run of a recipe, or all seeds of one, to runs.jsonl in the folder of results.",
+        example="  revgnn paper record runs/ogbn-arxiv/revgcn_deep",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or one that --runs wrote")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_table(commands: Any) -> None:
+    parser = commands.add_parser(
+        "table",
+        help="show a table of the paper beside what was measured",
+        description="Show a table of the paper beside the runs in the folder of results; what did not run says so.",
+        example="  revgnn paper table 3\n  revgnn paper table 1 --results benchmarks/results --markdown",
+    )
+    parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the memory of the paper's rows, on made-up data of their exact sizes",
+        description="Measure the peak memory of a training step of each row on a made-up graph with the data set's "
+        "exact counts. Rows that are too large or too slow for this machine are estimated by the planner and marked.",
+        example="  revgnn paper bench --rows 3 --memory 6GB --seconds 120",
+    )
+    parser.add_argument("--rows", metavar="TABLE", type=int, choices=[1, 2, 3, 6], help="only rows of this table")
+    parser.add_argument("--recipe", metavar="NAME", action="append", help="only this row; repeatable")
+    parser.add_argument("--memory", metavar="SIZE", default="6GB", help="what a row may take (default: 6GB)")
+    parser.add_argument(
+        "--seconds", metavar="N", type=float, default=120.0, help="what the steps of a row may take (default: 120)"
+    )
+    parser.add_argument("--max-nodes", metavar="N", type=int, help="estimate rows whose step sees more nodes")
+    _add_results(parser)
+    _add_common(parser)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        type=Path,
+        help="the folder of results (default: benchmarks/results in the current folder, if it is there)",
+    )
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn a checkpoint of the official code into a model of this package",
+        description="Turn a checkpoint of the official ogbn-proteins RevGNN into model.safetensors and model.json, "
+        "for revgnn.interop.load_converted. Only tensors are read from it, never code.",
+        example="  revgnn convert RevGNN-Deep.pth --out revgnn-deep --dropout 0.1",
+    )
+    parser.add_argument("checkpoint", metavar="FILE", type=Path, help="what the official code saved")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: FILE without its end)")
+    parser.add_argument(
+        "--aggr",
+        choices=["max", "mean", "sum", "softmax", "softmax_sg", "power"],
+        default="max",
+        help="how the model puts messages together; no checkpoint says it (default: max, as published)",
+    )
+    parser.add_argument(
+        "--dropout", metavar="P", type=float, default=0.1, help="of further training (default: 0.1, as in RevGNN-Deep)"
+    )
+    _add_common(parser)
+
+
+def _add_data_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("REVGNN_DATA", "data")),
+        help="where data lies or goes (default: $REVGNN_DATA, or data)",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--debug", action="store_true", help="show the trace of an error")
