@@ -116,7 +116,7 @@ REVGNN_INLINE Vec<S, kLanes<S>> across_heads(Vec<S, kLanes<S>> v, Combine &&comb
 template <class S, int Lanes>
 REVGNN_INLINE void copy_heads(S *to, const S *from, int64_t heads) {
   constexpr int some = Lanes / 2 + 1;  // never fewer: Lanes is the next power of two
-  if (heads == Lanes) {
+  if (some == Lanes || heads == Lanes) {
     memcpy(to, from, Lanes * sizeof(S));
   } else {
     memcpy(to, from, some * sizeof(S));
