@@ -1,6 +1,8 @@
 # make demo   train ResGNN and RevGNN on real data and compare their memory; writes runs/demo/
 # make test   everything that is checked before a change lands
 #
+# make asan   run the kernels' tests on a build that checks every access to memory (GCC, Linux)
+#
 # make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md and the README (takes long;
 #             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
 # make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
@@ -21,7 +23,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs bench clean
+.PHONY: setup demo test lint docs bench asan clean
 
 setup: $(STAMP)
 
@@ -49,6 +51,16 @@ test: lint
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py $(DOCS_FLAGS)
+
+# Leaks are not looked for: the interpreter itself leaves most of its memory to the system when it ends.
+ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+ASAN_TESTS := $(patsubst %,tests/numerics/test_%.py,ops native in_place attention gen_by_node borders large_logits half_precision)
+asan: $(STAMP)
+	cmake -S . -B build/asan -DCMAKE_BUILD_TYPE=Asan -DCMAKE_CXX_FLAGS_ASAN="$(ASAN)"
+	cmake --build build/asan --parallel
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	REVGNN_LIBRARY=build/asan/librevgnn_kernels.so REVGNN_OPS=native \
+	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton and not reference" $(ASAN_TESTS)
 
 # The table is shown also where a case was refused, and the failure is handed on.
 bench: $(STAMP)

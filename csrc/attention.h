@@ -115,10 +115,12 @@ REVGNN_INLINE Vec<S, kLanes<S>> across_heads(Vec<S, kLanes<S>> v, Combine &&comb
 /// Copy the values of a run's heads; the entries of heads that are not there become zero.
 template <class S, int Lanes>
 REVGNN_INLINE void copy_heads(S *to, const S *from, int64_t heads) {
-  if (heads == Lanes) {
+  constexpr int some = Lanes / 2 + 1;  // never fewer: Lanes is the next power of two
+  if (some == Lanes || heads == Lanes) {
     memcpy(to, from, Lanes * sizeof(S));
   } else {
-    for (int h = 0; h < Lanes; h++) to[h] = h < heads ? from[h] : S(0);
+    memcpy(to, from, some * sizeof(S));
+    for (int h = some; h < Lanes; h++) to[h] = h < heads ? from[h] : S(0);
   }
 }
 

@@ -9,7 +9,12 @@
 
 namespace {
 
-/// What edges need of their destination, for every head: scores, then both normalisers, then <g, y>. Fills dscore_dst.
+/// Values of a destination that edges need, for every head: both normalisers, <g, y> and, where there is one, its score.
+REVGNN_INLINE int64_t values_of_destination(const revgnn_attention_backward_args &a) {
+  return a.score_dst == nullptr ? 3 : 4;
+}
+
+/// Gather what edges need of their destination, and fill dscore_dst.
 template <class T, int W>
 void attend_destinations(const revgnn_attention_backward_args &a) {
   using S = Sum<T>;
@@ -17,7 +22,7 @@ void attend_destinations(const revgnn_attention_backward_args &a) {
   const int64_t heads = a.heads, last = a.width - W;
   const Mask<S, W> fresh = fresh_lanes<S, W>(a.width);
   for_rows(a.graph.num_rows, a.threads, 2 * a.graph.num_rows * heads * a.width, [&](int64_t i) REVGNN_LAMBDA {
-    S *out = static_cast<S *>(a.scratch) + 4 * i * heads;
+    S *out = static_cast<S *>(a.scratch) + values_of_destination(a) * i * heads;
     const S *normaliser = static_cast<const S *>(a.normaliser) + 2 * i * heads;
     for (int64_t h = 0; h < heads; h++) {
       const int64_t node = i * heads + h;
@@ -32,10 +37,10 @@ void attend_destinations(const revgnn_attention_backward_args &a) {
         if (slope_y != nullptr) slope_dot += g * load<W>(slope_y + at);
       }
       const S total = reduce_add<S, W>(dot);
-      out[h] = a.score_dst == nullptr ? S(0) : static_cast<const S *>(a.score_dst)[node];
-      out[heads + h] = normaliser[h];
-      out[2 * heads + h] = normaliser[heads + h];
-      out[3 * heads + h] = total;
+      out[h] = normaliser[h];
+      out[heads + h] = normaliser[heads + h];
+      out[2 * heads + h] = total;
+      if (a.score_dst != nullptr) out[3 * heads + h] = static_cast<const S *>(a.score_dst)[node];
       if (slope_y == nullptr) continue;
       const S slope_sum = static_cast<const S *>(a.slope_sum)[node];
       static_cast<S *>(a.dscore_dst)[node] = reduce_add<S, W>(slope_dot) - total * slope_sum;
@@ -65,18 +70,24 @@ struct AttentionBackward {
     // Copies, as what the loop stores could be any of them.
     const int32_t *indices = a.graph.indices;
     const int64_t heads = a.heads, count = run.count, stride = a.grad_stride, num_edges = a.graph.num_edges;
+    const int64_t values = values_of_destination(a) * heads;
+    const bool scored = a.score_dst != nullptr;
     const S *destinations = static_cast<const S *>(a.scratch) + run.head;
     const T *rows = grad;
     tile.start = start;
     for (int64_t e = start; e < end; e++) {
-      if (e + far < num_edges) __builtin_prefetch(destinations + 4 * indices[e + far] * heads);
+      if (e + far < num_edges) __builtin_prefetch(destinations + indices[e + far] * values);
       const int64_t i = indices[e], entry = (e - start) * Lanes;
-      const S *to = destinations + 4 * i * heads;
+      const S *to = destinations + i * values;
       tile.row[e - start] = rows + i * stride;
-      copy_heads<S, Lanes>(tile.score + entry, to, count);
-      copy_heads<S, Lanes>(tile.top + entry, to + heads, count);
-      copy_heads<S, Lanes>(tile.share + entry, to + 2 * heads, count);
-      copy_heads<S, Lanes>(tile.dot + entry, to + 3 * heads, count);
+      copy_heads<S, Lanes>(tile.top + entry, to, count);
+      copy_heads<S, Lanes>(tile.share + entry, to + heads, count);
+      copy_heads<S, Lanes>(tile.dot + entry, to + 2 * heads, count);
+      if (scored) {
+        copy_heads<S, Lanes>(tile.score + entry, to + 3 * heads, count);
+      } else {
+        for (int h = 0; h < Lanes; h++) tile.score[entry + h] = S(0);
+      }
     }
     if (a.keep == nullptr) return;
     for (int64_t e = start; e < end; e++) {

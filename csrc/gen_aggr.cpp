@@ -1,9 +1,9 @@
 // Aggregation of GEN messages by softmax, sum or mean, with raw edge features or without.
 //
-// By edge: one visit of every edge; where the logits t m of every channel have a narrow range, one shift a channel
-// keeps their exponentials finite; else each row's shift is found online, and raised only when a logit exceeds it by
-// kSlack, so that rescaling is rare. By node: with a narrow range and a scratch the exponentials are taken once a node,
-// and edges add them up.
+// By edge: one visit of every edge; where the logits t m of every channel have a narrow range and none is large, one
+// shift a channel keeps their exponentials finite; else each row's shift is found online, and raised only when a logit
+// exceeds it by kSlack, so that rescaling is rare. By node: with a narrow range and a scratch the exponentials are
+// taken once a node, and edges add them up.
 #include "gen_shift.h"
 #include "kernels.h"
 #include "messages.h"
@@ -13,65 +13,67 @@ namespace {
 
 constexpr int kSlack = 20;
 
+/// How the messages of a row are reduced.
+enum class Way {
+  sums,    /* sum or mean */
+  shifted, /* softmax with one shift a channel, which no logit exceeds */
+  online,  /* softmax with a shift of the row, found on the way */
+};
+
 // ------------------------------------------------------------------ forward
-/// The softmax of one row so far: weights are exp(t (m - top)), and `acc` sums them times m - top or, with a shift of the
-/// channel, m - least. Messages are subtracted before they are multiplied by t: a large logit has no digits to spare.
-template <class S, int W, int NB>
+/// The softmax of one row so far: weights are exp(t (m - top)). Differences of messages are formed before they are
+/// multiplied by t: a large logit has no digits to spare.
+template <class S, int W, int NB, Way way>
 struct Softmax {
   using V = Vec<S, W>;
-  V top[NB], sum[NB], acc[NB];
+  V top[NB], sum[NB]; /* sum of the weights p */
+  V acc[NB];          /* sum of p m; online of p (m - top), which is small where m is large */
 
   REVGNN_INLINE Softmax() {
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) top[b] = sum[b] = acc[b] = V{};
   }
 
-  /// Begin with a first message.
+  /// Begin with the first message as the shift.
   REVGNN_INLINE void start(const V *m) {
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) {
-      top[b] = m[b];
-      sum[b] = splat<S, W>(S(1));
-    }
+    for (int b = 0; b < NB; b++) top[b] = m[b];
   }
 
-  /// Raise the shifts of the channels that a message exceeds by kSlack, and with them all that exceed theirs.
-  REVGNN_INLINE void raise(const V *m, const V *t) {
-    Mask<S, W> above{};
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) above |= (m[b] - top[b]) * t[b] > splat<S, W>(S(kSlack));
-    if (__builtin_expect(!any<S, W>(above), 1)) return;
+  /// Raise the shifts of all channels that are exceeded; `away`: m - top, before and after.
+  REVGNN_INLINE void raise(const V *m, const V *t, V *away) {
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
-      const V raised = (m[b] - top[b]) * t[b] > V{} ? m[b] : top[b], step = top[b] - raised;
+      const V raised = away[b] * t[b] > V{} ? m[b] : top[b], step = top[b] - raised;
       const V scale = vexp<W>(step * t[b]);
       acc[b] = (acc[b] + sum[b] * step) * scale;
       sum[b] *= scale;
       top[b] = raised;
+      away[b] = m[b] - raised;
     }
   }
 
   REVGNN_INLINE void add(const V *m, const V *t) {
+    V away[NB];
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) {
-      const V away = m[b] - top[b], p = vexp<W>(away * t[b]);
-      sum[b] += p;
-      acc[b] += p * away;
+    for (int b = 0; b < NB; b++) away[b] = m[b] - top[b];
+    if constexpr (way == Way::online) {
+      Mask<S, W> above{};
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; b++) above |= away[b] * t[b] > splat<S, W>(S(kSlack));
+      if (__builtin_expect(any<S, W>(above), 0)) raise(m, t, away);
     }
-  }
-
-  /// No logit is far from the shift.
-  REVGNN_INLINE void add_inside(const V *m, const V *t, const S *least, int64_t width) {
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
-      const V p = vexp_inside<W>((m[b] - top[b]) * t[b]);
+      const V p = way == Way::shifted ? vexp_inside<W>(away[b] * t[b]) : vexp<W>(away[b] * t[b]);
       sum[b] += p;
-      acc[b] += p * (m[b] - load<W>(least + block_start<W, NB>(b, width)));
+      acc[b] += p * (way == Way::shifted ? m[b] : away[b]);
     }
   }
 };
 
-/// Write y and what turns its messages into weights: the log of the sum of exp(t (m - y)), y as it is stored.
+/// Write y = base + acc / sum, and what turns messages into weights: the log of the sum of exp(t (m - y)), y as it is
+/// stored.
 template <class T, int W, int NB>
 REVGNN_INLINE void put_softmax(
     const revgnn_gen_aggr_args &a, int64_t i, int64_t first, int64_t width, const Vec<Sum<T>, W> *base,
@@ -85,15 +87,14 @@ REVGNN_INLINE void put_softmax(
 #pragma GCC unroll 8
   for (int b = 0; b < NB; b++) {
     const int64_t at = block_start<W, NB>(b, width);
-    store<W>(y + at, isolated ? V{} : base[b] + acc[b] / sum[b]);
+    store<W>(y + at, isolated ? V{} : acc[b] / sum[b] + base[b]);
     if (lse == nullptr) continue;
     const V t = load<W>(static_cast<const S *>(a.t) + first + at);
     store<W>(lse + at, isolated ? V{} : vlog<W>(sum[b]) + t * (top[b] - load<W>(y + at)));
   }
 }
 
-/// With shifts of the channels, which no logit exceeds, the softmax needs no search for the largest.
-template <class T, int W, int NB, bool edges, bool softmax, bool shifted>
+template <class T, int W, int NB, bool edges, Way way>
 void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   using V = Vec<S, W>;
@@ -101,6 +102,7 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
   const T *x = static_cast<const T *>(a.x) + first;
   const EdgeTerm<S, W, NB> edge_term(a, first, width);
   const S eps = S(a.eps);
+  constexpr bool softmax = way != Way::sums;
   V t[NB];
 #pragma GCC unroll 8
   for (int b = 0; b < NB; b++) {
@@ -108,8 +110,8 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
   }
 
   for_rows(g.num_rows, a.threads, 4 * (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
-    Softmax<S, W, NB> state;
-    if constexpr (shifted) {
+    Softmax<S, W, NB, way> state;
+    if constexpr (way == Way::shifted) {
 #pragma GCC unroll 8
       for (int b = 0; b < NB; b++) state.top[b] = load<W>(shifts.top() + first + block_start<W, NB>(b, width));
     }
@@ -125,23 +127,13 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
         m[b] = relu(edges ? from + term[b] : from) + eps;
         if constexpr (!softmax) state.acc[b] += m[b];
       }
-      if constexpr (softmax && shifted) {
-        state.add_inside(m, t, shifts.least() + first, width);
-      } else if constexpr (softmax) {
-        if (e == begin) {
-          state.start(m);
-        } else {
-          state.raise(m, t);
-          state.add(m, t);
-        }
+      if constexpr (way == Way::online) {
+        if (__builtin_expect(e == begin, 0)) state.start(m);
       }
+      if constexpr (softmax) state.add(m, t);
     }
     if constexpr (softmax) {
-      V base[NB];
-#pragma GCC unroll 8
-      for (int b = 0; b < NB; b++) {
-        base[b] = shifted ? load<W>(shifts.least() + first + block_start<W, NB>(b, width)) : state.top[b];
-      }
+      const V none[NB] = {}, *base = way == Way::online ? state.top : none;
       put_softmax<T, W, NB>(a, i, first, width, base, state.top, state.sum, state.acc);
     } else {
       T *y = static_cast<T *>(a.y) + i * a.y_stride + first;
@@ -192,9 +184,9 @@ void node_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, cons
 template <class T>
 void aggregate(const revgnn_gen_aggr_args &a) {
   using S = Sum<T>;
-  const ChannelShifts<S> shifts(a.width);
-  const bool narrow = a.weight == nullptr && find_shifts<T>(a, shifts);
-  if (narrow && a.scratch != nullptr && by_node<T>(a.graph.num_rows, a.width)) {
+  ChannelShifts<S> shifts(a.width);
+  if (a.weight == nullptr) find_shifts<T>(a, shifts);
+  if (shifts.narrow && a.scratch != nullptr && by_node<T>(a.graph.num_rows, a.width)) {
     with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA { make_node_weights<T, decltype(w)::value>(a, shifts); });
     for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
       node_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width, shifts);
@@ -203,14 +195,14 @@ void aggregate(const revgnn_gen_aggr_args &a) {
   }
   for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
     constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
-    if (narrow) {
-      gen_rows<T, W, NB, false, true, true>(a, first, width, shifts);
-    } else if (a.weight == nullptr) {
-      gen_rows<T, W, NB, false, true, false>(a, first, width, shifts);
-    } else if (a.reduce == REVGNN_SOFTMAX) {
-      gen_rows<T, W, NB, true, true, false>(a, first, width, shifts);
+    if (a.weight != nullptr && a.reduce == REVGNN_SOFTMAX) {
+      gen_rows<T, W, NB, true, Way::online>(a, first, width, shifts);
+    } else if (a.weight != nullptr) {
+      gen_rows<T, W, NB, true, Way::sums>(a, first, width, shifts);
+    } else if (shifts.narrow && !shifts.large) {
+      gen_rows<T, W, NB, false, Way::shifted>(a, first, width, shifts);
     } else {
-      gen_rows<T, W, NB, true, false, false>(a, first, width, shifts);
+      gen_rows<T, W, NB, false, Way::online>(a, first, width, shifts);
     }
   });
 }

@@ -1,9 +1,9 @@
 // The gradients of GEN's aggregation.
 //
 // Per edge: with p = exp(t (m - y) - lse), dm = g p (1 + t (m - y)). Per node: without edge features p splits into
-// exp(t (m_j - c)) * exp(t (c - y_i) - lse_i) for any message c, so that two plain sums over the edges, of h and
-// h (y - least) with h = g exp(t (c - y) - lse), are all that is needed. The gradient of t is sum g p (m - y) m', where
-// m' may be m less anything that the row's edges share: the smaller, the more digits are left.
+// exp(t (m_j - c)) * exp(t (c - y_i) - lse_i) for any c, so that two plain sums over the edges, of h and h (y - least)
+// with h = g exp(t (c - y) - lse), are all that is needed. The gradient of t is sum g p (m - y) m', where m' may be m less
+// anything that the row's edges share: the smaller, the more digits are left.
 #include "gen_shift.h"
 #include "kernels.h"
 #include "messages.h"
@@ -248,15 +248,15 @@ template <class T>
 bool backward_by_node(const revgnn_gen_aggr_backward_args &a, Partials<Sum<T>> &partials) {
   using S = Sum<T>;
   if (a.weight != nullptr || a.scratch == nullptr || a.reduce != REVGNN_SOFTMAX) return false;
-  const ChannelShifts<S> shifts(a.width);
-  const bool narrow = find_shifts<T>(a, shifts);
-  if (narrow) {
+  ChannelShifts<S> shifts(a.width);
+  find_shifts<T>(a, shifts);
+  if (shifts.narrow) {
     with_lanes<S>(a.width, [&](auto w) REVGNN_LAMBDA { make_node_sums<T, decltype(w)::value>(a, shifts); });
     for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
       node_backward_rows<T, decltype(w)::value, decltype(nb)::value>(a, first, width, shifts, partials);
     });
   }
-  return narrow;
+  return shifts.narrow;
 }
 
 template <class T>

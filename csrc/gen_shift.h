@@ -10,6 +10,9 @@ namespace {
 /// Widest range of t m in a channel for which exp(t m - shift) and its reciprocal stay far from the ends of float32.
 constexpr int kRange = 60;
 
+/// The largest t m whose rounding, which enters gradients, is hardly more than that of a narrow range.
+constexpr int kLarge = 2 * kRange;
+
 /// Bytes of a table up to which reading it per edge beats an exponential per edge, where that is cheap.
 constexpr int64_t kTableBytes = int64_t(24) << 20;
 
@@ -19,21 +22,23 @@ REVGNN_INLINE bool by_node(int64_t rows, int64_t width) {
   return kVectorBytes < 64 || 2 * rows * width * int64_t(sizeof(T)) <= kTableBytes;
 }
 
-/// The messages of every channel that weights and sums are taken from: differences of messages keep their digits where
-/// logits, and the messages themselves, are large.
+/// What the messages of every channel are taken from in weights and sums: their differences keep digits that large
+/// logits, and large messages, do not have.
 template <class S>
 struct ChannelShifts {
-  Buffer<S> values; /* the message of the largest t m, then the least message */
+  Buffer<S> values; /* the one of the largest logit, then the least */
   int64_t width;
+  bool narrow = false; /* every channel's range of t m is */
+  bool large = true;   /* some channel's t m is so large that its rounding shows */
 
   explicit ChannelShifts(int64_t channels) : values(2 * channels), width(channels) {}
   S *top() const { return values.data(); }
   S *least() const { return values.data() + width; }
 };
 
-/// Find the shifts; false where some channel's range of t m is too wide for one.
+/// Find the shifts, and what is true of all channels.
 template <class T, class Args>
-bool find_shifts(const Args &a, const ChannelShifts<Sum<T>> &shifts) {
+void find_shifts(const Args &a, ChannelShifts<Sum<T>> &shifts) {
   using S = Sum<T>;
   const revgnn_csr &g = a.graph;
   const S *t = static_cast<const S *>(a.t);
@@ -62,7 +67,8 @@ bool find_shifts(const Args &a, const ChannelShifts<Sum<T>> &shifts) {
       }
     });
   });
-  bool narrow = true;
+  shifts.narrow = true;
+  shifts.large = false;
   for (int64_t d = 0; d < a.width; d++) {
     S high = -S(__builtin_inf()), low = high;
     for (int64_t part = 0; part < kParts; part++) {
@@ -70,12 +76,12 @@ bool find_shifts(const Args &a, const ChannelShifts<Sum<T>> &shifts) {
       low = ends.row(part)[a.width + d] > low ? ends.row(part)[a.width + d] : low;
     }
     const S largest = (high > 0 ? high : S(0)) + S(a.eps), least = (low < 0 ? -low : S(0)) + S(a.eps);
-    const S range = (largest - least) * (t[d] < 0 ? -t[d] : t[d]);
+    const S steepness = t[d] < 0 ? -t[d] : t[d], range = (largest - least) * steepness;
     shifts.top()[d] = t[d] < 0 ? least : largest;
     shifts.least()[d] = least;
-    narrow = narrow && range <= S(kRange);  // false for a NaN
+    shifts.narrow = shifts.narrow && range <= S(kRange);  // false for a NaN
+    shifts.large = shifts.large || !(largest * steepness <= S(kLarge));
   }
-  return narrow;
 }
 
 /// Add up the rows of a table over the edges of row i; with `both` also what lies `second` elements behind them.

@@ -232,6 +232,13 @@ REVGNN_INLINE V rounded(V v) {
 template <class V>
 REVGNN_INLINE V relu(V x) {
   V zero{};
+  // Of two that do not compare the instruction takes the second.
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4) return (V)_mm512_max_ps((__m512)zero, (__m512)x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4) return (V)_mm256_max_ps((__m256)zero, (__m256)x);
+#endif
   return x < zero ? zero : x;
 }
 

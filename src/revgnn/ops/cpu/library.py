@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,10 @@ def inverse_of(indptr: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _find() -> Path | None:
-    """Beside this file, or where an editable install puts compiled files: the package path names both."""
+    """Where REVGNN_LIBRARY says, another build of it; else beside this file, or where an editable install puts compiled
+    files: the package path names both."""
+    if "REVGNN_LIBRARY" in os.environ:
+        return Path(os.environ["REVGNN_LIBRARY"])
     for folder in sys.modules[__name__.rpartition(".")[0]].__path__:
         for name in ("librevgnn_kernels.so", "librevgnn_kernels.dylib"):
             if (Path(folder) / name).is_file():
