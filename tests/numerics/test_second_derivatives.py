@@ -19,11 +19,11 @@ from revgnn import ModelConfig, build_model, ops
 from revgnn.graph import Graph
 from revgnn.nn import Block, GATConv, GCNConv, GENConv, NormActDrop, SAGEConv
 from revgnn.nn.convs import GATOptions
-from revgnn.ops import native, triton
+from revgnn.ops import cpu, triton
 from tolerances import assert_close
 
 KERNELS = [
-    pytest.param("native", marks=pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)),
+    pytest.param("native", marks=pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)),
     pytest.param("triton", marks=pytest.mark.skipif(not triton.interpreted(), reason="Triton's kernels are compiled")),
 ]
 N, WIDTH = 7, 3
@@ -71,7 +71,7 @@ def test_second_derivatives_are_those_of_the_reference(name: str, kernels: ops.C
         _close(hvp(function, tuple(inputs), vectors), expected)
 
 
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 @pytest.mark.parametrize("name", [name for name in CASES if "softmax_sg" not in name])
 def test_second_derivatives_are_those_of_finite_differences(name: str) -> None:
     function, inputs = _case(name)
@@ -79,7 +79,7 @@ def test_second_derivatives_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradgradcheck(function, leaves, check_batched_grad=False)
 
 
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 def test_the_gradient_of_a_maximum_is_constant_but_for_its_cotangent() -> None:
     graph, x, w = _graph(), torch.randn(N, WIDTH, requires_grad=True), torch.randn(N, WIDTH, requires_grad=True)
     for call in (
@@ -94,7 +94,7 @@ def test_the_gradient_of_a_maximum_is_constant_but_for_its_cotangent() -> None:
         assert_close(again, expected)
 
 
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 @pytest.mark.parametrize("conv", ["gcn", "sage", "gen", "gat"])
 def test_forces_are_matched_through_a_stored_network(conv: str) -> None:
     """A loss on the gradient of the input, as of energies and forces; and a gradient penalty beside a loss."""
@@ -114,7 +114,7 @@ def test_forces_are_matched_through_a_stored_network(conv: str) -> None:
     assert float(found[0][0].abs().max()) > 0
 
 
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 def test_half_precision_and_hessians() -> None:
     graph, x = _graph(), torch.randn(N, WIDTH)
 
@@ -130,7 +130,7 @@ def test_half_precision_and_hessians() -> None:
 
 
 # ---------------------------------------------------------------------- custom ops
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 @pytest.mark.parametrize("name", ["spmm", "softmax", "attention", "layer", "edges max"])
 def test_a_second_derivative_of_a_custom_op_is_refused(name: str) -> None:
     class Named(Tensor):
@@ -144,7 +144,7 @@ def test_a_second_derivative_of_a_custom_op_is_refused(name: str) -> None:
 
 
 # ---------------------------------------------------------------------- transforms, forward mode, tracers
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("attention", "layer, mask")])  # random inside
 def test_function_transforms(name: str) -> None:
     function, inputs = _case(name)
@@ -168,7 +168,7 @@ def test_function_transforms(name: str) -> None:
     )
 
 
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 @pytest.mark.parametrize("make", [
     lambda: GCNConv(4, 4), lambda: GCNConv(4, 2), lambda: SAGEConv(4, 4), lambda: GENConv(4, 4),
     lambda: GATConv(4, 4, options=GATOptions(heads=2)),
@@ -186,7 +186,7 @@ def test_a_block_over_an_ensemble_of_its_weights(make: Callable[[], nn.Module]) 
     assert_close(torch.func.vmap(call)(parameters, buffers).detach(), expected)
 
 
-@pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
 @pytest.mark.parametrize("name", ["spmm", "mean", "softmax", "edges softmax", "layer", "none"])
 def test_a_tracer_sees_what_is_computed(name: str) -> None:
     """Traced with some values, a program gives the right result with others."""
