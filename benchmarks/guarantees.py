@@ -27,6 +27,7 @@ from torch_geometric.nn import SAGEConv as PygSAGEConv
 
 import revgnn
 from revgnn import ops
+from revgnn.data import GraphInfo
 from revgnn.implicit.equilibrium import Equilibrium
 from revgnn.interop import GroupAddRev
 
@@ -107,7 +108,7 @@ def _model(stored: bool, backprop: str, conv: str = "sage") -> nn.Module:
         backprop="store" if stored else backprop,  # type: ignore[arg-type]
         gat=revgnn.nn.convs.GATOptions(heads=2),
     )
-    return revgnn.build_model(config, in_channels=F, out_channels=T)
+    return revgnn.build_model(config, GraphInfo(in_channels=F, num_outputs=T))
 
 
 def _stack(stored: bool, backprop: str) -> nn.Module:

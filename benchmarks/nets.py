@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from revgnn import ModelConfig, build_model
+from revgnn.data import GraphInfo
 from revgnn.nn.convs import GATOptions, GENOptions
 from revgnn.nn.heads import NodeHead
 from revgnn.nn.model import GNN
@@ -41,7 +42,7 @@ def own_net(step: Step, entrant: Entrant, task: Task, *, layers: int, hidden: in
     )
     edge_channels = task.edge_attr.size(1) if step.edge_features and task.edge_attr is not None else None
     net = build_model(
-        config, in_channels=task.x.size(1), out_channels=task.num_classes, edge_channels=edge_channels
+        config, GraphInfo(in_channels=task.x.size(1), num_outputs=task.num_classes, edge_channels=edge_channels)
     )  # fmt: skip
     if is_gat:
         # The paper's RevGAT encodes and answers by attention layers of its own; here all convolutions share one frame.

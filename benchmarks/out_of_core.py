@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from revgnn.data import Store, StoredParts
+from revgnn.data import GraphInfo, Store, StoredParts
 from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
 from revgnn.data.ondisk.part import write_part
 from revgnn.data.ondisk.store import new_store
@@ -80,11 +80,7 @@ def write_graph(out: Path, *, nodes: int, num_parts: int, seed: int = 0) -> Path
                 )
             )
         manifest = Manifest(
-            name=out.name,
-            task="multiclass",
-            metric="accuracy",
-            num_outputs=CLASSES,
-            features=(Feature(name="x", width=FEATURES),),
+            info=GraphInfo(name=out.name, num_outputs=CLASSES, features=(Feature(name="x", width=FEATURES),)),
             splits=dict(zip(("train", "valid", "test"), counts.tolist(), strict=True)),
             partition={"method": "random", "seed": seed},
             parts=tuple(parts),

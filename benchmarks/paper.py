@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from revgnn import ModelConfig, build_model
+from revgnn.data import GraphInfo
 from revgnn.measure import StepMemory, median_seconds
 from revgnn.nn.convs import GATOptions, GENOptions
 
@@ -78,9 +79,11 @@ def _own(case: Paper, task: Task, layers: int) -> Training:
     edge_attr = task.edge_attr if STEPS[case.step].edge_features else None
     net = build_model(
         config(case, layers),
-        in_channels=task.x.size(1),
-        out_channels=task.num_classes,
-        edge_channels=None if edge_attr is None else edge_attr.size(1),
+        GraphInfo(
+            in_channels=task.x.size(1),
+            num_outputs=task.num_classes,
+            edge_channels=None if edge_attr is None else edge_attr.size(1),
+        ),
     )
     return Training(net, task.x, task.y, task.graph, edge_attr)
 

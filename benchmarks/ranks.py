@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from revgnn.data import Dataset, LoaderConfig, make_batches
+from revgnn.data import Dataset, GraphInfo, LoaderConfig, make_batches
 from revgnn.measure import StepMemory, tensor_bytes
 from revgnn.nn.model import ModelConfig, build_model
 from revgnn.train import TrainConfig, fit
@@ -60,15 +60,11 @@ def dataset() -> Dataset:
     x = torch.randn(NODES, FEATURES, generator=generator)
     order = torch.randperm(NODES, generator=generator)
     return Dataset(
-        name="wide",
+        info=GraphInfo(name="wide", num_outputs=CLASSES),
         edge_index=torch.randint(NODES, (2, EDGES), generator=generator),
         x=x,
         y=x[:, :CLASSES].argmax(1),
         splits={"train": order[: NODES // 2], "valid": order[NODES // 2 :]},
-        level="node",
-        task="multiclass",
-        metric="accuracy",
-        num_outputs=CLASSES,
     )
 
 
@@ -117,8 +113,7 @@ def measure(way: Way) -> dict[str, Any]:
         ModelConfig(
             conv="sage", num_layers=LAYERS, hidden_channels=HIDDEN, dropout=0.1, norm="layer", segments=way.segments
         ),
-        in_channels=FEATURES,
-        out_channels=CLASSES,
+        GraphInfo(in_channels=FEATURES, num_outputs=CLASSES),
     )
     memory = StepMemory("cpu", model.parameters())
     watch = Watch(memory)

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from revgnn import GATConv, GCNConv, GENConv, Graph, ModelConfig, SAGEConv, Stack, build_model
+from revgnn.data import GraphInfo
 from revgnn.implicit.fixed_point import ConvergenceWarning
 from revgnn.interop import GroupAddRev
 from revgnn.measure import peak_memory, tensor_bytes
@@ -91,7 +92,7 @@ def _config(name: str, *, uses_edges: bool = False, **choices: Any) -> None:
     def make(depth: int, size: Size) -> Made:
         config = ModelConfig(**{"coupling": "grouped", **choices}, num_layers=depth, hidden_channels=size.channels)
         edge_channels = 8 if uses_edges else None
-        net = build_model(config, in_channels=64, out_channels=10, edge_channels=edge_channels)
+        net = build_model(config, GraphInfo(in_channels=64, num_outputs=10, edge_channels=edge_channels))
         return net, lambda inputs: net(inputs.x, inputs.graph, inputs.edge_attr if uses_edges else None)
 
     BLOCKS[name] = make
@@ -131,7 +132,7 @@ def _implicit(depth: int, size: Size) -> Made:
             solver="picard", max_iter=depth, tol=1e-12, backward_max_iter=depth, backward_tol=1e-12
         ),
     )
-    net = build_model(config, in_channels=64, out_channels=10)
+    net = build_model(config, GraphInfo(in_channels=64, num_outputs=10))
     return net, lambda inputs: net(inputs.x, inputs.graph)
 
 

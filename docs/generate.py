@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 
 from revgnn import ModelConfig, build_model
+from revgnn.data import GraphInfo
 from revgnn.demo import Curve, draw, memory_over_depth, resident_over_depth
 from revgnn.paper.memory import read_memory
 from revgnn.paper.recipes import all_recipes, digits, recipe_summaries
@@ -430,8 +431,7 @@ def _billion() -> str:
     """What a billion nodes cost, with the streams of a step as they were measured."""
     network = build_model(
         ModelConfig(conv="sage", num_layers=56, hidden_channels=256, coupling="grouped", num_groups=2),
-        in_channels=BILLION.features,
-        out_channels=128,
+        GraphInfo(in_channels=BILLION.features, num_outputs=128),
     )
     scale = replace(BILLION, parameters=sum(parameter.numel() for parameter in network.parameters()))
     held = max((streams(row) for row in _out_of_core_rows()), default=None)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from revgnn.data import Dataset
+from revgnn.data import Dataset, GraphInfo
 from revgnn.graph import Graph
 
 EDGE_SIZES = (3, 2)
@@ -37,16 +37,15 @@ def one_graph(n: int, edges: int, *, seed: int = 0, coded: bool = False, plain: 
     order = torch.from_numpy(rng.permutation(n))
     half, quarter = max(n // 2, 1), n // 4
     return Dataset(
-        name="one",
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(
+            name="one",
+            categories=(256,) if coded else None,
+            edge_categories=EDGE_SIZES if coded and not plain else None,
+            num_outputs=3,
+        ),
         x=x.to(torch.uint8) if coded else x.float(),
-        categories=(256,) if coded else None,
         edge_index=torch.from_numpy(rng.integers(0, n, (2, edges))),
         edge_attr=None if plain else codes if coded else torch.arange(float(edges))[:, None],
-        edge_categories=EDGE_SIZES if coded and not plain else None,
         y=torch.from_numpy(rng.integers(0, 3, n)),
         splits={"train": order[:half], "valid": order[half : half + quarter], "test": order[half + quarter : -1]},
-        num_outputs=3,
     )

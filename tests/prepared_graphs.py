@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from revgnn.data import GraphInfo
 from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
 from revgnn.data.ondisk.part import write_part
 from revgnn.data.ondisk.store import new_store
@@ -99,13 +100,15 @@ def write_store(
                 )
             )
         manifest = Manifest(
-            name=name,
-            task=task,
-            metric=metric,
-            num_outputs=outputs,
-            features=(Feature(name="x", width=whole.x.shape[1]),),
-            edge_features=() if whole.edge_attr is None else (Feature(name="w", width=whole.edge_attr.shape[1]),),
-            class_names=class_names,
+            info=GraphInfo(
+                name=name,
+                task=task,
+                metric=metric,
+                num_outputs=outputs,
+                features=(Feature(name="x", width=whole.x.shape[1]),),
+                edge_features=() if whole.edge_attr is None else (Feature(name="w", width=whole.edge_attr.shape[1]),),
+                class_names=class_names,
+            ),
             splits={each: int((whole.split == code).sum()) for code, each in enumerate(("train", "valid", "test"))},
             partition={"method": "given"},
             parts=tuple(parts),

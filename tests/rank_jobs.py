@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from revgnn.data import Dataset
+from revgnn.data import Dataset, GraphInfo
 
 LIMIT = 300
 """Seconds that any job may take."""
@@ -23,15 +23,11 @@ def node_dataset() -> Dataset:
     x = torch.randn(101, 5, generator=generator)
     order = torch.randperm(101, generator=generator)
     return Dataset(
-        name="toy",
+        info=GraphInfo(name="toy", num_outputs=3),
         edge_index=torch.randint(101, (2, 400), generator=generator),
         x=x,
         y=x[:, :3].argmax(1),
         splits={"train": order[:50], "valid": order[50:75], "test": order[75:]},
-        level="node",
-        task="multiclass",
-        metric="accuracy",
-        num_outputs=3,
     )
 
 
@@ -46,15 +42,11 @@ def graph_dataset() -> Dataset:
     y[torch.rand(40, 2, generator=generator) < 0.2] = torch.nan
     order = torch.randperm(40, generator=generator)
     return Dataset(
-        name="toys",
+        info=GraphInfo(name="toys", level="graph", task="binary", metric="rocauc", num_outputs=2),
         edge_index=ends.floor().long().reshape(2, -1),
         x=x,
         y=y,
         splits={"train": order[:20], "valid": order[20:30], "test": order[30:]},
-        level="graph",
-        task="binary",
-        metric="rocauc",
-        num_outputs=2,
         node_ptr=node_ptr,
         edge_ptr=torch.arange(0, 161, 4),
     )

@@ -20,8 +20,8 @@ from .data import (
     Batches,
     Dataset,
     DatasetConfig,
+    GraphInfo,
     LoaderConfig,
-    Schema,
     Store,
     final_batches,
     make_batches,
@@ -31,10 +31,9 @@ from .files import parts_of, read_object, write_whole
 from .launcher import is_writer, world_size
 from .measure import FIRST_BATCH, AllocationEvent, StepMemory
 from .meter import memory_words, record_batches, resident_peak, step_memory
-from .nn.model import ModelConfig, build_model
+from .nn.model import ModelConfig
 from .ops import implementation
 from .overrides import from_json
-from .paper.baselines import BaselineConfig, Shape, build_baseline
 from .report import build_report, circumstances, write_report
 from .run_lock import claimed
 from .train import Progress, Row, TrainConfig, dry_run, fit, one_run, own_statistics
@@ -52,7 +51,7 @@ Device = Literal["auto", "cpu"]
 class ModelBuilder(Protocol):
     """What builds a network for a data set: a configuration of this package, or an object of the user's own."""
 
-    def build(self, info: Any) -> nn.Module:
+    def build(self, info: GraphInfo) -> nn.Module:
         """Make the network, called as ``model(x, graph, edge_attr, seed=...)``, with random weights."""
         ...
 
@@ -112,11 +111,11 @@ def run_experiment(
     with one_run(out):
         if dataset is None:
             dataset = read_data(run.dataset, run.loader, data_root, download=download)
-        if not dataset.split_sizes.get("train"):
+        if not dataset.info.split_sizes.get("train"):
             raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
         resident = resident_peak(dataset)
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-        model = make_model(run, dataset)
+        model = make_model(run, dataset.info)
         # The first rank's steps are what a run reports.
         memory = step_memory(device, model, batches, run.train.accumulate) if is_writer() else None
         # The code that trains is loaded: what a checkout holds at the end is another matter.
@@ -125,7 +124,7 @@ def run_experiment(
             model,
             batches,
             run.train,
-            metric=dataset.metric,
+            metric=dataset.info.metric,
             final=final_batches(batches),
             out=out,
             resume=resume,
@@ -133,7 +132,7 @@ def run_experiment(
             memory=memory,
             configuration=_decides(run),
             device=device,
-            num_outputs=dataset.num_outputs,
+            num_outputs=dataset.info.num_outputs,
         )
         if not is_writer():
             return {}
@@ -144,8 +143,8 @@ def run_experiment(
             "warnings": [said] if (said := own_statistics(model, synchronise=run.train.sync_batchnorm)) else [],
             "config": as_json(run),
             "paper": target,
-            "dataset": describe(dataset),
-            "schema": asdict(Schema.of(dataset)),
+            "dataset": describe(dataset.info),
+            "schema": asdict(dataset.info.without_counts()),
             "implementation": implementation(result.device),
             "memory_how": None if memory is None else memory_words(memory, batches),
             "resident": resident.facts(),
@@ -174,34 +173,13 @@ def _check_out(out: Path) -> None:
         raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
 
-def make_model(run: Experiment, dataset: Dataset | Store | Schema) -> nn.Module:
+def make_model(run: Experiment, info: GraphInfo) -> nn.Module:
     """Build the network of a run for a data set, its weights drawn from the seed of the run.
 
     Raises: ValueError: where network and data do not go together.
     """
     torch.manual_seed(run.train.seed)
-    labels = dataset.num_outputs if run.train.labels.reuse else 0
-    if dataset.level == "graph" and (labels or isinstance(run.model, BaselineConfig)):
-        raise ValueError(
-            f"{dataset.name} is graph-level: labels as an input and the peers are of nodes; choose model and "
-            "train.labels.reuse=false accordingly"
-        )
-    if isinstance(run.model, BaselineConfig):
-        shape = Shape(
-            in_channels=dataset.in_channels + labels,
-            out_channels=dataset.num_outputs,
-            edge_channels=dataset.edge_channels,
-            label_channels=labels,
-        )
-        return build_baseline(run.model, shape)
-    return build_model(
-        run.model,
-        in_channels=dataset.in_channels + labels,
-        out_channels=dataset.num_outputs,
-        edge_channels=dataset.edge_channels,
-        categories=dataset.categories,
-        level=dataset.level,
-    )
+    return run.model.build(info.with_label_inputs() if run.train.labels.reuse else info)
 
 
 def training_memory(run: Experiment, dataset: Dataset | Store) -> int:
@@ -231,7 +209,7 @@ def training_trace(run: Experiment, dataset: Dataset | Store) -> dict[str, list[
         those of gradients among them where gradients are made, after every allocation and every release.
     """
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-    model = make_model(run, dataset)
+    model = make_model(run, dataset.info)
     memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
     assert memory is not None, "the CPU is always measured"
     dry_run(
@@ -241,7 +219,7 @@ def training_trace(run: Experiment, dataset: Dataset | Store) -> dict[str, list[
         memory,
         epochs=2,
         steps=memory.RECORDED_STEPS // 2,
-        num_outputs=dataset.num_outputs,
+        num_outputs=dataset.info.num_outputs,
     )
     return {
         phase: [(size + (memory.beside if phase != FIRST_BATCH else 0), left) for size, left in allocation_trace]
@@ -303,14 +281,14 @@ def read_experiment(out: Path) -> Experiment:
         raise ValueError(f"{path} does not say what the run did: {error}; use the revgnn that wrote it") from error
 
 
-def read_schema(out: Path) -> Schema:
+def read_schema(out: Path) -> GraphInfo:
     """Read from the folder of a finished run what its model was made for.
 
     Raises: FileNotFoundError: the folder holds no finished run; ValueError: what it says cannot be.
     """
     path, facts = _run_facts(out)
     try:
-        return Schema.from_json(facts["schema"])
+        return GraphInfo.from_json(facts["schema"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not say what its model reads: {error!r}; train it again with this revgnn"
@@ -327,18 +305,18 @@ def _run_facts(out: Path) -> tuple[Path, dict[str, Any]]:
     return path, facts
 
 
-def describe(dataset: Dataset | Store) -> dict[str, Any]:
+def describe(info: GraphInfo) -> dict[str, Any]:
     """Give the facts of a data set that a report names."""
     return {
-        "name": dataset.name,
-        "task": f"{dataset.level}-level {dataset.task}",
-        "nodes": dataset.num_nodes,
-        "edges": dataset.num_edges,
-        "graphs": dataset.num_graphs,
-        "features": dataset.in_channels,
-        "edge features": dataset.edge_channels,
-        "outputs": dataset.num_outputs,
-        **{f"{split} {dataset.level}s": rows for split, rows in dataset.split_sizes.items()},
+        "name": info.name,
+        "task": f"{info.level}-level {info.task}",
+        "nodes": info.counts.nodes,
+        "edges": info.counts.edges,
+        "graphs": info.counts.graphs,
+        "features": info.in_channels,
+        "edge features": info.edge_channels,
+        "outputs": info.num_outputs,
+        **{f"{split} {info.level}s": rows for split, rows in info.counts.splits},
     }
 
 

@@ -25,9 +25,9 @@ from .data import (
     Dataset,
     DatasetConfig,
     DatasetSource,
+    GraphInfo,
     InferenceSource,
     LoaderConfig,
-    Schema,
     Store,
     StoredViews,
     StoreSource,
@@ -91,7 +91,7 @@ def predict_run(
         config = run.dataset if data is None else _other(run.dataset, data)
         loader = _evaluation(run, options, config)
         source = read_data(config, loader, data_root)
-        _check(trained, Schema.of(source), reads_labels=run.train.labels.reuse)
+        _check(trained, source.info, reads_labels=run.train.labels.reuse)
         model = make_model(run, trained)
         weights = load_best(folder)
         check_weights(weights, model)
@@ -150,7 +150,7 @@ def _evaluation(run: Experiment, options: Predicting, config: DatasetConfig) -> 
     return replace(loader, eval_parts=parts, eval_views=views, final_parts=None, final_views=1, prefetch=0)
 
 
-def _check(trained: Schema, own: Schema, *, reads_labels: bool) -> None:
+def _check(trained: GraphInfo, own: GraphInfo, *, reads_labels: bool) -> None:
     trained.check_applies(own)
     if reads_labels and (own.num_outputs, own.class_names) != (trained.num_outputs, trained.class_names):
         raise ValueError(
@@ -178,7 +178,7 @@ def _tables(
     inference: Inference,
     options: Predicting,
     views: int,
-    trained: Schema,
+    trained: GraphInfo,
     progress: Callable[[int, int], None],
 ) -> Generator[pa.Table]:
     """Yield tables of rows; with several views, all of them are gone through first."""
@@ -206,7 +206,12 @@ def _tables(
 
 
 def _table(
-    source: InferenceSource, rows: Tensor, logits: Tensor, hidden: Tensor | None, options: Predicting, trained: Schema
+    source: InferenceSource,
+    rows: Tensor,
+    logits: Tensor,
+    hidden: Tensor | None,
+    options: Predicting,
+    trained: GraphInfo,
 ) -> pa.Table:
     """Put rows under the user's ids; those of other splits than the wanted one are left out."""
     keys = source.keys(rows)
@@ -223,7 +228,7 @@ def _table(
     return table.filter(pa.array((keys.split == SPLITS.index(options.split)).numpy()))
 
 
-def _answers(logits: Tensor, trained: Schema) -> dict[str, pa.Array]:
+def _answers(logits: Tensor, trained: GraphInfo) -> dict[str, pa.Array]:
     if trained.task == "multiclass":
         chosen = logits.argmax(1)
         names = pa.array(trained.class_names or list(range(trained.num_outputs)))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from revgnn.data import GraphInfo
 from revgnn.nn.model import GNN, build_model
 from tolerances import relative_error
 
@@ -175,7 +176,7 @@ def test_the_papers_sizes_are_for_cuda_alone() -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), [("paper-resgcn", 491_176), ("paper-revgen", 262_056)])
 def test_rows_of_the_paper_have_its_parameters(name: str, parameters: int) -> None:
-    net = build_model(config(PAPERS[name], PAPERS[name].layers), in_channels=128, out_channels=40)
+    net = build_model(config(PAPERS[name], PAPERS[name].layers), GraphInfo(in_channels=128, num_outputs=40))
     assert sum(parameter.numel() for parameter in net.parameters()) == parameters
 
 

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.interop import GroupAddRev
 from revgnn.nn import Block, NormActDrop, SAGEConv
@@ -51,7 +52,7 @@ class Chain(nn.Module):
 
 def stack(tied: bool) -> nn.Module:
     config = ModelConfig(conv="sage", num_layers=6, hidden_channels=D, dropout=0.0, weight_tied=tied, segments=2)
-    return build_model(config, in_channels=F, out_channels=T)
+    return build_model(config, GraphInfo(in_channels=F, num_outputs=T))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -64,7 +65,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 def normed(**choices: Any) -> nn.Module:
     config = ModelConfig(conv="sage", num_layers=6, hidden_channels=D, dropout=0.0, norm="batch", **choices)
-    return build_model(config, in_channels=F, out_channels=T)
+    return build_model(config, GraphInfo(in_channels=F, num_outputs=T))
 
 
 def watched(model: nn.Module) -> nn.Module:
@@ -144,7 +145,9 @@ def order_of_events(segments: int) -> list[str]:
     torch.manual_seed(1)
     config = ModelConfig(conv="sage", num_layers=6, hidden_channels=D, dropout=0.0, segments=segments)
     # Buckets of one layer or less.
-    model = DistributedDataParallel(build_model(config, in_channels=F, out_channels=T).double(), bucket_cap_mb=0.001)
+    model = DistributedDataParallel(
+        build_model(config, GraphInfo(in_channels=F, num_outputs=T)).double(), bucket_cap_mb=0.001
+    )
     events: list[str] = []
 
     def exchange(state, bucket):  # type: ignore[no-untyped-def] - DDP refuses annotations that are strings

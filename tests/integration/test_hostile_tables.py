@@ -195,10 +195,10 @@ def test_what_is_left_of_bad_tables_is_what_a_plain_account_leaves(
         data = Store.open(prepared.folder).load()
     dropped = {"bad_nodes": faulty, "duplicate_nodes": twice, "bad_edges": len(pairs) - len(edges)}
     assert prepared.manifest.dropped == {name: count for name, count in dropped.items() if count}
-    assert data.class_names == ("../up", "a/b")
+    assert data.info.class_names == ("../up", "a/b")
     ids = data.node_ids.to_pylist()
     found = {
-        name: (x, None if y < 0 else data.class_names[y])
+        name: (x, None if y < 0 else data.info.class_names[y])
         for name, x, y in zip(ids, data.x[:, 0].tolist(), data.y.tolist(), strict=True)
     }
     assert found == {name: (row[1], row[2]) for name, row in kept.items()}

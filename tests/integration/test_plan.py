@@ -15,7 +15,7 @@ import pytest
 
 from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
-from revgnn.data import LoaderConfig, Store, make_batches
+from revgnn.data import Counts, GraphInfo, LoaderConfig, Store, make_batches
 from revgnn.experiment import Experiment, run_experiment, training_memory
 from revgnn.meter import interpreter_bytes
 from revgnn.nn.model import EquilibriumOptions
@@ -183,7 +183,9 @@ def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> No
 
 
 # ------------------------------------------------------------------ batches of real runs
-PLANTED = GraphShape(name="planted", nodes=24_000, edges=240_000, features=16, outputs=5)
+PLANTED = GraphShape(
+    info=GraphInfo(name="planted", in_channels=16, num_outputs=5, counts=Counts(nodes=24_000, edges=240_000))
+)
 """Large beside its batches, so that what is held of the whole graph shows."""
 
 
@@ -249,8 +251,9 @@ def test_a_made_up_data_set_has_the_counts_of_its_shape(name: str) -> None:
     shape = shape_of_config(find_recipe(name)().dataset).scaled(0.002)
     found = shape_of_dataset(made_up(shape))
     odd = shape.edges % 2
-    same = replace(found, edges=found.edges + odd, train=shape.train, self_loops=shape.self_loops)
-    assert replace(same, assumed=shape.assumed) == shape
+    same = found.counted(edges=found.edges + odd, train=shape.train)
+    same = replace(same, info=replace(same.info, self_loops=shape.info.self_loops), assumed=shape.assumed)
+    assert same == shape
 
 
 def test_the_counts_of_prepared_edges_add_up() -> None:
@@ -280,7 +283,7 @@ def _tables(folder: Path, nodes: int = 60) -> Path:
 
 def test_footers_tell_the_shape_of_tables(tmp_path: Path) -> None:
     shape = shape_of_folder(_tables(tmp_path))
-    assert (shape.nodes, shape.edges, shape.features, shape.edge_channels) == (60, 240, 5, None)
+    assert (shape.nodes, shape.edges, shape.info.in_channels, shape.info.edge_channels) == (60, 240, 5, None)
     assert any("classes" in text for text in shape.assumed)
 
 
@@ -288,7 +291,7 @@ def test_a_manifest_tells_the_shape_of_a_prepared_graph(tmp_path: Path) -> None:
     whole = draw_whole(nodes=50, edges=99, features=4, outputs=7, num_parts=3)
     shape = shape_of_folder(write_store(tmp_path / "graph", whole, num_parts=3))
     outputs = int(whole.y.max()) + 1
-    assert (shape.nodes, shape.edges, shape.features, shape.outputs) == (50, 99, 4, outputs)
+    assert (shape.nodes, shape.edges, shape.info.in_channels, shape.info.num_outputs) == (50, 99, 4, outputs)
     assert shape.parts == 3
 
 
@@ -353,13 +356,13 @@ def test_what_fits_on_a_cpu_is_decided_by_the_process() -> None:
 
 @pytest.mark.usefixtures("small_trials")
 def test_data_that_no_step_holds_as_they_are_count_in_the_process() -> None:
-    run, whole = _by_parts(LoaderConfig(kind="random", num_parts=8), labels=False), replace(PLANTED, edges=480_000)
+    run, whole = _by_parts(LoaderConfig(kind="random", num_parts=8), labels=False), PLANTED.counted(edges=480_000)
     beside = data_bytes(run, whole)
     assert beside == 480_000 * 16 + 24_000 * (16 * 4 + 16)
     # Where steps are small, making the graph is what takes most; where they are large, the graph stands beside them.
-    nothing = process_bytes(run, replace(whole, edges=0), 0)
+    nothing = process_bytes(run, whole.counted(edges=0), 0)
     assert process_bytes(run, whole, 0) - nothing == 480_000 * (16 + SORTED)
-    grown = process_bytes(run, whole, 10**9) - process_bytes(run, replace(whole, edges=0), 10**9)
+    grown = process_bytes(run, whole, 10**9) - process_bytes(run, whole.counted(edges=0), 10**9)
     assert grown == 480_000 * (16 + KEPT)
     assert data_bytes(replace(run, loader=LoaderConfig()), whole) == 480_000 * 16 + 24_000 * 16
     assert data_bytes(replace(run, loader=LoaderConfig(kind="stored", parts_per_batch=1)), whole) == 0
@@ -398,7 +401,7 @@ def test_a_folder_is_planned_from_its_footers(tmp_path: Path, capsys: pytest.Cap
     words = ["plan", str(_tables(tmp_path)), "--model", "revsage", "--device", "cuda", "--gpu", "h200", "--json"]
     assert main(words) == 0
     made = json.loads(capsys.readouterr().out)
-    assert made["shape"]["edges"] == 480
+    assert made["shape"]["info"]["counts"]["edges"] == 480
     assert "estimate" in made["rates"]["source"]
 
 

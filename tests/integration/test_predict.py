@@ -16,6 +16,7 @@ import torch
 
 from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
+from revgnn.data import Feature
 from revgnn.experiment import read_experiment, read_schema
 from revgnn.predict import Predicting, predict_run
 
@@ -126,7 +127,9 @@ def test_a_graph_of_other_features_is_refused(run: Path, tmp_path: Path, feature
 
 def test_columns_that_differ_are_named(run: Path) -> None:
     schema = read_schema(run)
-    other = replace(schema, name="other", features=(("y", 2), ("z", 3)), undirected=True)
+    other = replace(
+        schema, name="other", features=(Feature(name="y", width=2), Feature(name="z", width=3)), undirected=True
+    )
     with pytest.raises(ValueError, match="column x is missing; column y is unknown to the model") as caught:
         schema.check_applies(other)
     assert "undirected was false and is true" in str(caught.value)

@@ -25,7 +25,7 @@ def test_the_folder_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytes
     data = read_ogb("ogbn-proteins", tmp_path)
     raw = tmp_path / "ogbn_proteins" / "raw"
     ends, feats = read_csv_gz(raw / "edge.csv.gz", np.int64), read_csv_gz(raw / "edge-feat.csv.gz", np.float64)
-    assert (data.num_nodes, data.num_edges, data.in_channels, data.edge_channels) == (100, 4_000, 16, 8)
+    assert (data.num_nodes, data.num_edges, data.info.in_channels, data.info.edge_channels) == (100, 4_000, 16, 8)
     expected = np.zeros((100, 8))
     np.add.at(expected, ends[:, 0], feats)
     np.add.at(expected, ends[:, 1], feats)

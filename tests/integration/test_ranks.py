@@ -20,7 +20,7 @@ from torch import nn
 
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import assert_close, assert_same_bits, graph_dataset, launch, node_dataset
-from revgnn.data import Batches, Dataset, LoaderConfig, Store, make_batches
+from revgnn.data import Batches, Dataset, GraphInfo, LoaderConfig, Store, make_batches
 from revgnn.nn.model import ModelConfig, build_model
 from revgnn.train import Interrupted, TrainConfig, fit, read_curve
 
@@ -81,14 +81,16 @@ def train(folder: Path, kind: str, deed: str, accumulate: int = 1) -> None:
     config = ModelConfig(
         conv="sage", num_layers=4, hidden_channels=8, dropout=0.2, norm="layer", segments=2, state=state
     )
-    model = build_model(config, in_channels=5, out_channels=dataset.num_outputs, level=dataset.level)
-    loss = "cross_entropy" if dataset.task == "multiclass" else "bce"
+    model = build_model(
+        config, GraphInfo(in_channels=5, num_outputs=dataset.info.num_outputs, level=dataset.info.level)
+    )
+    loss = "cross_entropy" if dataset.info.task == "multiclass" else "bce"
     batches: Batches = make_batches(dataset, 4 if kind == "graphs" else None, 0, KINDS[kind])
     fit(
         Disturbed(model, deed),
         batches,
         TrainConfig(**{**vars(CONFIG), "accumulate": accumulate, "loss": loss}),
-        metric=dataset.metric,
+        metric=dataset.info.metric,
         out=folder / kind,
         resume=deed == "resume",
         device="cpu",

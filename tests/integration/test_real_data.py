@@ -26,8 +26,13 @@ def test_arxiv_text_as_tables(real_data: Path) -> None:
     need(real_data / "arxiv_text")
     config = DatasetConfig(name="tables", path="arxiv_text")
     data = load_dataset(config, real_data)
-    assert (data.num_nodes, data.num_edges, data.in_channels, data.num_outputs) == (169_343, 1_166_243, 128, 40)
-    assert data.class_names is None
+    assert (data.num_nodes, data.num_edges, data.info.in_channels, data.info.num_outputs) == (
+        169_343,
+        1_166_243,
+        128,
+        40,
+    )
+    assert data.info.class_names is None
     assert [data.splits[name].numel() for name in ("train", "valid", "test")] == [90_941, 29_799, 48_603]
     (batch,) = make_batches(data).train(1)
     assert torch.equal(batch.graph.in_degree, torch.bincount(data.edge_index[1], minlength=data.num_nodes))
@@ -45,7 +50,7 @@ def test_arxiv_text_made_undirected_has_the_published_edges(real_data: Path) -> 
 def test_molhiv_from_its_raw_folder(real_data: Path) -> None:
     need(real_data / "ogbg_molhiv")
     data = molhiv(real_data)
-    assert (data.num_graphs, data.num_outputs, int(data.y.sum())) == (41_127, 1, 1_443)
+    assert (data.info.counts.graphs, data.info.num_outputs, int(data.y.sum())) == (41_127, 1, 1_443)
     assert [data.splits[name].numel() for name in ("train", "valid", "test")] == [32_901, 4_113, 4_113]
     src, dst = data.edge_index
     pairs = torch.unique(src * data.num_nodes + dst)
@@ -79,8 +84,8 @@ def test_planetoid_is_read_without_writing(real_data: Path, name: str, sizes: tu
     need(real_data / "planetoid")
     before = sorted(real_data.rglob("*"))
     data = load_dataset(DatasetConfig(name=name), real_data)
-    assert (data.num_nodes, data.num_edges, data.in_channels, data.num_outputs) == sizes
-    assert torch.bincount(data.y[data.splits["train"]]).tolist() == [20] * data.num_outputs
+    assert (data.num_nodes, data.num_edges, data.info.in_channels, data.info.num_outputs) == sizes
+    assert torch.bincount(data.y[data.splits["train"]]).tolist() == [20] * data.info.num_outputs
     assert [data.splits[split].numel() for split in ("valid", "test")] == [500, 1000]
     assert sorted(real_data.rglob("*")) == before
 

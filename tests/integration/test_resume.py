@@ -15,7 +15,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.loader import RandomNodeLoader
 
-from revgnn.data import Batches, Dataset, DatasetConfig, LoaderConfig, PygBatches, make_batches
+from revgnn.data import Batches, Dataset, DatasetConfig, GraphInfo, LoaderConfig, PygBatches, make_batches
 from revgnn.experiment import Experiment, run_experiment
 from revgnn.nn.convs.gat import GATOptions
 from revgnn.nn.model import EquilibriumOptions, ModelConfig
@@ -201,16 +201,12 @@ def _data() -> Dataset:
     x = torch.randn(70, 4, generator=generator)
     order = torch.randperm(70, generator=generator)
     return Dataset(
-        name="one",
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(name="one", num_outputs=3),
         x=x,
         edge_index=torch.randint(70, (2, 400), generator=generator),
         edge_attr=torch.rand(400, 2, generator=generator),
         y=x[:, :3].argmax(1),
         splits={"train": order[:34], "valid": order[34:50], "test": order[50:]},
-        num_outputs=3,
     )
 
 

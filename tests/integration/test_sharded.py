@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from rank_jobs import assert_close, assert_same_bits, last, launch, node_dataset
-from revgnn.data import Batch, Batches, LoaderConfig, make_batches
+from revgnn.data import Batch, Batches, GraphInfo, LoaderConfig, make_batches
 from revgnn.graph import Graph
 from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
 from revgnn.stack.layer_run import Experiment
@@ -120,7 +120,7 @@ def train(
     model_config, config = CASES[name]
     torch.manual_seed(1)
     width = 5 + 3 * config.labels.reuse
-    inner = build_model(model_config, in_channels=width, out_channels=3)
+    inner = build_model(model_config, GraphInfo(in_channels=width, num_outputs=3))
     model = Stopped(inner)
     model.calls = 0 if stop else 10
     loader = LoaderConfig(kind="random", num_parts=5, eval_parts=3)

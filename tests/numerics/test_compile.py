@@ -17,6 +17,7 @@ from torch.export import Dim, export
 from torch.utils import _pytree as pytree
 
 from revgnn import GNN, ModelConfig, build_model, ops
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.nn.block import Block
 from revgnn.nn.convs import CONVS, GATConv, GATOptions
@@ -43,7 +44,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 def make(conv: str = "sage", **changes: Any) -> GNN:
     settings: dict[str, Any] = {"num_layers": 3, "hidden_channels": 24, **changes}
-    return build_model(ModelConfig(conv=conv, **settings), in_channels=8, out_channels=5)
+    return build_model(ModelConfig(conv=conv, **settings), GraphInfo(in_channels=8, num_outputs=5))
 
 
 def drawn(step: int, num_nodes: int = N) -> tuple[Tensor, Tensor]:
@@ -281,7 +282,9 @@ def test_other_networks_export(level: str) -> None:
     batch = torch.arange(2).repeat_interleave(N // 2)
     graph = Graph.from_edge_index(drawn(0)[1] % 20 + torch.arange(2).repeat_interleave(100) * 20, N, batch=batch)
     config = ModelConfig(conv="gen", num_layers=3, hidden_channels=24, norm="graph" if level == "graph" else "batch")
-    model = build_model(config, in_channels=2, out_channels=3, edge_channels=4, categories=[5, 3], level=level).eval()
+    model = build_model(
+        config, GraphInfo(in_channels=2, num_outputs=3, edge_channels=4, categories=(5, 3), level=level)
+    ).eval()
     arguments = torch.randint(0, 3, (N, 2)), graph, torch.randn(graph.num_edges, 4)
     assert_close(export(model, arguments).module()(*arguments), model(*arguments))
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.measure import saved_bytes
 from revgnn.nn.block import Block
@@ -207,7 +208,7 @@ def test_every_block_of_the_house_is_rebuilt_exactly(conv: Any, norm: Any) -> No
     config = ModelConfig(
         conv=conv, norm=norm, num_layers=6, hidden_channels=24, num_groups=2, state="exact", gat=GATOptions(heads=2)
     )
-    model = build_model(config, in_channels=5, out_channels=3, edge_channels=4)
+    model = build_model(config, GraphInfo(in_channels=5, num_outputs=3, edge_channels=4))
     model.stack.drift_every = 1
     graph = make_graph()
     edge_attr = torch.rand(graph.num_edges, 4) if model.uses_edge_attr else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from revgnn import ModelConfig, build_model, ops
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.nn.block import Block
 from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv, SAGEOptions
@@ -120,7 +121,7 @@ def _found(conv: str, backprop: str, change: Callable[[Block], object], graph: G
     config = ModelConfig(
         conv="gcn", num_layers=4, hidden_channels=2 * WIDTH, dropout=0.0, backprop=backprop
     )  # fmt: skip
-    model = build_model(config, in_channels=5, out_channels=3)
+    model = build_model(config, GraphInfo(in_channels=5, num_outputs=3))
     block = model.stack.layers[1][0]
     block.conv = CONVS[conv]()
     change(block)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory
 from revgnn.nn.block import Block
@@ -287,9 +288,9 @@ def test_work_space_of_a_training_step_at_any_depth(conv: Any, limit: float) -> 
             conv=conv, num_layers=depth + 2 * (conv == "gat"), hidden_channels=64, norm="layer",
             gen=GENOptions(mlp_layers=1, learn_t=True), gat=GATOptions(heads=2, norm_adj=False, attn_dst=True),
         )  # fmt: skip
-        model = build_model(config, in_channels=8, out_channels=5)
+        model = build_model(config, GraphInfo(in_channels=8, num_outputs=5))
         if conv == "gat":  # its own head is a layer of attention, which keeps what it needs
-            model.head = build_model(ModelConfig(hidden_channels=64), in_channels=8, out_channels=5).head
+            model.head = build_model(ModelConfig(hidden_channels=64), GraphInfo(in_channels=8, num_outputs=5)).head
             model.stem = GCNConv(8, 64)
 
         def step(model: nn.Module = model) -> None:
@@ -361,7 +362,9 @@ def test_with_a_tail_a_graph_can_be_kept_for_a_second_backward() -> None:
 
 def test_a_networks_head_is_its_stacks_tail_unless_somebody_looks_at_it() -> None:
     graph, x = GRAPHS["symmetric"], torch.randn(60, 5)
-    model = build_model(ModelConfig(conv="gcn", num_layers=3, hidden_channels=16), in_channels=5, out_channels=3)
+    model = build_model(
+        ModelConfig(conv="gcn", num_layers=3, hidden_channels=16), GraphInfo(in_channels=5, num_outputs=3)
+    )
     expected, seen = model(x, graph, seed=4), []
     handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     assert_close(model(x, graph, seed=4), expected)

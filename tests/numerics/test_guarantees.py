@@ -9,6 +9,7 @@ from benchmarks.guarantees import SURROUNDINGS, D, F, N, T, cell
 from torch import Tensor, nn
 
 import revgnn
+from revgnn.data import GraphInfo
 
 OURS = [subject for subject in guarantees.SUBJECTS if not subject.startswith("PyG")]
 FIRST_ONLY = {"model, reversible", "own block, reversible", "own block, implicit", "GroupAddRev"}
@@ -57,7 +58,7 @@ def test_other_models(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if stored:
             options = {k: v for k, v in options.items() if k not in ("state", "segments")} | {"backprop": "store"}
         config = revgnn.ModelConfig(num_layers=4, hidden_channels=D, **options)  # type: ignore[arg-type]
-        return revgnn.build_model(config, in_channels=F, out_channels=T)
+        return revgnn.build_model(config, GraphInfo(in_channels=F, num_outputs=T))
 
     monkeypatch.setitem(guarantees.SUBJECTS, other, model)
     assert {road: cell(other, road) for road in ROADS} == dict.fromkeys(ROADS, "right")
@@ -134,7 +135,7 @@ def test_what_cannot_be_right_is_an_error_in_the_first_step(backprop: str) -> No
 def test_depth_follows_the_modules() -> None:
     def model(num_layers: int, **more: object) -> nn.Module:
         config = revgnn.ModelConfig(conv="sage", num_layers=num_layers, hidden_channels=D, **more)  # type: ignore[arg-type]
-        return revgnn.build_model(config, in_channels=F, out_channels=T).eval()
+        return revgnn.build_model(config, GraphInfo(in_channels=F, num_outputs=T)).eval()
 
     x, e = torch.randn(N, F), torch.randint(0, N, (2, 99))
     for more in ({}, {"state": "exact"}, {"segments": 3}):

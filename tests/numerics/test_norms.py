@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import update_bn
 
 from revgnn import ops
+from revgnn.data import GraphInfo
 from revgnn.nn import NormActDrop
 from revgnn.nn.convs import GATOptions, GENOptions
 from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
@@ -52,7 +53,7 @@ def make_model(name: str, norm: Any = "batch", **choices: Any) -> nn.Module:
         | CHOICES[name]
         | choices
     )
-    model = build_model(config, in_channels=F, out_channels=T).double()
+    model = build_model(config, GraphInfo(in_channels=F, num_outputs=T)).double()
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
@@ -409,7 +410,7 @@ def test_solvers_and_trials_keep_to_themselves() -> None:
         conv="gcn", num_layers=2, hidden_channels=D, norm="batch", coupling="residual", backprop="implicit",
         weight_tied=True, equilibrium=EquilibriumOptions(max_iter=3),
     )  # fmt: skip
-    model = build_model(config, in_channels=F, out_channels=T)
+    model = build_model(config, GraphInfo(in_channels=F, num_outputs=T))
     assert len(left_out(model)) == 2
     assert [type(m) for m in left_out(nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(3)))] == [nn.BatchNorm2d]
 

@@ -65,7 +65,7 @@ def test_weights_gradients_and_optimizer_are_equal_to_the_byte(name: str) -> Non
     run, shape = recipe(name)
     data = made_up(shape.scaled(64 / shape.rows))
     with FakeTensorMode():
-        model = make_model(run, data)
+        model = make_model(run, data.info)
         optimizer = make_optimizer(run.train.optimizer, model.parameters(), lr=1e-3, weight_decay=0.0)
         tracker = MemTracker()
         tracker.track_external(model, optimizer)
@@ -86,7 +86,7 @@ def test_weights_gradients_and_optimizer_are_equal_to_the_byte(name: str) -> Non
 def test_a_mean_of_the_weights_is_counted_beside_the_moments() -> None:
     run, shape = recipe(RECIPES[0])
     run = replace(run, train=replace(run.train, ema_decay=0.9))
-    model = make_model(run, made_up(shape))
+    model = make_model(run, made_up(shape).info)
     optimizer = make_optimizer(run.train.optimizer, model.parameters(), lr=1e-3, weight_decay=0.0)
     _Squares(model)().backward()
     optimizer.step()
@@ -107,9 +107,9 @@ def test_activations_of_a_stored_net_on_plain_ops_agree() -> None:
     rows, loss = batch.rows["train"], LOSSES[run.train.loss]
     with using("reference"):
         moments = measure_trial(run, shape, Size(1.0, None))[0, "first gradient"]
-        loss(make_model(run, data)(batch.x, batch.graph, None, seed=0)[rows], batch.y[rows]).backward()
+        loss(make_model(run, data.info)(batch.x, batch.graph, None, seed=0)[rows], batch.y[rows]).backward()
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            model = make_model(run, data)
+            model = make_model(run, data.info)
             x, y = fake.from_tensor(batch.x), fake.from_tensor(batch.y)
             tracker = MemTracker()
             tracker.track_external(model, x, y)

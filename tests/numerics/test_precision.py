@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.nn.convs import CONVS, GATOptions
 from revgnn.nn.model import GNN, ModelConfig, build_model
@@ -18,7 +19,7 @@ def make(conv: Any, backprop: Any) -> GNN:
     config = ModelConfig(
         conv=conv, num_layers=6, hidden_channels=16, dropout=0.2, backprop=backprop, gat=GATOptions(heads=2)
     )
-    return build_model(config, in_channels=5, out_channels=3)
+    return build_model(config, GraphInfo(in_channels=5, num_outputs=3))
 
 
 def inputs() -> tuple[Tensor, Graph, Tensor]:

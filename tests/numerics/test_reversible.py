@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.measure import saved_bytes
 from revgnn.nn.convs import CONVS, GATOptions, GENOptions
@@ -40,7 +41,7 @@ def make_model(conv: Any, norm: Any, num_groups: int, *, num_layers: int, **choi
         gat=GATOptions(heads=2, edge_drop=0.3),
         **choices,
     )
-    model = build_model(config, in_channels=5, out_channels=T, edge_channels=K).double()
+    model = build_model(config, GraphInfo(in_channels=5, num_outputs=T, edge_channels=K)).double()
     if norm == "none":  # nothing else keeps 64 layers from growing beyond all numbers
         for parameter in model.stack.parameters():
             parameter.data.mul_(0.2)
@@ -148,7 +149,7 @@ def test_1001_layers_of_80_channels_make_a_step() -> None:
     config = ModelConfig(
         conv="gen", num_layers=1001, hidden_channels=80, dropout=0.1, species=8, gen=GENOptions(aggr="max")
     )
-    model = build_model(config, in_channels=16, out_channels=112, edge_channels=8)
+    model = build_model(config, GraphInfo(in_channels=16, num_outputs=112, edge_channels=8))
     assert sum(p.numel() for p in model.parameters()) == 20_031_384
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x, edge_attr = torch.rand(graph.num_nodes, 16), torch.rand(graph.num_edges, 8)

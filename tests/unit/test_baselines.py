@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
-from revgnn.paper.baselines import PEERS, BaselineConfig, Shape, build_baseline
+from revgnn.paper.baselines import PEERS, BaselineConfig
 from revgnn.paper.baselines.attention import EdgeGATConv
 from revgnn.paper.baselines.transformer import CrossEdges
 from tolerances import assert_close
@@ -37,12 +38,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def peer(kind: Any, **changes: Any) -> nn.Module:
     config = BaselineConfig(kind=kind, hidden_channels=8, **(OPTIONS[kind] | {"dropout": 0.0} | changes))
     labels = CLASSES if kind.startswith("unimp") else 0
-    shape = Shape(
-        in_channels=FEATURES + labels, out_channels=CLASSES, edge_channels=EDGE_FEATURES, label_channels=labels
-    )
+    info = GraphInfo(in_channels=FEATURES, num_outputs=CLASSES, edge_channels=EDGE_FEATURES, label_channels=labels)
     torch.manual_seed(3)
     # BatchNorm in training mode scales by the batch; evaluation keeps the formulas short.
-    return build_baseline(config, shape).double().eval()
+    return config.build(info).double().eval()
 
 
 def graph() -> Graph:

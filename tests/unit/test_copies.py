@@ -19,7 +19,7 @@ from torch_geometric.loader import RandomNodeLoader
 
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import graph_dataset, node_dataset
-from revgnn.data import Batches, Dataset, LoaderConfig, Prefetched, PygBatches, Schema, Store, make_batches
+from revgnn.data import Batches, Dataset, LoaderConfig, Prefetched, PygBatches, Store, make_batches
 from revgnn.meter import record_batches, step_memory
 from revgnn.nn.model import ModelConfig, build_model
 from revgnn.paper.recipes import all_recipes
@@ -67,9 +67,9 @@ def data_and_batches(kind: str, folder: Path) -> tuple[Dataset | Store, Batches]
 def train(data: Dataset | Store, batches: Batches, **options: Any) -> FitResult:
     torch.manual_seed(0)
     config = ModelConfig(conv="sage", num_layers=4, hidden_channels=8, norm="batch")
-    model = build_model(config, in_channels=data.in_channels, out_channels=data.num_outputs, level=data.level)
-    loss = "cross_entropy" if data.task == "multiclass" else "bce"
-    return fit(model, batches, TrainConfig(epochs=2, loss=loss), metric=data.metric, device="cpu", **options)
+    model = build_model(config, data.info)
+    loss = "cross_entropy" if data.info.task == "multiclass" else "bce"
+    return fit(model, batches, TrainConfig(epochs=2, loss=loss), metric=data.info.metric, device="cpu", **options)
 
 
 def features(batches: Batches) -> list[Tensor]:
@@ -83,7 +83,7 @@ def test_data_and_batches_that_were_trained_on(kind: str, tmp_path: Path) -> Non
     expected = features(batches)
     for way, copied in WAYS.items():
         other_data, other = copied((data, batches))
-        assert Schema.of(other_data) == Schema.of(data), way
+        assert other_data.info == data.info, way
         for mine, theirs in zip(features(other), expected, strict=True):
             assert torch.equal(mine, theirs), way
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from revgnn.data import DATASETS, Columns, Dataset, DatasetConfig, load_dataset
+from revgnn.data import DATASETS, Columns, Dataset, DatasetConfig, GraphInfo, load_dataset
 from revgnn.data.edges import add_self_loops, interleave_inverse, make_undirected, prepare_edges
 
 EDGES = st.integers(1, 6).flatmap(
@@ -32,16 +32,15 @@ def node_set(**changes: object) -> Dataset:
     """Make a sound little data set, then change it."""
     parts: dict[str, object] = {
         "name": "little",
-        "level": "node",
-        "task": "multiclass",
-        "metric": "accuracy",
         "x": torch.ones(3, 2),
         "edge_index": as_tensor([(0, 1), (1, 2)]),
         "y": torch.tensor([0, 1, 1]),
         "splits": {"train": torch.tensor([0]), "valid": torch.tensor([1]), "test": torch.tensor([2])},
         "num_outputs": 2,
     }
-    return Dataset(**(parts | changes))  # type: ignore[arg-type]
+    parts |= changes
+    info = {field.name: parts.pop(field.name) for field in fields(GraphInfo) if field.name in parts}
+    return Dataset(info=GraphInfo(**info), **parts)  # type: ignore[arg-type]
 
 
 def graph_set(**changes: object) -> Dataset:
@@ -65,7 +64,7 @@ def graph_set(**changes: object) -> Dataset:
 # ---------------------------------------------------------------------- by name
 def test_digits_are_scaled_images_with_few_labels(tmp_path: Path) -> None:
     data = load_dataset(DatasetConfig(name="digits"), tmp_path / "nowhere")
-    assert (data.num_nodes, data.in_channels, data.num_outputs, data.num_edges) == (1797, 64, 10, 19_858)
+    assert (data.num_nodes, data.info.in_channels, data.info.num_outputs, data.num_edges) == (1797, 64, 10, 19_858)
     assert (float(data.x.min()), float(data.x.max())) == (0.0, 1.0)
     assert {name: ids.numel() for name, ids in data.splits.items()} == {"train": 200, "valid": 300, "test": 1297}
     assert torch.bincount(data.y[data.splits["train"]]).tolist() == [20] * 10
@@ -91,7 +90,7 @@ def test_digits_join_nearest_neighbours(tmp_path: Path) -> None:
 
 def test_karate_trains_on_one_member_a_community(tmp_path: Path) -> None:
     data = load_dataset(DatasetConfig(name="karate"), tmp_path)
-    assert (data.num_nodes, data.num_edges, data.num_outputs) == (34, 156, 4)
+    assert (data.num_nodes, data.num_edges, data.info.num_outputs) == (34, 156, 4)
     assert data.y[data.splits["train"]].sort().values.tolist() == [0, 1, 2, 3]
     assert [ids.numel() for ids in data.splits.values()] == [4, 10, 20]
 
@@ -207,11 +206,18 @@ def test_self_loops_refuse_edge_features() -> None:
 # ---------------------------------------------------------------------- the value
 def test_a_sound_dataset_describes_itself() -> None:
     data = node_set(edge_attr=torch.ones(2, 3))
-    assert (data.num_nodes, data.num_edges, data.num_graphs, data.in_channels, data.edge_channels) == (3, 2, 1, 2, 3)
+    assert (
+        data.num_nodes,
+        data.num_edges,
+        data.info.counts.graphs,
+        data.info.in_channels,
+        data.info.edge_channels,
+    ) == (3, 2, 1, 2, 3)
     assert repr(data) == "Dataset(little: 3 nodes, 2 edges, node-level multiclass, 2 features, 2 outputs, accuracy)"
     coded = graph_set(edge_attr=torch.zeros(2, 2, dtype=torch.uint8), edge_categories=(4, 5))
-    assert (coded.num_graphs, coded.edge_channels) == (2, 9)
-    assert {field.name for field in fields(Dataset)} >= {"name", "level", "task", "metric", "x", "edge_index", "splits"}
+    assert (coded.info.counts.graphs, coded.info.edge_channels) == (2, 9)
+    assert {field.name for field in fields(Dataset)} >= {"info", "x", "edge_index", "splits"}
+    assert {field.name for field in fields(GraphInfo)} >= {"name", "level", "task", "metric"}
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_reversible_memory_grows_by_the_parameters_alone(generate: ModuleType) -
     dataset = load_dataset(run.dataset, ROOT)
     parameters = {}
     for depth in (28, 1001):
-        model = make_model(replace(run, model=replace(run.model, num_layers=depth)), dataset)
+        model = make_model(replace(run, model=replace(run.model, num_layers=depth)), dataset.info)
         parameters[depth] = sum(parameter.numel() for parameter in model.parameters())
     grown = generate.BYTES_PER_PARAMETER * (parameters[1001] - parameters[28])
     assert peaks[1001] - peaks[28] == pytest.approx(grown, rel=0.01)

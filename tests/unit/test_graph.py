@@ -29,6 +29,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.utils import to_edge_index
 
 from revgnn import ModelConfig, build_model, ops
+from revgnn.data import GraphInfo
 from revgnn.edge_index import fingerprint
 from revgnn.graph import Graph, as_graph, check_finite
 from revgnn.nn.convs import CONVS
@@ -330,7 +331,7 @@ def test_what_is_no_tensor_is_refused_with_the_way_to_its_edges() -> None:
 @pytest.mark.parametrize("conv", CONVS)
 def test_a_graph_elsewhere_is_refused_before_anything_runs(conv: str) -> None:
     """The meta device stands for any other: it exists everywhere, and has no memory."""
-    layer, model = CONVS[conv](6, 6), build_model(_config(conv), in_channels=6, out_channels=2)
+    layer, model = CONVS[conv](6, 6), build_model(_config(conv), GraphInfo(in_channels=6, num_outputs=2))
     graph, x = Graph.from_edge_index(EDGES, 4), torch.randn(4, 6)
     for call in (layer, model, model.eval()):
         with pytest.raises(ValueError, match=r"x is on cpu but the graph is on meta; move one .*\.to\(device\)"):
@@ -369,7 +370,7 @@ MADE_INSIDE: dict[str, Callable[[Graph, Tensor], Graph | Tensor]] = {
 @pytest.mark.parametrize("how", MADE_INSIDE)
 @pytest.mark.parametrize("conv", CONVS)
 def test_what_was_evaluated_in_inference_mode_trains_after_it(conv: str, how: str) -> None:
-    model, x = build_model(_config(conv), in_channels=6, out_channels=2), torch.randn(4, 6)
+    model, x = build_model(_config(conv), GraphInfo(in_channels=6, num_outputs=2)), torch.randn(4, 6)
     edges = EDGES.clone()
     with torch.inference_mode():
         graph = MADE_INSIDE[how](Graph.from_edge_index(edges, 4), edges)
@@ -522,7 +523,7 @@ def test_weights_that_are_not_the_graphs_are_read_every_time() -> None:
 @pytest.mark.parametrize("conv", CONVS)
 def test_a_used_graph_travels_without_what_was_derived(conv: str) -> None:
     graph = Graph.from_edge_index(EDGES, 4, batch=torch.zeros(4, dtype=torch.int64))
-    model, x = build_model(_config(conv), in_channels=6, out_channels=2), torch.randn(4, 6)
+    model, x = build_model(_config(conv), GraphInfo(in_channels=6, num_outputs=2)), torch.randn(4, 6)
     expected = model(x, graph)
     expected.sum().backward()
     file = io.BytesIO()
@@ -549,7 +550,7 @@ def test_another_graph_made_of_one_derives_its_own() -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("conv", CONVS)
 def test_recorders_are_refused(conv: str) -> None:
-    model, x = build_model(_config(conv), in_channels=6, out_channels=2).eval(), torch.randn(4, 6)
+    model, x = build_model(_config(conv), GraphInfo(in_channels=6, num_outputs=2)).eval(), torch.randn(4, 6)
     graph = Graph.from_edge_index(EDGES, 4)
     remedy = r"use torch\.export\.export after model\.eval\(\), or torch\.compile"
     with pytest.raises(RuntimeError, match=rf"torch\.jit\.trace cannot take a graph network: .*{remedy}"):
@@ -599,7 +600,11 @@ def _under_a_counter(model: nn.Module, x: Tensor, graph: Graph | Tensor) -> None
 )
 @pytest.mark.parametrize("conv", CONVS)
 def test_nothing_of_a_tracer_or_a_transform_stays_on_a_graph(conv: str, surround: Any, kind: str) -> None:
-    model, x, edges = build_model(_config(conv), in_channels=6, out_channels=2).eval(), torch.randn(4, 6), EDGES.clone()
+    model, x, edges = (
+        build_model(_config(conv), GraphInfo(in_channels=6, num_outputs=2)).eval(),
+        torch.randn(4, 6),
+        EDGES.clone(),
+    )
     graph = Graph.from_edge_index(edges, 4) if kind == "graph" else edges
     surround(model, x, graph)
     found = torch.autograd.grad(model(x, graph).sum(), list(model.parameters()))

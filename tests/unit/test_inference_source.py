@@ -5,22 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from revgnn.data import Dataset, DatasetSource, LoaderConfig, load_dataset
+from revgnn.data import Dataset, DatasetSource, GraphInfo, LoaderConfig, load_dataset
 from revgnn.data.datasets import DatasetConfig
 
 
 def _graphs() -> Dataset:
     """Six graphs of two nodes, whose label is their number."""
     return Dataset(
-        name="graphs",
-        level="graph",
-        task="regression",
-        metric="rmse",
+        info=GraphInfo(name="graphs", level="graph", task="regression", metric="rmse", num_outputs=1),
         x=torch.zeros(12, 1),
         edge_index=torch.tensor([[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]),
         y=torch.arange(6.0)[:, None],
         splits={"train": torch.tensor([5, 0]), "valid": torch.tensor([3]), "test": torch.tensor([1, 4, 2])},
-        num_outputs=1,
         node_ptr=torch.arange(0, 13, 2),
         edge_ptr=torch.arange(7),
     )

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from drawn_graphs import one_graph
-from revgnn.data import Batch, Dataset, FullBatch, GraphBatches, LoaderConfig, Prefetched, final_batches, make_batches
+from revgnn.data import (
+    Batch,
+    Dataset,
+    FullBatch,
+    GraphBatches,
+    GraphInfo,
+    LoaderConfig,
+    Prefetched,
+    final_batches,
+    make_batches,
+)
 from revgnn.data.categorical import multi_hot
 from revgnn.data.subgraphs import GraphSource
 
@@ -35,18 +45,20 @@ def random_graphs(counts: list[int], *, coded: bool = True, seed: int = 0) -> Da
     order = torch.from_numpy(rng.permutation(len(counts)))
     third = len(counts) // 4
     return Dataset(
-        name="graphs",
-        level="graph",
-        task="regression",
-        metric="rmse",
+        info=GraphInfo(
+            name="graphs",
+            level="graph",
+            task="regression",
+            metric="rmse",
+            categories=(256,) if coded else None,
+            edge_categories=SIZES if coded else None,
+            num_outputs=2,
+        ),
         x=torch.arange(start, dtype=torch.uint8)[:, None] if coded else torch.arange(float(start))[:, None],
-        categories=(256,) if coded else None,
         edge_index=edge_index,
         edge_attr=codes if coded else torch.arange(float(total))[:, None],
-        edge_categories=SIZES if coded else None,
         y=labels,
         splits={"train": order[2 * third :], "valid": order[:third], "test": order[third : 2 * third]},
-        num_outputs=2,
         node_ptr=torch.tensor([0, *np.cumsum(counts).tolist()]),
         edge_ptr=torch.tensor([0, *np.cumsum(lengths).tolist()]),
     )
@@ -68,7 +80,7 @@ def one_by_one(data: Dataset, graphs: list[int]) -> tuple[Tensor, list[tuple[int
         for edge in range(*data.edge_ptr[graph : graph + 2].tolist()):
             src, dst = (data.edge_index[:, edge] - low + len(batch)).tolist()
             value = data.edge_attr[edge].tolist()
-            if data.edge_categories is not None:
+            if data.info.edge_categories is not None:
                 value = [float(code == hot) for code, size in zip(value, SIZES, strict=True) for hot in range(size)]
             edges.append((src, dst, tuple(value)))
         x.append(data.x[low:high])
@@ -81,7 +93,7 @@ def check_union(data: Dataset, batch: Batch, graphs: list[int]) -> None:
     assert batch.graph.batch is not None
     assert batch.edge_attr is not None
     assert batch.edge_attr.dtype == torch.float32
-    assert batch.x.dtype == (torch.int64 if data.categories else torch.float32)
+    assert batch.x.dtype == (torch.int64 if data.info.categories else torch.float32)
     assert torch.equal(batch.x, x.to(batch.x.dtype))
     assert batch.graph.batch.tolist() == owner
     assert batch.graph.num_graphs == len(graphs)
@@ -142,16 +154,12 @@ def test_epochs_are_a_function_of_seed_and_epoch() -> None:
 def test_full_batch_keeps_edge_features_with_their_edge() -> None:
     edge_index = torch.tensor([[2, 0, 1, 0], [0, 1, 0, 1]])
     data = Dataset(
-        name="one",
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(name="one", num_outputs=2),
         x=torch.ones(3, 1),
         edge_index=edge_index,
         edge_attr=torch.tensor([[20.0], [1.0], [10.0], [1.5]]),
         y=torch.tensor([0, 1, -1]),
         splits={"train": torch.tensor([0]), "valid": torch.tensor([1])},
-        num_outputs=2,
     )
     batches = make_batches(data)
     assert len(batches) == 1

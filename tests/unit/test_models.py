@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.implicit.equilibrium import Equilibrium
 from revgnn.nn.convs import GATOptions, GENOptions, SAGEConv, SAGEOptions
@@ -20,9 +21,9 @@ REV: dict[str, Any] = {"coupling": "grouped", "backprop": "reversible"}
 TIED: dict[str, Any] = {"weight_tied": True, "num_distinct": 2}
 DEQ: dict[str, Any] = {"coupling": "residual", "backprop": "implicit", "weight_tied": True}
 ONE = GENOptions(mlp_layers=1)
-ARXIV: dict[str, Any] = {"in_channels": 128, "out_channels": 40}
-LABELS: dict[str, Any] = {"in_channels": 168, "out_channels": 40}
-PROTEINS: dict[str, Any] = {"in_channels": 16, "out_channels": 112, "edge_channels": 8}
+ARXIV: dict[str, Any] = {"in_channels": 128, "num_outputs": 40}
+LABELS: dict[str, Any] = {"in_channels": 168, "num_outputs": 40}
+PROTEINS: dict[str, Any] = {"in_channels": 16, "num_outputs": 112, "edge_channels": 8}
 
 
 def arxiv(conv: Any, depth: int, width: int, coupling: dict[str, Any], count: int) -> Any:
@@ -83,7 +84,7 @@ MOLHIV = ModelConfig(
         proteins(112, 224, DEQ, 537_336),
         pytest.param(
             ModelConfig(conv="sage", num_layers=112, hidden_channels=160),
-            {"in_channels": 100, "out_channels": 47},
+            {"in_channels": 100, "num_outputs": 47},
             2_945_007,
             id="products-112x160",
         ),
@@ -92,9 +93,9 @@ MOLHIV = ModelConfig(
             # 173 atom categories, as the published count was made with; the data has 174 today.
             {
                 "in_channels": 9,
-                "out_channels": 1,
+                "num_outputs": 1,
                 "edge_channels": 13,
-                "categories": [119, 5, 12, 12, 10, 6, 6, 2, 1],
+                "categories": (119, 5, 12, 12, 10, 6, 6, 2, 1),
                 "level": "graph",
             },
             531_976,
@@ -104,7 +105,7 @@ MOLHIV = ModelConfig(
 )
 def test_parameter_counts_of_the_paper(config: ModelConfig, data: dict[str, Any], count: int) -> None:
     with torch.device("meta"):
-        model = build_model(config, **data)
+        model = build_model(config, GraphInfo(**data))
     assert sum(p.numel() for p in model.parameters()) == count
 
 
@@ -116,7 +117,7 @@ def small(conv: Any = "sage", **choices: Any) -> ModelConfig:
 @pytest.mark.parametrize("conv", ["gcn", "sage", "gen", "gat"])
 @pytest.mark.parametrize("choices", [RES, REV], ids=["res", "rev"])
 def test_a_model_takes_a_graph_or_an_edge_index(conv: str, choices: dict[str, Any]) -> None:
-    model = build_model(small(conv, **choices), in_channels=5, out_channels=3, edge_channels=2).eval()
+    model = build_model(small(conv, **choices), GraphInfo(in_channels=5, num_outputs=3, edge_channels=2)).eval()
     edge_index, x, edge_attr = torch.randint(9, (2, 30)), torch.randn(11, 5), torch.rand(30, 2)
     graph = Graph.from_edge_index(edge_index, 11)
     ours = model(x, graph, graph.sort_edges(edge_attr))
@@ -125,7 +126,7 @@ def test_a_model_takes_a_graph_or_an_edge_index(conv: str, choices: dict[str, An
 
 
 def test_evaluation_ignores_every_random_choice() -> None:
-    model = build_model(small("gat", input_dropout=0.3), in_channels=5, out_channels=3).eval()
+    model = build_model(small("gat", input_dropout=0.3), GraphInfo(in_channels=5, num_outputs=3)).eval()
     x, edge_index = torch.randn(11, 5), torch.randint(11, (2, 30))
     assert torch.equal(model(x, edge_index, seed=1), model(x, edge_index, seed=2))
     model.train()
@@ -134,7 +135,7 @@ def test_evaluation_ignores_every_random_choice() -> None:
 
 
 def test_a_shared_mask_drops_the_same_channels_in_every_layer() -> None:
-    model = build_model(small(), in_channels=5, out_channels=3)
+    model = build_model(small(), GraphInfo(in_channels=5, num_outputs=3))
     seen = []
     for layer in model.stack.layers:
         for block in layer:
@@ -149,7 +150,9 @@ def test_a_shared_mask_drops_the_same_channels_in_every_layer() -> None:
 
 def test_graph_level_answers_per_graph_and_is_batch_independent() -> None:
     config = replace(MOLHIV, num_layers=3, hidden_channels=8, norm="graph", dropout=0.0)
-    model = build_model(config, in_channels=2, out_channels=1, edge_channels=3, categories=[4, 5], level="graph").eval()
+    model = build_model(
+        config, GraphInfo(in_channels=2, num_outputs=1, edge_channels=3, categories=(4, 5), level="graph")
+    ).eval()
     x = torch.stack([torch.randint(4, (9,)), torch.randint(5, (9,))], 1)
     edges, edge_attr = torch.tensor([[0, 1, 2, 5, 6, 7], [1, 2, 0, 6, 7, 8]]), torch.rand(6, 3)
     both = Graph.from_edge_index(edges, 9, batch=torch.tensor([0] * 4 + [1] * 5))
@@ -160,7 +163,7 @@ def test_graph_level_answers_per_graph_and_is_batch_independent() -> None:
 
 def test_an_equilibrium_trains_is_unrolled_first_and_shows_its_residuals() -> None:
     options = EquilibriumOptions(pretrain_epochs=1, pretrain_steps=3, max_iter=60, tol=1e-5, jacobian_weight=0.5)
-    model = build_model(small("gen", **DEQ, equilibrium=options), in_channels=5, out_channels=3)
+    model = build_model(small("gen", **DEQ, equilibrium=options), GraphInfo(in_channels=5, num_outputs=3))
     assert isinstance(model.stack, Equilibrium)
     x, edge_index = torch.randn(11, 5), torch.randint(11, (2, 30))
     model.begin_epoch(1)
@@ -182,7 +185,9 @@ def test_an_equilibrium_trains_is_unrolled_first_and_shows_its_residuals() -> No
 
 def test_an_unrolled_network_of_the_same_block_gives_the_implicit_gradient() -> None:
     options = EquilibriumOptions(max_iter=200, tol=1e-12, backward_max_iter=200, pretrain_epochs=1, pretrain_steps=400)
-    model = build_model(small("sage", **DEQ, dropout=0.2, equilibrium=options), in_channels=5, out_channels=3).double()
+    model = build_model(
+        small("sage", **DEQ, dropout=0.2, equilibrium=options), GraphInfo(in_channels=5, num_outputs=3)
+    ).double()
     model.stack.block.last.weight.data.mul_(0.1)  # a contraction: what is fed back is small beside the input
     x, edge_index = torch.randn(11, 5, dtype=torch.double), torch.randint(11, (2, 30))
     grads = []
@@ -196,7 +201,7 @@ def test_an_unrolled_network_of_the_same_block_gives_the_implicit_gradient() -> 
 
 def test_options_of_sage_reach_every_layer() -> None:
     options = SAGEOptions(aggr="max", init="glorot", bias=False, root_weight=False)
-    model = build_model(small(sage=options), in_channels=5, out_channels=3)
+    model = build_model(small(sage=options), GraphInfo(in_channels=5, num_outputs=3))
     convs = [module for module in model.modules() if isinstance(module, SAGEConv)]
     assert len(convs) == 4 * 2 and all(conv.options == options and conv.lin_l.bias is None for conv in convs)
 
@@ -221,9 +226,11 @@ def test_configurations_that_cannot_be(choices: dict[str, Any], message: str) ->
 
 def test_data_that_does_not_go_with_the_configuration() -> None:
     with pytest.raises(ValueError, match="edge_linear=True"):
-        build_model(small("gen", gen=GENOptions(edge_linear=False)), in_channels=5, out_channels=3, edge_channels=2)
+        build_model(
+            small("gen", gen=GENOptions(edge_linear=False)), GraphInfo(in_channels=5, num_outputs=3, edge_channels=2)
+        )
     with pytest.raises(ValueError, match="answers per node"):
-        build_model(small("gat"), in_channels=5, out_channels=3, level="graph")
-    model = build_model(small(), in_channels=1, out_channels=3, categories=[4])
+        build_model(small("gat"), GraphInfo(in_channels=5, num_outputs=3, level="graph"))
+    model = build_model(small(), GraphInfo(in_channels=1, num_outputs=3, categories=(4,)))
     with pytest.raises(ValueError, match=r"category 7 in row 1, column 0 is not in 0\.\.3"):
         model(torch.tensor([[0], [7]]), torch.empty(2, 0, dtype=torch.int64))

@@ -74,7 +74,12 @@ def molhiv(tmp_path: Path) -> Path:
 
 def test_csv_node_level_is_read_as_it_stands(arxiv: Path, tmp_path: Path) -> None:
     data = read_ogb("ogbn-arxiv", tmp_path)
-    assert (data.level, data.task, data.metric, data.num_outputs) == ("node", "multiclass", "accuracy", 40)
+    assert (data.info.level, data.info.task, data.info.metric, data.info.num_outputs) == (
+        "node",
+        "multiclass",
+        "accuracy",
+        40,
+    )
     assert data.edge_index.tolist() == [[0, 3, 1], [1, 1, 4]]
     assert data.edge_attr is None
     assert data.x.dtype == torch.float32
@@ -93,7 +98,12 @@ def test_proteins_make_node_features_of_edges_and_species(proteins: Path, tmp_pa
     assert data.x.tolist() == [[*first, 0, 1], [*both, 1, 0], [*second, 0, 1]]
     assert data.y.dtype == torch.float32
     assert data.y.tolist() == [[float((i + j) % 2) for j in range(112)] for i in range(3)]
-    assert (data.task, data.metric, data.num_outputs, data.edge_channels) == ("multilabel", "rocauc", 112, 8)
+    assert (data.info.task, data.info.metric, data.info.num_outputs, data.info.edge_channels) == (
+        "multilabel",
+        "rocauc",
+        112,
+        8,
+    )
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
@@ -131,7 +141,7 @@ def test_node_features_of_proteins_are_the_per_node_loop(tmp_path: Path, reduce:
 def test_edges_can_lose_their_features_once_nodes_have_them(proteins: Path, tmp_path: Path) -> None:
     with_features = load_dataset(DatasetConfig(name="ogbn-proteins"), tmp_path)
     without = load_dataset(DatasetConfig(name="ogbn-proteins", edge_features=False), tmp_path)
-    assert with_features.edge_channels == 8 and without.edge_attr is None
+    assert with_features.info.edge_channels == 8 and without.edge_attr is None
     assert torch.equal(without.x, with_features.x)
     with pytest.raises(ValueError, match=r"dataset\.proteins is about ogbn-proteins; leave it out for ogbn-arxiv"):
         DatasetConfig(name="ogbn-arxiv", proteins=ProteinsFeatures(species=False))
@@ -146,7 +156,7 @@ def test_arxiv_is_made_bidirected_with_one_self_loop_each(arxiv: Path, tmp_path:
 
 def test_species_file_of_older_releases_is_read(proteins: Path, tmp_path: Path) -> None:
     (proteins / "node_species.csv.gz").rename(proteins / "species.csv.gz")
-    assert read_ogb("ogbn-proteins", tmp_path).in_channels == 10
+    assert read_ogb("ogbn-proteins", tmp_path).info.in_channels == 10
 
 
 def test_graph_level_numbers_nodes_over_all_graphs(molhiv: Path, tmp_path: Path) -> None:
@@ -160,8 +170,8 @@ def test_graph_level_numbers_nodes_over_all_graphs(molhiv: Path, tmp_path: Path)
     assert data.edge_attr.tolist() == [[0, 0, 1]] * 2 + [[4, 5, 0]] * 2 + [[3, 1, 1]] * 2
     assert data.x.dtype == data.edge_attr.dtype == torch.uint8
     assert data.x[:, 0].tolist() == [5, 6, 7, 8, 9, 10]
-    assert (data.categories, data.edge_categories) == (ATOM_CATEGORIES, BOND_CATEGORIES)
-    assert (sum(ATOM_CATEGORIES), sum(BOND_CATEGORIES), data.edge_channels) == (174, 13, 13)
+    assert (data.info.categories, data.info.edge_categories) == (ATOM_CATEGORIES, BOND_CATEGORIES)
+    assert (sum(ATOM_CATEGORIES), sum(BOND_CATEGORIES), data.info.edge_channels) == (174, 13, 13)
     assert data.y.shape == (3, 1)
     assert data.y[:2, 0].tolist() == [1.0, 0.0]
     assert bool(data.y[2, 0].isnan())

@@ -39,14 +39,7 @@ def _model(store: Store, *, labels: int = 0) -> torch.nn.Module:
     config = ModelConfig(
         conv="sage", num_layers=3, hidden_channels=8, coupling="grouped", num_groups=2, backprop="reversible"
     )
-    return build_model(
-        config,
-        in_channels=store.in_channels + labels,
-        out_channels=store.num_outputs,
-        edge_channels=store.edge_channels,
-        categories=None,
-        level="node",
-    )
+    return build_model(config, replace(store.info, label_channels=labels))
 
 
 def _same(one: Batch, other: Batch) -> bool:
@@ -96,7 +89,7 @@ def test_scores_by_pieces_are_those_of_all_logits_together(store: Store, views: 
         return model(batch.x, batch.graph, batch.edge_attr, seed=None), batch
 
     scores = evaluate(model, _Evaluation(batches), loss="cross_entropy", metric="accuracy", forward=forward)
-    total = torch.zeros(120, store.num_outputs)
+    total = torch.zeros(120, store.info.num_outputs)
     with torch.no_grad():
         for view in range(views):
             for group in batches.groups(view):
@@ -127,7 +120,7 @@ class _Evaluation:
 def _fit(store: Store, out: Path, **kwargs: Any) -> torch.nn.Module:
     loader = LoaderConfig(kind="stored", parts_per_batch=2, eval_parts=3, eval_views=2)
     config = TrainConfig(epochs=3, lr=0.01, checkpoint_every=None, labels=LabelOptions(reuse=True))
-    model = _model(store, labels=store.num_outputs)
+    model = _model(store, labels=store.info.num_outputs)
     fit(
         model,
         make_batches(store, None, 0, loader),
@@ -135,7 +128,7 @@ def _fit(store: Store, out: Path, **kwargs: Any) -> torch.nn.Module:
         metric="accuracy",
         out=out,
         device="cpu",
-        num_outputs=store.num_outputs,
+        num_outputs=store.info.num_outputs,
         **kwargs,
     )
     return model

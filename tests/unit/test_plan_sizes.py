@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from revgnn.data.readers.csv_gz import read_csv_gz
-from revgnn.data.readers.ogb import OGB, SIZES
+from revgnn.data.readers.ogb import OGB
 
 PRINTED = {
     "ogbn-arxiv": (169_343, 1_166_243),
@@ -19,34 +19,36 @@ PRINTED = {
 
 
 def test_nodes_and_edges_are_those_of_ogbs_table() -> None:
-    assert {name: (SIZES[name].nodes, SIZES[name].edges) for name in PRINTED} == PRINTED
-    assert all(SIZES[name].nodes == OGB[name].size for name in PRINTED)
+    assert {name: (OGB[name].info.counts.nodes, OGB[name].info.counts.edges) for name in PRINTED} == PRINTED
+    assert all(OGB[name].info.num_rows == PRINTED[name][0] for name in PRINTED)
     # Printed as averages over 41,127 molecules: 25.5 atoms and 27.5 bonds.
-    molhiv = SIZES["ogbg-molhiv"]
-    assert round(molhiv.nodes / OGB["ogbg-molhiv"].size, 1) == 25.5
-    assert round(molhiv.edges / 2 / OGB["ogbg-molhiv"].size, 1) == 27.5
+    molhiv = OGB["ogbg-molhiv"].info
+    assert round(molhiv.counts.nodes / molhiv.num_rows, 1) == 25.5
+    assert round(molhiv.counts.edges / 2 / molhiv.num_rows, 1) == 27.5
 
 
 def test_products_repeats_its_self_loops() -> None:
     """As was reported to OGB: without repeats 123,718,152 edges are left, and 126,167,053 with a loop at every node."""
-    size = SIZES["ogbn-products"]
+    size = OGB["ogbn-products"]
     assert size.both_ways == 123_718_152
-    assert size.both_ways - size.loops + size.nodes == 126_167_053
+    assert size.both_ways - size.loops + size.info.counts.nodes == 126_167_053
 
 
 def test_molhiv_is_counted(real_data: Path) -> None:
-    folder, size = real_data / "ogbg_molhiv", SIZES["ogbg-molhiv"]
+    folder, size = real_data / "ogbg_molhiv", OGB["ogbg-molhiv"]
+    info = size.info
     nodes, edges = (read_csv_gz(folder / "raw" / f"num-{what}-list.csv.gz", np.int64) for what in ("node", "edge"))
     train = read_csv_gz(folder / "split" / "scaffold" / "train.csv.gz", np.int64)
-    assert (len(nodes), nodes.sum(), 2 * edges.sum()) == (OGB["ogbg-molhiv"].size, size.nodes, size.edges)
-    assert (len(train), size.both_ways) == (size.train, size.edges)
+    assert (len(nodes), nodes.sum(), 2 * edges.sum()) == (info.num_rows, info.counts.nodes, info.counts.edges)
+    assert (len(train), size.both_ways) == (info.split_sizes["train"], info.counts.edges)
 
 
 def test_arxiv_is_counted(real_data: Path) -> None:
     """The graph and the split are the real ones, the features others."""
-    folder, size = real_data / "arxiv_text", SIZES["ogbn-arxiv"]
+    folder, size = real_data / "arxiv_text", OGB["ogbn-arxiv"]
+    counts = size.info.counts
     src, dst = (pq.read_table(folder / "edges.parquet")[name].to_numpy() for name in ("src", "dst"))
-    both = np.unique(np.concatenate([src * size.nodes + dst, dst * size.nodes + src]))
+    both = np.unique(np.concatenate([src * counts.nodes + dst, dst * counts.nodes + src]))
     split = pq.read_table(folder / "nodes.parquet", columns=["split"])["split"].to_numpy(zero_copy_only=False)
-    assert (len(split), (split == "train").sum()) == (size.nodes, size.train)
-    assert (len(src), len(both), int((src == dst).sum())) == (size.edges, size.both_ways, size.loops)
+    assert (len(split), (split == "train").sum()) == (counts.nodes, size.info.split_sizes["train"])
+    assert (len(src), len(both), int((src == dst).sum())) == (counts.edges, size.both_ways, size.loops)

@@ -139,7 +139,7 @@ def check(store: Store, nodes: Table, edges: Table, changes: dict[str, Any]) -> 
     attr = [None] * data.num_edges if data.edge_attr is None else data.edge_attr[:, 0].tolist()
     ends = data.edge_index.tolist()
     assert Counter((ids[s], ids[d], w) for s, d, w in zip(*ends, attr, strict=True)) == expected
-    assert store.manifest.num_edges + sum(store.manifest.dropped.values()) == len(edges["src"]) * (
+    assert store.manifest.info.counts.edges + sum(store.manifest.dropped.values()) == len(edges["src"]) * (
         2 if changes["direction"] == "undirected" else 1
     ) + len(ids) * bool(changes["self_loops"])
 
@@ -162,7 +162,7 @@ def test_formats_give_the_same_graph(tmp_path: Path) -> None:
         config.write_text(config.read_text().replace(".parquet", f".{kind}"))
         data = Store.open(make(config).folder).load()
         found.append([data.node_ids.to_pylist(), data.x.tolist(), data.y.tolist(), data.edge_index.tolist()])
-        assert data.class_names == ("1", "2")
+        assert data.info.class_names == ("1", "2")
     assert found[0] == found[1] == found[2] == found[3]
 
 
@@ -174,7 +174,7 @@ def test_files_by_pattern_and_their_rows(tmp_path: Path) -> None:
     (tmp_path / "n").mkdir()
     pq.write_table(whole.slice(0, 3), tmp_path / "n" / "1.parquet")
     pq.write_table(whole.slice(3), tmp_path / "n" / "2.parquet")
-    assert make(config).manifest.num_nodes == 4
+    assert make(config).manifest.info.counts.nodes == 4
     assert [one["name"] for one in make(config).manifest.inputs] == ["n/1.parquet", "n/2.parquet", "edges.parquet"]
 
 
@@ -201,8 +201,12 @@ def test_categories_targets_and_lists(tmp_path: Path) -> None:
     data = Store.open(prepared.folder).load()
     assert data.x.tolist() == [[1, 0, 0, 0], [0, 1, 1, 1], [0, 1, 1, 1]]
     assert np.array_equal(data.y.numpy(), np.array([[np.nan, 1], [0, np.nan], [1, 0]], np.float32), equal_nan=True)
-    assert [(one.name, one.width) for one in prepared.manifest.features] == [("colour", 2), ("size", 1), ("flag", 1)]
-    assert prepared.manifest.metric == "rocauc"
+    assert [(one.name, one.width) for one in prepared.manifest.info.features] == [
+        ("colour", 2),
+        ("size", 1),
+        ("flag", 1),
+    ]
+    assert prepared.manifest.info.metric == "rocauc"
     assert prepared.manifest.splits == {"train": 3, "valid": 0, "test": 0}
 
 
@@ -340,7 +344,7 @@ def test_odd_names_of_columns(name: str, tmp_path: Path) -> None:
         edges={"files": "edges.parquet", "features": name},
     )
     data = Store.open(make(config).folder).load()
-    assert data.feature_names == ("x", name)
+    assert tuple(each.name for each in data.info.features) == ("x", name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edges.parquet", "graph", "graph.yaml", "nodes.parquet"]
 
 
@@ -475,9 +479,9 @@ def test_the_example_of_the_document(tmp_path: Path) -> None:
         pa.table({"from": ["a-0", "a-1"], "to": ["a-1", "a-2"], "times": [1, 2]}), tmp_path / "bought-together.csv"
     )
     prepared = make(tmp_path / "graph.yaml")
-    assert prepared.manifest.class_names == ("books", "music", "tools")
-    assert prepared.manifest.num_edges == 4
-    assert [one.width for one in prepared.manifest.features] == [2, 1, 2, 1]
+    assert prepared.manifest.info.class_names == ("books", "music", "tools")
+    assert prepared.manifest.info.counts.edges == 4
+    assert [one.width for one in prepared.manifest.info.features] == [2, 1, 2, 1]
     nodes["sku"][22] = "a-21"
     nodes["price"][20:22] = [None, None]
     pq.write_table(pa.table(nodes).slice(20), tmp_path / "nodes-1.parquet")

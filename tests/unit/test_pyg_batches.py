@@ -180,12 +180,7 @@ def test_edges_as_pygs_edge_index() -> None:
 def train(batches: Any, dataset: Dataset) -> Any:
     torch.manual_seed(0)
     config = ModelConfig(conv="gen", num_layers=3, hidden_channels=8, coupling="grouped", backprop="reversible")
-    model = build_model(
-        config,
-        in_channels=dataset.in_channels,
-        out_channels=dataset.num_outputs,
-        edge_channels=dataset.edge_channels,
-    )
+    model = build_model(config, dataset.info)
     config = TrainConfig(epochs=3, lr=0.01, checkpoint_every=None)
     return fit(model, batches, config, metric="accuracy", device="cpu")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from revgnn.cli import main
-from revgnn.data import Dataset, ProteinsFeatures, make_batches
+from revgnn.data import Dataset, GraphInfo, ProteinsFeatures, make_batches
 from revgnn.data.edges import prepare_edges
 from revgnn.data.readers.ogb import ATOM_CATEGORIES, BOND_CATEGORIES
 from revgnn.experiment import Experiment, make_model
@@ -114,7 +114,9 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
         shape |= {"y": torch.arange(nodes) % classes}
     rows = shape["y"].size(0)
     splits = {"train": torch.arange(rows - 4), "valid": torch.arange(rows - 4, rows - 2)}
-    return Dataset(name=name, edge_index=edge_index, splits=splits | {"test": torch.arange(rows - 2, rows)}, **shape)
+    info = {field.name: shape.pop(field.name) for field in fields(GraphInfo) if field.name in shape}
+    splits["test"] = torch.arange(rows - 2, rows)
+    return Dataset(info=GraphInfo(name=name, **info), edge_index=edge_index, splits=splits, **shape)
 
 
 def dataset_of(run: Experiment) -> Dataset:
@@ -152,7 +154,7 @@ def test_it_has_the_parameters_of_the_row_to_the_unit(name: str) -> None:
     run = RECIPES[name]()
     dataset = dataset_of(run)
     with torch.device("meta"):
-        model = make_model(run, dataset)
+        model = make_model(run, dataset.info)
     assert count(model) == parameters == TARGETS[name].parameters
     assert TARGETS[name].printed == printed
     assert (_rounded(parameters, printed) != printed) == (name in DIFFERS)
@@ -184,7 +186,7 @@ def test_a_student_is_its_teacher_but_for_the_teacher() -> None:
 @pytest.mark.parametrize("conv", ["gcn", "sage", "gen", "gat"])
 def test_res_and_rev_of_arxiv_text_have_equally_many_parameters(conv: str) -> None:
     res, rev = (RECIPES[f"arxiv-text/{kind}{conv}"]() for kind in ("res", "rev"))
-    counts = [count(make_model(run, dataset_of(run))) for run in (res, rev)]
+    counts = [count(make_model(run, dataset_of(run).info)) for run in (res, rev)]
     assert abs(counts[0] / counts[1] - 1.0) < 0.02, counts
 
 
@@ -226,17 +228,17 @@ def test_it_trains_two_steps(name: str, tmp_path: Path) -> None:
         options = replace(run.model.equilibrium, pretrain_epochs=0, max_iter=6, backward_max_iter=6)
         run = replace(run, model=replace(run.model, equilibrium=options))
     if train.teacher.path is not None:
-        path = save_logits(tmp_path, torch.randn(dataset.num_nodes, dataset.num_outputs))
+        path = save_logits(tmp_path, torch.randn(dataset.num_nodes, dataset.info.num_outputs))
         train = replace(train, teacher=replace(train.teacher, path=str(path)))
-    model = make_model(run, dataset)
+    model = make_model(run, dataset.info)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     result = fit(
         model,
         make_batches(dataset, run.batch_size, 1, run.loader),
         replace(train, keep_logits=False),
-        metric=dataset.metric,
+        metric=dataset.info.metric,
         device="cpu",
-        num_outputs=dataset.num_outputs,
+        num_outputs=dataset.info.num_outputs,
     )
     assert result.steps == 2 or run.loader.kind == "khop"
     assert result.metric in METRICS and result.scores["valid"]["metric"] is not None
@@ -254,10 +256,10 @@ def test_peers_name_what_they_lack() -> None:
     assert isinstance(run.model, BaselineConfig)
     lacking = replace(run, model=replace(run.model, kind="edge_gat"))
     with pytest.raises(ValueError, match="reads edge features, and the data has none"):
-        make_model(lacking, dataset_of(run))
+        make_model(lacking, dataset_of(run).info)
     with pytest.raises(ValueError, match=r"takes labels as input; set train\.labels\.reuse=true"):
-        make_model(replace(run, model=replace(run.model, kind="unimp")), dataset_of(run))
+        make_model(replace(run, model=replace(run.model, kind="unimp")), dataset_of(run).info)
     with pytest.raises(ValueError, match="hidden_channels=250 must be divisible by heads=3"):
         replace(run.model, hidden_channels=250, heads=3)
     with pytest.raises(ValueError, match="ogbg-molhiv is graph-level"):
-        make_model(run, little("ogbg-molhiv"))
+        make_model(run, little("ogbg-molhiv").info)

@@ -39,9 +39,9 @@ def test_what_is_written_comes_back(tmp_path: Path, task: str, edge_features: in
     if whole.edge_attr is not None:
         assert data.edge_attr is not None
         assert torch.equal(data.edge_attr, graph.sort_edges(torch.from_numpy(whole.edge_attr)))
-    assert {name: rows.numel() for name, rows in data.splits.items()} == store.split_sizes
-    assert (store.num_nodes, store.num_edges, store.in_channels) == (60, 300, 5)
-    assert store.edge_channels == data.edge_channels
+    assert {name: rows.numel() for name, rows in data.splits.items()} == store.info.split_sizes
+    assert (store.num_nodes, store.num_edges, store.info.in_channels) == (60, 300, 5)
+    assert store.info.edge_channels == data.info.edge_channels
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from drawn_graphs import EDGE_SIZES, one_graph
-from revgnn.data import Batch, Batches, Dataset, FullBatch, LoaderConfig, final_batches, make_batches
+from revgnn.data import Batch, Batches, Dataset, FullBatch, GraphInfo, LoaderConfig, final_batches, make_batches
 from revgnn.data.subgraphs import GraphSource, Views
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, tensor_bytes
@@ -32,7 +32,7 @@ def edge_value(data: Dataset, edge: int) -> tuple[float, ...]:
     """What a batch should hold for an edge of a data set."""
     assert data.edge_attr is not None
     values = data.edge_attr[edge].tolist()
-    if data.edge_categories is None:
+    if data.info.edge_categories is None:
         return tuple(values)
     return tuple(float(code == hot) for code, size in zip(values, EDGE_SIZES, strict=True) for hot in range(size))
 
@@ -43,7 +43,7 @@ def check_batch(data: Dataset, batch: Batch, *, splits: bool = True) -> None:
     nodes = batch.ids.tolist()
     assert nodes == sorted(set(nodes))
     assert torch.equal(batch.x, data.x[batch.ids].to(batch.x.dtype))
-    assert batch.x.dtype == (torch.int64 if data.categories else torch.float32)
+    assert batch.x.dtype == (torch.int64 if data.info.categories else torch.float32)
     assert torch.equal(batch.y, data.y[batch.ids])
     number = {node: place for place, node in enumerate(nodes)}
     wanted = Counter(
@@ -299,16 +299,12 @@ def test_steps_are_counted_where_parts_are_left_out() -> None:
 def test_neither_an_epoch_nor_a_view_copies_the_edges_whole() -> None:
     rng, n, edges = np.random.default_rng(0), 2_000, 200_000
     data = Dataset(
-        name="many edges",
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(name="many edges", num_outputs=2),
         x=torch.ones(n, 1),
         edge_index=torch.from_numpy(rng.integers(0, n, (2, edges))),
         edge_attr=torch.rand(edges, 32),
         y=torch.zeros(n, dtype=torch.int64),
         splits={"train": torch.arange(1000), "valid": torch.arange(1000, n)},
-        num_outputs=2,
     )
     loader = LoaderConfig(kind="random", num_parts=10, eval_parts=10, eval_views=3, prefetch=0)
     batches = make_batches(data, None, 0, loader)

@@ -53,10 +53,15 @@ def test_integer_ids_become_rows(tmp_path: Path) -> None:
     assert data.x.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
     assert data.x.dtype == torch.float32
     assert data.y.tolist() == [0, 1, 1, 0]
-    assert (data.num_outputs, data.class_names, data.edge_attr) == (2, None, None)
+    assert (data.info.num_outputs, data.info.class_names, data.edge_attr) == (2, None, None)
     assert {name: rows.tolist() for name, rows in data.splits.items()} == {"train": [0, 3], "valid": [1], "test": [2]}
     assert data.node_ids.to_pylist() == [10, 30, 20, 40]
-    assert (data.level, data.task, data.metric, data.name) == ("node", "multiclass", "accuracy", tmp_path.name)
+    assert (data.info.level, data.info.task, data.info.metric, data.name) == (
+        "node",
+        "multiclass",
+        "accuracy",
+        tmp_path.name,
+    )
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
@@ -68,7 +73,7 @@ def test_text_ids_labels_and_splits(tmp_path: Path, kind: pa.DataType) -> None:
     }
     data = read(tmp_path, nodes, {"src": pa.array(["d", "a"], kind), "dst": pa.array(["a", "c"], kind)})
     assert data.edge_index.tolist() == [[3, 0], [0, 2]]
-    assert data.class_names == ("ale", "wine")
+    assert data.info.class_names == ("ale", "wine")
     assert data.y.tolist() == [1, -1, 0, 0]
     assert data.splits["train"].tolist() == [0]
 
@@ -89,12 +94,12 @@ def test_labels_are_numbered_in_ascending_order(
     nodes = good_nodes() | {"label": labels, "split": ["train", None, "test", "valid"]}
     data = read(tmp_path, nodes, good_edges())
     assert data.y.tolist() == y
-    assert data.class_names == names
+    assert data.info.class_names == names
 
 
 def test_features_default_to_x_alone(tmp_path: Path) -> None:
     data = read(tmp_path, good_nodes() | {"year": [2001, 2002, 2003, 2004]}, good_edges())
-    assert data.feature_names == ("x",)
+    assert tuple(each.name for each in data.info.features) == ("x",)
 
 
 def test_without_x_every_free_numeric_column_is_taken_and_said(
@@ -106,7 +111,7 @@ def test_without_x_every_free_numeric_column_is_taken_and_said(
     nodes |= {"more": [[0.5, 1.5]] * 4}
     with caplog.at_level(logging.INFO, logger="revgnn"):
         data = read(tmp_path, nodes, good_edges())
-    assert data.feature_names == ("age", "tall", "more")
+    assert tuple(each.name for each in data.info.features) == ("age", "tall", "more")
     assert data.x.tolist() == [[1, 1, 0.5, 1.5], [2, 0, 0.5, 1.5], [3, 1, 0.5, 1.5], [4, 0, 0.5, 1.5]]
     assert "['age', 'tall', 'more']" in caplog.text
 
@@ -129,7 +134,7 @@ def test_columns_can_be_renamed(tmp_path: Path) -> None:
     assert data.x.tolist() == [[2, 0.5], [3, 1.5]]
     assert data.edge_attr is not None
     assert data.edge_attr.tolist() == [[0.25, 3.0]]
-    assert data.feature_names == ("q", "p")
+    assert tuple(each.name for each in data.info.features) == ("q", "p")
 
 
 def test_edge_attr_is_taken_by_default_and_follows_its_edge(tmp_path: Path) -> None:

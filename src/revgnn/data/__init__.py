@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .batch import SPLITS, Batch, Batches, Series
-from .dataset import Dataset, Described
+from .dataset import Dataset
 from .datasets import DATASETS, DatasetConfig, load_dataset, open_store
 from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
+from .info import Counts, Feature, GraphInfo
 from .loader import LoaderConfig, final_batches, make_batches, read_data
 from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
@@ -15,7 +16,6 @@ from .readers.ogb import ProteinsFeatures
 from .readers.tables import Columns, read_tables
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
-from .schema import Schema
 from .subgraphs import NodeBatches
 
 __all__ = [
@@ -24,12 +24,14 @@ __all__ = [
     "Batch",
     "Batches",
     "Columns",
+    "Counts",
     "Dataset",
     "DatasetConfig",
     "DatasetSource",
-    "Described",
+    "Feature",
     "FullBatch",
     "GraphBatches",
+    "GraphInfo",
     "InferenceSource",
     "LoaderConfig",
     "NodeBatches",
@@ -37,7 +39,6 @@ __all__ = [
     "ProteinsFeatures",
     "PygBatches",
     "RowKeys",
-    "Schema",
     "Series",
     "Store",
     "StoreError",

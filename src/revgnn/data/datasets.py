@@ -73,7 +73,7 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
     """
     dataset = DATASETS[config.name](config, Path(root).expanduser(), download)
     if not config.edge_features and dataset.edge_attr is not None:
-        dataset = replace(dataset, edge_attr=None, edge_categories=None)
+        dataset = replace(dataset, edge_attr=None)
     return prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
 
 

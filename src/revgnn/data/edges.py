@@ -30,7 +30,7 @@ def prepare_edges(dataset: Dataset, *, undirected: bool, self_loops: bool) -> Da
     if self_loops and dataset.edge_attr is not None:
         raise ValueError(
             f"self_loops=True gives every node an edge without features, but the edges of {dataset.name} carry "
-            f"{dataset.edge_channels}; choose self_loops=False, or leave the edge features out"
+            f"{dataset.info.edge_channels}; choose self_loops=False, or leave the edge features out"
         )
     edge_index, edge_attr = dataset.edge_index, dataset.edge_attr
     if undirected:
@@ -44,8 +44,7 @@ def prepare_edges(dataset: Dataset, *, undirected: bool, self_loops: bool) -> Da
         edge_index=edge_index,
         edge_attr=edge_attr,
         edge_ptr=edge_ptr,
-        undirected=undirected,
-        self_loops=self_loops,
+        info=replace(dataset.info, undirected=undirected, self_loops=self_loops),
     )
 
 

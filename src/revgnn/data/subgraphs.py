@@ -37,7 +37,7 @@ class GraphSource:
     """
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
-        if dataset.level != "node":
+        if dataset.info.level != "node":
             raise ValueError(f"{dataset.name} is graph-level: its graphs are batches already; use GraphBatches")
         self.dataset = dataset
         self.graph = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes) if graph is None else graph
@@ -56,7 +56,7 @@ class GraphSource:
         if data.edge_attr is not None:
             ids = self.graph.edge_ids
             edges = subgraph.edges if ids is None else ids.index_select(0, subgraph.edges)
-            edge_attr = edge_columns(data.edge_attr.index_select(0, edges), data.edge_categories)
+            edge_attr = edge_columns(data.edge_attr.index_select(0, edges), data.info.edge_categories)
         if rows is None:
             split = self.split[subgraph.nodes]
             rows = {name: (split == number).nonzero()[:, 0] for number, name in enumerate(data.splits)}

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import ops
+from ..data.info import GraphInfo
 from ..nn.convs import GENOptions
-from ..nn.model import GNN, ModelConfig, build_model
+from ..nn.model import GNN, ModelConfig
 
 FORMAT = 1
 _WEIGHTS, _FACTS = "model.safetensors", "model.json"
@@ -72,8 +73,8 @@ class OfficialModel:
             species=self.species,
             gen=GENOptions(aggr=self.aggr, mlp_layers=self.mlp_layers),
         )
-        return build_model(
-            config, in_channels=self.in_channels, out_channels=self.out_channels, edge_channels=self.edge_channels
+        return config.build(
+            GraphInfo(in_channels=self.in_channels, num_outputs=self.out_channels, edge_channels=self.edge_channels)
         )
 
 

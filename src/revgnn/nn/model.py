@@ -12,12 +12,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
 
+from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
 from ..stack import Stack
 from ..stack.choices import check_choices
@@ -147,6 +148,10 @@ class ModelConfig:
                 "backprop='implicit' injects its input into every iteration; choose another conv than 'gat'"
             )
 
+    def build(self, info: GraphInfo) -> GNN:
+        """Make the network for a data set: see `build_model`."""
+        return build_model(self, info)
+
     def stack_arguments(self) -> dict[str, Any]:
         """The arguments of `Stack` that this configuration decides, without the width and the block."""
         outside = {"gat": 2}.get(self.conv, 1 if self.coupling == "residual" else 0)
@@ -165,29 +170,17 @@ class ModelConfig:
         }
 
 
-def build_model(
-    config: ModelConfig,
-    *,
-    in_channels: int,
-    out_channels: int,
-    edge_channels: int | None = None,
-    categories: Sequence[int] | None = None,
-    level: Literal["node", "graph"] = "node",
-) -> GNN:
-    """Make the network that a configuration describes.
+def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
+    """Make the network that a configuration describes, for the data that a `GraphInfo` describes.
 
     Args:
         config: what it is made of.
-        in_channels: F, width of the node features.
-        out_channels: T, classes or tasks.
-        edge_channels: K, width of the edge features; ``None``: the data has none, or they are not to be used.
-        categories: sizes of categorical node features; ``None``: the features are numbers.
-        level: ``node`` answers per node, ``graph`` per graph.
+        info: of the data: widths of features, of edge features and of the answer, categories, and what carries a label.
     Returns: the network, with weights from torch's global generator.
     Raises: ValueError: where data and configuration do not go together.
     """
     takes_edges = getattr(CONVS[config.conv], "takes_edge_attr", False)
-    edge_channels = edge_channels if takes_edges else None
+    edge_channels = info.edge_channels if takes_edges else None
     edge_encoder = None
     if edge_channels is not None and config.edge_encoder:
         edge_encoder = nn.Linear(edge_channels, config.hidden_channels)
@@ -197,17 +190,17 @@ def build_model(
             "gen.edge_linear=False adds the shared embedding of width hidden_channels as it is, which a group of "
             "hidden_channels/num_groups cannot take; set gen.edge_linear=True"
         )
-    if config.conv == "gat" and level == "graph":
+    if config.conv == "gat" and info.level == "graph":
         raise ValueError(
             "conv='gat' answers per node by a last attention layer; choose another conv for graph-level tasks"
         )
-    encoder, stem = _encoder(config, in_channels, categories, block_edges)
+    encoder, stem = _encoder(config, info, block_edges)
     is_shared = config.dropout_mask == "shared" or (config.dropout_mask == "auto" and config.coupling == "grouped")
     return GNN(
         encoder=encoder,
         stem=stem,
         stack=_depth(config, block_edges),
-        head=_head(config, out_channels, level),
+        head=_head(config, info),
         edge_encoder=edge_encoder,
         uses_edge_attr=edge_channels is not None,
         input_dropout=config.input_dropout,
@@ -258,11 +251,9 @@ def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Bl
     return lambda width: Block(_norm(config, width), _conv(config, width, width, edge_channels))
 
 
-def _encoder(
-    config: ModelConfig, in_channels: int, categories: Sequence[int] | None, edge_channels: int | None
-) -> tuple[nn.Module, nn.Module | None]:
+def _encoder(config: ModelConfig, info: GraphInfo, edge_channels: int | None) -> tuple[nn.Module, nn.Module | None]:
     """The map to the stream's width, and the convolution before the stack where the architecture has one."""
-    width = config.hidden_channels
+    width, in_channels, categories = config.hidden_channels, info.in_channels + info.label_channels, info.categories
     if config.conv == "gat":
         if categories is not None or config.species:
             raise ValueError(
@@ -280,10 +271,10 @@ def _encoder(
     return encoder, _conv(config, width, width, edge_channels) if has_stem else None
 
 
-def _head(config: ModelConfig, out_channels: int, level: str) -> nn.Module:
+def _head(config: ModelConfig, info: GraphInfo) -> nn.Module:
     norm = _norm(config, config.hidden_channels)
     if config.backprop == "implicit":  # the fixed point is normalised by its own block
         norm = NormActDrop(config.hidden_channels, "none", act=False)
     if config.conv == "gat":
-        return GATHead(norm, out_channels, replace(config.gat, heads=1))
-    return GraphHead(norm, out_channels) if level == "graph" else NodeHead(norm, out_channels)
+        return GATHead(norm, info.num_outputs, replace(config.gat, heads=1))
+    return GraphHead(norm, info.num_outputs) if info.level == "graph" else NodeHead(norm, info.num_outputs)

@@ -97,12 +97,12 @@ def step_of(run: Experiment) -> tuple[Experiment, GraphShape, int, str]:
     What making a part takes is left out: it is no part of a step.
     """
     shape = shape_of_config(run.dataset)
-    if run.loader.kind == "full" or shape.level == "graph":
-        return run, shape, 0, "the whole graph" if shape.level == "node" else "a batch of graphs"
+    if run.loader.kind == "full" or shape.info.level == "graph":
+        return run, shape, 0, "the whole graph" if shape.info.level == "node" else "a batch of graphs"
     nodes, edges = step_size(run, shape)
-    part = replace(shape, nodes=nodes, edges=edges, train=min(shape.train * nodes // shape.nodes, nodes - 4))
-    channels = sum(shape.edge_categories or (shape.edge_channels or 0,))
-    batch = 4 * (nodes * (shape.features + shape.outputs + 1) + edges * (1 + channels))
+    part = shape.counted(nodes=nodes, edges=edges, train=min(shape.train * nodes // shape.nodes, nodes - 4))
+    channels = shape.info.edge_channels or 0
+    batch = 4 * (nodes * (shape.info.in_channels + shape.info.num_outputs + 1) + edges * (1 + channels))
     of = "one part of the expected size, and batches ahead"
     return replace(run, loader=LoaderConfig()), part, run.loader.prefetch * batch, of
 

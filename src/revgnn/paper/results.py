@@ -175,8 +175,8 @@ def _other_data(dataset: Mapping[str, Any]) -> dict[str, list[Any]]:
     facts = OGB.get(dataset["name"])
     if facts is None:
         return {}
-    unit = "nodes" if facts.level == "node" else "graphs"
-    return {} if dataset[unit] == facts.size else {f"data.{unit}": [facts.size, dataset[unit]]}
+    unit, size = f"{facts.info.level}s", facts.info.num_rows
+    return {} if dataset[unit] == size else {f"data.{unit}": [size, dataset[unit]]}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -83,7 +83,7 @@ def as_tried(run: Experiment, shape: GraphShape, size: Size) -> Iterator[tuple[E
     with _in_proportion(size.factor), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore", ConvergenceWarning)
         if trial.train.teacher.path is not None:
-            path = save_logits(Path(folder), torch.zeros(small.rows, small.outputs))
+            path = save_logits(Path(folder), torch.zeros(small.rows, small.info.num_outputs))
             teacher = replace(trial.train.teacher, path=str(path))
             trial = replace(trial, train=replace(trial.train, teacher=teacher))
         if trial.loader.kind in ("random", "clusters"):
@@ -103,12 +103,12 @@ def sizes_of_trials(run: Experiment, shape: GraphShape) -> tuple[list[float], li
 def step_size(run: Experiment, shape: GraphShape) -> tuple[int, int]:
     """Nodes and edges that a training step sees, as expected."""
     loader = run.loader
-    if shape.level == "graph":
+    if shape.info.level == "graph":
         share = min((run.batch_size or shape.graphs) / shape.graphs, 1.0)
         return max(round(shape.nodes * share), 1), round(shape.edges * share)
     if loader.kind in ("random", "clusters", "stored"):
         parts = steps_by_parts(loader, shape)
-        loops = shape.nodes if shape.self_loops else 0
+        loops = shape.nodes if shape.info.self_loops else 0
         kept = kept_share(loader, shape) * (shape.edges - loops)
         return max(shape.nodes // parts, 1), loops // parts + round(kept / parts)
     if loader.kind == "khop":
@@ -154,7 +154,7 @@ def kept_by(batches: Batches, shape: GraphShape) -> float:
     """
     sizes = [(batch.graph.num_nodes, batch.graph.num_edges) for batch in batches.train(1)]
     nodes, edges = (sum(counts) for counts in zip(*sizes, strict=True))
-    loops = (shape.nodes, nodes) if shape.self_loops else (0, 0)
+    loops = (shape.nodes, nodes) if shape.info.self_loops else (0, 0)
     return float((edges - loops[1]) / max((shape.edges - loops[0]) * nodes / shape.nodes, 1))
 
 
@@ -270,12 +270,12 @@ def measured_seconds(
         batches = make_batches(data, whole.batch_size, whole.train.seed, whole.loader)
         each = min(len(batches), steps + 1)
         seconds = dry_run(
-            make_model(whole, data),
+            make_model(whole, data.info),
             batches,
             whole.train,
             epochs=-(-(steps + 1) // each),
             steps=each,
-            num_outputs=data.num_outputs,
+            num_outputs=data.info.num_outputs,
             clock=clock,
         )
         return statistics.median(seconds[1 : steps + 1])
@@ -283,6 +283,6 @@ def measured_seconds(
 
 def enough(run: Experiment, shape: GraphShape) -> GraphShape:
     """As many graphs as some steps see."""
-    if shape.level == "node" or run.batch_size is None:
+    if shape.info.level == "node" or run.batch_size is None:
         return shape
     return shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))

@@ -69,7 +69,7 @@ def estimate(run: Experiment, shape: GraphShape) -> Prediction:
 
 @lru_cache(maxsize=256)
 def _predict(run: Experiment, shape: GraphShape) -> Prediction:
-    if shape.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
+    if shape.info.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
         # A step sees so many graphs, however many there are.
         shape = shape.scaled(STEPS * run.batch_size / shape.graphs)
     factors, depths = sizes_of_trials(run, shape)
@@ -109,7 +109,7 @@ def count_weights(run: Experiment, shape: GraphShape) -> tuple[int, int]:
     """Count the trained numbers of a run's network, and the tensors that they are in, without making it."""
     dataset = made_up(shape.scaled(64 / shape.rows) if shape.rows > 64 else shape)
     with torch.device("meta"):
-        model: nn.Module = make_model(run, dataset)
+        model: nn.Module = make_model(run, dataset.info)
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     return sum(trained), len(trained)
 
@@ -198,7 +198,7 @@ def _in_memory(run: Experiment, shape: GraphShape) -> tuple[Experiment, GraphSha
     few = min(max(prefetch + 1, 2), steps)
     _, edges = step_size(run, shape)
     loader = LoaderConfig() if steps == 1 else LoaderConfig(kind="clusters", num_parts=few, prefetch=prefetch)
-    shape = replace(shape.scaled(few / steps), edges=few * edges, kept=1.0, parts=1)
+    shape = replace(shape.scaled(few / steps).counted(edges=few * edges), kept=1.0, parts=1)
     return replace(run, loader=loader), shape
 
 
@@ -225,9 +225,9 @@ def _kinds(run: Experiment, shape: GraphShape, weights: dict[str, int], peak: in
     nodes, edges = step_size(run, shape)
     kinds = {
         **weights,
-        "batch": nodes * shape.features * BYTES,
+        "batch": nodes * shape.info.in_channels * BYTES,
         "graph": edges * BYTES + nodes * BYTES,
-        "edge features": edges * sum(shape.edge_categories or (shape.edge_channels or 0,)) * BYTES,
+        "edge features": edges * (shape.info.edge_channels or 0) * BYTES,
         "states": stored_states(run, nodes),
     }
     batch = kinds["batch"] + kinds["graph"] + kinds["edge features"]

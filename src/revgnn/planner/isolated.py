@@ -67,8 +67,8 @@ def _measured(ways: Iterable[Experiment], dataset: Dataset | Store) -> Resident:
     peak = resident_peak(dataset)
     for run in ways:
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-        model = make_model(run, dataset)
-        dry_run(model, batches, run.train, epochs=2, steps=STEPS // 2, num_outputs=dataset.num_outputs)
+        model = make_model(run, dataset.info)
+        dry_run(model, batches, run.train, epochs=2, steps=STEPS // 2, num_outputs=dataset.info.num_outputs)
         del batches, model
     assert peak.growth is not None and peak.process is not None, "where the system does not tell, nobody asks"
     return Resident(growth=peak.growth, process=peak.process)

@@ -138,13 +138,13 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int) -> Wor
     """
     model = run.model
     width, layers = model.hidden_channels, model.num_layers
-    ends = 3 * 2.0 * nodes * width * (shape.features + shape.outputs)
+    ends = 3 * 2.0 * nodes * width * (shape.info.in_channels + shape.info.num_outputs)
     if not isinstance(model, ModelConfig):
         gathers, streams = (1, 0) if model.kind in PRODUCTS else (PEER_GATHERS, PEER_STREAMS)
         if model.kind in ONCE:
             gathers, streams = 0, 0
         # DAGNN propagates classes, not channels.
-        across = shape.outputs if model.kind == "dagnn" else width
+        across = shape.info.num_outputs if model.kind == "dagnn" else width
         return Work(
             gathered=2.0 * gathers * max(layers, model.hops) * edges * across * BYTES,
             streamed=BYTES * layers * (2.0 * streams * edges * across + 3.0 * PASSES * nodes * width),
@@ -159,7 +159,7 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int) -> Wor
     if model.backprop == "implicit":
         options = model.equilibrium
         evaluations, pulls, layers = 2 * options.max_iter, 2 * options.backward_max_iter, 1
-    channels = sum(shape.edge_categories or (shape.edge_channels or 0,)) if model.conv == "gen" else 0
+    channels = (shape.info.edge_channels or 0) if model.conv == "gen" else 0
     return Work(
         gathered=BYTES * layers * edges * width * float(evaluations * forward + pulls * backward),
         streamed=BYTES * layers * width * nodes * PASSES * float(evaluations + 2 * pulls),

@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..data import Columns, Dataset, DatasetConfig, Store, is_store
-from ..data.dataset import Level, Metric, Task
-from ..data.readers.ogb import OGB, SIZES
+from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store
+from ..data.readers.ogb import OGB
 
 CLASSES = 40
 """Assumed of tables, whose footers do not tell."""
@@ -27,36 +26,10 @@ READ_PARTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class GraphShape:
-    """Counts of a data set as training sees it, its edges prepared."""
+    """A data set as training sees it, its edges prepared, and how it falls into parts."""
 
-    name: str
-    """How reports call it."""
-    nodes: int
-    """N, over all graphs."""
-    edges: int
-    """E directed edges, self loops included."""
-    features: int
-    """F, columns of node features."""
-    outputs: int
-    """T, classes or columns of labels."""
-    edge_channels: int | None = None
-    """K columns of edge features as they are stored; ``None``: edges carry nothing."""
-    self_loops: bool = False
-    """Whether N of the edges are self loops, one of every node."""
-    level: Level = "node"
-    """What carries a label."""
-    task: Task = "multiclass"
-    """Of the labels."""
-    metric: Metric = "accuracy"
-    """Of the evaluation."""
-    graphs: int = 1
-    """B, 1 at node level."""
-    train: int = 0
-    """Rows with a label to train on; 0: 60 percent of all."""
-    categories: tuple[int, ...] | None = None
-    """Codes of each column of node features; ``None``: numbers."""
-    edge_categories: tuple[int, ...] | None = None
-    """Codes of each column of edge features; ``None``: numbers."""
+    info: GraphInfo
+    """Of the data set; ``self_loops`` says whether N of its edges are self loops, one of every node."""
     parts: int = 1
     """Parts of a prepared graph on disk."""
     kept: float | None = None
@@ -66,45 +39,46 @@ class GraphShape:
     """What the sizes do not tell and was assumed, a sentence each."""
 
     @property
+    def nodes(self) -> int:
+        """N, over all graphs."""
+        return self.info.counts.nodes
+
+    @property
+    def edges(self) -> int:
+        """E directed edges, self loops included."""
+        return self.info.counts.edges
+
+    @property
+    def graphs(self) -> int:
+        """B, 1 at node level."""
+        return self.info.counts.graphs
+
+    @property
+    def train(self) -> int:
+        """Rows with a label to train on; 0: 60 percent of all."""
+        return self.info.split_sizes.get("train", 0)
+
+    @property
     def rows(self) -> int:
         """Rows of labels: nodes, or graphs."""
-        return self.nodes if self.level == "node" else self.graphs
+        return self.info.num_rows
 
     def scaled(self, factor: float) -> GraphShape:
         """The same data set with so many times the nodes, edges, graphs and labels; factor above 0."""
-        if factor == 1.0:
-            return self
-        graphs = max(round(self.graphs * factor), 8) if self.level == "graph" else 1
-        if self.level == "graph":
-            factor = graphs / self.graphs
-        return replace(
-            self,
-            nodes=max(round(self.nodes * factor), 8),
-            edges=max(round(self.edges * factor), 8),
-            train=max(round(self.train * factor), 4) if self.train else 0,
-            graphs=graphs,
-        )
+        return replace(self, info=self.info.scaled(factor))
+
+    def counted(self, **counts: int) -> GraphShape:
+        """The same data set with other counts: ``nodes``, ``edges``, or rows to ``train`` on."""
+        old = self.info.counts
+        splits = (("train", counts.pop("train")),) if "train" in counts else old.splits
+        return replace(self, info=replace(self.info, counts=replace(old, splits=splits, **counts)))
 
 
 def shape_of_dataset(dataset: Dataset) -> GraphShape:
     """Take the counts of a data set that is loaded."""
     src, dst = dataset.edge_index
-    return GraphShape(
-        name=dataset.name,
-        nodes=dataset.num_nodes,
-        edges=dataset.num_edges,
-        features=dataset.in_channels,
-        outputs=dataset.num_outputs,
-        edge_channels=None if dataset.edge_attr is None else dataset.edge_attr.size(1),
-        self_loops=int((src == dst).sum()) == dataset.num_nodes,
-        level=dataset.level,
-        task=dataset.task,
-        metric=dataset.metric,
-        graphs=dataset.num_graphs,
-        train=dataset.splits["train"].numel(),
-        categories=dataset.categories,
-        edge_categories=dataset.edge_categories,
-    )
+    self_loops = int((src == dst).sum()) == dataset.num_nodes
+    return GraphShape(info=replace(dataset.info, self_loops=self_loops))
 
 
 def shape_of_config(config: DatasetConfig) -> GraphShape:
@@ -119,36 +93,29 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
     if config.path is not None:
         return _with_edges(shape_of_folder(Path(config.path), config.columns), config)
     if config.name == "digits":
-        return GraphShape(name="digits", nodes=1797, edges=19_858, features=64, outputs=10, train=1078)
-    if config.name not in SIZES:
+        counts = Counts(nodes=1797, edges=19_858, splits=(("train", 1078),))
+        return GraphShape(info=GraphInfo(name="digits", in_channels=64, num_outputs=10, counts=counts))
+    if config.name not in OGB:
         raise ValueError(
-            f"the sizes of {config.name} are not known without its data; choose one of {', '.join(SIZES)}, digits, or "
+            f"the sizes of {config.name} are not known without its data; choose one of {', '.join(OGB)}, digits, or "
             "a folder"
         )
-    facts, size = OGB[config.name], SIZES[config.name]
-    features, categories = size.features, facts.categories
+    facts = OGB[config.name]
+    info = replace(facts.info, undirected=config.undirected, self_loops=config.self_loops)
     if config.name == "ogbn-proteins":
-        features = 16 if config.proteins.species else 8
-    shape = GraphShape(
-        name=config.name,
-        nodes=size.nodes,
-        edges=size.edges,
-        features=features,
-        outputs=facts.num_outputs,
-        edge_channels=size.edge_features if config.edge_features else None,
-        level=facts.level,
-        task=facts.task,
-        metric=facts.metric,
-        graphs=facts.size if facts.level == "graph" else 1,
-        train=size.train,
-        categories=categories,
-        edge_categories=facts.edge_categories if config.edge_features else None,
-    )
+        info = replace(info, in_channels=16 if config.proteins.species else 8)
+    edges = info.counts.edges
     if config.undirected:
-        shape = replace(shape, edges=size.both_ways)
+        edges = facts.both_ways
     if config.self_loops:
-        shape = replace(shape, edges=size.both_ways - size.loops + size.nodes, self_loops=True)
-    return shape
+        edges = facts.both_ways - facts.loops + info.counts.nodes
+    return _with_edge_features(GraphShape(info=info).counted(edges=edges), config)
+
+
+def _with_edge_features(shape: GraphShape, config: DatasetConfig) -> GraphShape:
+    if config.edge_features:
+        return shape
+    return replace(shape, info=replace(shape.info, edge_channels=None, edge_features=(), edge_categories=None))
 
 
 def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
@@ -172,15 +139,14 @@ def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
     edge_features = names.edge_features or (("edge_attr",) if "edge_attr" in edges.schema_arrow.names else ())
     if not features:
         raise ValueError(f"{folder / 'nodes.parquet'} must have a column of numbers; got {nodes.schema_arrow.names}")
-    return GraphShape(
+    info = GraphInfo(
         name=folder.resolve().name,
-        nodes=nodes.metadata.num_rows,
-        edges=edges.metadata.num_rows,
-        features=_columns(nodes, features),
-        outputs=CLASSES,
+        num_outputs=CLASSES,
+        in_channels=_columns(nodes, features),
         edge_channels=_columns(edges, edge_features) or None,
-        assumed=(f"Footers do not tell how many classes there are: {CLASSES} are assumed.",),
+        counts=Counts(nodes=nodes.metadata.num_rows, edges=edges.metadata.num_rows),
     )
+    return GraphShape(info=info, assumed=(f"Footers do not tell how many classes there are: {CLASSES} are assumed.",))
 
 
 def _with_edges(shape: GraphShape, config: DatasetConfig) -> GraphShape:
@@ -191,31 +157,14 @@ def _with_edges(shape: GraphShape, config: DatasetConfig) -> GraphShape:
         assumed.append("Edges are counted both ways, as if no edge had its reverse in the table.")
     if config.self_loops:
         edges += shape.nodes
-    return replace(
-        shape,
-        edges=edges,
-        self_loops=config.self_loops,
-        edge_channels=shape.edge_channels if config.edge_features else None,
-        assumed=tuple(assumed),
-    )
+    info = replace(shape.info, undirected=config.undirected, self_loops=config.self_loops)
+    shape = replace(shape, info=info, assumed=tuple(assumed))
+    return _with_edge_features(shape.counted(edges=edges), config)
 
 
 def _from_manifest(folder: Path) -> GraphShape:
     store = Store.open(folder)
-    return GraphShape(
-        name=store.name,
-        nodes=store.num_nodes,
-        edges=store.num_edges,
-        features=store.in_channels,
-        outputs=store.num_outputs,
-        edge_channels=store.edge_channels,
-        task=store.task,
-        metric=store.metric,
-        train=store.split_sizes.get("train", 0),
-        self_loops=store.self_loops,
-        parts=store.num_parts,
-        kept=_within_parts(store),
-    )
+    return GraphShape(info=store.info, parts=store.num_parts, kept=_within_parts(store))
 
 
 def _within_parts(store: Store) -> float:
@@ -260,34 +209,27 @@ def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.
         kept: share of the edges, loops apart, with both ends in one of these runs; as many in each.
     Cost: the whole data set in memory.
     """
-    rng = np.random.default_rng(seed)
+    rng, info = np.random.default_rng(seed), shape.info
     node_ptr, edge_ptr, edge_index = _edges(shape, rng, runs, kept)
     edges = edge_index.shape[1]
-    if shape.task == "multiclass":
-        y = torch.from_numpy(np.arange(shape.rows) % shape.outputs)
+    if info.task == "multiclass":
+        y = torch.from_numpy(np.arange(shape.rows) % info.num_outputs)
     else:
-        y = torch.from_numpy(rng.integers(0, 2, (shape.rows, shape.outputs)).astype(np.float32))
+        y = torch.from_numpy(rng.integers(0, 2, (shape.rows, info.num_outputs)).astype(np.float32))
         y[::2], y[1::2] = 0.0, 1.0
     order = torch.from_numpy(rng.permutation(shape.rows))
     train = min(shape.train or round(0.6 * shape.rows), shape.rows - 4)
     valid = (shape.rows - train) // 2
+    stored = info.edge_channels if info.edge_categories is None else len(info.edge_categories)
     return Dataset(
-        name=shape.name,
-        level=shape.level,
-        task=shape.task,
-        metric=shape.metric,
-        x=_features(rng, shape.nodes, shape.features, shape.categories),
+        info=info,
+        x=_features(rng, shape.nodes, info.in_channels, info.categories),
         edge_index=torch.from_numpy(edge_index),
-        edge_attr=None
-        if shape.edge_channels is None
-        else _features(rng, edges, shape.edge_channels, shape.edge_categories),
+        edge_attr=None if stored is None else _features(rng, edges, stored, info.edge_categories),
         y=y,
         splits={"train": order[:train], "valid": order[train : train + valid], "test": order[train + valid :]},
-        num_outputs=shape.outputs,
         node_ptr=node_ptr,
         edge_ptr=edge_ptr,
-        categories=shape.categories,
-        edge_categories=shape.edge_categories,
     )
 
 
@@ -301,9 +243,9 @@ def _features(rng: np.random.Generator, rows: int, columns: int, categories: tup
 def _edges(
     shape: GraphShape, rng: np.random.Generator, runs: int, kept: float
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[Any, Any]]:
-    if shape.level == "graph":
+    if shape.info.level == "graph":
         return _small_graphs(shape, rng)
-    loops = np.arange(shape.nodes) if shape.self_loops else np.empty(0, np.int64)
+    loops = np.arange(shape.nodes) if shape.info.self_loops else np.empty(0, np.int64)
     pairs = max(shape.edges - len(loops), 0) // 2
     ends = -(-np.arange(runs + 1) * shape.nodes // runs)
     run = np.arange(pairs) % runs

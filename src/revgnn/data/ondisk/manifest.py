@@ -10,14 +10,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ...files import read_object
 from ..batch import SPLITS
-from ..dataset import Metric, Task
+from ..info import Counts, Feature, GraphInfo
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -27,16 +28,14 @@ _LARGEST_MANIFEST = 2**30
 _MOST_COLUMNS = 2**20
 
 
+_FILLED_IN = {"in_channels", "edge_channels", "label_channels", "counts"}
+_NEVER_STORED = {"level", "categories", "edge_categories"}
+_FACTS = {name: hint for name, hint in get_type_hints(GraphInfo).items() if name not in _FILLED_IN | _NEVER_STORED}
+"""Fields of `GraphInfo` that stand in a manifest, with their types."""
+
+
 class StoreError(ValueError):
     """A prepared graph that is damaged, contradicts itself, or is of another format."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feature:
-    """A column of the user's, which may be several numbers wide."""
-
-    name: str
-    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +62,10 @@ class PartFacts:
 class Manifest:
     """Everything about a prepared graph of P parts, N nodes and E edges but its numbers."""
 
-    name: str
-    """How reports call it."""
-    task: Task
-    metric: Metric
-    num_outputs: int
-    """T: classes of a multiclass task, else columns of the labels; 0: nothing is known of the nodes."""
-    features: tuple[Feature, ...]
-    """Of nodes, side by side in this order."""
-    edge_features: tuple[Feature, ...] = ()
-    """Of edges; empty: the edges carry nothing."""
-    class_names: tuple[str, ...] | None = None
-    """The label that each class stands for; of a multi-label task, the name of each column; ``None``: its number."""
+    info: GraphInfo
+    """What is known of the graph; its widths and counts, which features and parts come to, are filled in."""
     splits: Mapping[str, int]
     """``train``, ``valid`` and ``test`` -> nodes."""
-    undirected: bool = False
-    """Whether the reverse of every edge was added."""
-    self_loops: bool = False
-    """Whether every node was given one self loop."""
     partition: Mapping[str, Any] = field(default_factory=dict)
     """How the parts were chosen: method, seed, name of the hash."""
     parts: tuple[PartFacts, ...]
@@ -94,6 +79,18 @@ class Manifest:
     """The software that wrote it."""
 
     def __post_init__(self) -> None:
+        info = self.info
+        filled = replace(
+            info,
+            in_channels=sum(feature.width for feature in info.features),
+            edge_channels=sum(feature.width for feature in info.edge_features) or None,
+            counts=Counts(
+                nodes=sum(part.nodes for part in self.parts),
+                edges=sum(part.edges for part in self.parts),
+                splits=tuple(self.splits.items()),
+            ),
+        )
+        object.__setattr__(self, "info", filled)
         _check(self)
 
     @property
@@ -102,40 +99,16 @@ class Manifest:
         return len(self.parts)
 
     @cached_property
-    def num_nodes(self) -> int:
-        """N."""
-        return sum(part.nodes for part in self.parts)
-
-    @cached_property
-    def num_edges(self) -> int:
-        """E."""
-        return sum(part.edges for part in self.parts)
-
-    @cached_property
     def num_bytes(self) -> int:
         """Bytes of all files of all parts."""
         return sum(file.bytes for part in self.parts for file in part.files.values())
 
-    @property
-    def in_channels(self) -> int:
-        """F."""
-        return sum(feature.width for feature in self.features)
-
-    @property
-    def edge_channels(self) -> int | None:
-        """K; ``None``: the edges carry nothing."""
-        return sum(feature.width for feature in self.edge_features) or None
-
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` into the folder of a graph, synced to the disk."""
-    content = {
-        "level": "node",
-        "num_nodes": manifest.num_nodes,
-        "num_edges": manifest.num_edges,
-        "num_parts": manifest.num_parts,
-        **asdict(manifest),
-    }
+    content = {"num_parts": manifest.num_parts, **_counts(manifest), **asdict(manifest)}
+    info = content.pop("info")
+    content |= {name: info[name] for name in ("level", *_FACTS)}
     # As it will be read: keys are text and tuples are lists.
     content = json.loads(json.dumps(content, allow_nan=False))
     text = json.dumps({"format": FORMAT, "sha256": _digest(content), "content": content}, indent=1, ensure_ascii=False)
@@ -158,21 +131,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise FileNotFoundError(f"{folder} is no prepared graph ({MANIFEST} is missing); make one with revgnn prepare")
     content = _read_content(path)
     fields = _Fields(path, content)
-    fields.check_known({*Manifest.__dataclass_fields__, "level", "num_nodes", "num_edges", "num_parts"})
+    own = {each.name for each in dataclass_fields(Manifest)} - {"info"}
+    fields.check_known({*own, *_FACTS, "level", "num_nodes", "num_edges", "num_parts"})
     if content.get("level") != "node":
         fields.fail("level", "must be 'node'")
     try:
         manifest = Manifest(
-            name=fields.text("name"),
-            task=fields.one_of("task", get_args(Task)),
-            metric=fields.one_of("metric", get_args(Metric)),
-            num_outputs=fields.integer("num_outputs"),
-            features=fields.features("features"),
-            edge_features=fields.features("edge_features"),
-            class_names=None if content.get("class_names") is None else fields.texts("class_names"),
+            info=GraphInfo(**{name: fields.typed(name, hint) for name, hint in _FACTS.items()}),
             splits=fields.counts("splits"),
-            undirected=fields.flag("undirected"),
-            self_loops=fields.flag("self_loops"),
             partition=fields.mapping("partition"),
             parts=tuple(_part(fields, number, part) for number, part in enumerate(fields.sequence("parts"))),
             inputs=tuple(fields.sequence("inputs")),
@@ -184,10 +150,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise
     except ValueError as error:
         raise StoreError(f"{path}: {error}") from error
-    for name in ("num_nodes", "num_edges", "num_parts"):
-        if fields.integer(name) != getattr(manifest, name):
-            fields.fail(name, f"must be the {getattr(manifest, name)} that its parts come to")
+    for name, count in {**_counts(manifest), "num_parts": manifest.num_parts}.items():
+        if fields.integer(name) != count:
+            fields.fail(name, f"must be the {count} that its parts come to")
     return manifest
+
+
+def _counts(manifest: Manifest) -> dict[str, int]:
+    return {"num_nodes": manifest.info.counts.nodes, "num_edges": manifest.info.counts.edges}
 
 
 def _read_content(path: Path) -> dict[str, Any]:
@@ -252,6 +222,18 @@ class _Fields:
             self.fail(name, f"must be one of {', '.join(choices)}")
         return self._record[name]
 
+    def typed(self, name: str, hint: Any) -> Any:
+        """Read a field of a dataclass by its annotation."""
+        choices = get_args(hint)
+        if type(None) in choices:
+            (hint,) = (each for each in choices if each is not type(None))
+            return None if self._record.get(name) is None else self.typed(name, hint)
+        if get_origin(hint) is Literal:
+            return self.one_of(name, choices)
+        readers = {str: self.text, int: self.integer, bool: self.flag}
+        readers |= {tuple[str, ...]: self.texts, tuple[Feature, ...]: self.features}
+        return readers[hint](name)
+
     def flag(self, name: str) -> bool:
         value = self._record.get(name)
         if not isinstance(value, bool):
@@ -287,6 +269,7 @@ class _Fields:
 
 def _check(manifest: Manifest) -> None:
     """Check what fields must be together; ValueError names the field."""
+    info = manifest.info
     if not 1 <= len(manifest.parts) <= MOST_PARTS:
         raise ValueError(f"parts must be 1 to {MOST_PARTS}, got {len(manifest.parts)}")
     for number, part in enumerate(manifest.parts):
@@ -294,21 +277,17 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(
                 f"parts[{number}].nodes must be at most {_MOST_NODES_OF_A_PART}, got {part.nodes}; make more parts"
             )
-    for what, features in (("features", manifest.features), ("edge_features", manifest.edge_features)):
+    for what, features in (("features", info.features), ("edge_features", info.edge_features)):
         names = [feature.name for feature in features]
         if len(set(names)) != len(names):
             raise ValueError(f"{what} must have different names, got {names}")
         if any(feature.width < 1 for feature in features) or sum(feature.width for feature in features) > _MOST_COLUMNS:
             raise ValueError(f"{what} must be 1 to {_MOST_COLUMNS} numbers wide, each at least 1")
-    if not manifest.features:
+    if not info.features:
         raise ValueError("features must name at least one column")
-    if not 0 <= manifest.num_outputs <= _MOST_COLUMNS:
-        raise ValueError(f"num_outputs must be 0 to {_MOST_COLUMNS}, got {manifest.num_outputs}")
-    if manifest.class_names is not None and len(manifest.class_names) != manifest.num_outputs:
+    if not 0 <= info.num_outputs <= _MOST_COLUMNS:
+        raise ValueError(f"num_outputs must be 0 to {_MOST_COLUMNS}, got {info.num_outputs}")
+    if set(manifest.splits) != set(SPLITS) or sum(manifest.splits.values()) > info.counts.nodes:
         raise ValueError(
-            f"class_names must be one for each of {manifest.num_outputs} outputs, got {len(manifest.class_names)}"
-        )
-    if set(manifest.splits) != set(SPLITS) or sum(manifest.splits.values()) > manifest.num_nodes:
-        raise ValueError(
-            f"splits must count train, valid and test among {manifest.num_nodes} nodes, got {dict(manifest.splits)}"
+            f"splits must count train, valid and test among {info.counts.nodes} nodes, got {dict(manifest.splits)}"
         )

@@ -37,11 +37,11 @@ class ArrayFile:
 ARRAYS = {
     array.name: array
     for array in (
-        ArrayFile("x.npy", lambda m: np.dtype("<f4"), lambda m, p: (p.nodes, m.in_channels)),
+        ArrayFile("x.npy", lambda m: np.dtype("<f4"), lambda m, p: (p.nodes, m.info.in_channels)),
         ArrayFile(
             "y.npy",
-            lambda m: np.dtype("<i8" if m.task == "multiclass" else "<f4"),
-            lambda m, p: (p.nodes,) if m.task == "multiclass" else (p.nodes, m.num_outputs),
+            lambda m: np.dtype("<i8" if m.info.task == "multiclass" else "<f4"),
+            lambda m, p: (p.nodes,) if m.info.task == "multiclass" else (p.nodes, m.info.num_outputs),
         ),
         ArrayFile("split.npy", lambda m: np.dtype("i1"), lambda m, p: (p.nodes,)),
         ArrayFile("block_ptr.npy", lambda m: np.dtype("<i8"), lambda m, p: (m.num_parts + 1,)),
@@ -50,8 +50,8 @@ ARRAYS = {
         ArrayFile(
             "edge_attr.npy",
             lambda m: np.dtype("<f4"),
-            lambda m, p: (p.edges, m.edge_channels or 0),
-            lambda m: bool(m.edge_features),
+            lambda m, p: (p.edges, m.info.edge_channels or 0),
+            lambda m: bool(m.info.edge_features),
         ),
     )
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from torch import Tensor
 from ...files import sync
 from ...graph import Graph
 from ..batch import SPLITS, Batch
-from ..dataset import Dataset, Level, Metric, Task
+from ..dataset import Dataset
+from ..info import GraphInfo
 from .manifest import MANIFEST, Manifest, StoreError, read_manifest
 from .part import check_hash, check_size, file_names, map_array, part_folder, read_ids
 
@@ -66,16 +67,12 @@ def is_store(folder: Path) -> bool:
 
 
 class Store:
-    """A prepared graph of P parts; it knows what a `Dataset` knows of itself, and holds none of its numbers.
+    """A prepared graph of P parts; it has the `info` of a `Dataset`, and holds none of its arrays.
 
     Args:
         folder: holds the manifest and the parts.
         manifest: of the folder, checked.
     """
-
-    categories: tuple[int, ...] | None = None
-    level: Level = "node"
-    num_graphs = 1
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -104,79 +101,29 @@ class Store:
 
     # ------------------------------------------------------------------ what it is
     @property
+    def info(self) -> GraphInfo:
+        """What is known of it without its arrays."""
+        return self.manifest.info
+
+    @property
     def name(self) -> str:
         """How reports call it."""
-        return self.manifest.name
-
-    @property
-    def task(self) -> Task:
-        """What is to be predicted."""
-        return self.manifest.task
-
-    @property
-    def metric(self) -> Metric:
-        """What selects the best epoch."""
-        return self.manifest.metric
-
-    @property
-    def num_outputs(self) -> int:
-        """T."""
-        return self.manifest.num_outputs
+        return self.info.name
 
     @property
     def num_nodes(self) -> int:
         """N."""
-        return self.manifest.num_nodes
+        return self.info.counts.nodes
 
     @property
     def num_edges(self) -> int:
         """E."""
-        return self.manifest.num_edges
+        return self.info.counts.edges
 
     @property
     def num_parts(self) -> int:
         """P."""
         return self.manifest.num_parts
-
-    @property
-    def in_channels(self) -> int:
-        """F."""
-        return self.manifest.in_channels
-
-    @property
-    def edge_channels(self) -> int | None:
-        """K; ``None``: the edges carry nothing."""
-        return self.manifest.edge_channels
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The label that each class number stands for; ``None``: the number itself."""
-        return self.manifest.class_names
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """The user's columns that ``x`` was made of."""
-        return tuple(feature.name for feature in self.manifest.features)
-
-    @property
-    def feature_widths(self) -> tuple[int, ...]:
-        """How many numbers each of them holds."""
-        return tuple(feature.width for feature in self.manifest.features)
-
-    @property
-    def undirected(self) -> bool:
-        """Whether the reverse of every edge was added."""
-        return self.manifest.undirected
-
-    @property
-    def self_loops(self) -> bool:
-        """Whether every node was given a self loop."""
-        return self.manifest.self_loops
-
-    @property
-    def split_sizes(self) -> Mapping[str, int]:
-        """Split name -> nodes."""
-        return self.manifest.splits
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -237,22 +184,13 @@ class Store:
         everything = self.batch(range(self.num_parts), with_ids=False)
         ids = [self.ids(number) for number in range(self.num_parts)]
         return Dataset(
-            name=self.name,
-            level="node",
-            task=self.task,
-            metric=self.metric,
+            info=self.info,
             x=everything.x,
             edge_index=everything.graph.edge_index,
             edge_attr=everything.edge_attr,
             y=everything.y,
             splits=everything.rows,
-            num_outputs=self.num_outputs,
-            class_names=self.class_names,
-            feature_names=self.feature_names,
-            feature_widths=self.feature_widths,
             node_ids=pa.concat_arrays(ids),
-            undirected=self.undirected,
-            self_loops=self.self_loops,
         )
 
     # ------------------------------------------------------------------ reading
@@ -270,12 +208,12 @@ class Store:
 
     def _labels(self, number: int) -> NDArray[Any]:
         y = self.array(number, "y.npy")
-        if self.task == "multiclass":
+        if self.info.task == "multiclass":
             known = y[self._splits(number) >= 0]
-            outside = y.size and (y.min() < -1 or y.max() >= self.num_outputs)
+            outside = y.size and (y.min() < -1 or y.max() >= self.info.num_outputs)
             if outside or (known.size and known.min() < 0):
                 raise self._fault(
-                    number, "y.npy", f"must hold 0..{self.num_outputs - 1}, and -1 where a node is in no split"
+                    number, "y.npy", f"must hold 0..{self.info.num_outputs - 1}, and -1 where a node is in no split"
                 )
         elif np.isinf(y).any():
             raise self._fault(number, "y.npy", "must be finite, or NaN where a label is missing")
@@ -315,7 +253,7 @@ class Store:
         # int32 holds the rows of any batch that fits in memory; a larger one has int64.
         indices = (src + offsets[block])[order].astype(np.int32 if offsets[-1] < _INT32_MAX else np.int64)
         degree: NDArray[np.int64] = np.bincount(dst, minlength=nodes)
-        edge_attr = None if self.edge_channels is None else self._features(number, "edge_attr.npy", rows[order])
+        edge_attr = None if self.info.edge_channels is None else self._features(number, "edge_attr.npy", rows[order])
         return degree, indices, edge_attr
 
     def _blocks(self, number: int, parts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..batch import SPLITS
-from ..ondisk.manifest import Feature
+from ..info import Feature
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
 from .config import FeatureConfig, GraphConfig, nearest
 from .engine import BROKEN_IS, Scan, Values, columns_of, distinct

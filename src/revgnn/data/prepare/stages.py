@@ -27,6 +27,7 @@ import torch
 
 from ...graph import Graph
 from ...run_lock import claimed
+from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
 from ..ondisk.part import write_part
 from ..ondisk.store import is_store, new_store
@@ -75,12 +76,12 @@ class Prepared:
             "graph": str(self.folder),
             "skipped": self.skipped,
             "seconds": self.seconds,
-            "num_nodes": manifest.num_nodes,
-            "num_edges": manifest.num_edges,
+            "num_nodes": manifest.info.counts.nodes,
+            "num_edges": manifest.info.counts.edges,
             "num_parts": manifest.num_parts,
             "num_bytes": manifest.num_bytes,
             "splits": dict(manifest.splits),
-            "num_outputs": manifest.num_outputs,
+            "num_outputs": manifest.info.num_outputs,
             "dropped": dict(manifest.dropped),
         }
 
@@ -91,8 +92,8 @@ class Prepared:
         dropped = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.dropped.items())
         return [
             ("graph", str(self.folder)),
-            ("nodes", f"{manifest.num_nodes:,} ({splits})"),
-            ("edges", f"{manifest.num_edges:,}"),
+            ("nodes", f"{manifest.info.counts.nodes:,} ({splits})"),
+            ("edges", f"{manifest.info.counts.edges:,}"),
             ("parts", f"{manifest.num_parts}, {manifest.num_bytes / 1e6:,.1f} MB"),
             ("dropped", dropped or "nothing"),
             ("time", "was there already" if self.skipped else f"{self.seconds:.1f} s"),
@@ -147,8 +148,8 @@ def prepare(
     _logger.info(
         "%s: %s nodes, %s edges, %d parts",
         out,
-        f"{manifest.num_nodes:,}",
-        f"{manifest.num_edges:,}",
+        f"{manifest.info.counts.nodes:,}",
+        f"{manifest.info.counts.edges:,}",
         manifest.num_parts,
     )
     return Prepared(out, manifest, False, time.monotonic() - started)
@@ -239,16 +240,18 @@ class _Preparation:
                     edges = sum(facts.edges for facts in parts)
                     _logger.info("part %d of %d: %s edges so far", part + 1, config.parts.count, f"{edges:,}")
             manifest = Manifest(
-                name=config.name or out.resolve().name,
-                task=config.task,
-                metric=METRICS[config.task],  # type: ignore[arg-type]
-                num_outputs=plan.num_outputs,
-                features=plan.features,
-                edge_features=plan.edge_features,
-                class_names=plan.classes,
+                info=GraphInfo(
+                    name=config.name or out.resolve().name,
+                    task=config.task,
+                    metric=METRICS[config.task],
+                    num_outputs=plan.num_outputs,
+                    class_names=plan.classes,
+                    features=plan.features,
+                    edge_features=plan.edge_features,
+                    undirected=config.direction == "undirected",
+                    self_loops=config.self_loops,
+                ),
                 splits=self.nodes.splits,
-                undirected=config.direction == "undirected",
-                self_loops=config.self_loops,
                 partition={
                     "method": config.parts.method,
                     "seed": config.parts.seed,

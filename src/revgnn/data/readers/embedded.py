@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..dataset import Dataset
 from ..edges import make_undirected
+from ..info import GraphInfo
 from .pyg import quiet_pyg
 
 _SPLIT_SEED = 0
@@ -31,15 +32,11 @@ def read_digits() -> Dataset:
     edge_index, _ = make_undirected(_nearest(pixels, 8), None, pixels.size(0))
     y = target.long()
     return Dataset(
-        name="digits",
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(name="digits", num_outputs=10),
         x=(pixels / 16).float(),
         edge_index=edge_index,
         y=y,
         splits=_few_labels(y, train_per_class=20, num_valid=300),
-        num_outputs=10,
     )
 
 
@@ -57,15 +54,11 @@ def read_karate() -> Dataset:
     train = data.train_mask.nonzero().view(-1)
     others = _shuffle((~data.train_mask).nonzero().view(-1))
     return Dataset(
-        name="karate",
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(name="karate", num_outputs=4),
         x=data.x,
         edge_index=data.edge_index,
         y=data.y,
         splits={"train": train, "valid": others[:10].sort().values, "test": others[10:].sort().values},
-        num_outputs=4,
     )
 
 

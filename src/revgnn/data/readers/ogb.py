@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ...run_lock import claimed
 from ..batch import SPLITS
-from ..dataset import Dataset, Level, Metric, Task
+from ..dataset import Dataset
 from ..edges import interleave_inverse
+from ..info import Counts, GraphInfo
 from .csv_gz import read_csv_gz
 
 _URL = "http://snap.stanford.edu/ogb/data"
@@ -34,118 +35,85 @@ BOND_CATEGORIES = (5, 6, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class OgbFacts:
-    """What OGB's table says of a data set, and its folder does not."""
+    """What OGB's table and pages say of a data set, and its folder does not."""
 
-    level: Level
-    task: Task
-    metric: Metric
-    num_outputs: int
-    """Classes of a multiclass task, else columns of labels."""
+    info: GraphInfo
+    """Of the published data set as `read_ogb` gives it: edges with their inverse where the files leave it out."""
     scheme: str
     """The folder under ``split`` that leaderboards use."""
     url: str
     """The archive; it unpacks into a folder of the archive's name."""
-    size: int
-    """Nodes, or graphs, of the published data set."""
     one_way: bool
     """Whether the CSV form holds each undirected edge once, so that its inverse is to be added."""
-    categories: tuple[int, ...] | None = None
-    """Codes in each column of node features; ``None``: numbers."""
-    edge_categories: tuple[int, ...] | None = None
-    """Codes in each column of edge features; ``None``: numbers."""
+    both_ways: int
+    """Edges after the reverse of every edge is added and repeats are dropped; self loops that exist stay."""
+    loops: int = 0
+    """Self loops among those."""
 
 
 OGB = {
-    "ogbn-arxiv": OgbFacts(
-        level="node",
-        task="multiclass",
-        metric="accuracy",
-        num_outputs=40,
-        scheme="time",
-        size=169_343,
-        one_way=False,
-        url=f"{_URL}/nodeproppred/arxiv.zip",
-    ),
-    "ogbn-products": OgbFacts(
-        level="node",
-        task="multiclass",
-        metric="accuracy",
-        num_outputs=47,
-        scheme="sales_ranking",
-        size=2_449_029,
-        one_way=True,
-        url=f"{_URL}/nodeproppred/products.zip",
-    ),
-    "ogbn-proteins": OgbFacts(
-        level="node",
-        task="multilabel",
-        metric="rocauc",
-        num_outputs=112,
-        scheme="species",
-        size=132_534,
-        one_way=True,
-        url=f"{_URL}/nodeproppred/proteins.zip",
-    ),
-    "ogbg-molhiv": OgbFacts(
-        level="graph",
-        task="multilabel",
-        metric="rocauc",
-        num_outputs=1,
-        scheme="scaffold",
-        size=41_127,
-        one_way=True,
-        url=f"{_URL}/graphproppred/csv_mol_download/hiv.zip",
-        categories=ATOM_CATEGORIES,
-        edge_categories=BOND_CATEGORIES,
-    ),
+    facts.info.name: facts
+    for facts in (
+        OgbFacts(
+            info=GraphInfo(
+                name="ogbn-arxiv",
+                num_outputs=40,
+                in_channels=128,
+                counts=Counts(nodes=169_343, edges=1_166_243, splits=(("train", 90_941),)),
+            ),
+            scheme="time",
+            url=f"{_URL}/nodeproppred/arxiv.zip",
+            one_way=False,
+            both_ways=2_315_598,
+        ),
+        OgbFacts(
+            info=GraphInfo(
+                name="ogbn-products",
+                num_outputs=47,
+                in_channels=100,
+                counts=Counts(nodes=2_449_029, edges=123_718_280, splits=(("train", 196_615),)),
+            ),
+            scheme="sales_ranking",
+            url=f"{_URL}/nodeproppred/products.zip",
+            one_way=True,
+            both_ways=123_718_152,
+            loops=128,
+        ),
+        OgbFacts(
+            info=GraphInfo(
+                name="ogbn-proteins",
+                task="multilabel",
+                metric="rocauc",
+                num_outputs=112,
+                edge_channels=8,
+                counts=Counts(nodes=132_534, edges=79_122_504, splits=(("train", 86_619),)),
+            ),
+            scheme="species",
+            url=f"{_URL}/nodeproppred/proteins.zip",
+            one_way=True,
+            both_ways=79_122_504,
+        ),
+        OgbFacts(
+            info=GraphInfo(
+                name="ogbg-molhiv",
+                level="graph",
+                task="multilabel",
+                metric="rocauc",
+                num_outputs=1,
+                in_channels=len(ATOM_CATEGORIES),
+                categories=ATOM_CATEGORIES,
+                edge_channels=sum(BOND_CATEGORIES),
+                edge_categories=BOND_CATEGORIES,
+                counts=Counts(nodes=1_049_163, edges=2_259_376, graphs=41_127, splits=(("train", 32_901),)),
+            ),
+            scheme="scaffold",
+            url=f"{_URL}/graphproppred/csv_mol_download/hiv.zip",
+            one_way=True,
+            both_ways=2_259_376,
+        ),
+    )
 }
-"""OGB's names -> what its table says of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OgbSize:
-    """Counts of a published data set as it is read, and after its edges are prepared."""
-
-    nodes: int
-    edges: int
-    """Directed, as `read_ogb` gives them: with their inverse where the files leave it out."""
-    both_ways: int
-    """After the reverse of every edge is added and repeats are dropped; self loops that exist stay."""
-    loops: int
-    """Self loops among those."""
-    features: int
-    """Columns of node features; 0: made of the edges."""
-    train: int
-    """Rows of the training split."""
-    edge_features: int | None = None
-    """Columns of edge features; ``None``: edges carry nothing."""
-
-
-SIZES = {
-    "ogbn-arxiv": OgbSize(nodes=169_343, edges=1_166_243, both_ways=2_315_598, loops=0, features=128, train=90_941),
-    "ogbn-products": OgbSize(
-        nodes=2_449_029, edges=123_718_280, both_ways=123_718_152, loops=128, features=100, train=196_615
-    ),
-    "ogbn-proteins": OgbSize(
-        nodes=132_534,
-        edges=79_122_504,
-        both_ways=79_122_504,
-        loops=0,
-        features=0,
-        train=86_619,
-        edge_features=8,
-    ),
-    "ogbg-molhiv": OgbSize(
-        nodes=1_049_163,
-        edges=2_259_376,
-        both_ways=2_259_376,
-        loops=0,
-        features=9,
-        train=32_901,
-        edge_features=3,
-    ),
-}
-"""OGB's names -> how large they are, for whoever plans without the data. Source: OGB's pages."""
+"""OGB's names -> what its table and pages say of them. Features of ogbn-proteins are made of its edges: 0 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +193,7 @@ def _download(url: str, folder: Path) -> None:
 
 
 def _read_csv(raw: Path, facts: OgbFacts) -> _Raw:
-    label_file = raw / f"{facts.level}-label.csv.gz"
+    label_file = raw / f"{facts.info.level}-label.csv.gz"
     required = [raw / "edge.csv.gz", raw / "num-node-list.csv.gz", raw / "num-edge-list.csv.gz", label_file]
     _require(required, raw)
     node_counts = read_csv_gz(required[1], np.int64, columns=1)[:, 0]
@@ -240,23 +208,23 @@ def _read_csv(raw: Path, facts: OgbFacts) -> _Raw:
         edge_index=read_csv_gz(required[0], np.int64, rows=num_edges, columns=2).T,
         node_counts=node_counts,
         edge_counts=edge_counts,
-        node_feat=optional(("node-feat.csv.gz",), np.uint8 if facts.categories else np.float32, num_nodes),
-        edge_feat=optional(("edge-feat.csv.gz",), np.uint8 if facts.edge_categories else np.float32, num_edges),
+        node_feat=optional(("node-feat.csv.gz",), np.uint8 if facts.info.categories else np.float32, num_nodes),
+        edge_feat=optional(("edge-feat.csv.gz",), np.uint8 if facts.info.edge_categories else np.float32, num_edges),
         species=optional(("node_species.csv.gz", "species.csv.gz"), np.int64, num_nodes),
         labels=read_csv_gz(
             label_file,
             np.float32,
-            rows=num_nodes if facts.level == "node" else len(node_counts),
-            columns=1 if facts.task == "multiclass" else facts.num_outputs,
+            rows=num_nodes if facts.info.level == "node" else len(node_counts),
+            columns=1 if facts.info.task == "multiclass" else facts.info.num_outputs,
         ),
     )
 
 
 def _read_binary(raw: Path, facts: OgbFacts) -> _Raw:
-    label_file = raw / f"{facts.level}-label.npz"
+    label_file = raw / f"{facts.info.level}-label.npz"
     _require([raw / "data.npz", label_file], raw)
     data, labels = _load_npz(raw / "data.npz"), _load_npz(label_file)
-    label_key = f"{facts.level}_label"
+    label_key = f"{facts.info.level}_label"
     missing = [key for key in ("edge_index", "num_nodes_list", "num_edges_list") if key not in data]
     if missing or label_key not in labels:
         at = raw / "data.npz" if missing else label_file
@@ -269,8 +237,8 @@ def _read_binary(raw: Path, facts: OgbFacts) -> _Raw:
         edge_index=data["edge_index"].astype(np.int64, copy=False),
         node_counts=data["num_nodes_list"].astype(np.int64).reshape(-1),
         edge_counts=data["num_edges_list"].astype(np.int64).reshape(-1),
-        node_feat=features("node_feat", facts.categories),
-        edge_feat=features("edge_feat", facts.edge_categories),
+        node_feat=features("node_feat", facts.info.categories),
+        edge_feat=features("edge_feat", facts.info.edge_categories),
         species=data.get("node_species"),
         labels=labels[label_key].astype(np.float32).reshape(len(labels[label_key]), -1),
     )
@@ -321,7 +289,7 @@ def _assemble(
     node_ptr, edge_ptr = _pointers(raw.node_counts), _pointers(raw.edge_counts)
     edge_index = torch.from_numpy(np.ascontiguousarray(raw.edge_index))
     edge_attr = None if raw.edge_feat is None else torch.from_numpy(raw.edge_feat)
-    if facts.level == "graph":
+    if facts.info.level == "graph":
         edge_index = edge_index + torch.repeat_interleave(node_ptr[:-1], edge_ptr.diff())
     if inverse:
         edge_index, edge_attr = interleave_inverse(edge_index, edge_attr)
@@ -332,20 +300,14 @@ def _assemble(
         species = raw.species if proteins.species else None
         x = _features_from_edges(name, edge_index, edge_attr, int(node_ptr[-1]), species, proteins.reduce)
     return Dataset(
-        name=name,
-        level=facts.level,
-        task=facts.task,
-        metric=facts.metric,
+        info=facts.info,
         x=x,
         edge_index=edge_index,
         edge_attr=edge_attr,
         y=_labels(name, facts, raw.labels),
         splits=splits,
-        num_outputs=facts.num_outputs,
-        node_ptr=node_ptr if facts.level == "graph" else None,
-        edge_ptr=edge_ptr if facts.level == "graph" else None,
-        categories=facts.categories,
-        edge_categories=None if edge_attr is None else facts.edge_categories,
+        node_ptr=node_ptr if facts.info.level == "graph" else None,
+        edge_ptr=edge_ptr if facts.info.level == "graph" else None,
     )
 
 
@@ -386,7 +348,7 @@ def _features_from_edges(
 
 
 def _labels(name: str, facts: OgbFacts, labels: NDArray[Any]) -> Tensor:
-    if facts.task != "multiclass":
+    if facts.info.task != "multiclass":
         return torch.from_numpy(labels)
     classes = np.where(np.isnan(labels[:, 0]), -1, labels[:, 0])
     broken = classes != np.round(classes)

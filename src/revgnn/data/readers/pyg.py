@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...run_lock import claimed
 from ..dataset import Dataset
+from ..info import GraphInfo
 from .planetoid import check_arrays_only
 
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
@@ -57,10 +58,7 @@ def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
             check_arrays_only(folder / part)
         data = read_planetoid_data(str(folder), name)
     return Dataset(
-        name=name.lower(),
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(name=name.lower(), num_outputs=CLASSES[name]),
         x=data.x,
         edge_index=data.edge_index,
         y=data.y,
@@ -69,7 +67,6 @@ def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
             "valid": data.val_mask.nonzero().view(-1),
             "test": data.test_mask.nonzero().view(-1),
         },
-        num_outputs=CLASSES[name],
     )
 
 

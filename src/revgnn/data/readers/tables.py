@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..batch import SPLITS
 from ..dataset import Dataset
+from ..info import Feature, GraphInfo
 from .parquet import Faults, ParquetTable, is_null, is_numeric
 
 _logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def read_tables(folder: Path, columns: Columns) -> Dataset:
     if columns.label is not None and columns.split is not None:
         splits = _splits(nodes, columns.split, faults)
         labels = _labels(nodes, columns.label, splits, faults)
-    (x, widths), (edge_attr, _) = _side_by_side(nodes, features), _side_by_side(edges, edge_features)
+    (x, widths), (edge_attr, edge_widths) = _side_by_side(nodes, features), _side_by_side(edges, edge_features)
     src, dst = (_positions(edges, name, ids, faults) for name in (columns.src, columns.dst))
     faults.raise_if_any(folder)
     if x is None or labels is None or src is None or dst is None:
@@ -109,21 +110,24 @@ def read_tables(folder: Path, columns: Columns) -> Dataset:
     _logger.info("%s: node features from %s, edge features from %s", folder, features, edge_features or "none")
     y, class_names, num_classes = labels
     return Dataset(
-        name=folder.name,
-        level="node",
-        task="multiclass",
-        metric="accuracy",
+        info=GraphInfo(
+            name=folder.name,
+            num_outputs=num_classes,
+            class_names=class_names,
+            features=_named(features, widths),
+            edge_features=_named(edge_features, edge_widths),
+        ),
         x=torch.from_numpy(x),
         edge_index=torch.from_numpy(np.stack([src, dst])),
         edge_attr=None if edge_attr is None else torch.from_numpy(edge_attr),
         y=torch.from_numpy(y),
         splits={name: torch.from_numpy(np.flatnonzero(splits == number)) for number, name in enumerate(SPLITS)},
-        num_outputs=num_classes,
-        class_names=class_names,
-        feature_names=tuple(features),
-        feature_widths=widths,
         node_ids=ids,
     )
+
+
+def _named(names: list[str], widths: tuple[int, ...]) -> tuple[Feature, ...]:
+    return tuple(Feature(name=name, width=width) for name, width in zip(names, widths, strict=True))
 
 
 def _node_features(nodes: ParquetTable, columns: Columns, faults: Faults) -> list[str]:

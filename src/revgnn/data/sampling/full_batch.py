@@ -31,7 +31,7 @@ class FullBatch:
         Raises: ValueError: if the data set is graph-level.
         Cost: one sort of E keys, unless the graph is given; a second copy of the edge features.
         """
-        if dataset.level != "node":
+        if dataset.info.level != "node":
             raise ValueError(f"{dataset.name} is graph-level; use GraphBatches, which can take all graphs at once too")
         self._dataset, self._graph = dataset, graph
 
@@ -45,7 +45,7 @@ class FullBatch:
         return Batch(
             x=widen(data.x),
             graph=graph,
-            edge_attr=edge_columns(edge_attr, data.edge_categories),
+            edge_attr=edge_columns(edge_attr, data.info.edge_categories),
             y=data.y,
             rows=data.splits,
         )
@@ -145,7 +145,7 @@ class GraphBatches:
         return Batch(
             x=widen(self._dataset.x[nodes]),
             graph=graph,
-            edge_attr=edge_columns(edge_attr, self._dataset.edge_categories),
+            edge_attr=edge_columns(edge_attr, self._dataset.info.edge_categories),
             y=self._dataset.y[graphs],
             rows=rows,
         )

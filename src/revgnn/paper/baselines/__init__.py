@@ -1,4 +1,4 @@
-"""The peers of the paper's tables that are not a stack, thin over PyG's own modules. `build_baseline` makes one."""
+"""The peers of the paper's tables that are not a stack, thin over PyG's own modules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from ..data.info import GraphInfo
 from .attention import EdgeGAT, PlainGAT
 from .plain import plain_gcn, plain_sage
 from .propagation import DAGNN, GCNII, SGC, SIGN
@@ -55,43 +56,27 @@ class BaselineConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
+    def build(self, info: GraphInfo) -> nn.Module:
+        """Make the network for a data set.
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What the data asks of a network."""
-
-    in_channels: int
-    """F, with the columns of labels where labels are given as input."""
-    out_channels: int
-    """T."""
-    edge_channels: int | None = None
-    """K; ``None``: the edges carry nothing."""
-    label_channels: int = 0
-    """How many of the last input columns are labels that are given as input."""
-
-
-def build_baseline(config: BaselineConfig, shape: Shape) -> nn.Module:
-    """Make the network that a configuration describes.
-
-    Args:
-        config: what it is made of.
-        shape: what the data asks of it.
-    Returns: a module called as ``(x, graph, edge_attr, seed=...)``, with weights from torch's global generator. What it
-        drops is drawn from that generator too, whatever the seed.
-    Raises: ValueError: the data lacks what the network needs.
-    """
-    if config.kind in {"edge_gat", "unimp_cef"} and shape.edge_channels is None:
-        raise ValueError(f"kind={config.kind!r} reads edge features, and the data has none; choose another kind")
-    if config.kind in {"unimp", "unimp_cef", "unimp_v2"} and not shape.label_channels:
-        raise ValueError(f"kind={config.kind!r} takes labels as input; set train.labels.reuse=true")
-    return PEERS[config.kind](config, shape)
+        Returns: a module called as ``(x, graph, edge_attr, seed=...)``, with weights from torch's global generator.
+            What it drops is drawn from that generator too, whatever the seed.
+        Raises: ValueError: the data lacks what the network needs.
+        """
+        if info.level == "graph":
+            raise ValueError(f"{info.name} is graph-level: kind={self.kind!r} answers per node; choose another model")
+        if self.kind in {"edge_gat", "unimp_cef"} and info.edge_channels is None:
+            raise ValueError(f"kind={self.kind!r} reads edge features, and the data has none; choose another kind")
+        if self.kind in {"unimp", "unimp_cef", "unimp_v2"} and not info.label_channels:
+            raise ValueError(f"kind={self.kind!r} takes labels as input; set train.labels.reuse=true")
+        return PEERS[self.kind](self, info)
 
 
-def _gat(config: BaselineConfig, shape: Shape) -> nn.Module:
+def _gat(config: BaselineConfig, info: GraphInfo) -> nn.Module:
     return PlainGAT(
-        shape.in_channels,
+        info.in_channels + info.label_channels,
         config.hidden_channels,
-        shape.out_channels,
+        info.num_outputs,
         num_layers=config.num_layers,
         heads=config.heads,
         dropout=config.dropout,
@@ -100,13 +85,13 @@ def _gat(config: BaselineConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _edge_gat(config: BaselineConfig, shape: Shape) -> nn.Module:
-    assert shape.edge_channels is not None, "build_peer has checked it"
+def _edge_gat(config: BaselineConfig, info: GraphInfo) -> nn.Module:
+    assert info.edge_channels is not None, "BaselineConfig.build has checked it"
     return EdgeGAT(
-        shape.in_channels,
+        info.in_channels + info.label_channels,
         config.hidden_channels,
-        shape.out_channels,
-        edge_channels=shape.edge_channels,
+        info.num_outputs,
+        edge_channels=info.edge_channels,
         num_layers=config.num_layers,
         heads=config.heads,
         dropout=config.dropout,
@@ -115,29 +100,29 @@ def _edge_gat(config: BaselineConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _gcnii(config: BaselineConfig, shape: Shape) -> nn.Module:
+def _gcnii(config: BaselineConfig, info: GraphInfo) -> nn.Module:
     return GCNII(
-        shape.in_channels,
+        info.in_channels + info.label_channels,
         config.hidden_channels,
-        shape.out_channels,
+        info.num_outputs,
         num_layers=config.num_layers,
         initial=config.initial,
         dropout=config.dropout,
     )
 
 
-def _unimp(config: BaselineConfig, shape: Shape) -> nn.Module:
+def _unimp(config: BaselineConfig, info: GraphInfo) -> nn.Module:
     width = config.hidden_channels
     cross = None
     if config.kind == "unimp_cef":
-        assert shape.edge_channels is not None, "build_peer has checked it"
-        cross = CrossEdges(shape.edge_channels, width // config.heads)
+        assert info.edge_channels is not None, "BaselineConfig.build has checked it"
+        cross = CrossEdges(info.edge_channels, width // config.heads)
     return UniMP(
-        shape.in_channels,
+        info.in_channels + info.label_channels,
         width,
-        shape.out_channels,
-        edge_channels=shape.edge_channels,
-        label_channels=shape.label_channels,
+        info.num_outputs,
+        edge_channels=info.edge_channels,
+        label_channels=info.label_channels,
         num_layers=config.num_layers,
         heads=config.heads,
         dropout=config.dropout,
@@ -145,12 +130,12 @@ def _unimp(config: BaselineConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _unimp_v2(config: BaselineConfig, shape: Shape) -> nn.Module:
+def _unimp_v2(config: BaselineConfig, info: GraphInfo) -> nn.Module:
     return UniMPv2(
-        shape.in_channels,
+        info.in_channels + info.label_channels,
         config.hidden_channels,
-        shape.out_channels,
-        label_channels=shape.label_channels,
+        info.num_outputs,
+        label_channels=info.label_channels,
         num_layers=config.num_layers,
         heads=config.heads,
         dropout=config.dropout,
@@ -159,18 +144,19 @@ def _unimp_v2(config: BaselineConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _widths(config: BaselineConfig, shape: Shape) -> list[int]:
-    return [shape.in_channels, *[config.hidden_channels] * (config.num_layers - 1), shape.out_channels]
+def _widths(config: BaselineConfig, info: GraphInfo) -> list[int]:
+    hidden = [config.hidden_channels] * (config.num_layers - 1)
+    return [info.in_channels + info.label_channels, *hidden, info.num_outputs]
 
 
-PEERS: dict[str, Callable[[BaselineConfig, Shape], nn.Module]] = {
+PEERS: dict[str, Callable[[BaselineConfig, GraphInfo], nn.Module]] = {
     "gcn": lambda c, s: plain_gcn(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "sage": lambda c, s: plain_sage(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "gat": _gat,
     "edge_gat": _edge_gat,
     "gcnii": _gcnii,
     "dagnn": lambda c, s: DAGNN(_widths(c, s), hops=c.hops, dropout=c.dropout),
-    "sgc": lambda c, s: SGC(s.in_channels, s.out_channels, hops=c.hops),
+    "sgc": lambda c, s: SGC(s.in_channels + s.label_channels, s.num_outputs, hops=c.hops),
     "sign": lambda c, s: SIGN(_widths(c, s), hops=c.hops, dropout=c.dropout, input_dropout=c.input_dropout),
     "unimp": _unimp,
     "unimp_cef": _unimp,
