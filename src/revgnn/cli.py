@@ -164,6 +164,7 @@ def _add_train(commands: Any) -> None:
         default=[],
         help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
     )
+    parser.add_argument("--plan", action="store_true", help="set the planner's prediction beside the measured memory")
     on_ray = parser.add_argument_group("on a Ray cluster, whose machines see the same folders under the same paths")
     on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
     for flag, default, text in (
@@ -370,7 +371,7 @@ def _say(text: str) -> None:
 
 def _is_mine_to_say(error: BaseException) -> bool:
     """Whether no other rank says the same."""
-    distributed = sys.modules.get(f"{__package__}.train.distributed")
+    distributed = sys.modules.get(f"{__package__}.train.distributed.ranks")
     return world_size() == 1 or distributed is None or distributed.is_first_to_say(error)
 
 

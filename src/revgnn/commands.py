@@ -19,12 +19,12 @@ from .console import counted, print_table, progress_console, results_console
 from .data.prepare import DropFaulty, chosen_config, write_first
 from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
-from .experiment import Device, Experiment, report_on, run_experiment
+from .experiment import Device, Experiment, run_experiment
 from .files import read_object
 from .interop import convert as convert_official
-from .on_ray import Workers, on_ray
+from .launcher import world_size
 from .overrides import flatten, override
-from .planner.estimate import predicted
+from .planner.beside import set_beside
 from .planner.out_of_memory import out_of_memory_answered
 from .planner.page import make_plan, show_plan
 from .predict import Predicting, predict_run
@@ -37,10 +37,12 @@ from .results import append_rows, build_table, find_results, markdown_table, rea
 from .results.memory import append_memory, memory_row, read_memory, rows_of_tables
 from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
 from .results.table import HEAD, notes
+from .run_folder import report_on
 from .run_lock import claimed
 from .stack.budget import parse_bytes
-from .train import ProgressBar
-from .train.tracking import Tracking, check_trackers
+from .train import Callback, ProgressBar, Tracking
+from .train.callbacks.tracking import check_trackers
+from .train.distributed.ray import Workers, on_ray
 
 
 def prepare(arguments: Namespace) -> None:
@@ -73,6 +75,8 @@ def train(arguments: Namespace) -> None:
     _, _, out = _asked(arguments)
     check_trackers(arguments.track)
     _log_to(progress_console())
+    if arguments.plan and (arguments.runs is not None or arguments.ray is not None or world_size() > 1):
+        raise ValueError("--plan is of one run in one process; leave it out, or --runs, --ray and other ranks")
     if arguments.ray is None:
         done = _trained(arguments, arguments.device, False)
     elif arguments.runs is not None:
@@ -106,8 +110,7 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
     """Train what `train` asks for, as one of its ranks; give the report, or the summary of several seeds.
 
     Args:
-        arguments: the words.
-        device: overrules theirs.
+        device: overrules that of the words.
         again: go on from a checkpoint that an attempt before this one left.
     """
     name, run, out = _asked(arguments)
@@ -121,10 +124,10 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
         "download": arguments.download,
     }
 
-    def shown(label: str, folder: Path, seed: int) -> Tracking:
-        bar = ProgressBar(label=label, console=console)
+    def shown(label: str, folder: Path, seed: int) -> list[Callback]:
         settings = {**flatten(replace(run, paper=None)), "train.seed": seed}
-        return Tracking(bar, arguments.track, run=name, out=folder, settings=settings)
+        bar = ProgressBar(label=label, console=console)
+        return [bar, Tracking(arguments.track, run=name, out=folder, settings=settings)]
 
     with out_of_memory_answered(run, arguments.data_root, device=device):
         if arguments.runs is not None:
@@ -132,10 +135,11 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
                 run,
                 out,
                 runs=arguments.runs,
-                progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
+                callbacks=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
                 **said,
             )
-        return run_experiment(run, out, progress=shown(out.name, out, run.train.seed), predicted=predicted, **said)
+        report = run_experiment(run, out, callbacks=shown(out.name, out, run.train.seed), **said)
+    return set_beside(report, run, out, arguments.data_root) if arguments.plan else report
 
 
 def predict(arguments: Namespace) -> None:

@@ -21,7 +21,7 @@ from revgnn.experiment import Experiment, make_model
 from revgnn.nn.model import ModelConfig
 from revgnn.overrides import flatten
 from revgnn.recipes import all_recipes, find_recipe, summary
-from revgnn.train import METRICS, fit
+from revgnn.train import METRICS, Goal, fit
 from revgnn.train.distill import save_logits
 
 RECIPES = all_recipes()
@@ -234,9 +234,8 @@ def test_it_trains_two_steps(name: str, tmp_path: Path) -> None:
         model,
         make_batches(dataset, run.batch_size, 1, run.loader),
         replace(train, keep_logits=False),
-        metric=dataset.metric,
+        metric=Goal(metric=dataset.metric, num_outputs=dataset.num_outputs),
         device="cpu",
-        num_outputs=dataset.num_outputs,
     )
     assert result.steps == 2 or run.loader.kind == "khop"
     assert result.metric in METRICS and result.scores["valid"]["metric"] is not None
