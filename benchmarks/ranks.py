@@ -26,7 +26,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from revgnn.data import Dataset, GraphInfo, LoaderConfig, make_batches
 from revgnn.measure import StepMemory, tensor_bytes
 from revgnn.nn.model import ModelConfig, build_model
-from revgnn.train import TrainConfig, fit
+from revgnn.train import Callback, TrainConfig, TrainState, fit
 
 from .machine import ROOT, facts
 
@@ -68,8 +68,10 @@ def dataset() -> Dataset:
     )
 
 
-class Watch:
-    """A `Progress` that takes the time of each step and what the loopback interface carried, after the first epoch."""
+class Watch(Callback):
+    """Takes the memory of the first steps, and after the first epoch the time and the traffic of the loopback."""
+
+    every_rank = True
 
     def __init__(self, memory: StepMemory) -> None:
         self.memory = memory
@@ -77,24 +79,22 @@ class Watch:
         self.sent: list[int] = []
         self._before: tuple[float, int] | None = None
 
-    def begin(self, **_: Any) -> None:
-        """Nothing to do."""
+    def on_epoch_start(self, run: TrainState) -> None:
+        """Begin to record."""
+        self.memory()
 
-    def step(self, *, epoch: int, **_: Any) -> None:
+    def on_step_end(self, run: TrainState) -> None:
         """Note a step, once none is recorded any more."""
         self.memory.step()
         now = time.perf_counter(), _loopback()
-        if self._before is not None and epoch > StepMemory.RECORDED_STEPS // 2 + 1:
+        if self._before is not None and run.epoch + 1 > StepMemory.RECORDED_STEPS // 2 + 1:
             self.seconds.append(now[0] - self._before[0])
             self.sent.append(now[1] - self._before[1])
         self._before = now
 
-    def epoch(self, row: Any) -> None:
-        """Between epochs no step is under way."""
-        self._before = None
-
-    def end(self) -> None:
-        """Nothing to do."""
+    def on_steps_end(self, run: TrainState) -> None:
+        """Give the peak; between epochs no step is under way."""
+        run.memory, self._before = self.memory(), None
 
 
 def measure(way: Way) -> dict[str, Any]:
@@ -130,8 +130,7 @@ def measure(way: Way) -> dict[str, Any]:
             parallel="fsdp" if way.parallel == "fsdp" else "ddp",
         ),
         metric="accuracy",
-        progress=watch,
-        memory=memory,
+        callbacks=[watch],
         device="cpu",
     )
     hook.remove()

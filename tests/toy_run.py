@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from revgnn.data import Batch
 from revgnn.graph import Graph
-from revgnn.train import FitResult, TrainConfig, fit, load_latest, read_curve
+from revgnn.train import Checkpoints, FitResult, TrainConfig, fit, load_latest, read_curve
 
 CONFIG = TrainConfig(epochs=7, lr=0.02, warmup_epochs=3, schedule="cosine", clip_norm=1.0, checkpoint_every=2)
 
@@ -65,7 +65,8 @@ def fit_toy(out: Path, config: TrainConfig = CONFIG, stop_at: int | None = None,
     torch.manual_seed(0)
     model = Toy(stop_at, options.pop("signum", signal.SIGINT))
     batches = options.pop("batches", None) or Redrawn()
-    return fit(model, batches, config, metric="accuracy", out=out, device="cpu", **options)
+    callbacks = [Checkpoints(options.pop("configuration", None)), *options.pop("callbacks", ())]
+    return fit(model, batches, config, metric="accuracy", out=out, device="cpu", callbacks=callbacks, **options)
 
 
 def assert_same_run(one: Path, other: Path) -> None:

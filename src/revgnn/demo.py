@@ -21,9 +21,10 @@ from rich.progress import track
 
 from .console import print_table
 from .data import load_dataset
-from .experiment import Experiment, run_experiment, training_memory
+from .experiment import Experiment, run_experiment
 from .paper.recipes import digits
 from .planner.isolated import resident_in_isolation
+from .planner.measured import training_memory
 from .report.row import duration, integer, memory, score
 from .report.row import resident as resident_of
 from .train import ProgressBar
@@ -77,7 +78,7 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
                 name=f"{name} on digits",
                 data_root=out,
                 device="cpu",
-                progress=ProgressBar(label=name, console=progress),
+                callbacks=[ProgressBar(label=name, console=progress)],
             )
         runs = {name: recipe() for name, recipe in MODELS.items()}
         curve = memory_over_depth(runs, DEPTHS, progress)

@@ -112,6 +112,7 @@ def _add_train(commands: Any) -> None:
         default=[],
         help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
     )
+    parser.add_argument("--plan", action="store_true", help="set the planner's prediction beside the measured memory")
     on_ray = parser.add_argument_group("on a Ray cluster, whose machines see the same folders under the same paths")
     on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
     for flag, default, text in (

@@ -35,8 +35,9 @@ from .data import (
     read_data,
 )
 from .data.readers.tables import readable_columns
-from .experiment import Device, Experiment, make_model, read_experiment, read_schema
+from .experiment import Device, Experiment, make_model, read_experiment
 from .files import replacing, room_for
+from .run_folder import read_schema
 from .run_lock import claimed
 from .train import Inference, Sums, check_weights, load_best
 

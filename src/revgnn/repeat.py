@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .data import read_data
-from .experiment import REPORT_FILE, Device, Experiment, run_experiment
+from .experiment import Device, Experiment, run_experiment
 from .files import read_object, write_whole
 from .launcher import world_size
 from .report.row import resident
-from .train import Progress, one_run
+from .run_folder import REPORT_FILE
+from .train import Callback, one_run
 
 RUNS_FILE = "runs.json"
 FORMAT = 1
@@ -31,7 +32,7 @@ def run_repeats(
     resume: bool = False,
     download: bool = False,
     target: Mapping[str, Any] | None = None,
-    progress: Callable[[int], Progress | None] = lambda seed: None,
+    callbacks: Callable[[int], Sequence[Callback]] = lambda seed: (),
 ) -> dict[str, Any]:
     """Take a run from its data to the summary of several seeds.
 
@@ -39,7 +40,7 @@ def run_repeats(
         run: what to do; its seed is the first, the others follow it one by one.
         out: receives a run folder ``seed-K`` for each, and runs.json.
         runs: how many, at least 1.
-        progress: seed -> what is told of its steps; ``None`` is silence.
+        callbacks: seed -> those that are told of its training.
         name, data_root, device, resume, download, target: as in `run_experiment`; finished seeds are not run again.
     Returns: the summary, see `summarise`.
     Raises: ValueError: ``runs`` below 1; and what `run_experiment` raises.
@@ -58,7 +59,7 @@ def run_repeats(
                 data_root=data_root,
                 device=device,
                 resume=resume,
-                progress=progress(seed),
+                callbacks=callbacks(seed),
                 target=target,
                 dataset=dataset,
             )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from revgnn.train import TrainConfig, checkpoint, load_latest
+from revgnn.train import Callback, TrainConfig, TrainState, checkpoint, load_latest
 from toy_run import CONFIG, assert_same_run, fit_toy
 
 EVERY = 2
@@ -28,17 +28,14 @@ CONFIGS = {
 }
 
 
-class Told:
-    """A `Progress` that writes the number of every step of the run into a pipe."""
+class Told(Callback):
+    """A callback that writes the number of every step of the run into a pipe."""
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
 
-    def begin(self, **facts: Any) -> None: ...
-    def epoch(self, row: Any) -> None: ...
-    def end(self) -> None: ...
-    def step(self, *, epoch: int, step: int, loss: float) -> None:
-        os.write(self.pipe, bytes([(epoch - 1) * STEPS + step]))
+    def on_step_end(self, run: TrainState) -> None:
+        os.write(self.pipe, bytes([run.epoch * STEPS + run.step]))
 
 
 def _die_at_call(number: int) -> None:
@@ -76,7 +73,7 @@ def _kill_one(out: Path, config: TrainConfig, draw: random.Random, *, inside: bo
         if inside:
             _die_at_call(call)
         try:
-            fit_toy(out, config, resume=True, progress=Told(writing))
+            fit_toy(out, config, resume=True, callbacks=[Told(writing)])
         finally:
             os._exit(1)
     os.close(writing)

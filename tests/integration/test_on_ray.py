@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from revgnn.cli import main
-from revgnn.on_ray import Workers, on_ray
 from revgnn.train import read_curve
+from revgnn.train.distributed.ray import Workers, on_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -16,7 +16,7 @@ import pytest
 from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import Counts, GraphInfo, LoaderConfig, Store, make_batches
-from revgnn.experiment import Experiment, run_experiment, training_memory
+from revgnn.experiment import Experiment, run_experiment
 from revgnn.meter import interpreter_bytes
 from revgnn.nn.model import EquilibriumOptions
 from revgnn.paper.memory import memory_row, newest_memory
@@ -35,6 +35,7 @@ from revgnn.planner import (
 from revgnn.planner.dry_run import at_most, kept_by, measured_peak, step_size
 from revgnn.planner.estimate import predicted
 from revgnn.planner.isolated import resident_in_isolation
+from revgnn.planner.measured import training_memory
 from revgnn.planner.process import KEPT, SORTED, data_bytes, process_bytes
 from revgnn.planner.roofline import GPUS, MachineRates
 from revgnn.planner.suggest import MARGIN
@@ -413,7 +414,7 @@ def test_an_unknown_gpu_names_those_that_are_known(capsys: pytest.CaptureFixture
 def test_a_report_sets_the_prediction_beside_the_peak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     words = ["train", "digits/revgnn", "--set", "train.epochs=2", "--set", "train.eval_every=2", "--out", str(out)]
-    assert main([*words, "--device", "cpu", "--json"]) == 0
+    assert main([*words, "--device", "cpu", "--json", "--plan"]) == 0
     memory = json.loads(capsys.readouterr().out)["memory"]
     assert memory["predicted"]["peak_bytes"] == pytest.approx(memory["peak_bytes"], rel=BOUND)
     assert "memory predicted by the planner" in (out / "report.html").read_text(encoding="utf-8")
@@ -431,15 +432,14 @@ def test_a_report_of_a_fixed_point_has_the_peak_of_solved_steps(
     tied = {"coupling": "residual", "backprop": "implicit", "weight_tied": True, "equilibrium": options}
     train = replace(run.train, epochs=4, warmup_epochs=0, eval_every=4)
     run = replace(run, model=replace(run.model, **tied), train=train)
-    report = run_experiment(
-        run, tmp_path / "run", name="planted", data_root=tmp_path, device="cpu", dataset=data, predicted=predicted
-    )
+    report = run_experiment(run, tmp_path / "run", name="planted", data_root=tmp_path, device="cpu", dataset=data)
     memory, rows = report["memory"], read_lines(tmp_path / "run" / "curve.jsonl")
     assert "first 4 training step(s) and 4 of another way" in memory["how"]
     peaks = [row["memory"] for row in rows]
     assert peaks[1] < 0.9 * peaks[2], "what solving takes shows from the first epoch that solves"
     assert memory["peak_bytes"] == pytest.approx(training_memory(run, data), rel=0.05)
-    assert memory["predicted"]["peak_bytes"] == pytest.approx(memory["peak_bytes"], rel=BOUND)
+    expected = predicted(run, data, make_batches(data, None, run.train.seed, run.loader))
+    assert expected is not None and expected["peak_bytes"] == pytest.approx(memory["peak_bytes"], rel=BOUND)
 
 
 # ------------------------------------------------------------------ the memory column

@@ -17,8 +17,9 @@ import torch
 from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import Feature
-from revgnn.experiment import read_experiment, read_schema
+from revgnn.experiment import read_experiment
 from revgnn.predict import Predicting, predict_run
+from revgnn.run_folder import read_schema
 
 SMALL = [
     *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),

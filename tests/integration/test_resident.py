@@ -129,6 +129,7 @@ def test_a_trained_folder_takes_no_more_at_96_layers_and_its_report_says_what_it
     for layers in (SHALLOW, DEEP):
         out = tmp_path / f"run-{layers}"
         words = ["train", str(folder), "--model", "revgen", "--out", str(out), "--device", "cpu", "--json"]
+        words += ["--plan"]
         changes = [f"model.num_layers={layers}", "model.hidden_channels=128", "train.epochs=3", "train.eval_every=3"]
         command = [sys.executable, "-m", "revgnn", *words, *(f"--set={change}" for change in changes)]
         env = os.environ | {"OMP_NUM_THREADS": "1"}

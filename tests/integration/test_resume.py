@@ -19,7 +19,7 @@ from revgnn.data import Batches, Dataset, DatasetConfig, GraphInfo, LoaderConfig
 from revgnn.experiment import Experiment, run_experiment
 from revgnn.nn.convs.gat import GATOptions
 from revgnn.nn.model import EquilibriumOptions, ModelConfig
-from revgnn.train import Interrupted, load_latest, read_curve
+from revgnn.train import Callback, Interrupted, TrainState, load_latest, read_curve
 from revgnn.train.config import as_json, check_same
 from revgnn.train.label_inputs import LabelOptions
 from toy_run import CONFIG, assert_same_run, fit_toy
@@ -85,16 +85,13 @@ def test_a_run_interrupted_again_and_again_is_still_the_same(tmp_path: Path, who
 
 
 def test_a_crash_goes_back_to_the_last_checkpoint_and_trims_the_curve(tmp_path: Path, whole: Path) -> None:
-    class Crash:
-        def begin(self, **facts: Any) -> None: ...
-        def step(self, **facts: Any) -> None: ...
-        def end(self) -> None: ...
-        def epoch(self, row: Any) -> None:
-            if row["epoch"] == 5:
+    class Crash(Callback):
+        def on_epoch_end(self, run: TrainState) -> None:
+            if run.row["epoch"] == 5:
                 raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        fit_toy(tmp_path, progress=Crash())
+        fit_toy(tmp_path, callbacks=[Crash()])
     assert load_latest(tmp_path).epoch == 4
     assert len(read_curve(tmp_path / "curve.jsonl")) == 5
     with (tmp_path / "curve.jsonl").open("a") as file:
@@ -103,17 +100,14 @@ def test_a_crash_goes_back_to_the_last_checkpoint_and_trims_the_curve(tmp_path: 
     assert_same_run(whole, tmp_path)
 
 
-class StopsAfter:
-    """A `Progress` in whose clock every step takes a minute, and whose power is cut after so many of them."""
+class StopsAfter(Callback):
+    """A callback in whose clock every step takes a minute, and whose power is cut after so many of them."""
 
     def __init__(self, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps, self.minutes = steps, 0
-        monkeypatch.setattr("revgnn.train.trainer.time.monotonic", lambda: 60.0 * self.minutes)
+        monkeypatch.setattr("revgnn.train.callbacks.checkpoint.time.monotonic", lambda: 60.0 * self.minutes)
 
-    def begin(self, **facts: Any) -> None: ...
-    def end(self) -> None: ...
-    def epoch(self, row: Any) -> None: ...
-    def step(self, **facts: Any) -> None:
+    def on_step_end(self, run: TrainState) -> None:
         self.minutes += 1
         if self.minutes == self.steps:
             raise RuntimeError("power cut")
@@ -125,7 +119,7 @@ def test_minutes_between_checkpoints_are_all_that_a_crash_costs(
 ) -> None:
     config = replace(CONFIG, checkpoint_every=None, checkpoint_minutes=2.5)
     with monkeypatch.context() as clock, pytest.raises(RuntimeError, match="power cut"):
-        fit_toy(tmp_path, config, progress=StopsAfter(cut, clock))
+        fit_toy(tmp_path, config, callbacks=[StopsAfter(cut, clock)])
     saved = load_latest(tmp_path)
     assert (0 if saved is None else saved.epoch * 3 + saved.step) == kept
     fit_toy(tmp_path, config, resume=True)
@@ -271,16 +265,13 @@ NETS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-class StopAt:
-    """A `Progress` that asks for the end after so many steps."""
+class StopAt(Callback):
+    """A callback that asks for the end after so many steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
 
-    def begin(self, **facts: Any) -> None: ...
-    def end(self) -> None: ...
-    def epoch(self, row: Any) -> None: ...
-    def step(self, **facts: Any) -> None:
+    def on_step_end(self, run: TrainState) -> None:
         self.left -= 1
         if self.left == 0:
             signal.raise_signal(signal.SIGTERM)
@@ -305,7 +296,7 @@ def test_every_kind_of_network_resumes_with_the_same_bits(tmp_path: Path, net: s
             device="cpu",
             dataset=_data(),
             resume=resume,
-            progress=StopAt(stop),
+            callbacks=[StopAt(stop)],
         )
 
     go("whole")

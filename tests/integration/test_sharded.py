@@ -26,7 +26,7 @@ from revgnn.data import Batch, Batches, GraphInfo, LoaderConfig, make_batches
 from revgnn.graph import Graph
 from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
 from revgnn.stack.layer_run import Experiment
-from revgnn.train import Interrupted, LabelOptions, TrainConfig, fit, read_curve
+from revgnn.train import Goal, Interrupted, LabelOptions, TrainConfig, fit, read_curve
 from tolerances import relative_error
 
 pytestmark = pytest.mark.slow
@@ -129,11 +129,10 @@ def train(
         model,
         Joined(batches) if together else batches,
         replace(config, parallel=parallel),
-        metric="accuracy",
+        metric=Goal(metric="accuracy", num_outputs=3),
         out=out,
         resume=resume,
         device="cpu",
-        num_outputs=3,
     )
 
 

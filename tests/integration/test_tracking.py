@@ -11,7 +11,7 @@ from accelerate import tracking as accelerate_tracking
 
 from revgnn.cli import main
 from revgnn.train import read_curve
-from revgnn.train import tracking as own
+from revgnn.train.callbacks import tracking as own
 
 SETTINGS = ("train.epochs=3", "train.eval_every=1", "train.patience=none", "model.num_layers=4")
 SHORT = ["--device", "cpu", *(word for setting in SETTINGS for word in ("--set", setting))]

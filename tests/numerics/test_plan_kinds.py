@@ -17,7 +17,7 @@ from revgnn.planner import made_up, shape_of_config
 from revgnn.planner.dry_run import Size, measure_trial
 from revgnn.planner.synthetic import GraphShape
 from revgnn.train import LOSSES
-from revgnn.train.averaging import follow
+from revgnn.train.callbacks.ema import follow
 from revgnn.train.optim import make_optimizer
 
 predict_module = sys.modules["revgnn.planner.estimate"]

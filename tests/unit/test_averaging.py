@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from revgnn.train.averaging import averaged, follow
+from revgnn.train.callbacks.ema import averaged, follow
 from revgnn.train.optim import OPTIMIZERS, flatten_state, make_optimizer, unflatten_state
 
 

@@ -20,11 +20,10 @@ from torch_geometric.loader import RandomNodeLoader
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import graph_dataset, node_dataset
 from revgnn.data import Batches, Dataset, LoaderConfig, Prefetched, PygBatches, Store, make_batches
-from revgnn.meter import record_batches, step_memory
 from revgnn.nn.model import ModelConfig, build_model
 from revgnn.paper.recipes import all_recipes
-from revgnn.train import FitResult, ProgressBar, TrainConfig, fit, load_latest
-from revgnn.train.tracking import Tracking
+from revgnn.train import FitResult, ProgressBar, Tracking, TrainConfig, fit, load_latest
+from revgnn.train.callbacks.memory import record_batches, step_memory
 
 
 def saved_by_torch(value: Any) -> Any:
@@ -104,13 +103,16 @@ def test_a_copied_bar_shows_itself_on_standard_error(
     way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere = io.StringIO()
-    bar = Tracking(ProgressBar("net", Console(file=elsewhere)), [], run="net", out=tmp_path, settings={})
+    bar = [
+        ProgressBar("net", Console(file=elsewhere)),
+        Tracking([], run="net", out=tmp_path, settings={}),
+    ]
     data, batches = data_and_batches("full", tmp_path)
-    train(data, batches, progress=bar)
+    train(data, batches, callbacks=bar)
     assert "net: epoch 2/2" in elsewhere.getvalue()
     said = elsewhere.getvalue()
     other = WAYS[way](bar)
-    train(data, batches, progress=other)
+    train(data, batches, callbacks=other)
     assert "net: epoch 2/2" in capsys.readouterr().err
     assert elsewhere.getvalue() == said
 
@@ -143,7 +145,7 @@ def test_a_new_process_trains_on_what_it_is_sent(tmp_path: Path) -> None:
     sent = data_and_batches("parts", tmp_path)
     expected = train(*sent)
     mine, theirs = multiprocessing.get_context("spawn").Pipe()
-    options = {"progress": ProgressBar("there"), "out": tmp_path / "run"}
+    options = {"callbacks": [ProgressBar("there")], "out": tmp_path / "run"}
     process = multiprocessing.get_context("spawn").Process(target=_train_in, args=(theirs, *sent), kwargs=options)
     process.start()
     assert mine.poll(120), process.exitcode

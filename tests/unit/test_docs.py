@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from revgnn.data import load_dataset
-from revgnn.experiment import make_model, training_memory
+from revgnn.experiment import make_model
 from revgnn.overrides import override
 from revgnn.paper.recipes import digits
 from revgnn.parser import make_parser
+from revgnn.planner.measured import training_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from revgnn.data.batch import Batch
 from revgnn.graph import Graph
-from revgnn.train import LabelOptions, TeacherOptions, TrainConfig, distillation, fit, step_seed
+from revgnn.train import Goal, LabelOptions, TeacherOptions, TrainConfig, distillation, fit, step_seed
 from revgnn.train.distill import LOGITS_FILE, load_teacher, rows_of, save_logits, with_teacher
 from revgnn.train.label_inputs import reuse_labels, toss
 from tolerances import TOLERANCES, assert_close
@@ -184,7 +184,7 @@ def test_fit_trains_on_the_predicted_rows_alone() -> None:
     data, net = batch(), Net()
     config = TrainConfig(epochs=2, lr=0.01, labels=LabelOptions(reuse=True), loss="log_cross_entropy", select="loss")
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    result = fit(net, GraphSource(data), config, metric="accuracy", device="cpu", num_outputs=CLASSES)
+    result = fit(net, GraphSource(data), config, metric=Goal(metric="accuracy", num_outputs=CLASSES), device="cpu")
 
     reference = Net()
     reference.load_state_dict(weights)

@@ -12,7 +12,7 @@ import pytest
 
 from revgnn.cli import main
 from revgnn.launcher import alone, first_rank_speaks, is_writer, on_rank, rank, restarted, say_restarted, world_size
-from revgnn.train.interrupt import Interrupts
+from revgnn.train.signals import Interrupts
 
 
 @pytest.fixture(autouse=True)

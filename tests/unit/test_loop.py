@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,19 @@ from torch import Tensor, nn
 
 from revgnn.data.batch import Batch
 from revgnn.graph import Graph
-from revgnn.train import Interrupted, ProgressBar, TrainConfig, fit, load_best, load_latest, read_curve, step_seed
-from revgnn.train.interrupt import Interrupts
+from revgnn.train import (
+    Callback,
+    Interrupted,
+    ProgressBar,
+    TrainConfig,
+    TrainState,
+    fit,
+    load_best,
+    load_latest,
+    read_curve,
+    step_seed,
+)
+from revgnn.train.signals import Interrupts
 from tolerances import TOLERANCES, assert_close
 
 CONFIG = TrainConfig(epochs=6, lr=0.05, checkpoint_every=None)
@@ -174,9 +185,22 @@ def test_the_last_epoch_is_always_evaluated() -> None:
     assert [row["epoch"] for row in result.curve if row["scores"]] == [2, 4, 5]
 
 
+class Reads(Callback):
+    """Gives the memory of the steps from a reading before and one after them, of which the first is dropped."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self.read = read
+
+    def on_epoch_start(self, run: TrainState) -> None:
+        self.read()
+
+    def on_steps_end(self, run: TrainState) -> None:
+        run.memory = self.read()
+
+
 def test_memory_is_read_around_the_steps_and_the_largest_counts() -> None:
     readings = iter([1, 10, 2, 30, 3, 20])
-    result = _fit(_toy(), replace(CONFIG, epochs=3), memory=lambda: next(readings))
+    result = _fit(_toy(), replace(CONFIG, epochs=3), callbacks=[Reads(lambda: next(readings))])
     assert [row["memory"] for row in result.curve] == [10, 30, 20]
     assert result.peak_memory == 30
 
@@ -327,7 +351,7 @@ def test_a_second_signal_stops_at_once_and_threads_are_left_alone() -> None:
 
 def _shown(terminal: bool) -> str:
     console = Console(record=True, force_terminal=terminal, width=160, file=open("/dev/null", "w"))  # noqa: SIM115
-    _fit(_toy(), replace(CONFIG, epochs=30), progress=ProgressBar("toy [4]", console), memory=lambda: 5 * 2**20)
+    _fit(_toy(), replace(CONFIG, epochs=30), callbacks=[Reads(lambda: 5 * 2**20), ProgressBar("toy [4]", console)])
     console.file.close()
     return console.export_text()
 

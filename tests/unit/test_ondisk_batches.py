@@ -22,9 +22,9 @@ from revgnn.data import (
     read_data,
 )
 from revgnn.nn.model import ModelConfig, build_model
-from revgnn.train import LabelOptions, TrainConfig, fit, load_latest, predict
+from revgnn.train import Callback, Goal, LabelOptions, TrainConfig, TrainState, fit, load_latest, predict
 from revgnn.train.evaluate import evaluate
-from revgnn.train.interrupt import Interrupted
+from revgnn.train.signals import Interrupted
 from tolerances import assert_close
 
 
@@ -125,10 +125,9 @@ def _fit(store: Store, out: Path, **kwargs: Any) -> torch.nn.Module:
         model,
         make_batches(store, None, 0, loader),
         config,
-        metric="accuracy",
+        metric=Goal(metric="accuracy", num_outputs=store.info.num_outputs),
         out=out,
         device="cpu",
-        num_outputs=store.info.num_outputs,
         **kwargs,
     )
     return model
@@ -137,19 +136,16 @@ def _fit(store: Store, out: Path, **kwargs: Any) -> torch.nn.Module:
 def test_a_run_that_stops_in_an_epoch_ends_as_one_that_does_not(store: Store, tmp_path: Path) -> None:
     whole = _fit(store, tmp_path / "whole")
 
-    class Stop:
-        def begin(self, **facts: Any) -> None: ...
-        def epoch(self, row: Any) -> None: ...
-        def end(self) -> None: ...
-        def step(self, *, epoch: int, step: int, loss: float) -> None:
-            if (epoch, step) == (2, 2):
+    class Stop(Callback):
+        def on_step_end(self, run: TrainState) -> None:
+            if (run.epoch + 1, run.step) == (2, 2):
                 import os
                 import signal
 
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        _fit(store, tmp_path / "stopped", progress=Stop())
+        _fit(store, tmp_path / "stopped", callbacks=[Stop()])
     snapshot = load_latest(tmp_path / "stopped")
     assert snapshot is not None and (snapshot.epoch, snapshot.step) == (1, 2)
     resumed = _fit(store, tmp_path / "stopped", resume=True)

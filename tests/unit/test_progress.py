@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from revgnn.train import ProgressBar
-from revgnn.train import progress as module
+from revgnn.train import ProgressBar, TrainConfig
+from revgnn.train.callbacks import progress as module
 
 
 def test_forty_columns_still_show_count_loss_metric_memory_and_time() -> None:
     text = io.StringIO()
     bar = ProgressBar("RevGNN", Console(file=text, width=40, force_terminal=True, color_system=None))
-    bar.begin(epochs=60, steps=1, done=0, metric="accuracy")
-    bar.step(epoch=7, step=1, loss=0.4433)
-    bar.epoch(
-        {
-            "epoch": 7,
-            "lr": 0.1,
-            "loss": 0.4433,
-            "steps": 1,
-            "seconds": 1.0,
-            "memory": 42 * 2**20,
-            "scores": {"valid": {"metric": 0.9723, "loss": 1.0}},
-            "observed": {},
-        }
-    )
-    bar.end()
+    run = _run(epochs=60, steps=1)
+    bar.on_start(run)
+    run.epoch, run.step, run.loss = 6, 1, 0.4433
+    bar.on_step_end(run)
+    run.row = {
+        "epoch": 7,
+        "lr": 0.1,
+        "loss": 0.4433,
+        "steps": 1,
+        "seconds": 1.0,
+        "memory": 42 * 2**20,
+        "scores": {"valid": {"metric": 0.9723, "loss": 1.0}},
+        "observed": {},
+    }
+    bar.on_epoch_end(run)
+    bar.on_end(run)
     last = [line for line in text.getvalue().replace("\r", "\n").splitlines() if "7/60" in line][-1]
     assert "0.443 0.972 42 MiB" in last
     assert ":" in last.partition("MiB")[2]
+
+
+def _run(epochs: int, steps: int) -> Any:
+    """What a bar looks at of a run that begins."""
+    return SimpleNamespace(config=TrainConfig(epochs=epochs), epoch=0, steps_per_epoch=steps, metric="accuracy")
 
 
 def _row(epoch: int) -> Any:
@@ -49,13 +56,16 @@ def test_lines_are_few_for_fast_epochs_and_still_come_for_slow_ones(
     text = io.StringIO()
     bar = ProgressBar("net", Console(file=text, width=200))
     epochs = 1000 if seconds < 100 else 250
-    bar.begin(epochs=epochs, steps=4, done=0, metric="accuracy")
+    run = _run(epochs, steps=4)
+    bar.on_start(run)
     for epoch in range(1, epochs + 1):
         for step in range(1, 5):
             now[0] += seconds / 4
-            bar.step(epoch=epoch, step=step, loss=0.5)
-        bar.epoch(_row(epoch))
-    bar.end()
+            run.epoch, run.step, run.loss = epoch - 1, step, 0.5
+            bar.on_step_end(run)
+        run.row = _row(epoch)
+        bar.on_epoch_end(run)
+    bar.on_end(run)
     said = text.getvalue().splitlines()
     assert f"epoch {first}/" in said[0]
     assert len(said) == lines

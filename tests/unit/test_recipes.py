@@ -22,7 +22,7 @@ from revgnn.overrides import flatten
 from revgnn.paper.baselines import BaselineConfig
 from revgnn.paper.recipes import all_recipes, find_recipe, recipe_summaries
 from revgnn.paper.targets import TARGETS
-from revgnn.train import METRICS, fit
+from revgnn.train import METRICS, Goal, fit
 from revgnn.train.distill import save_logits
 
 RECIPES = all_recipes()
@@ -236,9 +236,8 @@ def test_it_trains_two_steps(name: str, tmp_path: Path) -> None:
         model,
         make_batches(dataset, run.batch_size, 1, run.loader),
         replace(train, keep_logits=False),
-        metric=dataset.info.metric,
+        metric=Goal(metric=dataset.info.metric, num_outputs=dataset.info.num_outputs),
         device="cpu",
-        num_outputs=dataset.info.num_outputs,
     )
     assert result.steps == 2 or run.loader.kind == "khop"
     assert result.metric in METRICS and result.scores["valid"]["metric"] is not None

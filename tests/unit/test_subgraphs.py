@@ -19,7 +19,7 @@ from revgnn.data import Batch, Batches, Dataset, FullBatch, GraphInfo, LoaderCon
 from revgnn.data.subgraphs import GraphSource, Views
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, tensor_bytes
-from revgnn.train import FitResult, TrainConfig, fit, predict
+from revgnn.train import FinalScores, FitResult, TrainConfig, fit, predict
 from revgnn.train.evaluate import evaluate
 from tolerances import assert_close
 
@@ -265,7 +265,8 @@ def score_of(data: Dataset, loader: LoaderConfig, *, epochs: int = 2) -> tuple[F
     torch.manual_seed(0)
     batches = make_batches(data, None, 0, loader)
     config = TrainConfig(epochs=epochs, lr=0.05, checkpoint_every=None)
-    return fit(Net(), batches, config, metric="accuracy", final=final_batches(batches), device="cpu"), batches
+    final = [FinalScores(final_batches(batches))]
+    return fit(Net(), batches, config, metric="accuracy", callbacks=final, device="cpu"), batches
 
 
 def test_the_final_evaluation_gives_the_scores_and_the_first_one_selects() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from revgnn import on_ray as module
-from revgnn.on_ray import Workers, on_ray
 from revgnn.run_lock import ClaimedError, claimed
 from revgnn.train import Interrupted
-from revgnn.train.interrupt import Interrupts
+from revgnn.train.distributed import ray as module
+from revgnn.train.distributed.ray import Workers, on_ray
+from revgnn.train.signals import Interrupts
 
 Lost = type("ActorDiedError", (Exception,), {"__module__": "ray.exceptions"})
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..experiment import report_on
 from ..files import read_object
 from ..repeat import RUNS_FILE
 from ..report import MARKDOWN_HEADER, markdown_row
 from ..report.row import duration, integer, mean_and_std, memory, metric_title, resident, score, target
+from ..run_folder import report_on
 from .output import print_facts, print_json, print_lines
 
 

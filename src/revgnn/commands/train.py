@@ -9,13 +9,14 @@ from typing import Any
 
 from ..console import progress_console
 from ..experiment import Device, run_experiment
-from ..on_ray import Workers, on_ray
+from ..launcher import world_size
 from ..overrides import flatten
-from ..planner.estimate import predicted
+from ..planner.beside import set_beside
 from ..planner.out_of_memory import out_of_memory_answered
 from ..repeat import run_repeats
-from ..train import ProgressBar
-from ..train.tracking import Tracking, check_trackers
+from ..train import Callback, ProgressBar, Tracking
+from ..train.callbacks.tracking import check_trackers
+from ..train.distributed.ray import Workers, on_ray
 from .choose import asked_for
 from .output import log_to
 from .report import show_report, show_runs
@@ -26,6 +27,8 @@ def run(arguments: Namespace) -> None:
     _, _, out, _ = asked_for(arguments)
     check_trackers(arguments.track)
     log_to(progress_console())
+    if arguments.plan and (arguments.runs is not None or arguments.ray is not None or world_size() > 1):
+        raise ValueError("--plan is of one run in one process; leave it out, or --runs, --ray and other ranks")
     if arguments.ray is None:
         done = _trained(arguments, arguments.device, False)
     elif arguments.runs is not None:
@@ -64,10 +67,10 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
         "download": arguments.download,
     }
 
-    def shown(label: str, folder: Path, seed: int) -> Tracking:
-        bar = ProgressBar(label=label, console=console)
+    def shown(label: str, folder: Path, seed: int) -> list[Callback]:
         settings = {**flatten(experiment), "train.seed": seed}
-        return Tracking(bar, arguments.track, run=name, out=folder, settings=settings)
+        bar = ProgressBar(label=label, console=console)
+        return [bar, Tracking(arguments.track, run=name, out=folder, settings=settings)]
 
     with out_of_memory_answered(experiment, arguments.data_root, device=device):
         if arguments.runs is not None:
@@ -75,8 +78,8 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
                 experiment,
                 out,
                 runs=arguments.runs,
-                progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
+                callbacks=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
                 **said,
             )
-        progress = shown(out.name, out, experiment.train.seed)
-        return run_experiment(experiment, out, progress=progress, predicted=predicted, **said)
+        report = run_experiment(experiment, out, callbacks=shown(out.name, out, experiment.train.seed), **said)
+    return set_beside(report, experiment, out, arguments.data_root) if arguments.plan else report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +89,32 @@ class Series:
 
     def _passed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         return batches if self._through is None else self._through(batches)
+
+
+class Footprint:
+    """What a source of batches takes of memory beside those that a step makes; what such a source may inherit from."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Most bytes of training batches that were made ahead and wait while a step is taken."""
+        return 0
+
+    @property
+    def most_waiting(self) -> int:
+        """Training batches that wait while a step is taken, at most."""
+        return 0
+
+    def held(self) -> list[Tensor]:
+        """Give the tensors of training batches that stay from step to step."""
+        return []
+
+    def record(self, count: int, around: Callable[[], AbstractContextManager[None]]) -> None:
+        """Make the next training batches in the caller's thread, where a recording of its allocations sees them.
+
+        Args:
+            count: of them.
+            around: entered while one is made that another thread would have made.
+        """
 
 
 class Batches(Protocol):

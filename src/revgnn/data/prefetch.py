@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..measure import tensor_bytes
-from .batch import Batch, Batches, Series
+from .batch import Batch, Batches, Footprint, Series
 
 
-class Prefetched:
+class Prefetched(Footprint):
     """The same batches in the same order, each begun up to ``depth`` batches before it is wanted.
 
     The batches must not depend on global random states, which the thread would share with the model; those of this

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from .batch import Batch, Series
+from .batch import Batch, Footprint, Series
 from .categorical import edge_columns, widen
 from .dataset import Dataset
 from .induced import Cut, Subgraph, induce
@@ -192,7 +192,7 @@ class Evaluation(Protocol):
         ...
 
 
-class NodeBatches:
+class NodeBatches(Footprint):
     """Batches whose training comes from one place and whose evaluation comes from another.
 
     Args:
@@ -216,3 +216,7 @@ class NodeBatches:
     def evaluate(self) -> Iterable[Batch]:
         """Give the batches of an evaluation."""
         return self.evaluation.evaluate()
+
+    def held(self) -> list[Tensor]:
+        """Give the tensors of a training batch that stays."""
+        return self.training.held() if isinstance(self.training, Footprint) else []

@@ -99,10 +99,12 @@ class GNN(nn.Module):
         # A penalty that nobody has asked for has a graph, which copies and pickles cannot have.
         return {**self.__dict__, "_penalty": None}
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones."""
-        if isinstance(self.stack, Equilibrium):
-            self.stack.mode = "unroll" if epoch <= self.pretrain_epochs else "solve"
+    def begin_epoch(self, epoch: int) -> str | None:
+        """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones, and says so."""
+        if not isinstance(self.stack, Equilibrium):
+            return None
+        self.stack.mode = "unroll" if epoch <= self.pretrain_epochs else "solve"
+        return self.stack.mode
 
     def auxiliary_loss(self) -> Tensor | None:
         """Hand over what the last training forward adds to the loss; ``None``: nothing."""

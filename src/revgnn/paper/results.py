@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..data.readers.ogb import OGB
-from ..experiment import REPORT_FILE, as_json
+from ..experiment import as_json
 from ..files import parts_of, read_object
 from ..repeat import RUNS_FILE
 from ..report.row import resident
+from ..run_folder import REPORT_FILE
 from ..run_lock import appending
 from ..train.curve import CURVE_FILE, read_curve
 from .recipes import find_recipe

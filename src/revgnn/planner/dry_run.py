@@ -16,7 +16,7 @@ import torch
 
 from ..data import Batches, Dataset, LoaderConfig, induced, make_batches
 from ..data.sampling.partition import RandomPartition
-from ..experiment import Experiment, make_model, training_trace, ways_of
+from ..experiment import Experiment, make_model
 from ..implicit.fixed_point import ConvergenceWarning
 from ..measure import AllocationEvent
 from ..nn.model import ModelConfig
@@ -24,6 +24,7 @@ from ..stack import fused_head
 from ..stack.budget import parse_bytes
 from ..train import dry_run
 from ..train.distill import save_logits
+from .measured import training_trace, ways_of
 from .synthetic import GraphShape, made_up
 
 WORK = 2**20

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 
 from ..data import Dataset, Store, make_batches, read_data
-from ..experiment import Experiment, as_json, experiment_of, make_model, ways_of
+from ..experiment import Experiment, as_json, experiment_of, make_model
 from ..files import parse_object
 from ..meter import resident_peak
 from ..overrides import from_json
 from ..resident import Resident, resident_now
 from ..train import dry_run
 from .dry_run import Size, as_tried, enough, ways_of_trial
+from .measured import ways_of
 from .synthetic import GraphShape
 
 STEPS = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..launcher import is_writer, world_size
+from .callbacks import Callback, Checkpoints, FinalScores, MemoryRecorder, ProgressBar, Tracking, TrainState
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
@@ -10,35 +11,42 @@ from .distill import LOGITS_FILE, TeacherOptions, distillation
 from .distributed.ranks import one_run, own_statistics
 from .dry_run import dry_run
 from .evaluate import predict
+from .forward import Forward
 from .inference import Inference, InferenceBatch
-from .interrupt import Interrupted
 from .label_inputs import LabelOptions
 from .objective import LOSSES, METRICS
 from .optim import OPTIMIZERS, learning_rate
-from .progress import Progress, ProgressBar
 from .result import FitResult
 from .row_sums import Sums
+from .signals import Interrupted
 from .step import step_seed
-from .trainer import fit
+from .trainer import Goal, fit
 
 __all__ = [
     "LOGITS_FILE",
     "LOSSES",
     "METRICS",
     "OPTIMIZERS",
+    "Callback",
     "CheckpointError",
+    "Checkpoints",
+    "FinalScores",
     "FitResult",
+    "Forward",
+    "Goal",
     "Inference",
     "InferenceBatch",
     "Interrupted",
     "LabelOptions",
-    "Progress",
+    "MemoryRecorder",
     "ProgressBar",
     "Row",
     "Score",
     "Sums",
     "TeacherOptions",
+    "Tracking",
     "TrainConfig",
+    "TrainState",
     "check_weights",
     "distillation",
     "dry_run",

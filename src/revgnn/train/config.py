@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from .distill import TeacherOptions
 from .distributed.ranks import ParallelName
+from .forward import Precision
 from .label_inputs import LabelOptions
 from .objective import LossName
 from .optim import OptimizerName, ScheduleName
@@ -72,7 +73,7 @@ class TrainConfig:
     """Epochs between evaluations; the last epoch is always evaluated."""
     seed: int = 0
     """Where every random number of the training comes from; 0 to 2^32 - 1."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     """"float32", or "bf16": bfloat16 autocast of the forward, with weights and loss in float32."""
     checkpoint_every: int | None = 50
     """Epochs between checkpoints; ``None``: only at the end, when interrupted, and as minutes go by."""

@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from ..data.batch import Batches
 from ..measure import StepMemory
+from .callbacks.ema import average_steps
 from .config import TrainConfig
 from .distributed.ranks import Ranks
+from .forward import Forward
 from .model_hooks import ModelHooks
 from .optim import make_optimizer
 from .step import Stepper
@@ -47,11 +49,13 @@ def dry_run(
     """
     ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
     set_seed(config.seed)
-    trained = ranks.wrap(model)
+    forward = Forward(model, labels=config.labels, num_outputs=num_outputs, precision=config.precision)
     optimizer = make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    stepper = Stepper(model, trained, optimizer, config, ranks, num_outputs or 0)
+    stepper = Stepper(forward, optimizer, config, ranks)
     model.train()
     mark = _marks(memory, model, optimizer)
+    if config.ema_decay is not None:
+        average_steps(optimizer, config.ema_decay)
     seconds: list[float] = []
     try:
         for epoch in range(1, epochs + 1):
@@ -64,7 +68,7 @@ def dry_run(
             for step, rank_batches in enumerate(itertools.islice(shared, steps), start=1):
                 mark(GRADIENT if seconds else FIRST)
                 started = clock()
-                stepper.step(rank_batches, epoch=epoch, step=step, asked=lambda: False, due=lambda: False)
+                stepper.step(rank_batches, epoch=epoch, step=step)
                 seconds.append(clock() - started)
                 if memory is not None:
                     memory.step()

@@ -13,16 +13,17 @@ from .config import TrainConfig, remedy
 from .curve import Score
 from .distributed.batch_sharding import RankPosition
 from .distributed.ranks import Ranks
+from .forward import Forward
 from .metric_accumulator import MetricAccumulator
 from .objective import METRICS
 from .row_sums import Sums
 
-Forward = Callable[[Batch], tuple[Tensor, Batch]]
-"""A batch -> its logits, and the batch on the device of the model."""
+Logits = Callable[[Batch], tuple[Tensor, Batch]]
+"""A batch -> its logits, and the batch on the device of the model, such as a `Forward`."""
 
 
 def evaluate(
-    model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Forward, ranks: Ranks | None = None
+    model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Logits, ranks: Ranks | None = None
 ) -> dict[str, Score]:
     """Score every split that has rows, without dropout and without gradients; the model comes back in its mode.
 
@@ -32,7 +33,7 @@ def evaluate(
         batches: whose ``evaluate()`` covers every row of every split once; or several times, with ``ids``.
         loss: a key of `LOSSES`.
         metric: a key of `METRICS`.
-        forward: see `Forward`.
+        forward: gives the logits, as `Forward` does.
         ranks: those who call this together; ``None``: this process alone.
     Returns: split name -> score, on every rank; a figure that is undefined or not finite is ``None``.
     Raises: ValueError: some batches of a split have ids and others have none.
@@ -105,23 +106,24 @@ def _named(accumulators: Mapping[str, MetricAccumulator]) -> Iterator[dict[str, 
             yield {f"{split}/{name}": value for name, value in piece.items()}
 
 
-def predict(model: nn.Module, batches: Batches, forward: Forward | None = None) -> Tensor:
+def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -> Tensor:
     """Give the logits of every row of a data set, whatever split it is in, averaged over the times that it comes.
 
     Args:
         model: lies where it shall run, and comes back in its mode.
         batches: whose ``evaluate()`` covers every row; with `LoaderConfig`'s ``eval_parts`` and ``eval_views``, part by
             part and in several views.
-        forward: see `Forward`; ``None``: of the model alone, which must then take no labels as an input.
+        forward: gives the logits; ``None``: a `Forward` of the model alone, which must then take no labels as an input.
     Returns: [n, T] float32 on the CPU, in the order of the rows' ids; of batches without ids, in the order of batches.
     Raises: ValueError: some batches have ids and others have none.
     Cost: one forward pass over the batches; [n, T] on the CPU.
     """
+    forward = forward or Forward(model)
     sums: Sums | None = None
     logits_of: list[Tensor] = []
     with evaluating(model):
         for batch in batches.evaluate():
-            logits = (_plain(model, batch) if forward is None else forward(batch)[0]).float().cpu()
+            logits = forward(batch)[0].float().cpu()
             if (batch.ids is None) != (sums is None) and (logits_of or sums is not None):
                 raise ValueError("either all batches of an evaluation have ids or none has; those given are mixed")
             if batch.ids is None:
@@ -130,12 +132,6 @@ def predict(model: nn.Module, batches: Batches, forward: Forward | None = None) 
                 sums = sums or Sums(logits.size(1))
                 sums.add(batch.ids.cpu(), logits)
     return torch.cat(logits_of) if sums is None else sums.means(0, len(sums))[1]
-
-
-def _plain(model: nn.Module, batch: Batch) -> Tensor:
-    placed = batch.to(next(model.parameters()).device)
-    logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=None)
-    return logits
 
 
 @contextmanager

@@ -1,20 +1,17 @@
-"""Answers of a trained model, batch by batch: logits with labels as an input where it was trained so, and its last
-hidden state where that is wanted.
-"""
+"""The answers of a trained model, batch by batch: its logits, and its last hidden state where that is wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
 from .evaluate import evaluating
-from .label_inputs import LabelOptions, reuse_labels
+from .forward import Forward, Precision
+from .label_inputs import LabelOptions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,12 +42,11 @@ class Inference:
         *,
         labels: LabelOptions,
         num_outputs: int,
-        precision: Literal["float32", "bf16"] = "float32",
+        precision: Precision = "float32",
         hidden: bool = False,
     ) -> None:
-        self._model, self._labels, self._num_outputs = model, labels, num_outputs
-        self._device = next(model.parameters()).device
-        self._low = precision == "bf16"
+        self._model = model
+        self._forward = Forward(model, labels=labels, num_outputs=num_outputs, precision=precision)
         head = getattr(model, "head", None)
         if hidden and not isinstance(head, nn.Module):
             raise ValueError(
@@ -69,20 +65,6 @@ class Inference:
                 stack.callback(hook.remove)
             for batch in batches:
                 seen.clear()
-                logits, _ = self(batch)
+                logits, _ = self._forward(batch)
                 hidden = seen[-1].float().cpu() if seen else None
                 yield batch, InferenceBatch(logits=logits.float().cpu(), hidden=hidden)
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Batch]:
-        """Give the logits of a batch, and the batch on the device of the model."""
-        placed = batch.to(self._device)
-        if not self._labels.reuse:
-            return self._forward(placed, None), placed
-        return reuse_labels(
-            self._forward, placed, self._labels, model=self._model, num_outputs=self._num_outputs, seed=None
-        )
-
-    def _forward(self, placed: Batch, seed: int | None) -> Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._low):
-            logits: Tensor = self._model(placed.x, placed.graph, placed.edge_attr, seed=seed)
-        return logits.float()

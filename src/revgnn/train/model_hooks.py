@@ -24,8 +24,11 @@ class Ranged(Protocol):
 class ModelHooks(Protocol):
     """What a model may offer beyond its forward: to follow the epochs, add to the loss, and be watched."""
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Be told which epoch (from 1) comes."""
+    def begin_epoch(self, epoch: int) -> str | None:
+        """Be told which epoch (from 1) comes, and name its phase where there are several ways to compute.
+
+        Returns: a word such as "unroll" or "solve"; ``None``: there is one way.
+        """
         ...
 
     def auxiliary_loss(self) -> Tensor | None:

@@ -5,20 +5,18 @@ What is random in it is a pure function of (seed, epoch, number of the batch), w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batch import Batch
-from .averaging import follow
 from .config import TrainConfig, remedy
 from .distill import load_teacher, rows_of, with_teacher
 from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
-from .label_inputs import reuse_labels
+from .forward import Forward
 from .model_hooks import ModelHooks, Ranged
 from .objective import LOSSES
 from .optim import check_and_clip
@@ -37,68 +35,45 @@ class StepResult:
     """Mean over the rows."""
     rows: int
     """Training rows."""
-    asked: bool
-    """Whether a rank was asked to stop."""
-    due: bool
-    """Whether a rank wants a checkpoint."""
 
 
 class Stepper:
-    """Takes steps with a model, and forwards of an evaluation.
+    """Takes steps with a model.
 
     Args:
-        model: lies on the device of the ranks.
-        trained: what `Ranks.wrap` made of it.
+        forward: of the model, whose ``trained`` is what `Ranks.wrap` made of it.
         optimizer: of its parameters.
-        num_outputs: T; only ``config.labels.reuse`` asks for it.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        trained: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        config: TrainConfig,
-        ranks: Ranks,
-        num_outputs: int,
-    ) -> None:
-        self.model, self.trained, self.optimizer, self.config, self.ranks = model, trained, optimizer, config, ranks
-        self.num_outputs = num_outputs
-        self.ranged = [module for module in model.modules() if isinstance(module, Ranged)]
-        self.placed: tuple[Batch, Batch] | None = None
-        """The last batch as it came and as it lies on the device."""
+    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, config: TrainConfig, ranks: Ranks) -> None:
+        self.forward, self.optimizer, self.config, self.ranks = forward, optimizer, config, ranks
+        self.model = forward.model
+        self.ranged = [module for module in self.model.modules() if isinstance(module, Ranged)]
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
-    def step(
-        self,
-        rank_batches: list[RankBatch],
-        *,
-        epoch: int,
-        step: int,
-        asked: Callable[[], bool],
-        due: Callable[[], bool],
-    ) -> StepResult:
+    def step(self, rank_batches: list[RankBatch], *, epoch: int, step: int) -> StepResult:
         """Take one step.
 
         Args:
-            shares: what `RankPosition.training` gave.
+            rank_batches: what `RankPosition.training` gave.
             epoch, step: for the words of an error, from 1.
-            asked, due: whether this rank was asked to stop, and wants a checkpoint, looked up after its last backward.
         Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
         """
         self.optimizer.zero_grad(set_to_none=True)
         alone = self.ranks.batches_per_step == 1
         sums = [0.0, 0.0, 0.0]
         for rank_batch in rank_batches:
-            with self.ranks.exchange(self.trained, last=rank_batch is rank_batches[-1], counts=rank_batch.counts):
+            with self.ranks.exchange(
+                self.forward.trained, last=rank_batch is rank_batches[-1], counts=rank_batch.counts
+            ):
                 seed = step_seed(self.config.seed, epoch, rank_batch.number)
                 loss, weight, rows = self._loss(rank_batch.batch, seed, rank_batch.counts, alone=alone)
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
         self.ranks.agree(self.ranged)
-        weighted, labels, counted, asking, wanting = self.ranks.total(*sums, float(asked()), float(due()))
+        weighted, labels, counted = self.ranks.total(*sums)
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))
         mean = loss.detach() if alone else torch.tensor(weighted / max(labels, 1))
@@ -107,22 +82,7 @@ class Stepper:
         except FloatingPointError as error:
             raise FloatingPointError(f"epoch {epoch}, step {step}: {error}; {remedy(self.config)}") from None
         self.optimizer.step()
-        if self.config.ema_decay is not None:
-            follow(self.optimizer, self.config.ema_decay)
-        return StepResult(loss=value, rows=int(counted), asked=asking > 0, due=wanting > 0)
-
-    def forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
-        """Give the logits of a batch in float32 or wider, and the batch on the device."""
-        # A full batch is the same object every time: it, and what its graph derived, stay on the device.
-        if self.placed is None or self.placed[0] is not batch:
-            self.placed = None
-            self.placed = batch, batch.to(self.ranks.accelerator.device)
-        placed = self.placed[1]
-        if not self.config.labels.reuse:
-            return self._logits(placed, seed), placed
-        return reuse_labels(
-            self._logits, placed, self.config.labels, model=self.model, num_outputs=self.num_outputs, seed=seed
-        )
+        return StepResult(loss=value, rows=int(counted))
 
     def _loss(self, batch: Batch, seed: int, counts: bool, *, alone: bool) -> tuple[Tensor, int, int]:
         """The mean loss of a batch, how many labels it is the mean of, and its training rows."""
@@ -140,14 +100,3 @@ class Stepper:
         if auxiliary is not None:
             loss = loss + auxiliary
         return loss, weight, rows.numel() if counts else 0
-
-    def _logits(self, placed: Batch, seed: int | None) -> Tensor:
-        # Ranks evaluate different batches, and must not meet in the exchange of buffers.
-        model = self.trained if self.model.training else self.model
-        with self.ranks.accelerator.autocast():
-            logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)
-        if logits.size(0) != placed.y.size(0):
-            raise ValueError(
-                f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
-            )
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, evaluation, selection of the best weights, checkpoints, a curve.
+"""The training loop: epochs of steps, evaluation, selection of the best weights. All else is done by callbacks.
 
 What is random in a step is a pure function of (seed, epoch, step), or comes from the global generators, whose states
 the checkpoints hold: a resumed run takes the same steps. Of several ranks the first selects and writes.
@@ -8,36 +8,49 @@ from __future__ import annotations
 
 import itertools
 import logging
-import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.batch import Batches
 from ..launcher import restarted
-from .averaging import averaged
-from .checkpoint import CheckpointError, Snapshot, copy_weights, list_checkpoints, load_latest, restore, save, take
-from .config import TrainConfig, as_json, check_as_many, check_same
+from .callbacks.callback import Callback, TrainState
+from .callbacks.checkpoint import Checkpoints
+from .callbacks.ema import WeightAverage
+from .callbacks.interrupt import StopOnSignal
+from .callbacks.selected import KeepLogits
+from .checkpoint import copy_weights, list_checkpoints
+from .config import TrainConfig
 from .curve import CURVE_FILE, Curve, Row, Score
-from .distill import save_logits
 from .distributed.fsdp import load_weights
 from .distributed.ranks import Ranks, one_run, own_statistics
-from .evaluate import evaluate, evaluating, is_better
-from .interrupt import Interrupted, Interrupts
+from .evaluate import is_better
+from .forward import Forward
 from .model_hooks import ModelHooks
 from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
-from .progress import Progress, Silent
 from .result import FitResult
+from .signals import Interrupted
 from .step import Stepper
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a run is judged by, and how wide its answers are."""
+
+    metric: str
+    """A key of `METRICS`."""
+    num_outputs: int | None = None
+    """T; only ``TrainConfig.labels.reuse`` asks for it."""
 
 
 def fit(
@@ -45,15 +58,11 @@ def fit(
     batches: Batches,
     config: TrainConfig,
     *,
-    metric: str,
-    final: Batches | None = None,
+    metric: str | Goal,
     out: Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
-    memory: Callable[[], int] | None = None,
-    configuration: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
     device: Literal["auto", "cpu"] = "auto",
-    num_outputs: int | None = None,
 ) -> FitResult:
     """Train a model and leave the best weights in it.
 
@@ -63,17 +72,12 @@ def fit(
         model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels. It may be
             `ModelHooks`.
         batches: where the training and evaluation batches come from.
-        metric: a key of `METRICS`.
-        final: evaluates the selected weights once more, for the scores of the result; ``None``: they are those of the
-            evaluation that selected.
+        metric: a key of `METRICS`; or a `Goal`, where labels are an input.
         out: the run folder, made where missing; ``None`` writes nothing.
         resume: go on from the newest whole checkpoint in ``out``, or start where there is none.
-        progress: told of every step and epoch; ``None`` is silence.
-        memory: gives the peak bytes since it was last called; called before and after the steps of each epoch.
-        configuration: the whole configuration of the run (model, data), JSON, kept in every checkpoint and compared on
-            resuming; ``config`` stands in it as "train".
+        callbacks: told of the run in this order, after those of the loop itself: the mean of the weights where
+            ``config.ema_decay`` asks for it, and a `Checkpoints` where none is among them.
         device: "auto" is the first accelerator that Accelerate finds, or the CPU.
-        num_outputs: T; only ``config.labels.reuse`` asks for it.
     Raises:
         ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
@@ -82,15 +86,16 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
         LostRankError: another rank ended.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    goal = Goal(metric=metric) if isinstance(metric, str) else metric
+    if goal.metric not in METRICS:
+        raise ValueError(f"metric={goal.metric!r} is unknown; choose one of {', '.join(METRICS)}")
     if resume and out is None:
         raise ValueError("resume=True needs out: the run folder to go on from")
     with one_run(out):
         resume = resume or (out is not None and restarted())
         if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
             raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
-        _check_wishes(config, batches, out, num_outputs)
+        _check_wishes(config, batches, out, goal)
         bf16 = config.precision == "bf16"
         ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
         ranks.check(len(batches))
@@ -103,287 +108,190 @@ def fit(
             _log.warning(warning)
         set_seed(config.seed)
         model.to(ranks.accelerator.device)
-        run = _Fit(
-            model=model,
-            batches=batches,
-            config=config,
-            metric=metric,
-            final=final,
-            out=out,
-            progress=progress if progress is not None and ranks.writes else Silent(),
-            memory=memory,
-            configuration=as_json(config, configuration),
-            ranks=ranks,
-            num_outputs=num_outputs or 0,
-        )
+        run = _begin(model, batches, config, goal, out, ranks)
+        run.callbacks = [one for one in _ordered(config, callbacks) if one.every_rank or ranks.writes]
         with ranks.together(), ranks.sharing_rows(model, synchronise=config.sync_batchnorm):
-            if resume:
-                run.resume()
-            result = run.run()
+            if resume and out is not None:
+                next(one for one in run.callbacks if isinstance(one, Checkpoints)).resume(run, out)
+            result = _Loop(run).run()
             # What the first rank wrote is there for all of them.
             ranks.wait()
         return result
 
 
-def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, num_outputs: int | None) -> None:
-    if config.labels.reuse and num_outputs is None:
+def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, goal: Goal) -> None:
+    if config.labels.reuse and goal.num_outputs is None:
         raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
     if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
         raise ValueError("keep_logits=True needs a run folder, and one whole graph as the batch; set it to False")
 
 
-@dataclass(kw_only=True, eq=False)
-class _Fit:
-    """A run under way: what it was given, and where it stands."""
+def _begin(
+    model: nn.Module, batches: Batches, config: TrainConfig, goal: Goal, out: Path | None, ranks: Ranks
+) -> TrainState:
+    """The state before the first step."""
+    # The optimizer comes after, for parameters may be shards from here on.
+    trained = ranks.wrap(model)
+    return TrainState(
+        model=model,
+        batches=batches,
+        config=config,
+        metric=goal.metric,
+        out=out,
+        ranks=ranks,
+        optimizer=make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
+        forward=Forward(
+            model,
+            labels=config.labels,
+            num_outputs=goal.num_outputs,
+            precision=config.precision,
+            trained=trained,
+        ),
+        curve=Curve(out if ranks.writes else None),
+    )
 
-    model: nn.Module
-    batches: Batches
-    config: TrainConfig
-    metric: str
-    final: Batches | None
-    out: Path | None
-    progress: Progress
-    memory: Callable[[], int] | None
-    configuration: dict[str, Any]
-    ranks: Ranks
-    num_outputs: int
 
-    epoch: int = 0
-    """Epochs that are finished."""
-    step: int = 0
-    """Steps taken in the one after them; the three sums are over these."""
-    loss_sum: float = 0.0
-    rows: int = 0
-    seconds: float = 0.0
-    best: dict[str, Tensor] | None = None
-    best_epoch: int = 0
-    """0: nothing was selected yet."""
-    best_scores: dict[str, Score] = field(default_factory=dict)
-    saved_at: tuple[int, int] | None = None
-    """Epoch and step of the newest checkpoint."""
-    saved_when: float = 0.0
-    """When the minutes began that go by until the next one."""
+def _ordered(config: TrainConfig, callbacks: Sequence[Callback]) -> list[Callback]:
+    """The callbacks of a run: the user's between those that act first and the one that stops, which hears last."""
+    first: list[Callback] = [] if config.ema_decay is None else [WeightAverage(config.ema_decay)]
+    if not any(isinstance(one, Checkpoints) for one in callbacks):
+        first.append(Checkpoints())
+    return [*first, *callbacks, *([KeepLogits()] if config.keep_logits else []), StopOnSignal()]
 
-    def __post_init__(self) -> None:
-        trained = self.ranks.wrap(self.model)
-        self.optimizer = make_optimizer(
-            self.config.optimizer, self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
-        )
-        self.curve = Curve(self.out if self.ranks.writes else None)
-        self.stepper = Stepper(self.model, trained, self.optimizer, self.config, self.ranks, self.num_outputs)
 
-    # ------------------------------------------------------------------ the run
+class _Loop:
+    """Takes a run from where it stands to its result."""
+
+    def __init__(self, run: TrainState) -> None:
+        self._run, self._told = run, run.callbacks
+        self._stepper = Stepper(run.forward, run.optimizer, run.config, run.ranks)
+
     def run(self) -> FitResult:
-        self.saved_when = time.monotonic()
-        self.progress.begin(
-            epochs=self.config.epochs, steps=self.ranks.steps(len(self.batches)), done=self.epoch, metric=self.metric
-        )
-        try:
-            with Interrupts(patient=self.ranks.size > 1) as interrupts:
-                while self.epoch < self.config.epochs and not self._out_of_patience():
-                    self._train_epoch(interrupts)
-                    self._finish_epoch()
-                    if self.config.checkpoint_every and self.epoch % self.config.checkpoint_every == 0:
-                        self.save()
-                    self._save_in_time(self.ranks.total(float(self._due()))[0] > 0)
-                    if self.ranks.size == 1:
-                        self._stop_if_asked(interrupts.signum)
-                if self.best is None:
-                    # Shortened on resuming to end where no evaluation was due.
-                    self._select()
-                self.save()
-        finally:
-            self.progress.end()
-        assert self.best is not None, "the first selection takes whatever is defined, or raises"
-        load_weights(self.model, self.best)
-        if self.config.keep_logits:
-            self._keep_logits()
+        run = self._run
+        with ExitStack() as ending:
+            for callback in self._told:
+                ending.callback(callback.on_end, run)
+            for callback in self._told:
+                callback.on_start(run)
+            while run.epoch < run.config.epochs and not self._is_out_of_patience():
+                self._train_epoch()
+                self._finish_epoch()
+            if run.best is None:
+                # Shortened on resuming to end where no evaluation was due.
+                self._select()
+            self._checkpoint()
+        assert run.best is not None, "the first selection takes whatever is defined, or raises"
+        load_weights(run.model, run.best)
+        for callback in self._told:
+            callback.on_selected(run)
         return self._result()
 
-    def _train_epoch(self, interrupts: Interrupts) -> None:
-        epoch = self.epoch + 1
-        set_learning_rate(self.optimizer, self._lr(epoch))
-        self.model.train()
-        if isinstance(self.model, ModelHooks):
-            self.model.begin_epoch(epoch)
-        if self.memory is not None:
-            self.memory()
-        for rank_batches in self.ranks.place.training(
-            self.batches.train(epoch), accumulate=self.ranks.accumulate, done=self.step
-        ):
+    def _train_epoch(self) -> None:
+        run, epoch = self._run, self._run.epoch + 1
+        set_learning_rate(run.optimizer, self._lr(epoch))
+        run.model.train()
+        run.phase = run.model.begin_epoch(epoch) if isinstance(run.model, ModelHooks) else None
+        run.memory = None
+        for callback in self._told:
+            callback.on_epoch_start(run)
+        # Held by no name: an error that leaves the loop ends whatever makes batches ahead.
+        for taken in run.ranks.place.training(run.batches.train(epoch), accumulate=run.ranks.accumulate, done=run.step):
             started = time.perf_counter()
-            taken = self.stepper.step(
-                rank_batches,
-                epoch=epoch,
-                step=self.step + 1,
-                asked=lambda: interrupts.signum is not None,
-                due=self._due,
-            )
-            self.seconds += time.perf_counter() - started
-            self.step += 1
-            self.loss_sum += taken.loss * taken.rows
-            self.rows += taken.rows
-            self.progress.step(epoch=epoch, step=self.step, loss=taken.loss)
-            self._save_in_time(taken.due)
-            if self.ranks.size == 1:
-                self._stop_if_asked(interrupts.signum)
-            elif taken.asked:
-                # A rank that heard nothing stops with those that did, after the same step.
-                self._stop_if_asked(interrupts.signum or signal.SIGTERM)
-
-    def _keep_logits(self) -> None:
-        assert self.out is not None, "fit() has checked it"
-        with evaluating(self.model), self.ranks.evaluating(self.model):
-            if self.ranks.writes:
-                (batch,) = self.batches.evaluate()
-                save_logits(self.out, self.stepper.forward(batch)[0], batch.ids)
+            found = self._stepper.step(taken, epoch=epoch, step=run.step + 1)
+            run.seconds += time.perf_counter() - started
+            run.step += 1
+            run.loss = found.loss
+            run.loss_sum += found.loss * found.rows
+            run.rows += found.rows
+            for callback in self._told:
+                callback.on_step_end(run)
+            self._meet_requests()
+        for callback in self._told:
+            callback.on_steps_end(run)
 
     def _finish_epoch(self) -> None:
-        memory = None if self.memory is None else self.memory()
-        observed = self.model.observe() if isinstance(self.model, ModelHooks) else {}
-        self.epoch += 1
-        scores = None
-        if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
-            scores = self._select()
+        run = self._run
+        observed = run.model.observe() if isinstance(run.model, ModelHooks) else {}
+        run.epoch += 1
+        is_evaluated = run.epoch % run.config.eval_every == 0 or run.epoch == run.config.epochs
+        scores = self._select() if is_evaluated else None
         row = Row(
-            epoch=self.epoch,
-            lr=self._lr(self.epoch),
-            loss=self.loss_sum / max(self.rows, 1),
-            steps=self.step,
-            seconds=self.seconds,
-            memory=memory,
+            epoch=run.epoch,
+            lr=self._lr(run.epoch),
+            loss=run.loss_sum / max(run.rows, 1),
+            steps=run.step,
+            seconds=run.seconds,
+            memory=run.memory,
             scores=scores,
             observed=observed,
         )
-        self.step, self.loss_sum, self.rows, self.seconds = 0, 0.0, 0, 0.0
-        self.curve.append(row)
-        self.progress.epoch(row)
-
-    def _evaluate(self, batches: Batches) -> dict[str, Score]:
-        forward, config = self.stepper.forward, self.config
-        return evaluate(self.model, batches, loss=config.loss, metric=self.metric, forward=forward, ranks=self.ranks)
+        run.step, run.loss_sum, run.rows, run.seconds = 0, 0.0, 0, 0.0
+        run.curve.append(row)
+        for callback in self._told:
+            callback.on_epoch_end(run)
+        self._meet_requests()
 
     def _select(self) -> dict[str, Score]:
-        """Score the weights, or their mean where one is asked for, and keep them where they are the best so far."""
-        with averaged(self.optimizer):
-            scores = self._evaluate(self.batches)
-            if is_better(scores, self.best_scores, metric=self.metric, config=self.config, epoch=self.epoch):
-                self.best, self.best_epoch, self.best_scores = copy_weights(self.model), self.epoch, scores
+        """Score the weights, or what callbacks put in their place, and keep them where they are the best so far."""
+        run = self._run
+        with ExitStack() as contexts:
+            for callback in self._told:
+                contexts.enter_context(callback.around_evaluation(run))
+            scores = run.evaluate(run.batches)
+            if is_better(scores, run.best_scores, metric=run.metric, config=run.config, epoch=run.epoch):
+                run.best, run.best_epoch, run.best_scores = copy_weights(run.model), run.epoch, scores
         return scores
 
     # ------------------------------------------------------------------ stopping and going on
-    def _out_of_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.best_epoch > 0 and self.epoch - self.best_epoch >= patience
+    def _is_out_of_patience(self) -> bool:
+        patience, run = self._run.config.patience, self._run
+        return patience is not None and run.best_epoch > 0 and run.epoch - run.best_epoch >= patience
 
-    def _stop_if_asked(self, signum: int | None) -> None:
-        if signum is None:
+    def _meet_requests(self) -> None:
+        """Do between two steps what any rank asks for."""
+        run, requests = self._run, self._run.requests
+        requests.share(run.ranks)
+        if requests.checkpoint or requests.stop is not None:
+            self._checkpoint()
+        if requests.stop is None:
             return
-        where = f"stopped after epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
-        if self.out is None:
-            raise Interrupted(f"{where}; nothing was kept, because the run has no folder", signum)
-        self.save()
-        self.ranks.wait()
-        raise Interrupted(f"{where}; the checkpoint is in {self.out}: resume the run to go on", signum)
+        where = f"stopped after epoch {run.epoch}" + (f" and {run.step} steps" if run.step else "")
+        if run.out is None:
+            raise Interrupted(f"{where}; nothing was kept, because the run has no folder", requests.stop)
+        run.ranks.wait()
+        raise Interrupted(f"{where}; the checkpoint is in {run.out}: resume the run to go on", requests.stop)
 
-    def save(self) -> None:
-        """Write a checkpoint, unless the newest one is of this very place."""
-        if self.out is None or self.saved_at == (self.epoch, self.step):
-            return
-        self.saved_at = self.epoch, self.step
-        if not self.ranks.writes and self.ranks.sharded is None:
-            return
-        self.curve.sync()
-        progress = {
-            "best_epoch": self.best_epoch,
-            "best_scores": self.best_scores,
-            "loss_sum": self.loss_sum,
-            "rows": self.rows,
-            "seconds": self.seconds,
-            "batches_per_step": self.ranks.batches_per_step,
-        }
-        snapshot = take(
-            self.model,
-            self.optimizer,
-            epoch=self.epoch,
-            step=self.step,
-            best=self.best,
-            progress=progress,
-            config=self.configuration,
-        )
-        if self.ranks.writes:
-            save(self.out, snapshot, keep=self.config.keep_checkpoints)
-
-    def _due(self) -> bool:
-        """Whether the minutes have gone by, on the rank that writes."""
-        minutes = self.config.checkpoint_minutes
-        if self.out is None or not minutes or not self.ranks.writes:
-            return False
-        return time.monotonic() - self.saved_when >= 60 * minutes
-
-    def _save_in_time(self, due: bool) -> None:
-        """Write a checkpoint wherever the epoch stands; ranks must be told alike, for each may hold a shard."""
-        if due:
-            self.saved_when = time.monotonic()
-            self.save()
-
-    def resume(self) -> None:
-        """Take up the newest whole checkpoint, or begin where there is none."""
-        assert self.out is not None, "fit() has checked it"
-        snapshot = load_latest(self.out)
-        if snapshot is None:
-            _log.warning("%s holds no checkpoint: the run starts from the beginning", self.out)
-            self.curve.resume(0)
-            return
-        check_same(snapshot.config, self.configuration)
-        if (snapshot.epoch, snapshot.step) > (self.config.epochs, 0):
-            raise ValueError(
-                f"epochs={self.config.epochs} is less than the {snapshot.epoch} that {self.out} has run; raise it"
-            )
-        check_as_many(snapshot.progress.get("batches_per_step", 1), self.ranks.batches_per_step)
-        restore(snapshot, self.model, self.optimizer)
-        self._take_up(snapshot)
-        self.curve.resume(self.epoch)
-        _log.info("%s: going on after epoch %d, step %d", self.out, self.epoch, self.step)
-
-    def _take_up(self, snapshot: Snapshot) -> None:
-        progress = snapshot.progress
-        try:
-            self.best_epoch, self.best_scores = int(progress["best_epoch"]), progress["best_scores"]
-            self.loss_sum, self.rows = float(progress["loss_sum"]), int(progress["rows"])
-            self.seconds = float(progress["seconds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoint of {self.out} does not say where the run stood: {error!r}"
-            ) from error
-        self.epoch, self.step, self.best = snapshot.epoch, snapshot.step, snapshot.best
-        self.saved_at = self.epoch, self.step
+    def _checkpoint(self) -> None:
+        for callback in self._told:
+            callback.on_checkpoint(self._run)
+        self._run.requests.checkpoint = False
 
     # ------------------------------------------------------------------ small answers
     def _lr(self, epoch: int) -> float:
-        config = self.config
+        config = self._run.config
         return learning_rate(
             epoch, lr=config.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, schedule=config.schedule
         )
 
     def _result(self) -> FitResult:
-        rows = self.curve.rows
+        run = self._run
+        rows = run.curve.rows
         peaks = [row["memory"] for row in rows if row["memory"] is not None]
         result = FitResult(
-            metric=self.metric,
-            best_epoch=self.best_epoch,
-            scores=self.best_scores if self.final is None else self._evaluate(self.final),
-            selection=self.best_scores,
-            epochs=self.epoch,
+            metric=run.metric,
+            best_epoch=run.best_epoch,
+            scores=run.best_scores if run.final_scores is None else run.final_scores,
+            selection=run.best_scores,
+            epochs=run.epoch,
             steps=sum(row["steps"] for row in rows),
-            stopped="finished" if self.epoch >= self.config.epochs else "patience",
+            stopped="finished" if run.epoch >= run.config.epochs else "patience",
             seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
             peak_memory=max(peaks, default=None),
-            parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            device=str(self.ranks.accelerator.device),
-            precision=self.config.precision,
+            parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+            device=str(run.ranks.accelerator.device),
+            precision=run.config.precision,
             curve=rows,
         )
-        if self.out is not None and self.ranks.writes:
-            result.write(self.out)
+        if run.out is not None and run.ranks.writes:
+            result.write(run.out)
         return result

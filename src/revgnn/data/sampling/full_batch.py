@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ...graph import Graph
-from ..batch import Batch, Series
+from ..batch import Batch, Footprint, Series
 from ..categorical import edge_columns, widen
 from ..dataset import Dataset
 from ..induced import ranges
 
 
-class FullBatch:
+class FullBatch(Footprint):
     """The one graph of a node-level data set, for training and evaluation alike; one step an epoch."""
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
@@ -61,6 +61,10 @@ class FullBatch:
     def evaluate(self) -> Series:
         """Give the batch."""
         return Series(1, lambda number: self.batch)
+
+    def held(self) -> list[Tensor]:
+        """Give the tensors of the batch."""
+        return self.batch.tensors()
 
 
 class GraphBatches:

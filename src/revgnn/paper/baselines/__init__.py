@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from ..data.info import GraphInfo
+from ...data.info import GraphInfo
 from .attention import EdgeGAT, PlainGAT
 from .plain import plain_gcn, plain_sage
 from .propagation import DAGNN, GCNII, SGC, SIGN

@@ -32,8 +32,8 @@ from ...launcher import first_rank_speaks, is_writer, restarted, world_size
 from ...run_lock import claimed
 from ...stack.batch_norm import left_out, synchronised
 from ...stack.rank_group import RankGroup
-from ..interrupt import Interrupts
 from ..model_hooks import Ranged
+from ..signals import Interrupts
 from .batch_sharding import RankPosition
 from .fsdp import Sharded
 

@@ -1,4 +1,4 @@
-"""What a run shows also goes to experiment trackers: TensorBoard, W&B, MLflow and whatever else Accelerate knows."""
+"""Sends the figures of a run to experiment trackers: TensorBoard, W&B, MLflow and whatever else Accelerate knows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
-from .curve import Row
-from .progress import Progress
+from .callback import Callback, TrainState
 
 _LOG = logging.getLogger(__name__)
 TRACK_FOLDER = "track"
@@ -36,8 +34,8 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-class Tracking:
-    """A `Progress` that tells trackers of every epoch, and passes on what it is told.
+class Tracking(Callback):
+    """Tells trackers of every epoch.
 
     Logged for each epoch: ``loss``, ``lr``, ``seconds``, ``memory`` (bytes), ``<split>/<metric>`` and
     ``<split>/loss``, and what the model shows of itself. Files of trackers lie in the run folder's ``track``.
@@ -46,7 +44,6 @@ class Tracking:
     once: a run of weeks does not end with a server that it only reports to, and ``curve.jsonl`` has every figure.
 
     Args:
-        inner: told as well.
         names: of trackers, as Accelerate calls them; each once.
         run: what the run is called.
         out: the run folder.
@@ -54,44 +51,35 @@ class Tracking:
     Raises: as `check_trackers`.
     """
 
-    def __init__(
-        self, inner: Progress, names: Sequence[str], *, run: str, out: Path, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, names: Sequence[str], *, run: str, out: Path, settings: Mapping[str, Any]) -> None:
         check_trackers(names)
-        self._inner, self._names, self._out = inner, tuple(dict.fromkeys(names)), out
+        self._names, self._out = tuple(dict.fromkeys(names)), out
         self._run = run.replace("/", "-").replace(" ", "-")
         self._settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in settings.items()
         }
         self._trackers: list[GeneralTracker] = []
-        self._metric = "metric"
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy opens trackers of its own when its run begins.
         return {**self.__dict__, "_trackers": []}
 
-    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
+    def on_start(self, run: TrainState) -> None:
         """Open the trackers.
 
         Raises: OSError: one that cannot start, and why.
         """
-        self._metric = metric
-        if PartialState().is_main_process:
-            self._trackers = [self._opened(name) for name in self._names]
-        self._inner.begin(epochs=epochs, steps=steps, done=done, metric=metric)
+        self._trackers = [self._opened(name) for name in self._names]
 
-    def step(self, *, epoch: int, step: int, loss: float) -> None:
-        """Pass it on."""
-        self._inner.step(epoch=epoch, step=step, loss=loss)
-
-    def epoch(self, row: Row) -> None:
+    def on_epoch_end(self, run: TrainState) -> None:
         """Log the figures of an epoch."""
+        row = run.row
         values: dict[str, Any] = {name: row[name] for name in ("loss", "lr", "seconds")}
         if row["memory"] is not None:
             values["memory"] = row["memory"]
         for split, score in (row["scores"] or {}).items():
-            named = {f"{split}/{self._metric}": score["metric"], f"{split}/loss": score["loss"]}
+            named = {f"{split}/{run.metric}": score["metric"], f"{split}/loss": score["loss"]}
             values |= {name: value for name, value in named.items() if value is not None}
         values |= row["observed"]
         for tracker in tuple(self._trackers):
@@ -103,9 +91,8 @@ class Tracking:
                     "--track %s failed at epoch %d and is told no more; curve.jsonl keeps every epoch: %s",
                     tracker.name, row["epoch"], _told(fault),
                 )  # fmt: skip
-        self._inner.epoch(row)
 
-    def end(self) -> None:
+    def on_end(self, run: TrainState) -> None:
         """Close the trackers."""
         for tracker in self._trackers:
             try:
@@ -113,7 +100,6 @@ class Tracking:
             except Exception as fault:  # noqa: BLE001 - a package of others raises what it likes
                 _LOG.warning("--track %s could not be closed: %s", tracker.name, _told(fault))
         self._trackers = []
-        self._inner.end()
 
     def _opened(self, name: str) -> GeneralTracker:
         kind: Any = LOGGER_TYPE_TO_CLASS[name]

@@ -1,55 +1,19 @@
-"""How a run shows itself while it works: a bar on a terminal, a line now and then elsewhere, or silence."""
+"""How a run shows itself while it works: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from .curve import Row
+from .callback import Callback, TrainState
 
 
-class Progress(Protocol):
-    """Who is told of a run as it goes."""
-
-    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
-        """The run has ``epochs`` of ``steps`` each, ``done`` epochs already lie behind it."""
-        ...
-
-    def step(self, *, epoch: int, step: int, loss: float) -> None:
-        """Step ``step`` of an epoch, both from 1, was taken."""
-        ...
-
-    def epoch(self, row: Row) -> None:
-        """An epoch is over."""
-        ...
-
-    def end(self) -> None:
-        """The run is over, however it ended."""
-        ...
-
-
-class Silent:
-    """A `Progress` that says nothing."""
-
-    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
-        """Say nothing."""
-
-    def step(self, *, epoch: int, step: int, loss: float) -> None:
-        """Say nothing."""
-
-    def epoch(self, row: Row) -> None:
-        """Say nothing."""
-
-    def end(self) -> None:
-        """Say nothing."""
-
-
-class ProgressBar:
-    """A `Progress` with loss, valid metric, peak memory and the time that is left.
+class ProgressBar(Callback):
+    """Shows loss, valid metric, peak memory and the time that is left.
 
     On a terminal a bar that moves with every step; elsewhere one line per tenth of the run, and no more than one in
     ten seconds except for the last; where a tenth takes long, one line in five minutes, in the middle of an epoch too.
@@ -84,9 +48,10 @@ class ProgressBar:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, console=Console(stderr=True))
 
-    def begin(self, *, epochs: int, steps: int, done: int, metric: str) -> None:
+    def on_start(self, run: TrainState) -> None:
         """Open the bar."""
-        self._epochs, self._steps, self._metric = epochs, max(steps, 1), metric
+        epochs, done = run.config.epochs, run.epoch
+        self._epochs, self._steps, self._metric = epochs, max(run.steps_per_epoch, 1), run.metric
         self._done, self._lines_done, self._valid = done, done * 10 // epochs, None
         self._began, self._last_line = time.monotonic(), float("-inf")
         if not self.console.is_terminal:
@@ -110,18 +75,19 @@ class ProgressBar:
             self.label, total=epochs * self._steps, completed=done * self._steps, facts="starting"
         )
 
-    def step(self, *, epoch: int, step: int, loss: float) -> None:
+    def on_step_end(self, run: TrainState) -> None:
         """Move the bar by one step."""
+        facts = self._facts(run.epoch + 1, run.loss)
         if self._bar is not None:
-            place = (epoch - 1) * self._steps + step
-            self._bar.update(self._task, completed=place, facts=self._facts(epoch, loss))
-        elif step < self._steps and self._is_silent():
+            self._bar.update(self._task, completed=run.epoch * self._steps + run.step, facts=facts)
+        elif run.step < self._steps and self._is_silent():
             self._last_line = time.monotonic()
-            left = self._left(epoch - 1 + step / self._steps)
-            self._say(f"step {step}/{self._steps}, {self._facts(epoch, loss)}, {left}")
+            left = self._left(run.epoch + run.step / self._steps)
+            self._say(f"step {run.step}/{self._steps}, {facts}, {left}")
 
-    def epoch(self, row: Row) -> None:
+    def on_epoch_end(self, run: TrainState) -> None:
         """Show the figures of an epoch."""
+        row = run.row
         scores = row["scores"]
         if scores is not None and "valid" in scores:
             self._valid = scores["valid"]["metric"]
@@ -133,7 +99,7 @@ class ProgressBar:
         elif self._line_is_due(row["epoch"]):
             self._say(f"{facts}, {self._left(row['epoch'])}")
 
-    def end(self) -> None:
+    def on_end(self, run: TrainState) -> None:
         """Close the bar and leave its last state."""
         if self._bar is not None:
             self._bar.stop()

@@ -19,16 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .launcher import say_restarted
-from .run_lock import claimed
-from .train import Interrupted
-from .train.interrupt import Interrupts
+from ...launcher import say_restarted
+from ...run_lock import claimed
+from ..signals import Interrupted, Interrupts
 
 _log = logging.getLogger(__name__)
 
 _FOLDER = ".ray"
 """In the run folder: Ray's own notes, while it runs."""
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
+_PACKAGE = __name__.partition(".")[0]
 _SECONDS = 1.0
 """Between two looks at whether the run is to stop."""
 
@@ -263,7 +263,7 @@ def _rank(work: Callable[[str, bool], Any], device: str, again: bool, switch: An
         say_restarted()
     threading.Thread(target=_listen, args=(switch,), daemon=True).start()
     # Ray hands on what stands on standard error, and would say it twice.
-    logging.getLogger(__package__).propagate = False
+    logging.getLogger(_PACKAGE).propagate = False
     try:
         return work(device, again)
     except Interrupted as stop:

@@ -1,7 +1,7 @@
-"""A running mean of the weights along the steps, which is what is evaluated, selected and kept where a run asks for it.
+"""An exponential moving average of the weights along the steps, which is evaluated, selected and kept in their place.
 
 A step of parts sees a few of the classes, and while the rate is high the weights swing with it; their mean does not.
-It lies in the optimizer's state, beside the moments: so checkpoints, shards and resuming carry it as they carry those.
+The mean lies in the optimizer's state, beside the moments: checkpoints, shards and resuming carry it as those.
 
 Source: Polyak and Juditsky 1992; with decay and its warm-up, Tarvainen and Valpola 2017.
 """
@@ -9,13 +9,48 @@ Source: Polyak and Juditsky 1992; with decay and its warm-up, Tarvainen and Valp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.hooks import RemovableHandle
+
+from .callback import Callback, TrainState
 
 _MEAN = "mean_weight"
+
+
+class WeightAverage(Callback):
+    """Keeps the mean of the weights, and holds it in their place while they are evaluated and selected.
+
+    Args:
+        decay: in (0, 1); some ``1 / (1 - decay)`` steps are remembered.
+    """
+
+    every_rank = True
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+        self._hook: RemovableHandle | None = None
+
+    def on_start(self, run: TrainState) -> None:
+        """Take part in every step of the optimizer."""
+        self._hook = average_steps(run.optimizer, self._decay)
+
+    def around_evaluation(self, run: TrainState) -> AbstractContextManager[None]:
+        """Give the context in which the model has the means."""
+        return averaged(run.optimizer)
+
+    def on_end(self, run: TrainState) -> None:
+        """Leave the optimizer as it was."""
+        if self._hook is not None:
+            self._hook.remove()
+
+
+def average_steps(optimizer: torch.optim.Optimizer, decay: float) -> RemovableHandle:
+    """Let every step of an optimizer end with `follow`, until the handle is removed."""
+    return optimizer.register_step_post_hook(lambda stepped, *_: follow(stepped, decay))
 
 
 @torch.no_grad()

@@ -1,0 +1,192 @@
+"""The folder of a run: what is written into it beside the training itself, and read from it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .data import Dataset, GraphInfo, Store
+from .files import parts_of, read_object, write_whole
+from .launcher import world_size
+from .meter import resident_peak
+from .ops import implementation
+from .report import build_report, circumstances, write_report
+from .run_lock import claimed
+from .train import Callback, FitResult, MemoryRecorder, own_statistics
+from .train.callbacks.tracking import TRACK_FOLDER
+from .train.checkpoint import CHECKPOINT_FOLDER
+from .train.curve import CURVE_FILE
+
+RUN_FILE = "run.json"
+REPORT_FILE = "report.json"
+FORMAT = 1
+
+
+class RunRecord:
+    """Gathers what a report says of a run beside its result: begun when the data are read, written at the end.
+
+    Args:
+        name: what reports call the run.
+        dataset: its data.
+    """
+
+    def __init__(self, name: str, dataset: Dataset | Store) -> None:
+        self._resident = resident_peak(dataset)
+        self._memory = MemoryRecorder()
+        # The code that trains is loaded: what a checkout holds at the end is another matter.
+        self._facts = {
+            "format": FORMAT,
+            "name": name,
+            "ranks": world_size(),
+            "dataset": describe(dataset.info),
+            "schema": asdict(dataset.info.without_counts()),
+            "where": circumstances(),
+        }
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Those that the training must tell."""
+        return [self._memory]
+
+    def write(
+        self,
+        out: Path,
+        config: Mapping[str, Any],
+        target: Mapping[str, Any] | None,
+        model: nn.Module,
+        result: FitResult,
+    ) -> dict[str, Any]:
+        """Write ``run.json`` and the report.
+
+        Args:
+            out: the run folder, with what training wrote.
+            config: the whole configuration of the run.
+            target: what a publication prints for it.
+            model: as it was trained.
+            result: of the training.
+        Returns: the report.
+        """
+        warning = own_statistics(model, synchronise=config["train"]["sync_batchnorm"])
+        facts = {
+            **self._facts,
+            "warnings": [] if warning is None else [warning],
+            "config": config,
+            "paper": target,
+            "implementation": implementation(result.device),
+            "memory_how": self._memory.how,
+            "resident": self._resident.facts(),
+        }
+        return _write(out, facts)
+
+
+def add_prediction(out: Path, predicted: Mapping[str, Any]) -> dict[str, Any]:
+    """Set what the planner expected of the memory beside what a finished run measured; give the new report.
+
+    Args:
+        out: a run folder.
+        predicted: "peak_bytes", and "how" they were found.
+    """
+    _, facts = read_facts(out)
+    return _write(out, {**facts, "predicted": predicted})
+
+
+def _write(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    write_whole(out / RUN_FILE, json.dumps(facts, indent=1, default=str) + "\n")
+    return report_on(out)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder of the user's own: of what stands in it nothing may be written over."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out} must be a folder for the run, it is a file; choose another --out")
+    names = {path.name for path in out.iterdir() if path.name != TRACK_FOLDER and not path.name.startswith(".")}
+    if names and not names & {CURVE_FILE, CHECKPOINT_FOLDER, RUN_FILE}:
+        raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
+
+
+def read_schema(out: Path) -> GraphInfo:
+    """Read from the folder of a finished run what its model was made for.
+
+    Raises: FileNotFoundError: the folder holds no finished run; ValueError: what it says cannot be.
+    """
+    path, facts = read_facts(out)
+    try:
+        return GraphInfo.from_json(facts["schema"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say what its model reads: {error!r}; train it again with this revgnn"
+        ) from error
+
+
+def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
+    """Read what ``run.json`` in the folder of a finished run says; give its path too.
+
+    Raises: FileNotFoundError: the folder holds no finished run; ValueError: the file is of another format.
+    """
+    path = out / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
+    facts = read_object(path)
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"{path} must have format {FORMAT}; use the revgnn that wrote it")
+    return path, facts
+
+
+def describe(info: GraphInfo) -> dict[str, Any]:
+    """Give the facts of a data set that a report names."""
+    return {
+        "name": info.name,
+        "task": f"{info.level}-level {info.task}",
+        "nodes": info.counts.nodes,
+        "edges": info.counts.edges,
+        "graphs": info.counts.graphs,
+        "features": info.in_channels,
+        "edge features": info.edge_channels,
+        "outputs": info.num_outputs,
+        **{f"{split} {info.level}s": rows for split, rows in info.counts.splits},
+    }
+
+
+def report_on(out: Path) -> dict[str, Any]:
+    """Write the report of a finished run from what its folder holds.
+
+    Args:
+        out: a run folder.
+    Returns: the report, which now stands in ``report.json`` and ``report.html``.
+    Raises:
+        FileNotFoundError, ValueError: the folder holds no finished run, or what it holds is damaged.
+        ClaimedError: a run is writing to it.
+    """
+    _, facts = read_facts(out)
+    with claimed(out), parts_of(out):
+        paper = facts["paper"]
+        report = build_report(
+            out,
+            name=facts["name"],
+            config=facts["config"],
+            dataset=facts["dataset"],
+            implementation=facts["implementation"],
+            memory_how=facts["memory_how"],
+            resident=facts.get("resident"),
+            paper=paper,
+            warnings=[*_warnings(paper), *facts.get("warnings", ())],
+            predicted=facts.get("predicted"),
+            where=facts.get("where"),
+        )
+        write_report(out, report)
+    return report
+
+
+def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
+    if not paper:
+        return []
+    assumed = paper["assumed"]
+    said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
+    return [*said, *paper.get("notes", ())]

@@ -1,0 +1,124 @@
+"""When a run writes a checkpoint, and how it goes on from one; `train.checkpoint` is the format of the folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import CheckpointError, Snapshot, load_latest, restore, save, take
+from ..config import as_json, check_as_many, check_same
+from .callback import Callback, TrainState
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints(Callback):
+    """Writes checkpoints into the run folder, after epochs and as minutes go by; without a folder, none.
+
+    Args:
+        configuration: the whole configuration of the run (model, data), JSON, kept in every checkpoint and compared on
+            resuming; the `TrainConfig` stands in it as "train".
+    """
+
+    every_rank = True
+
+    def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
+        self._configuration = configuration
+        self._saved_at: tuple[int, int] | None = None
+        """Epoch and step of the newest checkpoint."""
+        self._waited_since = 0.0
+        """When the minutes began that go by until the next one."""
+
+    def on_start(self, run: TrainState) -> None:
+        """Let the minutes begin."""
+        self._waited_since = time.monotonic()
+
+    def on_step_end(self, run: TrainState) -> None:
+        """Ask for a checkpoint where the minutes have gone by, on the rank that writes: each may hold a shard."""
+        minutes = run.config.checkpoint_minutes
+        if run.out is None or not minutes or not run.ranks.writes:
+            return
+        now = time.monotonic()
+        if now - self._waited_since >= 60 * minutes:
+            self._waited_since, run.requests.checkpoint = now, True
+
+    def on_epoch_end(self, run: TrainState) -> None:
+        """Ask for a checkpoint where enough epochs are finished too."""
+        self.on_step_end(run)
+        if run.config.checkpoint_every and run.epoch % run.config.checkpoint_every == 0:
+            run.requests.checkpoint = True
+
+    def on_checkpoint(self, run: TrainState) -> None:
+        """Write a checkpoint, unless the newest one is of this very place."""
+        if run.out is None or self._saved_at == (run.epoch, run.step):
+            return
+        self._saved_at = run.epoch, run.step
+        if not run.ranks.writes and run.ranks.sharded is None:
+            return
+        run.curve.sync()
+        progress = {
+            "best_epoch": run.best_epoch,
+            "best_scores": run.best_scores,
+            "loss_sum": run.loss_sum,
+            "rows": run.rows,
+            "seconds": run.seconds,
+            "batches_per_step": run.ranks.batches_per_step,
+            "callbacks": {type(one).__name__: state for one in run.callbacks if (state := one.state_dict())},
+        }
+        snapshot = take(
+            run.model,
+            run.optimizer,
+            epoch=run.epoch,
+            step=run.step,
+            best=run.best,
+            progress=progress,
+            config=as_json(run.config, self._configuration),
+        )
+        if run.ranks.writes:
+            save(run.out, snapshot, keep=run.config.keep_checkpoints)
+
+    def on_end(self, run: TrainState) -> None:
+        """Forget the place, which the next run may come to as well."""
+        self._saved_at = None
+
+    def resume(self, run: TrainState, out: Path) -> None:
+        """Go on from the newest whole checkpoint in the run folder ``out``, or begin where there is none.
+
+        Raises: ValueError: the checkpoint is of another configuration; CheckpointError: none is whole.
+        """
+        snapshot = load_latest(out)
+        if snapshot is None:
+            _log.warning("%s holds no checkpoint: the run starts from the beginning", out)
+            run.curve.resume(0)
+            return
+        check_same(snapshot.config, as_json(run.config, self._configuration))
+        if (snapshot.epoch, snapshot.step) > (run.config.epochs, 0):
+            raise ValueError(
+                f"epochs={run.config.epochs} is less than the {snapshot.epoch} that {out} has run; raise it"
+            )
+        check_as_many(snapshot.progress.get("batches_per_step", 1), run.ranks.batches_per_step)
+        restore(snapshot, run.model, run.optimizer)
+        _take_up(snapshot, run, out)
+        self._saved_at = run.epoch, run.step
+        run.curve.resume(run.epoch)
+        _log.info("%s: going on after epoch %d, step %d", out, run.epoch, run.step)
+
+
+def _take_up(snapshot: Snapshot, run: TrainState, out: Path) -> None:
+    """Put back where a run stood."""
+    progress = snapshot.progress
+    try:
+        run.best_epoch, run.best_scores = int(progress["best_epoch"]), progress["best_scores"]
+        run.loss_sum, run.rows = float(progress["loss_sum"]), int(progress["rows"])
+        run.seconds = float(progress["seconds"])
+        states = dict(progress.get("callbacks", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint of {out} does not say where the run stood: {error!r}") from error
+    run.epoch, run.step, run.best = snapshot.epoch, snapshot.step, snapshot.best
+    for callback in run.callbacks:
+        state = states.get(type(callback).__name__)
+        if state is not None:
+            callback.load_state_dict(state)

@@ -1,0 +1,85 @@
+"""The logits of a batch: in training, in evaluation and in prediction they are computed here and nowhere else."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from .label_inputs import LabelOptions, reuse_labels
+
+Precision = Literal["float32", "bf16"]
+
+
+class Forward:
+    """Calls a model on batches: moves them to its device, autocasts, and adds labels to the input where asked.
+
+    The model's mode decides between training and evaluation; gradients are taken where the caller takes them.
+
+    Args:
+        model: lies on the device where it shall run.
+        labels: how labels serve as an input; ``None``: not at all.
+        num_outputs: T, columns of the labels; only ``labels.reuse`` asks for it.
+        precision: "bf16" runs the model in bfloat16 autocast.
+        trained: called in place of ``model`` in training, such as one that averages gradients; ``None``: the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        labels: LabelOptions | None = None,
+        num_outputs: int | None = None,
+        precision: Precision = "float32",
+        trained: nn.Module | None = None,
+    ) -> None:
+        self.model, self.trained = model, model if trained is None else trained
+        self._labels, self._num_outputs, self._precision = labels or LabelOptions(), num_outputs, precision
+        self._placed: tuple[Batch, Batch] | None = None
+        """The last batch as it came and as it lies on the device."""
+
+    def __call__(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
+        """Compute the logits of a batch.
+
+        Args:
+            batch: its features without labels.
+            seed: of the random choices of a training step; ``None`` in evaluation.
+        Returns: [n, T] logits in float32 or wider; and the batch on the model's device, with the labels that were given
+            as an input, whose ``rows["train"]`` are those that the loss is of.
+        Raises: ValueError: the model gives another number of rows than there are labels.
+        """
+        placed = self._on_device(batch)
+        if not self._labels.reuse:
+            return self._logits(placed, seed), placed
+        assert self._num_outputs is not None, "who reuses labels says how many columns they have"
+        return reuse_labels(
+            self._logits, placed, self._labels, model=self.model, num_outputs=self._num_outputs, seed=seed
+        )
+
+    def _on_device(self, batch: Batch) -> Batch:
+        # A full batch is the same object every time: it, and what its graph derived, stay on the device.
+        if self._placed is None or self._placed[0] is not batch:
+            self._placed = None
+            self._placed = batch, batch.to(self._device)
+        return self._placed[1]
+
+    def _logits(self, placed: Batch, seed: int | None) -> Tensor:
+        # Ranks evaluate different batches, and must not meet in the exchange of buffers.
+        model = self.trained if self.model.training else self.model
+        with self._autocast():
+            logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)
+        if logits.size(0) != placed.y.size(0):
+            raise ValueError(
+                f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"
+            )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self._device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
