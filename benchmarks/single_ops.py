@@ -22,8 +22,7 @@ from torch_geometric.utils import scatter, softmax
 
 from revgnn import ops
 from revgnn.measure import peak_memory
-from revgnn.ops import cpu
-from revgnn.ops.backend import kernels
+from revgnn.ops import cpu, kernels
 
 from .graphs import Task, make_task
 from .registry import OWN, Op

@@ -305,8 +305,8 @@ def _run(kernels: Any, name: str, arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kernels", [
-    pytest.param(cpu, id="cpu", marks=pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)),
-    pytest.param(triton, id="triton", marks=pytest.mark.skipif(not triton.interpreted(), reason="compiled")),
+    pytest.param(cpu.BACKEND, id="cpu", marks=pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)),
+    pytest.param(triton.BACKEND, id="triton", marks=pytest.mark.skipif(not triton.interpreted(), reason="compiled")),
 ])  # fmt: skip
 def test_a_kernel_believes_nothing(kernels: Any, graph: Graph) -> None:
     """A wrong operand is refused before its address is taken: no crash, and nothing is written."""
@@ -334,19 +334,20 @@ def test_a_kernel_believes_nothing(kernels: Any, graph: Graph) -> None:
                 if operand not in ("x", "grad", "edge_attr", "weight"):
                     assert operand in str(caught.value), (name, operand)
                     assert caught.type is error, (name, operand, caught.value)
-    assert set(names) == {name for name in vars(cpu) if name in triton._PLACE}
+    assert {*names, "keep_bits"} == cpu.BACKEND.names
+    assert {*names, "keep_mask"} == triton.BACKEND.names
 
 
 def test_every_kernel_compares_its_operands_with_a_contract() -> None:
     """Functions that write a result into a tensor of the caller's begin with a call of `operands`."""
-    for folder in ("native", "triton"):
+    for folder, backend in (("cpu", cpu.BACKEND), ("triton", triton.BACKEND)):
         for path in sorted((Path(ops.__file__).parent / folder).glob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.decorator_list:
                     continue
                 outputs = {"out", "dx", "dweight", "edge_grads", "mean", "score_src", "dattn_src"}
                 arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-                if node.name in triton._PLACE or (arguments & outputs and folder == "native"):
+                if node.name in backend.names or (arguments & outputs and folder == "cpu"):
                     calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
                     assert any(call.startswith("operands.") for call in calls), f"{path.name}: {node.name}"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,21 +64,32 @@ def _runs(isa: str) -> bool:
 
 # ---------------------------------------------------------------------- the interface
 def test_structs_mirror_the_header() -> None:
+    """Field by field, and of the size that C gives them, with the graph as a struct within."""
     text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert re.search(r"REVGNN_ABI_VERSION (\d+)", text)[1] == str(abi.VERSION)
     structs = re.findall(r"typedef struct \{(.*?)\} revgnn_(\w+);", text, flags=re.DOTALL)
-    fields = {name: re.findall(r"(\S.*?)\s*(\*?)(\w+);", body) for body, name in structs}
-    codes = {"revgnn_csr": abi.Csr} | {kind: abi._TYPES[code] for kind, code in _C_TYPES.items()}
+    made: dict[str, type[ctypes.Structure]] = {}
+    for body, name in structs:
+        fields = re.findall(r"(\S.*?)\s*(\*?)(\w+);", body)
+        kinds = [ctypes.c_void_p if star else _C_TYPES.get(kind, made.get("csr")) for kind, star, _ in fields]
+        entries = list(zip((field for *_, field in fields), kinds, strict=True))
+        made[name] = type(name, (ctypes.Structure,), {"_fields_": entries})
     kernels = re.findall(r"^  K\((\w+)\)", text, flags=re.MULTILINE)
-    assert sorted(kernels) == sorted(abi.KERNELS)
-    for kernel, struct in abi.KERNELS.items():
-        found = [
-            (field, abi.ctypes.c_void_p if star else codes[kind]) for kind, star, field in fields[f"{kernel}_args"]
-        ]
-        assert found == struct._fields_, kernel
+    assert sorted(kernels) == sorted(abi.FORMATS)
+    for kernel, code in abi.FORMATS.items():
+        kinds = [_CODES.get(kind, "qqPPP") for _, kind in made[f"{kernel}_args"]._fields_]
+        assert "".join(kinds) == code, kernel
+        assert struct.calcsize(f"@{code}0q") == ctypes.sizeof(made[f"{kernel}_args"]), kernel
 
 
-_C_TYPES = {"int32_t": "i32", "uint32_t": "u32", "int64_t": "i64", "uint64_t": "u64", "double": "f64"}
+_C_TYPES = {
+    "int32_t": ctypes.c_int32,
+    "uint32_t": ctypes.c_uint32,
+    "int64_t": ctypes.c_int64,
+    "uint64_t": ctypes.c_uint64,
+    "double": ctypes.c_double,
+}
+_CODES = dict(zip([*_C_TYPES.values(), ctypes.c_void_p], "iIqQdP", strict=True))
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:

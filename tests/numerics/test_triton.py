@@ -83,7 +83,7 @@ def test_spmm_adds_scales_strides_and_widens() -> None:
     nodes, wide = AWKWARD.num_nodes, torch.randn(AWKWARD.num_nodes, 20).bfloat16()
     x, src, dst, weight = wide[:, 3:16], torch.rand(nodes), torch.rand(nodes), torch.rand(AWKWARD.num_edges)
     out = torch.ones(nodes, 30)
-    triton.spmm(
+    triton.BACKEND.spmm(
         x,
         cpu.forward_csr(AWKWARD),
         out=out[:, 10:23],
@@ -104,13 +104,13 @@ def test_norm_backward_adds_and_strides(kind: str) -> None:
     x, grad, wide = torch.randn(50, 13)[:, 2:9], torch.randn(50, 7), torch.ones(50, 10)
     mean, rstd = (torch.empty(50 if kind == "layer" else 7) for _ in range(2))
     if kind == "batch":
-        triton.batch_stats(x, eps=1e-5, mean=mean, rstd=rstd)
-    triton.norm_act_drop(x, kind=kind, out=torch.empty(50, 7), mean=mean, rstd=rstd)
+        triton.BACKEND.batch_stats(x, eps=1e-5, mean=mean, rstd=rstd)
+    triton.BACKEND.norm_act_drop(x, kind=kind, out=torch.empty(50, 7), mean=mean, rstd=rstd)
     leaf = x.detach().clone().requires_grad_()
     with ops.using("reference"):
         (expected,) = torch.autograd.grad(ops.norm_act_drop(leaf, norm=kind), leaf, grad)  # type: ignore[arg-type]
     more = {"dweight": torch.empty(7), "dbias": torch.empty(7), "mean": mean, "rstd": rstd}
-    triton.norm_act_drop_backward(grad, x, kind=kind, dx=wide[:, 1:8], accumulate=True, **more)
+    triton.BACKEND.norm_act_drop_backward(grad, x, kind=kind, dx=wide[:, 1:8], accumulate=True, **more)
     assert_close(wide[:, 1:8], expected + 1)
     assert bool((wide[:, [0, 8, 9]] == 1).all())
 
@@ -119,7 +119,7 @@ def test_norm_backward_adds_and_strides(kind: str) -> None:
 def test_batch_statistics_survive_a_large_mean() -> None:
     x = torch.randn(300, 40) + 1e4
     mean, rstd, var = torch.empty(40), torch.empty(40), torch.empty(40)
-    triton.batch_stats(x, eps=0.0, mean=mean, rstd=rstd, var=var)
+    triton.BACKEND.batch_stats(x, eps=0.0, mean=mean, rstd=rstd, var=var)
     exact = x.double()
     assert_close(mean, exact.mean(0).float())
     assert_close(var, exact.var(0, correction=0).float())
@@ -130,7 +130,7 @@ def test_batch_statistics_survive_a_large_mean() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**40 + 7, 2**63 - 1])
 def test_a_mask_from_a_seed_is_the_references(seed: int) -> None:
     out = torch.empty(3, 50)
-    triton.norm_act_drop(torch.ones(3, 50), kind="none", out=out, drop=cpu.Drop(p=0.5, seed=seed))
+    triton.BACKEND.norm_act_drop(torch.ones(3, 50), kind="none", out=out, drop=cpu.Drop(p=0.5, seed=seed))
     expected = reference.keep_mask(seed, 150, 0.5, out.device)
     assert torch.equal(out > 0, expected.view(3, 50))
     with ops.using("triton"):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
-from ..graph import Graph
 from .checks import is_readable
 
 
@@ -47,25 +46,6 @@ def gradients(
     wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need and alias is not None]
     grads = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=tracks_autograd, allow_unused=True))
     return [next(grads) if need and alias is not None else None for alias, need in zip(aliases, needs, strict=True)]
-
-
-def of_maximum(grad: Tensor, arg: Tensor, graph: Graph) -> Tensor:
-    """Send each gradient to the source of the edge that ``arg`` [N, D] names, -1 for none."""
-    if graph.num_edges == 0:
-        return grad * 0
-    sources = graph.indices[arg.clamp(min=0).long()].long()
-    return torch.zeros_like(grad).scatter_add(0, sources, grad * (arg >= 0))
-
-
-def of_edge_maximum(grad: Tensor, arg: Tensor, edge_attr: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of edge_attr [E, K], weight [K, D] and bias [D] of the messages that ``arg`` [N, D] names."""
-    grad = grad.to(weight.dtype) * (arg >= 0)
-    edges = arg.clamp(min=0).long()
-    if edge_attr.size(0) == 0:
-        return edge_attr * 0, weight * 0, grad.sum(0)
-    terms = (grad.unsqueeze(2) * weight.t()).flatten(0, 1)
-    dedge_attr = torch.zeros_like(edge_attr).index_add(0, edges.flatten(), terms)
-    return dedge_attr, torch.einsum("nd,ndk->kd", grad, edge_attr[edges]), grad.sum(0)
 
 
 def refuse_second(backward_op: CustomOpDef) -> None:

@@ -2,61 +2,73 @@
 
 Without edge features messages belong to nodes, and all but the softmax are `spmm` of them. With edge features the map
 [E, K] -> [E, D] happens inside the loop over edges. Saved for the backward of the softmax: x, y, and the [N, D]
-normaliser. As in `spmm`, a lean autograd Function outside of torch.compile, custom ops inside.
+normaliser.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import double_backward, reference
-from .backend import kernels
-from .cpu import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
-from .edge_max import edge_max
-from .reference import MESSAGE_EPS, POWER_RANGE
-from .spmm import spmm
-from .tracing import is_traced, reverse_tensors
+from . import reference
+from .choice import kernels
+from .cpu import EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
+from .edge_max import EDGE_MAX
+from .kernel_op import KernelOp, Needs
+from .reference import MESSAGE_EPS, POWER_RANGE, Aggr
+from .spmm import MAX, SUM, empty_dense
 
 
-def gen_aggr(
-    x: Tensor,
-    graph: Graph,
-    edge_attr: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *,
-    reduce: str,
-    t: Tensor | float,
-    p: Tensor | float,
-) -> Tensor:
-    """Aggregate GEN messages; contract in `revgnn.ops.gen_aggr`, and `has_kernel` says for which arguments."""
-    dtype = sum_dtype(x.dtype)
-    if edge_attr is None and not reduce.startswith("softmax"):
+class _Messages(NamedTuple):
+    """``relu(x_j + edge_attr @ weight + bias) + 1e-7``, and how they are reduced."""
+
+    x: Tensor
+    """[N, D]"""
+    t: Tensor | None
+    """[D] in the type of the sums; for a softmax."""
+    edge_attr: Tensor | None
+    """[E, K] in the type of the sums, dense."""
+    weight: Tensor | None
+    """[K, D] likewise."""
+    bias: Tensor | None
+    """[D] likewise."""
+    graph: Graph
+    reduce: str
+
+    @property
+    def edges(self) -> EdgeTerm:
+        return EdgeTerm(self.edge_attr, self.weight, self.bias)
+
+    @property
+    def kind(self) -> str:
+        """As kernels say it."""
+        return "softmax" if self.reduce == "softmax_sg" else self.reduce
+
+
+def gen_aggr(x: Tensor, graph: Graph, edges: EdgeTerm, *, reduce: Aggr, t: Tensor | float, p: Tensor | float) -> Tensor:
+    """Aggregate GEN messages; contract in `revgnn.ops.gen_aggr`, and `op_of` says for which arguments.
+
+    ``edges`` are as they came: ``weight`` is [D, K], and everything of any type.
+    """
+    if edges.edge_attr is None and not reduce.startswith("softmax"):
         messages = x.relu() + MESSAGE_EPS
-        return _power_mean(messages, graph, p) if reduce == "power" else spmm(messages, graph, None, reduce)
+        if reduce == "max":
+            return MAX.on_kernels(messages, graph)[0]
+        return _power_mean(messages, graph, p) if reduce == "power" else _sum(messages, graph, reduce == "mean")
+    edge_attr, weight, bias = edges
     if edge_attr is not None and weight is not None:
+        dtype = sum_dtype(x.dtype)
         edge_attr = edge_attr.to(dtype).contiguous()
         weight = weight.t().to(dtype).contiguous()
         bias = None if bias is None else bias.to(dtype).contiguous()
         if reduce == "max":
-            return edge_max(x, graph, edge_attr, weight, bias)
+            return EDGE_MAX.on_kernels(x, edge_attr, weight, bias, graph)[0]
     temperature = _per_channel(t, x) if reduce.startswith("softmax") else None
-    out: Tensor
-    if is_traced(x):
-        reverse = reverse_tensors(graph, x, temperature, edge_attr, weight, bias)
-        out, _ = _op(x, temperature, edge_attr, weight, bias, graph.indptr, graph.indices, *reverse, reduce)
-    else:
-        out = _Function.apply(x, temperature, edge_attr, weight, bias, graph, reduce)  # type: ignore[no-untyped-call]
-    return out
-
-
-def has_kernel(edge_attr: Tensor | None, weight: Tensor | None, reduce: str) -> bool:
-    """Whether `gen_aggr` takes these arguments: not [E, D] features added as they are, nor their power mean."""
-    return edge_attr is None or (weight is not None and weight.size(1) > 0 and reduce != "power")
+    return GEN.on_kernels(x, temperature, edge_attr, weight, bias, graph, reduce)[0]
 
 
 def _per_channel(t: Tensor | float, x: Tensor) -> Tensor:
@@ -68,183 +80,91 @@ def _per_channel(t: Tensor | float, x: Tensor) -> Tensor:
 
 def _power_mean(messages: Tensor, graph: Graph, p: Tensor | float) -> Tensor:
     low, high = POWER_RANGE
-    mean = spmm(messages.clamp(low, high).pow(p).to(messages.dtype), graph, None, "mean")
+    mean = _sum(messages.clamp(low, high).pow(p).to(messages.dtype), graph, True)
     root = mean.clamp(low, high).pow(1.0 / p)
     return torch.where((graph.in_degree > 0).unsqueeze(1), root, root.new_zeros(())).to(messages.dtype)
 
 
-# ---------------------------------------------------------------------- what both ways run
-_Edges = tuple[Tensor | None, Tensor | None, Tensor | None]
+def _sum(messages: Tensor, graph: Graph, mean: bool) -> Tensor:
+    return SUM.on_kernels(messages, None, graph, mean)[0]
 
 
-def _forward(x: Tensor, t: Tensor | None, edges: _Edges, csr: Csr, reduce: str, keep: bool) -> tuple[Tensor, Tensor]:
-    """Returns the output and the softmax's normaliser, empty unless ``keep``."""
-    x = dense_columns(x)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    lse = x.new_empty(x.shape if keep and t is not None else 0, dtype=sum_dtype(x.dtype))
+# ---------------------------------------------------------------------- softmax, and all sums with edge features
+def _outputs(a: _Messages, needs: Needs) -> tuple[Tensor, Tensor]:
+    """The output and the softmax's normaliser."""
+    keeps = any(needs) and a.t is not None
+    return empty_dense(a.x), a.x.new_empty(a.x.shape if keeps else 0, dtype=sum_dtype(a.x.dtype))
+
+
+def _forward(a: _Messages, outputs: tuple[Tensor, Tensor]) -> None:
+    x, (out, lse) = dense_columns(a.x), outputs
+    # None in half precision: its sums would be of rounded weights.
+    has_scratch = a.weight is None and kernels(x).node_scratch and x.dtype != torch.bfloat16
     kernels(x).gen_aggr(
         x,
-        csr,
-        reduce=_kind(reduce),
+        forward_csr(a.graph),
+        reduce=a.kind,
         out=out,
-        edges=EdgeTerm(*edges),
-        t=t,
-        lse=lse if keep and t is not None else None,
-        scratch=_forward_scratch(x) if edges[1] is None else None,
+        edges=a.edges,
+        t=a.t,
+        lse=lse if lse.shape == x.shape else None,
+        scratch=x.new_empty(x.size(0), 2 * x.size(1)) if has_scratch else None,
     )
-    return out, lse
-
-
-def _forward_scratch(x: Tensor) -> Tensor | None:
-    """None in half precision: its sums would be of rounded weights; and where the kernels have no use for it."""
-    has_use = kernels(x).NODE_SCRATCH and x.dtype != torch.bfloat16
-    return x.new_empty(x.size(0), 2 * x.size(1)) if has_use else None
 
 
 def _backward(
-    grad: Tensor,
-    x: Tensor,
-    t: Tensor | None,
-    edges: _Edges,
-    y: Tensor,
-    lse: Tensor,
-    reverse: Csr,
-    indptr: Tensor,
-    reduce: str,
-    want_edge_attr: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of x, t, edge_attr, weight and bias; empty where there is none."""
-    x, grad = dense_columns(x), dense_columns(grad)
-    edge_attr, weight, _ = edges
-    dtype = sum_dtype(x.dtype)
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    dt = x.new_empty(0 if t is None else x.size(1), dtype=dtype)
-    dweight = x.new_empty(0 if weight is None else weight.shape, dtype=dtype)
-    dbias = x.new_empty(0 if weight is None else x.size(1), dtype=dtype)
-    dedge_attr = x.new_empty(0 if edge_attr is None or not want_edge_attr else edge_attr.shape, dtype=dtype)
+    a: _Messages, outputs: tuple[Tensor | None, Tensor], cotangents: Sequence[Tensor], needs: Needs
+) -> tuple[Tensor | None, ...]:
+    x, grad, (y, lse) = dense_columns(a.x), dense_columns(cotangents[0]), outputs
+    dx, dt = empty_dense(x), None if a.t is None else torch.empty_like(a.t)
+    dweight = None if a.weight is None else torch.empty_like(a.weight)
+    dbias = None if a.weight is None else a.weight.new_empty(x.size(1))
+    dedge_attr = torch.empty_like(a.edge_attr) if a.edge_attr is not None and needs[2] else None
+    has_scratch = a.weight is None and kernels(x).node_scratch
     kernels(x).gen_aggr_backward(
         grad,
         x,
-        reverse,
-        reduce=_kind(reduce),
+        reverse_csr(a.graph),
+        reduce=a.kind,
         dx=dx,
-        edges=EdgeTerm(*edges),
-        edge_grads=EdgeGrads(*(None if g.numel() == 0 else g for g in (dweight, dbias, dedge_attr))),
-        t=t,
-        dt=None if t is None else dt,
-        y=None if t is None else y,
-        lse=None if t is None else lse,
-        indptr=indptr,
-        scratch=x.new_empty(x.size(0), 2 * x.size(1)) if weight is None and kernels(x).NODE_SCRATCH else None,
-        constant_weights=reduce == "softmax_sg",
+        edges=a.edges,
+        edge_grads=EdgeGrads(*(None if g is None or g.numel() == 0 else g for g in (dweight, dbias, dedge_attr))),
+        t=a.t,
+        dt=dt,
+        y=y,
+        lse=None if a.t is None else lse,
+        indptr=a.graph.indptr,
+        scratch=x.new_empty(x.size(0), 2 * x.size(1)) if has_scratch else None,
+        constant_weights=a.reduce == "softmax_sg",
     )
-    return dx, dt, dedge_attr, dweight, dbias
+    return dx, dt, dedge_attr, dweight, None if a.bias is None else dbias
 
 
-def _kind(reduce: str) -> str:
-    return "softmax" if reduce == "softmax_sg" else reduce
+def _reference(a: _Messages) -> Tensor:
+    weight, reduce = None if a.weight is None else a.weight.t(), _AGGRS[a.reduce]
+    return reference.gen_aggr(
+        a.x, a.graph, a.edge_attr, weight, a.bias, reduce=reduce, t=1.0 if a.t is None else a.t
+    )  # fmt: skip
 
 
-# ---------------------------------------------------------------------- the lean way
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, t, edge_attr, weight, bias, graph, reduce):  # type: ignore[no-untyped-def]
-        needed = any(ctx.needs_input_grad)
-        y, lse = _forward(x, t, (edge_attr, weight, bias), forward_csr(graph), reduce, needed)
-        ctx.graph, ctx.reduce = graph, reduce
-        ctx.save_for_backward(x, t, edge_attr, weight, bias, None if t is None else y, lse)
-        return y
+_AGGRS: dict[str, Aggr] = {"softmax": "softmax", "softmax_sg": "softmax_sg", "sum": "sum", "mean": "mean"}
 
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, t, *edges, y, lse = ctx.saved_tensors
-        needs, graph = ctx.needs_input_grad, ctx.graph
-        if double_backward.asks_reference(grad):
-            call = partial(_by_reference, graph, ctx.reduce)
-            return *double_backward.gradients(call, (x, t, *edges), (grad,), needs[:5]), None, None
-        reverse = reverse_csr(graph)
-        grads = _backward(grad, x, t, tuple(edges), y, lse, reverse, graph.indptr, ctx.reduce, needs[2])
-        return *(g if need else None for g, need in zip(grads, needs, strict=False)), None, None
+GEN = KernelOp(
+    name="revgnn::gen_aggr",
+    arguments=_Messages,
+    kernels=("gen_aggr", "gen_aggr_backward"),
+    outputs=_outputs,
+    forward=_forward,
+    saved=lambda a, outputs, needs: (*a[:5], None if a.t is None else outputs[0], outputs[1]),
+    backward=_backward,
+    reference=_reference,
+)
 
 
-def _by_reference(graph, reduce, x, t, edge_attr, weight, bias):  # type: ignore[no-untyped-def]
-    weight = None if weight is None else weight.t()
-    return reference.gen_aggr(x, graph, edge_attr, weight, bias, reduce=reduce, t=1.0 if t is None else t)
-
-
-# ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::gen_aggr", mutates_args=(), device_types=("cpu", "cuda"))
-def _op(
-    x: Tensor,
-    t: Tensor | None,
-    edge_attr: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    indptr: Tensor,
-    indices: Tensor,
-    reverse_indptr: Tensor | None,
-    reverse_indices: Tensor | None,
-    reverse_edge_ids: Tensor | None,
-    reduce: str,
-) -> tuple[Tensor, Tensor]:
-    keep = reverse_indptr is not None
-    return _forward(x, t, (edge_attr, weight, bias), Csr(indptr, indices), reduce, keep)
-
-
-@_op.register_fake
-def _(x, t, edge_attr, weight, bias, indptr, indices, reverse_indptr, reverse_indices, reverse_edge_ids, reduce):  # type: ignore[no-untyped-def]
-    keep = reverse_indptr is not None and t is not None
-    lse = x.new_empty(x.shape if keep else 0, dtype=sum_dtype(x.dtype))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), lse
-
-
-@torch.library.custom_op("revgnn::gen_aggr_backward", mutates_args=(), device_types=("cpu", "cuda"))
-def _backward_op(
-    grad: Tensor,
-    x: Tensor,
-    t: Tensor | None,
-    edge_attr: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    y: Tensor,
-    lse: Tensor,
-    indptr: Tensor,
-    reverse_indptr: Tensor,
-    reverse_indices: Tensor,
-    reverse_edge_ids: Tensor,
-    reduce: str,
-    want_edge_attr: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    reverse = Csr(reverse_indptr, reverse_indices, reverse_edge_ids)
-    return _backward(grad, x, t, (edge_attr, weight, bias), y, lse, reverse, indptr, reduce, want_edge_attr)
-
-
-@_backward_op.register_fake
-def _(grad, x, t, edge_attr, weight, bias, y, lse, indptr, rptr, rind, rids, reduce, want_edge_attr):  # type: ignore[no-untyped-def]
-    dtype = sum_dtype(x.dtype)
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return (
-        dx,
-        x.new_empty(0 if t is None else x.size(1), dtype=dtype),
-        x.new_empty(0 if edge_attr is None or not want_edge_attr else edge_attr.shape, dtype=dtype),
-        x.new_empty(0 if weight is None else weight.shape, dtype=dtype),
-        x.new_empty(0 if weight is None else x.size(1), dtype=dtype),
-    )
-
-
-def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, t, edge_attr, weight, bias, indptr, _, *reverse, reduce = inputs
-    y, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.reduce = reduce
-    ctx.save_for_backward(x, t, edge_attr, weight, bias, y, lse, indptr, *reverse)
-
-
-def _vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
-    needs = ctx.needs_input_grad
-    grads = _backward_op(grad, *ctx.saved_tensors, ctx.reduce, needs[2])
-    return *(g if need else None for g, need in zip(grads, needs, strict=False)), *(None,) * 6
-
-
-_op.register_autograd(_vjp, setup_context=_setup)
-double_backward.refuse_second(_backward_op)
+def op_of(edges: EdgeTerm, reduce: Aggr) -> KernelOp[..., Any, Any] | None:
+    """Find the op that aggregates these messages; none does [E, D] features added as they are, nor their power mean."""
+    if edges.edge_attr is None:
+        return GEN if reduce.startswith("softmax") else MAX if reduce == "max" else SUM
+    if edges.weight is None or edges.weight.size(1) == 0 or reduce == "power":
+        return None
+    return EDGE_MAX if reduce == "max" else GEN

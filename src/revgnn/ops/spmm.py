@@ -1,227 +1,110 @@
 """Sums, means and maxima of neighbours on the kernels, with their gradients.
 
-Outside of torch.compile a lean autograd Function carries the call (a custom op costs several times its overhead, which
-nets of a thousand small layers would feel); inside, and on tensor subclasses, the custom ops `revgnn::spmm` and
-`revgnn::neighbour_max`. Both run the same code. Saved for the backward: the weights; x if the weights need a gradient;
-the int32 positions of the maxima.
+Saved for the backward: the weights; x if the weights need a gradient; the int32 positions of the maxima.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import double_backward, reference
-from .backend import kernels
-from .cpu import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype, summable
-from .cpu.library import inverse_of
-from .tracing import is_traced, reverse_tensors
+from . import reference
+from .choice import kernels
+from .cpu import dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype, summable
+from .kernel_op import KernelOp, Needs
 
 
-def spmm(x: Tensor, graph: Graph, weight: Tensor | None, reduce: str) -> Tensor:
-    """Aggregate neighbours; contract in `revgnn.ops.spmm`."""
-    out: Tensor
-    if reduce == "max":
-        if is_traced(x):
-            out, _ = _max_op(x, graph.indptr, graph.indices, *reverse_tensors(graph, x))
-        else:
-            out = _Max.apply(x, graph)  # type: ignore[no-untyped-call]
-    elif is_traced(x):
-        reverse = reverse_tensors(graph, x, weight)
-        out = _spmm_op(x, weight, graph.indptr, graph.indices, *reverse, reduce == "mean")
-    else:
-        out = _Sum.apply(x, weight, graph, reduce == "mean")  # type: ignore[no-untyped-call]
-    return out
+def empty_dense(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Allocate a dense tensor of the shape of x, whatever its strides."""
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
-# ---------------------------------------------------------------------- what both ways run
-def _forward(x: Tensor, weight: Tensor | None, csr: Csr, mean: bool) -> Tensor:
-    x = dense_columns(x)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    kernels(x).spmm(x, csr, out=out, weight=summable(weight, x), mean=mean)
-    return out
+# ---------------------------------------------------------------------- sums and means
+class _Summed(NamedTuple):
+    x: Tensor
+    weight: Tensor | None
+    graph: Graph
+    mean: bool
 
 
-def _grad_x(grad: Tensor, reverse: Csr, weight: Tensor | None, inverse_degree: Tensor | None) -> Tensor:
-    grad = dense_columns(grad)
-    dx = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    kernels(grad).spmm(grad, reverse, out=dx, weight=summable(weight, grad), src_scale=inverse_degree)
-    return dx
+def _sum_outputs(a: _Summed, needs: Needs) -> tuple[Tensor]:
+    return (empty_dense(a.x),)
 
 
-def _grad_weight(grad: Tensor, x: Tensor, csr: Csr, mean: bool) -> Tensor:
-    out = torch.empty(csr.indices.numel(), dtype=sum_dtype(x.dtype), device=x.device)
-    kernels(x).edge_dot(dense_columns(x), dense_columns(grad), csr, out=out, mean=mean)
-    return out
+def _sum(a: _Summed, outputs: tuple[Tensor]) -> None:
+    x = dense_columns(a.x)
+    kernels(x).spmm(x, forward_csr(a.graph), out=outputs[0], weight=summable(a.weight, x), mean=a.mean)
 
 
-# ---------------------------------------------------------------------- the lean way
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor | None, graph: Graph, mean: bool) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.graph, ctx.mean = graph, mean
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return _forward(x, weight, forward_csr(graph), mean)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        graph, mean, dx, dweight = ctx.graph, ctx.mean, None, None
-        if double_backward.asks_reference(grad):
-            dx, dweight = _followed(grad, x, weight, graph, mean, ctx.needs_input_grad[:2])
-            return dx, dweight, None, None
-        if ctx.needs_input_grad[0]:
-            csr, weight = reverse_weighted(graph, weight)
-            dx = _grad_x(grad, csr, weight, inverse_degree(graph, grad.dtype) if mean else None)
-        if ctx.needs_input_grad[1]:
-            dweight = _grad_weight(grad, x, forward_csr(graph), mean).to(weight.dtype)
-        return dx, dweight, None, None
+def _sum_backward(
+    a: _Summed, outputs: tuple[Tensor], cotangents: Sequence[Tensor], needs: Needs
+) -> tuple[Tensor | None, ...]:
+    grad, dx, dweight = dense_columns(cotangents[0]), None, None
+    if needs[0]:
+        csr, weight = reverse_weighted(a.graph, a.weight)
+        scale, dx = inverse_degree(a.graph, grad.dtype) if a.mean else None, empty_dense(grad)
+        kernels(grad).spmm(grad, csr, out=dx, weight=summable(weight, grad), src_scale=scale)
+    if needs[1] and a.weight is not None:
+        dweight = grad.new_empty(a.graph.num_edges, dtype=sum_dtype(a.x.dtype))
+        kernels(grad).edge_dot(dense_columns(a.x), grad, forward_csr(a.graph), out=dweight, mean=a.mean)
+        dweight = dweight.to(a.weight.dtype)
+    return dx, dweight
 
 
-def _followed(
-    grad: Tensor, x: Tensor | None, weight: Tensor | None, graph: Graph, mean: bool, needs: tuple[bool, bool]
-) -> list[Tensor | None]:
-    # Where no x was saved the gradient does not depend on it.
-    x = torch.zeros_like(grad).requires_grad_() if x is None else x
-    reduce: reference.Reduce = "mean" if mean else "sum"
-    return double_backward.gradients(
-        lambda x, w: reference.spmm(x, graph, w, reduce=reduce), (x, weight), (grad,), needs
-    )
+SUM = KernelOp(
+    name="revgnn::spmm",
+    arguments=_Summed,
+    kernels=("spmm", "edge_dot"),
+    outputs=_sum_outputs,
+    forward=_sum,
+    saved=lambda a, outputs, needs: (a.x if needs[1] else None, a.weight, None),
+    backward=_sum_backward,
+    reference=lambda a: reference.spmm(a.x, a.graph, a.weight, reduce="mean" if a.mean else "sum"),
+)
 
 
-class _Max(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, graph: Graph) -> Tensor:  # type: ignore[no-untyped-def]
-        out, arg = _max_forward(x, forward_csr(graph), ctx.needs_input_grad[0])
-        ctx.graph = graph
-        ctx.save_for_backward(arg)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (arg,) = ctx.saved_tensors
-        if double_backward.asks_reference(grad):
-            return double_backward.of_maximum(grad, arg, ctx.graph), None
-        return max_backward(grad, arg, reverse_csr(ctx.graph)), None
+# ---------------------------------------------------------------------- maxima
+class _Largest(NamedTuple):
+    x: Tensor
+    graph: Graph
 
 
-def _max_forward(x: Tensor, csr: Csr, with_arg: bool) -> tuple[Tensor, Tensor | None]:
-    x = dense_columns(x)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    arg = torch.empty(x.shape, dtype=torch.int32, device=x.device) if with_arg else None
-    kernels(x).neighbour_max(x, csr, out=out, arg=arg)
-    return out, arg
+def _max_outputs(a: _Largest, needs: Needs) -> tuple[Tensor, Tensor]:
+    return empty_dense(a.x), a.x.new_empty(a.x.shape if needs[0] else 0, dtype=torch.int32)
 
 
-def max_backward(grad: Tensor, arg: Tensor, reverse: Csr) -> Tensor:
+def _max(a: _Largest, outputs: tuple[Tensor, Tensor]) -> None:
+    x, (out, arg) = dense_columns(a.x), outputs
+    kernels(x).neighbour_max(x, forward_csr(a.graph), out=out, arg=arg if arg.shape == x.shape else None)
+
+
+def max_backward(grad: Tensor, arg: Tensor, graph: Graph) -> Tensor:
     """Send each gradient to the source of the edge that ``arg`` names."""
     grad = dense_columns(grad)
-    dx = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    kernels(grad).neighbour_max_backward(grad, arg, reverse, dx=dx)
+    dx = empty_dense(grad)
+    kernels(grad).neighbour_max_backward(grad, arg, reverse_csr(graph), dx=dx)
     return dx
 
 
-# ---------------------------------------------------------------------- custom ops
-@torch.library.custom_op("revgnn::spmm", mutates_args=(), device_types=("cpu", "cuda"))
-def _spmm_op(
-    x: Tensor,
-    weight: Tensor | None,
-    indptr: Tensor,
-    indices: Tensor,
-    reverse_indptr: Tensor | None,
-    reverse_indices: Tensor | None,
-    reverse_edge_ids: Tensor | None,
-    mean: bool,
-) -> Tensor:
-    return _forward(x, weight, Csr(indptr, indices), mean)
+def at_maximum(x: Tensor, arg: Tensor, graph: Graph) -> Tensor:
+    """Return x at the sources of the edges that ``arg`` [N, D] names, 0 for -1; in plain torch."""
+    if graph.num_edges == 0:
+        return x * 0
+    return x.gather(0, graph.indices[arg.clamp(min=0).long()].long()) * (arg >= 0)
 
 
-@_spmm_op.register_fake
-def _(x, weight, indptr, indices, reverse_indptr, reverse_indices, reverse_edge_ids, mean):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("revgnn::spmm_backward", mutates_args=(), device_types=("cpu", "cuda"))
-def _spmm_backward_op(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
-    indptr: Tensor,
-    indices: Tensor,
-    reverse_indptr: Tensor,
-    reverse_indices: Tensor,
-    reverse_edge_ids: Tensor,
-    mean: bool,
-) -> tuple[Tensor, Tensor]:
-    reverse = Csr(reverse_indptr, reverse_indices, reverse_edge_ids)
-    dx = _grad_x(grad, reverse, weight, inverse_of(indptr, grad.dtype) if mean else None)
-    if x is None or weight is None:
-        return dx, grad.new_empty(0)
-    return dx, _grad_weight(grad, x, Csr(indptr, indices), mean).to(weight.dtype)
-
-
-@_spmm_backward_op.register_fake
-def _(grad, x, weight, indptr, indices, reverse_indptr, reverse_indices, reverse_edge_ids, mean):  # type: ignore[no-untyped-def]
-    dx = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    return dx, grad.new_empty(0) if x is None or weight is None else torch.empty_like(weight)
-
-
-def _spmm_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, *graph, mean = inputs
-    ctx.mean = mean
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, *graph)
-
-
-def _spmm_vjp(ctx, grad):  # type: ignore[no-untyped-def]
-    dx, dweight = _spmm_backward_op(grad, *ctx.saved_tensors, ctx.mean)
-    return dx, dweight if ctx.needs_input_grad[1] else None, None, None, None, None, None, None
-
-
-_spmm_op.register_autograd(_spmm_vjp, setup_context=_spmm_setup)
-double_backward.refuse_second(_spmm_backward_op)
-
-
-@torch.library.custom_op("revgnn::neighbour_max", mutates_args=(), device_types=("cpu", "cuda"))
-def _max_op(
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    reverse_indptr: Tensor | None,
-    reverse_indices: Tensor | None,
-    reverse_edge_ids: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    out, arg = _max_forward(x, Csr(indptr, indices), True)
-    assert arg is not None
-    return out, arg
-
-
-@_max_op.register_fake
-def _(x, indptr, indices, reverse_indptr, reverse_indices, reverse_edge_ids):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty(x.shape, dtype=torch.int32)
-
-
-@torch.library.custom_op("revgnn::neighbour_max_backward", mutates_args=(), device_types=("cpu", "cuda"))
-def max_backward_op(
-    grad: Tensor, arg: Tensor, reverse_indptr: Tensor, reverse_indices: Tensor, reverse_edge_ids: Tensor
-) -> Tensor:
-    """Custom op of `max_backward`."""
-    return max_backward(grad, arg, Csr(reverse_indptr, reverse_indices, reverse_edge_ids))
-
-
-@max_backward_op.register_fake
-def _(grad, arg, reverse_indptr, reverse_indices, reverse_edge_ids):  # type: ignore[no-untyped-def]
-    return torch.empty_like(grad, memory_format=torch.contiguous_format)
-
-
-def _max_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], *inputs[3:])
-
-
-def _max_vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
-    return max_backward_op(grad, *ctx.saved_tensors), None, None, None, None, None
-
-
-_max_op.register_autograd(_max_vjp, setup_context=_max_setup)
-double_backward.refuse_second(max_backward_op)
+MAX = KernelOp(
+    name="revgnn::neighbour_max",
+    arguments=_Largest,
+    kernels=("neighbour_max", "neighbour_max_backward"),
+    outputs=_max_outputs,
+    forward=_max,
+    saved=lambda a, outputs, needs: (None, None, outputs[1]),
+    backward=lambda a, outputs, cotangents, needs: (max_backward(cotangents[0], outputs[1], a.graph),),
+    reference=lambda a: reference.spmm(a.x, a.graph, reduce="max"),
+    again=lambda a, outputs: at_maximum(a.x, outputs[1], a.graph),
+)

@@ -16,7 +16,7 @@ from ..graph import Graph
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def is_traced(x: Tensor) -> bool:
+def is_traced(x: object) -> bool:
     """Whether ``x`` is not memory that a kernel could read: under torch.compile, or a fake or other subclass."""
     return torch.compiler.is_compiling() or type(x) not in _PLAIN
 
@@ -30,6 +30,17 @@ def reverse_tensors(graph: Graph, *inputs: Tensor | None) -> tuple[Tensor | None
         return reverse.indptr, reverse.indices, reverse.edge_ids
     made: tuple[Tensor, Tensor, Tensor] = graph.keep("reverse", lambda: _reverse_op(graph.indptr, graph.indices))
     return made
+
+
+def graph_of(indptr: Tensor, indices: Tensor, *reverse: Tensor | None) -> Graph:
+    """The graph that a custom op was given as tensors: its own two, and the `reverse_tensors` if there are any."""
+    graph = Graph(num_nodes=indptr.numel() - 1, indptr=indptr, indices=indices)
+    reverse_indptr, reverse_indices, edge_ids = reverse
+    if reverse_indptr is not None and reverse_indices is not None:
+        graph.__dict__["reverse"] = Graph(
+            num_nodes=graph.num_nodes, indptr=reverse_indptr, indices=reverse_indices, edge_ids=edge_ids
+        )
+    return graph
 
 
 @torch.library.custom_op("revgnn::csr", mutates_args=())

@@ -187,14 +187,9 @@ class GENConv(nn.Module):
             grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
         return h.add_(dz), grads
 
-    def _aggregate(self, h: Tensor, graph: Graph, y: Tensor, t: Tensor, lse: Tensor | None, work: WorkSpace) -> None:
-        ops.kernels(h).gen_aggr(
-            h, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
-        )  # fmt: skip
-
     @staticmethod
     def _scratch(h: Tensor, work: WorkSpace) -> Tensor | None:
-        return work.empty("scratch", h, (h.size(0), 2 * h.size(1))) if ops.kernels(h).NODE_SCRATCH else None
+        return work.empty("scratch", h, (h.size(0), 2 * h.size(1))) if ops.kernels(h).node_scratch else None
 
     @property
     def _lin(self) -> nn.Linear:

@@ -58,7 +58,7 @@ def gen_aggr(
         scratch: [N, 2D] of the type of ``x``; without edges, saves the exponentials per edge where their range allows.
     """
     fields = operands.gen_aggr(x, csr, reduce, out, edges, t, lse, scratch)
-    _gen_aggr(*fields, MESSAGE_EPS, abi.REDUCES[reduce], DTYPES[x.dtype], torch.get_num_threads())
+    _gen_aggr(*fields, MESSAGE_EPS, abi.REDUCE[reduce], DTYPES[x.dtype], torch.get_num_threads())
 
 
 class EdgeGrads(NamedTuple):
@@ -107,7 +107,7 @@ def gen_aggr_backward(
     fields = operands.gen_aggr_backward(
         grad, x, reverse, reduce, dx, edges, edge_grads, t, dt, y, lse, indptr, scratch
     )  # fmt: skip
-    kind, dtype, threads = abi.REDUCES[reduce], DTYPES[x.dtype], torch.get_num_threads()
+    kind, dtype, threads = abi.REDUCE[reduce], DTYPES[x.dtype], torch.get_num_threads()
     _gen_aggr_backward(*fields, MESSAGE_EPS, constant_weights, kind, dtype, accumulate, threads)
 
 

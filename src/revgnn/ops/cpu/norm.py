@@ -81,7 +81,7 @@ def norm_act_drop(
     drop = drop.readable()
     fields = operands.norm_act_drop(x, kind, out, weight, bias, mean, rstd, drop.mask)
     dtypes = DTYPES[x.dtype], DTYPES[out.dtype]
-    _norm(*fields, eps, *drop.fields(), abi.NORM_KINDS[kind], act, *dtypes, torch.get_num_threads())
+    _norm(*fields, eps, *drop.fields(), abi.NORM_KIND[kind], act, *dtypes, torch.get_num_threads())
 
 
 def norm_act_drop_backward(
@@ -110,7 +110,7 @@ def norm_act_drop_backward(
     """
     drop = drop.readable()
     fields = operands.norm_act_drop_backward(grad, x, kind, dx, dweight, dbias, weight, bias, mean, rstd, drop.mask)
-    kind_code, dtype, threads = abi.NORM_KINDS[kind], DTYPES[x.dtype], torch.get_num_threads()
+    kind_code, dtype, threads = abi.NORM_KIND[kind], DTYPES[x.dtype], torch.get_num_threads()
     _norm_backward(*fields, *drop.fields(), kind_code, act, fixed_stats, dtype, accumulate, threads)
 
 

@@ -1,10 +1,11 @@
-"""The ops' kernels for CUDA, written in Triton: the same functions on tensors as `native`, argument by argument.
+"""The ops' kernels for CUDA, written in Triton: the same kernels as `revgnn.ops.cpu` has, argument by argument.
 
-Importing this package imports no Triton: a function is looked up when it is first asked for. One program owns a row of
-the result (forward: a destination, backward: a source) and a block of its columns, and gathers its neighbours several
-at a time; nothing is added atomically, and what is summed over all rows (gradients of weights, of t, of an affine) goes
-through partial sums of fixed ranges of rows, so that the same call gives the same bits. A program is a warp that walks
-8 to 32 neighbours a step; rows of more than 512 get programs of sixteen warps, which walk sixteen times as many.
+Importing this package imports no Triton: a kernel's module is imported when the kernel is first called. One program
+owns a row of the result (forward: a destination, backward: a source) and a block of its columns, and gathers its
+neighbours several at a time; nothing is added atomically, and what is summed over all rows (gradients of weights, of t,
+of an affine) goes through partial sums of fixed ranges of rows, so that the same call gives the same bits. A program is
+a warp that walks 8 to 32 neighbours a step; rows of more than 512 get programs of sixteen warps, which walk sixteen
+times as many.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-_PLACE = {
+from ..backend import Backend, Kernel
+
+_MODULES = {
     "attention": "attend",
     "attention_backward": "attend_backward",
     "attention_scores": "dense",
@@ -34,13 +37,10 @@ _PLACE = {
     "norm_act_drop_backward": "norm_backward",
     "spmm": "sums",
 }
-"""Function -> module, of another name, which importing it would put in the function's place."""
+"""Kernel -> module."""
 
 AVAILABLE = find_spec("triton") is not None
 STATE = "Triton" if AVAILABLE else "triton is not installed (pip install triton, on Linux)"
-
-NODE_SCRATCH = False
-"""Whether `gen_aggr` and `gen_aggr_backward` have a use for their ``scratch``."""
 
 
 def interpreted() -> bool:
@@ -48,9 +48,16 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    function = getattr(import_module(f"{__name__}.{_PLACE[name]}"), name)
-    globals()[name] = function
-    return function
+def _imported(name: str) -> Kernel:
+    """A kernel that, the first time it is called, imports the true one and puts it in its own place."""
+
+    def kernel(*arguments: Any, **more: Any) -> None:
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        BACKEND.register(name, found)
+        found(*arguments, **more)
+
+    return kernel
+
+
+BACKEND = Backend("triton", {name: _imported(name) for name in _MODULES})
+"""The kernels for CUDA."""
