@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .nn.model import GNN, ModelConfig, build_model
     from .stack import Stack
     from .target import Target
-    from .train import FitResult, TrainConfig, fit
+    from .train import Callback, FitResult, TrainConfig, fit
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ _HOMES = {
     "experiment": ("Experiment", "run_experiment"),
     "target": ("Target",),
     "stack": ("Stack",),
-    "train": ("FitResult", "TrainConfig", "fit"),
+    "train": ("Callback", "FitResult", "TrainConfig", "fit"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -61,6 +61,7 @@ __all__ = [
     "GNN",
     "Batch",
     "Batches",
+    "Callback",
     "Columns",
     "Dataset",
     "DatasetConfig",
