@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .nn.model import GNN, ModelConfig, build_model
     from .paper.targets import Target
     from .stack import Stack
-    from .train import FitResult, TrainConfig, fit
+    from .train import Callback, FitResult, TrainConfig, fit
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,7 @@ _HOMES = {
     "experiment": ("Experiment", "run_experiment"),
     "paper.targets": ("Target",),
     "stack": ("Stack",),
-    "train": ("FitResult", "TrainConfig", "fit"),
+    "train": ("Callback", "FitResult", "TrainConfig", "fit"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -63,6 +63,7 @@ __all__ = [
     "GNN",
     "Batch",
     "Batches",
+    "Callback",
     "Columns",
     "Dataset",
     "DatasetConfig",
