@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # device they can only be interpreted, which `REVGNN_OPS=triton` takes on the CPU, and nothing else notices.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A compiled graph of another version of an op is no test of this one: each process starts without any.
+_compiled = tempfile.TemporaryDirectory(prefix="revgnn-compiled-")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
 # The suite's tensors are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 torch.set_num_threads(int(os.environ.get("REVGNN_TEST_THREADS", "1")))
