@@ -14,7 +14,7 @@ import torch
 from .graphs import make_task
 from .registry import GRAPHS, GROUPS, OWN, STEPS, Capture
 from .steps import Training, size, training
-from .trial import Run, Settings, timed
+from .trial import Experiment, Settings, timed
 
 _WARM_UP = 3
 
@@ -25,7 +25,10 @@ def measure_capture(case: Capture, graph: str, settings: Settings) -> dict[str, 
     made = training(STEPS[case.step], OWN, task, layers=layers, hidden=case.hidden)
     made()
     alive: dict[str, Callable[[], object]] = {OWN: made}
-    runs: dict[str, Run] = {OWN: {"what": "kernel by kernel"}, "captured": {"what": "replayed from a CUDA graph"}}
+    runs: dict[str, Experiment] = {
+        OWN: {"what": "kernel by kernel"},
+        "captured": {"what": "replayed from a CUDA graph"},
+    }
     if settings.device == "cuda":
         again = training(STEPS[case.step], OWN, task, layers=layers, hidden=case.hidden)
         alive["captured"] = captured(again)

@@ -27,8 +27,8 @@ from torch_geometric.nn import SAGEConv as PygSAGEConv
 
 import revgnn
 from revgnn import ops
+from revgnn.implicit.equilibrium import Equilibrium
 from revgnn.interop import GroupAddRev
-from revgnn.stack.equilibrium import Equilibrium
 
 from .pages import measured_on
 

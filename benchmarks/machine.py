@@ -14,7 +14,7 @@ import torch
 
 import revgnn
 from revgnn import ops
-from revgnn.ops import native
+from revgnn.ops import cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,7 @@ def facts(device: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device,
         "implementation": chosen,
-        "isa": native.isa() if chosen == "native" else None,
+        "isa": cpu.isa() if chosen == "native" else None,
     }
 
 

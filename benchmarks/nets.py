@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from revgnn import ModelConfig, build_model
-from revgnn.models import GNN
 from revgnn.nn.convs import GATOptions, GENOptions
 from revgnn.nn.heads import NodeHead
+from revgnn.nn.model import GNN
 from revgnn.nn.norms import NormActDrop
 
 from .graphs import Task

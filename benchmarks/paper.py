@@ -22,7 +22,7 @@ from .graphs import Task, make_task
 from .nets import PyGNet
 from .registry import DROPOUT, ENTRANTS, GROUPS, OWN, STEPS, Paper
 from .steps import Training, size
-from .trial import Run, Settings, attempt, timed
+from .trial import Experiment, Settings, attempt, timed
 
 _COPIED = 2**28
 """Bytes of the tensor whose copying gives the device's rate: beyond any cache."""
@@ -34,7 +34,7 @@ def measure_paper(case: Paper, graph: str, settings: Settings) -> dict[str, Any]
     data = _allocated()
     peers = ("pyg", "pyg-csr") if case.reversible else ("pyg-residual-csr",)
     alive: dict[str, Callable[[], object]] = {}
-    runs: dict[str, Run] = {}
+    runs: dict[str, Experiment] = {}
     for name in (OWN, *peers):
         make = partial(_own if name == OWN else partial(_peer, name), case, task, layers)
         found, made = attempt(name, partial(_first_steps, make, data), settings, peer=name != OWN)
@@ -94,7 +94,7 @@ def _peer(name: str, case: Paper, task: Task, layers: int) -> Training:
     return Training(net, task.x, task.y, form, edge_attr)
 
 
-def _first_steps(make: Callable[[], Training], data: int, found: Run) -> Training:
+def _first_steps(make: Callable[[], Training], data: int, found: Experiment) -> Training:
     """Two steps: the first makes Adam's moments, the second shows the peak, without what other entrants hold."""
     others = _allocated() - data
     made = make()

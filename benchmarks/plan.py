@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 from revgnn.data import make_batches, read_data
+from revgnn.experiment import training_memory
 from revgnn.overrides import override
-from revgnn.plan import predict, shape_of_config
-from revgnn.plan.isolated import resident_in_isolation
-from revgnn.plan.predict import predicted as predicted_of_data
-from revgnn.plan.rates import measured_rates, step_work
-from revgnn.plan.trial import at_most, measured_peak, measured_seconds, step_size
+from revgnn.planner import estimate, shape_of_config
+from revgnn.planner.dry_run import at_most, measured_peak, measured_seconds, step_size
+from revgnn.planner.estimate import predicted as predicted_of_data
+from revgnn.planner.isolated import resident_in_isolation
+from revgnn.planner.roofline import measured_rates, step_work
 from revgnn.recipes import all_recipes, find_recipe
-from revgnn.run import training_memory
 
 from .machine import facts
 
@@ -50,7 +50,7 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
         dataset = replace(dataset, path=str(data_root / dataset.path))
     run, shape = at_most(run, shape_of_config(dataset), times, deeper)
     started = time.perf_counter()
-    predicted = predict(run, shape)
+    predicted = estimate(run, shape)
     planned = time.perf_counter()
     measured = measured_peak(run, shape)
     known = time.perf_counter()
@@ -82,7 +82,7 @@ def measure_process(name: str, times: float, deeper: int | None) -> dict[str, An
     """
     run = replace(find_recipe(name)(), paper=None)
     run, shape = at_most(run, shape_of_config(run.dataset), times, deeper)
-    predicted, measured = predict(run, shape), resident_in_isolation(run, shape)
+    predicted, measured = estimate(run, shape), resident_in_isolation(run, shape)
     assert measured is not None, "the system must tell the resident size"
     return {
         "kind": "plan-process",
@@ -114,7 +114,7 @@ def measure_real(name: str, changes: Sequence[str], data_root: Path) -> dict[str
     with_data = predicted_of_data(run, dataset, make_batches(dataset, run.batch_size, run.train.seed, run.loader))
     assert with_data is not None, "nothing is predicted of a graph on disk while it trains"
     config = replace(run.dataset, path=None if run.dataset.path is None else str(data_root / run.dataset.path))
-    without = predict(run, shape_of_config(config)).peak
+    without = estimate(run, shape_of_config(config)).peak
     return {
         "kind": "plan-real",
         "recipe": name,

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from revgnn.data import FullBatch
-from revgnn.data.ogb import read_ogb
+from revgnn.data.readers.ogb import read_ogb
 
 from .machine import facts
 

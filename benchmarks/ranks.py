@@ -25,7 +25,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from revgnn.data import Dataset, LoaderConfig, make_batches
 from revgnn.measure import StepMemory, tensor_bytes
-from revgnn.models import ModelConfig, build_model
+from revgnn.nn.model import ModelConfig, build_model
 from revgnn.train import TrainConfig, fit
 
 from .machine import ROOT, facts

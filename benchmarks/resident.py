@@ -34,11 +34,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from revgnn import GATConv, GCNConv, GENConv, Graph, ModelConfig, SAGEConv, Stack, build_model
+from revgnn.implicit.fixed_point import ConvergenceWarning
 from revgnn.interop import GroupAddRev
 from revgnn.measure import peak_memory, tensor_bytes
 from revgnn.nn.convs import GATOptions, GENOptions
 from revgnn.resident import ResidentPeak
-from revgnn.stack.implicit import ConvergenceWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("forward", "backward", "step", "evaluate", "all")
@@ -124,7 +124,7 @@ _config("gen store", conv="gen", backprop="store")
 
 def _implicit(depth: int, size: Size) -> Made:
     """Its depth is the most iterations of the solver."""
-    from revgnn.models import EquilibriumOptions
+    from revgnn.nn.model import EquilibriumOptions
 
     config = ModelConfig(
         conv="gen",

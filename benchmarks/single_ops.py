@@ -22,13 +22,13 @@ from torch_geometric.utils import scatter, softmax
 
 from revgnn import ops
 from revgnn.measure import peak_memory
-from revgnn.ops import native
-from revgnn.ops.choice import kernels
+from revgnn.ops import cpu
+from revgnn.ops.backend import kernels
 
 from .graphs import Task, make_task
 from .registry import OWN, Op
 from .steps import size
-from .trial import Run, Settings, attempt, timed
+from .trial import Experiment, Settings, attempt, timed
 
 LEAST_ROUNDS = 9
 """An operation takes milliseconds: more rounds than a step."""
@@ -52,7 +52,7 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
     made = _OPS[case.op](case, task)
     need = case.edge_tensors * case.width * task.num_edges * 4
     alive: dict[str, Callable[[], object]] = {}
-    runs: dict[str, Run] = {}
+    runs: dict[str, Experiment] = {}
     for name, forward in {OWN: made.own, **made.peers}.items():
         make = partial(_first_runs, forward, case, made, settings)
         runs[name], run = attempt(
@@ -62,7 +62,7 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
             alive[name] = run
     settings.announce(None)
     ceilings = _gathers(case.width, task) if case.op == "spmm" else {}
-    found: dict[str, Run] = {**runs, **{name: {} for name in ceilings}}
+    found: dict[str, Experiment] = {**runs, **{name: {} for name in ceilings}}
     times = timed({**alive, **ceilings}, found, settings, ours=[OWN, *ceilings], least_rounds=LEAST_ROUNDS)
     own = runs[OWN]["median_s"]
     result: dict[str, Any] = {
@@ -84,7 +84,7 @@ def measure_op(case: Op, graph: str, settings: Settings) -> dict[str, Any]:
 
 
 def _first_runs(
-    forward: Callable[[], Tensor], case: Op, made: Runs, settings: Settings, found: Run
+    forward: Callable[[], Tensor], case: Op, made: Runs, settings: Settings, found: Experiment
 ) -> Callable[[], object]:
     run = _whole(forward, made.inputs, backward=case.backward)
     run()
@@ -219,7 +219,7 @@ def _gathers(width: int, task: Task) -> dict[str, Callable[[], object]]:
         # As many rows as the table has, the last of them empty.
         row = max(_ROW, -(-task.num_edges // task.num_nodes))
         bounds = (torch.arange(task.num_nodes + 1, device=table.device) * row).clamp(max=task.num_edges)
-        rows = native.Csr(bounds.int(), places.int())
+        rows = cpu.Csr(bounds.int(), places.int())
         sums = torch.empty(bounds.numel() - 1, width, device=table.device)
         found["kernel"] = lambda: kernels(table).spmm(table, rows, out=sums)
     return found

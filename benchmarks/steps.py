@@ -17,7 +17,7 @@ from revgnn.measure import peak_memory
 from .graphs import Task, make_task
 from .nets import PyGNet, own_net
 from .registry import ENTRANTS, GRAPHS, GROUPS, HIDDEN, OWN, STEPS, Growth, Step, WorkSpace
-from .trial import Run, Settings, attempt, timed
+from .trial import Experiment, Settings, attempt, timed
 
 
 class Training:
@@ -69,10 +69,10 @@ def measure_step(step: Step, graph: str, settings: Settings) -> dict[str, Any]:
 
 def _tried(
     step: Step, task: Task, layers: int, settings: Settings
-) -> tuple[dict[str, Callable[[], object]], dict[str, Run]]:
+) -> tuple[dict[str, Callable[[], object]], dict[str, Experiment]]:
     """The entrants that can run, and what is known of each so far."""
     alive: dict[str, Callable[[], object]] = {}
-    runs: dict[str, Run] = {}
+    runs: dict[str, Experiment] = {}
     for name in (OWN, *step.against):
         entrant = ENTRANTS[name]
         channels = step.edge_tensors * HIDDEN / GROUPS if entrant.peer else 0.0
@@ -85,7 +85,7 @@ def _tried(
     return alive, runs
 
 
-def _first_steps(step: Step, name: str, task: Task, layers: int, found: Run) -> Training:
+def _first_steps(step: Step, name: str, task: Task, layers: int, found: Experiment) -> Training:
     """Two steps: the first makes Adam's moments, the second shows the peak."""
     made = training(step, name, task, layers=layers)
     found["parameters"] = sum(parameter.numel() for parameter in made.net.parameters())
@@ -124,7 +124,7 @@ def measure_growth(case: Growth, graph: str, settings: Settings) -> dict[str, An
             layers=int(point) if case.axis == "depth" else layers,
             hidden=int(point) if case.axis == "width" else HIDDEN,
         )  # fmt: skip
-    found: dict[str, Run] = {name: {} for name in runs}
+    found: dict[str, Experiment] = {name: {} for name in runs}
     times = timed(runs, found, settings, ours=runs)
     seconds = [found[f"{point:g}"]["median_s"] for point in case.points]
     return {

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from .clock import Clock, Times, in_turns
 
-Run = dict[str, Any]
+Experiment = dict[str, Any]
 """What is known of one entrant: its figures, or why it has none (``failed``, ``skipped``)."""
 
 _T = TypeVar("_T")
@@ -36,8 +36,8 @@ class Settings:
 
 
 def attempt(
-    name: str, make: Callable[[Run], _T], settings: Settings, *, peer: bool, need: float = 0.0
-) -> tuple[Run, _T | None]:
+    name: str, make: Callable[[Experiment], _T], settings: Settings, *, peer: bool, need: float = 0.0
+) -> tuple[Experiment, _T | None]:
     """Make an entrant and run it for the first time.
 
     Args:
@@ -48,7 +48,7 @@ def attempt(
         need: bytes that it is known to take.
     Returns: what is known of it, and what ``make`` gives; ``None`` where a peer cannot run.
     """
-    found: Run = {}
+    found: Experiment = {}
     if need > settings.memory_gb * 1e9:
         found["skipped"] = f"needs about {need / 1e9:.1f} GB of work space; the limit is {settings.memory_gb:g} GB"
         return found, None
@@ -67,7 +67,7 @@ def attempt(
 
 def timed(
     alive: Mapping[str, Callable[[], object]],
-    runs: Mapping[str, Run],
+    runs: Mapping[str, Experiment],
     settings: Settings,
     *,
     ours: Collection[str],
@@ -92,7 +92,7 @@ def timed(
     return times
 
 
-def _sheltered(run: Callable[[], object], found: Run) -> Callable[[], None]:
+def _sheltered(run: Callable[[], object], found: Experiment) -> Callable[[], None]:
     def call() -> None:
         if "failed" in found:
             return

@@ -4,7 +4,7 @@
    Matrices are row-major with a row stride in elements and unit column stride. "Sum" is the type sums are kept in:
    float for float and bfloat16, double for double. Vectors that belong to a Sum (weights, statistics, scores) are
    always of type Sum. A struct holds sizes and operands first, then what is no tensor. Results depend neither on the
-   number of threads nor on the run. `src/revgnn/ops/native/abi.py` mirrors the structs field by field;
+   number of threads nor on the run. `src/revgnn/ops/cpu/abi.py` mirrors the structs field by field;
    revgnn_abi_version changes with them. */
 #ifndef REVGNN_KERNELS_H
 #define REVGNN_KERNELS_H

@@ -29,7 +29,7 @@ def figures(source: Path = SOURCE) -> dict[str, str]:
                 protocols += any("Protocol" in ast.unparse(base) for base in node.bases)
     doubled = sorted(name for name, where in rooms.items() if len(where) > 1)
     any_count = sum(len(re.findall(r"\bAny\b", text)) for text in texts.values())
-    page = next((f for f in (source / "experiment.py", source / "run.py") if f in texts), None)
+    page = next((f for f in (source / "experiment.py", source / "experiment.py") if f in texts), None)
     return {
         "lines in src": str(lines),
         "functions with more than 8 arguments": str(wide),

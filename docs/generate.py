@@ -25,12 +25,12 @@ from rich.console import Console
 
 from revgnn import ModelConfig, build_model
 from revgnn.demo import Curve, draw, memory_over_depth, resident_over_depth
+from revgnn.experiment import Experiment
 from revgnn.recipes import all_recipes, digits, summary
 from revgnn.report.row import duration, memory
 from revgnn.results import TABLES, build_table, markdown_table, read_rows
 from revgnn.results.memory import read_memory
 from revgnn.results.rows import read_lines
-from revgnn.run import Run
 from revgnn.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -486,15 +486,15 @@ def _scale_points() -> Iterator[tuple[str, str, float, float]]:
             yield "one rank sends", of, network_bytes(row["parameters"], row["ranks"]), row["sent_bytes"] / row["ranks"]
 
 
-def _by_dataset() -> dict[str, dict[str, Run]]:
-    found: dict[str, dict[str, Run]] = {}
+def _by_dataset() -> dict[str, dict[str, Experiment]]:
+    found: dict[str, dict[str, Experiment]] = {}
     for name, recipe in all_recipes().items():
         dataset, _, short = name.partition("/")
         found.setdefault(dataset, {})[short] = recipe()
     return found
 
 
-def _has_target(recipes: dict[str, Run]) -> bool:
+def _has_target(recipes: dict[str, Experiment]) -> bool:
     return any(run.paper is not None for run in recipes.values())
 
 

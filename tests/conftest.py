@@ -34,9 +34,9 @@ _ROUNDING = os.environ.get("REVGNN_TEST_ROUNDING")
 _SEED = int(os.environ.get("REVGNN_TEST_SEED", "0"))
 
 if _ISA is not None:
-    from revgnn.ops import native
+    from revgnn.ops import cpu
 
-    native.use_isa(_ISA)
+    cpu.use_isa(_ISA)
 
 _rounding = None if _ROUNDING is None else other_rounding.imitate(int(_ROUNDING))
 

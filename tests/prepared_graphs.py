@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from revgnn.data.manifest import Feature, Manifest, write_manifest
-from revgnn.data.part import write_part
-from revgnn.data.store import new_store
+from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
+from revgnn.data.ondisk.part import write_part
+from revgnn.data.ondisk.store import new_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class GraphSource:
     """What was written: nodes by number, edges in an order of their own."""
 
     x: NDArray[np.float32]
@@ -40,7 +40,7 @@ def draw_whole(
     task: str = "multiclass",
     outputs: int = 3,
     integer_ids: bool = False,
-) -> Whole:
+) -> GraphSource:
     """Draw a graph whose labels can be learnt from its features; nodes stand in order of their part."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((nodes, features)).astype(np.float32)
@@ -52,7 +52,7 @@ def draw_whole(
     elif task == "regression":
         y = scores
     names = rng.permutation(nodes)
-    return Whole(
+    return GraphSource(
         x=x,
         y=y,
         split=rng.choice(np.array([0, 0, 1, 2, -1], np.int8), nodes),
@@ -66,7 +66,7 @@ def draw_whole(
 
 def write_store(
     out: Path,
-    whole: Whole,
+    whole: GraphSource,
     *,
     num_parts: int = 4,
     task: Any = "multiclass",

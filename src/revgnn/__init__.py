@@ -23,11 +23,11 @@ if TYPE_CHECKING:
         load_dataset,
         make_batches,
     )
+    from .experiment import Experiment, run_experiment
     from .graph import Graph
     from .measure import held_memory, median_seconds, peak_memory, saved_bytes
-    from .models import GNN, ModelConfig, build_model
     from .nn import GATConv, GCNConv, GENConv, SAGEConv
-    from .run import Run, execute
+    from .nn.model import GNN, ModelConfig, build_model
     from .stack import Stack
     from .target import Target
     from .train import FitResult, TrainConfig, fit
@@ -48,9 +48,9 @@ _HOMES = {
     ),
     "graph": ("Graph",),
     "measure": ("held_memory", "median_seconds", "peak_memory", "saved_bytes"),
-    "models": ("GNN", "ModelConfig", "build_model"),
+    "nn.model": ("GNN", "ModelConfig", "build_model"),
     "nn": ("GATConv", "GCNConv", "GENConv", "SAGEConv"),
-    "run": ("Run", "execute"),
+    "experiment": ("Experiment", "run_experiment"),
     "target": ("Target",),
     "stack": ("Stack",),
     "train": ("FitResult", "TrainConfig", "fit"),
@@ -64,6 +64,7 @@ __all__ = [
     "Columns",
     "Dataset",
     "DatasetConfig",
+    "Experiment",
     "FitResult",
     "GATConv",
     "GCNConv",
@@ -72,19 +73,18 @@ __all__ = [
     "LoaderConfig",
     "ModelConfig",
     "PygBatches",
-    "Run",
     "SAGEConv",
     "Stack",
     "Target",
     "TrainConfig",
     "build_model",
-    "execute",
     "fit",
     "held_memory",
     "load_dataset",
     "make_batches",
     "median_seconds",
     "peak_memory",
+    "run_experiment",
     "saved_bytes",
 ]
 

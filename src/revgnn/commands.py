@@ -15,29 +15,29 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from .claim import claimed
 from .console import counted, print_table, progress_console, results_console
-from .data.prepare import Drop, chosen_config, write_first
+from .data.prepare import DropFaulty, chosen_config, write_first
 from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
+from .experiment import Device, Experiment, report_on, run_experiment
 from .files import read_object
 from .interop import convert as convert_official
 from .on_ray import Workers, on_ray
 from .overrides import flatten, override
-from .plan.answer import out_of_memory_answered
-from .plan.page import make_plan, show_plan
-from .plan.predict import predicted
+from .planner.estimate import predicted
+from .planner.out_of_memory import out_of_memory_answered
+from .planner.page import make_plan, show_plan
 from .predict import Predicting, predict_run
 from .recipes import all_recipes, find_recipe, summary
 from .recipes.tables import MODELS
-from .repeat import RUNS_FILE, execute_runs
+from .repeat import RUNS_FILE, run_repeats
 from .report import MARKDOWN_HEADER, markdown_row
 from .report.row import duration, integer, mean_and_std, memory, metric_title, resident, score, target
 from .results import append_rows, build_table, find_results, markdown_table, read_rows, rows_of, table_lines
 from .results.memory import append_memory, memory_row, read_memory, rows_of_tables
 from .results.rows import MOVES_NOTHING, ROWS_FILE, USUAL
 from .results.table import HEAD, notes
-from .run import Device, Run, execute, report_on
+from .run_lock import claimed
 from .stack.budget import parse_bytes
 from .train import ProgressBar
 from .train.tracking import Tracking, check_trackers
@@ -54,7 +54,7 @@ def prepare(arguments: Namespace) -> None:
         return
     _log_to(progress_console())
     config, base = chosen_config(arguments)
-    drop = Drop(
+    drop = DropFaulty(
         bad_edges=arguments.drop_bad_edges,
         duplicate_nodes=arguments.drop_duplicate_nodes,
         bad_nodes=arguments.drop_bad_nodes,
@@ -91,7 +91,7 @@ def train(arguments: Namespace) -> None:
         _show(done, out, as_json=arguments.json)
 
 
-def _asked(arguments: Namespace) -> tuple[str, Run, Path]:
+def _asked(arguments: Namespace) -> tuple[str, Experiment, Path]:
     """Which run is meant by the words of `train`: its name, itself, its folder."""
     name, run = _chosen(arguments.what, arguments.model)
     out = arguments.out or Path("runs", *Path(name).parts)
@@ -128,14 +128,14 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
 
     with out_of_memory_answered(run, arguments.data_root, device=device):
         if arguments.runs is not None:
-            return execute_runs(
+            return run_repeats(
                 run,
                 out,
                 runs=arguments.runs,
                 progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
                 **said,
             )
-        return execute(run, out, progress=shown(out.name, out, run.train.seed), predicted=predicted, **said)
+        return run_experiment(run, out, progress=shown(out.name, out, run.train.seed), predicted=predicted, **said)
 
 
 def predict(arguments: Namespace) -> None:
@@ -297,7 +297,7 @@ def convert(arguments: Namespace) -> None:
     console.print(f"{'model':<22}{out}", markup=False, soft_wrap=True)
 
 
-def _chosen(what: str, model: str | None) -> tuple[str, Run]:
+def _chosen(what: str, model: str | None) -> tuple[str, Experiment]:
     """The run that is meant, and its name."""
     folder = Path(what)
     if what in all_recipes():
@@ -376,7 +376,7 @@ def _show_recipe(name: str, *, as_json: bool) -> None:
         console.print(f"  {field} = {'none' if value is None else value}", markup=False, soft_wrap=True)
 
 
-def _plain(run: Run) -> dict[str, Any]:
+def _plain(run: Experiment) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(run), default=str))
     return plain
 

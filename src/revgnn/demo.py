@@ -21,11 +21,11 @@ from rich.progress import track
 
 from .console import print_table
 from .data import load_dataset
-from .plan.isolated import resident_in_isolation
+from .experiment import Experiment, run_experiment, training_memory
+from .planner.isolated import resident_in_isolation
 from .recipes import digits
 from .report.row import duration, integer, memory, score
 from .report.row import resident as resident_of
-from .run import Run, execute, training_memory
 from .train import ProgressBar
 
 MODELS = {"ResGNN": digits.resgnn, "RevGNN": digits.revgnn}
@@ -71,7 +71,7 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
     reports = {}
     with _one_thread():
         for name, recipe in MODELS.items():
-            reports[name] = execute(
+            reports[name] = run_experiment(
                 recipe(),
                 out / name.lower(),
                 name=f"{name} on digits",
@@ -96,7 +96,7 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
     return result
 
 
-def memory_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: Console) -> Curve:
+def memory_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], progress: Console) -> Curve:
     """Measure the most that the tensors of training steps take of each run at each depth.
 
     Args:
@@ -111,7 +111,7 @@ def memory_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: 
     return curve
 
 
-def resident_over_depth(runs: Mapping[str, Run], depths: Sequence[int], progress: Console) -> Curve:
+def resident_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], progress: Console) -> Curve:
     """Measure by how much a process of its own grows in training steps of each run at each depth.
 
     Args: as `memory_over_depth`.
@@ -195,7 +195,7 @@ def _make_room(out: Path) -> None:
     (out / _RESULT).write_text("{}\n", encoding="utf-8")
 
 
-def _as_deep(run: Run, depth: int) -> Run:
+def _as_deep(run: Experiment, depth: int) -> Experiment:
     return replace(run, model=replace(run.model, num_layers=depth))
 
 

@@ -29,7 +29,7 @@ from .edge_index import (
     refuse_recording,
     remedy,
 )
-from .memo import Memo
+from .weak_cache import Memo
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

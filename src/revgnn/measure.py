@@ -123,7 +123,7 @@ def median_seconds(
     return statistics.median(seconds)
 
 
-Moment = tuple[int, int]
+AllocationEvent = tuple[int, int]
 """Bytes that are allocated, and those among them that the phase leaves behind."""
 FIRST_BATCH = "first batch"
 """The phase in which the first batch of an epoch is made, where another thread makes batches ahead."""
@@ -141,9 +141,9 @@ class StepMemory:
         held: tensors that are allocated before the first step and needed by it (weights, a full batch); gone through at
             the first call, for they may be others before.
         waiting: gives the most bytes of batches that another thread has made and that wait while a step is taken.
-        detailed: whether `moments` are kept and the optimizer's update is recorded as everything else; otherwise the
-            notes of a step end where its update begins, which makes most of them at depth, and the update is counted
-            as its state and `UPDATE_TEMPORARIES`.
+        detailed: whether an allocation trace is kept and the optimizer's update is recorded too; otherwise
+            the notes of a step end where its update begins, which makes most of them at depth, and the update is
+            counted as its state and `UPDATE_TEMPORARIES`.
     """
 
     RECORDED_STEPS = 4
@@ -162,7 +162,7 @@ class StepMemory:
         self._holding, self._held, self._waiting = iter(held), 0, waiting
         self._temporaries, self._batches = 0, 0
         self._detailed = detailed
-        self.moments: dict[str, list[Moment]] = {}
+        self.allocation_trace: dict[str, list[AllocationEvent]] = {}
         """On the CPU: phase of a step (see `phase`) -> what is allocated after every change, where it is detailed."""
         self._peaks: dict[str, int] = {}
         self._phase = "step"
@@ -290,7 +290,7 @@ class StepMemory:
                 change if change > 0 and address in addresses and born[address] == place else 0
                 for place, (address, change) in enumerate(changes)
             )
-            self.moments.setdefault(self._phase, []).extend(zip(sizes, accumulate(staying), strict=True))
+            self.allocation_trace.setdefault(self._phase, []).extend(zip(sizes, accumulate(staying), strict=True))
 
 
 class _Record:

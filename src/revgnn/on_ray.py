@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .claim import claimed
 from .launcher import say_restarted
+from .run_lock import claimed
 from .train import Interrupted
 from .train.interrupt import Interrupts
 

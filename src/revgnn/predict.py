@@ -20,25 +20,25 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .claim import claimed
 from .data import (
     SPLITS,
     Dataset,
     DatasetConfig,
-    Keyed,
-    KeyedDataset,
-    KeyedStore,
+    DatasetSource,
+    InferenceSource,
     LoaderConfig,
     Schema,
     Store,
     StoredViews,
+    StoreSource,
     is_store,
     read_data,
 )
-from .data.tables import readable_columns
+from .data.readers.tables import readable_columns
+from .experiment import Device, Experiment, make_model, read_experiment, read_schema
 from .files import replacing, room_for
-from .run import Device, Run, make_model, read_run, read_schema
-from .train import Answering, Sums, check_weights, load_best
+from .run_lock import claimed
+from .train import Inference, Sums, check_weights, load_best
 
 _AT_ONCE = 2**16
 """Rows that are written together where all views had to be gone through first."""
@@ -87,7 +87,7 @@ def predict_run(
         ClaimedError: other predictions are being written to ``out``.
     """
     with claimed(out, beside=True):
-        run, trained = read_run(folder), read_schema(folder)
+        run, trained = read_experiment(folder), read_schema(folder)
         config = run.dataset if data is None else _other(run.dataset, data)
         loader = _evaluation(run, options, config)
         source = read_data(config, loader, data_root)
@@ -97,17 +97,17 @@ def predict_run(
         check_weights(weights, model)
         model.load_state_dict(weights)
         model.to(_device(device))
-        answering = Answering(
+        inference = Inference(
             model,
             labels=run.train.labels,
             num_outputs=trained.num_outputs,
             precision=run.train.precision,
             hidden=options.embeddings,
         )
-        keyed = _keyed(run, source, loader)
+        inference_source = _inference_source(run, source, loader)
         # Closed whatever happens: while it is gone through, nothing in this process keeps gradients.
-        with closing(_tables(keyed, answering, options, loader.eval_views, trained, progress)) as tables:
-            rows = _write(tables, keyed.num_rows, out, trained.class_names)
+        with closing(_tables(inference_source, inference, options, loader.eval_views, trained, progress)) as tables:
+            rows = _write(tables, inference_source.num_rows, out, trained.class_names)
     return {
         "out": str(out),
         "rows": rows,
@@ -133,7 +133,7 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
     return replace(trained, path=path, columns=readable_columns(data, trained.columns))
 
 
-def _evaluation(run: Run, options: Predicting, config: DatasetConfig) -> LoaderConfig:
+def _evaluation(run: Experiment, options: Predicting, config: DatasetConfig) -> LoaderConfig:
     """The loader of the run with the evaluation that is wanted; a prepared graph stays on disk."""
     loader = run.loader
     parts, views = loader.eval_parts, loader.eval_views
@@ -159,10 +159,10 @@ def _check(trained: Schema, own: Schema, *, reads_labels: bool) -> None:
         )
 
 
-def _keyed(run: Run, source: Dataset | Store, loader: LoaderConfig) -> Keyed:
+def _inference_source(run: Experiment, source: Dataset | Store, loader: LoaderConfig) -> InferenceSource:
     if isinstance(source, Store):
-        return KeyedStore(source, StoredViews(source, loader.eval_parts, loader.eval_views, run.train.seed))
-    return KeyedDataset(source, run.batch_size, run.train.seed, loader)
+        return StoreSource(source, StoredViews(source, loader.eval_parts, loader.eval_views, run.train.seed))
+    return DatasetSource(source, run.batch_size, run.train.seed, loader)
 
 
 def _device(device: Device) -> torch.device:
@@ -174,21 +174,21 @@ def _device(device: Device) -> torch.device:
 
 
 def _tables(
-    keyed: Keyed,
-    answering: Answering,
+    source: InferenceSource,
+    inference: Inference,
     options: Predicting,
     views: int,
     trained: Schema,
     progress: Callable[[int, int], None],
 ) -> Generator[pa.Table]:
     """Yield tables of rows; with several views, all of them are gone through first."""
-    done, total = 0, keyed.num_rows * views
+    done, total = 0, source.num_rows * views
     logits: Sums | None = None
     hidden: Sums | None = None
-    for batch, answer in answering.answers(keyed.pieces()):
+    for batch, answer in inference.answers(source.batches()):
         assert batch.ids is not None, "keyed graphs give ids"
         if views == 1:
-            yield _table(keyed, batch.ids, answer.logits, answer.hidden, options, trained)
+            yield _table(source, batch.ids, answer.logits, answer.hidden, options, trained)
         else:
             logits = logits or Sums(answer.logits.size(1))
             logits.add(batch.ids, answer.logits)
@@ -201,15 +201,15 @@ def _tables(
         assert logits is not None, "there are rows of it"
         ids, mean = logits.means(low, low + _AT_ONCE)
         yield _table(
-            keyed, ids, mean, None if hidden is None else hidden.means(low, low + _AT_ONCE)[1], options, trained
+            source, ids, mean, None if hidden is None else hidden.means(low, low + _AT_ONCE)[1], options, trained
         )
 
 
 def _table(
-    keyed: Keyed, rows: Tensor, logits: Tensor, hidden: Tensor | None, options: Predicting, trained: Schema
+    source: InferenceSource, rows: Tensor, logits: Tensor, hidden: Tensor | None, options: Predicting, trained: Schema
 ) -> pa.Table:
     """Put rows under the user's ids; those of other splits than the wanted one are left out."""
-    keys = keyed.keys(rows)
+    keys = source.keys(rows)
     names = pa.array([*SPLITS, None])
     # Large strings are how tables are read, not what the user wrote; joins want one type.
     ids = keys.ids.cast(pa.string()) if pa.types.is_large_string(keys.ids.type) else keys.ids

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from .data import read_data
+from .experiment import REPORT_FILE, Device, Experiment, run_experiment
 from .files import read_object, write_whole
 from .launcher import world_size
 from .report.row import resident
-from .run import REPORT_FILE, Device, Run, execute
 from .train import Progress, one_run
 
 RUNS_FILE = "runs.json"
 FORMAT = 1
 
 
-def execute_runs(
-    run: Run,
+def run_repeats(
+    run: Experiment,
     out: Path,
     *,
     runs: int,
@@ -39,9 +39,9 @@ def execute_runs(
         out: receives a run folder ``seed-K`` for each, and runs.json.
         runs: how many, at least 1.
         progress: seed -> what is told of its steps; ``None`` is silence.
-        name, data_root, device, resume, download: as in `execute`; seeds that are finished are not run again.
+        name, data_root, device, resume, download: as in `run_experiment`; seeds that are finished are not run again.
     Returns: the summary, see `summarise`.
-    Raises: ValueError: ``runs`` below 1; and what `execute` raises.
+    Raises: ValueError: ``runs`` below 1; and what `run_experiment` raises.
     """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, got {runs}")
@@ -50,7 +50,7 @@ def execute_runs(
     with one_run(out):
         dataset = read_data(run.dataset, run.loader, data_root, download=download)
         for seed in range(run.train.seed, run.train.seed + runs):
-            execute(
+            run_experiment(
                 replace(run, train=replace(run.train, seed=seed)),
                 out / f"seed-{seed}",
                 name=name,

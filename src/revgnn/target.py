@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class TableRow:
     """A row of a table of the paper."""
 
     table: int
@@ -21,7 +21,7 @@ class Place:
 class Target:
     """What the paper prints for a row of its tables; ``None`` where it prints nothing."""
 
-    places: tuple[Place, ...] = ()
+    places: tuple[TableRow, ...] = ()
     """Where it stands; a row may stand in two tables."""
     metric: float | None = None
     """Mean of the test metric; in percent for accuracy and ROC-AUC."""

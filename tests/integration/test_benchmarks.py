@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from revgnn.models import GNN, build_model
+from revgnn.nn.model import GNN, build_model
 from tolerances import relative_error
 
 ROOT = Path(__file__).resolve().parents[2]

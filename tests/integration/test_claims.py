@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import revgnn
-from revgnn.claim import ClaimedError, claimed
 from revgnn.cli import main
 from revgnn.predict import Predicting, predict_run
 from revgnn.recipes import find_recipe
+from revgnn.run_lock import ClaimedError, claimed
 from revgnn.train import TrainConfig, load_latest, read_curve
 from small_tables import good_edges, good_nodes, make, write
 from toy_run import fit_toy
@@ -60,7 +60,7 @@ def test_a_second_run_is_refused_and_a_killed_one_resumed(tmp_path: Path, capsys
             assert main(words(out, 3, *more)) == 2
             assert f"run is in use: process {first.pid} on " in capsys.readouterr().err
         with pytest.raises(ClaimedError, match=f"process {first.pid} on"):
-            revgnn.execute(find_recipe("digits/revgnn")(), out, name="x", data_root=tmp_path, resume=True)
+            revgnn.run_experiment(find_recipe("digits/revgnn")(), out, name="x", data_root=tmp_path, resume=True)
         with pytest.raises(ClaimedError, match=f"process {first.pid} on"):
             fit_toy(out, resume=True)
         assert first.poll() is None

@@ -17,8 +17,8 @@ import pytest
 
 from revgnn.cli import main
 from revgnn.data import LoaderConfig, load_dataset
+from revgnn.experiment import training_memory
 from revgnn.recipes import digits
-from revgnn.run import training_memory
 
 SMALL = ["--set", "model.num_layers=4", "--set", "model.hidden_channels=12", "--set", "train.patience=none"]
 

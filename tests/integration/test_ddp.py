@@ -24,9 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from revgnn.graph import Graph
 from revgnn.interop import GroupAddRev
-from revgnn.models import ModelConfig, build_model
 from revgnn.nn import Block, NormActDrop, SAGEConv
-from revgnn.stack.run import Run
+from revgnn.nn.model import ModelConfig, build_model
+from revgnn.stack.layer_run import Experiment
 
 RANKS = 2
 SEGMENTS = (1, 3)
@@ -155,14 +155,14 @@ def order_of_events(segments: int) -> list[str]:
         return done
 
     model.register_comm_hook(None, exchange)
-    reverse = Run.reverse
+    reverse = Experiment.reverse
 
-    def watched(run: Run, *arguments: Any) -> None:
+    def watched(run: Experiment, *arguments: Any) -> None:
         events.append("begun")
         reverse(run, *arguments)
         events.append("done")
 
-    with patch.object(Run, "reverse", watched):
+    with patch.object(Experiment, "reverse", watched):
         # DDP puts its buckets in the order in which gradients came in the first step.
         for _ in range(2):
             events.clear()

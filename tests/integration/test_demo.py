@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from revgnn import demo
-from revgnn.run import Run
+from revgnn.experiment import Experiment
 
 
-def _shorter(recipe: Callable[[], Run]) -> Callable[[], Run]:
-    def run() -> Run:
+def _shorter(recipe: Callable[[], Experiment]) -> Callable[[], Experiment]:
+    def run() -> Experiment:
         whole = recipe()
         return replace(
             whole, model=replace(whole.model, num_layers=6), train=replace(whole.train, epochs=20, eval_every=10)

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import feather, ipc
 
-from revgnn.data.prepare import Drop, read_config
-from revgnn.data.store import Store
+from revgnn.data.ondisk.store import Store
+from revgnn.data.prepare import DropFaulty, read_config
 from small_tables import good_edges, good_nodes, make, report, write
 
 pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
@@ -190,7 +190,7 @@ def test_what_is_left_of_bad_tables_is_what_a_plain_account_leaves(
     with tempfile.TemporaryDirectory() as folder:
         config = write(Path(folder), nodes, ends)
         before = {*Path(folder).iterdir(), Path(folder, "graph")}
-        prepared = make(config, drop=Drop(bad_edges=True, duplicate_nodes=True, bad_nodes=True))
+        prepared = make(config, drop=DropFaulty(bad_edges=True, duplicate_nodes=True, bad_nodes=True))
         assert set(Path(folder).iterdir()) == before
         data = Store.open(prepared.folder).load()
     dropped = {"bad_nodes": faulty, "duplicate_nodes": twice, "bad_edges": len(pairs) - len(edges)}

@@ -10,7 +10,7 @@ import torch
 
 from revgnn import commands
 from revgnn.cli import main
-from revgnn.plan import answer
+from revgnn.planner import out_of_memory
 
 WORDS = ["train", "digits/revgnn", "--device", "cpu", "--set", "model.num_layers=4"]
 FAILURES = [
@@ -21,11 +21,11 @@ FAILURES = [
 
 
 def _fails(monkeypatch: pytest.MonkeyPatch, error: Exception, available: int) -> None:
-    def execute(*arguments: Any, **options: Any) -> None:
+    def run_experiment(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "execute", execute)
-    monkeypatch.setattr(answer, "memory_there_is", lambda device: available)
+    monkeypatch.setattr(commands, "execute", run_experiment)
+    monkeypatch.setattr(out_of_memory, "memory_there_is", lambda device: available)
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
@@ -55,6 +55,6 @@ def test_another_fault_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_memory_there_is_is_below_a_limit_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < answer.memory_there_is("cpu") < 2**50
-    monkeypatch.setattr(answer.resource, "getrlimit", lambda which: (12345, 12345))
-    assert answer.memory_there_is("cpu") == 12345
+    assert 0 < out_of_memory.memory_there_is("cpu") < 2**50
+    monkeypatch.setattr(out_of_memory.resource, "getrlimit", lambda which: (12345, 12345))
+    assert out_of_memory.memory_there_is("cpu") == 12345

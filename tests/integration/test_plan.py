@@ -16,33 +16,33 @@ import pytest
 from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import LoaderConfig, Store, make_batches
+from revgnn.experiment import Experiment, run_experiment, training_memory
 from revgnn.meter import interpreter_bytes
-from revgnn.models import EquilibriumOptions
-from revgnn.plan import (
+from revgnn.nn.model import EquilibriumOptions
+from revgnn.planner import (
     GraphShape,
+    estimate,
     made_up,
-    predict,
     rates_of,
     shape_of_config,
     shape_of_dataset,
     shape_of_folder,
     what_fits,
 )
-from revgnn.plan.fits import MARGIN
-from revgnn.plan.isolated import resident_in_isolation
-from revgnn.plan.predict import predicted
-from revgnn.plan.process import KEPT, SORTED, data_bytes, process_bytes
-from revgnn.plan.rates import GPUS, Rates
-from revgnn.plan.trial import at_most, kept_by, measured_peak, step_size
+from revgnn.planner.dry_run import at_most, kept_by, measured_peak, step_size
+from revgnn.planner.estimate import predicted
+from revgnn.planner.isolated import resident_in_isolation
+from revgnn.planner.process import KEPT, SORTED, data_bytes, process_bytes
+from revgnn.planner.roofline import GPUS, MachineRates
+from revgnn.planner.suggest import MARGIN
 from revgnn.recipes import all_recipes, find_recipe
 from revgnn.resident import resident_now
 from revgnn.results.memory import memory_row, newest_memory
 from revgnn.results.rows import read_lines
-from revgnn.run import Run, execute, training_memory
 from revgnn.train import LabelOptions
 
-predict_module = sys.modules["revgnn.plan.predict"]
-trial_module = sys.modules["revgnn.plan.trial"]
+predict_module = sys.modules["revgnn.planner.estimate"]
+trial_module = sys.modules["revgnn.planner.dry_run"]
 BOUND = 0.10
 """Of a measured peak, by which a prediction may be off."""
 PROCESS_BOUND = 0.25
@@ -81,7 +81,7 @@ def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
     run = replace(find_recipe(name)(), paper=None)
     run, shape = at_most(run, shape_of_config(run.dataset), times=1.5, deeper=2)
-    found = predict(run, shape)
+    found = estimate(run, shape)
     assert found.peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
     assert sum(found.kinds.values()) == pytest.approx(found.peak, rel=0.01)
 
@@ -129,7 +129,7 @@ def test_depth_far_beyond_the_trials_is_predicted(name: str) -> None:
     run = replace(find_recipe(name)(), paper=None)
     run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=32))
     shape = shape_of_config(run.dataset).scaled(0.02)
-    assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
+    assert estimate(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_gradients_of_shared_weights_are_not_carried_along_depth() -> None:
     run = replace(find_recipe("ogbn-proteins/wt_revgnn_224")(), paper=None)
     run = replace(run, model=replace(run.model, num_layers=DEEP, hidden_channels=128))
     shape = shape_of_config(run.dataset).scaled(0.02)
-    assert predict(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
+    assert estimate(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
 
 
 def test_small_tensors_need_not_be_the_same_in_both_trials() -> None:
@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> No
     run = replace(find_recipe("ogbn-arxiv/revgcn_deep")(), paper=None)
     shape = shape_of_config(run.dataset)
     deep = replace(run, model=replace(run.model, num_layers=1001))
-    shallow, deep = predict(run, shape), predict(deep, shape)
+    shallow, deep = estimate(run, shape), estimate(deep, shape)
     # Weight, gradient and two moments; at the highest moment of the shallow net some of them are not there yet.
     grown = 16 * (deep.parameters - shallow.parameters)
     assert 0.5 * grown <= deep.peak - shallow.peak <= 1.01 * grown
@@ -187,7 +187,7 @@ PLANTED = GraphShape(name="planted", nodes=24_000, edges=240_000, features=16, o
 """Large beside its batches, so that what is held of the whole graph shows."""
 
 
-def _by_parts(loader: LoaderConfig, *, labels: bool) -> Run:
+def _by_parts(loader: LoaderConfig, *, labels: bool) -> Experiment:
     run = replace(find_recipe("arxiv-text/revgcn")(), paper=None, loader=loader)
     model = replace(run.model, num_layers=6, hidden_channels=32)
     return replace(run, model=model, train=replace(run.train, labels=LabelOptions(reuse=labels)))
@@ -206,7 +206,7 @@ def test_batches_of_metis_clusters_are_predicted(labels: bool, prefetch: int, mo
     measured = training_memory(run, data)
     assert found["peak_bytes"] == pytest.approx(measured, rel=BOUND)
     # What the test can see: one that takes the clusters for random parts is off.
-    assert predict(run, replace(PLANTED, kept=0.05)).peak < (1 - BOUND) * measured
+    assert estimate(run, replace(PLANTED, kept=0.05)).peak < (1 - BOUND) * measured
 
 
 def test_what_an_epoch_keeps_is_counted() -> None:
@@ -237,7 +237,7 @@ def test_batches_from_disk_are_predicted(together: int, tmp_path: Path, monkeypa
     run = _by_parts(LoaderConfig(kind="stored", parts_per_batch=together), labels=False)
     shape = shape_of_folder(folder)
     assert shape.kept == pytest.approx(1 / 40, rel=0.1)
-    found, measured = predict(run, shape), training_memory(run, Store.open(folder))
+    found, measured = estimate(run, shape), training_memory(run, Store.open(folder))
     assert found.how == "fitted"
     # Where the edges of the trial's steps stand is in the prediction, and not in a run from disk.
     assert measured <= found.peak <= (1 + BOUND) * measured
@@ -302,7 +302,7 @@ def test_a_folder_without_either_says_what_is_missing(tmp_path: Path) -> None:
 def test_what_fits_gives_ways_that_fit_and_keep_what_they_say() -> None:
     run = replace(find_recipe("digits/resgnn")(), paper=None)
     shape = shape_of_config(run.dataset)
-    peak = predict(run, shape).peak
+    peak = estimate(run, shape).peak
     as_is, *others = what_fits(run, shape, round(0.8 * peak), rates_of("cuda", "h100"))
     assert not as_is.fits and as_is.peak == peak and as_is.settings == ()
     assert others and all(one.fits and one.peak < 0.8 * peak for one in others)
@@ -314,7 +314,7 @@ def test_what_fits_gives_ways_that_fit_and_keep_what_they_say() -> None:
 def test_parts_that_fit_measure_below_the_memory() -> None:
     run = replace(find_recipe("digits/resgnn")(), paper=None)
     shape = shape_of_config(run.dataset)
-    memory = predict(run, shape).peak // 3
+    memory = estimate(run, shape).peak // 3
     parts = next(one for one in what_fits(run, shape, memory, rates_of("cuda")) if one.same == "model")
     number = next(text.partition("=")[2] for text in parts.settings if text.startswith("loader.num_parts"))
     in_parts = replace(run, loader=LoaderConfig(kind="random", num_parts=int(number)))
@@ -326,21 +326,21 @@ def test_of_a_graph_on_disk_fewer_parts_are_suggested(tmp_path: Path, monkeypatc
     whole = draw_whole(nodes=24_000, edges=240_000, num_parts=40, features=64, outputs=5)
     folder = write_store(tmp_path / "graph", whole, num_parts=40)
     run, shape = _by_parts(LoaderConfig(kind="stored", parts_per_batch=8), labels=False), shape_of_folder(folder)
-    memory = round(0.7 * predict(run, shape).peak)
+    memory = round(0.7 * estimate(run, shape).peak)
     ways = [one for one in what_fits(run, shape, memory, rates_of("cuda"))[1:] if one.same == "model"]
     assert [one.settings for one in ways] == [("loader.parts_per_batch=4",)]
     fewer = replace(run, loader=replace(run.loader, parts_per_batch=4))
     assert training_memory(fewer, Store.open(folder)) < memory
 
 
-HOST = Rates(gather=1e10, stream=1e10, products=1e11, source="made up")
+HOST = MachineRates(gather=1e10, stream=1e10, products=1e11, source="made up")
 
 
 @pytest.mark.usefixtures("small_trials")
 def test_what_fits_on_a_cpu_is_decided_by_the_process() -> None:
     run = replace(find_recipe("digits/resgnn")(), paper=None)
     shape = shape_of_config(run.dataset)
-    found = predict(run, shape)
+    found = estimate(run, shape)
     assert found.process >= interpreter_bytes() + found.peak
     enough, lacking = (round(share * MARGIN * found.process) for share in (1.01, 0.99))
     assert what_fits(run, shape, enough, HOST)[0].fits
@@ -375,7 +375,7 @@ def test_a_predicted_process_is_within_a_quarter_of_the_measured(name: str) -> N
     run, shape = at_most(run, shape_of_config(run.dataset), times=2.0)
     measured = resident_in_isolation(run, shape)
     assert measured is not None
-    found = predict(run, shape)
+    found = estimate(run, shape)
     assert found.process == pytest.approx(measured.process, rel=PROCESS_BOUND)
 
 
@@ -416,7 +416,7 @@ def test_a_report_sets_the_prediction_beside_the_peak(tmp_path: Path, capsys: py
     assert "memory predicted by the planner" in (out / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore::revgnn.stack.implicit.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::revgnn.implicit.fixed_point.ConvergenceWarning")
 def test_a_report_of_a_fixed_point_has_the_peak_of_solved_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,7 +428,7 @@ def test_a_report_of_a_fixed_point_has_the_peak_of_solved_steps(
     tied = {"coupling": "residual", "backprop": "implicit", "weight_tied": True, "equilibrium": options}
     train = replace(run.train, epochs=4, warmup_epochs=0, eval_every=4)
     run = replace(run, model=replace(run.model, **tied), train=train)
-    report = execute(
+    report = run_experiment(
         run, tmp_path / "run", name="planted", data_root=tmp_path, device="cpu", dataset=data, predicted=predicted
     )
     memory, rows = report["memory"], read_lines(tmp_path / "run" / "curve.jsonl")

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prepared_graphs import Whole, draw_whole, write_store
+from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
+from revgnn.experiment import read_experiment, read_schema
 from revgnn.predict import Predicting, predict_run
-from revgnn.run import read_run, read_schema
 
 SMALL = [
     *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),
@@ -28,13 +28,13 @@ CLASSES = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Whole]:
+def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphSource]:
     whole = draw_whole(0, nodes=200, edges=300)
     return write_store(tmp_path_factory.mktemp("prepared") / "graph", whole, class_names=CLASSES), whole
 
 
 @pytest.fixture(scope="module")
-def run(graph: tuple[Path, Whole], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(graph: tuple[Path, GraphSource], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "stored"
     assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(out), *SMALL, *STORED]) == 0
     return out
@@ -53,7 +53,7 @@ def _by_id(table: pa.Table, column: str) -> dict[Any, Any]:
 
 
 def test_a_prepared_graph_is_trained_by_parts_and_predicted_by_ids(
-    graph: tuple[Path, Whole], run: Path, tmp_path: Path
+    graph: tuple[Path, GraphSource], run: Path, tmp_path: Path
 ) -> None:
     table = _predict(run, tmp_path / "all.parquet", embeddings=True)
     whole = graph[1]
@@ -77,11 +77,11 @@ def test_a_prepared_graph_is_trained_by_parts_and_predicted_by_ids(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet"]
 
 
-def test_on_disk_and_in_memory_answer_alike(graph: tuple[Path, Whole], run: Path, tmp_path: Path) -> None:
+def test_on_disk_and_in_memory_answer_alike(graph: tuple[Path, GraphSource], run: Path, tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(memory), *SMALL]) == 0
     table = _predict(memory, tmp_path / "one.parquet")
-    assert read_run(memory).loader.kind == "full"
+    assert read_experiment(memory).loader.kind == "full"
     on_disk = _predict(memory, tmp_path / "other.parquet", data=graph[0])
     mine, theirs = _by_id(table, "probabilities"), _by_id(on_disk, "probabilities")
     assert mine.keys() == theirs.keys()
@@ -90,7 +90,7 @@ def test_on_disk_and_in_memory_answer_alike(graph: tuple[Path, Whole], run: Path
     assert stored["id"].to_pylist() == table["id"].to_pylist()
 
 
-def test_views_are_averaged_and_a_split_is_chosen(graph: tuple[Path, Whole], run: Path, tmp_path: Path) -> None:
+def test_views_are_averaged_and_a_split_is_chosen(graph: tuple[Path, GraphSource], run: Path, tmp_path: Path) -> None:
     views = _predict(run, tmp_path / "views.parquet", parts=2, views=3, embeddings=True)
     assert views.num_rows == 200
     assert not np.allclose(
@@ -148,7 +148,7 @@ def test_other_tasks(tmp_path: Path, task: str) -> None:
     assert sorted(table["id"].to_pylist()) == sorted(whole.ids)
 
 
-def test_labels_as_an_input_are_given_in_prediction_too(tmp_path: Path, graph: tuple[Path, Whole]) -> None:
+def test_labels_as_an_input_are_given_in_prediction_too(tmp_path: Path, graph: tuple[Path, GraphSource]) -> None:
     words = ["train", str(graph[0]), "--model", "revgat", "--out", str(tmp_path / "run"), *SMALL, *STORED]
     changes = ["--set", "train.labels.reuse=true", "--set", "train.epochs=5", "--set", "model.hidden_channels=12"]
     assert main([*words, *changes]) == 0
@@ -186,14 +186,14 @@ def test_a_folder_of_tables_and_a_data_set_by_name(
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 1797
     assert pq.read_table("digits.parquet")["id"].to_pylist() == list(range(1797))
-    assert read_run(Path("digits")).model.num_layers == 2
+    assert read_experiment(Path("digits")).model.num_layers == 2
 
     assert main(["predict", "mine", "--out", "none.parquet"]) == 2
     assert "holds no finished run" in capsys.readouterr().err
     assert not Path("none.parquet").exists()
 
 
-def _unlabelled(folder: Path, whole: Whole, **columns: Any) -> Path:
+def _unlabelled(folder: Path, whole: GraphSource, **columns: Any) -> Path:
     """Write tables of a graph of which nothing is known but what ``columns`` says."""
     folder.mkdir()
     features = pa.array(list(whole.x), pa.list_(pa.float32()))
@@ -250,12 +250,12 @@ def test_weights_of_another_model_and_no_json_are_refused(run: Path, tmp_path: P
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (tmp_path / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="cannot be read"):
-        read_run(tmp_path)
+        read_experiment(tmp_path)
     facts["config"]["model"]["num_layers"] = "three"
     (tmp_path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(ValueError, match=r"model.num_layers must be a whole number, got 'three'"):
-        read_run(tmp_path)
+        read_experiment(tmp_path)
     facts["config"]["model"]["surprise"] = 1
     (tmp_path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(ValueError, match="does not say what the run did"):
-        read_run(tmp_path)
+        read_experiment(tmp_path)

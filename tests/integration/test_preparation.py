@@ -14,8 +14,8 @@ import torch
 from benchmarks.preparation import measure, write_raw
 
 from revgnn.data import FullBatch
-from revgnn.data.csv_gz import read_csv_gz
-from revgnn.data.ogb import read_ogb
+from revgnn.data.readers.csv_gz import read_csv_gz
+from revgnn.data.readers.ogb import read_ogb
 from tolerances import assert_close
 
 

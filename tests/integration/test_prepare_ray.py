@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from revgnn.data.manifest import read_manifest
+from revgnn.data.ondisk.manifest import read_manifest
 from revgnn.data.prepare import prepare, read_config
 
 PROGRAM = """

@@ -21,7 +21,7 @@ from torch import nn
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import assert_close, assert_same_bits, graph_dataset, launch, node_dataset
 from revgnn.data import Batches, Dataset, LoaderConfig, Store, make_batches
-from revgnn.models import ModelConfig, build_model
+from revgnn.nn.model import ModelConfig, build_model
 from revgnn.train import Interrupted, TrainConfig, fit, read_curve
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from revgnn.plan.isolated import resident_in_isolation
+from revgnn.planner.isolated import resident_in_isolation
 from revgnn.recipes import find_recipe
 from revgnn.resident import resident_now
 from revgnn.results.memory import step_of

@@ -16,12 +16,12 @@ from torch_geometric.data import Data
 from torch_geometric.loader import RandomNodeLoader
 
 from revgnn.data import Batches, Dataset, DatasetConfig, LoaderConfig, PygBatches, make_batches
-from revgnn.models import EquilibriumOptions, ModelConfig
+from revgnn.experiment import Experiment, run_experiment
 from revgnn.nn.convs.gat import GATOptions
-from revgnn.run import Run, execute
+from revgnn.nn.model import EquilibriumOptions, ModelConfig
 from revgnn.train import Interrupted, load_latest, read_curve
 from revgnn.train.config import as_json, check_same
-from revgnn.train.labels import LabelOptions
+from revgnn.train.label_inputs import LabelOptions
 from toy_run import CONFIG, assert_same_run, fit_toy
 
 
@@ -108,7 +108,7 @@ class StopsAfter:
 
     def __init__(self, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps, self.minutes = steps, 0
-        monkeypatch.setattr("revgnn.train.loop.time.monotonic", lambda: 60.0 * self.minutes)
+        monkeypatch.setattr("revgnn.train.trainer.time.monotonic", lambda: 60.0 * self.minutes)
 
     def begin(self, **facts: Any) -> None: ...
     def end(self) -> None: ...
@@ -298,10 +298,10 @@ def test_every_kind_of_network_resumes_with_the_same_bits(tmp_path: Path, net: s
     model = ModelConfig(**{"num_layers": 4, "hidden_channels": 8, "dropout": 0.3, **options})
     loader = LoaderConfig(kind=kind, **KINDS.get(kind, {}))  # type: ignore[arg-type]
     train = replace(CONFIG, epochs=4, **training)
-    run = Run(dataset=DatasetConfig(name="digits"), model=model, train=train, loader=loader)
+    run = Experiment(dataset=DatasetConfig(name="digits"), model=model, train=train, loader=loader)
 
     def go(out: str, resume: bool = False, stop: int = 0) -> None:
-        execute(
+        run_experiment(
             run,
             tmp_path / out,
             name="net",

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from revgnn import ops
 from revgnn.graph import Graph
-from revgnn.ops import native
+from revgnn.ops import cpu
 from tolerances import assert_close
 
 pytestmark = [
-    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -33,9 +33,9 @@ def graph() -> Graph:
 
 @pytest.fixture
 def any_isa() -> Iterator[None]:
-    before = native.isa()
+    before = cpu.isa()
     yield
-    native.use_isa(before)
+    cpu.use_isa(before)
 
 
 # heads, width of one: one head narrow, odd, wide and in pieces; heads that fill one vector, two, a half or an odd part;
@@ -51,7 +51,7 @@ SHAPES = [
 @pytest.mark.parametrize("with_dst", [True, False])
 def test_every_shape_of_heads(heads: int, width: int, with_dst: bool, isa: str, graph: Graph, any_isa: None) -> None:
     try:
-        native.use_isa(isa)
+        cpu.use_isa(isa)
     except ValueError:
         pytest.skip(f"this machine or build has no {isa}")
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -60,7 +60,7 @@ def test_every_shape_of_heads(heads: int, width: int, with_dst: bool, isa: str, 
 
 def _check(heads: int, width: int, with_dst: bool, dtype: torch.dtype, graph: Graph) -> None:
     x = torch.randn(NUM_NODES, heads, width).to(dtype)
-    scores = [3 * torch.randn(NUM_NODES, heads, dtype=native.sum_dtype(dtype)) for _ in range(1 + with_dst)]
+    scores = [3 * torch.randn(NUM_NODES, heads, dtype=cpu.sum_dtype(dtype)) for _ in range(1 + with_dst)]
     keep = torch.rand(graph.num_edges) > 0.3
     cotangent = torch.randn_like(x)
     found = _results([x, *scores], keep, cotangent, graph)
@@ -83,16 +83,16 @@ def _results(inputs: list[Tensor], keep: Tensor, cotangent: Tensor, graph: Graph
 def test_the_gradient_is_added(heads: int, width: int, graph: Graph) -> None:
     x, src = torch.randn(NUM_NODES, heads, width), torch.randn(NUM_NODES, heads)
     grad, y, normaliser = torch.randn_like(x), torch.empty_like(x), torch.empty(NUM_NODES, 2, heads)
-    csr = native.forward_csr(graph)
-    native.attention(
+    csr = cpu.forward_csr(graph)
+    cpu.attention(
         x, csr, score_src=src, score_dst=None, negative_slope=0.2, keep=None, out=y, normaliser=normaliser
     )  # fmt: skip
     written, added = torch.empty_like(x), torch.ones_like(x)
     for dx in (written, added):
-        native.attention_backward(
+        cpu.attention_backward(
             grad,
             x,
-            native.reverse_csr(graph),
+            cpu.reverse_csr(graph),
             score_src=src,
             score_dst=None,
             negative_slope=0.2,
@@ -130,9 +130,9 @@ def test_the_same_bits_with_any_number_of_threads() -> None:
 @pytest.mark.parametrize(("heads", "width"), [(1, 1), (1, 64), (4, 16), (3, 21), (5, 7), (2, 300)])
 @pytest.mark.parametrize("nodes", [0, 1, 333])
 def test_scores_and_their_gradients(nodes: int, heads: int, width: int, with_dst: bool, dtype: torch.dtype) -> None:
-    vectors = [torch.randn(1, heads, width, dtype=native.sum_dtype(dtype)) for _ in range(1 + with_dst)]
+    vectors = [torch.randn(1, heads, width, dtype=cpu.sum_dtype(dtype)) for _ in range(1 + with_dst)]
     inputs = [torch.randn(nodes, heads, width).to(dtype), *vectors]
-    cotangents = [torch.randn(nodes, heads, dtype=native.sum_dtype(dtype)) for _ in vectors]
+    cotangents = [torch.randn(nodes, heads, dtype=cpu.sum_dtype(dtype)) for _ in vectors]
     found = _scores(inputs, cotangents)
     with ops.using("reference"):
         expected = _scores([value.double() for value in inputs], [value.double() for value in cotangents])
@@ -155,7 +155,7 @@ def test_the_gradient_of_scores_is_added_with_the_same_bits_on_any_number_of_thr
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         dx, da, db = torch.ones_like(x), torch.empty_like(src), torch.empty_like(dst)
-        native.attention_scores_backward(
+        cpu.attention_scores_backward(
             x, src, dst, dscore_src=dsrc, dscore_dst=ddst, dx=dx, dattn_src=da, dattn_dst=db, accumulate=True
         )
         results.append((dx, da, db))

@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_map
 from op_cases import K
 from revgnn import ops
 from revgnn.graph import Graph
-from revgnn.ops import native, triton
+from revgnn.ops import cpu, triton
 from tolerances import assert_close
 
 IMPLEMENTATIONS = [
     "reference",
-    pytest.param("native", marks=pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)),
+    pytest.param("native", marks=pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)),
     pytest.param("triton", marks=pytest.mark.skipif(not triton.interpreted(), reason="Triton's kernels are compiled")),
 ]
 N, E, D, H, F = 9, 20, 6, 2, 3
@@ -241,7 +241,7 @@ def test_gradients_of_zeros_without_memory_and_of_wrappers(implementation: ops.C
 # ---------------------------------------------------------------------- the contracts of the kernels
 def _kernel_calls(graph: Graph) -> Iterator[tuple[str, dict[str, Any], set[str]]]:
     """Each kernel with all of its operands: name, arguments, and whose rows may stand apart."""
-    forward, reverse = native.forward_csr(graph), native.reverse_csr(graph)
+    forward, reverse = cpu.forward_csr(graph), cpu.reverse_csr(graph)
     x, out, vector, arg = torch.randn(N, D), torch.empty(N, D), torch.rand(D), torch.zeros(N, D, dtype=torch.int32)
     values, per_head, heads = torch.randn(N, H, F), torch.randn(N, H), torch.randn(H, F)
     attr, weight, lse = torch.randn(E, K), torch.randn(K, D), torch.zeros(N, D)
@@ -296,16 +296,16 @@ def _run(kernels: Any, name: str, arguments: dict[str, Any]) -> None:
     arguments = dict(arguments)
     if "edge_attr" in arguments:
         terms = (arguments.pop(part) for part in ("edge_attr", "weight", "bias"))
-        arguments["edges"] = native.EdgeTerm(*terms)
+        arguments["edges"] = cpu.EdgeTerm(*terms)
     if name.endswith("max_backward") and "edges" in arguments:
-        arguments["edge_grads"] = native.EdgeGrads(torch.empty(K, D), torch.empty(D), torch.empty(E, K))
+        arguments["edge_grads"] = cpu.EdgeGrads(torch.empty(K, D), torch.empty(D), torch.empty(E, K))
     if "mask" in arguments:
-        arguments["drop"] = native.Drop(0.3, arguments.pop("mask"))
+        arguments["drop"] = cpu.Drop(0.3, arguments.pop("mask"))
     getattr(kernels, name)(**arguments)
 
 
 @pytest.mark.parametrize("kernels", [
-    pytest.param(native, id="native", marks=pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)),
+    pytest.param(cpu, id="cpu", marks=pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)),
     pytest.param(triton, id="triton", marks=pytest.mark.skipif(not triton.interpreted(), reason="compiled")),
 ])  # fmt: skip
 def test_a_kernel_believes_nothing(kernels: Any, graph: Graph) -> None:
@@ -334,7 +334,7 @@ def test_a_kernel_believes_nothing(kernels: Any, graph: Graph) -> None:
                 if operand not in ("x", "grad", "edge_attr", "weight"):
                     assert operand in str(caught.value), (name, operand)
                     assert caught.type is error, (name, operand, caught.value)
-    assert set(names) == {name for name in vars(native) if name in triton._PLACE}
+    assert set(names) == {name for name in vars(cpu) if name in triton._PLACE}
 
 
 def test_every_kernel_compares_its_operands_with_a_contract() -> None:
@@ -355,7 +355,7 @@ def test_a_graph_of_other_tensors_is_refused(graph: Graph) -> None:
     indptr, indices = graph.indptr, graph.indices
     for wrong in (indptr + 1, indptr[:-1], indptr.long(), indptr.to("meta"), _strided(indptr)):
         with pytest.raises((ValueError, TypeError, RuntimeError), match="indptr|indices"):
-            native.Csr(wrong, indices)
+            cpu.Csr(wrong, indices)
     for wrong in (indices.long(), indices.to("meta"), _strided(indices)):
         with pytest.raises((ValueError, TypeError, RuntimeError), match="indices"):
-            native.Csr(indptr, wrong)
+            cpu.Csr(indptr, wrong)

@@ -14,14 +14,14 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from revgnn.graph import Graph
 from revgnn.measure import held_memory, peak_memory
-from revgnn.models import ModelConfig
 from revgnn.nn.block import Block
 from revgnn.nn.convs import CONVS, GATOptions
+from revgnn.nn.model import ModelConfig
 from revgnn.nn.norms import NormActDrop
 from revgnn.ops import using
-from revgnn.stack import Stack, is_rebuilding, parse_bytes, split
+from revgnn.stack import Stack, is_recomputing, parse_bytes, split
 from revgnn.stack.budget import LayerCost, LiveBytes
-from revgnn.stack.tail import Tail
+from revgnn.stack.fused_head import FusedHead
 from tolerances import relative_error
 
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
@@ -53,7 +53,7 @@ class Wide(nn.Module):
 
     def forward(self, x: Tensor, seed: int, *context: Any) -> Tensor:
         Wide.calls += 1
-        if is_rebuilding():
+        if is_recomputing():
             Wide.rebuilds += 1
         else:
             self.steps += 1
@@ -132,10 +132,10 @@ def test_the_least_budget_holds_for_a_stream_that_grows() -> None:
 def test_what_follows_the_stack_is_planned_with_it(segments: int) -> None:
     """With a tail the last state is not handed on, and its copy not planned for."""
     x, head = stream(), nn.Linear(D, 5)
-    tail = Tail(head, lambda rows, seed: head(rows), 0)
+    tail = FusedHead(head, lambda rows, seed: head(rows), 0)
 
     def once(stack: Stack) -> object:
-        y = stack(x, GRAPH, seed=0, tail=tail)
+        y = stack(x, GRAPH, seed=0, head=tail)
         return torch.autograd.grad(y.sum(), [x, *stack.parameters(), *head.parameters()])
 
     generous = make(house("gcn", "batch"), memory_budget="1TB", segments=segments)

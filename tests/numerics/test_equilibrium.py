@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from revgnn.stack import is_rebuilding, split
-from revgnn.stack.equilibrium import Equilibrium, jacobian_penalty, unrolled
-from revgnn.stack.implicit import ConvergenceWarning
+from revgnn.implicit.equilibrium import Equilibrium, jacobian_penalty, unrolled
+from revgnn.implicit.fixed_point import ConvergenceWarning
+from revgnn.stack import is_recomputing, split
 
 NODES, CHANNELS = 13, 6
 
@@ -65,7 +65,7 @@ class _Counted(nn.Module):
 
     def forward(self, z: Tensor, seed: int, x: Tensor) -> Tensor:
         self.grad_evaluations += torch.is_grad_enabled()
-        if not is_rebuilding():
+        if not is_recomputing():
             self.seen += 1
             self.state = z.detach().clone()
         return torch.tanh(0.5 * z + x)

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from revgnn.graph import Graph
 from revgnn.measure import saved_bytes
-from revgnn.models import ModelConfig, build_model
 from revgnn.nn.block import Block
 from revgnn.nn.convs import GATOptions, GCNConv
+from revgnn.nn.model import ModelConfig, build_model
 from revgnn.nn.norms import NormActDrop
-from revgnn.stack import DriftWarning, Stack, check_inverse, is_rebuilding, split
-from revgnn.stack.fixed import WORDS, FixedPoint
+from revgnn.stack import DriftWarning, Stack, check_inverse, is_recomputing, split
+from revgnn.stack.integer_state import WORDS, FixedPoint
 from tolerances import assert_close, relative_error
 
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started the suite.
@@ -70,7 +70,7 @@ class Recorded(nn.Module):
         self.block, self.seen = block, []
 
     def forward(self, x: Tensor, seed: int, *context: Any) -> Tensor:
-        if is_rebuilding():
+        if is_recomputing():
             if self.seen:
                 self.equal = torch.equal(x, self.seen[0])
         else:
@@ -428,7 +428,7 @@ class Doubling(Linear):
     """No pure function: small where it is measured."""
 
     def forward(self, x: Tensor, seed: int, *context: Any) -> Tensor:
-        return super().forward(x, seed) * (1.0 if is_rebuilding() else 1e4)
+        return super().forward(x, seed) * (1.0 if is_recomputing() else 1e4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])

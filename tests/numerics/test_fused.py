@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory
-from revgnn.models import ModelConfig, build_model
 from revgnn.nn.block import Block
 from revgnn.nn.convs import GATConv, GATOptions, GCNConv, GENConv, GENOptions, SAGEConv, SAGEOptions
+from revgnn.nn.model import ModelConfig, build_model
 from revgnn.nn.norms import NormActDrop
-from revgnn.ops import draw_mask, native, triton, using
-from revgnn.stack import Stack, Tail, WorkSpace, check_inverse, rebuilding, split
-from revgnn.stack.tail import ROWS
+from revgnn.ops import cpu, draw_mask, triton, using
+from revgnn.stack import FusedHead, Stack, WorkSpace, check_inverse, recomputing, split
+from revgnn.stack.fused_head import ROWS
 from tolerances import assert_close, relative_error
 
 pytestmark = [
-    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -60,7 +60,7 @@ def make_block(conv: str, width: int, norm: Any = "layer", dropout: float = 0.4)
 
 def by_autograd(block: Block, x: Tensor, cotangent: Tensor, *context: Any) -> tuple[Tensor, Tensor, dict[Any, Tensor]]:
     leaf, parameters = x.detach().clone().requires_grad_(), [p for p in block.parameters() if p.requires_grad]
-    with rebuilding():
+    with recomputing():
         value = block(leaf, 5, *context)
     dx, *rest = torch.autograd.grad(value, [leaf, *parameters], cotangent)
     return value.detach(), dx, dict(zip(parameters, rest, strict=True))
@@ -72,7 +72,7 @@ def fused(
     """The value is sent into zeros and the gradient into ones, as columns of wider tensors."""
     assert block.fuses(x, *context)
     to, dx = (torch.full((x.size(0), 3 * x.size(1)), at, dtype=x.dtype)[:, : x.size(1)] for at in (0.0, 1.0))
-    with torch.no_grad(), rebuilding():
+    with torch.no_grad(), recomputing():
         found = block.add_value_and_grad(
             to, sign, x, cotangent, dx, 5, *context, accumulate=accumulate, work=WorkSpace()
         )  # fmt: skip
@@ -212,10 +212,10 @@ def make_stack(conv: str = "gcn", **arguments: Any) -> Stack:
     return Stack(lambda width: make_block(conv, width), **arguments).double()
 
 
-def gradients(stack: Stack, x: Tensor, *context: Any, tail: Tail | None = None) -> list[Tensor]:
+def gradients(stack: Stack, x: Tensor, *context: Any, tail: FusedHead | None = None) -> list[Tensor]:
     torch.manual_seed(1)
     leaf = x.clone().requires_grad_()
-    out = stack(leaf, *context, seed=3, tail=tail)
+    out = stack(leaf, *context, seed=3, head=tail)
     wanted = [leaf, *stack.parameters(), *([] if tail is None else tail.module.parameters())]
     return [out.detach(), *torch.autograd.grad(out, wanted, torch.randn_like(out))]
 
@@ -304,10 +304,10 @@ def test_work_space_of_a_training_step_at_any_depth(conv: Any, limit: float) -> 
 
 
 # ---------------------------------------------------------------------- the tail
-def make_tail(seed: int = 9, width: int = 24) -> Tail:
+def make_tail(seed: int = 9, width: int = 24) -> FusedHead:
     torch.manual_seed(2)
     norm, lin = NormActDrop(width, "layer", dropout=0.3).double(), nn.Linear(width, 3).double()
-    return Tail(nn.ModuleList([norm, lin]), lambda rows, seed: lin(norm(rows, seed=seed)), seed)
+    return FusedHead(nn.ModuleList([norm, lin]), lambda rows, seed: lin(norm(rows, seed=seed)), seed)
 
 
 @pytest.mark.parametrize("nodes", [60, ROWS + 7, 2 * ROWS])
@@ -342,16 +342,16 @@ def test_a_tail_inside_equals_one_behind(choice: dict[str, Any], nodes: int) -> 
     out = behind(leaf)
     torch.manual_seed(1)
     expected = [out.detach(), *torch.autograd.grad(out, [leaf, *behind.parameters()], torch.randn_like(out))]
-    for a, b in zip(gradients(make_stack(**choice), x, graph, tail=make_tail()), expected, strict=True):
+    for a, b in zip(gradients(make_stack(**choice), x, graph, head=make_tail()), expected, strict=True):
         assert (a - b).norm() <= 1e-12 * b.norm()
     with torch.no_grad():
-        assert_close(make_stack(**choice)(x, graph, seed=3, tail=make_tail()), expected[0])
+        assert_close(make_stack(**choice)(x, graph, seed=3, head=make_tail()), expected[0])
 
 
 def test_with_a_tail_a_graph_can_be_kept_for_a_second_backward() -> None:
     graph, stack, tail = GRAPHS["symmetric"], make_stack(), make_tail()
     x = torch.randn(60, 24, dtype=torch.double, requires_grad=True)
-    out = stack(x, graph, seed=3, tail=tail)
+    out = stack(x, graph, seed=3, head=tail)
     first = torch.autograd.grad(out.sum(), [x, *stack.parameters()], retain_graph=True)
     again = torch.autograd.grad(out.sum(), [x, *stack.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

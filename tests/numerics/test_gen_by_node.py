@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from revgnn.graph import Graph
-from revgnn.ops import native, reference
+from revgnn.ops import cpu, reference
 from tolerances import assert_close
 
 pytestmark = [
-    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -24,8 +24,8 @@ def graph() -> Graph:
 
 
 def _aggregate(x: Tensor, t: Tensor, graph: Graph, scratch: Tensor | None) -> tuple[Tensor, Tensor]:
-    y, lse = torch.empty_like(x), torch.empty(x.shape, dtype=native.sum_dtype(x.dtype))
-    native.gen_aggr(x, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=scratch)
+    y, lse = torch.empty_like(x), torch.empty(x.shape, dtype=cpu.sum_dtype(x.dtype))
+    cpu.gen_aggr(x, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=scratch)
     return y, lse
 
 

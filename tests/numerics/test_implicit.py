@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.nn.functional import gelu
 
-from revgnn.stack.equilibrium import Equilibrium, unrolled
-from revgnn.stack.implicit import ConvergenceWarning, fixed_point, warn_unconverged
-from revgnn.stack.solvers import SOLVERS, Solver, SolverTrace
+from revgnn.implicit.equilibrium import Equilibrium, unrolled
+from revgnn.implicit.fixed_point import ConvergenceWarning, fixed_point, warn_unconverged
+from revgnn.implicit.solvers import SOLVERS, Solver, SolverTrace
 
 NODES, CHANNELS = 13, 6
 

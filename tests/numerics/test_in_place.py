@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from revgnn.ops import draw_mask, native, norm_act_drop, reference, using
+from revgnn.ops import cpu, draw_mask, norm_act_drop, reference, using
 from tolerances import assert_close, relative_error
 
 pytestmark = [
-    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -38,11 +38,11 @@ def test_dense_layers(rows: int, inside: int, outside: int, dtype: torch.dtype) 
         value = nn.functional.linear(whole, exact[2], exact[3])
         for sign in (0, 1, -1):
             out = torch.full((rows, outside + 3), 0.0 if sign else float("nan")).to(dtype)[:, 3:]
-            native.linear(x, weight, bias, out=out, sign=sign, plus=other)
+            cpu.linear(x, weight, bias, out=out, sign=sign, plus=other)
             assert_close(out / scale, ((sign or 1) * value / scale).to(dtype))
             rebuilt, dx = torch.zeros(rows, outside, dtype=dtype), torch.ones(rows, inside, dtype=dtype)
             dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
-            native.linear_backward(
+            cpu.linear_backward(
                 grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, accumulate=sign != 0,
                 value=rebuilt, sign=sign, plus=other,
             )  # fmt: skip
@@ -56,10 +56,10 @@ def test_dense_layers(rows: int, inside: int, outside: int, dtype: torch.dtype) 
 @pytest.mark.parametrize("width", [8, 24, 64, 72, 200])
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
 def test_a_mask_of_bits_does_what_one_of_bytes_does(isa: str, width: int, dtype: torch.dtype) -> None:
-    before, rows, seed = native.isa(), 37, 2**40 + 3
+    before, rows, seed = cpu.isa(), 37, 2**40 + 3
     values = torch.randn(rows, width)
     try:
-        native.use_isa(isa)
+        cpu.use_isa(isa)
     except ValueError as error:
         pytest.skip(str(error))
     try:
@@ -79,7 +79,7 @@ def test_a_mask_of_bits_does_what_one_of_bytes_does(isa: str, width: int, dtype:
             assert draw_mask(seed, rows, width, 0.3, torch.device("cpu")).dtype == torch.bool
             assert_close(norm_act_drop(x, norm="layer", p=0.3, mask=packed).detach(), found[0][0])
     finally:
-        native.use_isa(before)
+        cpu.use_isa(before)
 
 
 def test_a_mask_is_packed_only_where_no_group_cuts_a_byte() -> None:
@@ -93,9 +93,9 @@ def test_the_gradient_of_a_dense_layer_may_overwrite_what_it_came_from(alias: st
     x, plus, grad = torch.randn(3, 200, 24)
     weight, dweight = torch.randn(24, 24), torch.empty(24, 24)
     expected, expected_weight = torch.empty_like(x), torch.empty_like(weight)
-    native.linear_backward(grad, x, weight, dweight=expected_weight, dx=expected, plus=plus)
+    cpu.linear_backward(grad, x, weight, dweight=expected_weight, dx=expected, plus=plus)
     dx = {"x": x, "grad": grad, "plus": plus}[alias]
-    native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, plus=plus)
+    cpu.linear_backward(grad, x, weight, dweight=dweight, dx=dx, plus=plus)
     assert torch.equal(dx, expected)
     assert torch.equal(dweight, expected_weight)
 
@@ -107,7 +107,7 @@ def test_dense_layers_give_the_same_bits_on_any_number_of_threads() -> None:
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         dweight, dx, value = torch.empty(20, 20), torch.empty(9000, 20), torch.empty(9000, 20)
-        native.linear_backward(grad, x, weight, dweight=dweight, dx=dx, value=value)
+        cpu.linear_backward(grad, x, weight, dweight=dweight, dx=dx, value=value)
         found.append((dweight, dx, value))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

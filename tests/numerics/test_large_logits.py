@@ -16,7 +16,7 @@ from torch_geometric.utils import softmax
 
 from revgnn import ops
 from revgnn.graph import Graph
-from revgnn.ops import native, triton
+from revgnn.ops import cpu, triton
 
 N, E, D, K = 40, 200, 20, 3
 WAYS = ["reference", "baseline", "avx2", "avx512", "triton"]
@@ -31,17 +31,17 @@ def _running(way: str) -> Iterator[None]:
         with ops.using(way):
             yield
         return
-    if not native.AVAILABLE:
-        pytest.skip(native.STATE)
-    before = native.isa()
+    if not cpu.AVAILABLE:
+        pytest.skip(cpu.STATE)
+    before = cpu.isa()
     try:
-        native.use_isa(way)
+        cpu.use_isa(way)
     except ValueError as error:
         pytest.skip(str(error))
     try:
         yield
     finally:
-        native.use_isa(before)
+        cpu.use_isa(before)
 
 
 def _edges() -> tuple[Tensor, Graph]:

@@ -17,12 +17,12 @@ from op_cases import NAMES, K, calls, custom_ops, leaf, results
 from revgnn import ops
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, saved_bytes
-from revgnn.ops import native, reference
-from revgnn.ops.native import abi
+from revgnn.ops import cpu, reference
+from revgnn.ops.cpu import abi
 from tolerances import assert_close
 
 pytestmark = [
-    pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE),
+    pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -38,9 +38,9 @@ def graph() -> Graph:
 @pytest.fixture
 def any_isa() -> Iterator[None]:
     """Whatever instruction set a test chooses, the best one runs after it."""
-    before = native.isa()
+    before = cpu.isa()
     yield
-    native.use_isa(before)
+    cpu.use_isa(before)
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def any_threads() -> Iterator[None]:
 
 
 def _runs(isa: str) -> bool:
-    before = native.isa()
+    before = cpu.isa()
     try:
-        native.use_isa(isa)
+        cpu.use_isa(isa)
     except ValueError:
         return False
-    native.use_isa(before)
+    cpu.use_isa(before)
     return True
 
 
@@ -81,7 +81,7 @@ _C_TYPES = {"int32_t": "i32", "uint32_t": "u32", "int64_t": "i64", "uint64_t": "
 
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(ValueError, match="'mmx' cannot run here; in use is"):
-        native.use_isa("mmx")
+        cpu.use_isa("mmx")
 
 
 # ---------------------------------------------------------------------- choice of the implementation
@@ -143,7 +143,7 @@ def test_every_instruction_set_agrees_with_the_reference(isa: str, width: int, g
             continue  # one channel minus its mean is rounding noise
         with ops.using("reference"):
             expected = results(lambda *leaves: call(*(leaf.double() for leaf in leaves)), leaves)  # noqa: B023
-        native.use_isa(isa)
+        cpu.use_isa(isa)
         for found, value in zip(results(call, leaves), expected, strict=True):
             scale = max(1.0, float(value.abs().max()), NUM_EDGES**0.5)
             assert_close(found.double() / scale, value.double() / scale, dtype=torch.float32)
@@ -205,9 +205,9 @@ def test_spmm_adds_scales_and_strides(graph: Graph) -> None:
     wide = torch.randn(NUM_NODES, 20)
     x, src, dst, weight = wide[:, 3:16], torch.rand(NUM_NODES), torch.rand(NUM_NODES), torch.rand(NUM_EDGES)
     out = torch.ones(NUM_NODES, 30)
-    native.spmm(
+    cpu.spmm(
         x,
-        native.forward_csr(graph),
+        cpu.forward_csr(graph),
         out=out[:, 10:23],
         weight=weight,
         src_scale=src,
@@ -221,13 +221,13 @@ def test_spmm_adds_scales_and_strides(graph: Graph) -> None:
 
 def test_spmm_reads_half_precision_into_float32(graph: Graph) -> None:
     x, out = torch.randn(NUM_NODES, 33).bfloat16(), torch.empty(NUM_NODES, 33)
-    native.spmm(x, native.forward_csr(graph), out=out)
+    cpu.spmm(x, cpu.forward_csr(graph), out=out)
     assert_close(out.double(), reference.spmm(x.double(), graph), dtype=torch.float32)
 
 
 def test_norm_writes_half_precision_from_float32() -> None:
     x, out = torch.randn(50, 33), torch.empty(50, 33, dtype=torch.bfloat16)
-    native.norm_act_drop(x, kind="layer", out=out)
+    cpu.norm_act_drop(x, kind="layer", out=out)
     assert_close(out, reference.norm_act_drop(x).bfloat16())
 
 
@@ -239,12 +239,12 @@ def test_norm_backward_adds(kind: str, width: int) -> None:
     if kind == "layer":
         mean, rstd = torch.empty(50), torch.empty(50)
     elif kind == "batch":
-        native.batch_stats(x, eps=1e-5, mean=mean, rstd=rstd)
+        cpu.batch_stats(x, eps=1e-5, mean=mean, rstd=rstd)
     out, dweight, dbias = torch.empty(50, width), torch.empty(width), torch.empty(width)
-    native.norm_act_drop(x, kind=kind, out=out, mean=mean, rstd=rstd)
+    cpu.norm_act_drop(x, kind=kind, out=out, mean=mean, rstd=rstd)
     fresh, added = torch.empty(50, width), torch.ones(50, width)
     for dx, accumulate in ((fresh, False), (added, True)):
-        native.norm_act_drop_backward(
+        cpu.norm_act_drop_backward(
             grad,
             x,
             kind=kind,
@@ -261,7 +261,7 @@ def test_norm_backward_adds(kind: str, width: int) -> None:
 def test_batch_statistics_survive_a_large_mean() -> None:
     x = torch.randn(1000, 40) + 1e4
     mean, rstd, var = torch.empty(40), torch.empty(40), torch.empty(40)
-    native.batch_stats(x, eps=0.0, mean=mean, rstd=rstd, var=var)
+    cpu.batch_stats(x, eps=0.0, mean=mean, rstd=rstd, var=var)
     exact = x.double()
     assert_close(mean, exact.mean(0).float())
     assert_close(var, exact.var(0, correction=0).float())
@@ -275,11 +275,11 @@ def test_softmax_backward_by_node_and_by_edge(scratch: bool, spread: float, temp
     """Beyond a spread of 60 the way by node would leave float32's range: the kernel must notice by itself."""
     x, grad = torch.randn(NUM_NODES, 20) * spread, torch.randn(NUM_NODES, 20)
     t, y, lse, dx, dt = torch.full((20,), temperature), *(torch.empty(NUM_NODES, 20) for _ in range(3)), torch.empty(20)
-    native.gen_aggr(x, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
-    native.gen_aggr_backward(
+    cpu.gen_aggr(x, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse)
+    cpu.gen_aggr_backward(
         grad,
         x,
-        native.reverse_csr(graph),
+        cpu.reverse_csr(graph),
         reduce="softmax",
         dx=dx,
         t=t,
@@ -315,5 +315,5 @@ def test_a_mask_from_a_seed_is_the_references_beyond_32_bits() -> None:
     x = torch.ones(3, 50)
     for seed in (0, 1, 2**32 - 1, 2**63 - 1):
         out = torch.empty(3, 50)
-        native.norm_act_drop(x, kind="none", out=out, drop=native.Drop(p=0.5, seed=seed))
+        cpu.norm_act_drop(x, kind="none", out=out, drop=cpu.Drop(p=0.5, seed=seed))
         assert torch.equal(out > 0, ops.keep_mask(seed, 150, 0.5, x.device).view(3, 50))

@@ -21,9 +21,9 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import update_bn
 
 from revgnn import ops
-from revgnn.models import EquilibriumOptions, ModelConfig, build_model
 from revgnn.nn import NormActDrop
 from revgnn.nn.convs import GATOptions, GENOptions
+from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
 from revgnn.nn.norms import ActDrop, GraphNorm
 from revgnn.stack import WorkSpace
 from revgnn.stack.batch_norm import SharedBatchNorm1d, left_out, synchronise, synchronised

@@ -11,13 +11,13 @@ import torch
 
 from op_cases import CASES, DTYPES, GRAPHS, check
 from revgnn import ops
-from revgnn.ops import native
+from revgnn.ops import cpu
 
 pytestmark = pytest.mark.usefixtures("poison")
 
 IMPLEMENTATIONS = [
     "reference",
-    pytest.param("native", marks=pytest.mark.skipif(not native.AVAILABLE, reason=native.STATE)),
+    pytest.param("native", marks=pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)),
 ]
 WIDTHS = [1, 7, 16, 40, 63, 64, 90, 112, 128, 300]
 

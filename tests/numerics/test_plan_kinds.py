@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from revgnn.experiment import Experiment, make_batches, make_model
 from revgnn.ops import using
-from revgnn.plan import made_up, shape_of_config
-from revgnn.plan.shape import GraphShape
-from revgnn.plan.trial import Size, measure_trial
+from revgnn.planner import made_up, shape_of_config
+from revgnn.planner.dry_run import Size, measure_trial
+from revgnn.planner.synthetic import GraphShape
 from revgnn.recipes import find_recipe
-from revgnn.run import Run, make_batches, make_model
 from revgnn.train import LOSSES
 from revgnn.train.averaging import follow
 from revgnn.train.optim import make_optimizer
 
-predict_module = sys.modules["revgnn.plan.predict"]
+predict_module = sys.modules["revgnn.planner.estimate"]
 CPU = torch.device("cpu")
 BOUND = 0.10
 """Of MemTracker's peak, by which the allocator's may differ."""
@@ -35,7 +35,7 @@ RECIPES = (
 )
 
 
-def recipe(name: str) -> tuple[Run, GraphShape]:
+def recipe(name: str) -> tuple[Experiment, GraphShape]:
     run = replace(find_recipe(name)(), paper=None)
     return run, shape_of_config(run.dataset)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from revgnn.graph import Graph
-from revgnn.models import GNN, ModelConfig, build_model
 from revgnn.nn.convs import CONVS, GATOptions
+from revgnn.nn.model import GNN, ModelConfig, build_model
 
 
 def make(conv: Any, backprop: Any) -> GNN:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from revgnn.graph import Graph
 from revgnn.measure import saved_bytes
-from revgnn.models import GNN, ModelConfig, build_model
 from revgnn.nn.convs import CONVS, GATOptions, GENOptions
+from revgnn.nn.model import GNN, ModelConfig, build_model
 from revgnn.nn.norms import NORMS
 
 K, T = 3, 4

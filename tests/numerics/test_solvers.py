@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import Tensor
 
-from revgnn.stack.solvers import SOLVERS, Map, Solver, anderson, broyden, picard, solve
+from revgnn.implicit.solvers import SOLVERS, Map, Solver, anderson, broyden, picard, solve
 from tolerances import assert_close
 
 SOLVER_NAMES = tuple(SOLVERS)

@@ -21,7 +21,7 @@ from op_cases import CASES, DTYPES, GRAPHS, NAMES, K, calls, check, custom_ops, 
 from revgnn import ops
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, saved_bytes
-from revgnn.ops import native, reference, triton
+from revgnn.ops import cpu, reference, triton
 from tolerances import assert_close
 
 pytestmark = [
@@ -85,7 +85,7 @@ def test_spmm_adds_scales_strides_and_widens() -> None:
     out = torch.ones(nodes, 30)
     triton.spmm(
         x,
-        native.forward_csr(AWKWARD),
+        cpu.forward_csr(AWKWARD),
         out=out[:, 10:23],
         weight=weight,
         src_scale=src,
@@ -130,7 +130,7 @@ def test_batch_statistics_survive_a_large_mean() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**40 + 7, 2**63 - 1])
 def test_a_mask_from_a_seed_is_the_references(seed: int) -> None:
     out = torch.empty(3, 50)
-    triton.norm_act_drop(torch.ones(3, 50), kind="none", out=out, drop=native.Drop(p=0.5, seed=seed))
+    triton.norm_act_drop(torch.ones(3, 50), kind="none", out=out, drop=cpu.Drop(p=0.5, seed=seed))
     expected = reference.keep_mask(seed, 150, 0.5, out.device)
     assert torch.equal(out > 0, expected.view(3, 50))
     with ops.using("triton"):

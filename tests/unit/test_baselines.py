@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from revgnn.baselines import PEERS, PeerConfig, Shape, build_peer
+from revgnn.baselines import PEERS, BaselineConfig, Shape, build_baseline
 from revgnn.baselines.attention import EdgeGATConv
 from revgnn.baselines.transformer import CrossEdges
 from revgnn.graph import Graph
@@ -35,14 +35,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def peer(kind: Any, **changes: Any) -> nn.Module:
-    config = PeerConfig(kind=kind, hidden_channels=8, **(OPTIONS[kind] | {"dropout": 0.0} | changes))
+    config = BaselineConfig(kind=kind, hidden_channels=8, **(OPTIONS[kind] | {"dropout": 0.0} | changes))
     labels = CLASSES if kind.startswith("unimp") else 0
     shape = Shape(
         in_channels=FEATURES + labels, out_channels=CLASSES, edge_channels=EDGE_FEATURES, label_channels=labels
     )
     torch.manual_seed(3)
     # BatchNorm in training mode scales by the batch; evaluation keeps the formulas short.
-    return build_peer(config, shape).double().eval()
+    return build_baseline(config, shape).double().eval()
 
 
 def graph() -> Graph:

@@ -21,7 +21,7 @@ from prepared_graphs import draw_whole, write_store
 from rank_jobs import graph_dataset, node_dataset
 from revgnn.data import Batches, Dataset, LoaderConfig, Prefetched, PygBatches, Schema, Store, make_batches
 from revgnn.meter import record_batches, step_memory
-from revgnn.models import ModelConfig, build_model
+from revgnn.nn.model import ModelConfig, build_model
 from revgnn.recipes import all_recipes
 from revgnn.train import FitResult, ProgressBar, TrainConfig, fit, load_latest
 from revgnn.train.tracking import Tracking

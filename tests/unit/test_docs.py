@@ -14,9 +14,9 @@ import pytest
 
 from revgnn.cli import make_parser
 from revgnn.data import load_dataset
+from revgnn.experiment import make_model, training_memory
 from revgnn.overrides import override
 from revgnn.recipes import digits
-from revgnn.run import make_model, training_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -31,8 +31,8 @@ from torch_geometric.utils import to_edge_index
 from revgnn import ModelConfig, build_model, ops
 from revgnn.edge_index import fingerprint
 from revgnn.graph import Graph, as_graph, check_finite
-from revgnn.memo import Memo
 from revgnn.nn.convs import CONVS
+from revgnn.weak_cache import Memo
 
 EDGES = torch.tensor([[2, 0, 1, 0, 3], [1, 1, 0, 3, 3]])
 

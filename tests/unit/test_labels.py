@@ -16,7 +16,7 @@ from revgnn.data.batch import Batch
 from revgnn.graph import Graph
 from revgnn.train import LabelOptions, TeacherOptions, TrainConfig, distillation, fit, step_seed
 from revgnn.train.distill import LOGITS_FILE, load_teacher, rows_of, save_logits, with_teacher
-from revgnn.train.labels import reuse_labels, toss
+from revgnn.train.label_inputs import reuse_labels, toss
 from tolerances import TOLERANCES, assert_close
 
 NODES, FEATURES, CLASSES = 63, 5, 4
@@ -49,7 +49,7 @@ def batch(y: Tensor | None = None) -> Batch:
     return Batch(x=torch.randn(NODES, FEATURES), graph=graph, y=y, rows=rows)
 
 
-class Whole:
+class GraphSource:
     """One batch, for training and evaluation."""
 
     def __init__(self, batch: Batch) -> None:
@@ -184,7 +184,7 @@ def test_fit_trains_on_the_predicted_rows_alone() -> None:
     data, net = batch(), Net()
     config = TrainConfig(epochs=2, lr=0.01, labels=LabelOptions(reuse=True), loss="log_cross_entropy", select="loss")
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    result = fit(net, Whole(data), config, metric="accuracy", device="cpu", num_outputs=CLASSES)
+    result = fit(net, GraphSource(data), config, metric="accuracy", device="cpu", num_outputs=CLASSES)
 
     reference = Net()
     reference.load_state_dict(weights)
@@ -195,7 +195,7 @@ def test_fit_trains_on_the_predicted_rows_alone() -> None:
     expected = (torch.log(eps + entropy) - math.log(eps)).mean().detach()
     assert result.curve[0]["loss"] == pytest.approx(float(expected), rel=TOLERANCES[torch.float32][0])
     with pytest.raises(ValueError, match="labels.reuse=True needs num_outputs"):
-        fit(Net(), Whole(data), config, metric="accuracy", device="cpu")
+        fit(Net(), GraphSource(data), config, metric="accuracy", device="cpu")
 
 
 @pytest.mark.parametrize(("options", "message"), [({"rate": 1.0}, r"in \[0, 1\)"), ({"refine": -1}, "0 or more")])
@@ -233,7 +233,7 @@ def test_a_student_learns_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
     data = batch()
     teach = TrainConfig(epochs=3, seed=4, keep_logits=True)
     net = Net(FEATURES)
-    fit(net, Whole(data), teach, metric="accuracy", device="cpu", out=tmp_path / "seed-4")
+    fit(net, GraphSource(data), teach, metric="accuracy", device="cpu", out=tmp_path / "seed-4")
     options = TeacherOptions(path=f"{tmp_path}/seed-{{seed}}/{LOGITS_FILE}", alpha=1.0)
     kept = load_teacher(options, seed=4)
     assert kept is not None
@@ -247,8 +247,8 @@ def test_a_student_learns_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
     weights = {name: value.clone() for name, value in first.state_dict().items()}
     second = Net(FEATURES)
     second.load_state_dict(weights)
-    fit(first, Whole(data), config, metric="accuracy", device="cpu")
-    fit(second, Whole(replace(data, y=data.y.flip(0))), config, metric="accuracy", device="cpu")
+    fit(first, GraphSource(data), config, metric="accuracy", device="cpu")
+    fit(second, GraphSource(replace(data, y=data.y.flip(0))), config, metric="accuracy", device="cpu")
     assert torch.equal(first.lin.weight, second.lin.weight)
     assert not torch.equal(first.lin.weight, weights["lin.weight"])
 
@@ -263,7 +263,7 @@ def test_a_student_of_a_part_learns_from_its_rows_of_the_teacher(tmp_path: Path)
     for net, name, given in zip(nets, ("whole", "part"), (replace(data, ids=ids), data), strict=True):
         net.load_state_dict(start.state_dict())
         options = TeacherOptions(path=str(tmp_path / name / LOGITS_FILE), alpha=0.9)
-        fit(net, Whole(given), TrainConfig(epochs=3, teacher=options), metric="accuracy", device="cpu")
+        fit(net, GraphSource(given), TrainConfig(epochs=3, teacher=options), metric="accuracy", device="cpu")
     assert torch.equal(nets[0].lin.weight, nets[1].lin.weight)
     assert not torch.equal(nets[0].lin.weight, start.lin.weight)
     with pytest.raises(ValueError, match=r"has row 188 of the data set, and the teacher's logits are of 188 rows"):
@@ -275,7 +275,7 @@ def test_a_teacher_of_nodes_in_another_order_keeps_them_by_number(tmp_path: Path
     ids = torch.randperm(NODES)
     data, net = replace(batch(), ids=ids), Net(FEATURES)
     config = TrainConfig(epochs=1, keep_logits=True)
-    fit(net, Whole(data), config, metric="accuracy", device="cpu", out=tmp_path)
+    fit(net, GraphSource(data), config, metric="accuracy", device="cpu", out=tmp_path)
     kept = load_teacher(TeacherOptions(path=str(tmp_path / LOGITS_FILE)), seed=0)
     assert kept is not None
     with torch.no_grad():
@@ -297,13 +297,13 @@ def test_a_missing_or_broken_teacher_says_how_one_is_made(tmp_path: Path) -> Non
 
 
 def test_logits_are_kept_of_one_whole_graph_in_a_folder(tmp_path: Path) -> None:
-    class Two(Whole):
+    class Two(GraphSource):
         def evaluate(self) -> Any:
             yield self.batch
             yield self.batch
 
     config = TrainConfig(epochs=1, keep_logits=True)
-    for batches, out in ((Whole(batch()), None), (Two(batch()), tmp_path)):
+    for batches, out in ((GraphSource(batch()), None), (Two(batch()), tmp_path)):
         with pytest.raises(ValueError, match="needs a run folder, and one whole graph"):
             fit(Net(FEATURES), batches, config, metric="accuracy", device="cpu", out=out)
     assert save_logits(tmp_path, torch.ones(2, 3)).name == LOGITS_FILE

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from drawn_graphs import one_graph
 from revgnn.data import Batch, Dataset, FullBatch, GraphBatches, LoaderConfig, Prefetched, final_batches, make_batches
-from revgnn.data.codes import multi_hot
-from revgnn.data.pieces import Whole
+from revgnn.data.categorical import multi_hot
+from revgnn.data.subgraphs import GraphSource
 
 SIZES = (4, 3)
 
@@ -261,4 +261,4 @@ def test_graphs_stay_whole_and_one_graph_has_no_batch_size() -> None:
     with pytest.raises(ValueError, match="batch_size=4 counts graphs, but one is one graph"):
         make_batches(data, 4, 0, LoaderConfig(kind="random", num_parts=4))
     with pytest.raises(ValueError, match="graphs is graph-level: its graphs are batches already"):
-        Whole(graphs)
+        GraphSource(graphs)

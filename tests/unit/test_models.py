@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from revgnn.graph import Graph
-from revgnn.models import EquilibriumOptions, ModelConfig, build_model
+from revgnn.implicit.equilibrium import Equilibrium
 from revgnn.nn.convs import GATOptions, GENOptions, SAGEConv, SAGEOptions
-from revgnn.stack.equilibrium import Equilibrium
+from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
 from tolerances import assert_close
 
 RES: dict[str, Any] = {"coupling": "residual", "backprop": "store"}

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from revgnn.data import DatasetConfig, ProteinsFeatures, load_dataset
-from revgnn.data.csv_gz import read_csv_gz
-from revgnn.data.ogb import ATOM_CATEGORIES, BOND_CATEGORIES, read_ogb
+from revgnn.data.readers.csv_gz import read_csv_gz
+from revgnn.data.readers.ogb import ATOM_CATEGORIES, BOND_CATEGORIES, read_ogb
 from tolerances import assert_close
 
 
@@ -294,7 +294,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, match: str) -> 
 def test_long_files_are_read_over_block_borders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int | None
 ) -> None:
-    monkeypatch.setattr("revgnn.data.csv_gz._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("revgnn.data.readers.csv_gz._BLOCK_BYTES", 1000)
     wanted = np.random.default_rng(0).integers(-(2**40), 2**40, (4000, 3))
     write_csv(tmp_path / "a.csv.gz", wanted.tolist())
     assert np.array_equal(read_csv_gz(tmp_path / "a.csv.gz", np.int64, rows=rows), wanted)

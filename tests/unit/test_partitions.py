@@ -14,8 +14,8 @@ from torch import Tensor
 
 from drawn_graphs import graphs
 from revgnn.data import induced
-from revgnn.data.induced import Cut, Piece, induce
-from revgnn.data.partition import ClusterPartition, RandomPartition, metis_clusters
+from revgnn.data.induced import Cut, Subgraph, induce
+from revgnn.data.sampling.partition import ClusterPartition, RandomPartition, metis_clusters
 from revgnn.graph import Graph
 
 
@@ -30,19 +30,19 @@ def by_hand(graph: Graph, nodes: Sequence[int]) -> tuple[list[list[int]], list[i
     return [[src, dst] for _, src, dst in kept], [position for position, _, _ in kept]
 
 
-def check_piece(graph: Graph, piece: Piece, nodes: Sequence[int]) -> None:
+def check_piece(graph: Graph, subgraph: Subgraph, nodes: Sequence[int]) -> None:
     edges, positions = by_hand(graph, nodes)
-    assert piece.nodes.tolist() == list(nodes)
-    assert piece.edges.tolist() == positions
-    assert piece.graph.edge_index.T.tolist() == edges
+    assert subgraph.nodes.tolist() == list(nodes)
+    assert subgraph.edges.tolist() == positions
+    assert subgraph.graph.edge_index.T.tolist() == edges
     # What the constructor of a graph would have made of the same edges: order, dtypes, and no permutation.
     built = Graph.from_edge_index(torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).T.contiguous(), len(nodes))
     assert built.edge_ids is None
-    assert piece.graph.edge_ids is None
-    for mine, theirs in ((piece.graph.indptr, built.indptr), (piece.graph.indices, built.indices)):
+    assert subgraph.graph.edge_ids is None
+    for mine, theirs in ((subgraph.graph.indptr, built.indptr), (subgraph.graph.indices, built.indices)):
         assert mine.dtype == theirs.dtype
         assert torch.equal(mine, theirs)
-    assert piece.graph.num_nodes == len(nodes)
+    assert subgraph.graph.num_nodes == len(nodes)
 
 
 @given(graphs(), st.integers(1, 15), st.integers(1, 50), st.integers(0, 2**32 - 1))
@@ -53,10 +53,10 @@ def test_a_cut_gives_the_subgraph_of_every_part(graph: Graph, parts: int, at_onc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(induced, "EDGES_AT_ONCE", at_once)
         cut = Cut(graph, part, parts)
-    pieces = [cut.piece(number) for number in range(parts)]
-    for number, piece in enumerate(pieces):
-        check_piece(graph, piece, [node for node in range(graph.num_nodes) if part[node] == number])
-    assert sorted(torch.cat([piece.nodes for piece in pieces]).tolist()) == list(range(graph.num_nodes))
+    subgraphs = [cut.subgraph(number) for number in range(parts)]
+    for number, subgraph in enumerate(subgraphs):
+        check_piece(graph, subgraph, [node for node in range(graph.num_nodes) if part[node] == number])
+    assert sorted(torch.cat([subgraph.nodes for subgraph in subgraphs]).tolist()) == list(range(graph.num_nodes))
 
 
 @given(graphs(), st.randoms(use_true_random=False))
@@ -74,14 +74,14 @@ def test_part_numbers_of_every_width(parts: int) -> None:
     part = torch.tensor([parts - 1, 0, parts - 2] * 10)
     cut = Cut(graph, part, parts)
     for number in (0, parts - 2, parts - 1):
-        check_piece(graph, cut.piece(number), (part == number).nonzero()[:, 0].tolist())
+        check_piece(graph, cut.subgraph(number), (part == number).nonzero()[:, 0].tolist())
 
 
 def test_a_subgraph_of_wide_indices_is_narrow() -> None:
     graph = Graph.from_edge_index(torch.tensor([[0, 1, 2], [1, 2, 1]]), 3)
     wide = Graph(num_nodes=3, indptr=graph.indptr.long(), indices=graph.indices.long())
     check_piece(graph, induce(wide, torch.tensor([1, 2])), [1, 2])
-    check_piece(graph, Cut(wide, torch.tensor([1, 0, 0]), 2).piece(0), [1, 2])
+    check_piece(graph, Cut(wide, torch.tensor([1, 0, 0]), 2).subgraph(0), [1, 2])
 
 
 def test_random_parts_are_drawn_independently_and_evenly() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from revgnn.data.csv_gz import read_csv_gz
-from revgnn.data.ogb import OGB, SIZES
+from revgnn.data.readers.csv_gz import read_csv_gz
+from revgnn.data.readers.ogb import OGB, SIZES
 
 PRINTED = {
     "ogbn-arxiv": (169_343, 1_166_243),

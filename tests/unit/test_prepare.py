@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pyarrow import csv, feather
 
 from revgnn.cli import main
-from revgnn.data.prepare import Drop, GraphConfig, read_config
+from revgnn.data.ondisk.store import Store
+from revgnn.data.prepare import DropFaulty, GraphConfig, read_config
 from revgnn.data.prepare.hashing import hash_ids, uniform
-from revgnn.data.store import Store
 from small_tables import Table, good_edges, good_nodes, make, report, write
 
 pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
@@ -272,13 +272,13 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
     nodes = good_nodes(["a", "b", "b", "c", "d"])
     nodes["x"] = pa.array([[1.0], [2.0], [9.0], [float("nan")], [4.0]])
     config = write(tmp_path, nodes, {"src": ["a", "z", "c", "a"], "dst": ["b", "a", "a", "d"]})
-    drop = Drop(bad_edges=True, duplicate_nodes=True, bad_nodes=True)
+    drop = DropFaulty(bad_edges=True, duplicate_nodes=True, bad_nodes=True)
     prepared = make(config, drop=drop)
     assert prepared.manifest.dropped == {"bad_edges": 2, "bad_nodes": 1, "duplicate_nodes": 1}
     data = Store.open(prepared.folder).load()
     assert sorted(zip(data.node_ids.to_pylist(), data.x[:, 0].tolist(), strict=True)) == [("a", 1), ("b", 2), ("d", 4)]
     assert data.num_edges == 2
-    assert len(report(config, out="other", drop=Drop(bad_nodes=True, bad_edges=True))) == 1
+    assert len(report(config, out="other", drop=DropFaulty(bad_nodes=True, bad_edges=True))) == 1
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_faults_of_files_and_columns(change: dict[str, Any], message: str, tmp_p
     lines = report(config)
     assert any(message in line for line in lines), lines
     # Dropping bad rows forgives no bad file or column.
-    assert report(config, drop=Drop(bad_edges=True, bad_nodes=True))
+    assert report(config, drop=DropFaulty(bad_edges=True, bad_nodes=True))
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "naïve col", "x=1", "part", "row", "bad", "'; drop", "a\nb"])
@@ -380,7 +380,7 @@ def test_an_id_in_two_parts_is_never_dropped(tmp_path: Path) -> None:
     nodes = good_nodes(["a", "a", "b", "c"]) | {"part": [0, 1, 0, 1]}
     parts = {"count": 2, "method": "column", "column": "part"}
     config = write(tmp_path, nodes, {"src": ["b"], "dst": ["c"]}, parts=parts)
-    (line,) = report(config, drop=Drop(bad_edges=True, bad_nodes=True, duplicate_nodes=True))
+    (line,) = report(config, drop=DropFaulty(bad_edges=True, bad_nodes=True, duplicate_nodes=True))
     assert line.startswith("nodes.parquet, column id: 1 row, first row 1 (a), with an id that another part has too")
 
 

@@ -20,7 +20,7 @@ from torch_geometric.loader import DataLoader, RandomNodeLoader
 from drawn_graphs import one_graph
 from revgnn import ModelConfig, build_model
 from revgnn.data import Batch, Dataset, FullBatch, LoaderConfig, PygBatches, make_batches
-from revgnn.data.pyg_batches import from_pyg
+from revgnn.data.sampling.pyg import from_pyg
 from revgnn.graph import Graph
 from revgnn.train import TrainConfig, fit
 

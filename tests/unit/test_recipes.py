@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from revgnn.baselines import PeerConfig
+from revgnn.baselines import BaselineConfig
 from revgnn.cli import main
 from revgnn.data import Dataset, ProteinsFeatures, make_batches
 from revgnn.data.edges import prepare_edges
-from revgnn.data.ogb import ATOM_CATEGORIES, BOND_CATEGORIES
-from revgnn.models import ModelConfig
+from revgnn.data.readers.ogb import ATOM_CATEGORIES, BOND_CATEGORIES
+from revgnn.experiment import Experiment, make_model
+from revgnn.nn.model import ModelConfig
 from revgnn.overrides import flatten
 from revgnn.recipes import all_recipes, find_recipe, summary
-from revgnn.run import Run, make_model
 from revgnn.train import METRICS, fit
 from revgnn.train.distill import save_logits
 
@@ -117,7 +117,7 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
     return Dataset(name=name, edge_index=edge_index, splits=splits | {"test": torch.arange(rows - 2, rows)}, **shape)
 
 
-def dataset_of(run: Run) -> Dataset:
+def dataset_of(run: Experiment) -> Dataset:
     found = little(run.dataset.name, run.dataset.proteins)
     if not run.dataset.edge_features:
         found = replace(found, edge_attr=None)
@@ -210,7 +210,7 @@ def test_the_list_of_recipes_for_programs_has_every_row_with_its_count(capsys: p
 
 
 # ------------------------------------------------------------------ they train
-@pytest.mark.filterwarnings("ignore::revgnn.stack.implicit.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::revgnn.implicit.fixed_point.ConvergenceWarning")
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_trains_two_steps(name: str, tmp_path: Path) -> None:
     run, dataset = RECIPES[name](), dataset_of(RECIPES[name]())
@@ -251,7 +251,7 @@ def test_an_unknown_recipe_names_those_alike() -> None:
 
 def test_peers_name_what_they_lack() -> None:
     run = RECIPES["ogbn-arxiv/gcn"]()
-    assert isinstance(run.model, PeerConfig)
+    assert isinstance(run.model, BaselineConfig)
     lacking = replace(run, model=replace(run.model, kind="edge_gat"))
     with pytest.raises(ValueError, match="reads edge features, and the data has none"):
         make_model(lacking, dataset_of(run))

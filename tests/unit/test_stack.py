@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from revgnn.measure import saved_bytes
-from revgnn.stack import Stack, fold_seed, is_rebuilding, rebuilding, split
+from revgnn.stack import Stack, fold_seed, is_recomputing, recomputing, split
 from tolerances import assert_close
 
 D, N = 12, 7
@@ -228,7 +228,7 @@ def test_evaluations_per_step_and_the_mark_of_rebuilding() -> None:
 
     class Counting(Linear):
         def forward(self, x: Tensor, seed: int, *context: Any) -> Tensor:
-            calls.append(is_rebuilding())
+            calls.append(is_recomputing())
             return super().forward(x, seed)
 
     for backprop in ("reversible", "checkpoint"):
@@ -239,9 +239,9 @@ def test_evaluations_per_step_and_the_mark_of_rebuilding() -> None:
         calls.clear()
         stack(x, seed=1).sum().backward()
         assert calls == [False] * 12 + [True] * 12
-    with rebuilding(), rebuilding():
+    with recomputing(), recomputing():
         pass
-    assert not is_rebuilding()
+    assert not is_recomputing()
 
 
 def test_saved_bytes_do_not_grow_with_depth() -> None:

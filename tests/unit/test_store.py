@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from prepared_graphs import draw_whole, write_store
 from revgnn.data.induced import induce
-from revgnn.data.manifest import StoreError, read_manifest
-from revgnn.data.store import Store, is_store, new_store
+from revgnn.data.ondisk.manifest import StoreError, read_manifest
+from revgnn.data.ondisk.store import Store, is_store, new_store
 from revgnn.graph import Graph
 
 

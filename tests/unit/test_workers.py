@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from revgnn import on_ray as module
-from revgnn.claim import ClaimedError, claimed
 from revgnn.on_ray import Workers, on_ray
+from revgnn.run_lock import ClaimedError, claimed
 from revgnn.train import Interrupted
 from revgnn.train.interrupt import Interrupts
 

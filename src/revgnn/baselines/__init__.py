@@ -1,4 +1,4 @@
-"""The peers of the paper's tables that are not a stack, thin over PyG's own modules. `build_peer` makes one."""
+"""The peers of the paper's tables that are not a stack, thin over PyG's own modules. `build_baseline` makes one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PeerKind = Literal["gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "s
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerConfig:
+class BaselineConfig:
     """What a peer is made of; each kind reads the fields that it has a use for."""
 
     kind: PeerKind
@@ -70,7 +70,7 @@ class Shape:
     """How many of the last input columns are labels that are given as input."""
 
 
-def build_peer(config: PeerConfig, shape: Shape) -> nn.Module:
+def build_baseline(config: BaselineConfig, shape: Shape) -> nn.Module:
     """Make the network that a configuration describes.
 
     Args:
@@ -87,7 +87,7 @@ def build_peer(config: PeerConfig, shape: Shape) -> nn.Module:
     return PEERS[config.kind](config, shape)
 
 
-def _gat(config: PeerConfig, shape: Shape) -> nn.Module:
+def _gat(config: BaselineConfig, shape: Shape) -> nn.Module:
     return PlainGAT(
         shape.in_channels,
         config.hidden_channels,
@@ -100,7 +100,7 @@ def _gat(config: PeerConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _edge_gat(config: PeerConfig, shape: Shape) -> nn.Module:
+def _edge_gat(config: BaselineConfig, shape: Shape) -> nn.Module:
     assert shape.edge_channels is not None, "build_peer has checked it"
     return EdgeGAT(
         shape.in_channels,
@@ -115,7 +115,7 @@ def _edge_gat(config: PeerConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _gcnii(config: PeerConfig, shape: Shape) -> nn.Module:
+def _gcnii(config: BaselineConfig, shape: Shape) -> nn.Module:
     return GCNII(
         shape.in_channels,
         config.hidden_channels,
@@ -126,7 +126,7 @@ def _gcnii(config: PeerConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _unimp(config: PeerConfig, shape: Shape) -> nn.Module:
+def _unimp(config: BaselineConfig, shape: Shape) -> nn.Module:
     width = config.hidden_channels
     cross = None
     if config.kind == "unimp_cef":
@@ -145,7 +145,7 @@ def _unimp(config: PeerConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _unimp_v2(config: PeerConfig, shape: Shape) -> nn.Module:
+def _unimp_v2(config: BaselineConfig, shape: Shape) -> nn.Module:
     return UniMPv2(
         shape.in_channels,
         config.hidden_channels,
@@ -159,11 +159,11 @@ def _unimp_v2(config: PeerConfig, shape: Shape) -> nn.Module:
     )
 
 
-def _widths(config: PeerConfig, shape: Shape) -> list[int]:
+def _widths(config: BaselineConfig, shape: Shape) -> list[int]:
     return [shape.in_channels, *[config.hidden_channels] * (config.num_layers - 1), shape.out_channels]
 
 
-PEERS: dict[str, Callable[[PeerConfig, Shape], nn.Module]] = {
+PEERS: dict[str, Callable[[BaselineConfig, Shape], nn.Module]] = {
     "gcn": lambda c, s: plain_gcn(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "sage": lambda c, s: plain_sage(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "gat": _gat,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.pyg import quiet_pyg
+from ..data.readers.pyg import quiet_pyg
 from ..graph import Graph
 
 

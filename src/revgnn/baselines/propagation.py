@@ -25,7 +25,7 @@ class SGC(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, hops: int) -> None:
         super().__init__()
-        self.hops, self.lin, self._kept = hops, nn.Linear(in_channels, out_channels), _Kept()
+        self.hops, self.lin, self._kept = hops, nn.Linear(in_channels, out_channels), _Propagated()
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
@@ -52,7 +52,7 @@ class SIGN(nn.Module):
 
     def __init__(self, widths: Sequence[int], *, hops: int, dropout: float, input_dropout: float) -> None:
         super().__init__()
-        self.hops, self.dropout, self.input_dropout, self._kept = hops, dropout, input_dropout, _Kept()
+        self.hops, self.dropout, self.input_dropout, self._kept = hops, dropout, input_dropout, _Propagated()
         self.branches = nn.ModuleList(nn.Linear(widths[0], widths[1]) for _ in range(hops + 1))
         inner = [(hops + 1) * widths[1], *widths[2:]]
         self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(inner))
@@ -140,7 +140,7 @@ class GCNII(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-class _Kept:
+class _Propagated:
     """What was last made of some features and a graph, while both live and are the same; without gradient."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class _Kept:
             self._of = weakref.ref(x, lambda _: made.clear()), version, weakref.ref(graph, lambda _: made.clear())
         return self._made
 
-    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+    def __reduce__(self) -> tuple[type[_Propagated], tuple[()]]:
         return type(self), ()
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from .batch import SPLITS, Batch, Batches, Series
 from .dataset import Dataset, Described
 from .datasets import DATASETS, DatasetConfig, load_dataset, open_store
-from .keyed import Keyed, KeyedDataset, KeyedStore, Keys
+from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
 from .loader import LoaderConfig, final_batches, make_batches, read_data
-from .manifest import StoreError
-from .ogb import ProteinsFeatures
-from .pieces import NodeBatches
+from .ondisk.batches import StoredParts, StoredViews
+from .ondisk.manifest import StoreError
+from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
-from .pyg_batches import PygBatches
+from .readers.ogb import ProteinsFeatures
+from .readers.tables import Columns, read_tables
+from .sampling.full_batch import FullBatch, GraphBatches
+from .sampling.pyg import PygBatches
 from .schema import Schema
-from .store import Store, is_store
-from .stored import StoredParts, StoredViews
-from .tables import Columns, read_tables
-from .whole import FullBatch, GraphBatches
+from .subgraphs import NodeBatches
 
 __all__ = [
     "DATASETS",
@@ -26,22 +26,22 @@ __all__ = [
     "Columns",
     "Dataset",
     "DatasetConfig",
+    "DatasetSource",
     "Described",
     "FullBatch",
     "GraphBatches",
-    "Keyed",
-    "KeyedDataset",
-    "KeyedStore",
-    "Keys",
+    "InferenceSource",
     "LoaderConfig",
     "NodeBatches",
     "Prefetched",
     "ProteinsFeatures",
     "PygBatches",
+    "RowKeys",
     "Schema",
     "Series",
     "Store",
     "StoreError",
+    "StoreSource",
     "StoredParts",
     "StoredViews",
     "final_batches",

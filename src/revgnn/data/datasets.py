@@ -12,11 +12,11 @@ from pathlib import Path
 
 from .dataset import Dataset
 from .edges import prepare_edges
-from .embedded import read_digits, read_karate
-from .ogb import ProteinsFeatures, read_ogb
-from .pyg import read_planetoid
-from .store import Store
-from .tables import Columns, read_tables
+from .ondisk.store import Store
+from .readers.embedded import read_digits, read_karate
+from .readers.ogb import ProteinsFeatures, read_ogb
+from .readers.pyg import read_planetoid
+from .readers.tables import Columns, read_tables
 
 
 @dataclass(frozen=True, kw_only=True)

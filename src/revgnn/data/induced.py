@@ -22,7 +22,7 @@ EDGES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Piece:
+class Subgraph:
     """A subgraph, and where its nodes and edges stand in the whole graph."""
 
     graph: Graph
@@ -33,7 +33,7 @@ class Piece:
     """[e] int64, ascending: the position of each edge in the whole graph's own order."""
 
 
-def induce(graph: Graph, nodes: Tensor) -> Piece:
+def induce(graph: Graph, nodes: Tensor) -> Subgraph:
     """Take the subgraph of some nodes.
 
     Args:
@@ -48,7 +48,7 @@ def induce(graph: Graph, nodes: Tensor) -> Piece:
     source = place.index_select(0, graph.indices.index_select(0, incoming))
     kept = (source >= 0).nonzero()[:, 0]
     ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Piece(
+    return Subgraph(
         graph=_graph(torch.searchsorted(kept, ends), source.index_select(0, kept)),
         nodes=nodes,
         edges=incoming.index_select(0, kept),
@@ -79,7 +79,7 @@ class Cut:
         self._place = torch.empty(graph.num_nodes, dtype=torch.int32)
         self._place[self._nodes] = (torch.arange(graph.num_nodes) - starts).int()
 
-    def piece(self, number: int) -> Piece:
+    def subgraph(self, number: int) -> Subgraph:
         """Put the subgraph of one part together.
 
         Cost: gathers of its nodes and of its edges.
@@ -89,7 +89,7 @@ class Cut:
         edges = self._edges[self._edge_ptr[number] : self._edge_ptr[number + 1]]
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self._degree[nodes].cumsum(0)])
         source = self._place.index_select(0, self._graph.indices.index_select(0, edges))
-        return Piece(graph=_graph(ends, source), nodes=nodes, edges=edges)
+        return Subgraph(graph=_graph(ends, source), nodes=nodes, edges=edges)
 
 
 def ranges(ptr: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 from .batch import Batches
 from .dataset import Dataset
 from .datasets import DatasetConfig, load_dataset, open_store
-from .partition import ClusterPartition, Partition, RandomPartition, metis_clusters
-from .pieces import KHopBatches, NodeBatches, PartBatches, Views, Whole
+from .ondisk.batches import StoredParts, StoredViews
+from .ondisk.store import Store
 from .prefetch import Prefetched
-from .store import Store
-from .stored import StoredParts, StoredViews
-from .whole import FullBatch, GraphBatches
+from .sampling.full_batch import FullBatch, GraphBatches
+from .sampling.partition import ClusterPartition, Partition, RandomPartition, metis_clusters
+from .subgraphs import GraphSource, NeighborBatches, NodeBatches, PartBatches, Views
 
 _log = logging.getLogger(__name__)
 
@@ -179,18 +179,18 @@ def make_batches(
             f"batch_size={batch_size} counts graphs, but {dataset.name} is one graph and is trained on whole; "
             "choose batch_size=None; loader.kind cuts it into parts"
         )
-    whole = Whole(dataset)
-    full = FullBatch(dataset, whole.graph)
+    source = GraphSource(dataset)
+    full = FullBatch(dataset, source.graph)
     if loader.is_plain:
         return full
-    partition = _partition(whole, loader)
+    partition = _partition(source, loader)
 
     def evaluation(parts: int, views: int) -> FullBatch | Views:
-        return full if parts == 1 else Views(whole, partition, parts, views, seed)
+        return full if parts == 1 else Views(source, partition, parts, views, seed)
 
     final = None if loader.final_parts is None else evaluation(loader.final_parts, loader.final_views)
     batches = NodeBatches(
-        full if loader.kind == "full" else _training(whole, partition, loader, seed),
+        full if loader.kind == "full" else _training(source, partition, loader, seed),
         evaluation(loader.eval_parts, loader.eval_views),
         final,
     )
@@ -238,19 +238,21 @@ def final_batches(batches: Batches) -> Batches | None:
     return batches.final if isinstance(batches, NodeBatches) else None
 
 
-def _partition(whole: Whole, loader: LoaderConfig) -> Partition:
+def _partition(source: GraphSource, loader: LoaderConfig) -> Partition:
     if loader.kind != "clusters":
-        return RandomPartition(whole.dataset.num_nodes)
+        return RandomPartition(source.dataset.num_nodes)
     assert loader.num_parts is not None, "LoaderConfig has checked it"
-    return ClusterPartition(metis_clusters(whole.graph, loader.num_parts), loader.num_parts)
+    return ClusterPartition(metis_clusters(source.graph, loader.num_parts), loader.num_parts)
 
 
-def _training(whole: Whole, partition: Partition, loader: LoaderConfig, seed: int) -> PartBatches | KHopBatches:
+def _training(
+    source: GraphSource, partition: Partition, loader: LoaderConfig, seed: int
+) -> PartBatches | NeighborBatches:
     if loader.kind == "khop":
         assert loader.batch_size is not None and loader.fanouts is not None, "LoaderConfig has checked it"
-        return KHopBatches(whole, loader.batch_size, loader.fanouts, seed)
+        return NeighborBatches(source, loader.batch_size, loader.fanouts, seed)
     assert loader.num_parts is not None, "LoaderConfig has checked it"
-    return PartBatches(whole, partition, -(-loader.num_parts // (loader.parts_per_batch or 1)), seed)
+    return PartBatches(source, partition, -(-loader.num_parts // (loader.parts_per_batch or 1)), seed)
 
 
 def _written(value: Any) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..stack.couplings import GroupedAdditive
 from ..stack.gradients import pull_back
+from ..stack.layer_run import Autocast, Gradients
 from ..stack.recompute import Recompute, View, version_of
-from ..stack.run import Autocast, Gradients
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments
 
@@ -36,7 +36,7 @@ class LayerCall:
         self.needed: Sequence[bool] = ()
         """Of the arguments' tensors and the parameters, in this order, which need gradients."""
         self._recompute = Recompute({block: View(block) for block in blocks}, device)
-        self._watched = _Watched([*self.arguments.tensors, *self.parameters])
+        self._watched = _HookedLayer([*self.arguments.tensors, *self.parameters])
         self._sums: Gradients | None = None
 
     @property
@@ -174,7 +174,7 @@ def evaluated(block: Callable[[Tensor], Any], x: Tensor, dim: int) -> Tensor:
     return value.movedim(dim, -1)
 
 
-class _Watched:
+class _HookedLayer:
     """Tensors whose change in place is to be noticed."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..stack.couplings import GroupedAdditive
-from ..stack.run import Autocast
+from ..stack.layer_run import Autocast
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments, SplitRule, names_after_x
 from .chain import call_reversibly

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import ops
-from ..models import GNN, ModelConfig, build_model
 from ..nn.convs import GENOptions
+from ..nn.model import GNN, ModelConfig, build_model
 
 FORMAT = 1
 _WEIGHTS, _FACTS = "model.safetensors", "model.json"

@@ -14,7 +14,7 @@ from .. import ops
 from ..graph import Graph
 from ..stack import WorkSpace, fold_seed, is_watched, parts_of
 from .convs import CONVS, EdgeMap, FusedConv
-from .convs.contract import Gradients
+from .convs.interface import Gradients
 from .norms import KINDS, NormActDrop
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph, as_graph
-from ..stack import Stack, Tail, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
-from ..stack.equilibrium import Equilibrium
+from ..implicit.equilibrium import Equilibrium
+from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
 from .convs import EdgeMap
 from .heads import NodeHead
 
@@ -77,9 +77,9 @@ class GNN(nn.Module):
             h = self.stem(h, found, edges[0], edge_map=edge_map, seed=fold_seed(seed, _STEM))
         mask = self._shared_mask(h, seed)
         context = (found, None if mask is None else split(mask), *edges)
-        tail = self._tail(seed)
-        if tail is not None:
-            answer = self.stack(h, *context, seed=given, tail=tail)
+        fused = self._fused_head(seed)
+        if fused is not None:
+            answer = self.stack(h, *context, seed=given, head=fused)
             return answer
         deep = self.stack(h, *context, seed=given)
         if self.jacobian_weight and self.training and torch.is_grad_enabled():
@@ -89,11 +89,11 @@ class GNN(nn.Module):
         out: Tensor = self.head(deep, found, seed)
         return out
 
-    def _tail(self, seed: int) -> Tail | None:
-        """The head as the stack's tail, where it goes row by row and nobody waits to see what stands between them."""
+    def _fused_head(self, seed: int) -> FusedHead | None:
+        """The head as a part of the stack, where it goes row by row and no hook waits for what stands between them."""
         if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead) or torch.compiler.is_exporting():
             return None
-        return None if is_watched(self.stack) or has_hooks(self.head) else self.head.tail(seed)
+        return None if is_watched(self.stack) or has_hooks(self.head) else self.head.fused(seed)
 
     def __getstate__(self) -> dict[str, Any]:
         # A penalty that nobody has asked for has a graph, which copies and pickles cannot have.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import Tail, fold_seed, uncompiled
+from ..stack import FusedHead, fold_seed, uncompiled
 from .convs import GATConv, GATOptions
 from .norms import NormActDrop, goes_by_rows
 
@@ -33,17 +33,17 @@ class NodeHead(nn.Module):
             out: Tensor = uncompiled.call(NodeHead.forward, self, x, graph, seed)
             return out
         # A program that is exported takes any number of rows, and blocks of them are counted while it is traced.
-        tail = None if torch.compiler.is_exporting() else self.tail(seed)
-        if tail is not None:
-            return tail(x)
+        fused = None if torch.compiler.is_exporting() else self.fused(seed)
+        if fused is not None:
+            return fused(x)
         out = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
         return out
 
-    def tail(self, seed: int) -> Tail | None:
-        """The head as a stack's tail, where its norm and its map take every row for itself."""
+    def fused(self, seed: int) -> FusedHead | None:
+        """The head as a stack's fused head, where its norm and its map take every row for itself."""
         if not goes_by_rows(self.norm) or type(self.lin) is not nn.Linear:
             return None
-        return Tail(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), fold_seed(seed, _HEAD))
+        return FusedHead(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), fold_seed(seed, _HEAD))
 
     def _headed(self, x: Tensor, graph: Graph | None, seed: int) -> Tensor:
         return self.act_drop(self.norm, x, graph, training=self.training, seed=seed)
@@ -58,7 +58,7 @@ class GraphHead(NodeHead):
         out: Tensor = self.lin(ops.pool(nodes, graph, reduce="mean"))
         return out
 
-    def tail(self, seed: int) -> None:
+    def fused(self, seed: int) -> None:
         """None: pooling goes over rows."""
 
 

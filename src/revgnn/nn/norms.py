@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import ops
 from ..graph import Graph
-from ..ops import native
-from ..stack import WorkSpace, draw_seed, is_rebuilding, is_watched
+from ..ops import cpu
+from ..stack import WorkSpace, draw_seed, is_recomputing, is_watched
 from ..stack.batch_norm import (
     SharedBatchNorm1d,
     move,
@@ -138,9 +138,7 @@ class ActDrop:
             return self.by_op("none", nn.Identity(), _called(norm, x, graph), graph, drop)
         return self.by_op(kind, norm, x, graph, drop)
 
-    def by_op(
-        self, kind: ops.Norm, norm: Any, x: Tensor, graph: Graph | None, drop: native.Drop = native.NO_DROP
-    ) -> Tensor:
+    def by_op(self, kind: ops.Norm, norm: Any, x: Tensor, graph: Graph | None, drop: cpu.Drop = cpu.NO_DROP) -> Tensor:
         """Apply by the op for a kind of norm, with what the module holds."""
         x, stats = statistics(norm, x) if kind == "batch" else (x, None)
         return ops.norm_act_drop(
@@ -227,10 +225,10 @@ class ActDrop:
         found = {affine["weight"]: dweight, affine["bias"]: dbias}
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 
-    def _drop(self, training: bool, mask: Tensor | None, seed: int | None) -> native.Drop:
+    def _drop(self, training: bool, mask: Tensor | None, seed: int | None) -> cpu.Drop:
         if not training or self.dropout == 0.0:
-            return native.NO_DROP
-        return native.Drop(self.dropout, mask, draw_seed() if mask is None and seed is None else seed)
+            return cpu.NO_DROP
+        return cpu.Drop(self.dropout, mask, draw_seed() if mask is None and seed is None else seed)
 
 
 class NormActDrop(nn.Module):
@@ -320,7 +318,7 @@ def _called(norm: nn.Module, x: Tensor, graph: Graph | None) -> Tensor:
     if type(norm) is nn.BatchNorm1d and rank_group(norm) is not None:
         # torch's own would normalise by the rows of this rank alone.
         norm.__class__ = SharedBatchNorm1d
-    if norm.training and is_rebuilding():
+    if norm.training and is_recomputing():
         copies = {name: buffer.clone() for name, buffer in norm.named_buffers()}
         found: Tensor = functional_call(norm, copies, arguments)
     else:

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import native, reference, triton
+from . import cpu, reference, triton
 from .attention import attention as compiled_attention
-from .border import (
+from .backend import implementation, kernels, using
+from .checks import (
     check_dtype,
     check_features,
     check_operand,
@@ -36,7 +37,6 @@ from .border import (
     is_transformed,
     sum_dtype,
 )
-from .choice import implementation, kernels, using
 from .gen_aggr import gen_aggr as compiled_gen_aggr
 from .gen_aggr import has_kernel
 from .norm_act_drop import norm_act_drop as compiled_norm_act_drop
@@ -260,7 +260,7 @@ def norm_act_drop(
         _check_nodes(x, graph)
     if mask is not None:
         _check_mask(mask, x)
-        if mask.dtype == torch.uint8 and kernels(x) is not native:
+        if mask.dtype == torch.uint8 and kernels(x) is not cpu:
             mask = reference.unpack_mask(mask)
     if norm != "graph" and x.dim() == 2 and _runs_compiled(x, weight, bias, mask, *(stats or ())):
         return compiled_norm_act_drop(
@@ -295,7 +295,7 @@ def draw_mask(seed: int, rows: int, width: int, p: float, device: torch.device, 
     """
     if implementation(device) == "native" and width % (8 * groups) == 0 and not torch.compiler.is_compiling():
         bits = torch.empty(rows, width // 8, dtype=torch.uint8, device=device)
-        native.keep_bits(seed, p, out=bits)
+        cpu.keep_bits(seed, p, out=bits)
         return bits
     return keep_mask(seed, rows * width, p, device).view(rows, width)
 
@@ -355,7 +355,7 @@ def runs_in_place(x: Tensor, graph: Graph) -> bool:
 
 def _runs_compiled(x: Tensor, *operands: Tensor | None, graph: Graph | None = None) -> bool:
     """Whether the kernels take operands that are right: they have code for their types, and can read their memory."""
-    if implementation(x.device) == "reference" or x.dtype not in native.DTYPES or x.size(-1) == 0:
+    if implementation(x.device) == "reference" or x.dtype not in cpu.DTYPES or x.size(-1) == 0:
         return False
     if graph is not None and graph.indices.dtype != torch.int32:
         return False

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import reference, second
-from .choice import kernels
-from .native import Csr, forward_csr, reverse_csr, sum_dtype
+from . import double_backward, reference
+from .backend import kernels
+from .cpu import Csr, forward_csr, reverse_csr, sum_dtype
 from .tracing import is_traced, reverse_tensors
 
 
@@ -130,10 +130,10 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum = ctx.saved_tensors
-        if second.asks_reference(grad):
+        if double_backward.asks_reference(grad):
             call = partial(_by_reference, ctx.graph, keep, ctx.negative_slope)
             inputs, needs = (x, score_src, score_dst), ctx.needs_input_grad[:3]
-            return *second.gradients(call, inputs, (grad,), needs), None, None, None
+            return *double_backward.gradients(call, inputs, (grad,), needs), None, None, None
         reverse, slope = reverse_csr(ctx.graph), ctx.negative_slope
         grads = _backward(grad, x, score_src, score_dst, keep, y, normaliser, slope_y, slope_sum, reverse, slope)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None, None, None
@@ -213,4 +213,4 @@ def _vjp(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
-second.refuse_second(_backward_op)
+double_backward.refuse_second(_backward_op)

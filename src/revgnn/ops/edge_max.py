@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import second
-from .choice import kernels
-from .native import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr
+from . import double_backward
+from .backend import kernels
+from .cpu import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr
 from .spmm import max_backward, max_backward_op
 from .tracing import is_traced, reverse_tensors
 
@@ -69,8 +69,11 @@ class _Function(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         arg, edge_attr, weight = ctx.saved_tensors
         needs, graph = ctx.needs_input_grad, ctx.graph
-        if second.asks_reference(grad):
-            found = second.of_maximum(grad, arg, graph), *second.of_edge_maximum(grad, arg, edge_attr, weight)
+        if double_backward.asks_reference(grad):
+            found = (
+                double_backward.of_maximum(grad, arg, graph),
+                *double_backward.of_edge_maximum(grad, arg, edge_attr, weight),
+            )
             return *(g if need else None for g, need in zip(found, needs[:4], strict=True)), None
         dx = max_backward(grad, arg, reverse_csr(graph)) if needs[0] else None
         if not any(needs[1:4]):
@@ -137,4 +140,4 @@ def _vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
-second.refuse_second(_edge_grads_op)
+double_backward.refuse_second(_edge_grads_op)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import reference, second
-from .choice import kernels
+from . import double_backward, reference
+from .backend import kernels
+from .cpu import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
 from .edge_max import edge_max
-from .native import Csr, EdgeGrads, EdgeTerm, dense_columns, forward_csr, reverse_csr, sum_dtype
 from .reference import MESSAGE_EPS, POWER_RANGE
 from .spmm import spmm
 from .tracing import is_traced, reverse_tensors
@@ -159,9 +159,9 @@ class _Function(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, t, *edges, y, lse = ctx.saved_tensors
         needs, graph = ctx.needs_input_grad, ctx.graph
-        if second.asks_reference(grad):
+        if double_backward.asks_reference(grad):
             call = partial(_by_reference, graph, ctx.reduce)
-            return *second.gradients(call, (x, t, *edges), (grad,), needs[:5]), None, None
+            return *double_backward.gradients(call, (x, t, *edges), (grad,), needs[:5]), None, None
         reverse = reverse_csr(graph)
         grads = _backward(grad, x, t, tuple(edges), y, lse, reverse, graph.indptr, ctx.reduce, needs[2])
         return *(g if need else None for g, need in zip(grads, needs, strict=False)), None, None
@@ -247,4 +247,4 @@ def _vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
-second.refuse_second(_backward_op)
+double_backward.refuse_second(_backward_op)

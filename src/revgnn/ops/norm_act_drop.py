@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference, second
-from .choice import kernels
-from .native import Drop, dense_columns, sum_dtype, summable
+from . import double_backward, reference
+from .backend import kernels
+from .cpu import Drop, dense_columns, sum_dtype, summable
 from .tracing import is_traced
 
 
@@ -147,9 +147,9 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight, bias, mean, rstd, mask = ctx.saved_tensors
-        if second.asks_reference(grad):
+        if double_backward.asks_reference(grad):
             call = partial(_by_reference, ctx.settings, (mean, rstd) if ctx.fixed_stats else None, mask)
-            return *second.gradients(call, (x, weight, bias), (grad,), ctx.needs_input_grad[:3]), *(None,) * 4
+            return *double_backward.gradients(call, (x, weight, bias), (grad,), ctx.needs_input_grad[:3]), *(None,) * 4
         dx, dweight, dbias = _backward(grad, x, weight, bias, mean, rstd, mask, ctx.fixed_stats, ctx.settings)
         return (
             dx if ctx.needs_input_grad[0] else None,
@@ -235,4 +235,4 @@ def _vjp(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 _op.register_autograd(_vjp, setup_context=_setup)
-second.refuse_second(_backward_op)
+double_backward.refuse_second(_backward_op)

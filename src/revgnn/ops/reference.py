@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import Graph
-from .border import is_transformed, sum_dtype
+from .checks import is_transformed, sum_dtype
 
 Reduce = Literal["sum", "mean", "max"]
 Aggr = Literal["sum", "mean", "max", "softmax", "softmax_sg", "power"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference, second
+from . import double_backward, reference
 from .attention import dense_nodes
-from .choice import kernels
-from .native import sum_dtype, summable
+from .backend import kernels
+from .cpu import sum_dtype, summable
 
 
 def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -35,9 +35,9 @@ class _Function(torch.autograd.Function):
     def backward(ctx, dscore_src, dscore_dst):  # type: ignore[no-untyped-def]
         x, attn_src, attn_dst = ctx.saved_tensors
         cotangents = (dscore_src,) if attn_dst is None else (dscore_src, dscore_dst)
-        if second.asks_reference(*cotangents):
+        if double_backward.asks_reference(*cotangents):
             inputs, needs = (x, attn_src, attn_dst), ctx.needs_input_grad
-            return tuple(second.gradients(reference.attention_scores, inputs, cotangents, needs))
+            return tuple(double_backward.gradients(reference.attention_scores, inputs, cotangents, needs))
         x, src, dst = dense_nodes(x), summable(attn_src, x), summable(attn_dst, x)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dattn_src, dattn_dst = torch.empty_like(src), None if dst is None else torch.empty_like(dst)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from . import reference, second
-from .choice import kernels
-from .native import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype, summable
-from .native.library import inverse_of
+from . import double_backward, reference
+from .backend import kernels
+from .cpu import Csr, dense_columns, forward_csr, inverse_degree, reverse_csr, reverse_weighted, sum_dtype, summable
+from .cpu.library import inverse_of
 from .tracing import is_traced, reverse_tensors
 
 
@@ -68,7 +68,7 @@ class _Sum(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         graph, mean, dx, dweight = ctx.graph, ctx.mean, None, None
-        if second.asks_reference(grad):
+        if double_backward.asks_reference(grad):
             dx, dweight = _followed(grad, x, weight, graph, mean, ctx.needs_input_grad[:2])
             return dx, dweight, None, None
         if ctx.needs_input_grad[0]:
@@ -85,7 +85,9 @@ def _followed(
     # Where no x was saved the gradient does not depend on it.
     x = torch.zeros_like(grad).requires_grad_() if x is None else x
     reduce: reference.Reduce = "mean" if mean else "sum"
-    return second.gradients(lambda x, w: reference.spmm(x, graph, w, reduce=reduce), (x, weight), (grad,), needs)
+    return double_backward.gradients(
+        lambda x, w: reference.spmm(x, graph, w, reduce=reduce), (x, weight), (grad,), needs
+    )
 
 
 class _Max(torch.autograd.Function):
@@ -99,8 +101,8 @@ class _Max(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (arg,) = ctx.saved_tensors
-        if second.asks_reference(grad):
-            return second.of_maximum(grad, arg, ctx.graph), None
+        if double_backward.asks_reference(grad):
+            return double_backward.of_maximum(grad, arg, ctx.graph), None
         return max_backward(grad, arg, reverse_csr(ctx.graph)), None
 
 
@@ -177,7 +179,7 @@ def _spmm_vjp(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 _spmm_op.register_autograd(_spmm_vjp, setup_context=_spmm_setup)
-second.refuse_second(_spmm_backward_op)
+double_backward.refuse_second(_spmm_backward_op)
 
 
 @torch.library.custom_op("revgnn::neighbour_max", mutates_args=(), device_types=("cpu", "cuda"))
@@ -222,4 +224,4 @@ def _max_vjp(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _max_op.register_autograd(_max_vjp, setup_context=_max_setup)
-second.refuse_second(max_backward_op)
+double_backward.refuse_second(max_backward_op)

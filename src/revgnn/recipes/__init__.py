@@ -1,4 +1,4 @@
-"""Complete configurations by name: every public function of a module here that takes nothing and returns a `Run`.
+"""Complete experiments by name: every public function of a module here without arguments that returns an `Experiment`.
 
 The name is ``<module>/<function>``, the module written as its data set is: ``ogbn-arxiv/revgcn_deep``. A new row is a
 new function, a new data set a new module, and nothing else has to know.
@@ -12,9 +12,9 @@ import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 
-from ..run import Run
+from ..experiment import Experiment
 
-Recipe = Callable[[], Run]
+Recipe = Callable[[], Experiment]
 
 
 def all_recipes() -> dict[str, Recipe]:
@@ -54,5 +54,5 @@ def _is_recipe(value: object, module: str) -> bool:
         inspect.isfunction(value)
         and value.__module__ == module
         and not value.__name__.startswith("_")
-        and value.__annotations__ == {"return": "Run"}
+        and value.__annotations__ == {"return": "Experiment"}
     )

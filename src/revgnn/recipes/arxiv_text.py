@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Literal
 
 from ..data import DatasetConfig, LoaderConfig
-from ..models import EquilibriumOptions, ModelConfig
+from ..experiment import Experiment
 from ..nn.convs import GATOptions, GENOptions
-from ..run import Run
+from ..nn.model import EquilibriumOptions, ModelConfig
 from ..train import LabelOptions, TeacherOptions, TrainConfig
 
 DATA = DatasetConfig(name="tables", path="arxiv_text", undirected=True)
@@ -28,80 +28,80 @@ TEACHER = "runs/arxiv-text/revgat_labels/logits.safetensors"
 
 
 # ------------------------------------------------------------------ Res against Rev, equal parameters
-def resgcn() -> Run:
+def resgcn() -> Experiment:
     """ResGCN: 14 layers, 94 channels, stored; as many parameters as revgcn."""
     return _by_parts(_res("gcn", 14, 94))
 
 
-def revgcn() -> Run:
+def revgcn() -> Experiment:
     """RevGCN: 14 layers, 128 channels, by METIS parts."""
     return _by_parts(_rev("gcn", 14, 128))
 
 
-def ressage() -> Run:
+def ressage() -> Experiment:
     """ResSAGE: 14 layers, 92 channels, stored; as many parameters as revsage."""
     return _by_parts(_res("sage", 14, 92))
 
 
-def revsage() -> Run:
+def revsage() -> Experiment:
     """RevSAGE: 14 layers, 128 channels, by METIS parts."""
     return _by_parts(_rev("sage", 14, 128))
 
 
-def resgen() -> Run:
+def resgen() -> Experiment:
     """ResGEN: 14 layers, 94 channels, stored; as many parameters as revgen."""
     return _by_parts(_res("gen", 14, 94))
 
 
-def revgen() -> Run:
+def revgen() -> Experiment:
     """RevGEN: 14 layers, 128 channels, by METIS parts."""
     return _by_parts(_rev("gen", 14, 128))
 
 
-def resgat() -> Run:
+def resgat() -> Experiment:
     """ResGAT: 7 layers, 2 heads, 96 channels, stored; as many parameters as revgat."""
     return _by_parts(_res("gat", 7, 96))
 
 
-def revgat() -> Run:
+def revgat() -> Experiment:
     """RevGAT: 7 layers, 2 heads, 128 channels, by METIS parts."""
     return _by_parts(_rev("gat", 7, 128))
 
 
 # ------------------------------------------------------------------ depth, and what saves parameters
-def revgcn_7() -> Run:
+def revgcn_7() -> Experiment:
     """RevGCN: 7 layers, 64 channels."""
     return _by_parts(_rev("gcn", 7, 64))
 
 
-def revgcn_28() -> Run:
+def revgcn_28() -> Experiment:
     """RevGCN: 28 layers, 64 channels."""
     return _by_parts(_rev("gcn", 28, 64))
 
 
-def revgcn_112() -> Run:
+def revgcn_112() -> Experiment:
     """RevGCN: 112 layers, 64 channels."""
     # What 28 layers take is too much for 112: a rate of 0.01 costs 0.6 points of test, a dropout of 0.3 another 0.8.
     return _by_parts(replace(_rev("gcn", 112, 64), dropout=0.1), replace(TRAIN, lr=0.003, warmup_epochs=4))
 
 
-def wt_resgcn() -> Run:
+def wt_resgcn() -> Experiment:
     """WT-ResGCN: 28 layers, 64 channels, 2 of them distinct."""
     return _by_parts(replace(_res("gcn", 28, 64), weight_tied=True, num_distinct=2))
 
 
-def wt_revgcn() -> Run:
+def wt_revgcn() -> Experiment:
     """WT-RevGCN: 28 layers, 64 channels, 2 of them distinct."""
     return _by_parts(replace(_rev("gcn", 28, 64), weight_tied=True, num_distinct=2))
 
 
-def deq_gcn() -> Run:
+def deq_gcn() -> Experiment:
     """DEQ-GCN: one block at its fixed point, 64 channels; first unrolled."""
     options = EquilibriumOptions(max_iter=12, backward_max_iter=12, pretrain_epochs=10, pretrain_steps=4)
     return _by_parts(replace(_res("gcn", 14, 64), weight_tied=True, backprop="implicit", equilibrium=options))
 
 
-def revsage_56() -> Run:
+def revsage_56() -> Experiment:
     """RevSAGE with label reuse: 56 layers, 128 channels."""
     # The rate of 14 layers is too high for 56: the loss falls at half the speed.
     train = replace(TRAIN, epochs=64, lr=0.004, warmup_epochs=6, eval_every=4, labels=LabelOptions(reuse=True))
@@ -109,23 +109,23 @@ def revsage_56() -> Run:
 
 
 # ------------------------------------------------------------------ the whole graph in a step; labels; a teacher
-def revgcn_full_batch() -> Run:
+def revgcn_full_batch() -> Experiment:
     """RevGCN on the whole graph: 14 layers, 128 channels, 100 steps."""
-    return Run(dataset=DATA, model=_rev("gcn", 14, 128), train=FULL_TRAIN)
+    return Experiment(dataset=DATA, model=_rev("gcn", 14, 128), train=FULL_TRAIN)
 
 
-def revgat_plain() -> Run:
+def revgat_plain() -> Experiment:
     """RevGAT on the whole graph: 3 layers, 2 heads, 64 channels."""
-    return Run(dataset=DATA, model=_rev("gat", 3, 64), train=FULL_TRAIN)
+    return Experiment(dataset=DATA, model=_rev("gat", 3, 64), train=FULL_TRAIN)
 
 
-def revgat_labels() -> Run:
+def revgat_labels() -> Experiment:
     """RevGAT with label reuse on the whole graph: 3 layers, 2 heads, 64 channels."""
     run = revgat_plain()
     return replace(run, train=replace(run.train, labels=LabelOptions(reuse=True), keep_logits=True))
 
 
-def revgat_selfkd() -> Run:
+def revgat_selfkd() -> Experiment:
     """RevGAT-SelfKD: a student of revgat_labels, of the same making."""
     run = revgat_labels()
     return replace(run, train=replace(run.train, keep_logits=False, teacher=TeacherOptions(path=TEACHER)))
@@ -154,5 +154,5 @@ def _res(conv: Conv, num_layers: int, hidden_channels: int) -> ModelConfig:
     return replace(_rev(conv, num_layers, hidden_channels), coupling="residual", backprop="store")
 
 
-def _by_parts(model: ModelConfig, train: TrainConfig = TRAIN) -> Run:
-    return Run(dataset=DATA, model=model, train=train, loader=PARTS)
+def _by_parts(model: ModelConfig, train: TrainConfig = TRAIN) -> Experiment:
+    return Experiment(dataset=DATA, model=model, train=train, loader=PARTS)

@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..data import DatasetConfig
-from ..models import ModelConfig
-from ..run import Run
+from ..experiment import Experiment
+from ..nn.model import ModelConfig
 from ..train import TrainConfig
 
 
-def resgnn() -> Run:
+def resgnn() -> Experiment:
     """ResGNN: 28 SAGE layers, 64 channels, activations stored."""
     return _run(_RES)
 
 
-def revgnn() -> Run:
+def revgnn() -> Experiment:
     """RevGNN: 28 SAGE layers, 64 channels, reversible."""
     return _run(replace(_RES, coupling="grouped", num_groups=2, backprop="reversible"))
 
@@ -34,6 +34,6 @@ _RES = ModelConfig(
 )
 
 
-def _run(model: ModelConfig) -> Run:
+def _run(model: ModelConfig) -> Experiment:
     train = TrainConfig(epochs=60, lr=0.003, eval_every=5, checkpoint_every=None)
-    return Run(dataset=DatasetConfig(name="digits"), model=model, train=train)
+    return Experiment(dataset=DatasetConfig(name="digits"), model=model, train=train)

@@ -9,26 +9,26 @@ from __future__ import annotations
 from typing import Literal
 
 from ..data import DatasetConfig
-from ..models import ModelConfig
+from ..experiment import Experiment
 from ..nn.convs import GENOptions
-from ..run import Run
+from ..nn.model import ModelConfig
 from ..target import Target
 from ..train import TrainConfig
 
 ASSUMED = ("batch_size", "model.dropout", "model.gen", "train.epochs", "train.lr")
 
 
-def revgen_graphnorm() -> Run:
+def revgen_graphnorm() -> Experiment:
     """RevGEN with GraphNorm: 14 layers, 256 channels."""
     return _rev("graph")
 
 
-def revgen_batchnorm() -> Run:
+def revgen_batchnorm() -> Experiment:
     """RevGEN with BatchNorm: 14 layers, 256 channels."""
     return _rev("batch")
 
 
-def _rev(norm: Literal["graph", "batch"]) -> Run:
+def _rev(norm: Literal["graph", "batch"]) -> Experiment:
     model = ModelConfig(
         conv="gen",
         num_layers=14,
@@ -43,7 +43,7 @@ def _rev(norm: Literal["graph", "batch"]) -> Run:
         gen=GENOptions(aggr="softmax", learn_t=True, mlp_layers=1, edge_bias=False),
     )
     train = TrainConfig(epochs=300, lr=1e-4, loss="bce", checkpoint_every=10)
-    return Run(
+    return Experiment(
         dataset=DatasetConfig(name="ogbg-molhiv"),
         model=model,
         train=train,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..baselines import PeerConfig
+from ..baselines import BaselineConfig
 from ..data import DatasetConfig, LoaderConfig
-from ..models import ModelConfig
-from ..run import Run
+from ..experiment import Experiment
+from ..nn.model import ModelConfig
 from ..target import Target
 from ..train import TrainConfig
 
@@ -30,29 +30,31 @@ ASSUMED = (
 )
 
 
-def revgnn_full_batch() -> Run:
+def revgnn_full_batch() -> Experiment:
     """RevGNN on the whole graph: 112 SAGE layers, 160 channels."""
     return _rev(Target(metric=78.77, parameters=2_945_007, printed="2.95M", assumed=ASSUMED))
 
 
-def revgnn_mini_batch() -> Run:
+def revgnn_mini_batch() -> Experiment:
     """RevGNN on mini-batches: 112 SAGE layers, 160 channels."""
     run = _rev(Target(metric=82.16, parameters=2_945_007, printed="2.95M", assumed=ASSUMED))
     return replace(run, loader=LoaderConfig(kind="random", num_parts=10))
 
 
-def sgc() -> Run:
+def sgc() -> Experiment:
     """SGC: 3 propagations and one linear map."""
-    model = PeerConfig(kind="sgc", num_layers=1, hidden_channels=1, hops=3)
+    model = BaselineConfig(kind="sgc", num_layers=1, hidden_channels=1, hops=3)
     train = TrainConfig(epochs=500, optimizer="adam", lr=0.01, eval_every=10)
     assumed = ("model.hops", "train.epochs", "train.lr")
-    return Run(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=Target(assumed=assumed))
+    return Experiment(
+        dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=Target(assumed=assumed)
+    )
 
 
-def sign() -> Run:
+def sign() -> Experiment:
     """SIGN: features of 5 hops, 512 channels."""
     note = "80.52 is OGB's leaderboard; the paper prints only that RevGNN is clearly above."
-    model = PeerConfig(kind="sign", num_layers=3, hidden_channels=512, hops=5, dropout=0.5, input_dropout=0.3)
+    model = BaselineConfig(kind="sign", num_layers=3, hidden_channels=512, hops=5, dropout=0.5, input_dropout=0.3)
     train = TrainConfig(epochs=1000, optimizer="adam", lr=0.001, eval_every=10)
     assumed = (
         "model.hops",
@@ -63,10 +65,10 @@ def sign() -> Run:
         "train.lr",
     )
     target = Target(metric=80.52, assumed=assumed, notes=(note,))
-    return Run(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=target)
+    return Experiment(dataset=DatasetConfig(name="ogbn-products"), model=model, train=train, paper=target)
 
 
-def _rev(target: Target) -> Run:
+def _rev(target: Target) -> Experiment:
     model = ModelConfig(
         conv="sage",
         num_layers=112,
@@ -77,4 +79,4 @@ def _rev(target: Target) -> Run:
         norm="layer",
         dropout=0.5,
     )
-    return Run(dataset=PRODUCTS, model=model, train=TRAIN, paper=target)
+    return Experiment(dataset=PRODUCTS, model=model, train=TRAIN, paper=target)

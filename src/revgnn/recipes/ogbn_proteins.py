@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..baselines import PeerConfig
+from ..baselines import BaselineConfig
 from ..data import DatasetConfig, LoaderConfig, ProteinsFeatures
-from ..models import EquilibriumOptions, ModelConfig
+from ..experiment import Experiment
 from ..nn.convs import GENOptions
-from ..run import Run
-from ..target import Place, Target
+from ..nn.model import EquilibriumOptions, ModelConfig
+from ..target import TableRow, Target
 from ..train import LabelOptions, TrainConfig
 
 PROTEINS = DatasetConfig(name="ogbn-proteins")
@@ -28,21 +28,21 @@ ABLATION = ("model.dropout", "train.epochs")
 
 
 # ------------------------------------------------------------------ Table 1
-def gcn() -> Run:
+def gcn() -> Experiment:
     """Table 1, GCN: 3 layers, 256 channels."""
     target = Target(places=_first(1, "GCN"), metric=72.51, std=0.35, memory_gb=4.68, parameters=96_880, printed="96.9k")
-    return _plain(PeerConfig(kind="gcn", num_layers=3, hidden_channels=256, norm=False, dropout=0.0), target)
+    return _plain(BaselineConfig(kind="gcn", num_layers=3, hidden_channels=256, norm=False, dropout=0.0), target)
 
 
-def sage() -> Run:
+def sage() -> Experiment:
     """Table 1, GraphSAGE: 3 layers, 256 channels."""
     target = Target(
         places=_first(2, "GraphSAGE"), metric=77.68, std=0.20, memory_gb=3.12, parameters=193_136, printed="193k"
     )
-    return _plain(PeerConfig(kind="sage", num_layers=3, hidden_channels=256, norm=False, dropout=0.0), target)
+    return _plain(BaselineConfig(kind="sage", num_layers=3, hidden_channels=256, norm=False, dropout=0.0), target)
 
 
-def deepergcn() -> Run:
+def deepergcn() -> Experiment:
     """Table 1, DeeperGCN (DyResGEN): 112 layers, 64 channels."""
     target = Target(
         places=_first(3, "DeeperGCN"), metric=86.16, std=0.16, memory_gb=27.1, parameters=2_374_568, printed="2.37M"
@@ -51,10 +51,10 @@ def deepergcn() -> Run:
     target = replace(target, notes=(note,))
     model = _res(112, 64, gen=GENOptions(aggr="softmax", t=1.0, learn_t=True))
     train = replace(TRAIN, epochs=1000, lr=0.01, clip_norm=None)
-    return _in_parts(Run(dataset=PROTEINS, model=model, train=train, paper=target), train=10, evaluate=5)
+    return _in_parts(Experiment(dataset=PROTEINS, model=model, train=train, paper=target), train=10, evaluate=5)
 
 
-def unimp() -> Run:
+def unimp() -> Experiment:
     """Table 1, UniMP: 7 layers, 4 heads, 256 channels."""
     target = Target(
         places=_first(4, "UniMP"), metric=86.42, std=0.08, memory_gb=27.2, parameters=1_909_104, printed="1.91M"
@@ -62,7 +62,7 @@ def unimp() -> Run:
     return _unimp("unimp", 2000, replace(target, runs=10))
 
 
-def gat() -> Run:
+def gat() -> Experiment:
     """Table 1, GAT with edge features: 6 layers, 6 heads, 480 channels."""
     target = Target(
         places=_first(5, "GAT"),
@@ -79,7 +79,7 @@ def gat() -> Run:
             "machine. Its authors' code computes on the edges that were drawn.",
         ),
     )
-    model = PeerConfig(
+    model = BaselineConfig(
         kind="edge_gat",
         num_layers=6,
         hidden_channels=480,
@@ -90,10 +90,10 @@ def gat() -> Run:
     )
     train = TrainConfig(epochs=1200, optimizer="adamw", lr=0.01, loss="bce", eval_every=5, checkpoint_every=10)
     loader = LoaderConfig(kind="khop", fanouts=(32,) * 6, batch_size=8_662, eval_parts=5)
-    return Run(dataset=WITHOUT_SPECIES, model=model, train=train, loader=loader, paper=target)
+    return Experiment(dataset=WITHOUT_SPECIES, model=model, train=train, loader=loader, paper=target)
 
 
-def unimp_cef() -> Run:
+def unimp_cef() -> Experiment:
     """Table 1, UniMP with cross edge features: 7 layers, 256 channels."""
     target = Target(
         places=_first(6, "UniMP+CEF"),
@@ -111,25 +111,25 @@ def unimp_cef() -> Run:
     return _unimp("unimp_cef", 5000, target)
 
 
-def revgnn_deep() -> Run:
+def revgnn_deep() -> Experiment:
     """Table 1, RevGNN-Deep: 1001 layers, 80 channels."""
     target = Target(
         places=_first(7, "RevGNN-Deep"), metric=87.74, std=0.13, memory_gb=2.86, parameters=20_031_384, printed="20.03M"
     )
     target = replace(target, notes=(VIEWS.format("87.06", "0.20"),))
     return _in_parts(
-        Run(dataset=PROTEINS, model=_rev(1001, 80), train=TRAIN, paper=target), train=10, evaluate=5, views=10
+        Experiment(dataset=PROTEINS, model=_rev(1001, 80), train=TRAIN, paper=target), train=10, evaluate=5, views=10
     )
 
 
-def revgnn_wide() -> Run:
+def revgnn_wide() -> Experiment:
     """Table 1, RevGNN-Wide: 448 layers, 224 channels."""
     target = Target(
         places=_first(8, "RevGNN-Wide"), metric=88.24, std=0.15, memory_gb=7.91, parameters=68_471_608, printed="68.47M"
     )
     target = replace(target, notes=(VIEWS.format("87.62", "0.18"),))
     return _in_parts(
-        Run(dataset=PROTEINS, model=_rev(448, 224, dropout=0.2), train=TRAIN, paper=target),
+        Experiment(dataset=PROTEINS, model=_rev(448, 224, dropout=0.2), train=TRAIN, paper=target),
         train=10,
         evaluate=5,
         views=10,
@@ -137,33 +137,33 @@ def revgnn_wide() -> Run:
 
 
 # ------------------------------------------------------------------ Table 6
-def resgnn_64() -> Run:
+def resgnn_64() -> Experiment:
     """Table 6, ResGNN-64: 112 layers, 64 channels."""
     return _ablation(1, "ResGNN-64", _res(112, 64), 85.94, 27.1, 2_374_456, "2.37M")
 
 
-def resgnn_224() -> Run:
+def resgnn_224() -> Experiment:
     """Table 6, ResGNN-224: 112 layers, 224 channels."""
     run = _ablation(2, "ResGNN-224", _res(112, 224), None, None, 28_380_536, "28.4M")
     return _noted(run, "The paper ran out of memory here.")
 
 
-def revgnn_64() -> Run:
+def revgnn_64() -> Experiment:
     """Table 6, RevGNN-64: 112 layers, 64 channels."""
     return _ablation(3, "RevGNN-64", _rev(112, 64), 85.48, 2.09, 1_457_080, "1.46M")
 
 
-def revgnn_80() -> Run:
+def revgnn_80() -> Experiment:
     """Table 6, RevGNN-80: 112 layers, 80 channels."""
     return _ablation(4, "RevGNN-80", _rev(112, 80), 85.97, 2.56, 2_251_384, "2.25M")
 
 
-def revgnn_224() -> Run:
+def revgnn_224() -> Experiment:
     """Table 6, RevGNN-224: 112 layers, 224 channels."""
     return _ablation(5, "RevGNN-224", _rev(112, 224), 87.02, 7.30, 17_141_560, "17.1M")
 
 
-def wt_resgnn_64() -> Run:
+def wt_resgnn_64() -> Experiment:
     """Table 6, WT-ResGNN-64: 112 layers, weights tied, 64 channels."""
     run = _ablation(6, "WT-ResGNN-64", _tied(_res(112, 64)), 83.30, 27.4, 51_256, "51.2k")
     note = (
@@ -173,27 +173,27 @@ def wt_resgnn_64() -> Run:
     return _noted(run, note)
 
 
-def wt_revgnn_64() -> Run:
+def wt_revgnn_64() -> Experiment:
     """Table 6, WT-RevGNN-64: 112 layers, weights tied, 64 channels."""
     return _ablation(7, "WT-RevGNN-64", _tied(_rev(112, 64)), 82.89, 1.60, 35_000, "35.0k")
 
 
-def wt_revgnn_80() -> Run:
+def wt_revgnn_80() -> Experiment:
     """Table 6, WT-RevGNN-80: 112 layers, weights tied, 80 channels."""
     return _ablation(8, "WT-RevGNN-80", _tied(_rev(112, 80)), 83.46, 2.08, 51_384, "51.4k")
 
 
-def wt_revgnn_224() -> Run:
+def wt_revgnn_224() -> Experiment:
     """Table 6, WT-RevGNN-224: 112 layers, weights tied, 224 channels."""
     return _ablation(9, "WT-RevGNN-224", _tied(_rev(112, 224)), 85.28, 5.55, 337_080, "337k")
 
 
-def deq_gnn_64() -> Run:
+def deq_gnn_64() -> Experiment:
     """Table 6, DEQ-GNN-64: a fixed point of 56 iterations, 64 channels."""
     return _ablation(10, "DEQ-GNN-64", _deq(64), 83.17, 2.22, 51_256, "51.3k", ("model.equilibrium",))
 
 
-def deq_gnn_224() -> Run:
+def deq_gnn_224() -> Experiment:
     """Table 6, DEQ-GNN-224: a fixed point of 56 iterations, 224 channels."""
     return _ablation(11, "DEQ-GNN-224", _deq(224), 85.84, 7.60, 537_336, "537k", ("model.equilibrium",))
 
@@ -228,18 +228,18 @@ def _deq(hidden_channels: int) -> ModelConfig:
     return replace(_tied(_res(112, hidden_channels)), backprop="implicit", equilibrium=options)
 
 
-def _plain(model: PeerConfig, target: Target) -> Run:
+def _plain(model: BaselineConfig, target: Target) -> Experiment:
     """OGB's own examples: the whole graph, mean edge features as node features, no features of edges."""
     dataset = replace(PROTEINS, edge_features=False, proteins=ProteinsFeatures(reduce="mean", species=False))
     train = TrainConfig(epochs=1000, optimizer="adam", lr=0.01, loss="bce", eval_every=5)
-    return Run(dataset=dataset, model=model, train=train, paper=replace(target, runs=10))
+    return Experiment(dataset=dataset, model=model, train=train, paper=replace(target, runs=10))
 
 
-def _unimp(kind: Any, epochs: int, target: Target) -> Run:
-    model = PeerConfig(kind=kind, num_layers=7, hidden_channels=256, heads=4, dropout=0.1)
+def _unimp(kind: Any, epochs: int, target: Target) -> Experiment:
+    model = BaselineConfig(kind=kind, num_layers=7, hidden_channels=256, heads=4, dropout=0.1)
     labels = LabelOptions(reuse=True, rate=0.5, refine=0)
     train = TrainConfig(epochs=epochs, optimizer="adam", lr=0.001, loss="bce", labels=labels, checkpoint_every=10)
-    run = Run(dataset=WITHOUT_SPECIES, model=model, train=train, paper=target)
+    run = Experiment(dataset=WITHOUT_SPECIES, model=model, train=train, paper=target)
     return _in_parts(run, train=9, evaluate=5)
 
 
@@ -252,9 +252,9 @@ def _ablation(
     parameters: int,
     printed: str,
     assumed: tuple[str, ...] = (),
-) -> Run:
+) -> Experiment:
     target = Target(
-        places=(Place(table=6, row=row, name=name),),
+        places=(TableRow(table=6, row=row, name=name),),
         metric=metric,
         memory_gb=memory_gb,
         parameters=parameters,
@@ -262,10 +262,10 @@ def _ablation(
         assumed=(*ABLATION, *assumed),
         notes=(SECOND_HAND,),
     )
-    return _in_parts(Run(dataset=PROTEINS, model=model, train=TRAIN, paper=target), train=10, evaluate=5)
+    return _in_parts(Experiment(dataset=PROTEINS, model=model, train=TRAIN, paper=target), train=10, evaluate=5)
 
 
-def _in_parts(run: Run, *, train: int, evaluate: int, views: int = 1) -> Run:
+def _in_parts(run: Experiment, *, train: int, evaluate: int, views: int = 1) -> Experiment:
     """The one place that says in how many random parts of the graph a row is trained and evaluated.
 
     Args:
@@ -282,10 +282,10 @@ def _in_parts(run: Run, *, train: int, evaluate: int, views: int = 1) -> Run:
     return replace(run, loader=loader)
 
 
-def _noted(run: Run, note: str) -> Run:
+def _noted(run: Experiment, note: str) -> Experiment:
     assert run.paper is not None, "notes belong to rows of the paper"
     return replace(run, paper=replace(run.paper, notes=(note, *run.paper.notes)))
 
 
-def _first(row: int, name: str) -> tuple[Place, ...]:
-    return (Place(table=1, row=row, name=name),)
+def _first(row: int, name: str) -> tuple[TableRow, ...]:
+    return (TableRow(table=1, row=row, name=name),)

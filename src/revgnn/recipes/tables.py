@@ -13,32 +13,37 @@ from pathlib import Path
 from typing import Literal
 
 from ..data import DatasetConfig, LoaderConfig, Store, is_store
-from ..models import ModelConfig
-from ..run import Run
+from ..experiment import Experiment
+from ..nn.model import ModelConfig
 from ..train import TrainConfig
 
 
-def revgcn(folder: Path) -> Run:
+def revgcn(folder: Path) -> Experiment:
     """RevGCN: 7 layers, 128 channels."""
     return _start(folder, "gcn", num_layers=7, hidden_channels=128)
 
 
-def revsage(folder: Path) -> Run:
+def revsage(folder: Path) -> Experiment:
     """RevSAGE: 7 layers, 128 channels."""
     return _start(folder, "sage", num_layers=7, hidden_channels=128)
 
 
-def revgen(folder: Path) -> Run:
+def revgen(folder: Path) -> Experiment:
     """RevGEN: 7 layers, 128 channels."""
     return _start(folder, "gen", num_layers=7, hidden_channels=128)
 
 
-def revgat(folder: Path) -> Run:
+def revgat(folder: Path) -> Experiment:
     """RevGAT: 5 layers, 3 heads, 192 channels in all."""
     return _start(folder, "gat", num_layers=5, hidden_channels=192)
 
 
-MODELS: dict[str, Callable[[Path], Run]] = {"revgcn": revgcn, "revsage": revsage, "revgen": revgen, "revgat": revgat}
+MODELS: dict[str, Callable[[Path], Experiment]] = {
+    "revgcn": revgcn,
+    "revsage": revsage,
+    "revgen": revgen,
+    "revgat": revgat,
+}
 
 
 _IN_MEMORY = 2**30
@@ -47,7 +52,9 @@ _OF_A_STEP = 2**27
 """Bytes of a larger one that a step reads, about: as many parts as they make, at least one."""
 
 
-def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_layers: int, hidden_channels: int) -> Run:
+def _start(
+    folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_layers: int, hidden_channels: int
+) -> Experiment:
     model = ModelConfig(
         conv=conv,
         num_layers=num_layers,
@@ -62,8 +69,8 @@ def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_laye
     path = str(folder.resolve())
     if is_store(folder):
         prepared = DatasetConfig(name="prepared", path=path)
-        return Run(dataset=prepared, model=model, train=train, loader=_loader(Store.open(folder)))
-    return Run(dataset=DatasetConfig(name="tables", path=path, undirected=True), model=model, train=train)
+        return Experiment(dataset=prepared, model=model, train=train, loader=_loader(Store.open(folder)))
+    return Experiment(dataset=DatasetConfig(name="tables", path=path, undirected=True), model=model, train=train)
 
 
 def _loader(store: Store) -> LoaderConfig:

@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..claim import appending
 from ..data import LoaderConfig
+from ..experiment import Experiment
 from ..ops import implementation
-from ..plan import predict, rates_of, shape_of_config
-from ..plan.isolated import resident_in_isolation
-from ..plan.rates import step_work
-from ..plan.shape import GraphShape
-from ..plan.trial import measured_peak, step_size
+from ..planner import estimate, rates_of, shape_of_config
+from ..planner.dry_run import measured_peak, step_size
+from ..planner.isolated import resident_in_isolation
+from ..planner.roofline import step_work
+from ..planner.synthetic import GraphShape
 from ..recipes import all_recipes, find_recipe
 from ..report import circumstances
-from ..run import Run
+from ..run_lock import appending
 from .rows import read_lines
 
 MEMORY_FILE = "memory.jsonl"
@@ -61,7 +61,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
     """
     run, shape, waiting, of = step_of(replace(find_recipe(name)(), paper=None))
     nodes, edges = step_size(run, shape)
-    prediction = predict(run, shape)
+    prediction = estimate(run, shape)
     predicted = prediction.peak + waiting
     expected = 2 * SLOWER * step_work(run, shape, nodes, edges).seconds(rates_of("cpu"))
     reasons = []
@@ -96,7 +96,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
     }
 
 
-def step_of(run: Run) -> tuple[Run, GraphShape, int, str]:
+def step_of(run: Experiment) -> tuple[Experiment, GraphShape, int, str]:
     """Give a run whose whole graph is what a step of a run sees, its shape, the bytes of batches made ahead, and words.
 
     What making a part takes is left out: it is no part of a step.

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..claim import appending
-from ..data.ogb import OGB
+from ..data.readers.ogb import OGB
+from ..experiment import REPORT_FILE
 from ..files import parts_of, read_object
 from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
 from ..report.row import resident
-from ..run import REPORT_FILE
+from ..run_lock import appending
 from ..train.curve import CURVE_FILE, read_curve
 
 ROWS_FILE = "runs.jsonl"

@@ -13,7 +13,7 @@ from typing import Any
 from ..recipes import all_recipes
 from ..repeat import spread
 from ..report.row import integer
-from ..target import Place, Target
+from ..target import TableRow, Target
 from .memory import ESTIMATE, newest_memory
 
 TABLES = {
@@ -128,7 +128,7 @@ def notes(table: Mapping[str, Any]) -> list[str]:
     return [f"{'All rows' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
 
 
-def _places(number: int) -> Iterator[tuple[str, Target, Place]]:
+def _places(number: int) -> Iterator[tuple[str, Target, TableRow]]:
     for name, recipe in all_recipes().items():
         target = recipe().paper
         for place in () if target is None else target.places:

@@ -12,12 +12,12 @@ from .check import check_inverse
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
 from .fused import FusedBlock, WorkSpace, has_hooks
-from .purity import is_rebuilding, rebuilding
+from .fused_head import FusedHead
+from .layer_run import split
 from .recompute import is_watched, parts_of
-from .run import split
+from .recomputing import is_recomputing, recomputing
 from .seeds import draw_seed, fold_seed
 from .stack import Stack
-from .tail import Tail
 
 __all__ = [
     "BACKPROPS",
@@ -26,19 +26,19 @@ __all__ = [
     "STATES",
     "DriftWarning",
     "FusedBlock",
+    "FusedHead",
     "InverseCheck",
     "Stack",
-    "Tail",
     "WorkSpace",
     "check_inverse",
     "draw_seed",
     "fold_seed",
     "has_hooks",
-    "is_rebuilding",
+    "is_recomputing",
     "is_watched",
     "parse_bytes",
     "parts_of",
-    "rebuilding",
+    "recomputing",
     "split",
     "uncompiled",
 ]

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .equilibrium import Equilibrium
 from .gradients import refusing_second
-from .purity import is_rebuilding
 from .rank_group import Exchange, RankGroup, is_alone
+from .recomputing import is_recomputing
 
 Statistics = tuple[Tensor, Tensor]
 """[D] mean, [D] biased variance."""
@@ -63,9 +62,12 @@ def synchronised(model: nn.Module, exchange: Exchange | None) -> Iterator[RankGr
 def left_out(model: nn.Module) -> list[nn.Module]:
     """The norms that normalise by the rows of their own rank in any case.
 
-    They are of another type, or inside an `Equilibrium`, whose solver evaluates them as often as each rank needs.
+    They are of another type, or inside a module with ``evaluated_by_rank``: an equilibrium, whose solver evaluates
+    its block as often as each rank needs.
     """
-    solved = {part for module in model.modules() if isinstance(module, Equilibrium) for part in module.modules()}
+    solved = {
+        part for module in model.modules() if getattr(module, "evaluated_by_rank", False) for part in module.modules()
+    }
     reached = (nn.BatchNorm1d, nn.SyncBatchNorm, SharedBatchNorm1d)
     return [norm for norm in _batch_norms(model) if norm in solved or type(norm) not in reached]
 
@@ -122,7 +124,7 @@ def rank_group(norm: _BatchNorm) -> RankGroup | None:
     evaluation that is repeated in the backward goes with the ranks of the first.
     """
     known: RankGroup | None = vars(norm).get("rank_group")
-    if not (known is not None and known.is_lasting) and not is_rebuilding():
+    if not (known is not None and known.is_lasting) and not is_recomputing():
         found = _of_data_parallel(norm, known)
         if found is not known:
             norm.rank_group = known = found  # type: ignore[assignment]
@@ -131,7 +133,7 @@ def rank_group(norm: _BatchNorm) -> RankGroup | None:
 
 def moves(norm: _BatchNorm) -> bool:
     """Whether running statistics are tracked, and this evaluation is the first of its step."""
-    return norm.training and norm.track_running_stats and norm.running_mean is not None and not is_rebuilding()
+    return norm.training and norm.track_running_stats and norm.running_mean is not None and not is_recomputing()
 
 
 @torch.no_grad()

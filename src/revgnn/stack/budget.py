@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .purity import rebuilding
+from .layer_run import LayerRun
 from .rank_group import alone
-from .run import Run
+from .recomputing import recomputing
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _BINARY = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -188,14 +188,14 @@ def weakly(value: object) -> tuple[int, object]:
 
 
 def layer_cost(
-    run: Run,
+    run: LayerRun,
     x: Tensor,
     tensors: Sequence[Tensor],
     stored: Callable[..., Tensor],
-    rebuilt: Callable[[Run, Tensor, Sequence[Tensor]], Tensor],
+    rebuilt: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor],
     anchor: int,
     aside: int = 0,
-    ended: Callable[[Run, Tensor, Sequence[Tensor]], Tensor] | None = None,
+    ended: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor] | None = None,
 ) -> LayerCost:
     """Measure what a layer costs, on copies and with the blocks' buffers left alone.
 
@@ -218,7 +218,7 @@ def layer_cost(
     one = replace(run, layers=run.layers[:1])
     stream = x.numel() * x.element_size()
 
-    def peak_of_one(way: Callable[[Run, Tensor, Sequence[Tensor]], Tensor]) -> tuple[int, int]:
+    def peak_of_one(way: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor]) -> tuple[int, int]:
         with LiveBytes() as live:
             result = _step(one, x, tensors, lambda x, t: way(one, x, t))
         # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
@@ -237,13 +237,15 @@ def layer_cost(
     )
 
 
-def _step(run: Run, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> int:
+def _step(
+    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]
+) -> int:
     """One forward and backward that leaves nothing behind; gives the bytes of the result."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
     parameters = run.recompute.parameters
     # Hooks of parameters do not run in a trial, nor those of the caller's for what is kept (offloading, counting).
     wanted = run.recompute.bind(parameters, [parameter.requires_grad for parameter in parameters])
-    with torch.enable_grad(), rebuilding(), alone(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
+    with torch.enable_grad(), recomputing(), alone(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
         leaf = x.detach().clone().requires_grad_()
         y = forward(leaf, copies)
         leaves = [tensor for tensor in (leaf, *copies, *wanted) if tensor.requires_grad]

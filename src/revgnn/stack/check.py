@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .drift import DRIFT_LIMIT, InverseCheck, relative_error
-from .purity import snapshot
+from .layer_run import LayerRun
+from .recomputing import snapshot
 from .reversible import Advance, advance_float
-from .run import Run
 from .stack import Stack
 from .state import ReversibleState
 
@@ -54,7 +54,7 @@ def check_inverse(
     return InverseCheck(tuple(errors), limit, next(layers, None))
 
 
-def _errors(run: Run, state: ReversibleState, tensors: Sequence[Tensor]) -> list[float]:
+def _errors(run: LayerRun, state: ReversibleState, tensors: Sequence[Tensor]) -> list[float]:
     """Relative error of the rebuilt input of every layer of a run."""
     true = [_copy(state)]
     run.advance(state, tensors, lambda _: true.append(_copy(state)), keep=True)

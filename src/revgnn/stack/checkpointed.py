@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .gradients import pull_back
-from .run import Gradients, Run
+from .layer_run import Gradients, LayerRun
 from .state import FloatState, StoredState
 
 
-def checkpointed(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+def checkpointed(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Run layers forward so that the backward evaluates them again from their input.
 
     Args:
@@ -35,7 +35,7 @@ def checkpointed(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 class _Checkpointed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, num_context: int, x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, run: LayerRun, num_context: int, x: Tensor, *tensors: Tensor) -> Tensor:
         state = FloatState(x, run.coupling.num_groups)
         run.advance(state, tensors[:num_context], keep=True)
         ctx.run, ctx.num_context = run, num_context
@@ -44,7 +44,7 @@ class _Checkpointed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run: Run = ctx.run
+        run: LayerRun = ctx.run
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         # With create_graph the gradient is one of the saved tensors themselves, and has a graph.
         is_twice = torch.is_grad_enabled()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from .budget import parse_bytes
 from .couplings import Coupling, GroupedAdditive, Residual
-from .fixed import WORDS
+from .integer_state import WORDS
 
 CouplingName = Literal["residual", "grouped"]
 BackpropName = Literal["store", "checkpoint", "reversible"]

@@ -16,10 +16,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from .fixed import FixedPoint, FixedPointState, Word
-from .purity import rebuilding, snapshot
+from .integer_state import FixedPoint, FixedPointState, Word
+from .layer_run import LayerRun
 from .rank_group import group_of
-from .run import Run
+from .recomputing import recomputing, snapshot
 from .state import FloatState
 
 _LOG = logging.getLogger("revgnn.stack")
@@ -96,7 +96,7 @@ class ExactState:
         self.rescales = 0
         """How often a run had to be done again with a coarser scale."""
 
-    def advance(self, run: Run, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FixedPoint, FixedPointState]:
+    def advance(self, run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FixedPoint, FixedPointState]:
         """Take a stream through a run in fixed point, with the finest steps that hold it.
 
         Returns: what the integers mean, and the state after the run.
@@ -144,20 +144,20 @@ class ExactState:
         if len(self.largest) != num_layers:
             self.largest = [math.nan] * num_layers
 
-    def _slice(self, run: Run) -> list[float]:
+    def _slice(self, run: LayerRun) -> list[float]:
         return self.largest[run.first : run.first + len(run.layers)]
 
-    def _exponents(self, run: Run) -> tuple[int, ...]:
+    def _exponents(self, run: LayerRun) -> tuple[int, ...]:
         """The finest exponent for every layer; where bits must be put aside for it, in whole bytes."""
         needed = [math.frexp(value)[1] + self.word.headroom - self.word.limit for value in self._slice(run)]
         needed = [max(exponent, _FINEST) for exponent in accumulate(needed, max)]
         num_bytes = math.ceil(max(needed[-1] - needed[0] - self.word.spare, 0) / 8)
         return tuple(max(exponent, needed[-1] - 8 * num_bytes) for exponent in needed)
 
-    def _measure(self, run: Run, x: Tensor, tensors: Sequence[Tensor]) -> None:
+    def _measure(self, run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> None:
         """Find the range of every layer of the run in floating point, leaving the blocks' buffers alone."""
         state = _MeasuredFloat(x, self.num_groups)
-        with rebuilding():
+        with recomputing():
             run.advance(state, tensors)
         found = self._per_layer(state.maxima, len(run.layers))
         for k, value in enumerate(found):
@@ -183,12 +183,12 @@ class ExactState:
         found[0] = _largest([entrance, found[0]])
         return found
 
-    def _remember(self, run: Run, found: Sequence[float]) -> None:
+    def _remember(self, run: LayerRun, found: Sequence[float]) -> None:
         for layer, value in enumerate(found, start=run.first):
             known = self.largest[layer]
             self.largest[layer] = value if math.isnan(known) else max(known, value)
 
-    def _report(self, run: Run, excess: int, old: int, new: int) -> None:
+    def _report(self, run: LayerRun, excess: int, old: int, new: int) -> None:
         self.rescales += 1
         _LOG.warning(
             "the fixed-point state outgrew its scale at layer %d: steps of 2^%d hold values below %.3g, and "
@@ -201,7 +201,7 @@ class ExactState:
         )
 
 
-def _any_rank(run: Run, value: bool, device: torch.device) -> bool:
+def _any_rank(run: LayerRun, value: bool, device: torch.device) -> bool:
     """Whether a value is true on any of the ranks that evaluate the blocks together, and must do it again together."""
     group = group_of(block for blocks in run.layers for block in blocks)
     return value if group is None else bool(group.gather(torch.tensor([float(value)], device=device)).any())

@@ -5,7 +5,7 @@ first evaluation notes them; a repetition puts them back around itself alone. So
 whatever the caller did in between, and statistics, random numbers and flags that the caller sees move once per step.
 
 A module may declare ``is_pure = True``: it draws no random numbers but from its seed, changes no buffer while
-`is_rebuilding()`, and in training its value depends on none that moves. Then its generators are left alone, and in
+`is_recomputing()`, and in training its value depends on none that moves. Then its generators are left alone, and in
 training its buffers too.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from .purity import is_rebuilding, rebuilding
+from .recomputing import is_recomputing, recomputing
 
 _SMALL = 4096
 """Elements of a buffer up to which a copy is kept rather than compared."""
@@ -121,10 +121,10 @@ class Recompute:
             keep: whether it will be repeated.
         """
         view = self._views[module]
-        if view.is_pure and not (keep and view.buffers) and not is_rebuilding():
+        if view.is_pure and not (keep and view.buffers) and not is_recomputing():
             return call()
         noted = _note(view, self._generators(view) if seed is None else [])
-        if is_rebuilding():
+        if is_recomputing():
             # Inside of a repetition, or a trial before the step: buffers stay as they are.
             with self._restored(module, noted._replace(states=[]), seed):
                 value = call()
@@ -188,7 +188,7 @@ class Recompute:
             if seed is not None:
                 for generator in drawing:
                     generator.manual_seed(seed)
-            with rebuilding():
+            with recomputing():
                 yield
         finally:
             for (holder, name, _), value in zip(slots, before, strict=True):

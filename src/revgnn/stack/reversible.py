@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from .drift import DriftMonitor
+from .fused_head import FusedHead
 from .gradients import anchor_of, refusing_second
-from .run import Gradients, Run
+from .layer_run import Gradients, LayerRun
 from .state import FloatingPoint, FloatState, Form, ReversibleState
-from .tail import Tail
 
-Advance = Callable[[Run, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]]
+Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]]
 """``(run, x, context tensors) -> (form, state after the run)``: how the stream is held on the way."""
 
 
 def advance_float(
-    run: Run, x: Tensor, tensors: Sequence[Tensor], *, keep: bool = True
+    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, keep: bool = True
 ) -> tuple[FloatingPoint, FloatState]:
     """Take a stream through a run in its own dtype; ``keep``: its evaluations will be repeated."""
     form = FloatingPoint(run.coupling.num_groups)
@@ -35,12 +35,12 @@ def advance_float(
 
 
 def reversible(
-    run: Run,
+    run: LayerRun,
     x: Tensor,
     tensors: Sequence[Tensor],
     advance: Advance = advance_float,
     monitor: DriftMonitor | None = None,
-    tail: Tail | None = None,
+    head: FusedHead | None = None,
 ) -> Tensor:
     """Run layers forward so that the backward rebuilds their states.
 
@@ -50,16 +50,16 @@ def reversible(
         tensors: the run's context tensors.
         advance: how the stream is held between the layers.
         monitor: is shown the rebuilt input beside a copy of the true one; ``None`` keeps no copy.
-        tail: evaluated on the last state, which then stays inside; ``None``: that state is the result.
-    Returns: [N, D], or what the tail makes of it.
+        head: evaluated on the last state, which then stays inside; ``None``: that state is the result.
+    Returns: [N, D], or what the head makes of it.
     Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed in place before the
         backward.
     Cost: saves the last state (N x D) at any depth, and the first where it is monitored; the backward evaluates each
         block once. It copies the last state where somebody else may still need it: where it was handed on, or with
         ``retain_graph``.
     """
-    parameters = [*run.recompute.parameters, *([] if tail is None else tail.recompute.parameters)]
-    how = (run, advance, monitor, tail)
+    parameters = [*run.recompute.parameters, *([] if head is None else head.recompute.parameters)]
+    how = (run, advance, monitor, head)
     out: Tensor = _Reversible.apply(how, len(tensors), x, anchor_of(x), *tensors, *parameters)  # type: ignore[no-untyped-call]
     return out
 
@@ -68,26 +68,26 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: tuple[Run, Advance, DriftMonitor | None, Tail | None],
+        how: tuple[LayerRun, Advance, DriftMonitor | None, FusedHead | None],
         num_context: int,
         x: Tensor,
         anchor: Tensor,
         *tensors: Tensor,
     ) -> Tensor:
-        run, advance, ctx.monitor, ctx.tail = how
+        run, advance, ctx.monitor, ctx.head = how
         ctx.form, state = advance(run, x, tensors[:num_context])
         y = state.join()
         kept = ctx.form.kept(state, y)
         entrance = [] if ctx.monitor is None else ctx.form.open(x).parts
         ctx.run, ctx.num_context = run, num_context
         ctx.bounds = len(kept), len(kept) + len(entrance)
-        ctx.is_handed_on = ctx.tail is None and any(tensor is y for tensor in kept)
+        ctx.is_handed_on = ctx.head is None and any(tensor is y for tensor in kept)
         # Parameters are saved too: the backward is that of the values that they have now, wherever it finds them.
         ctx.save_for_backward(*kept, *entrance, anchor, *tensors)
-        if ctx.tail is None:
+        if ctx.head is None:
             return y
         with run.autocast():
-            out: Tensor = ctx.tail(y, keep=True)
+            out: Tensor = ctx.head(y, keep=True)
         return out
 
     @staticmethod
@@ -104,7 +104,7 @@ class _Reversible(torch.autograd.Function):
 
 def _take_back(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradients of x, the context tensors and the parameters."""
-    run: Run = ctx.run
+    run: LayerRun = ctx.run
     first, second = ctx.bounds
     kept, entrance, tensors = saved[:first], saved[first:second], saved[second + 1 :]
     context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]
@@ -114,12 +114,12 @@ def _take_back(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor |
     of_blocks = len(run.recompute.parameters)
     run.recompute.bind(parameters[:of_blocks], needed[:of_blocks])
     state = ctx.form.reopen(kept, copy=ctx.is_handed_on or _graph_is_kept())
-    if ctx.tail is None:
+    if ctx.head is None:
         grads = FloatState(grad, run.coupling.num_groups)
     else:
-        ctx.tail.recompute.bind(parameters[of_blocks:], needed[of_blocks:])
+        ctx.head.recompute.bind(parameters[of_blocks:], needed[of_blocks:])
         with run.autocast():
-            grad_y = ctx.tail.pull_back(state.join(), grad, lambda k, share: sums.parameters.add(of_blocks + k, share))
+            grad_y = ctx.head.pull_back(state.join(), grad, lambda k, share: sums.parameters.add(of_blocks + k, share))
         grads = FloatState(grad_y, run.coupling.num_groups, copy=False)
     run.reverse(state, grads.parts, context, sums)
     if ctx.monitor is not None:

@@ -18,15 +18,15 @@ from .checkpointed import checkpointed
 from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateName, check_choices, num_segments
 from .drift import DriftMonitor
 from .exact import ExactState
-from .fixed import WORDS
+from .fused_head import FusedHead
+from .integer_state import WORDS
+from .layer_run import Autocast, ChannelSplit, LayerRun
 from .recompute import View, check_recorders, is_transformed
 from .repeatable import Checked
 from .reversible import Advance, advance_float, reversible
-from .run import Autocast, Run, Split
 from .seeds import draw_seed
 from .segment import Segment
 from .state import StoredState
-from .tail import Tail
 
 
 class Stack(nn.Module):
@@ -34,7 +34,7 @@ class Stack(nn.Module):
 
     ``x <- x + f(x)`` per layer (residual), or the grouped reversible layer ``x_i <- x_i + f_i(x_{i-1}')`` (grouped). A
     block is a pure function ``f(x, seed, *context)`` that keeps the shape of ``x``: the same call gives the same
-    bits, and it changes no buffer while `is_rebuilding()`.
+    bits, and it changes no buffer while `is_recomputing()`.
 
     Args:
         block: makes one block of a given width; called once per distinct layer and group.
@@ -137,7 +137,7 @@ class Stack(nn.Module):
     def drift_every(self, every: int) -> None:
         self.monitor.every = every
 
-    def forward(self, x: Tensor, *context: Any, seed: int | None = None, tail: Tail | None = None) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, seed: int | None = None, head: FusedHead | None = None) -> Tensor:
         """Run the layers.
 
         Args:
@@ -146,41 +146,41 @@ class Stack(nn.Module):
             context: passed to every block; tensors among them may need gradients, and those in `split` are cut by
                 groups.
             seed: of this step; ``None`` draws one from torch's generator in training.
-            tail: what follows the stack, if it goes row by row: the same as evaluating it on the result, in less
+            head: what follows the stack, if it goes row by row: the same as evaluating it on the result, in less
                 memory, since a reversible stack's last state then need not leave it.
-        Returns: [N, D], or what the tail makes of it. Under the transforms of ``torch.func`` and in forward-mode
+        Returns: [N, D], or what the head makes of it. Under the transforms of ``torch.func`` and in forward-mode
             differentiation every activation is stored, whatever ``backprop`` says.
         Raises: ValueError: if a width does not fit, or nothing fits the memory budget. RuntimeError: under
             ``torch.jit.trace`` and ``torch.fx``; for a block that does not give the same value again, or that uses a
             tensor which would get no gradient; in the backward, where it was asked to be differentiable.
         """
         if uncompiled.is_compiled():
-            out: Tensor = uncompiled.call(Stack.forward, self, x, *context, seed=seed, tail=tail)
+            out: Tensor = uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head)
             return out
         x, tensors, whole = self.take_apart(x, context, seed)
         if torch.compiler.is_exporting() or is_transformed():
             # A program has no memory to save, and transforms take no autograd Function.
             x = _advance_stored(whole, x, tensors)
-            return x if tail is None else tail(x)
-        if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, tail)):
+            return x if head is None else head(x)
+        if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, head)):
             for run in self.runs(whole) if self._segments else [whole]:
                 x = self._through(run, _advance_plainly, x, tensors)
-            return x if tail is None else tail(x)
+            return x if head is None else head(x)
         if self.budget is not None:
-            self.num_stored = self._fit(self.budget, whole, x, tensors, tail)
+            self.num_stored = self._fit(self.budget, whole, x, tensors, head)
         monitor = self.monitor.step()
         for run in self.runs(whole, self.num_stored):
             is_last = run.first + len(run.layers) == self.num_layers
             if run.first >= self.num_layers - self.num_stored:
                 x = _advance_stored(run, x, tensors)
             elif self.backprop == "reversible":
-                ends = partial(reversible, advance=self.advance, monitor=monitor, tail=tail if is_last else None)
+                ends = partial(reversible, advance=self.advance, monitor=monitor, head=head if is_last else None)
                 x = self._through(run, ends, x, tensors)
                 if is_last:
                     return x
             else:
                 x = self._through(run, checkpointed, x, tensors)
-        return x if tail is None else tail(x)
+        return x if head is None else head(x)
 
     def cut(self) -> tuple[Segment, ...]:
         """Evaluate each segment by a call of a module from now on, so that its weights need to be there only then.
@@ -193,12 +193,16 @@ class Stack(nn.Module):
         self._segments = {a: Segment(self.layers[a:b]) for a, b in pairwise(self._bounds(self.num_layers))}
         return tuple(self._segments.values())
 
-    def _needs_gradients(self, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None) -> bool:
-        parameters = self.parameters() if tail is None else chain(self.parameters(), tail.module.parameters())
+    def _needs_gradients(self, x: Tensor, tensors: Sequence[Tensor], head: FusedHead | None) -> bool:
+        parameters = self.parameters() if head is None else chain(self.parameters(), head.module.parameters())
         return x.requires_grad or any(tensor.requires_grad for tensor in chain(tensors, parameters))
 
     def _through(
-        self, run: Run, advance: Callable[[Run, Tensor, list[Tensor]], Tensor], x: Tensor, tensors: list[Tensor]
+        self,
+        run: LayerRun,
+        advance: Callable[[LayerRun, Tensor, list[Tensor]], Tensor],
+        x: Tensor,
+        tensors: list[Tensor],
     ) -> Tensor:
         """Take a run, by a call of its module where there is one."""
         segment = self._segments.get(run.first)
@@ -234,7 +238,9 @@ class Stack(nn.Module):
             f"state={self.state}" + ("" if self.budget is None else f", memory_budget={self.budget.limit}")
         )
 
-    def take_apart(self, x: Tensor, context: tuple[Any, ...], seed: int | None) -> tuple[Tensor, list[Tensor], Run]:
+    def take_apart(
+        self, x: Tensor, context: tuple[Any, ...], seed: int | None
+    ) -> tuple[Tensor, list[Tensor], LayerRun]:
         """The arguments of a call as the stream, the context tensors, and one run of all layers."""
         check_recorders(x, "a stack")
         if x.size(-1) != self.channels:
@@ -251,7 +257,7 @@ class Stack(nn.Module):
             # Autocast is for the branches: additions to a half-precision stream would be lost in its rounding.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         layers = [self.layer_at(depth) for depth in range(self.num_layers)]
-        whole = Run(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
+        whole = LayerRun(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
         return x, tensors, whole
 
     def _check_layers(self) -> None:
@@ -263,7 +269,7 @@ class Stack(nn.Module):
         if self.backprop == "store":
             self.num_stored = self.num_layers
 
-    def runs(self, whole: Run, num_stored: int = 0) -> list[Run]:
+    def runs(self, whole: LayerRun, num_stored: int = 0) -> list[LayerRun]:
         """The run of all layers cut up: what is rebuilt into segments of nearly equal length, what is stored last."""
         bounds = self._bounds(self.num_layers - num_stored)
         if num_stored:
@@ -279,7 +285,9 @@ class Stack(nn.Module):
         """Runs for the first so many layers, no longer than those of the whole stack would be."""
         return math.ceil(self.segments * num_rebuilt / self.num_layers) if num_rebuilt else 0
 
-    def _fit(self, budget: MemoryBudget, whole: Run, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None) -> int:
+    def _fit(
+        self, budget: MemoryBudget, whole: LayerRun, x: Tensor, tensors: Sequence[Tensor], head: FusedHead | None
+    ) -> int:
         """How many of the last layers are stored within the budget."""
         if not self.num_layers:
             return 0
@@ -287,22 +295,22 @@ class Stack(nn.Module):
             (x.shape, x.dtype, x.device, whole.autocast, self.training),
             [(tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in tensors],
             [weakly(value) for value in whole.context],
-            None if tail is None else weakly(tail.module),
+            None if head is None else weakly(head.module),
         )
 
         def measure() -> LayerCost:
-            return self._layer_cost(whole, x, tensors, tail)
+            return self._layer_cost(whole, x, tensors, head)
 
         return budget.num_stored(self.num_layers, self._segments_of, key, measure)
 
-    def _layer_cost(self, whole: Run, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None) -> LayerCost:
+    def _layer_cost(self, whole: LayerRun, x: Tensor, tensors: Sequence[Tensor], head: FusedHead | None) -> LayerCost:
         two = replace(whole, layers=[whole.layers[0], whole.layers[min(1, self.num_layers - 1)]])
         # A state of its own: the ranges that this trial meets are those of no step.
         advance = advance_float if self.exact is None else self.exact.fresh().advance
         word, aside = (x.element_size(), 0) if self.exact is None else self.exact.bytes_per_element
 
-        def rebuilt(run: Run, x: Tensor, tensors: Sequence[Tensor], tail: Tail | None = None) -> Tensor:
-            return reversible(run, x, tensors, advance, None, tail)
+        def rebuilt(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], head: FusedHead | None = None) -> Tensor:
+            return reversible(run, x, tensors, advance, None, head)
 
         return layer_cost(
             two,
@@ -312,7 +320,7 @@ class Stack(nn.Module):
             rebuilt,
             anchor=x.numel() * (word + aside),
             aside=x.numel() * aside,
-            ended=None if tail is None else lambda run, x, tensors: rebuilt(run, x, tensors, tail),
+            ended=None if head is None else lambda run, x, tensors: rebuilt(run, x, tensors, head),
         )
 
     def _split_context(
@@ -322,9 +330,9 @@ class Stack(nn.Module):
         template: list[Any] = []
         places, tensors = [], []
         for position, value in enumerate(context):
-            tensor = value.value if isinstance(value, Split) else value
+            tensor = value.value if isinstance(value, ChannelSplit) else value
             if isinstance(tensor, Tensor):
-                is_split = isinstance(value, Split)
+                is_split = isinstance(value, ChannelSplit)
                 if is_split and tensor.size(-1) % self.coupling.num_groups:
                     raise ValueError(
                         f"a split context argument of {tensor.size(-1)} channels does not divide into "
@@ -363,12 +371,12 @@ _LARGEST = "largest"
 
 
 def _advance_stored(
-    run: Run, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
+    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
 ) -> Tensor:
     state = StoredState(x, run.coupling.num_groups)
     run.advance(state, tensors, after_layer)
     return state.join()
 
 
-def _advance_plainly(run: Run, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+def _advance_plainly(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     return advance_float(run, x, tensors, keep=False)[1].join()

@@ -17,7 +17,7 @@ from torch import Tensor
 class State(Protocol):
     """The stream between two layers."""
 
-    followed: bool
+    tracks_autograd: bool
     """Whether autograd follows it: values must then come with their graphs."""
 
     def target(self, i: int) -> Tensor | None:
@@ -78,7 +78,7 @@ class Form(Protocol):
 class StoredState:
     """Parts that autograd follows: every addition is a new tensor."""
 
-    followed = True
+    tracks_autograd = True
 
     def __init__(self, x: Tensor, num_groups: int) -> None:
         self.parts = list(x.chunk(num_groups, dim=-1))
@@ -123,7 +123,7 @@ class FloatState(StoredState):
         copy: False takes ``x`` itself as that tensor; only for one that nobody else can see.
     """
 
-    followed = False
+    tracks_autograd = False
 
     def __init__(self, x: Tensor, num_groups: int, *, copy: bool = True) -> None:
         self.whole = x.clone(memory_format=torch.contiguous_format) if copy else x

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from ..launcher import is_writer, world_size
-from .answers import Answer, Answering
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
 from .distill import LOGITS_FILE, TeacherOptions, distillation
-from .distributed import one_run, own_statistics
+from .distributed.ranks import one_run, own_statistics
+from .dry_run import dry_run
 from .evaluate import predict
+from .inference import Inference, InferenceBatch
 from .interrupt import Interrupted
-from .labels import LabelOptions
-from .loop import fit
+from .label_inputs import LabelOptions
 from .objective import LOSSES, METRICS
 from .optim import OPTIMIZERS, learning_rate
 from .progress import Progress, ProgressBar
-from .rehearse import rehearse
 from .result import FitResult
+from .row_sums import Sums
 from .step import step_seed
-from .sums import Sums
+from .trainer import fit
 
 __all__ = [
     "LOGITS_FILE",
     "LOSSES",
     "METRICS",
     "OPTIMIZERS",
-    "Answer",
-    "Answering",
     "CheckpointError",
     "FitResult",
+    "Inference",
+    "InferenceBatch",
     "Interrupted",
     "LabelOptions",
     "Progress",
@@ -41,6 +41,7 @@ __all__ = [
     "TrainConfig",
     "check_weights",
     "distillation",
+    "dry_run",
     "fit",
     "is_writer",
     "learning_rate",
@@ -50,7 +51,6 @@ __all__ = [
     "own_statistics",
     "predict",
     "read_curve",
-    "rehearse",
     "step_seed",
     "world_size",
 ]

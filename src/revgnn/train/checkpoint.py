@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..files import check_plain, read_object, room_for, sync, write_whole
+from .distributed.fsdp import load_weights, whole
 from .optim import flatten_state, unflatten_state
 from .rng import capture_rng, restore_rng
-from .sharded import load_weights, whole
 
 _log = logging.getLogger(__name__)
 

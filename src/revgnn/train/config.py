@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from .distill import TeacherOptions
-from .distributed import ParallelName
-from .labels import LabelOptions
+from .distributed.ranks import ParallelName
+from .label_inputs import LabelOptions
 from .objective import LossName
 from .optim import OptimizerName, ScheduleName
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ..data.batch import SPLITS, Batch, Batches
 from .config import TrainConfig, remedy
 from .curve import Score
-from .distributed import Ranks
+from .distributed.batch_sharding import RankPosition
+from .distributed.ranks import Ranks
+from .metric_accumulator import MetricAccumulator
 from .objective import METRICS
-from .shares import Place
-from .sums import Sums
-from .tally import Tally
+from .row_sums import Sums
 
 Forward = Callable[[Batch], tuple[Tensor, Batch]]
 """A batch -> its logits, and the batch on the device of the model."""
@@ -40,23 +40,23 @@ def evaluate(
         logits for each row of every split, however often it comes, in a temporary file where they are many. ROC-AUC
         keeps them all in memory. Ranks send what they keep to the first.
     """
-    tallies: dict[str, Tally] = {}
-    place = Place(rank=0, size=1) if ranks is None else ranks.place
+    accumulators: dict[str, MetricAccumulator] = {}
+    place = RankPosition(rank=0, size=1) if ranks is None else ranks.place
     with evaluating(model), nullcontext() if ranks is None else ranks.evaluating(model):
         for number, batch in place.evaluation(batches.evaluate()):
             logits, placed = forward(batch)
             for split, rows in placed.rows.items():
                 if rows.numel():
                     ids = None if placed.ids is None else placed.ids[rows].cpu()
-                    tally = tallies.setdefault(split, Tally(split, loss, metric))
-                    tally.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
+                    accumulator = accumulators.setdefault(split, MetricAccumulator(split, loss, metric))
+                    accumulator.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
     if ranks is None:
-        return _scores(tallies)
-    for piece in ranks.collect(_named(tallies)):
+        return _scores(accumulators)
+    for piece in ranks.collect(_named(accumulators)):
         split = next(iter(piece)).partition("/")[0]
-        tally = tallies.setdefault(split, Tally(split, loss, metric))
-        tally.take({name.partition("/")[2]: value for name, value in piece.items()})
-    scores: dict[str, Score] = ranks.tell(_scores(tallies) if ranks.writes else None)
+        accumulator = accumulators.setdefault(split, MetricAccumulator(split, loss, metric))
+        accumulator.take({name.partition("/")[2]: value for name, value in piece.items()})
+    scores: dict[str, Score] = ranks.tell(_scores(accumulators) if ranks.writes else None)
     return scores
 
 
@@ -93,15 +93,15 @@ def is_better(
     return value > best if larger else value < best
 
 
-def _scores(tallies: Mapping[str, Tally]) -> dict[str, Score]:
-    order = (*SPLITS, *(split for split in tallies if split not in SPLITS))
-    return {split: tallies[split].score() for split in order if split in tallies}
+def _scores(accumulators: Mapping[str, MetricAccumulator]) -> dict[str, Score]:
+    order = (*SPLITS, *(split for split in accumulators if split not in SPLITS))
+    return {split: accumulators[split].score() for split in order if split in accumulators}
 
 
-def _named(tallies: Mapping[str, Tally]) -> Iterator[dict[str, Tensor]]:
+def _named(accumulators: Mapping[str, MetricAccumulator]) -> Iterator[dict[str, Tensor]]:
     """What was counted, in pieces whose tensors are named by their split."""
-    for split, tally in tallies.items():
-        for piece in tally.pieces():
+    for split, accumulator in accumulators.items():
+        for piece in accumulator.counts():
             yield {f"{split}/{name}": value for name, value in piece.items()}
 
 

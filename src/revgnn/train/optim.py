@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .sharded import as_held, whole
+from .distributed.fsdp import as_held, whole
 
 OptimizerName = Literal["adam", "adamw", "rmsprop"]
 ScheduleName = Literal["constant", "cosine"]

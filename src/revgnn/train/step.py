@@ -16,12 +16,12 @@ from ..data.batch import Batch
 from .averaging import follow
 from .config import TrainConfig, remedy
 from .distill import load_teacher, rows_of, with_teacher
-from .distributed import Ranks, scale_gradients
-from .labels import reuse_labels
+from .distributed.batch_sharding import RankBatch
+from .distributed.ranks import Ranks, scale_gradients
+from .label_inputs import reuse_labels
+from .model_hooks import ModelHooks, Ranged
 from .objective import LOSSES
 from .optim import check_and_clip
-from .shares import Share
-from .watched import Ranged, Watched
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -30,7 +30,7 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class StepResult:
     """What a step came to, over all ranks."""
 
     loss: float
@@ -71,12 +71,18 @@ class Stepper:
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
     def step(
-        self, shares: list[Share], *, epoch: int, step: int, asked: Callable[[], bool], due: Callable[[], bool]
-    ) -> Taken:
+        self,
+        rank_batches: list[RankBatch],
+        *,
+        epoch: int,
+        step: int,
+        asked: Callable[[], bool],
+        due: Callable[[], bool],
+    ) -> StepResult:
         """Take one step.
 
         Args:
-            shares: what `Place.training` gave.
+            shares: what `RankPosition.training` gave.
             epoch, step: for the words of an error, from 1.
             asked, due: whether this rank was asked to stop, and wants a checkpoint, looked up after its last backward.
         Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
@@ -84,10 +90,10 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         alone = self.ranks.batches_per_step == 1
         sums = [0.0, 0.0, 0.0]
-        for share in shares:
-            with self.ranks.exchange(self.trained, last=share is shares[-1], counts=share.counts):
-                seed = step_seed(self.config.seed, epoch, share.number)
-                loss, weight, rows = self._loss(share.batch, seed, share.counts, alone=alone)
+        for rank_batch in rank_batches:
+            with self.ranks.exchange(self.trained, last=rank_batch is rank_batches[-1], counts=rank_batch.counts):
+                seed = step_seed(self.config.seed, epoch, rank_batch.number)
+                loss, weight, rows = self._loss(rank_batch.batch, seed, rank_batch.counts, alone=alone)
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
@@ -103,7 +109,7 @@ class Stepper:
         self.optimizer.step()
         if self.config.ema_decay is not None:
             follow(self.optimizer, self.config.ema_decay)
-        return Taken(loss=value, rows=int(counted), asked=asking > 0, due=wanting > 0)
+        return StepResult(loss=value, rows=int(counted), asked=asking > 0, due=wanting > 0)
 
     def forward(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
         """Give the logits of a batch in float32 or wider, and the batch on the device."""
@@ -130,7 +136,7 @@ class Stepper:
         loss = LOSSES[self.config.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
         if self.teacher is not None:
             loss = with_teacher(loss, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
-        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, Watched) else None
+        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, ModelHooks) else None
         if auxiliary is not None:
             loss = loss + auxiliary
         return loss, weight, rows.numel() if counts else 0

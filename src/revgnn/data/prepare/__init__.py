@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .config import Edges, FeatureConfig, GraphConfig, Nodes, Parts, Split, read_config
-from .first import chosen_config, write_first
-from .stages import Drop, Prepared, prepare
+from .initial_config import chosen_config, write_first
+from .stages import DropFaulty, Prepared, prepare
 
 __all__ = [
-    "Drop",
+    "DropFaulty",
     "Edges",
     "FeatureConfig",
     "GraphConfig",

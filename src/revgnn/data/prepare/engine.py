@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .inputs import Piece, read_piece
+from .inputs import Chunk, read_chunk
 from .rows import as_text
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ ROW_GROUP_BYTES = 1 << 22
 BROKEN_IS = "cannot be read from about this row on: it is damaged; write it anew"
 
 
-class Rows(Protocol):
+class RowReader(Protocol):
     """How a batch of a table becomes rows."""
 
     @property
@@ -45,8 +45,8 @@ class Rows(Protocol):
 class Scan:
     """What of a table is read, and as what."""
 
-    rows: Rows
-    pieces: tuple[Piece, ...]
+    rows: RowReader
+    chunks: tuple[Chunk, ...]
     columns: tuple[str, ...]
     text: tuple[str, ...]
     kinds: tuple[tuple[str, pa.DataType], ...]
@@ -213,8 +213,8 @@ def _frame(scan: Scan) -> Any:
     """Give a scan to Daft, with its size: without it, the optimizer takes a table for empty and holds it in memory."""
     daft = load_daft()
     schema = daft.Schema.from_pyarrow_schema(scan.rows.schema)
-    num_rows = [piece.num_rows for piece in scan.pieces]
-    share = scan.num_bytes // max(1, len(scan.pieces))
+    num_rows = [chunk.num_rows for chunk in scan.chunks]
+    share = scan.num_bytes // max(1, len(scan.chunks))
 
     class _Tables(daft.io.scan.ScanOperator):  # type: ignore[misc, name-defined]
         def name(self) -> str:
@@ -242,11 +242,11 @@ def _frame(scan: Scan) -> Any:
             return ["tables"]
 
         def to_scan_tasks(self, pushdowns: Any) -> Iterator[Any]:
-            for piece, rows in zip(scan.pieces, num_rows, strict=True):
+            for chunk, rows in zip(scan.chunks, num_rows, strict=True):
                 yield daft.daft.ScanTask.python_factory_func_scan_task(
                     module=read.__module__,
                     func_name=read.__name__,
-                    func_args=(scan, piece),
+                    func_args=(scan, chunk),
                     schema=schema._schema,
                     num_rows=rows,
                     size_bytes=share,
@@ -260,17 +260,17 @@ def _frame(scan: Scan) -> Any:
     return daft.DataFrame(builder)
 
 
-def read(scan: Scan, piece: Piece) -> Iterator[Any]:
+def read(scan: Scan, chunk: Chunk) -> Iterator[Any]:
     """Read one piece in a task of the engine: batches of rows, and a row that says so where the file is damaged."""
     record_batch = load_daft().recordbatch.RecordBatch
-    row, last = piece.first_row, piece.first_row
+    row, last = chunk.first_row, chunk.first_row
     try:
-        for row, batch in read_piece(piece, scan.columns, scan.text, dict(scan.kinds)):
+        for row, batch in read_chunk(chunk, scan.columns, scan.text, dict(scan.kinds)):
             last = row + batch.num_rows
-            yield record_batch.from_arrow_table(scan.rows.read(batch, piece.file, row))._recordbatch
-        _logger.info("read rows %s to %s of %s", f"{piece.first_row:,}", f"{last:,}", Path(piece.path).name)
+            yield record_batch.from_arrow_table(scan.rows.read(batch, chunk.file, row))._recordbatch
+        _logger.info("read rows %s to %s of %s", f"{chunk.first_row:,}", f"{last:,}", Path(chunk.path).name)
     except (pa.ArrowException, OSError):
-        yield record_batch.from_arrow_table(_broken(scan, piece.file, row))._recordbatch
+        yield record_batch.from_arrow_table(_broken(scan, chunk.file, row))._recordbatch
 
 
 def _broken(scan: Scan, file: int, row: int) -> pa.Table:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..batch import SPLITS
-from ..parquet import Faults, is_null
+from ..readers.parquet import Faults, is_null
 from .rows import Checks
 
 TWICE = "with an id that an earlier row has; give every node one row, or --drop-duplicate-nodes"
@@ -27,7 +27,7 @@ UNKNOWN = "with an id that the nodes do not have; add the node, or --drop-bad-ed
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """Faults of rows, counted as they come by: (file, check) -> rows, the first of them, its value."""
 
     checks: Checks
@@ -91,7 +91,7 @@ class NodeParts:
     num_parts: int
     key: str
     """The user's column of ids, for faults."""
-    tally: Tally
+    tally: RowCounts
     drop_faulty: bool
     dropped: Counter[str]
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -232,7 +232,7 @@ def read_edges(
     return edges
 
 
-def count_faulty_edges(folder: Path, tally: Tally, ends: tuple[str, str]) -> int:
+def count_faulty_edges(folder: Path, tally: RowCounts, ends: tuple[str, str]) -> int:
     """Look at the edges with a fault; return how many there are."""
     count = 0
     for table in read_faulty(folder, ["src", "dst", "src_part", "dst_part", "file", "row", "bad"]):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv, ipc
 
-from ..parquet import Faults, is_list, is_numeric, is_text
+from ..readers.parquet import Faults, is_list, is_numeric, is_text
 
 FORMATS = {
     ".parquet": "parquet",
@@ -32,7 +32,7 @@ PIECE_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Chunk:
     """Some consecutive rows of one file."""
 
     path: str
@@ -54,7 +54,7 @@ class Table:
     """What faults call them."""
     schema: pa.Schema
     """Of the columns that are the same in every file."""
-    pieces: tuple[Piece, ...]
+    chunks: tuple[Chunk, ...]
     num_bytes: int
 
 
@@ -75,7 +75,7 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table |
         if not any(path.is_file() for path in found):
             faults.add(pattern, None, f"no such file in {folder.resolve()}; name a file or a pattern of files")
     good: list[Path] = []
-    schemas, pieces = [], []
+    schemas, chunks = [], []
     for path in paths:
         name = _name(path, folder)
         try:
@@ -88,15 +88,15 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table |
             faults.add(name, column, f"stands there {schema.names.count(column)} times; keep one")
         good.append(path)
         schemas.append((name, pa.schema([field for field in schema if field.name not in twice])))
-        pieces += own
+        chunks += own
     if not good:
         return None
     size = sum(path.stat().st_size for path in good)
-    return Table(tuple(good), tuple(name for name, _ in schemas), _same(schemas, faults), tuple(pieces), size)
+    return Table(tuple(good), tuple(name for name, _ in schemas), _same(schemas, faults), tuple(chunks), size)
 
 
-def read_piece(
-    piece: Piece, columns: Sequence[str], text: Sequence[str], kinds: Mapping[str, pa.DataType]
+def read_chunk(
+    chunk: Chunk, columns: Sequence[str], text: Sequence[str], kinds: Mapping[str, pa.DataType]
 ) -> Iterator[Any]:
     """Yield (first row, record batch) of at most BATCH_ROWS rows.
 
@@ -107,16 +107,16 @@ def read_piece(
         kinds: what other columns of a CSV file are.
     Raises: pa.ArrowException, OSError: damaged data behind an intact head, or not as many rows as it says.
     """
-    row = piece.first_row
-    for batch in _batches(piece, columns, {**dict.fromkeys(text, pa.string()), **kinds}):
+    row = chunk.first_row
+    for batch in _batches(chunk, columns, {**dict.fromkeys(text, pa.string()), **kinds}):
         # Neither format promises text that is UTF-8 or offsets that stay inside, and an engine relies on both.
         batch.validate(full=True)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             part = batch.slice(start, BATCH_ROWS)
             yield row, part
             row += part.num_rows
-    if piece.num_rows is not None and row - piece.first_row != piece.num_rows:
-        raise pa.ArrowInvalid(f"{row - piece.first_row} rows where the file says {piece.num_rows}")
+    if chunk.num_rows is not None and row - chunk.first_row != chunk.num_rows:
+        raise pa.ArrowInvalid(f"{row - chunk.first_row} rows where the file says {chunk.num_rows}")
 
 
 def describe(table: Table) -> list[dict[str, Any]]:
@@ -140,13 +140,13 @@ def _format(path: Path) -> str:
     return kind
 
 
-def _look(path: Path, number: int) -> tuple[pa.Schema, list[Piece]]:
-    kind, pieces = _format(path), []
+def _look(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
+    kind, chunks = _format(path), []
     if kind == "csv":
         if not path.stat().st_size:
             raise ValueError("it is empty, without a line of column names")
         with csv.open_csv(path, **_csv_options(path, None, {})) as reader:
-            return reader.schema, [Piece(path=str(path), file=number, first_row=0, num_rows=None)]
+            return reader.schema, [Chunk(path=str(path), file=number, first_row=0, num_rows=None)]
     if kind == "parquet":
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -159,23 +159,23 @@ def _look(path: Path, number: int) -> tuple[pa.Schema, list[Piece]]:
         groups.append(group)
         rows += size
         if rows >= PIECE_ROWS or group == len(sizes) - 1:
-            pieces.append(Piece(path=str(path), file=number, first_row=row, num_rows=rows, groups=tuple(groups)))
+            chunks.append(Chunk(path=str(path), file=number, first_row=row, num_rows=rows, groups=tuple(groups)))
             row, groups, rows = row + rows, [], 0
-    return schema, pieces
+    return schema, chunks
 
 
-def _batches(piece: Piece, columns: Sequence[str], kinds: Mapping[str, pa.DataType]) -> Iterator[Any]:
-    path = Path(piece.path)
+def _batches(chunk: Chunk, columns: Sequence[str], kinds: Mapping[str, pa.DataType]) -> Iterator[Any]:
+    path = Path(chunk.path)
     kind = _format(path)
     if kind == "csv":
         with csv.open_csv(path, **_csv_options(path, columns, kinds)) as reader:
             yield from reader
     elif kind == "parquet":
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(BATCH_ROWS, row_groups=list(piece.groups), columns=list(columns))
+            yield from file.iter_batches(BATCH_ROWS, row_groups=list(chunk.groups), columns=list(columns))
     else:
-        with pa.memory_map(piece.path) as source, ipc.open_file(source) as file:
-            for group in piece.groups:
+        with pa.memory_map(chunk.path) as source, ipc.open_file(source) as file:
+            for group in chunk.groups:
                 yield file.get_batch(group).select(list(columns))
 
 

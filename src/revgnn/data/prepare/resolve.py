@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..batch import SPLITS
-from ..manifest import Feature
-from ..parquet import Faults, is_list, is_numeric, is_text
+from ..ondisk.manifest import Feature
+from ..readers.parquet import Faults, is_list, is_numeric, is_text
 from .config import FeatureConfig, GraphConfig, nearest
 from .engine import BROKEN_IS, Scan, Values, columns_of, distinct
-from .inputs import Table, read_piece
+from .inputs import Table, read_chunk
 from .rows import Categories, Checks, Column, EdgeRows, Key, NodeRows, Numbers, plain
 
 MAX_CATEGORIES = 10_000
@@ -149,9 +149,9 @@ class Resolver:
             return 1
         if pa.types.is_fixed_size_list(kind):
             return int(kind.list_size)
-        for piece in self.table.pieces:
+        for chunk in self.table.chunks:
             try:
-                for _, batch in read_piece(piece, [name], [], {}):
+                for _, batch in read_chunk(chunk, [name], [], {}):
                     lengths = pc.list_value_length(plain(batch.column(name))).drop_null()
                     if len(lengths):
                         return int(lengths[0].as_py())
@@ -162,10 +162,10 @@ class Resolver:
 
     def scan(self, rows: Any, row_bytes: int) -> Scan:
         """Say what to read."""
-        counted = sum(piece.num_rows or 0 for piece in self.table.pieces)
+        counted = sum(chunk.num_rows or 0 for chunk in self.table.chunks)
         return Scan(
             rows=rows,
-            pieces=self.table.pieces,
+            chunks=self.table.chunks,
             columns=columns_of(self.read),
             text=columns_of(self.text),
             kinds=tuple((name, kind) for name, kind in self.kinds.items() if name not in self.text),
@@ -256,7 +256,7 @@ def _values(side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
         return {}
     scan = Scan(
         rows=Values(tuple(names)),
-        pieces=side.table.pieces,
+        chunks=side.table.chunks,
         columns=tuple(names),
         text=tuple(names),
         kinds=(),

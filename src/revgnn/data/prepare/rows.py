@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..batch import SPLITS
-from ..parquet import is_list, is_null
+from ..readers.parquet import is_list, is_null
 from .hashing import hash_ids, uniform
 
 Mask = NDArray[np.bool_]

@@ -25,16 +25,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ...claim import claimed
 from ...graph import Graph
-from ..manifest import Manifest, PartFacts, read_manifest, write_manifest
-from ..parquet import Faults
-from ..part import write_part
-from ..partition import metis_clusters
-from ..store import is_store, new_store
+from ...run_lock import claimed
+from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
+from ..ondisk.part import write_part
+from ..ondisk.store import is_store, new_store
+from ..readers.parquet import Faults
+from ..sampling.partition import metis_clusters
 from .config import GraphConfig
 from .engine import BROKEN_IS, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
-from .finish import ELSEWHERE, TWICE, NodeParts, Tally, count_faulty_edges, matrix, read_edges, read_part
+from .finish import ELSEWHERE, TWICE, NodeParts, RowCounts, count_faulty_edges, matrix, read_edges, read_part
 from .hashing import HASH_NAME
 from .inputs import Table, describe, open_table
 from .resolve import Plan, resolve
@@ -47,7 +47,7 @@ METRICS = {"multiclass": "accuracy", "multilabel": "rocauc", "regression": "rmse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drop:
+class DropFaulty:
     """Which faulty rows are left out, and counted, instead of being faults."""
 
     bad_edges: bool = False
@@ -104,7 +104,7 @@ def prepare(
     base: Path,
     out: Path,
     *,
-    drop: Drop | None = None,
+    drop: DropFaulty | None = None,
     overwrite: bool = False,
     ray: str | None = None,
 ) -> Prepared:
@@ -125,7 +125,7 @@ def prepare(
     Cost: several passes over the tables, streamed. In memory: the ids of all nodes, or the edges where they are fewer;
         and one part at a time.
     """
-    started, drop = time.monotonic(), drop or Drop()
+    started, drop = time.monotonic(), drop or DropFaulty()
     faults = Faults()
     nodes, edges = (open_table(side.files, base, faults) for side in (config.nodes, config.edges))
     if nodes is None or edges is None:
@@ -157,7 +157,9 @@ def prepare(
 class _Preparation:
     """What the stages hand to each other."""
 
-    def __init__(self, config: GraphConfig, drop: Drop, nodes: Table, edges: Table, work: Path, faults: Faults) -> None:
+    def __init__(
+        self, config: GraphConfig, drop: DropFaulty, nodes: Table, edges: Table, work: Path, faults: Faults
+    ) -> None:
         self.config, self.drop, self.work, self.faults = config, drop, work, faults
         self.tables = nodes, edges
         self.dropped: Counter[str] = Counter()
@@ -179,7 +181,7 @@ class _Preparation:
             work / "nodes",
             self.config.parts.count,
             self.config.nodes.id,
-            Tally(plan.node_checks),
+            RowCounts(plan.node_checks),
             self.drop.bad_nodes,
             self.dropped,
         )
@@ -189,7 +191,7 @@ class _Preparation:
         _logger.info("%s nodes have their places", f"{self.nodes.num_nodes:,}")
         if self.config.parts.method == "column" and self.nodes.num_nodes:
             self._report_ids_of_two_parts()
-        edge_tally = Tally(plan.edge_checks)
+        edge_tally = RowCounts(plan.edge_checks)
         if self.nodes.num_nodes:
             with _stage("edges"):
                 split_edges(plan.edges, work / "places", work / "edges")
@@ -203,7 +205,7 @@ class _Preparation:
         self._report(edge_tally)
         self.faults.raise_if_any(base)
 
-    def _report(self, edge_tally: Tally) -> None:
+    def _report(self, edge_tally: RowCounts) -> None:
         node_names, edge_names = (table.names for table in self.tables)
         # What a damaged file does not say cannot be counted, and which part a node is of cannot be guessed.
         never = {TWICE, ELSEWHERE, BROKEN_IS}
@@ -304,7 +306,7 @@ def _metis(plan: Plan, work: Path, count: int) -> Path:
         split_nodes(one, work / "metis-nodes", None)
         places = work / "metis-places"
         key = plan.node_rows.key.column
-        NodeParts(work / "metis-nodes", 1, key, Tally(plan.node_checks), False, Counter()).place(places)
+        NodeParts(work / "metis-nodes", 1, key, RowCounts(plan.node_checks), False, Counter()).place(places)
         ids = pq.read_table(places, columns=["id"]).column("id") if any(places.iterdir()) else None
         out = work / "assigned.parquet"
         if ids is None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from .contract import Conv, EdgeMap, FusedConv
 from .gat import GATConv, GATOptions
 from .gcn import GCNConv
 from .gen import GENConv, GENOptions
+from .interface import Conv, EdgeMap, FusedConv
 from .sage import SAGEConv, SAGEOptions
 
 __all__ = [

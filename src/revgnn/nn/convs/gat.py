@@ -11,10 +11,10 @@ from torch.nn.init import xavier_normal_
 
 from ... import ops
 from ...graph import Graph
-from ...ops import native
+from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
-from ..plain import is_plain, keeps_forward, mapped, reads
-from .contract import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
+from ..fusable import is_plain, keeps_forward, mapped, reads
+from .interface import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class _Attended:
         self.slope_y = work.empty("slope_y", h).view(self.shape) if with_slopes else None
         self.slope_sum = work.empty("slope_sum", h, per_node) if with_slopes else None
         kernels.attention(
-            self.values, native.forward_csr(graph), score_src=self.score_src, score_dst=self.score_dst,
+            self.values, cpu.forward_csr(graph), score_src=self.score_src, score_dst=self.score_dst,
             negative_slope=conv.options.negative_slope, keep=self.keep, out=self.y, normaliser=self.normaliser,
             slope_y=self.slope_y, slope_sum=self.slope_sum,
         )  # fmt: skip
@@ -187,7 +187,7 @@ class _Attended:
         dscore_src = work.empty("dscore_src", self.score_src)
         dscore_dst = None if self.score_dst is None else work.empty("dscore_dst", self.score_src)
         self.kernels.attention_backward(
-            cotangent.view(self.shape), self.values, native.reverse_csr(self.graph),
+            cotangent.view(self.shape), self.values, cpu.reverse_csr(self.graph),
             score_src=self.score_src, score_dst=self.score_dst, negative_slope=conv.options.negative_slope,
             keep=self.keep, y=self.y, normaliser=self.normaliser, slope_y=self.slope_y, slope_sum=self.slope_sum,
             scratch=work.empty("scratch", values, (*self.score_src.shape, 4)),
@@ -213,7 +213,7 @@ def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
 
     def make() -> Tensor:
         degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
-        return degree.clamp(min=1).to(native.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
+        return degree.clamp(min=1).to(cpu.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
 
     scale: Tensor = graph.keep(f"{which}_degree_scale {dtype}", make)
     return scale

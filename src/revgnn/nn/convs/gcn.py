@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...graph import Graph
-from ...ops import native
+from ...ops import cpu
 from ...stack import WorkSpace, uncompiled
-from ..plain import is_bare, is_plain, keeps_forward, mapped
-from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads
+from ..fusable import is_bare, is_plain, keeps_forward, mapped
+from .interface import EdgeMap, Gradients, border, draw_glorot, empty_grads
 
 
 class GCNConv(nn.Module):
@@ -84,13 +84,13 @@ class GCNConv(nn.Module):
             dweight=grads[weight], dbias=grads.get(bias), dx=summed, value=to, sign=sign,
         )  # fmt: skip
         graph = graph.self_looped
-        reverse, edge_weight = native.reverse_weighted(graph, _gcn_weight(graph, None, h.dtype))
+        reverse, edge_weight = cpu.reverse_weighted(graph, _gcn_weight(graph, None, h.dtype))
         kernels.spmm(summed, reverse, out=h, weight=edge_weight)
         return h, grads
 
     def _summed(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
         graph, summed = graph.self_looped, work.empty("summed", h)
-        ops.kernels(h).spmm(h, native.forward_csr(graph), out=summed, weight=_gcn_weight(graph, None, h.dtype))
+        ops.kernels(h).spmm(h, cpu.forward_csr(graph), out=summed, weight=_gcn_weight(graph, None, h.dtype))
         return summed
 
 
@@ -107,9 +107,9 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
 
     def weight() -> Tensor:
         if edge_weight is None:
-            degree = graph.in_degree.to(native.sum_dtype(dtype))
+            degree = graph.in_degree.to(cpu.sum_dtype(dtype))
         else:
-            ones = edge_weight.new_ones(graph.num_nodes, 1, dtype=native.sum_dtype(dtype))
+            ones = edge_weight.new_ones(graph.num_nodes, 1, dtype=cpu.sum_dtype(dtype))
             degree = ops.spmm(ones, graph, edge_weight).squeeze(1)
         scale = torch.where(degree > 0, degree, 1).pow(-0.5) * (degree > 0)
         product = scale.index_select(0, graph.indices) * scale.index_select(0, graph.destinations)

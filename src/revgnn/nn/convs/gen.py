@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...graph import Graph
-from ...ops import native
+from ...ops import cpu
 from ...stack import WorkSpace
+from ..fusable import is_bare, is_plain, keeps_forward, mapped
 from ..norms import ActDrop, NormActDrop
-from ..plain import is_bare, is_plain, keeps_forward, mapped
-from .contract import EdgeMap, Gradients, border, empty_grads
+from .interface import EdgeMap, Gradients, border, empty_grads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class GENConv(nn.Module):
             edge_attr, weight, bias = self.lin_edge(wide), None, None
         out = ops.gen_aggr(x, graph, edge_attr, weight, bias, reduce=self.options.aggr, t=self.t, p=self.p)
         if self.options.degree_scale:
-            degree = graph.in_degree.clamp(min=1).to(native.sum_dtype(out.dtype)).unsqueeze(1)
+            degree = graph.in_degree.clamp(min=1).to(cpu.sum_dtype(out.dtype)).unsqueeze(1)
             out = out * (degree ** torch.sigmoid(torch.as_tensor(self.y))).to(out.dtype)
         if self.options.msg_norm:
             out = nn.functional.normalize(out, dim=-1) * x.norm(dim=-1, keepdim=True) * self.msg_scale
@@ -153,7 +153,7 @@ class GENConv(nn.Module):
         kernels, lin, y = ops.kernels(h), self._lin, work.empty("y", h)
         kernels.gen_aggr(
             h,
-            native.forward_csr(graph),
+            cpu.forward_csr(graph),
             reduce="softmax",
             out=y,
             t=self._temperature(h),
@@ -170,7 +170,7 @@ class GENConv(nn.Module):
         grads = empty_grads(weight, bias)
         y, lse, dz = (work.empty(name, h) for name in ("y", "lse", "dz"))
         kernels.gen_aggr(
-            h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
+            h, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
         )
         kernels.linear_backward(
             cotangent, h, weight, bias,
@@ -179,7 +179,7 @@ class GENConv(nn.Module):
         dt = torch.empty_like(t) if isinstance(self.t, Tensor) else None
         # The gradient of a source reads no other row of h, and may lie where h was.
         kernels.gen_aggr_backward(
-            dz, h, native.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
+            dz, h, cpu.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
             scratch=self._scratch(h, work),
             constant_weights=self.options.aggr == "softmax_sg",
         )  # fmt: skip
@@ -189,7 +189,7 @@ class GENConv(nn.Module):
 
     def _aggregate(self, h: Tensor, graph: Graph, y: Tensor, t: Tensor, lse: Tensor | None, work: WorkSpace) -> None:
         ops.kernels(h).gen_aggr(
-            h, native.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
+            h, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
         )  # fmt: skip
 
     @staticmethod

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...graph import Graph
-from ...ops import native
+from ...ops import cpu
 from ...stack import WorkSpace
-from ..plain import is_plain, keeps_forward, mapped
-from .contract import EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
+from ..fusable import is_plain, keeps_forward, mapped
+from .interface import EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +104,11 @@ class SAGEConv(nn.Module):
         )  # fmt: skip
         if root is not None:
             kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
-        scale = native.inverse_degree(graph, h.dtype) if self.options.aggr == "mean" else None
-        kernels.spmm(aggregated, native.reverse_csr(graph), out=h, src_scale=scale, accumulate=root is not None)
+        scale = cpu.inverse_degree(graph, h.dtype) if self.options.aggr == "mean" else None
+        kernels.spmm(aggregated, cpu.reverse_csr(graph), out=h, src_scale=scale, accumulate=root is not None)
         return h, grads
 
     def _aggregated(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
         aggregated = work.empty("aggregated", h)
-        ops.kernels(h).spmm(h, native.forward_csr(graph), out=aggregated, mean=self.options.aggr == "mean")
+        ops.kernels(h).spmm(h, cpu.forward_csr(graph), out=aggregated, mean=self.options.aggr == "mean")
         return aggregated

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..border import dense, sum_dtype
+from ..checks import dense, sum_dtype
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """Element types that the kernels have code for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..border import dense, rows
+from ..checks import dense, rows
 from .csr import Csr, Fields, types_of
 
 

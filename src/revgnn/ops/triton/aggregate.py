@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import NO_EDGES, Csr, EdgeTerm
+from ..cpu import NO_EDGES, Csr, EdgeTerm
 from .launch import (
     SUMS,
     blocks,
@@ -38,7 +38,7 @@ def gen_aggr(
     lse: Tensor | None = None,
     scratch: Tensor | None = None,
 ) -> None:
-    """Reduce GEN messages; contract in `revgnn.ops.native.gen_aggr`; ``scratch`` is not used."""
+    """Reduce GEN messages; contract in `revgnn.ops.cpu.gen_aggr`; ``scratch`` is not used."""
     operands.gen_aggr(x, csr, reduce, out, edges, t, lse, scratch)
     width = out.size(1)
     block = column_block(width)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import NO_EDGE_GRADS, NO_EDGES, Csr, EdgeGrads, EdgeTerm, sum_dtype
+from ..cpu import NO_EDGE_GRADS, NO_EDGES, Csr, EdgeGrads, EdgeTerm, sum_dtype
 from .launch import (
     SUMS,
     blocks,
@@ -56,7 +56,7 @@ def gen_aggr_backward(
     constant_weights: bool = False,
     accumulate: bool = False,
 ) -> None:
-    """Write the gradients of `gen_aggr`; contract in `revgnn.ops.native.gen_aggr_backward`; ``scratch`` is not used."""
+    """Write the gradients of `gen_aggr`; contract in `revgnn.ops.cpu.gen_aggr_backward`; ``scratch`` is not used."""
     operands.gen_aggr_backward(
         grad, x, reverse, reduce, dx, edges, edge_grads, t, dt, y, lse, indptr, scratch
     )  # fmt: skip

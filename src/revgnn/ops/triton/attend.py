@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import Csr
+from ..cpu import Csr
 from .launch import (
     SUMS,
     as_bytes,
@@ -40,7 +40,7 @@ def attention(
     slope_y: Tensor | None = None,
     slope_sum: Tensor | None = None,
 ) -> None:
-    """Sum neighbours with attention; contract in `revgnn.ops.native.attention`."""
+    """Sum neighbours with attention; contract in `revgnn.ops.cpu.attention`."""
     operands.attention(x, csr, (score_src, score_dst), keep, out, (normaliser, slope_y, slope_sum))
     _, heads, width = out.shape
     block = column_block(width)

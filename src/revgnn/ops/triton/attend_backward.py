@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import Csr
+from ..cpu import Csr
 from .attend import edge_scores
 from .launch import (
     SUMS,
@@ -50,7 +50,7 @@ def attention_backward(
     dscore_dst: Tensor | None,
     accumulate: bool = False,
 ) -> None:
-    """Write the gradients of `attention`; contract in `revgnn.ops.native.attention_backward`."""
+    """Write the gradients of `attention`; contract in `revgnn.ops.cpu.attention_backward`."""
     scores, dscores, forward = (score_src, score_dst), (dscore_src, dscore_dst), (normaliser, slope_y, slope_sum)
     operands.attention_backward(grad, x, reverse, scores, keep, y, forward, scratch, dx, dscores)
     num_rows, heads, width = dx.shape

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import Drop
+from ..cpu import Drop
 from .launch import TILE, as_bytes, blocks, launch
 
 SEED_ARGUMENTS = ["seed_low", "seed_high", "threshold"]

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import Csr, EdgeGrads, EdgeTerm, sum_dtype
+from ..cpu import Csr, EdgeGrads, EdgeTerm, sum_dtype
 from .launch import (
     SUMS,
     blocks,
@@ -35,7 +35,7 @@ from .messages import EPS, edge_term
 
 
 def edge_max(x: Tensor, csr: Csr, edges: EdgeTerm, *, out: Tensor, arg: Tensor | None = None) -> None:
-    """Write each channel's largest message; contract in `revgnn.ops.native.edge_max`."""
+    """Write each channel's largest message; contract in `revgnn.ops.cpu.edge_max`."""
     operands.edge_max(x, csr, edges, out, arg)
     width = out.size(1)
     block = column_block(width)
@@ -84,7 +84,7 @@ def _edge_max(
 
 
 def edge_max_backward(grad: Tensor, arg: Tensor, csr: Csr, edges: EdgeTerm, edge_grads: EdgeGrads) -> None:
-    """Write the gradients of the edge map of `edge_max`; contract in `revgnn.ops.native.edge_max_backward`."""
+    """Write the gradients of the edge map of `edge_max`; contract in `revgnn.ops.cpu.edge_max_backward`."""
     operands.edge_max_backward(grad, arg, csr, edges, edge_grads)
     num_rows, width = grad.shape
     features = edges.num_features

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import Csr
+from ..cpu import Csr
 from .launch import (
     SUMS,
     blocks,
@@ -27,7 +27,7 @@ _NOWHERE = tl.constexpr(2**31 - 1)
 
 
 def neighbour_max(x: Tensor, csr: Csr, *, out: Tensor, arg: Tensor | None = None) -> None:
-    """Write each channel's maximum; contract in `revgnn.ops.native.neighbour_max`."""
+    """Write each channel's maximum; contract in `revgnn.ops.cpu.neighbour_max`."""
     operands.neighbour_max(x, csr, out, arg)
     width = out.size(1)
     block = column_block(width)

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import NO_DROP, Drop
+from ..cpu import NO_DROP, Drop
 from .dropout import SEED_ARGUMENTS, drop_arguments, keep_factor
 from .launch import SUMS, blocks, column_block, columns_of, gather, launch, power_of_two, row_block, vector, warps
 
@@ -25,7 +25,7 @@ def norm_act_drop(
     act: bool = True,
     drop: Drop = NO_DROP,
 ) -> None:
-    """Write ``keep * relu(norm(x)) / (1 - p)``; contract in `revgnn.ops.native.norm_act_drop`."""
+    """Write ``keep * relu(norm(x)) / (1 - p)``; contract in `revgnn.ops.cpu.norm_act_drop`."""
     drop = drop.readable()
     operands.norm_act_drop(x, kind, out, weight, bias, mean, rstd, drop.mask)
     num_rows, width = x.shape

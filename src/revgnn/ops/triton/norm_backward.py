@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import NO_DROP, Drop, sum_dtype
+from ..cpu import NO_DROP, Drop, sum_dtype
 from .dropout import SEED_ARGUMENTS, drop_arguments, keep_factor
 from .launch import (
     SUMS,
@@ -45,7 +45,7 @@ def norm_act_drop_backward(
     drop: Drop = NO_DROP,
     accumulate: bool = False,
 ) -> None:
-    """Write the gradient of `norm_act_drop`; contract in `revgnn.ops.native.norm_act_drop_backward`."""
+    """Write the gradient of `norm_act_drop`; contract in `revgnn.ops.cpu.norm_act_drop_backward`."""
     drop = drop.readable()
     operands.norm_act_drop_backward(grad, x, kind, dx, dweight, dbias, weight, bias, mean, rstd, drop.mask)
     num_rows, width = x.shape

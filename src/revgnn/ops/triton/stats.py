@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import sum_dtype
+from ..cpu import sum_dtype
 from .launch import (
     SUMS,
     blocks,
@@ -27,7 +27,7 @@ from .launch import (
 
 
 def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:
-    """Write each channel's statistics; contract in `revgnn.ops.native.batch_stats`."""
+    """Write each channel's statistics; contract in `revgnn.ops.cpu.batch_stats`."""
     operands.batch_stats(x, mean, rstd, var)
     num_rows, width = x.shape
     block = column_block(width)

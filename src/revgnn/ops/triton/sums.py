@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import operands
-from ..native import Csr
+from ..cpu import Csr
 from .launch import (
     SUMS,
     blocks,
@@ -36,7 +36,7 @@ def spmm(
     mean: bool = False,
     accumulate: bool = False,
 ) -> None:
-    """Sum neighbours; contract in `revgnn.ops.native.spmm`."""
+    """Sum neighbours; contract in `revgnn.ops.cpu.spmm`."""
     operands.spmm(x, csr, out, weight, src_scale, dst_scale)
     width = out.size(1)
     block = column_block(width)
@@ -103,7 +103,7 @@ def _spmm(
 
 
 def edge_dot(x: Tensor, grad: Tensor, csr: Csr, *, out: Tensor, mean: bool = False) -> None:
-    """Write ``<grad_i, x_j>`` of every edge; contract in `revgnn.ops.native.edge_dot`."""
+    """Write ``<grad_i, x_j>`` of every edge; contract in `revgnn.ops.cpu.edge_dot`."""
     operands.edge_dot(x, grad, csr, out)
     width = grad.size(1)
     block = column_block(width)

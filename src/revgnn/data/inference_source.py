@@ -1,0 +1,108 @@
+"""A graph as it is gone through for predictions: piece by piece, every row with the user's own id.
+
+Hides whether the graph lies in memory or on disk, and that pieces come in another order than the user's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from .batch import SPLITS, Batch, Batches
+from .dataset import Dataset
+from .loader import LoaderConfig, make_batches
+from .ondisk.batches import StoredViews
+from .ondisk.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowKeys:
+    """Who some rows are."""
+
+    ids: Any
+    """[n] Arrow array of the user's own ids."""
+    split: Tensor
+    """[n] int8: the number of each one's split in `SPLITS`; -1: in none."""
+
+
+class InferenceSource(Protocol):
+    """A graph whose rows have numbers, ids and splits."""
+
+    num_rows: int
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches that cover every row equally often, each with ``ids``."""
+        ...
+
+    def keys(self, rows: Tensor) -> RowKeys:
+        """Who the rows of some numbers are: [n] int64, ascending."""
+        ...
+
+
+class DatasetSource:
+    """A data set in memory; graph-level ones are gone through split by split.
+
+    Args:
+        dataset: the graph, or graphs.
+        batch_size, seed, loader: as in `make_batches`; the evaluation of the loader is what is gone through.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int | None, seed: int, loader: LoaderConfig) -> None:
+        self._batches: Batches = make_batches(dataset, batch_size, seed, loader)
+        self._split = torch.full((dataset.y.size(0),), -1, dtype=torch.int8)
+        for number, name in enumerate(SPLITS):
+            self._split[dataset.splits.get(name, torch.empty(0, dtype=torch.int64))] = number
+        self._ids = dataset.node_ids if dataset.node_ids is not None else pa.array(np.arange(len(self._split)))
+        self._order = None if dataset.level == "node" else torch.cat(list(dataset.splits.values()))
+        self.num_rows = len(self._split)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of an evaluation; where they have no ids, rows come in their order."""
+        done = 0
+        for batch in self._batches.evaluate():
+            rows = batch.y.size(0)
+            if batch.ids is None:
+                numbers = torch.arange(done, done + rows)
+                batch = replace(batch, ids=numbers if self._order is None else self._order[numbers])
+            yield batch
+            done += rows
+
+    def keys(self, rows: Tensor) -> RowKeys:
+        """Look them up."""
+        return RowKeys(ids=self._ids.take(pa.array(rows.numpy())), split=self._split[rows])
+
+
+class StoreSource:
+    """A prepared graph on disk, of which one piece is in memory at a time.
+
+    Args:
+        store: the graph.
+        views: its parts in groups.
+    """
+
+    def __init__(self, store: Store, views: StoredViews) -> None:
+        self._store, self._views = store, views
+        self.num_rows = store.num_nodes
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield group after group of view after view."""
+        for view in range(self._views.num_views):
+            for group in self._views.groups(view):
+                yield self._store.batch(group)
+
+    def keys(self, rows: Tensor) -> RowKeys:
+        """Read the ids and splits of the parts that the rows are in."""
+        numbers, starts = rows.numpy(), self._store.starts
+        where = np.searchsorted(starts, numbers, side="right") - 1
+        ids, splits = [], []
+        for part in np.unique(where).tolist():
+            local = numbers[where == part] - starts[part]
+            ids.append(self._store.ids(part).take(pa.array(local)))
+            splits.append(np.array(self._store.array(part, "split.npy")[local]))
+        return RowKeys(ids=pa.concat_arrays(ids), split=torch.from_numpy(np.concatenate(splits)))

@@ -1,0 +1,1 @@
+"""Readers: one file for each layout in which data sets lie on disk."""

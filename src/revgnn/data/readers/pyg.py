@@ -1,0 +1,85 @@
+"""Data sets in PyG's raw layout: Cora, CiteSeer and PubMed with the public split.
+
+Reads ``<Name>/raw`` alone and writes nothing; only a download writes, by PyG itself. The raw files are Python pickles:
+`planetoid` lets none of them run anything.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...run_lock import claimed
+from ..dataset import Dataset
+from .planetoid import check_arrays_only
+
+_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
+CLASSES = {"Cora": 7, "CiteSeer": 6, "PubMed": 3}
+"""Planetoid's names, as its folders are called, with their number of classes."""
+
+
+def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
+    """Read a Planetoid data set: binary or TF-IDF word features, public split of 20 labels a class.
+
+    Args:
+        name: ``Cora``, ``CiteSeer`` or ``PubMed``.
+        root: looked into at ``planetoid/<name>/raw`` and ``<name>/raw``.
+        download: let PyG fetch it into ``root/planetoid`` where it is in neither.
+    Returns: the data set, features as they are stored.
+    Raises:
+        FileNotFoundError: it is missing, or a part of it is.
+        ValueError: a file asks for anything but arrays; nothing of it was run.
+    Source: Yang et al. 2016 (arXiv:1603.08861).
+    """
+    looked = (root / "planetoid" / name / "raw", root / name / "raw")
+    folder = next((place for place in looked if place.is_dir()), None)
+    if folder is None and not download:
+        raise FileNotFoundError(
+            f"{name} is in neither {looked[0]} nor {looked[1]}; name the folder that holds it with --data-root, "
+            "or let PyG fetch it with --download"
+        )
+    with quiet_pyg():
+        from torch_geometric.datasets import Planetoid
+        from torch_geometric.io import read_planetoid_data
+
+        if folder is None:
+            # Ranks, and other processes, that want it too wait for the first one.
+            with claimed(root / "planetoid" / name, beside=True, patience=math.inf):
+                Planetoid(str(root / "planetoid"), name)
+            folder = looked[0]
+        missing = [part for part in _file_names(name) if not (folder / part).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; delete the folder and use --download")
+        for part in _file_names(name)[:-1]:
+            check_arrays_only(folder / part)
+        data = read_planetoid_data(str(folder), name)
+    return Dataset(
+        name=name.lower(),
+        level="node",
+        task="multiclass",
+        metric="accuracy",
+        x=data.x,
+        edge_index=data.edge_index,
+        y=data.y,
+        splits={
+            "train": data.train_mask.nonzero().view(-1),
+            "valid": data.val_mask.nonzero().view(-1),
+            "test": data.test_mask.nonzero().view(-1),
+        },
+        num_outputs=CLASSES[name],
+    )
+
+
+@contextmanager
+def quiet_pyg() -> Iterator[None]:
+    """Hold back what PyG's import and its reader warn of about themselves, and the warning filters that they leave."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _file_names(name: str) -> list[str]:
+    return [f"ind.{name.lower()}.{part}" for part in _PARTS]

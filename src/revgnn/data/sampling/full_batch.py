@@ -1,0 +1,151 @@
+"""Batches of whole graphs: the one graph of a data set, or unions of whole small graphs.
+
+Hides the sorting of edges, and the slicing of graphs out of the one long list that a data set holds. The batches of an
+epoch are a pure function of (seed, epoch), so a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graph import Graph
+from ..batch import Batch, Series
+from ..categorical import edge_columns, widen
+from ..dataset import Dataset
+from ..induced import ranges
+
+
+class FullBatch:
+    """The one graph of a node-level data set, for training and evaluation alike; one step an epoch."""
+
+    def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
+        """Take the data set; the batch is built when it is first wanted.
+
+        Args:
+            dataset: node-level.
+            graph: of its edges, where it is at hand; ``None`` builds it.
+        Raises: ValueError: if the data set is graph-level.
+        Cost: one sort of E keys, unless the graph is given; a second copy of the edge features.
+        """
+        if dataset.level != "node":
+            raise ValueError(f"{dataset.name} is graph-level; use GraphBatches, which can take all graphs at once too")
+        self._dataset, self._graph = dataset, graph
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The batch, the same in every epoch."""
+        data, graph = self._dataset, self._graph
+        if graph is None:
+            graph = Graph.from_edge_index(data.edge_index, data.num_nodes)
+        edge_attr = None if data.edge_attr is None else graph.sort_edges(data.edge_attr)
+        return Batch(
+            x=widen(data.x),
+            graph=graph,
+            edge_attr=edge_columns(edge_attr, data.edge_categories),
+            y=data.y,
+            rows=data.splits,
+        )
+
+    def __len__(self) -> int:
+        """Return 1."""
+        return 1
+
+    def train(self, epoch: int) -> Series:
+        """Give the batch."""
+        return self.evaluate()
+
+    def evaluate(self) -> Series:
+        """Give the batch."""
+        return Series(1, lambda number: self.batch)
+
+
+class GraphBatches:
+    """Whole graphs of a graph-level data set side by side, reshuffled every epoch."""
+
+    def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0) -> None:
+        """Sort the edges once, so that no batch has to.
+
+        Args:
+            dataset: graph-level.
+            batch_size: graphs in a batch; the last of an epoch may have fewer; ``None``: all training graphs at once.
+            seed: of the order of training graphs, 0 or above.
+        Raises: ValueError: if the data set is node-level, or a number is out of range.
+        Cost: one sort of E keys; a second copy of the edges and their features.
+        """
+        if dataset.node_ptr is None or dataset.edge_ptr is None:
+            raise ValueError(f"{dataset.name} is node-level: it is one graph; use FullBatch")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1, or None for all training graphs at once")
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be 0 or above")
+        self._dataset = dataset
+        self._node_ptr, self._edge_ptr = dataset.node_ptr, dataset.edge_ptr
+        self._seed = seed
+        self._train = dataset.splits["train"]
+        self.batch_size = batch_size or max(self._train.numel(), 1)
+        # By (destination, source), a graph's edges stay together, because its nodes do.
+        whole = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes)
+        self._edge_index = whole.edge_index
+        self._edge_attr = None if dataset.edge_attr is None else whole.sort_edges(dataset.edge_attr)
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-self._train.numel() // self.batch_size)
+
+    def train(self, epoch: int) -> Series:
+        """Give the training graphs in the order of (seed, epoch)."""
+        order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
+        steps = torch.split(self._train[torch.from_numpy(order)], self.batch_size)
+        return Series(
+            len(self), lambda number: self._union(steps[number], {"train": torch.arange(steps[number].numel())})
+        )
+
+    def evaluate(self) -> Series:
+        """Give the graphs of every split once, split after split; a batch may hold parts of two."""
+        splits = self._dataset.splits
+        starts = dict(zip(splits, np.cumsum([0, *(ids.numel() for ids in splits.values())]).tolist(), strict=False))
+        pieces = torch.split(torch.cat(list(splits.values())), self.batch_size)
+
+        def make(number: int) -> Batch:
+            graphs, begin = pieces[number], number * self.batch_size
+            rows = {}
+            for name, ids in splits.items():
+                low = max(starts[name] - begin, 0)
+                high = min(starts[name] + ids.numel() - begin, graphs.numel())
+                if low < high:
+                    rows[name] = torch.arange(low, high)
+            return self._union(graphs, rows)
+
+        return Series(len(pieces), make)
+
+    def _union(self, graphs: Tensor, rows: dict[str, Tensor]) -> Batch:
+        """Put graphs side by side.
+
+        Args:
+            graphs: [B] int64 numbers of graphs.
+            rows: split name -> positions in ``graphs``.
+        Cost: one gather of their nodes and edges; no sort.
+        """
+        nodes, node_counts = ranges(self._node_ptr, graphs)
+        edges, edge_counts = ranges(self._edge_ptr, graphs)
+        new_start = node_counts.cumsum(0) - node_counts
+        shift = torch.repeat_interleave(new_start - self._node_ptr[graphs], edge_counts)
+        graph = Graph.from_edge_index(
+            self._edge_index[:, edges] + shift,
+            nodes.numel(),
+            batch=torch.repeat_interleave(torch.arange(graphs.numel()), node_counts),
+            num_graphs=graphs.numel(),
+        )
+        assert graph.edge_ids is None, "edges sorted over all graphs are sorted in every union of them"
+        edge_attr = None if self._edge_attr is None else self._edge_attr[edges]
+        return Batch(
+            x=widen(self._dataset.x[nodes]),
+            graph=graph,
+            edge_attr=edge_columns(edge_attr, self._dataset.edge_categories),
+            y=self._dataset.y[graphs],
+            rows=rows,
+        )

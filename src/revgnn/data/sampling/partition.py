@@ -1,0 +1,102 @@
+"""Partitions of the nodes: independent draws, or METIS clusters that are put together anew every time.
+
+A partition is [N] integers, the part of each node; it is drawn from a generator, so whoever holds the seed holds the
+partition. `Cut` makes subgraphs of it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graph import Graph
+
+
+class Partition(Protocol):
+    """Where partitions of N nodes come from."""
+
+    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+        """Give [N] integers in ``0..num_parts-1``; a part may come out empty."""
+        ...
+
+
+class RandomPartition:
+    """Each node falls into a part of its own accord, uniformly: parts of about N/P nodes, with about E/P^2 edges.
+
+    Args:
+        num_nodes: N.
+
+    Source: the training batches of the paper's ogbn-proteins code; Li et al. 2021 (arXiv:2106.07476).
+    """
+
+    even = False
+    """Whether parts are equal runs of nodes, for who measures: so that chance has no part in a small trial."""
+
+    def __init__(self, num_nodes: int) -> None:
+        self.num_nodes = num_nodes
+
+    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+        """Draw the part of every node, independently."""
+        if self.even:
+            number = np.arange(self.num_nodes) * num_parts // self.num_nodes
+            return torch.from_numpy(number.astype(np.int32))
+        return torch.from_numpy(rng.integers(0, num_parts, self.num_nodes, dtype=np.int32))
+
+
+class ClusterPartition:
+    """Whole clusters of nodes, shuffled and put together into parts; edges between clusters of a part are kept.
+
+    Args:
+        clusters: [N] int64, the cluster of each node, in ``0..num_clusters-1``.
+        num_clusters: how many there are, empty ones included.
+
+    Source: Chiang et al. 2019, Cluster-GCN (arXiv:1905.07953), stochastic multiple partitions.
+    """
+
+    def __init__(self, clusters: Tensor, num_clusters: int) -> None:
+        self.clusters, self.num_clusters = clusters, num_clusters
+
+    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+        """Draw which clusters come together; parts have equally many clusters, or one more than others."""
+        part = np.empty(self.num_clusters, np.int64)
+        part[rng.permutation(self.num_clusters)] = np.arange(self.num_clusters) * num_parts // self.num_clusters
+        return torch.from_numpy(part)[self.clusters]
+
+
+def metis_clusters(graph: Graph, num_clusters: int) -> Tensor:
+    """Cut a graph into clusters of about equal size with few edges between them.
+
+    Direction, repeats and self loops do not count. METIS takes its default seed: the same graph gives the same
+    clusters with the same version of METIS.
+
+    Args:
+        graph: the whole, one graph.
+        num_clusters: at least 1; where it is more than N, some clusters are empty.
+    Returns: [N] int64 in ``0..num_clusters-1``.
+    Raises: ModuleNotFoundError: pymetis is not installed.
+    Cost: a sort of 2E keys, and METIS itself: seconds for a million edges.
+    Source: Karypis and Kumar 1998, METIS, through pymetis.
+    """
+    try:
+        import pymetis
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "clusters are cut by METIS, which needs the package pymetis, and it is not installed: "
+            "pip install 'revgnn[metis]', or choose kind='random'"
+        ) from missing
+    n = graph.num_nodes
+    if num_clusters >= n:
+        # METIS would put several nodes together and leave clusters empty.
+        return torch.arange(n)
+    if num_clusters == 1:
+        return torch.zeros(n, dtype=torch.int64)
+    src, dst = graph.edge_index
+    src, dst = src[src != dst], dst[src != dst]
+    key = torch.unique(torch.cat([dst * n + src, src * n + dst]))
+    counts = torch.bincount(key // n, minlength=n)
+    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    _, membership = pymetis.part_graph(num_clusters, pymetis.CSRAdjacency(indptr.numpy(), (key % n).numpy()))
+    return torch.as_tensor(np.asarray(membership), dtype=torch.int64)

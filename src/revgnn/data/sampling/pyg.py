@@ -1,0 +1,206 @@
+"""Batches from PyG: whatever yields its ``Data`` (its loaders, a list, a generator of one's own) feeds the same loop.
+
+Which rows a batch is trained or judged on is read from what PyG's loaders leave on it: masks, seed nodes first
+(``batch_size``), or whole graphs (``batch``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...edge_index import fingerprint, plain
+from ...graph import Graph
+from ...weak_cache import Memo
+from ..batch import Batch
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+_MASKS = {"train": ("train_mask",), "valid": ("val_mask", "valid_mask"), "test": ("test_mask",)}
+"""Split -> the names under which PyG's data sets have its mask."""
+
+
+class PygBatches:
+    """What a training loop takes, from iterables of PyG ``Data``.
+
+    While a loader works, the global random generators (torch on the CPU, numpy, Python) are its own, seeded by (seed,
+    epoch): its batches do not depend on the model's random numbers, nor those on it, and a run that resumes sees the
+    batches that it would have seen. A compiled sampler with generators of its own is seeded from these or not at all.
+    Weights that a sampler leaves beside nodes and edges (GraphSAINT's ``node_norm``, ``edge_norm``) are not applied.
+    Several ranks each make all of them and take their own, since a loader does not say how to leave some out.
+    These batches must not be `Prefetched`, because generators are global; PyG's loaders have ``num_workers``.
+
+    Args:
+        train: the training batches, iterated over once per epoch; or a function from the epoch (from 1) to them.
+        evaluate: batches that cover every row of every split once, such as ``[data]``, with masks; or split name ->
+            batches whose rows (seed nodes where there are such, else all) are of that split. Rows may come several
+            times where each batch has ``n_id``: their logits are averaged.
+        seed: of the loaders, 0 or above.
+        steps: training batches of an epoch; ``None`` asks ``len(train)``.
+    Raises: ValueError: ``steps`` is not given and ``train`` has no length; or a loader has persistent workers.
+
+    Cost: one sort of the edges of each batch.
+    """
+
+    def __init__(
+        self,
+        train: Iterable[Data] | Callable[[int], Iterable[Data]],
+        evaluate: Iterable[Data] | Mapping[str, Iterable[Data]],
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+    ) -> None:
+        for source in (train, *(evaluate.values() if isinstance(evaluate, Mapping) else [evaluate])):
+            if getattr(source, "persistent_workers", False):
+                raise ValueError(
+                    "persistent_workers=True keeps random states from one epoch to the next, and a run that resumes "
+                    "would see other batches; leave it out, or pass a function from the epoch to a loader"
+                )
+        sized: Any = train
+        if steps is None and not isinstance(sized, Sized):
+            raise ValueError(
+                f"the steps of an epoch must be known, and {type(train).__name__} has no length; pass steps"
+            )
+        self._train, self._evaluate, self._seed = train, evaluate, seed
+        self._steps: int = len(sized) if steps is None else steps
+        self._memo: Memo[tuple[Batch, list[Tensor]]] = Memo()
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self._steps
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch; those without training rows are left out."""
+        # In this order: some of PyG's loaders can be called too.
+        batches = self._train if isinstance(self._train, Iterable) else self._train(epoch)
+        for data in _reproducibly(batches, (self._seed, epoch)):
+            batch = self._taken(data)
+            if "train" not in batch.rows:
+                raise ValueError(
+                    "a training batch must say which rows it is trained on: a train_mask, seed nodes first with "
+                    f"batch_size, or whole graphs with batch; got {', '.join(sorted(data.keys()))}"
+                )
+            if batch.rows["train"].numel():
+                yield batch
+
+    def evaluate(self) -> Iterator[Batch]:
+        """Yield the batches of an evaluation, the same ones every time."""
+        if not isinstance(self._evaluate, Mapping):
+            for data in _reproducibly(self._evaluate, (self._seed, 0)):
+                yield self._taken(data)
+            return
+        for split, batches in self._evaluate.items():
+            for data in _reproducibly(batches, (self._seed, 0)):
+                yield from_pyg(data, split)
+
+    def _taken(self, data: Data) -> Batch:
+        # A list of one graph gives the same object every time, and its edges need sorting only once. Its tensors are
+        # held with the batch, so that no other can have the number of one.
+        tensors = [value for value in data.to_dict().values() if isinstance(value, Tensor)]
+        mark = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+        edges = None if data.edge_index is None else fingerprint(plain(data.edge_index))
+        return self._memo.get(data, (mark, edges), lambda: (from_pyg(data), tensors))[0]
+
+
+def from_pyg(data: Data, split: str | None = None) -> Batch:
+    """Make a batch of a PyG ``Data`` or ``Batch``.
+
+    Rows of a split are those of its mask (``train_mask``, ``val_mask``, ``test_mask``), one per node. Where
+    ``batch_size`` says that the first so many nodes are the seeds of a neighbourhood, only those count, and they are
+    training rows where there is no mask at all. Graphs side by side without masks are all training rows.
+
+    Args:
+        data: with ``x``, ``edge_index`` and ``y``; ``edge_attr`` where edges carry something, ``n_id`` where the nodes
+            of a part are to be told from each other. ``y`` is integer [n] or [n, 1], or floating point [n] or [n, T].
+        split: the split of all rows (of the seeds, where ``batch_size`` names them), whatever the masks say; ``None``
+            asks the masks.
+    Returns: the batch; it shares what needs no conversion.
+    Raises: ValueError: ``x``, ``y`` or ``edge_index`` is missing, or a mask is not boolean, one per row.
+    Cost: one sort of E keys.
+    """
+    for name in ("x", "y"):
+        if not isinstance(getattr(data, name, None), Tensor):
+            raise ValueError(f"data.{name} is missing: a batch needs features x and labels y")
+    graph = Graph.from_data(data)
+    edge_attr = getattr(data, "edge_attr", None)
+    if edge_attr is not None:
+        edge_attr = graph.sort_edges(edge_attr if edge_attr.dim() > 1 else edge_attr[:, None])
+    y = _labels(data.y)
+    ids = getattr(data, "n_id", None)
+    return Batch(x=data.x, graph=graph, edge_attr=edge_attr, y=y, rows=_rows(data, y.size(0), split), ids=ids)
+
+
+def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
+    graphs = getattr(data, "batch", None) is not None
+    seeds = None if graphs else getattr(data, "batch_size", None)
+    if only is not None:
+        return {only: torch.arange(count if seeds is None else seeds)}
+    rows = {}
+    for split, names in _MASKS.items():
+        for name in names:
+            mask = getattr(data, name, None)
+            if mask is None:
+                continue
+            if mask.dtype != torch.bool or mask.shape != (count,):
+                raise ValueError(
+                    f"data.{name} must be bool [{count}], one per row of y, got {mask.dtype} {list(mask.shape)}"
+                )
+            rows[split] = mask[:seeds].nonzero()[:, 0]
+    if not rows and (graphs or seeds is not None):
+        rows["train"] = torch.arange(count if seeds is None else seeds)
+    return rows
+
+
+def _labels(y: Tensor) -> Tensor:
+    if y.is_floating_point():
+        return y if y.dim() > 1 else y[:, None]
+    return y[:, 0] if y.dim() == 2 and y.size(1) == 1 else y
+
+
+def _reproducibly(source: Iterable[Data], seed: tuple[int, int]) -> Iterator[Data]:
+    """Iterate with global generators that are the source's own while it works, and nobody's else."""
+    words = np.random.SeedSequence(seed).generate_state(3)
+    own = (
+        torch.Generator().manual_seed(int(words[0])).get_state(),
+        np.random.RandomState(words[1]).get_state(),
+        random.Random(int(words[2])).getstate(),
+    )
+    state = _Generators(own)
+    with state.used():
+        iterator = iter(source)
+    while True:
+        with state.used():
+            data = next(iterator, None)
+        if data is None:
+            return
+        yield data
+
+
+class _Generators:
+    """States of the global generators that are put in place for a while, and taken out again with what came of them."""
+
+    def __init__(self, own: tuple[Tensor, Any, Any]) -> None:
+        self._own = own
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        others = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        _put(self._own)
+        try:
+            yield
+        finally:
+            self._own = torch.get_rng_state(), np.random.get_state(), random.getstate()
+            _put(others)
+
+
+def _put(states: tuple[Tensor, Any, Any]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])

@@ -1,0 +1,289 @@
+"""The paper's networks: encoder, stack, head. `build_model` is the only translator from a configuration to modules.
+
+| the paper's model | coupling | weight_tied | backprop | activations kept | parameters |
+|---|---|---|---|---|---|
+| ResGNN | residual | no | store | L N D | L D^2 |
+| ResGNN + checkpointing | residual | no | checkpoint | N D per segment | L D^2 |
+| RevGNN | grouped | no | reversible | N D | L D^2 / C |
+| WT-ResGNN | residual | yes | store | L N D | D^2 |
+| WT-RevGNN | grouped | yes | reversible | N D | D^2 / C |
+| DEQ-GNN | residual | yes | implicit | N D | D^2 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from ..implicit.equilibrium import Equilibrium
+from ..stack import Stack
+from ..stack.choices import check_choices
+from .block import Block, EquilibriumBlock
+from .convs import CONVS, GATConv, GATOptions, GENOptions, SAGEOptions
+from .encoders import CategoricalEncoder, SpeciesEncoder
+from .gnn import GNN
+from .heads import GATHead, GraphHead, NodeHead
+from .norms import NormActDrop
+
+__all__ = ["GNN", "EquilibriumOptions", "ModelConfig", "build_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquilibriumOptions:
+    """How backprop='implicit' finds and differentiates the fixed point."""
+
+    solver: Literal["broyden", "anderson", "picard"] = "broyden"
+    """Of the forward."""
+    max_iter: int = 30
+    """Most evaluations of the block in the forward; each holds two convolutions."""
+    tol: float = 1e-3
+    """Relative residual to stop at."""
+    backward_solver: Literal["broyden", "anderson", "picard"] | None = None
+    """Of the backward; None: the forward's."""
+    backward_max_iter: int = 40
+    """Most vector-Jacobian products in the backward."""
+    backward_tol: float | None = None
+    """Relative residual of the backward; None: the forward's."""
+    pretrain_epochs: int = 0
+    """First epochs, in which the block is unrolled instead of solved."""
+    pretrain_steps: int = 6
+    """Applications of the block in those."""
+    jacobian_weight: float = 0.0
+    """Weight of the squared Jacobian norm (per entry, Hutchinson's estimate) in the loss; keeps the map contractive."""
+
+    def __post_init__(self) -> None:
+        if self.pretrain_epochs < 0 or self.jacobian_weight < 0:
+            raise ValueError(
+                f"pretrain_epochs and jacobian_weight must be 0 or more, got {self.pretrain_epochs} and "
+                f"{self.jacobian_weight}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a network is made of."""
+
+    conv: Literal["gcn", "sage", "gen", "gat"] = "gcn"
+    """The graph convolution of every layer."""
+    num_layers: int = 28
+    """L: convolutions along the longest path. A residual net's first one stands before the stack; a GAT's first and
+    last too."""
+    hidden_channels: int = 128
+    """D: width of the stream; for GAT over all heads together."""
+    coupling: Literal["residual", "grouped"] = "grouped"
+    """How layers join the stream."""
+    num_groups: int = 2
+    """C; only with the grouped coupling."""
+    backprop: Literal["store", "checkpoint", "reversible", "implicit"] = "reversible"
+    """What is kept for the backward; implicit: a fixed point instead of layers (DEQ-GNN)."""
+    segments: int | Literal["auto"] | None = None
+    """Runs that the layers are cut into; None: 1 where reversible, one per layer where checkpointed; auto: one per 32
+    layers where reversible, which bounds the drift of a float state."""
+    state: Literal["float", "exact", "exact64"] = "float"
+    """What a reversible stack holds its stream in: its own dtype (fastest; drifts), or integers of 32 or 64 bits, from
+    which it is rebuilt bit for bit."""
+    memory_budget: int | str | None = None
+    """Bytes, or text like '2GB', that a step over the reversible stack may take: as many layers as fit are stored
+    instead of rebuilt. None: all are rebuilt."""
+    weight_tied: bool = False
+    """Whether layers share weights."""
+    num_distinct: int = 2
+    """Different layers of a weight-tied net; a residual net's first convolution counts as one of them."""
+    schedule: Literal["cycle", "head_repeat"] = "cycle"
+    """Order in which the distinct layers of a weight-tied stack run."""
+    norm: Literal["layer", "batch", "graph", "none"] = "layer"
+    """Norm at the head of every block and before the last linear layer."""
+    dropout: float = 0.5
+    """Probability of dropping a channel of a node."""
+    dropout_mask: Literal["auto", "shared", "independent"] = "auto"
+    """One mask for the whole network and step (N x D bits), or one per layer from a seed; auto: shared where
+    grouped."""
+    input_dropout: float = 0.0
+    """Dropout on the input features."""
+    edge_encoder: bool = True
+    """Whether edge features pass one shared linear map to D before each conv's own; False hands them over raw."""
+    species: int = 0
+    """How many of the last input columns are a one-hot species with a linear map of its own (ogbn-proteins: 8)."""
+    sage: SAGEOptions = field(default_factory=SAGEOptions)
+    """Options of conv='sage'."""
+    gen: GENOptions = field(default_factory=GENOptions)
+    """Options of conv='gen'."""
+    gat: GATOptions = field(default_factory=GATOptions)
+    """Options of conv='gat'."""
+    equilibrium: EquilibriumOptions = field(default_factory=EquilibriumOptions)
+    """Options of backprop='implicit'."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.conv == "gat" else 1
+        if self.num_layers < least:
+            raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
+        if self.hidden_channels < 1:
+            raise ValueError(f"hidden_channels must be 1 or more, got {self.hidden_channels}")
+        for name in ("dropout", "input_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.conv == "gat" and self.hidden_channels % self.gat.heads:
+            raise ValueError(f"hidden_channels={self.hidden_channels} must be divisible by gat.heads={self.gat.heads}")
+        if self.backprop == "implicit":
+            self._check_implicit()
+        else:
+            check_choices(channels=self.hidden_channels, channels_name="hidden_channels", **self.stack_arguments())
+
+    def _check_implicit(self) -> None:
+        if self.coupling != "residual" or not self.weight_tied:
+            raise ValueError(
+                "backprop='implicit' is one block at its fixed point; set coupling='residual' and weight_tied=True"
+            )
+        if self.segments is not None or self.state != "float" or self.memory_budget is not None:
+            raise ValueError(
+                "segments, state and memory_budget are about layers that are rebuilt; backprop='implicit' has none: "
+                "leave them at None, 'float' and None"
+            )
+        if self.conv == "gat":
+            raise ValueError(
+                "backprop='implicit' injects its input into every iteration; choose another conv than 'gat'"
+            )
+
+    def stack_arguments(self) -> dict[str, Any]:
+        """The arguments of `Stack` that this configuration decides, without the width and the block."""
+        outside = {"gat": 2}.get(self.conv, 1 if self.coupling == "residual" else 0)
+        stem_is_distinct = self.coupling == "residual" and self.conv != "gat"
+        return {
+            "num_layers": self.num_layers - outside,
+            "coupling": self.coupling,
+            "num_groups": self.num_groups,
+            "backprop": self.backprop,
+            "segments": self.segments,
+            "state": self.state,
+            "memory_budget": self.memory_budget,
+            "weight_tied": self.weight_tied,
+            "num_distinct": self.num_distinct - stem_is_distinct if self.weight_tied else 1,
+            "schedule": self.schedule,
+        }
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    in_channels: int,
+    out_channels: int,
+    edge_channels: int | None = None,
+    categories: Sequence[int] | None = None,
+    level: Literal["node", "graph"] = "node",
+) -> GNN:
+    """Make the network that a configuration describes.
+
+    Args:
+        config: what it is made of.
+        in_channels: F, width of the node features.
+        out_channels: T, classes or tasks.
+        edge_channels: K, width of the edge features; ``None``: the data has none, or they are not to be used.
+        categories: sizes of categorical node features; ``None``: the features are numbers.
+        level: ``node`` answers per node, ``graph`` per graph.
+    Returns: the network, with weights from torch's global generator.
+    Raises: ValueError: where data and configuration do not go together.
+    """
+    takes_edges = getattr(CONVS[config.conv], "takes_edge_attr", False)
+    edge_channels = edge_channels if takes_edges else None
+    edge_encoder = None
+    if edge_channels is not None and config.edge_encoder:
+        edge_encoder = nn.Linear(edge_channels, config.hidden_channels)
+    block_edges = config.hidden_channels if edge_encoder is not None else edge_channels
+    if edge_encoder is not None and not config.gen.edge_linear and config.coupling == "grouped":
+        raise ValueError(
+            "gen.edge_linear=False adds the shared embedding of width hidden_channels as it is, which a group of "
+            "hidden_channels/num_groups cannot take; set gen.edge_linear=True"
+        )
+    if config.conv == "gat" and level == "graph":
+        raise ValueError(
+            "conv='gat' answers per node by a last attention layer; choose another conv for graph-level tasks"
+        )
+    encoder, stem = _encoder(config, in_channels, categories, block_edges)
+    is_shared = config.dropout_mask == "shared" or (config.dropout_mask == "auto" and config.coupling == "grouped")
+    return GNN(
+        encoder=encoder,
+        stem=stem,
+        stack=_depth(config, block_edges),
+        head=_head(config, out_channels, level),
+        edge_encoder=edge_encoder,
+        uses_edge_attr=edge_channels is not None,
+        input_dropout=config.input_dropout,
+        mask_dropout=config.dropout if is_shared else 0.0,
+        pretrain_epochs=config.equilibrium.pretrain_epochs,
+        jacobian_weight=config.equilibrium.jacobian_weight if config.backprop == "implicit" else 0.0,
+    )
+
+
+def _norm(config: ModelConfig, channels: int) -> NormActDrop:
+    return NormActDrop(channels, config.norm, dropout=config.dropout)
+
+
+def _conv(config: ModelConfig, in_channels: int, out_channels: int, edge_channels: int | None) -> nn.Module:
+    options: dict[str, Any] = {}
+    if config.conv == "gen":
+        options = {"edge_channels": edge_channels, "options": config.gen}
+    elif config.conv != "gcn":
+        options = {"options": getattr(config, config.conv)}
+    return CONVS[config.conv](in_channels, out_channels, **options)
+
+
+def _depth(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibrium:
+    """The layers, or the fixed point that stands in for them."""
+    width = config.hidden_channels
+    if config.backprop != "implicit":
+        return Stack(_block(config, edge_channels), channels=width, **config.stack_arguments())
+    block = EquilibriumBlock(
+        _conv(config, width, width, edge_channels),
+        _conv(config, width, width, edge_channels),
+        middle=_norm(config, width),
+        last=NormActDrop(width, config.norm, act=False),
+    )
+    options = config.equilibrium
+    return Equilibrium(
+        block,
+        solver=options.solver,
+        max_iter=options.max_iter,
+        tol=options.tol,
+        backward_solver=options.backward_solver,
+        backward_max_iter=options.backward_max_iter,
+        backward_tol=options.backward_tol,
+        pretrain_steps=options.pretrain_steps,
+    )
+
+
+def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Block]:
+    return lambda width: Block(_norm(config, width), _conv(config, width, width, edge_channels))
+
+
+def _encoder(
+    config: ModelConfig, in_channels: int, categories: Sequence[int] | None, edge_channels: int | None
+) -> tuple[nn.Module, nn.Module | None]:
+    """The map to the stream's width, and the convolution before the stack where the architecture has one."""
+    width = config.hidden_channels
+    if config.conv == "gat":
+        if categories is not None or config.species:
+            raise ValueError(
+                "conv='gat' encodes numeric features by its first layer; categories and species need another conv"
+            )
+        return nn.Identity(), GATConv(in_channels, width, options=config.gat)
+    encoder: nn.Module
+    if categories is not None:
+        encoder = CategoricalEncoder(categories, width)
+    elif config.species:
+        encoder = SpeciesEncoder(in_channels, width, species=config.species)
+    else:
+        encoder = nn.Linear(in_channels, width)
+    has_stem = config.coupling == "residual" and config.backprop != "implicit"
+    return encoder, _conv(config, width, width, edge_channels) if has_stem else None
+
+
+def _head(config: ModelConfig, out_channels: int, level: str) -> nn.Module:
+    norm = _norm(config, config.hidden_channels)
+    if config.backprop == "implicit":  # the fixed point is normalised by its own block
+        norm = NormActDrop(config.hidden_channels, "none", act=False)
+    if config.conv == "gat":
+        return GATHead(norm, out_channels, replace(config.gat, heads=1))
+    return GraphHead(norm, out_channels) if level == "graph" else NodeHead(norm, out_channels)

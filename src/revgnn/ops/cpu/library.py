@@ -1,0 +1,142 @@
+"""The compiled library: where it lies, what it exports, and how tensors become its arguments."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from ...graph import Graph
+from .. import operands
+from ..checks import sum_dtype
+from ..operands import Csr
+from . import abi
+
+DTYPES = dict(zip(operands.DTYPES, (abi.F32, abi.BF16, abi.F64), strict=True))
+"""The code of each element type."""
+
+
+def forward_csr(graph: Graph) -> Csr:
+    """The edges by destination; values per edge stand in the graph's own order."""
+    csr: Csr = graph.keep("forward_csr", lambda: Csr(graph.indptr, graph.indices))
+    return csr
+
+
+def reverse_csr(graph: Graph) -> Csr:
+    """The edges by source; `edge_ids` finds the values per edge."""
+    csr: Csr = graph.keep("reverse_csr", lambda: _by_source(graph.reverse))
+    return csr
+
+
+def _by_source(reverse: Graph) -> Csr:
+    return Csr(reverse.indptr, reverse.indices, reverse.edge_ids)
+
+
+def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor | None]:
+    """The edges by source, and their weights: the graph's own brought into that order once (by edge number each is a
+    random read), the caller's as they are, for nobody knows when he changes them."""
+    csr = reverse_csr(graph)
+    name = None if weight is None else graph.kept_as(weight)
+    if weight is None or name is None or csr.edge_ids is None:
+        return csr, weight
+    ids = csr.edge_ids
+    return Csr(csr.indptr, csr.indices), graph.keep(f"{name} reversed", lambda: weight.index_select(0, ids))
+
+
+def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
+    """[N] one over the number of incoming edges, 1 where there is none, in the type of sums over ``dtype``."""
+    found: Tensor = graph.keep(f"inverse_degree.{dtype}", lambda: inverse_of(graph.indptr, dtype))
+    return found
+
+
+def inverse_of(indptr: Tensor, dtype: torch.dtype) -> Tensor:
+    """`inverse_degree` from the bounds of the rows alone."""
+    return indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
+
+
+def _find() -> Path | None:
+    """Beside this file, or where an editable install puts compiled files: the package path names both."""
+    for folder in sys.modules[__name__.rpartition(".")[0]].__path__:
+        for name in ("librevgnn_kernels.so", "librevgnn_kernels.dylib"):
+            if (Path(folder) / name).is_file():
+                return Path(folder) / name
+    return None
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    path = _find()
+    if path is None:
+        return None, "the compiled kernels are not installed (no C++ compiler when the package was built)"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return None, f"{path} does not load: {error}"
+    version = library.revgnn_abi_version()
+    if version != abi.VERSION:
+        return None, f"{path} has interface {version}, this package needs {abi.VERSION}; reinstall it"
+    library.revgnn_isa.restype = ctypes.c_char_p
+    library.revgnn_use_isa.argtypes = [ctypes.c_char_p]
+    return library, str(path)
+
+
+_library, STATE = _load()
+AVAILABLE = _library is not None
+"""Whether the kernels are there; `STATE` says from where, or why not."""
+
+
+def isa() -> str:
+    """Name the instruction set in use: ``avx512``, ``avx2`` or ``baseline``."""
+    assert _library is not None, STATE
+    name: bytes = _library.revgnn_isa()
+    return name.decode()
+
+
+def use_isa(name: str) -> None:
+    """Run on another instruction set from now on.
+
+    Raises: ValueError: if this machine or build lacks it.
+    """
+    assert _library is not None, STATE
+    if _library.revgnn_use_isa(name.encode()) != 0:
+        raise ValueError(f"instruction set {name!r} cannot run here; in use is {isa()!r}")
+
+
+def kernel(name: str) -> Callable[..., None]:
+    """Bind one kernel: the fields of its struct in, that of a graph flat, nothing out."""
+    pack = abi.packer(abi.KERNELS[name]).pack
+    if _library is None:
+        return _missing
+    function = getattr(_library, f"revgnn_{name}")
+    function.argtypes = [ctypes.c_char_p]
+
+    def call(*values: Any) -> None:
+        status = function(pack(*values))
+        assert status == 0, f"kernel {name} has no code for these element types"
+
+    return call
+
+
+def _missing(*fields: Any) -> None:
+    raise RuntimeError(f"{STATE}; run on the reference implementation")
+
+
+@overload
+def summable(vector: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def summable(vector: Tensor | None, x: Tensor) -> Tensor | None: ...
+def summable(vector: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return a vector in the type of sums over x, dense; itself where it is that."""
+    if vector is None:
+        return None
+    dtype = sum_dtype(x.dtype)
+    return vector if vector.dtype is dtype and vector.is_contiguous() else vector.detach().to(dtype).contiguous()
+
+
+def dense_columns(x: Tensor) -> Tensor:
+    """Return ``x`` itself if its last dimension is dense, else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()

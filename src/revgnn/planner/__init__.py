@@ -1,0 +1,20 @@
+"""The planner: peak memory and time of a run before it runs and without its data, and what fits into so much memory."""
+
+from .estimate import Prediction, estimate
+from .roofline import MachineRates, rates_of
+from .suggest import Suggestion, what_fits
+from .synthetic import GraphShape, made_up, shape_of_config, shape_of_dataset, shape_of_folder
+
+__all__ = [
+    "GraphShape",
+    "MachineRates",
+    "Prediction",
+    "Suggestion",
+    "estimate",
+    "made_up",
+    "rates_of",
+    "shape_of_config",
+    "shape_of_dataset",
+    "shape_of_folder",
+    "what_fits",
+]

@@ -1,0 +1,92 @@
+"""The first training steps of a run in a process of their own, for the resident size that they lead to.
+
+In a process that has done something before, free memory is used again unseen; and a recording of allocations takes
+memory itself. So the steps run alone in a new interpreter, and nobody records them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ..data import Dataset, Store, make_batches, read_data
+from ..experiment import Experiment, make_model, ways_of
+from ..files import parse_object
+from ..meter import resident_peak
+from ..overrides import from_json
+from ..resident import Resident, resident_now
+from ..train import dry_run
+from .dry_run import Size, as_tried, enough, ways_of_trial
+from .synthetic import GraphShape
+
+STEPS = 4
+"""That are taken: two of each of two epochs, so that the optimizer's state is there, and the batches of the second."""
+
+
+def resident_in_isolation(run: Experiment, data: GraphShape | Path) -> Resident | None:
+    """Measure what the first training steps of a run take of the machine, on the CPU and on as many threads as here.
+
+    Args:
+        run: of a fixed point that is unrolled at first, solved steps are taken too.
+        data: the shape of made-up data; or below which folder the run's own data lie, which are read.
+    Returns: the growth above the interpreter and its libraries, the data included; and all that the process took.
+        ``None`` where the system does not tell.
+    Raises: RuntimeError: the process failed, with what it said last.
+    Cost: seconds to start an interpreter, and the steps.
+    """
+    request = {
+        "run": asdict(run),
+        "shape": asdict(data) if isinstance(data, GraphShape) else None,
+        "data_root": None if isinstance(data, GraphShape) else str(data),
+        "threads": torch.get_num_threads(),
+    }
+    if resident_now() is None:
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps(request, default=str),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise RuntimeError(
+            f"the process that measures a training step ended with {done.returncode}: {said[-1] if said else 'killed'}"
+        )
+    return from_json(Resident, parse_object(done.stdout.splitlines()[-1]))
+
+
+def _measured(ways: Iterable[Experiment], dataset: Dataset | Store) -> Resident:
+    peak = resident_peak(dataset)
+    for run in ways:
+        batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
+        model = make_model(run, dataset)
+        dry_run(model, batches, run.train, epochs=2, steps=STEPS // 2, num_outputs=dataset.num_outputs)
+        del batches, model
+    assert peak.growth is not None and peak.process is not None, "where the system does not tell, nobody asks"
+    return Resident(growth=peak.growth, process=peak.process)
+
+
+def _main() -> None:
+    request = parse_object(sys.stdin.read())
+    torch.set_num_threads(request["threads"])
+    run = from_json(Experiment, request["run"])
+    if request["shape"] is None:
+        dataset = read_data(run.dataset, run.loader, Path(request["data_root"]))
+        found = _measured(ways_of(run), dataset)
+    else:
+        shape = from_json(GraphShape, request["shape"])
+        with as_tried(run, enough(run, shape), Size(1.0, None)) as (whole, dataset):
+            found = _measured(ways_of_trial(whole), dataset)
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,58 @@
+"""What a process on the CPU takes, from what its tensors take: the interpreter, the data, and what malloc keeps.
+
+``process = interpreter + FIXED + data + max(SORTED E, whole graph + slack peak)``. The interpreter is measured in this
+process; the numbers below are from processes that were measured (docs/planner.md says how well they fit).
+"""
+
+from __future__ import annotations
+
+from ..experiment import Experiment
+from ..meter import interpreter_bytes
+from ..nn.model import ModelConfig
+from .dry_run import step_size
+from .synthetic import GraphShape
+
+FLOAT, INDEX = 4, 8
+"""Bytes of a float32; of an int64, as which edges, classes and rows of splits are read."""
+FIXED = 14_000_000
+"""Bytes that training takes whatever the size: threads, work spaces of libraries, notes of a recording."""
+SORTED, KEPT = 40, 12
+"""Bytes of an edge while a graph is sorted; and after, where steps take parts of it."""
+MAPPED = 2**25
+"""Bytes from which glibc's malloc gives a block back to the system as soon as it is free."""
+SLACK, STORED_SLACK, MAPPED_SLACK = 1.3, 1.8, 1.1
+"""Times the peak of tensors that malloc takes for them: where layers are rebuilt or solved; where activations of all
+layers are stored, so that the heap breaks around what outlives them; and where activations are mapped by themselves."""
+
+
+def process_bytes(run: Experiment, shape: GraphShape, peak: int) -> int:
+    """Give what the process takes at its peak.
+
+    Args:
+        run, shape: what `estimate` takes.
+        peak: bytes of tensors.
+    """
+    in_parts = shape.level == "node" and run.loader.kind not in ("full", "stored")
+    is_sorted = shape.level == "node" and run.loader.kind != "stored"
+    making = SORTED * shape.edges if is_sorted else 0
+    training = (KEPT * shape.edges if in_parts else 0) + round(slack(run, shape) * peak)
+    return interpreter_bytes() + FIXED + data_bytes(run, shape) + max(making, training)
+
+
+def slack(run: Experiment, shape: GraphShape) -> float:
+    """Give how many times their peak malloc takes for the tensors of a run."""
+    nodes, _ = step_size(run, shape)
+    if isinstance(run.model, ModelConfig) and run.model.backprop != "store":
+        return SLACK
+    return MAPPED_SLACK if nodes * run.model.hidden_channels * FLOAT >= MAPPED else STORED_SLACK
+
+
+def data_bytes(run: Experiment, shape: GraphShape) -> int:
+    """Give the bytes of a data set in memory that are in no step's tensors: of a graph on disk none."""
+    if run.loader.kind == "stored":
+        return 0
+    by_row = 2 * INDEX if shape.task == "multiclass" else INDEX + shape.outputs * FLOAT
+    edge_columns = len(shape.edge_categories or ()) or (shape.edge_channels or 0) * FLOAT
+    is_shared = shape.level == "node" and run.loader.kind == "full" and shape.categories is None
+    node_columns = 0 if is_shared else len(shape.categories or ()) or shape.features * FLOAT
+    return shape.edges * (2 * INDEX + edge_columns) + shape.nodes * node_columns + shape.rows * by_row

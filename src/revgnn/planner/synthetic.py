@@ -1,0 +1,327 @@
+"""The sizes of a data set without its data, and a made-up data set of such sizes, whole or scaled down.
+
+Memory depends on sizes alone. Those of OGB's data sets stand in `data/readers/ogb.py`; those of a folder are read from
+the footers of its Parquet files or from its manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ..data import Columns, Dataset, DatasetConfig, Store, is_store
+from ..data.dataset import Level, Metric, Task
+from ..data.readers.ogb import OGB, SIZES
+
+CLASSES = 40
+"""Assumed of tables, whose footers do not tell."""
+READ_PARTS = 16
+"""Parts of a prepared graph whose blocks of edges are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphShape:
+    """Counts of a data set as training sees it, its edges prepared."""
+
+    name: str
+    """How reports call it."""
+    nodes: int
+    """N, over all graphs."""
+    edges: int
+    """E directed edges, self loops included."""
+    features: int
+    """F, columns of node features."""
+    outputs: int
+    """T, classes or columns of labels."""
+    edge_channels: int | None = None
+    """K columns of edge features as they are stored; ``None``: edges carry nothing."""
+    self_loops: bool = False
+    """Whether N of the edges are self loops, one of every node."""
+    level: Level = "node"
+    """What carries a label."""
+    task: Task = "multiclass"
+    """Of the labels."""
+    metric: Metric = "accuracy"
+    """Of the evaluation."""
+    graphs: int = 1
+    """B, 1 at node level."""
+    train: int = 0
+    """Rows with a label to train on; 0: 60 percent of all."""
+    categories: tuple[int, ...] | None = None
+    """Codes of each column of node features; ``None``: numbers."""
+    edge_categories: tuple[int, ...] | None = None
+    """Codes of each column of edge features; ``None``: numbers."""
+    parts: int = 1
+    """Parts of a prepared graph on disk."""
+    kept: float | None = None
+    """Share of the edges, loops apart, that batches of METIS clusters keep, or that a part on disk has within itself;
+    ``None``: not known."""
+    assumed: tuple[str, ...] = ()
+    """What the sizes do not tell and was assumed, a sentence each."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of labels: nodes, or graphs."""
+        return self.nodes if self.level == "node" else self.graphs
+
+    def scaled(self, factor: float) -> GraphShape:
+        """The same data set with so many times the nodes, edges, graphs and labels; factor above 0."""
+        if factor == 1.0:
+            return self
+        graphs = max(round(self.graphs * factor), 8) if self.level == "graph" else 1
+        if self.level == "graph":
+            factor = graphs / self.graphs
+        return replace(
+            self,
+            nodes=max(round(self.nodes * factor), 8),
+            edges=max(round(self.edges * factor), 8),
+            train=max(round(self.train * factor), 4) if self.train else 0,
+            graphs=graphs,
+        )
+
+
+def shape_of_dataset(dataset: Dataset) -> GraphShape:
+    """Take the counts of a data set that is loaded."""
+    src, dst = dataset.edge_index
+    return GraphShape(
+        name=dataset.name,
+        nodes=dataset.num_nodes,
+        edges=dataset.num_edges,
+        features=dataset.in_channels,
+        outputs=dataset.num_outputs,
+        edge_channels=None if dataset.edge_attr is None else dataset.edge_attr.size(1),
+        self_loops=int((src == dst).sum()) == dataset.num_nodes,
+        level=dataset.level,
+        task=dataset.task,
+        metric=dataset.metric,
+        graphs=dataset.num_graphs,
+        train=dataset.splits["train"].numel(),
+        categories=dataset.categories,
+        edge_categories=dataset.edge_categories,
+    )
+
+
+def shape_of_config(config: DatasetConfig) -> GraphShape:
+    """Know the counts of a data set from its configuration, without its data.
+
+    Args:
+        config: of an OGB or embedded data set, or of a folder of tables.
+    Raises:
+        ValueError: the data set's sizes are not known without it.
+        FileNotFoundError: the folder has neither tables nor a manifest.
+    """
+    if config.path is not None:
+        return _with_edges(shape_of_folder(Path(config.path), config.columns), config)
+    if config.name == "digits":
+        return GraphShape(name="digits", nodes=1797, edges=19_858, features=64, outputs=10, train=1078)
+    if config.name not in SIZES:
+        raise ValueError(
+            f"the sizes of {config.name} are not known without its data; choose one of {', '.join(SIZES)}, digits, or "
+            "a folder"
+        )
+    facts, size = OGB[config.name], SIZES[config.name]
+    features, categories = size.features, facts.categories
+    if config.name == "ogbn-proteins":
+        features = 16 if config.proteins.species else 8
+    shape = GraphShape(
+        name=config.name,
+        nodes=size.nodes,
+        edges=size.edges,
+        features=features,
+        outputs=facts.num_outputs,
+        edge_channels=size.edge_features if config.edge_features else None,
+        level=facts.level,
+        task=facts.task,
+        metric=facts.metric,
+        graphs=facts.size if facts.level == "graph" else 1,
+        train=size.train,
+        categories=categories,
+        edge_categories=facts.edge_categories if config.edge_features else None,
+    )
+    if config.undirected:
+        shape = replace(shape, edges=size.both_ways)
+    if config.self_loops:
+        shape = replace(shape, edges=size.both_ways - size.loops + size.nodes, self_loops=True)
+    return shape
+
+
+def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
+    """Read the counts of a folder: from the manifest of a prepared graph, or from the footers of its two tables.
+
+    Args:
+        folder: with ``manifest.json``, or with ``nodes.parquet`` and ``edges.parquet``.
+        columns: what the columns of the tables are called; ``None``: as they usually are.
+    Raises:
+        FileNotFoundError: it has neither.
+        ValueError: the manifest lacks a count, or the tables have no column of numbers.
+    """
+    if is_store(folder):
+        return _from_manifest(folder)
+    for name in ("nodes.parquet", "edges.parquet"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has neither manifest.json nor {name}; name a folder with one of the two")
+    names = columns or Columns()
+    nodes, edges = (pq.ParquetFile(folder / f"{what}.parquet") for what in ("nodes", "edges"))
+    features = names.features or _usual(nodes, "x", {name for name in (names.id, names.label, names.split) if name})
+    edge_features = names.edge_features or (("edge_attr",) if "edge_attr" in edges.schema_arrow.names else ())
+    if not features:
+        raise ValueError(f"{folder / 'nodes.parquet'} must have a column of numbers; got {nodes.schema_arrow.names}")
+    return GraphShape(
+        name=folder.resolve().name,
+        nodes=nodes.metadata.num_rows,
+        edges=edges.metadata.num_rows,
+        features=_columns(nodes, features),
+        outputs=CLASSES,
+        edge_channels=_columns(edges, edge_features) or None,
+        assumed=(f"Footers do not tell how many classes there are: {CLASSES} are assumed.",),
+    )
+
+
+def _with_edges(shape: GraphShape, config: DatasetConfig) -> GraphShape:
+    """Count what is done to the edges of tables; repeats are unknown, so each edge is counted both ways."""
+    edges, assumed = shape.edges, list(shape.assumed)
+    if config.undirected:
+        edges *= 2
+        assumed.append("Edges are counted both ways, as if no edge had its reverse in the table.")
+    if config.self_loops:
+        edges += shape.nodes
+    return replace(
+        shape,
+        edges=edges,
+        self_loops=config.self_loops,
+        edge_channels=shape.edge_channels if config.edge_features else None,
+        assumed=tuple(assumed),
+    )
+
+
+def _from_manifest(folder: Path) -> GraphShape:
+    store = Store.open(folder)
+    return GraphShape(
+        name=store.name,
+        nodes=store.num_nodes,
+        edges=store.num_edges,
+        features=store.in_channels,
+        outputs=store.num_outputs,
+        edge_channels=store.edge_channels,
+        task=store.task,
+        metric=store.metric,
+        train=store.split_sizes.get("train", 0),
+        self_loops=store.self_loops,
+        parts=store.num_parts,
+        kept=_within_parts(store),
+    )
+
+
+def _within_parts(store: Store) -> float:
+    """Share of the edges with both ends in one part, by some of the parts."""
+    within = edges = 0
+    for number in range(0, store.num_parts, -(-store.num_parts // READ_PARTS)):
+        ptr = store.array(number, "block_ptr.npy")
+        within, edges = within + int(ptr[number + 1] - ptr[number]), edges + int(ptr[-1])
+    return round(within / max(edges, 1), 3)
+
+
+def _usual(table: pq.ParquetFile, name: str, other: set[str]) -> tuple[str, ...]:
+    """The columns that are features where none are named: as `Columns` says."""
+    schema = table.schema_arrow
+    if name in schema.names:
+        return (name,)
+    types = pa.types
+    numeric = (field.name for field in schema if types.is_integer(field.type) or types.is_floating(field.type))
+    return tuple(column for column in numeric if column not in other)
+
+
+def _columns(table: pq.ParquetFile, wanted: tuple[str, ...]) -> int:
+    """Numbers in a row of some columns, lists counted by their values: what the footer counts."""
+    facts = table.metadata
+    values = 0
+    for group in range(facts.num_row_groups):
+        for place in range(facts.num_columns):
+            chunk = facts.row_group(group).column(place)
+            if chunk.path_in_schema.partition(".")[0] in wanted:
+                values += chunk.num_values
+    return int(-(-values // max(facts.num_rows, 1)))
+
+
+# ------------------------------------------------------------------ data of a shape
+def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.0) -> Dataset:
+    """Make a data set of a shape: random features, labels and edges, every edge in both directions.
+
+    Args:
+        shape: its counts are met exactly but for an odd edge.
+        seed: of all that is random.
+        runs: node-level, equal runs of nodes, from the first to the last.
+        kept: share of the edges, loops apart, with both ends in one of these runs; as many in each.
+    Cost: the whole data set in memory.
+    """
+    rng = np.random.default_rng(seed)
+    node_ptr, edge_ptr, edge_index = _edges(shape, rng, runs, kept)
+    edges = edge_index.shape[1]
+    if shape.task == "multiclass":
+        y = torch.from_numpy(np.arange(shape.rows) % shape.outputs)
+    else:
+        y = torch.from_numpy(rng.integers(0, 2, (shape.rows, shape.outputs)).astype(np.float32))
+        y[::2], y[1::2] = 0.0, 1.0
+    order = torch.from_numpy(rng.permutation(shape.rows))
+    train = min(shape.train or round(0.6 * shape.rows), shape.rows - 4)
+    valid = (shape.rows - train) // 2
+    return Dataset(
+        name=shape.name,
+        level=shape.level,
+        task=shape.task,
+        metric=shape.metric,
+        x=_features(rng, shape.nodes, shape.features, shape.categories),
+        edge_index=torch.from_numpy(edge_index),
+        edge_attr=None
+        if shape.edge_channels is None
+        else _features(rng, edges, shape.edge_channels, shape.edge_categories),
+        y=y,
+        splits={"train": order[:train], "valid": order[train : train + valid], "test": order[train + valid :]},
+        num_outputs=shape.outputs,
+        node_ptr=node_ptr,
+        edge_ptr=edge_ptr,
+        categories=shape.categories,
+        edge_categories=shape.edge_categories,
+    )
+
+
+def _features(rng: np.random.Generator, rows: int, columns: int, categories: tuple[int, ...] | None) -> torch.Tensor:
+    if categories is not None:
+        codes = [rng.integers(0, size, rows, dtype=np.uint8) for size in categories]
+        return torch.from_numpy(np.stack(codes, 1))
+    return torch.from_numpy(rng.random((rows, columns), np.float32))
+
+
+def _edges(
+    shape: GraphShape, rng: np.random.Generator, runs: int, kept: float
+) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[Any, Any]]:
+    if shape.level == "graph":
+        return _small_graphs(shape, rng)
+    loops = np.arange(shape.nodes) if shape.self_loops else np.empty(0, np.int64)
+    pairs = max(shape.edges - len(loops), 0) // 2
+    ends = -(-np.arange(runs + 1) * shape.nodes // runs)
+    run = np.arange(pairs) % runs
+    # Of pairs that leave their run the other end lies in one of the others.
+    other = np.where(np.arange(pairs) < round(kept * pairs), run, (run + rng.integers(1, max(runs, 2), pairs)) % runs)
+    a, b = (ends[of] + (rng.random(pairs) * (ends[of + 1] - ends[of])).astype(np.int64) for of in (run, other))
+    b = np.where(a == b, ends[run] + (b + 1 - ends[run]) % (ends[run + 1] - ends[run]), b)
+    return None, None, np.stack([np.concatenate([a, b, loops]), np.concatenate([b, a, loops])])
+
+
+def _small_graphs(
+    shape: GraphShape, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray[Any, Any]]:
+    """Graphs of equal size, but for one node and one edge more in some."""
+    node_ptr = np.arange(shape.graphs + 1) * shape.nodes // shape.graphs
+    pair_ptr = np.arange(shape.graphs + 1) * (shape.edges // 2) // shape.graphs
+    of = np.repeat(np.arange(shape.graphs), np.diff(pair_ptr))
+    size, first = np.diff(node_ptr)[of], node_ptr[:-1][of]
+    a, b = (first + (rng.random(len(of)) * size).astype(np.int64) for _ in range(2))
+    both = np.stack([np.stack([a, b]), np.stack([b, a])], 2).reshape(2, -1)
+    return torch.from_numpy(node_ptr), torch.from_numpy(2 * pair_ptr), both

@@ -1,0 +1,324 @@
+"""A run of layers: which blocks, with which seeds and context, evaluated plainly or with vector-Jacobian products.
+
+The one place where a block is called. `Stack` makes runs; the ways to differentiate them take runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .couplings import Coupling
+from .fused import WorkSpace, is_anything_watched, is_fused
+from .gradients import GradientSums, pull_back
+from .recompute import Recompute, View
+from .recomputing import is_recomputing
+from .repeatable import Checked, check_closed, check_repeats
+from .seeds import fold_seed
+from .state import State
+
+
+class ChannelSplit(NamedTuple):
+    """A context argument [..., D] of which each group sees its own D/C channels; made by `split`."""
+
+    value: Tensor
+
+
+def split(value: Tensor) -> ChannelSplit:
+    """Mark a context argument as cut by groups along its last dimension, like the stream; unmarked ones are shared."""
+    return ChannelSplit(value)
+
+
+class Autocast(NamedTuple):
+    """The autocast state under which a block was first evaluated, so that it is evaluated again under the same."""
+
+    device_type: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def current(cls, device_type: str) -> Autocast:
+        """What holds now."""
+        return cls(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        """Enter it. Casts are not cached: one made without grad would be found, and cut the graph, when rebuilding."""
+        return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRun:
+    """Layers ``first`` to ``first + len(layers) - 1`` of a stack and all that their evaluation depends on but
+    tensors."""
+
+    coupling: Coupling
+    layers: Sequence[Sequence[nn.Module]]
+    """``layers[l][i]`` is the block of group i."""
+    first: int
+    seed: int | None
+    """``None``: none was given in evaluation, where blocks are told 0, and what they draw all the same comes from where
+    torch's generators are."""
+    context: tuple[Any, ...]
+    """The context arguments, with ``None`` where a tensor belongs."""
+    places: tuple[tuple[int, bool], ...]
+    """For every context tensor: its position among the arguments, and whether it is split."""
+    autocast: Autocast
+    device: torch.device
+    views: Mapping[nn.Module, View]
+    """Of all blocks of the stack."""
+    checked: Checked | None
+    """What was checked already, shared by all runs of a stack; ``None``: values are not asked to repeat."""
+
+    @property
+    def recompute(self) -> Recompute:
+        """What evaluates the blocks, and evaluates them again; it has the parameters of when it was first asked for."""
+        # Not functools' cached_property, which takes a lock in Python 3.11 that torch.export cannot follow.
+        found: Recompute | None = self.__dict__.get("_recompute")
+        if found is None:
+            views = {block: self.views[block] for blocks in self.layers for block in blocks}
+            found = self.__dict__["_recompute"] = Recompute(views, self.device)
+        return found
+
+    def arguments(self, tensors: Sequence[Tensor], group: int) -> list[Any]:
+        """The context arguments of a group's block."""
+        arguments = list(self.context)
+        for (position, is_split), tensor in zip(self.places, tensors, strict=True):
+            arguments[position] = self.slice(tensor, group) if is_split else tensor
+        return arguments
+
+    def slice(self, tensor: Tensor, group: int) -> Tensor:
+        """A group's channels of a split tensor."""
+        width = tensor.size(-1) // self.coupling.num_groups
+        return tensor.narrow(-1, group * width, width)
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers of all blocks, those of tied ones once."""
+        return list({buffer: None for blocks in self.layers for block in blocks for buffer in block.buffers()})
+
+    def block_seed(self, layer: int, group: int) -> int:
+        """The seed of one evaluation: the same whenever it is repeated."""
+        return fold_seed(self.seed or 0, self.first + layer, group)
+
+    def _again(self, layer: int, group: int) -> AbstractContextManager[None]:
+        """Let a block be as it was in its first evaluation."""
+        seed = None if self.seed is None else self.block_seed(layer, group)
+        return self.recompute.again((layer, group), self.layers[layer][group], seed)
+
+    def advance(
+        self,
+        state: State,
+        tensors: Sequence[Tensor],
+        after_layer: Callable[[int], object] | None = None,
+        *,
+        keep: bool = False,
+        again: bool = False,
+    ) -> None:
+        """Take a state through all layers.
+
+        Args:
+            state: is changed.
+            tensors: the context tensors.
+            after_layer: is told each layer that is done.
+            keep: whether the evaluations will be repeated.
+            again: whether they repeat those that were kept.
+        """
+        per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        work, is_watched = WorkSpace(), not state.tracks_autograd and is_anything_watched()
+        for layer, blocks in enumerate(self.layers):
+
+            def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
+                block, seed, arguments = blocks[i], self.block_seed(layer, i), per_group[i]
+                if again:
+                    with self._again(layer, i):
+                        value: Tensor = block(x, seed, *arguments)
+                elif not state.tracks_autograd and not is_watched and self._is_fused(block, x, arguments):
+                    if keep:
+                        self.recompute.note((layer, i), block)
+                    return self._evaluated_in_place(block, state.target(i), 1, x, seed, arguments, work)
+                else:
+                    draws = None if self.seed is None else seed
+                    value = self.recompute.first(
+                        (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
+                    )
+                    if keep and type(value) is Tensor and not is_recomputing():
+                        self._check_repeats(layer, i, x, seed, arguments, value)
+                _check_width(value, x)
+                return value
+
+            state.enter(layer)
+            with self.autocast():
+                self.coupling.forward(state, branch)
+            if after_layer is not None:
+                after_layer(layer)
+
+    def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: Gradients) -> None:
+        """Take a state and its gradients back through all layers, adding up what blocks and context receive."""
+        per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        work, is_watched = WorkSpace(), is_anything_watched()
+        for layer in reversed(range(len(self.layers))):
+
+            def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
+                block, seed = self.layers[layer][i], self.block_seed(layer, i)
+                with self._again(layer, i):
+                    if is_watched or not self._is_fused(block, x, per_group[i]):
+                        return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
+                    inputs = self.coupling.inputs(i)
+                    into = grads[inputs[0]] if len(inputs) == 1 else None
+                    return self._visit_in_place(
+                        block, state.target(i), into, x, cotangent, seed, per_group[i], sums, work
+                    )
+
+            self.coupling.backward(state, grads, branch)
+            state.leave(layer)
+
+    def step_back(self, state: State, tensors: Sequence[Tensor], layer: int) -> None:
+        """Take a state back through one layer as `reverse` does, without gradients."""
+        per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        work = WorkSpace()
+
+        def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
+            block, seed = self.layers[layer][i], self.block_seed(layer, i)
+            with torch.enable_grad(), self._again(layer, i), self.autocast():
+                if self._is_fused(block, x, per_group[i]):
+                    return self._evaluated_in_place(block, state.target(i), -1, x, seed, per_group[i], work), None
+                # With grad, as in `reverse`: a kernel may be another one without.
+                value = block(x.detach().requires_grad_(), seed, *per_group[i])
+            return value.detach(), None
+
+        self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
+        state.leave(layer)
+
+    def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
+        """Whether a block evaluates itself; asked under the first evaluation's autocast, so that the answer stays."""
+        if not self.views[block].is_bare:
+            return False
+        with self.autocast():
+            return is_fused(block, x, arguments)
+
+    def _check_repeats(
+        self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[Any], value: Tensor
+    ) -> None:
+        """Raise RuntimeError for a block that does not give the same value again; asked once of each block."""
+        block = self.layers[layer][group]
+        if self.checked is None or block in self.checked.repeats:
+            return
+        if self.views[block].is_pure and hasattr(block, "add_value_and_grad"):
+            # Its parts are known. And ranks must evaluate equally often, also one without rows, which fuses nothing.
+            return
+        with torch.no_grad(), self._again(layer, group):
+            other = block(x, seed, *arguments)
+        check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
+        self.checked.repeats.add(block)
+
+    def check_closed(self, value: Tensor, leaves: Iterable[Tensor], blocks: Sequence[nn.Module] | None = None) -> None:
+        """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that needs a gradient and is
+        none of the leaves, which get one; asked once of each block."""
+        blocks = [block for blocks in self.layers for block in blocks] if blocks is None else blocks
+        if self.checked is None or all(block in self.checked.closed for block in blocks):
+            return
+        check_closed(value, leaves, type(blocks[0]).__name__)
+        self.checked.closed.update(blocks)
+
+    @torch.no_grad()
+    def _evaluated_in_place(
+        self, block: Any, to: Tensor | None, sign: int, x: Tensor, seed: int, arguments: Sequence[Any], work: WorkSpace
+    ) -> Tensor | None:
+        """Let a fused block add its value to ``to``; where there is no such place, the value."""
+        value = work.empty("value", x) if to is None else None
+        with self.autocast():
+            target, sign = (value, 0) if to is None else (to, sign)
+            block.add_value(target, sign, x, seed, *arguments, work=work)
+        return value
+
+    @torch.no_grad()
+    def _visit_in_place(
+        self,
+        block: Any,
+        to: Tensor | None,
+        into: Tensor | None,
+        x: Tensor,
+        cotangent: Tensor,
+        seed: int,
+        arguments: Sequence[Any],
+        sums: Gradients,
+        work: WorkSpace,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """`_visit` of a fused block, with its value taken off ``to`` and its gradient added to ``into`` if these are
+        places; what is not is returned."""
+        value = work.empty("value", x) if to is None else None
+        grad = work.empty("grad", x) if into is None else None
+        target, receiver = (value if to is None else to), (grad if into is None else into)
+        with self.autocast():
+            found = block.add_value_and_grad(
+                target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
+                accumulate=into is not None, work=work,
+            )  # fmt: skip
+        for parameter, share in found.items():
+            sums.parameters.add(self.recompute.position(parameter), share)
+        return value, grad
+
+    def _visit(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        cotangent: Tensor,
+        seed: int,
+        arguments: list[Any],
+        group: int,
+        sums: Gradients,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Evaluate a block once with grad: its value, and its vector-Jacobian product with ``cotangent``."""
+        parameters = self.recompute.leaves_of(block)
+        arguments = list(arguments)
+        wanted_places = [k for k, needed in enumerate(sums.context.needed) if needed]
+        with torch.enable_grad(), self.autocast():
+            leaf = x.detach().requires_grad_()
+            leaves = []
+            for k in wanted_places:
+                position = self.places[k][0]
+                arguments[position] = arguments[position].detach().requires_grad_()
+                leaves.append(arguments[position])
+            value = block(leaf, seed, *arguments)
+        if not value.requires_grad:
+            return value, None
+        wanted = [leaf, *leaves, *parameters.values()]
+        self.check_closed(value, wanted, [block])
+        # A copy of its own: autograd may hand the cotangent itself on as a gradient, and the caller goes on adding to
+        # it.
+        grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
+        for k, grad in zip(wanted_places, grads[1 : 1 + len(leaves)], strict=True):
+            part = (lambda total: self.slice(total, group)) if self.places[k][1] else None
+            sums.context.add(k, grad, part)
+        for position, grad in zip(parameters, grads[1 + len(leaves) :], strict=True):
+            sums.parameters.add(position, grad)
+        return value.detach(), grads[0]
+
+
+class Gradients:
+    """What a run's backward gives, besides the gradient of the stream.
+
+    Args:
+        context, parameters: values of the context tensors and of the parameters.
+        needed: for all of them in this order, whether they need a gradient.
+    """
+
+    def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.context = GradientSums(context, needed[: len(context)])
+        self.parameters = GradientSums(parameters, needed[len(context) :])
+
+    def results(self) -> list[Tensor | None]:
+        """The sums, in the order of the tensors."""
+        return [*self.context.results(), *self.parameters.results()]
+
+
+def _check_width(value: Tensor, x: Tensor) -> None:
+    if value.shape != x.shape:
+        raise ValueError(
+            f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "
+            "project before or after the stack"
+        )
