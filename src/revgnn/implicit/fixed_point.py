@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..stack.gradients import pull_back
 from ..stack.layer_run import Autocast
 from ..stack.rank_group import alone
-from ..stack.recompute import Recompute, View, check_recorders, is_transformed
+from ..stack.recompute import Recompute, View, check_recorders, detached_leaves, is_transformed
 from ..stack.recomputing import recomputing
 from ..stack.repeatable import check_closed
 from .solvers import Solver, SolverTrace
@@ -199,7 +199,8 @@ class _FixedPoint(torch.autograd.Function):
         context = [value.detach().requires_grad_(need) for value, need in zip(context, needs, strict=False)]
         if job.recompute is not None:
             needed = needs[job.num_tensors : job.num_tensors + len(parameters)]
-            parameters = job.recompute.bind(parameters, needed)
+            parameters = detached_leaves(parameters, needed)
+            job.recompute.bind_leaves(parameters)
         with job.again():
             with torch.enable_grad():
                 value = job.evaluate(z, context)

@@ -123,8 +123,9 @@ class LayerCall:
         places = [k for k, need in enumerate(sums.context.needed) if need]
         for k in places:
             tensors[k] = tensors[k].detach().requires_grad_()
-        leaf, parameters = x.detach().requires_grad_(), self._recompute.leaves_of(self.blocks[i])
+        leaf = x.detach().requires_grad_()
         with self._recompute.again(i, self.blocks[i], None):
+            parameters = self._recompute.leaves()
             with torch.enable_grad():
                 value = self._repeated(i, leaf, tensors)
             if not value.requires_grad:

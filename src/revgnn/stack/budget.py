@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .layer_run import LayerRun
 from .rank_group import alone
+from .recompute import detached_leaves
 from .recomputing import recomputing
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -244,7 +245,8 @@ def _step(
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
     parameters = run.recompute.parameters
     # Hooks of parameters do not run in a trial, nor those of the caller's for what is kept (offloading, counting).
-    wanted = run.recompute.bind(parameters, [parameter.requires_grad for parameter in parameters])
+    wanted = detached_leaves(parameters, [parameter.requires_grad for parameter in parameters])
+    run.recompute.bind_leaves(wanted)
     with torch.enable_grad(), recomputing(), alone(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
         leaf = x.detach().clone().requires_grad_()
         y = forward(leaf, copies)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .gradients import pull_back
 from .layer_run import Gradients, LayerRun
+from .recompute import detached_leaves
 from .state import FloatState, StoredState
 
 
@@ -51,13 +52,10 @@ class _Checkpointed(torch.autograd.Function):
         count = 1 + ctx.num_context
         if is_twice:
             values = [value if need else value.detach() for value, need in zip(saved, needed, strict=True)]
-            run.recompute.bind_as_they_are(values[count:])
         else:
             sums = Gradients(saved[:count], saved[count:], needed)
-            leaves = run.recompute.bind(saved[count:], needed[count:])
-            values = [
-                value.detach().requires_grad_(need) for value, need in zip(saved[:count], needed, strict=False)
-            ] + leaves
+            values = detached_leaves(saved, needed)
+        run.recompute.bind_leaves(values[count:])
         with torch.enable_grad():
             state = StoredState(values[0], run.coupling.num_groups)
             run.advance(state, values[1:count], again=True)

@@ -53,11 +53,11 @@ class FusedHead:
         """Turn the gradient of the values into that of ``y``, block by block; parameters' go to ``add_parameter`` with
         their position in `recompute`."""
         grad = torch.empty_like(y)
-        parameters = self.recompute.leaves_of(self.module)
         done = 0
         for key, (block, seed) in enumerate(self._blocks(y)):
             part = slice(done, done + block.size(0))
             with self.recompute.again(key, self.module, seed):
+                parameters = self.recompute.leaves()
                 with torch.enable_grad():
                     leaf = block.detach().requires_grad_()
                     value = self.rows(leaf, seed)

@@ -273,7 +273,7 @@ class LayerRun:
         sums: Gradients,
     ) -> tuple[Tensor, Tensor | None]:
         """Evaluate a block once with grad: its value, and its vector-Jacobian product with ``cotangent``."""
-        parameters = self.recompute.leaves_of(block)
+        parameters = self.recompute.leaves()
         arguments = list(arguments)
         wanted_places = [k for k, needed in enumerate(sums.context.needed) if needed]
         with torch.enable_grad(), self.autocast():

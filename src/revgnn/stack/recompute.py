@@ -11,7 +11,7 @@ training its buffers too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ class Recompute:
     """Evaluates modules, and evaluates them again under the conditions of the first time.
 
     Every evaluation has a key. Parameters are looked up when this is made, and are handed back as `parameters`, to be
-    saved by autograd; `bind` takes what was saved.
+    saved by autograd; `bind` or `bind_leaves` takes what was saved.
 
     Args:
         views: of all modules that will be evaluated.
@@ -76,36 +76,36 @@ class Recompute:
         """For every module, (the dictionary that holds a parameter, its name there, its position among all)."""
         self.parameters: list[Tensor] = list(positions)
         """Of all modules, each once."""
-        self._leaves = self.parameters
-        self._positions: Mapping[Tensor, int] = positions
+        self._values: Sequence[Tensor] = self.parameters
+        self._needed: Sequence[bool] | None = None
+        """Which values get a leaf of their own in every repetition; ``None``: they are leaves already."""
+        self._leaves: dict[int, Tensor] = {}
+        """Those of the module that is being evaluated again, by position."""
         self._noted: dict[Hashable, _Noted] = {}
 
-    def bind(self, parameters: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
-        """Repeat with these values of the parameters from now on.
+    def bind(self, parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        """Repeat with these values of the parameters from now on, each repetition with detached leaves of its own.
+
+        Autograd keeps a node for every leaf that it has met, for as long as the leaf lives. Leaves that outlived their
+        repetition would leave these nodes between its temporaries, and the heap would grow with every layer.
 
         Args:
             parameters: values, in the order of `parameters`.
             needed: which of them need gradients.
-        Returns: the leaves that modules will find in the places of their parameters: detached, so that hooks of the
-            parameters do not run inside a repetition.
         """
-        self.bind_as_they_are(
-            [value.detach().requires_grad_(need) for value, need in zip(parameters, needed, strict=True)]
-        )
-        return self._leaves
+        self._values, self._needed = parameters, needed
 
-    def bind_as_they_are(self, leaves: list[Tensor]) -> None:
+    def bind_leaves(self, leaves: Sequence[Tensor]) -> None:
         """Repeat with these very tensors in the places of parameters."""
-        self._leaves, self._positions = leaves, {leaf: k for k, leaf in enumerate(leaves)}
+        self._values, self._needed = leaves, None
 
     def position(self, leaf: Tensor) -> int:
-        """Where a leaf stands among the parameters."""
-        return self._positions[leaf]
+        """Where a leaf of the module that is being evaluated again stands among the parameters."""
+        return next(position for position, other in self._leaves.items() if other is leaf)
 
-    def leaves_of(self, module: nn.Module) -> dict[int, Tensor]:
-        """The leaves of one module that need gradients, by their positions."""
-        leaves = {position: self._leaves[position] for _, _, position in self._slots[module]}
-        return {position: leaf for position, leaf in leaves.items() if leaf.requires_grad}
+    def leaves(self) -> dict[int, Tensor]:
+        """The leaves, by position, of the module that is being evaluated again; those that need gradients."""
+        return {position: leaf for position, leaf in self._leaves.items() if leaf.requires_grad}
 
     def first(
         self, key: Hashable, module: nn.Module, seed: int | None, call: Callable[[], Tensor], *, keep: bool
@@ -167,15 +167,21 @@ class Recompute:
     def _generators(self, view: View) -> list[torch.Generator]:
         return [] if view.is_pure else generators(self._device)
 
+    def _leaves_at(self, positions: Iterable[int]) -> dict[int, Tensor]:
+        if self._needed is None:
+            return {position: self._values[position] for position in positions}
+        return {k: self._values[k].detach().requires_grad_(self._needed[k]) for k in positions}
+
     @contextmanager
     def _restored(self, module: nn.Module, noted: _Noted, seed: int | None) -> Iterator[None]:
-        view, slots = self._views[module], self._slots[module]
+        view, slots, outside = self._views[module], self._slots[module], self._leaves
         before = [holder[name] for holder, name, _ in slots]
         buffers = [kept.holder[kept.name] for kept in noted.buffers]
         flags = [part.training for part in view.parts]
         drawing = self._generators(view)
         states = [generator.get_state() for generator in drawing] if seed is not None or noted.states else []
         try:
+            self._leaves = self._leaves_at({position for _, _, position in slots})
             for holder, name, position in slots:
                 holder[name] = self._leaves[position]
             for kept in noted.buffers:
@@ -191,6 +197,7 @@ class Recompute:
             with recomputing():
                 yield
         finally:
+            self._leaves = outside
             for (holder, name, _), value in zip(slots, before, strict=True):
                 holder[name] = value
             for kept, buffer in zip(noted.buffers, buffers, strict=True):
@@ -199,6 +206,11 @@ class Recompute:
                 _set_flags(view.parts, flags)
             for generator, state in zip(drawing, states, strict=False):
                 generator.set_state(state)
+
+
+def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    """Leaves with the memory of these values, so that hooks of the parameters do not run inside a repetition."""
+    return [value.detach().requires_grad_(need) for value, need in zip(values, needed, strict=True)]
 
 
 class _Buffer(NamedTuple):
