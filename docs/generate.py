@@ -88,10 +88,10 @@ def _claim() -> str:
     res, rev = curve["ResGNN"], curve["RevGNN"]
     return (
         "Measured on one graph (1,797 nodes, SAGE, 64 channels): the tensors of a training step of 112 layers peak at "
-        f"**{memory(res[112])}** with every activation stored and at **{memory(rev[112])}** reversibly; of 1001 "
-        f"layers, at {memory(res[1001])} and {memory(rev[1001])}. The process grows by "
-        f"{memory(resident['ResGNN'][1001])} and {memory(resident['RevGNN'][1001])}. What still grows is the weights, "
-        f"their gradients and Adam's moments: {BYTES_PER_PARAMETER} bytes for each parameter."
+        f"**{memory(res[112])}** with every activation stored and at **{memory(rev[112])}** with reversible layers; "
+        f"with 1001 layers they peak at {memory(res[1001])} and {memory(rev[1001])}, and the process grows by "
+        f"{memory(resident['ResGNN'][1001])} and {memory(resident['RevGNN'][1001])}. Only the weights, their gradients "
+        f"and Adam's moments still grow with depth: {BYTES_PER_PARAMETER} bytes per parameter."
     )
 
 
@@ -112,12 +112,12 @@ def _speed() -> str:
     row = max(rows, key=lambda row: row["date"])
     own, ratios = row["runs"]["revgnn"], row["ratios"]
     return (
-        f"And it is fast: a training step of RevGCN ({row['layers']} layers, {row['hidden']} channels, "
+        f"It is fast too: a training step of RevGCN ({row['layers']} layers, {row['hidden']} channels, "
         f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges; {row['threads']} threads of an "
-        f"{row['machine']['cpu']}) takes {own['median_s']:.2f} s and {own['peak_nd']:.1f} N D floats. PyG's "
+        f"{row['machine']['cpu']}) takes {own['median_s']:.2f} s. PyG's "
         f"`GroupAddRev` takes {ratios['pyg']:.1f} times as long, {ratios['pyg-csr']:.1f} times on its fastest sparse "
         f"form, and PyG's plain residual net, which stores every activation, {ratios['pyg-residual-csr']:.1f} times. "
-        "[docs/performance.md](docs/performance.md) has every case, those that miss their mark too."
+        "[docs/performance.md](docs/performance.md) shows every comparison, and what is missed."
     )
 
 
