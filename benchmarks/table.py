@@ -19,7 +19,7 @@ from revgnn.console import print_table, results_console
 from revgnn.report.row import memory
 
 from .marks import CUDA_MARKS, MARKS, Mark
-from .registry import CASES, GROWTHS, OPS, STEPS, WORK_SPACES
+from .registry import CASES, GROWTHS, OPS, OWN, STEPS, WORK_SPACES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -86,6 +86,90 @@ def _verdict(mark: Mark, value: float) -> str:
         return ""
     short = (mark.at_least is not None and value < mark.at_least) or (mark.at_most is not None and value > mark.at_most)
     return "below" if short and mark.at_least is not None else ("above" if short else "reached")
+
+
+# ---------------------------------------------------------------------- one small table for each question
+_PEERS = {"pyg": "PyG, edge_index", "pyg-csr": "PyG, fastest sparse form", "pyg-residual-csr": "PyG, plain residual"}
+"""Names in `ENTRANTS` -> the heads of their columns."""
+
+
+def _step_times(results: dict[Key, Row]) -> str:
+    """Time of our reversible step, and how many times as long PyG's networks take."""
+    head = ("network", "graph", "layers", "revgnn", *_PEERS.values())
+    rows = []
+    for row in _of(results, STEPS):
+        ratios = [_times(row, peer) for peer in _PEERS]
+        own = row["runs"][OWN]
+        rows.append([STEPS[row["case"]].title, row["graph"], str(row["layers"]), f"{own['median_s']:.2f} s", *ratios])
+    return _markdown(head, rows)
+
+
+def _times(row: Row, peer: str) -> str:
+    if peer not in row["runs"]:
+        return "–"
+    return _state(row["runs"][peer]).removeprefix("failed: ") or f"{row['ratios'][peer]:.1f} times as long"
+
+
+def _step_memory(results: dict[Key, Row]) -> str:
+    """Work space of our step reversible and stored, and of PyG's reversible step, in the form that takes less."""
+    head = ("network", "graph", "layers", "revgnn, reversible", "in N D floats", "revgnn, stored", "PyG GroupAddRev")
+    rows = []
+    for row in _of(results, STEPS):
+        runs = row["runs"]
+        peers = [runs[name]["peak_bytes"] for name in ("pyg", "pyg-csr") if "peak_bytes" in runs[name]]
+        cells = [memory(runs[OWN]["peak_bytes"]), f"{runs[OWN]['peak_nd']:.1f}", memory(runs["store"]["peak_bytes"])]
+        times = min(peers) / runs[OWN]["peak_bytes"] if peers else 0.0
+        cells.append(f"{memory(min(peers))}, {times:.1f} times ours" if peers else "out of memory")
+        rows.append([STEPS[row["case"]].title, row["graph"], str(row["layers"]), *cells])
+    return _markdown(head, rows)
+
+
+def _depth_memory(results: dict[Key, Row]) -> str:
+    """Work space of our step at the least and the greatest depth, in N D floats."""
+    rows = []
+    for row in _of(results, WORK_SPACES):
+        least, most = row["points"][0], row["points"][-1]
+        title = STEPS[WORK_SPACES[row["case"]].step].title
+        depths = f"{least['layers']} and {most['layers']}"
+        rows.append([title, row["graph"], depths, f"{least['peak_nd']:.2f}", f"{most['peak_nd']:.2f}"])
+    return _markdown(("network", "graph", "layers", "N D floats, shallow", "deep"), rows)
+
+
+def _recompute_cost(results: dict[Key, Row]) -> str:
+    """Time of a reversible step over that of the same network stored."""
+    rows = _of(results, STEPS)
+    return _by_graph("network", [(STEPS[row["case"]].title, row["graph"], row["over_store"]) for row in rows])
+
+
+def _growth_powers(results: dict[Key, Row]) -> str:
+    """The power of each axis by which the time of a step grows, and how far the points are from a straight line."""
+    rows = [[row["axis"], f"{row['exponent']:.2f}", f"{row['off_line']:.0%}"] for row in _of(results, GROWTHS)]
+    return _markdown(("axis", "power", "distance from a straight line, at most"), rows)
+
+
+def _gather_rates(results: dict[Key, Row]) -> str:
+    """Rate at which sums over neighbors read rows, over that at which the machine gathers random rows."""
+    rows = [row for row in _of(results, OPS) if "of_ceiling" in row]
+    return _by_graph("channels", [(str(row["width"]), row["graph"], row["of_ceiling"]) for row in rows])
+
+
+def _by_graph(what: str, ratios: Sequence[tuple[str, str, float]]) -> str:
+    """A row for each name, a column for each graph."""
+    graphs = list(dict.fromkeys(graph for _, graph, _ in ratios))
+    found = {(name, graph): f"{ratio:.2f}" for name, graph, ratio in ratios}
+    names = dict.fromkeys(name for name, _, _ in ratios)
+    return _markdown((what, *graphs), [[name, *(found.get((name, graph), "–") for graph in graphs)] for name in names])
+
+
+def _missed(results: dict[Key, Row]) -> str:
+    """How many marks are reached, and those that are missed or have no figure."""
+    rows = [row for row in mark_rows(results) if row[4] != "–" and row[3] != UNKNOWN]
+    if not rows:
+        return UNKNOWN
+    reached = sum(row[5] == "reached" for row in rows)
+    missed = [row[:5] for row in rows if row[5] != "reached"]
+    table = f"\n\n{_markdown(MARK_HEAD[:5], missed)}" if missed else ""
+    return f"{reached} of {len(rows)} marks are reached.{' The others:' if missed else ''}{table}"
 
 
 # ---------------------------------------------------------------------- the details
@@ -184,6 +268,13 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 BLOCKS: dict[str, Callable[[dict[Key, Row]], str]] = {
+    "step-times": _step_times,
+    "step-memory": _step_memory,
+    "depth-memory": _depth_memory,
+    "recompute-cost": _recompute_cost,
+    "growth-powers": _growth_powers,
+    "gather-rates": _gather_rates,
+    "missed": _missed,
     "marks": _marks,
     "steps": _steps,
     "operations": _operations,

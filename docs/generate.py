@@ -1,6 +1,6 @@
 """Write what the documents show and the project knows: figures, tables, lists and trees between markers.
 
-    python docs/generate.py             fill the blocks of README.md and docs/architecture.md
+    python docs/generate.py             fill the blocks of the documents, and draw docs/batch.svg
     python docs/generate.py --measure   measure memory over depth first (minutes), then fill them
 
 A block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; what is in it is written here alone. The suite
@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ DOCUMENTS = (
         ROOT / "docs" / f"{name}.md"
         for name in ("architecture", "recipes", "paper", "runs", "scale", "planner", "distributed")
     ),
+    ROOT / "docs" / "batch.svg",
 )
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTHS = (7, 28, 112, 448, 1001)
@@ -87,10 +89,10 @@ def _claim() -> str:
     res, rev = curve["ResGNN"], curve["RevGNN"]
     return (
         "Measured on one graph (1,797 nodes, SAGE, 64 channels): the tensors of a training step of 112 layers peak at "
-        f"**{memory(res[112])}** with every activation stored and at **{memory(rev[112])}** reversibly; of 1001 "
-        f"layers, at {memory(res[1001])} and {memory(rev[1001])}. The process grows by "
-        f"{memory(resident['ResGNN'][1001])} and {memory(resident['RevGNN'][1001])}. What still grows is the weights, "
-        f"their gradients and Adam's moments: {BYTES_PER_PARAMETER} bytes for each parameter."
+        f"**{memory(res[112])}** with every activation stored and at **{memory(rev[112])}** with reversible layers; "
+        f"with 1001 layers they peak at {memory(res[1001])} and {memory(rev[1001])}, and the process grows by "
+        f"{memory(resident['ResGNN'][1001])} and {memory(resident['RevGNN'][1001])}. Only the weights, their gradients "
+        f"and Adam's moments still grow with depth: {BYTES_PER_PARAMETER} bytes per parameter."
     )
 
 
@@ -111,12 +113,12 @@ def _speed() -> str:
     row = max(rows, key=lambda row: row["date"])
     own, ratios = row["runs"]["revgnn"], row["ratios"]
     return (
-        f"And it is fast: a training step of RevGCN ({row['layers']} layers, {row['hidden']} channels, "
+        f"It is fast too: a training step of RevGCN ({row['layers']} layers, {row['hidden']} channels, "
         f"{row['num_nodes']:,} nodes, {row['num_edges']:,} edges; {row['threads']} threads of an "
-        f"{row['machine']['cpu']}) takes {own['median_s']:.2f} s and {own['peak_nd']:.1f} N D floats. PyG's "
+        f"{row['machine']['cpu']}) takes {own['median_s']:.2f} s. PyG's "
         f"`GroupAddRev` takes {ratios['pyg']:.1f} times as long, {ratios['pyg-csr']:.1f} times on its fastest sparse "
         f"form, and PyG's plain residual net, which stores every activation, {ratios['pyg-residual-csr']:.1f} times. "
-        "[docs/performance.md](docs/performance.md) has every case, those that miss their mark too."
+        "[docs/performance.md](docs/performance.md) shows every comparison, and what is missed."
     )
 
 
@@ -317,23 +319,131 @@ def _prepare_scale() -> str:
     return "\n".join(lines)
 
 
+_IN_WORDS = {
+    "dataset.name=prepared": "",
+    "dataset.path=graph512": "",
+    "dataset.path=graph512s": "self loops",
+    "dataset.undirected=False": "",
+    "loader.kind=stored": "parts from disk",
+    "loader.num_parts=None": "",
+    "model.dropout": "dropout {}",
+    "model.hidden_channels": "",
+    "model.sage.init": "{} init",
+    "model.sage.root_weight=False": "one matrix",
+    "train.ema_decay": "EMA {}",
+    "train.epochs": "{} epochs",
+    "train.eval_every": "evaluated every {} epochs",
+    "train.labels.reuse=True": "labels as input",
+    "train.lr": "lr {}",
+    "train.teacher.alpha": "",
+    "train.teacher.path=teacher/logits.safetensors": "one teacher",
+    "train.teacher.path=teacher3/logits.safetensors": "three teachers",
+    "train.teacher.temperature": "",
+    "train.warmup_epochs": "warm-up {}",
+}
+"""A changed field, or one with its value -> how the page of runs says it; "" where another field or column says it."""
+
+_RUNS = {
+    "runs-depth": (("revgcn_7", ""), ("revgcn_28", ""), ("revgcn_112", ""), ("revgcn", "")),
+    "runs-deep-settings": (
+        ("revgcn_112", "dropout 0.3, lr 0.01, warm-up 2"),
+        ("revgcn_112", "dropout 0.3"),
+        ("revgcn_112", ""),
+    ),
+    "runs-coupling": tuple((f"{kind}{conv}", "") for conv in ("gcn", "sage", "gen", "gat") for kind in ("res", "rev")),
+    "runs-sharing": (("revgcn_28", ""), ("wt_revgcn", ""), ("wt_resgcn", ""), ("deq_gcn", "")),
+    "runs-labels": (
+        ("revgcn", "50 epochs"),
+        ("revgcn", "50 epochs, labels as input"),
+        ("revgat_plain", "60 epochs"),
+        ("revgat_labels", "60 epochs"),
+        ("revgat_selfkd", "60 epochs"),
+    ),
+    "runs-parts": (
+        ("revgcn", ""),
+        ("revgcn_full_batch", ""),
+        ("revgcn", "50 epochs, labels as input"),
+        ("revgcn", "parts from disk, 50 epochs, labels as input"),
+    ),
+    "runs-sage": (
+        ("revsage_56", "parts from disk"),
+        ("revsage_56", "parts from disk, glorot init"),
+        ("revsage_56", "parts from disk, dropout 0.2, glorot init, EMA 0.99"),
+        ("revsage_56", "self loops, parts from disk, glorot init, one matrix, EMA 0.99, 48 epochs, warm-up 5"),
+        (
+            "revsage_56",
+            "self loops, parts from disk, glorot init, one matrix, EMA 0.99, 48 epochs, evaluated every 16 epochs, "
+            "warm-up 5",
+        ),
+        (
+            "revsage_56",
+            "self loops, parts from disk, dropout 0.15, glorot init, one matrix, EMA 0.99, evaluated every 8 epochs",
+        ),
+    ),
+    "runs-norm": (("ogbg-molhiv/revgen_batchnorm", "6 epochs"), ("ogbg-molhiv/revgen_graphnorm", "6 epochs")),
+}
+"""Block of the page of runs -> recipes (of arxiv-text where none is named), each with its changes in words."""
+
+
+def _changes(row: dict[str, Any]) -> str:
+    """What a run changed of its recipe, in words."""
+    said = []
+    for name, (_, got) in row["changed"].items():
+        words = _IN_WORDS.get(f"{name}={got}", _IN_WORDS.get(name, f"{name}={{}}"))
+        said.append(words.format(got))
+    return ", ".join(filter(None, said))
+
+
+def _size(row: dict[str, Any]) -> tuple[str, str]:
+    """Layers and channels of a run's network; of a baseline neither is shown."""
+    model = all_recipes()[row["recipe"]]().model
+    if not isinstance(model, ModelConfig):
+        return "–", "–"
+    _, channels = row["changed"].get("model.hidden_channels", (None, model.hidden_channels))
+    return "fixed point" if model.backprop == "implicit" else str(model.num_layers), str(channels)
+
+
+def _runs_of(block: str) -> str:
+    """The newest run of each seed that answers one question of the page of runs."""
+    head = ["recipe", "layers", "channels", "changes", "parameters", "valid", "test", "memory", "training"]
+    found = {}
+    for row in read_rows(RESULTS):
+        found[row["recipe"], _changes(row), row["seed"]] = row
+    rows = []
+    for name, words in _RUNS[block]:
+        recipe = name if "/" in name else f"arxiv-text/{name}"
+        seeds = {seed: row for (*key, seed), row in found.items() if key == [recipe, words]}
+        if not seeds:
+            raise ValueError(f"docs/runs.md shows {recipe} with {words!r} and runs.jsonl has no such run; change _RUNS")
+        for seed, row in seeds.items():
+            changes = ", ".join(filter(None, [words, f"seed {seed}" if seed else ""]))
+            scores = [f"{100 * row['scores'][split]['metric']:.2f}" for split in ("valid", "test")]
+            cells = [f"`{name}`", *_size(row), changes, f"{row['parameters']:,}", *scores]
+            rows.append([*cells, memory(row["peak_bytes"]), duration(row["training_seconds"])])
+    shown = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    lines = ["| " + " | ".join(head[k] for k in shown) + " |"]
+    lines.append("|" + "".join("---|" if head[k] in ("recipe", "changes") else "---:|" for k in shown))
+    return "\n".join([*lines, *("| " + " | ".join(row[k] or "–" for k in shown) + " |" for row in rows)])
+
+
 def _runs() -> str:
-    """Every finished run that is no row of the paper, and what the rows of the paper's text came to; newest last."""
+    """Every finished run with what it changed of its recipe, recipe by recipe, newest last."""
     lines = [
-        "| recipe | seed | parameters | valid | test | best epoch | peak | process | step | training | measured |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| recipe | changes | seed | parameters | valid | test | best epoch | peak | process | step | training "
+        "| measured |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     order = {name: position for position, name in enumerate(all_recipes())}
     for row in sorted(read_rows(RESULTS), key=lambda row: order[row["recipe"]]):
-        peak = "–" if row["peak_bytes"] is None else memory(row["peak_bytes"])
-        changed = "".join(f"; {name}={got} instead of {wanted}" for name, (wanted, got) in row["changed"].items())
+        width = f"{_size(row)[1]} channels" if "model.hidden_channels" in row["changed"] else ""
         cells = [
-            f"`{row['recipe']}`{changed}",
+            f"`{row['recipe']}`",
+            ", ".join(filter(None, [_changes(row), width])) or "–",
             str(row["seed"]),
             f"{row['parameters']:,}",
             *(f"{100 * row['scores'][split]['metric']:.2f}" for split in ("valid", "test")),
             f"{row['best_epoch']} of {row['epochs']}",
-            peak,
+            memory(row["peak_bytes"]),
             memory(row.get("resident_bytes")),
             duration(row["seconds_per_step"]),
             duration(row["training_seconds"]),
@@ -494,21 +604,50 @@ def _by_dataset() -> dict[str, list[str]]:
     return found
 
 
+_ROOMS = {
+    "commands/": "one file for each command; parser.py describes the words, cli.py runs the command",
+    "experiment.py": "Experiment and run_experiment: data -> model -> training -> report, on one page",
+    "predict.py": "writes the predictions of a finished run as a table with the user's ids",
+    "graph.py": "one immutable graph: CSR by destination, and by source for the backward",
+    "ops/": "message passing and a block's head as pure functions: plain torch, C++, Triton",
+    "stack/": "depth: couplings; stored, checkpointed and reversible backpropagation",
+    "implicit/": "equilibria: fixed-point solvers and their gradient",
+    "nn/": "convolutions, norms, encoders, heads, and the model (ModelConfig, build_model)",
+    "data/": "readers, samplers, graphs on disk, and the preparation of tables",
+    "train/": "the training loop, losses, metrics, optimizers, checkpoints, several processes",
+    "planner/": "predicts peak memory and step time before a run, and suggests what fits",
+    "report/": "report.json, the HTML page and the Markdown row of a finished run",
+    "interop/": "a drop-in for PyG's GroupAddRev, and checkpoints of the official code",
+    "paper/": "the paper's recipes, baselines and printed figures, and the recorded runs",
+}
+"""Every folder of the package, and the modules to know first -> what is in it, in few words."""
+_COLUMNS = 100
+
+
 def _map() -> str:
-    """The pieces of the package: its modules, and its folders without what is in them."""
-    return _fenced(_rows(PACKAGE, deep=False))
+    """One short line for each room of the package."""
+    for name in _ROOMS:
+        if not (PACKAGE / name).exists():
+            raise ValueError(f"src/revgnn/{name} does not exist; change _ROOMS")
+    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    if missing := sorted(folders - _ROOMS.keys()):
+        raise ValueError(f"_ROOMS lacks {', '.join(missing)}; add a short line for each")
+    text = _fenced(list(_ROOMS.items()))
+    if long := [line for line in text.splitlines() if len(line) > _COLUMNS]:
+        raise ValueError(f"a line of the map has more than {_COLUMNS} columns; shorten {long[0]!r}")
+    return text
 
 
 def _tree() -> str:
-    return _fenced(_rows(PACKAGE, deep=True))
+    return _fenced(_rows(PACKAGE))
 
 
-def _rows(folder: Path, *, deep: bool, indent: str = "") -> list[tuple[str, str]]:
+def _rows(folder: Path, *, indent: str = "") -> list[tuple[str, str]]:
     rows = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if path.is_dir() and (path / "__init__.py").exists():
             rows.append((f"{indent}{path.name}/", _first_sentence(path / "__init__.py")))
-            rows += _rows(path, deep=True, indent=f"{indent}  ") if deep else []
+            rows += _rows(path, indent=f"{indent}  ")
         elif path.suffix == ".py" and not (indent and path.name == "__init__.py"):
             rows.append((f"{indent}{path.name}", _first_sentence(path)))
     return rows
@@ -526,7 +665,89 @@ def _fenced(rows: list[tuple[str, str]]) -> str:
     return "\n".join(["```", "src/revgnn/", *(f"  {line}" for line in lines), "```"])
 
 
+# ---------------------------------------------------------------------- a batch's way, as a picture
+_BOX_WIDTH, _BOX_HEIGHT = 150, 46
+_BOXES = {
+    "tables": (20, 84, "tables, data sets", "Parquet, CSV, OGB", "file"),
+    "readers": (216, 50, "readers", "data/readers/", "step"),
+    "prepare": (216, 118, "prepare", "data/prepare/", "step"),
+    "dataset": (412, 50, "Dataset, in memory", "data/dataset.py", "value"),
+    "store": (412, 118, "Store, on disk", "data/ondisk/", "value"),
+    "batches": (608, 84, "batches", "data/sampling/", "value"),
+    "forward": (20, 292, "Forward", "train/forward.py", "step"),
+    "loss": (264, 224, "loss, gradients", "train/step.py", "step"),
+    "optimizer": (450, 224, "optimizer step", "train/optim.py", "step"),
+    "checkpoint": (636, 224, "checkpoint", "train/callbacks/", "file"),
+    "metrics": (264, 292, "metrics", "train/", "step"),
+    "report": (636, 292, "report", "report/", "file"),
+    "rows": (264, 360, "rows with ids", "predict.py", "step"),
+    "predictions": (636, 360, "prediction table", "Parquet", "file"),
+}
+"""Name -> left, top, title, where it is in the code, and its kind, which gives its color."""
+_ARROWS = (
+    ("tables", "readers", ""), ("tables", "prepare", ""), ("readers", "dataset", ""), ("prepare", "store", ""),
+    ("dataset", "batches", ""), ("store", "batches", ""), ("forward", "loss", "train"), ("loss", "optimizer", ""),
+    ("optimizer", "checkpoint", ""), ("forward", "metrics", "evaluate"), ("metrics", "report", ""),
+    ("forward", "rows", "predict"), ("rows", "predictions", ""),
+)  # fmt: skip
+_PICTURE_STYLE = """<style>
+  text { font: 13px system-ui, sans-serif; fill: #1f2328 }
+  .code { font: 11px ui-monospace, monospace; fill: #59636e }
+  .page { fill: #ffffff; stroke: #d1d9e0 }
+  .file { fill: #fff1d6; stroke: #9a6700 }
+  .step { fill: #ddf4ff; stroke: #0969da }
+  .value { fill: #dafbe1; stroke: #1a7f37 }
+  .arrow { fill: none; stroke: #59636e; stroke-width: 1.5 }
+  .head { fill: #59636e }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #f0f6fc }
+    .code { fill: #9198a1 }
+    .page { fill: #0d1117; stroke: #3d444d }
+    .file { fill: #3a2d0b; stroke: #d29922 }
+    .step { fill: #0c2d4d; stroke: #4493f8 }
+    .value { fill: #12361d; stroke: #3fb950 }
+    .arrow { stroke: #9198a1 }
+    .head { fill: #9198a1 }
+  }
+</style>"""
+
+
+def _batch_picture() -> str:
+    """The elements of docs/batch.svg: boxes from tables to predictions, and arrows between them."""
+    lines = [_PICTURE_STYLE, '<rect class="page" x="0.5" y="0.5" width="805" height="447" rx="8"/>']
+    lines += [
+        _text(20, 30, "From tables to batches"),
+        _text(264, 206, "The same forward trains, evaluates and predicts"),
+    ]
+    for start, end, label in _ARROWS:
+        (left, top, *_), (right, bottom, *_) = _BOXES[start], _BOXES[end]
+        x, y, to, down = left + _BOX_WIDTH, top + _BOX_HEIGHT // 2, right, bottom + _BOX_HEIGHT // 2
+        bend = x + 20 if label else (x + to) // 2
+        lines += _arrow(f"M{x} {y} H{bend} V{down} H{to - 6}", to, down)
+        if label:
+            lines.append(_text(bend + 4, down - 6, label, "code"))
+    # From the end of the upper row to the beginning of the lower one.
+    x, top, into = 608 + _BOX_WIDTH // 2, 84 + _BOX_HEIGHT, 20 + _BOX_WIDTH // 2
+    lines.append(f'<path class="arrow" d="M{x} {top} V180 H{into} V286"/>')
+    lines.append(f'<path class="head" d="M{into} 292 l-4 -8 h8 z"/>')
+    for left, top, title, code, kind in _BOXES.values():
+        size = f'width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6"'
+        lines.append(f'<rect class="{kind}" x="{left}" y="{top}" {size}/>')
+        lines += [_text(left + 10, top + 19, title), _text(left + 10, top + 36, code, "code")]
+    lines.append(_text(20, 434, "blue: a step of the program · green: a value · yellow: files", "code"))
+    return "\n".join(lines)
+
+
+def _arrow(path: str, x: int, y: int) -> list[str]:
+    return [f'<path class="arrow" d="{path}"/>', f'<path class="head" d="M{x} {y} l-8 -4 v8 z"/>']
+
+
+def _text(x: int, y: int, text: str, kind: str = "title") -> str:
+    return f'<text class="{kind}" x="{x}" y="{y}">{text}</text>'
+
+
 BLOCKS = {
+    "batch-picture": _batch_picture,
     "claim": _claim,
     "memory": _memory_table,
     "speed": _speed,
@@ -536,6 +757,7 @@ BLOCKS = {
     "preparation": _preparation,
     "prepare-scale": _prepare_scale,
     "runs": _runs,
+    **{block: partial(_runs_of, block) for block in _RUNS},
     "out-of-core": _out_of_core,
     "billion": _billion,
     "scale-check": _scale_check,
