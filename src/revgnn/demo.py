@@ -22,6 +22,7 @@ from rich.progress import track
 from .console import print_table
 from .data import load_dataset
 from .experiment import Experiment, run_experiment
+from .nn.model import ModelConfig
 from .paper.recipes import digits
 from .planner.isolated import resident_in_isolation
 from .planner.measured import training_memory
@@ -197,6 +198,7 @@ def _make_room(out: Path) -> None:
 
 
 def _as_deep(run: Experiment, depth: int) -> Experiment:
+    assert isinstance(run.model, ModelConfig), "the demo's models have layers"
     return replace(run, model=replace(run.model, num_layers=depth))
 
 
