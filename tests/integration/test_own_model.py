@@ -94,7 +94,7 @@ def _train(*words: str, model: str = "own_models:Mine", epochs: int = 3) -> list
 def test_it_trains_resumes_and_predicts_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_train("--set", "model.width=5")) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["name"] == "tables/graph-Mine"
+    assert report["name"] == "tables/graph-Mine with train.epochs=3, model.width=5"
     assert report["config"]["model"] == {"class": "own_models:Mine", "width": 5}
     assert report["parameters"] == 4 * 5 + 5 + 5 * 2 + 2
     assert main(_train("--set", "model.width=5", "--resume", epochs=5)) == 0
