@@ -135,7 +135,7 @@ def _recipes() -> str:
 
 def _all_recipes() -> str:
     """Every recipe with what the paper prints for it, and the parameters of its network."""
-    head = ["recipe", "what it is", "in the paper", "metric", "memory [GiB]", "printed", "parameters", "assumed"]
+    head = ["recipe", "network", "in the paper", "metric", "memory [GiB]", "printed", "parameters", "assumed"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|---|---:|---:|---:|---:|---|"]
     for name, text in recipe_summaries().items():
         paper = find_target(name) or Target()
@@ -271,16 +271,16 @@ def _planned_summary() -> str:
     measured = {row["recipe"] for row in rows}
     missing = [f"`{name}`" for name in all_recipes() if name not in measured]
     return (
-        f"Memory: {len(rows)} of {len(all_recipes())} recipes; the median is off by {off[middle]:.2%}, the worst, "
-        f"`{worst['recipe']}`, by {off[-1]:.1%}. Time: {within} within a factor of two; predicted over measured is "
-        f"{steps[middle]:.2f} in the median, {steps[0]:.2f} at the least and {steps[-1]:.2f} at the most."
-        + (f"\n\nNot measured with this version: {', '.join(missing)}." if missing else "")
+        f"Memory: {len(rows)} of {len(all_recipes())} recipes are measured. The prediction is off by {off[middle]:.2%} "
+        f"in the median and by {off[-1]:.1%} at most (`{worst['recipe']}`). Time: {within} predictions are within a "
+        f"factor of two; predicted over measured is {steps[middle]:.2f} in the median, {steps[0]:.2f} at least and "
+        f"{steps[-1]:.2f} at most." + (f"\n\nNot measured with this version: {', '.join(missing)}." if missing else "")
     )
 
 
 def _preparation() -> str:
     """What preparing ogbn-proteins took, newest measurement of each size."""
-    lines = ["| data | directed edges | reading | graph | at most | measured |", "|---|---:|---:|---:|---:|---|"]
+    lines = ["| data | directed edges | reading | graph | peak memory | measured |", "|---|---:|---:|---:|---:|---|"]
     for row in _newest("preparation", "made_up", "num_edges").values():
         cells = [
             "made up" if row["made_up"] else "ogbn-proteins",
@@ -297,7 +297,7 @@ def _preparation() -> str:
 def _prepare_scale() -> str:
     """What `revgnn prepare` took, newest measurement of each size."""
     lines = [
-        "| edges | nodes | features | parts | tables | time | peak memory | between, on disk | graph | measured |",
+        "| edges | nodes | features | parts | tables | time | peak memory | temporary files | graph | measured |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for _, row in sorted(_newest("prepare", "num_edges").items()):
@@ -467,9 +467,9 @@ def _out_of_core() -> str:
         "nodes",
         "edges",
         "on disk",
-        "limit",
+        "memory limit",
         "parts",
-        "of a step",
+        "parts per step",
         "training",
         "peak",
         "step",
@@ -505,7 +505,7 @@ def _ranks() -> str:
     """Two ranks beside one process that takes the same steps: the newest row of each way."""
     head = [
         "ranks",
-        "how",
+        "mode",
         "segments",
         "step",
         "sent in a step",
@@ -549,7 +549,7 @@ def _billion() -> str:
     if held is not None:
         step = (
             f"{memory(scale.step_bytes(held, ahead=0))}, with {held:.1f} tensors of n x D floats as measured; depth "
-            "adds weights alone"
+            "adds only weights"
         )
     rows = [
         ("graph", f"10^9 nodes with {scale.features} features, 10^10 edges, half of them within a part"),
