@@ -27,7 +27,7 @@ from revgnn.graph import Graph
 from revgnn.interop import GroupAddRev
 from revgnn.nn import Block, NormActDrop, SAGEConv
 from revgnn.nn.model import ModelConfig, build_model
-from revgnn.stack.layer_run import Experiment
+from revgnn.stack.layer_run import LayerRun
 
 RANKS = 2
 SEGMENTS = (1, 3)
@@ -158,14 +158,14 @@ def order_of_events(segments: int) -> list[str]:
         return done
 
     model.register_comm_hook(None, exchange)
-    reverse = Experiment.reverse
+    reverse = LayerRun.reverse
 
-    def watched(run: Experiment, *arguments: Any) -> None:
+    def watched(run: LayerRun, *arguments: Any) -> None:
         events.append("begun")
         reverse(run, *arguments)
         events.append("done")
 
-    with patch.object(Experiment, "reverse", watched):
+    with patch.object(LayerRun, "reverse", watched):
         # DDP puts its buckets in the order in which gradients came in the first step.
         for _ in range(2):
             events.clear()

@@ -420,6 +420,19 @@ def test_a_report_sets_the_prediction_beside_the_peak(tmp_path: Path, capsys: py
     assert "memory predicted by the planner" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_train_predicts_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "digits/revgnn", "--set", "train.epochs=1", "--set", "model.num_layers=4", "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("revgnn.commands.set_beside", lambda *arguments: pytest.fail("nobody asked"))
+        assert main([*words, "--json", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["predicted"] is None
+    assert main([*words, "--plan", "--runs", "2", "--out", str(tmp_path / "runs")]) == 2
+    assert "--plan is of one run in one process; leave it out, or --runs" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.filterwarnings("ignore::revgnn.implicit.fixed_point.ConvergenceWarning")
 def test_a_report_of_a_fixed_point_has_the_peak_of_solved_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

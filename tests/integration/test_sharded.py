@@ -25,7 +25,7 @@ from rank_jobs import assert_close, assert_same_bits, last, launch, node_dataset
 from revgnn.data import Batch, Batches, GraphInfo, LoaderConfig, make_batches
 from revgnn.graph import Graph
 from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
-from revgnn.stack.layer_run import Experiment
+from revgnn.stack.layer_run import LayerRun
 from revgnn.train import Goal, Interrupted, LabelOptions, TrainConfig, fit, read_curve
 from tolerances import relative_error
 
@@ -139,18 +139,18 @@ def train(
 def most_layers_gathered(out: Path) -> int:
     """How many of the four layers are whole, at most, when one is about to be taken back."""
     found: list[int] = []
-    forward, reverse, models = Stopped.forward, Experiment.reverse, []
+    forward, reverse, models = Stopped.forward, LayerRun.reverse, []
 
     def noted(model: Stopped, *arguments: object, **named: object) -> Tensor:
         models[:] = [model]
         return forward(model, *arguments, **named)
 
-    def watched(run: Experiment, *arguments: Any) -> None:
+    def watched(run: LayerRun, *arguments: Any) -> None:
         layers = [list(layer.parameters()) for layer in models[0].inner.stack.layers]
         found.append(sum(not hasattr(parameters[0], "to_local") for parameters in layers))
         reverse(run, *arguments)
 
-    with patch.object(Stopped, "forward", noted), patch.object(Experiment, "reverse", watched):
+    with patch.object(Stopped, "forward", noted), patch.object(LayerRun, "reverse", watched):
         train(out, "segments", "fsdp")
     return max(found)
 
