@@ -10,7 +10,9 @@ import ctypes
 import gc
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -105,9 +107,19 @@ def resident_now() -> int | None:
 def give_back() -> None:
     """Return the memory that was released to the system."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Return the free memory that malloc keeps to the system, where malloc is glibc's; its settings stay."""
+    found = _malloc_trim()
+    if found is not None:
+        found(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _highest() -> int | None:

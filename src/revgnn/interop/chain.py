@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
+from ..resident import trim
 from ..stack.gradients import anchor_of, refusing_second
 from ..stack.recompute import version_of
 from ..stack.state import FloatState
@@ -98,6 +99,10 @@ class _Layer(torch.autograd.Function):
 _REMEDY = "set disable=True on it to train with second derivatives, which changes neither weights nor values"
 
 
+_BETWEEN_TRIMS = 2**23
+"""Bytes of streams that go through the layers of a chain until free memory is returned."""
+
+
 class _Kept:
     """A tensor that others may hold and write to, and whether they did."""
 
@@ -149,7 +154,7 @@ class _Tape:
         self.calls: list[LayerCall] = []
         self.lock = threading.RLock()
         self._leases: list[weakref.ref[_Lease]] = []
-        self._position = 0
+        self._position, self._passed = 0, 0
         self._state: _Kept | tuple[LayerCall, FloatState] | None = None
         """After ``_position`` calls: an output that is not the tape's own, or a state that is, cut as for a call."""
 
@@ -164,6 +169,7 @@ class _Tape:
             self._leases.append(weakref.ref(lease))
             lease.begin(self, len(self.calls), y)
             self._position, self._state = lease.position, lease.last
+            self._pass(y)
             return True
 
     def take(self, lease: _Lease) -> FloatState:
@@ -199,6 +205,19 @@ class _Tape:
     def put(self, position: int, call: LayerCall, state: FloatState) -> None:
         """Give the tape a state of its own."""
         self._position, self._state = position, (call, state)
+        self._pass(state.whole)
+
+    def _pass(self, stream: Tensor) -> None:
+        """Note that a layer is done, and after some of them let malloc return its free memory.
+
+        What autograd keeps of each call lies between the call's temporaries, and comes for as long as the chain lives.
+        Of the heap's holes between such small things, many are too small for an aligned temporary by a few bytes, and
+        would stay resident unused.
+        """
+        self._passed += stream.nbytes if stream.device.type == "cpu" else 0
+        if self._passed >= _BETWEEN_TRIMS:
+            self._passed = 0
+            trim()
 
     def _nearest(self, position: int) -> tuple[int, tuple[LayerCall, FloatState]]:
         """The known state with the fewest calls between it and the one wanted, none of them changed since."""

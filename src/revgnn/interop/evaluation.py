@@ -54,8 +54,8 @@ class LayerCall:
         return FloatState(x.movedim(self.dim, -1), self.coupling.num_groups)
 
     def join(self, state: FloatState) -> Tensor:
-        """The stream of a state, with memory of its own."""
-        return joined(state, self.dim)
+        """The stream of a state, which is at its end: its memory, where the channels come last."""
+        return state.whole if self.dim == -1 else joined(state, self.dim)
 
     def is_unchanged(self) -> bool:
         """Whether parameters, arguments and buffers are what they were in the first evaluation."""
