@@ -1,4 +1,4 @@
-"""The peers of the paper's tables that are not a stack, thin over PyG's own modules. `build_baseline` makes one."""
+"""The baselines of the paper's tables, built from PyG's modules; `build_baseline` makes one by name"""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from .plain import plain_gcn, plain_sage
 from .propagation import DAGNN, GCNII, SGC, SIGN
 from .transformer import CrossEdges, UniMP, UniMPv2
 
-PeerKind = Literal["gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"]
+BaselineKind = Literal[
+    "gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """What a peer is made of; each kind reads the fields that it has a use for."""
+    """Configuration of a baseline; a kind ignores the fields that it does not need."""
 
-    kind: PeerKind
-    """Which network."""
+    kind: BaselineKind
+    """The network, a key of `BASELINES`."""
     num_layers: int
-    """L: convolutions, or linear layers where there are none (dagnn, sgc, sign)."""
+    """L: number of convolutions, or of linear layers (dagnn, sgc, sign)."""
     hidden_channels: int
-    """D: width of the hidden layers, over all heads together."""
+    """D: width of the hidden layers, of all heads together."""
     heads: int = 1
-    """H of gat, edge_gat and the transformers."""
+    """H: attention heads of gat, edge_gat and the transformers."""
     norm: bool = True
     """Whether gcn and sage have BatchNorm between their layers."""
     dropout: float = 0.5
     """Probability of dropping a hidden channel of a node."""
     input_dropout: float = 0.0
-    """Of an input feature."""
+    """Probability of dropping an input feature."""
     edge_drop: float = 0.0
-    """Share of the edges that attention leaves out in training."""
+    """Probability of dropping an edge from attention, in training."""
     hops: int = 0
-    """K: steps of propagation without weights (dagnn, sgc, sign)."""
+    """K: propagation steps without weights (dagnn, sgc, sign)."""
     initial: float = 0.0
     """Weight alpha of the first layer's output in every layer of gcnii."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PeerKind):
-            raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(get_args(PeerKind))}")
+        if self.kind not in get_args(BaselineKind):
+            raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(get_args(BaselineKind))}")
         if self.num_layers < 1 or self.hidden_channels < 1 or self.heads < 1 or self.hops < 0:
             raise ValueError(
                 f"num_layers, hidden_channels and heads must be 1 or more and hops 0 or more, got {self.num_layers}, "
@@ -58,33 +60,33 @@ class BaselineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What the data asks of a network."""
+    """The widths of a baseline's inputs and output."""
 
     in_channels: int
-    """F, with the columns of labels where labels are given as input."""
+    """F, including the columns of labels as input."""
     out_channels: int
     """T."""
     edge_channels: int | None = None
-    """K; ``None``: the edges carry nothing."""
+    """K; ``None``: no edge features."""
     label_channels: int = 0
-    """How many of the last input columns are labels that are given as input."""
+    """Number of last input columns that are labels."""
 
 
 def build_baseline(config: BaselineConfig, shape: Shape) -> nn.Module:
-    """Make the network that a configuration describes.
+    """Build a baseline from its configuration.
 
     Args:
-        config: what it is made of.
-        shape: what the data asks of it.
-    Returns: a module called as ``(x, graph, edge_attr, seed=...)``, with weights from torch's global generator. What it
-        drops is drawn from that generator too, whatever the seed.
-    Raises: ValueError: the data lacks what the network needs.
+        config: the configuration.
+        shape: the widths of inputs and output.
+    Returns: a module called as ``(x, graph, edge_attr, seed=...)``, initialised from torch's global generator. Dropout
+        uses that generator too and ignores the seed.
+    Raises: ValueError: the data lacks edge features or labels that the network needs.
     """
     if config.kind in {"edge_gat", "unimp_cef"} and shape.edge_channels is None:
         raise ValueError(f"kind={config.kind!r} reads edge features, and the data has none; choose another kind")
     if config.kind in {"unimp", "unimp_cef", "unimp_v2"} and not shape.label_channels:
         raise ValueError(f"kind={config.kind!r} takes labels as input; set train.labels.reuse=true")
-    return PEERS[config.kind](config, shape)
+    return BASELINES[config.kind](config, shape)
 
 
 def _gat(config: BaselineConfig, shape: Shape) -> nn.Module:
@@ -101,7 +103,7 @@ def _gat(config: BaselineConfig, shape: Shape) -> nn.Module:
 
 
 def _edge_gat(config: BaselineConfig, shape: Shape) -> nn.Module:
-    assert shape.edge_channels is not None, "build_peer has checked it"
+    assert shape.edge_channels is not None, "build_baseline has checked it"
     return EdgeGAT(
         shape.in_channels,
         config.hidden_channels,
@@ -130,7 +132,7 @@ def _unimp(config: BaselineConfig, shape: Shape) -> nn.Module:
     width = config.hidden_channels
     cross = None
     if config.kind == "unimp_cef":
-        assert shape.edge_channels is not None, "build_peer has checked it"
+        assert shape.edge_channels is not None, "build_baseline has checked it"
         cross = CrossEdges(shape.edge_channels, width // config.heads)
     return UniMP(
         shape.in_channels,
@@ -163,7 +165,7 @@ def _widths(config: BaselineConfig, shape: Shape) -> list[int]:
     return [shape.in_channels, *[config.hidden_channels] * (config.num_layers - 1), shape.out_channels]
 
 
-PEERS: dict[str, Callable[[BaselineConfig, Shape], nn.Module]] = {
+BASELINES: dict[str, Callable[[BaselineConfig, Shape], nn.Module]] = {
     "gcn": lambda c, s: plain_gcn(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "sage": lambda c, s: plain_sage(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "gat": _gat,
