@@ -49,11 +49,19 @@ def override(config: T, assignments: Iterable[str], *, fixed: frozenset[str] = f
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Give the fields of nested dataclasses by their dotted names."""
+    """Flatten nested dataclasses and mappings to their leaves by dotted name.
+
+    Args:
+        config: a dataclass or a mapping.
+        prefix: prepended to every name.
+    """
+    items = (
+        config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in fields(config))
+    )
     flat: dict[str, Any] = {}
-    for field in fields(config):
-        value, name = getattr(config, field.name), f"{prefix}{field.name}"
-        flat.update(flatten(value, f"{name}.") if is_dataclass(value) else {name: value})
+    for key, value in items:
+        is_nested = isinstance(value, Mapping) or is_dataclass(value)
+        flat.update(flatten(value, f"{prefix}{key}.") if is_nested else {f"{prefix}{key}": value})
     return flat
 
 

@@ -119,7 +119,7 @@ def test_parts_and_neighbourhoods_are_a_setting_away(
         assert f'<tr><th scope="row">{name}</th><td>{text}</td></tr>' in page
     caption = f"of epoch {report['result']['best_epoch']}" + ("" if seen is None else f", {seen}")
     assert f"{caption}</caption>" in page
-    assert ("Scores by which they were selected" in page) == ("final_parts" in loader)
+    assert ("Scores that selected the weights" in page) == ("final_parts" in loader)
     is_ahead = loader.get("prefetch", 2) > 0 and "kind" in loader
     assert ("2 times the largest batch for those made ahead" in report["memory"]["how"]) == is_ahead
 

@@ -141,7 +141,7 @@ def test_what_follows_the_stack_is_planned_with_it(segments: int) -> None:
     generous = make(house("gcn", "batch"), memory_budget="1TB", segments=segments)
     once(generous)
     cost = cost_of(generous)
-    assert cost.ended < cost.rebuilt
+    assert cost.with_head < cost.recomputed
     stack = make(house("gcn", "batch"), memory_budget=cost.need(0, L, segments), segments=segments)
     once(stack)
     assert stack.num_stored == 0
@@ -159,7 +159,7 @@ def test_what_a_stored_layer_keeps_is_what_the_trial_found() -> None:
         for depth in (3, 7)
     )
     per_layer = sum(p.numel() * 4 for blocks in stack.layers[:1] for p in blocks.parameters())
-    assert abs((deep - shallow) / 4 - per_layer - cost_of(stack).kept) <= 0.02 * cost_of(stack).kept
+    assert abs((deep - shallow) / 4 - per_layer - cost_of(stack).per_layer) <= 0.02 * cost_of(stack).per_layer
 
 
 # ---------------------------------------------------------------------- the choice
@@ -295,7 +295,7 @@ def test_sizes_are_checked_where_they_come_in() -> None:
     for size in (0, -1, "0GB"):
         with pytest.raises(ValueError, match="memory_budget must be above 0 bytes"):
             make(memory_budget=size)
-    with pytest.raises(ValueError, match="memory_budget='2GB' is about states that are rebuilt"):
+    with pytest.raises(ValueError, match="memory_budget='2GB' applies to reconstructed states"):
         ModelConfig(memory_budget="2GB", coupling="residual", backprop="store")
     assert ModelConfig(memory_budget="2GB").stack_arguments()["memory_budget"] == "2GB"
 

@@ -145,7 +145,7 @@ def test_whatever_is_added_on_the_way_is_taken_off_again(exponents: list[int], s
     for layer, delta in enumerate(deltas):
         state.enter(layer)
         state.add(layer % 2, delta)
-    assert len(state.aside) == -(-(scales[-1] - scales[0]) // 8)
+    assert len(state.lost_bits) == -(-(scales[-1] - scales[0]) // 8)
     # Nearest in every change of scale and addition: half a step each, of the scale that follows.
     expected = x.chunk(2, 1)
     summed = [expected[i] + sum((d for k, d in enumerate(deltas) if k % 2 == i), torch.zeros(5, 3)) for i in range(2)]
@@ -408,7 +408,7 @@ def test_what_is_not_finite_is_named_by_its_layer(value: float) -> None:
     stack(x, seed=0)
     before = [buffer.clone() for buffer in stack.buffers()]
     set_gain(stack, value, layer=4)
-    with pytest.raises(FloatingPointError, match="layer 4 meets or adds a value that is not finite"):
+    with pytest.raises(FloatingPointError, match="layer 4 reads or adds a value that is not finite"):
         stack(x, seed=0)
     # The second run, to which the layer belongs, has left its statistics as they were.
     moved = [not torch.equal(a, b) for a, b in zip(stack.buffers(), before, strict=True)]
@@ -488,7 +488,7 @@ def test_the_monitor_warns_and_can_be_asked() -> None:
     assert stack.drift is None
     with torch.autocast("cpu", torch.bfloat16):
         loss = stack(x, graph, seed=0).sum()
-    with pytest.warns(DriftWarning, match=r"input of layer 0 was rebuilt .* segments='auto' .* state='exact'"):
+    with pytest.warns(DriftWarning, match=r"input of layer 0 was reconstructed .* segments='auto' .* state='exact'"):
         loss.backward()
     first = stack.drift
     assert first is not None and first > 1e-4
@@ -561,7 +561,7 @@ def test_check_inverse_measures_drift() -> None:
         assert check_inverse(stack, x, graph, seed=0).layer is not None
         exact = check_inverse(make(lambda width: Smooth(width, "batch"), num_layers=112, state="exact"), x, graph)
     assert exact.layer is None and exact.errors == (0.0,) * 112
-    assert str(exact) == "all 112 layers were rebuilt to a relative error of 0.0e+00 or less"
+    assert str(exact) == "all 112 layers were reconstructed to a relative error of 0.0e+00 or less"
     with pytest.raises(ValueError, match="check_inverse needs backprop='reversible', got 'store'"):
         check_inverse(make(backprop="store"), x)
 
@@ -571,8 +571,8 @@ def test_check_inverse_measures_drift() -> None:
     ("arguments", "message"),
     [
         ({"state": "fixed"}, "state='fixed' is not known; choose one of float, exact, exact64"),
-        ({"state": "exact", "backprop": "store"}, "state='exact' is about states that are rebuilt; set backprop="),
-        ({"drift_every": 5, "backprop": "checkpoint"}, "drift_every=5 is about states that are rebuilt"),
+        ({"state": "exact", "backprop": "store"}, "state='exact' applies to reconstructed states; set backprop="),
+        ({"drift_every": 5, "backprop": "checkpoint"}, "drift_every=5 applies to reconstructed states"),
         ({"drift_every": -1}, "drift_every must be 0"),
         ({"segments": "many"}, "segments='many' is not known; give a number, 'auto' or None"),
         ({"segments": "auto", "backprop": "store"}, "leave it None"),
@@ -585,7 +585,7 @@ def test_what_cannot_be_is_refused_by_name(arguments: dict[str, Any], message: s
 
 def test_an_equilibrium_has_no_states_to_hold() -> None:
     for choice in ({"state": "exact"}, {"segments": "auto"}, {"memory_budget": "1GB"}):
-        with pytest.raises(ValueError, match="segments, state and memory_budget are about layers that are rebuilt"):
+        with pytest.raises(ValueError, match="segments, state and memory_budget apply to recomputed layers"):
             ModelConfig(backprop="implicit", coupling="residual", weight_tied=True, **choice)
 
 

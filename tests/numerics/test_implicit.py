@@ -238,9 +238,9 @@ def test_context_values_pass_unchanged_and_hidden_tensors_are_refused() -> None:
     x = torch.ones(4, requires_grad=True)
     z = fixed_point(f, torch.zeros(4), x, marker, {"k": 1}, [torch.ones(4)], seed=3)
     torch.testing.assert_close(z, torch.full((4,), 4.0), rtol=1e-2, atol=0)
-    with pytest.raises(ValueError, match="stands inside a list among the context, where it would get no gradient"):
+    with pytest.raises(ValueError, match="is inside a list among the context, where it would get no gradient"):
         fixed_point(f, torch.zeros(4), x, marker, {"k": 1}, [x], seed=3)
-    with pytest.raises(ValueError, match="stands inside a tuple among the context"):
+    with pytest.raises(ValueError, match="is inside a tuple among the context"):
         fixed_point(f, torch.zeros(4), x, marker, {"k": (x,)}, [torch.ones(4)], seed=3)
 
 

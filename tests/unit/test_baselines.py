@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from revgnn.data import GraphInfo
 from revgnn.graph import Graph
-from revgnn.paper.baselines import PEERS, BaselineConfig
+from revgnn.paper.baselines import BASELINES, BaselineConfig
 from revgnn.paper.baselines.attention import EdgeGATConv
 from revgnn.paper.baselines.transformer import CrossEdges
 from tolerances import assert_close
@@ -73,7 +73,7 @@ def dense(found: Graph, *, loops: bool) -> Tensor:
 
 
 # ------------------------------------------------------------------ what holds for all
-@pytest.mark.parametrize("kind", PEERS)
+@pytest.mark.parametrize("kind", BASELINES)
 def test_it_answers_per_node_and_every_weight_learns(kind: str) -> None:
     x, found, edge_attr = inputs(kind)
     model = peer(kind, dropout=0.2).train()
@@ -84,7 +84,7 @@ def test_it_answers_per_node_and_every_weight_learns(kind: str) -> None:
         assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
 
 
-@pytest.mark.parametrize("kind", PEERS)
+@pytest.mark.parametrize("kind", BASELINES)
 def test_renumbering_the_nodes_renumbers_the_answer(kind: str) -> None:
     x, found, edge_attr = inputs(kind)
     model = peer(kind)
@@ -306,7 +306,7 @@ def test_one_gated_layer_is_its_formula() -> None:
 
 
 def test_dropout_stands_between_the_layers_in_training_alone() -> None:
-    for kind in PEERS:
+    for kind in BASELINES:
         if kind == "sgc":
             continue
         x, found, edge_attr = inputs(kind)

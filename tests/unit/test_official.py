@@ -226,7 +226,7 @@ def test_what_is_no_checkpoint_is_not_read(content: str, tmp_path: Path) -> None
         path.write_bytes(path.read_bytes()[:1000])
     else:
         torch.save([1, 2], path)
-    with pytest.raises(ValueError, match=r"official.pth must (be a checkpoint that holds tensors alone|hold a state)"):
+    with pytest.raises(ValueError, match=r"official.pth must (be a checkpoint that holds only tensors|hold a state)"):
         convert(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -245,7 +245,7 @@ def test_a_damaged_checkpoint_is_named_whichever_byte_is_wrong(tmp_path: Path) -
 def test_a_pickle_without_a_zip_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     path.write_bytes(pickle.dumps(Harmful(), protocol=2))
-    with pytest.raises(ValueError, match="holds tensors alone"):
+    with pytest.raises(ValueError, match="holds only tensors"):
         convert(path, tmp_path / "out")
 
 
@@ -281,7 +281,7 @@ def test_the_command_line_converts(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["convert", str(path), "--out", str(tmp_path / "other"), "--dropout", "0.2"]) == 0
     assert "hidden_channels       12" in capsys.readouterr().out
     for words, message in [
-        ([str(path)], "stands there already; choose another folder"),
+        ([str(path)], "the file exists already; choose another folder"),
         ([str(tmp_path / "none.pth")], "none.pth: No such file or directory"),
         ([str(tmp_path / "deep")], "name the folder to write with --out"),
         ([str(path), "--out", str(tmp_path / "new"), "--dropout", "1.5"], r"dropout must lie in [0, 1)"),

@@ -200,7 +200,7 @@ def test_a_run_with_little_to_say_still_has_a_page(tmp_path: Path) -> None:
     page = _Page(render(report, json_rows(tmp_path)))
     assert "RMSE" in page.text
     assert "1.235" in page.text
-    assert "Beside the paper" not in page.text
+    assert "Comparison with the paper" not in page.text
     (tmp_path / "curve.jsonl").unlink()
     assert build_report(tmp_path, name="x", config={}, dataset={}, implementation="r")["curve"]["last_loss"] is None
 
@@ -211,13 +211,13 @@ def test_a_final_evaluation_stands_beside_the_one_that_selected(tmp_path: Path) 
     report = _report(_folder(tmp_path, selection=selection), config={"loader": loader})
     text = _Page(render(report, json_rows(tmp_path))).text
     assert "of epoch 4, in 3 parts of each of 10 views, whose logits are averaged" in text
-    assert "Scores by which they were selected, in 5 parts" in text
+    assert "Scores that selected the weights, in 5 parts" in text
     assert "73.12" in text
     assert "50.00" in text
     # A folder from before there was such a thing.
     old = _report(_folder(tmp_path), config={})
     assert old["result"]["selection"] == old["result"]["scores"]
-    assert "by which they were selected" not in _Page(render(old, json_rows(tmp_path))).text
+    assert "Scores that selected" not in _Page(render(old, json_rows(tmp_path))).text
 
 
 def test_the_growth_of_the_process_stands_beside_the_bytes_of_tensors(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ..experiment import Experiment, find_model
 from ..overrides import override
 from ..paper.recipes import find_recipe, recipe_summaries
 from ..paper.recipes.tables import MODELS, on_tables
-from ..paper.results import MOVES_NOTHING
+from ..paper.results import IRRELEVANT
 from ..paper.targets import find_target
 
 
@@ -54,7 +54,7 @@ def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, dict[str, An
     name, experiment = choose_experiment(arguments.what, arguments.model)
     out = arguments.out or Path("runs", *Path(name).parts)
     experiment = override(experiment, arguments.assignments)
-    changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in MOVES_NOTHING]
+    changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in IRRELEVANT]
     if changes:
         name = f"{name} with {', '.join(changes)}"
     target = find_target(name)

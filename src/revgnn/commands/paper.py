@@ -7,7 +7,7 @@ from argparse import Namespace
 
 from ..console import print_table, progress_console, results_console
 from ..paper.memory import append_memory, memory_row, read_memory, rows_of_tables
-from ..paper.results import ROWS_FILE, USUAL, append_rows, find_results, read_rows, rows_of
+from ..paper.results import DEFAULT_FOLDER, ROWS_FILE, append_rows, find_results, read_rows, rows_of
 from ..paper.tables import HEAD, build_table, markdown_table, notes, table_lines
 from ..report.row import memory
 from ..stack.budget import parse_bytes
@@ -42,7 +42,9 @@ def _record(arguments: Namespace) -> None:
     # A folder that is named is made where it is missing; the usual one is not, for it would be anywhere.
     results = arguments.results or find_results(None)
     if results is None:
-        raise FileNotFoundError(f"there is no {USUAL} in the current folder; name a folder of results with --results")
+        raise FileNotFoundError(
+            f"there is no {DEFAULT_FOLDER} in the current folder; name a folder of results with --results"
+        )
     rows = rows_of(arguments.run)
     appended = append_rows(rows, results)
     if arguments.json:
@@ -65,7 +67,7 @@ def _table(arguments: Namespace) -> None:
         [] if results is None else read_memory(results),
     )
     where = (
-        f"results: none; there is no {USUAL} in the current folder, name a folder with --results"
+        f"results: none; there is no {DEFAULT_FOLDER} in the current folder, name a folder with --results"
         if results is None
         else f"results: {results}"
     )

@@ -1,1 +1,1 @@
-"""Equilibria: solvers of fixed points, their gradient by the implicit function theorem, and the module around both."""
+"""Equilibrium models: fixed-point solvers, implicit differentiation, and the `Equilibrium` module"""

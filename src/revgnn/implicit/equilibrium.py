@@ -1,6 +1,6 @@
-"""A block run to its fixed point as a module, its pre-training by unrolling, and a penalty that keeps it solvable.
+"""The `Equilibrium` module: a block iterated to its fixed point, unrolled pre-training, and the Jacobian penalty.
 
-Hides the two solvers, their traces and the warnings of solves that missed their tolerance.
+Hides the two solvers, their traces and the warnings about solves that missed their tolerance.
 Source: Li et al. 2021 (arXiv:2106.07476), DEQ-GNN.
 """
 
@@ -26,9 +26,9 @@ def unrolled(f: Map, z0: Tensor, steps: int) -> Tensor:
     """Apply ``f`` to ``z0`` ``steps`` times with ordinary backpropagation.
 
     Args:
-        f: the map; statistics it keeps move in the last step alone.
-        z0: [N, D] start, usually zeros.
-        steps: applications, at least 1.
+        f: the map; its running statistics are updated in the last step only.
+        z0: [N, D] initial state, usually zeros.
+        steps: number of applications, at least 1.
     Returns: the last state.
     Raises: ValueError: if ``steps`` is below 1.
     Cost: saves the activations of every step.
@@ -67,21 +67,21 @@ def jacobian_penalty(f_value: Tensor, z: Tensor, *, generator: torch.Generator |
 
 
 class Equilibrium(nn.Module):
-    """A block run to its fixed point, with the input injected at every iteration.
+    """Iterate a block to its fixed point, with the input injected at every iteration.
 
-    ``z = block(z, seed, x, *context)``, from ``z = 0``. Solves that miss their tolerance give a `ConvergenceWarning`:
-    the first of each direction, then the 10th, the 100th and so on; `failures` counts them all.
+    ``z = block(z, seed, x, *context)``, from ``z = 0``. A solve that misses its tolerance raises a
+    `ConvergenceWarning`: the first of each direction, then the 10th, the 100th and so on; `failures` counts them all.
 
     Args:
         block: pure module ``f(z, seed, x, *context)`` with the shape of ``z``.
         solver: key of `SOLVERS` for the forward.
-        max_iter: most evaluations of the block in the forward.
+        max_iter: maximum number of block evaluations in the forward.
         tol: relative residual to stop at.
-        memory: states the forward solver remembers; ``None`` takes its default.
+        memory: number of states that the forward solver keeps; ``None`` takes its default.
         backward_solver: key of `SOLVERS` for the backward; ``None`` takes ``solver``.
-        backward_max_iter: most vector-Jacobian products in the backward.
+        backward_max_iter: maximum number of vector-Jacobian products in the backward.
         backward_tol: relative residual of the backward; ``None`` takes ``tol``.
-        backward_memory: states the backward solver remembers; ``None`` takes its default.
+        backward_memory: number of states that the backward solver keeps; ``None`` takes its default.
         pretrain_steps: applications of the block in mode "unroll".
         mode: "solve", or "unroll" for pre-training; `mode` may be set at any time.
     Raises: ValueError: a setting out of its range.
@@ -90,7 +90,7 @@ class Equilibrium(nn.Module):
 
     MODES = ("solve", "unroll")
     evaluated_by_rank = True
-    """Each rank evaluates the block as often as its own solve needs: its norms share no statistics with other ranks."""
+    """Each rank evaluates the block as often as its own solve needs, so its norms use the rank's own rows only."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Equilibrium(nn.Module):
 
     @property
     def mode(self) -> str:
-        """``"solve"``: implicit; ``"unroll"``: ``pretrain_steps`` applications, which leave no trace."""
+        """``"solve"``: solve for the fixed point; ``"unroll"``: apply the block ``pretrain_steps`` times."""
         return self._mode
 
     @mode.setter
@@ -143,7 +143,7 @@ class Equilibrium(nn.Module):
         Args:
             x: [N, D] input, injected at every iteration.
             context: further arguments of the block; tensors that require grad receive gradients. There are no groups
-                here, so a `split` argument arrives whole.
+                here, so a `split` argument is passed unsplit.
             seed: fixes the dropout masks for the whole solve and its backward; ``None`` draws one in training.
         Returns: [N, D] state, in the dtype of ``x`` (float32 under autocast).
         """
@@ -155,14 +155,14 @@ class Equilibrium(nn.Module):
                 "torch.export cannot follow an equilibrium, which iterates until its residual is small; set "
                 "mode='unroll'"
             )
-        seed, context = self._seed(seed), _whole(context)
+        seed, context = self._seed(seed), _unsplit(context)
         autocast = Autocast.current(x.device.type)
-        # The differences that a solver takes drown in a half-precision state; autocast rounds inside the block.
+        # A half-precision state has too few digits for a solver's differences; autocast rounds inside the block only.
         z0 = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32) if autocast.enabled else x.dtype)
         recompute = Recompute({self.block: View(self.block)}, x.device)
 
         def evaluate(z: Tensor) -> Tensor:
-            """Moves statistics, unless it is marked as a repetition."""
+            """Evaluate the block and update its statistics, unless inside `recomputing`."""
             return recompute.first(None, self.block, seed, lambda: self.block(z, seed, x, *context), keep=False)
 
         if self.mode == "unroll":
@@ -183,7 +183,7 @@ class Equilibrium(nn.Module):
             report=self._report,
         )
         if self.training and next(self.block.buffers(), None) is not None:
-            # Running statistics must describe the state that evaluation will meet: the equilibrium, not the zero start.
+            # Running statistics must describe the equilibrium, which inference sees, not the initial zeros.
             with torch.no_grad(), autocast(), alone():
                 evaluate(z.detach())
         return z
@@ -191,7 +191,7 @@ class Equilibrium(nn.Module):
     def jacobian_penalty(
         self, z: Tensor, x: Tensor, *context: object, seed: int | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate ``||d block/dz||_F^2 / numel`` at ``z``, for the loss; see the function of this name.
+        """Estimate ``||d block/dz||_F^2 / numel`` at ``z``, for the loss; see the function `jacobian_penalty`.
 
         Args:
             z: [N, D] state, usually what `forward` returned; held constant.
@@ -205,13 +205,13 @@ class Equilibrium(nn.Module):
         """
         state = z.detach().requires_grad_()
         with recomputing(), alone():
-            seed, context = self._seed(seed), _whole(context)
+            seed, context = self._seed(seed), _unsplit(context)
             recompute = Recompute({self.block: View(self.block)}, x.device)
             value = recompute.first(None, self.block, seed, lambda: self.block(state, seed, x, *context), keep=False)
         return jacobian_penalty(value, state, generator=generator)
 
     def extra_repr(self) -> str:
-        """Name the mode and the solvers."""
+        """Show the mode and the solvers."""
         return f"mode={self.mode!r}, solver={self.solver}, backward_solver={self.backward_solver}"
 
     def _seed(self, seed: int | None) -> int:
@@ -232,5 +232,5 @@ class Equilibrium(nn.Module):
             warn_unconverged(direction, trace, note=f" Such solves of this module so far: {count}.")
 
 
-def _whole(context: tuple[object, ...]) -> tuple[object, ...]:
+def _unsplit(context: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(value.value if isinstance(value, ChannelSplit) else value for value in context)

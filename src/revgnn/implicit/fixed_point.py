@@ -1,7 +1,7 @@
-"""The implicit function theorem as one autograd.Function: differentiate a fixed point, whatever way it was found.
+"""Implicit differentiation of a fixed point as one autograd Function, independent of the solver.
 
 The forward solves ``z = f(z)`` without a graph; the backward evaluates ``f`` once at the solution and solves the linear
-equation ``v = (df/dz)^T v + dL/dz``. Hides autocast, the scale of the gradient, and which tensors receive one.
+equation ``v = (df/dz)^T v + dL/dz``. Hides autocast, gradient scaling, and the choice of tensors that get a gradient.
 Source: Bai et al. 2019, Deep Equilibrium Models (arXiv:1909.01377).
 """
 
@@ -36,7 +36,7 @@ _TENSOR = object()
 
 
 class ConvergenceWarning(UserWarning):
-    """A fixed point was used although its solve missed the tolerance."""
+    """A solve missed its tolerance, and its best iterate is used."""
 
 
 def warn_unconverged(direction: Direction, trace: SolverTrace, *, note: str = "") -> None:
@@ -69,21 +69,21 @@ def fixed_point(
 ) -> Tensor:
     """Return ``z = f(z, seed, *context)``, differentiable by the implicit function theorem.
 
-    ``dL/dw = (df/dw)^T v`` at ``z``, where ``v = (df/dz)^T v + dL/dz``. Every evaluation is marked as `recomputing`: a
-    block that keeps statistics is to be evaluated once more at the result. The gradient is exact at a fixed point; its
-    error is of the order of the residuals where ``f`` is smooth, and can be larger beside a kink (ReLU, max).
+    ``dL/dw = (df/dw)^T v`` at ``z``, where ``v = (df/dz)^T v + dL/dz``. Every evaluation runs inside `recomputing`: to
+    update a block's running statistics, evaluate it once more at the result. The gradient is exact at a fixed point;
+    its error is of the order of the residuals where ``f`` is smooth, and can be larger near a kink (ReLU, max).
 
     Args:
-        f: block ``f(z, seed, *context) -> z``. A module is evaluated every time with the parameters, buffers, flags and
-            random numbers of the first; a function must be pure, and what it closes over gets no gradient.
-        z0: start of the solve, the shape and dtype of the state; gets no gradient.
+        f: block ``f(z, seed, *context) -> z``. Every evaluation of a module uses the parameters, buffers, flags and
+            random numbers of the first; a function must be pure, and tensors that it closes over get no gradient.
+        z0: initial state, which sets the state's shape and dtype; gets no gradient.
         context: further arguments of ``f``; tensors that require grad receive gradients, other values pass unchanged.
-        seed: the same for the whole solve and its backward, so that a dropout mask is fixed.
-        parameters: leaf tensors that ``f`` uses and that are to receive gradients; those of a module ``f`` do anyway.
+        seed: constant over the solve and its backward, so that dropout masks are fixed.
+        parameters: leaf tensors used by a function ``f`` that receive gradients; a module's parameters always do.
         forward: solver of ``z``.
-        backward: solver of ``v``, which starts at ``dL/dz``; ``max_iter=1`` takes that start, the one-step gradient.
-        report: called with every trace, in the forward and again in the backward; warns by default.
-    Returns: the state with the lowest residual met.
+        backward: solver of ``v``, which starts at ``dL/dz``; ``max_iter=1`` returns the start, the one-step gradient.
+        report: called with every trace, in the forward and in the backward; warns by default.
+    Returns: the iterate with the lowest residual.
     Raises:
         ValueError: a tensor that requires grad inside a container among ``context``, or see `solve`.
         RuntimeError: in backward, for a second derivative, or if a parameter changed since the forward.
@@ -122,9 +122,9 @@ def fixed_point(
 
 
 def keep_out_of_graphs() -> None:
-    """Keep torch.compile out of every solve, which branches on its residuals; a compiled block inside stays compiled.
+    """Exclude every solve from torch.compile, as it branches on its residuals; a compiled block inside stays compiled.
 
-    Imports the compiler, which takes seconds: whoever is about to solve asks for it, not the import of this file.
+    Called before a solve, not at import, because importing the compiler takes seconds.
     """
     global _outside_graphs
     _outside_graphs = torch.compiler.disable(_FixedPoint.apply)  # type: ignore[no-untyped-call]
@@ -132,26 +132,26 @@ def keep_out_of_graphs() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What the backward needs beside tensors."""
+    """The non-tensor arguments of forward and backward."""
 
     f: Callable[..., Tensor]
     arguments: tuple[object, ...]
-    """Seed and context, with `_TENSOR` where a tensor stands."""
+    """Seed and context, with `_TENSOR` in place of every tensor."""
     num_tensors: int
     forward: Solver
     backward: Solver
     report: Report
     autocast: Autocast
     recompute: Recompute | None
-    """Of a module ``f``."""
+    """The evaluator of a module ``f``; ``None`` for a function."""
     outside: tuple[Tensor, ...]
-    """Parameters of a function ``f``."""
+    """The ``parameters`` argument, for a function ``f``."""
     versions: tuple[int, ...]
-    """How often each of those had been written to."""
+    """Version counters of `outside` in the forward."""
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Let a module be as it was."""
+        """Restore a module's recorded conditions inside the context."""
         if self.recompute is None:
             with recomputing():
                 yield
@@ -175,11 +175,11 @@ class _FixedPoint(torch.autograd.Function):
     def forward(ctx: Any, job: _Job, z0: Tensor, *tensors: Tensor) -> Tensor:
         if job.recompute is not None:
             assert isinstance(job.f, nn.Module)
-            job.recompute.note(_KEY, job.f)
+            job.recompute.record(_KEY, job.f)
         z, trace = job.forward(lambda state: job.evaluate(state, tensors[: job.num_tensors]), z0)
         job.report("forward", trace)
         ctx.job = job
-        # A function finds its parameters where they are: a hook that moves what is saved would give back copies.
+        # A function's parameters are not saved: it reads them itself, and saved-tensor hooks would return copies.
         ctx.save_for_backward(z, *tensors[: len(tensors) - len(job.outside)])
         return z
 
@@ -220,7 +220,7 @@ def _implicit_gradients(
     """Solve ``v = (df/dz)^T v + grad`` on the graph of ``value = f(z)``, then return ``(df/d targets)^T v``."""
     if not value.requires_grad:
         return [None] * len(targets)
-    # The equation is linear: solved at unit scale, the squares of a tiny gradient do not vanish from the residual.
+    # The equation is linear, so solve it at unit scale: squares of a tiny gradient would underflow in the residual.
     grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
     scale = grad.abs().amax() if grad.numel() else grad.new_ones(())
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
@@ -234,7 +234,7 @@ def _implicit_gradients(
     job.report("backward", trace)
     found: Sequence[Tensor | None]
     if job.outside:
-        # The caller's own tensors, whose ``grad`` is not ours to write to.
+        # These are the caller's own tensors, so their ``grad`` must not be written to.
         found = torch.autograd.grad(value, targets, v.to(value.dtype), allow_unused=True)
     else:
         found = pull_back(value, v.to(value.dtype), targets) if targets else []
@@ -243,7 +243,7 @@ def _implicit_gradients(
 
 @contextmanager
 def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Let hooks of tensors wait: they are for the whole gradient, which autograd adds up from what is returned."""
+    """Disable the tensors' hooks inside the context: autograd runs them on the accumulated gradient afterwards."""
     hooks = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
     kept = [dict(of_tensor) for of_tensor in hooks]
     try:
@@ -265,13 +265,13 @@ def _check_unchanged(parameters: Sequence[Tensor], versions: Sequence[int]) -> N
 
 
 def _check_visible(argument: object) -> None:
-    """Refuse a container that hides a tensor whose gradient would be lost."""
+    """Raise ValueError for a container with a tensor that requires grad, which would get no gradient."""
     if not isinstance(argument, list | tuple | dict):
         return
     for value in argument.values() if isinstance(argument, dict) else argument:
         if isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(
-                f"a tensor that requires grad stands inside a {type(argument).__name__} among the context, where it "
+                f"a tensor that requires grad is inside a {type(argument).__name__} among the context, where it "
                 "would get no gradient; pass it as an argument of its own, or detach it"
             )
         _check_visible(value)

@@ -1,8 +1,8 @@
-"""Fixed points ``z = f(z)`` of a tensor state: Picard, Anderson and Broyden iteration, and what each solve reports.
+"""Fixed-point solvers for ``z = f(z)``: Picard, Anderson and Broyden iteration, each with a trace of residuals.
 
-The state has any shape and is one vector: the nodes of a graph depend on each other, so its rows are not a batch. Hides
-the flattening, the working precision (at least float32), the one transfer to the host per iteration, and the search for
-the best iterate. Nothing here builds an autograd graph.
+A state of any shape is treated as one vector: the nodes of a graph depend on each other, so rows are not a batch. Hides
+the flattening, the working precision (at least float32), the single transfer to the host per iteration, and the best
+iterate. Solvers build no autograd graph.
 Source: Bai et al. 2019, Deep Equilibrium Models (arXiv:1909.01377).
 """
 
@@ -23,25 +23,25 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class SolverTrace:
-    """What one solve did, iteration by iteration."""
+    """The residuals of one solve, iteration by iteration."""
 
     solver: str
     """Name of the solver, a key of `SOLVERS`."""
     tol: float
-    """Relative residual that was asked for."""
+    """Requested relative residual."""
     residuals: tuple[float, ...]
     """``||f(z) - z|| / ||f(z)||`` of each iterate; NaN where ``f`` was not finite, which ends the solve."""
     best: int
-    """Which iterate was returned: the position of the lowest residual."""
+    """Index of the returned iterate, which has the lowest residual."""
 
     @property
     def iterations(self) -> int:
-        """Evaluations of ``f``."""
+        """Number of evaluations of ``f``."""
         return len(self.residuals)
 
     @property
     def residual(self) -> float:
-        """Relative residual of the iterate that was returned."""
+        """Relative residual of the returned iterate."""
         return self.residuals[self.best]
 
     @property
@@ -63,11 +63,11 @@ def picard(
     """Iterate ``z <- f(z)``; converges where ``f`` contracts.
 
     Args:
-        f: the map; deterministic for the length of a solve.
-        z0: start, any shape, floating; not written to.
-        max_iter: most evaluations of ``f``.
+        f: the map; deterministic during a solve.
+        z0: initial state, any shape, floating; not written to.
+        max_iter: maximum number of evaluations of ``f``.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at.
-        memory: must be ``None``; plain iteration remembers nothing.
+        memory: must be ``None``; Picard iteration keeps no states.
     Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace.
     Raises: TypeError, ValueError: see `solve`.
     Cost: one evaluation of ``f`` per iteration, as in every solver; 3 states.
@@ -96,17 +96,17 @@ def anderson(
     """Iterate with the combination of the last ``memory`` iterates that has the smallest residual.
 
     ``z <- sum_i a_i (z_i + beta g_i)`` with ``g_i = f(z_i) - z_i`` and ``sum_i a_i = 1``, where ``a`` minimises
-    ``||sum_i a_i g_i||^2 + ridge mean_i ||g_i||^2 ||a||^2``. Relative to the residuals, the ridge does not stall the
-    last digits.
+    ``||sum_i a_i g_i||^2 + ridge mean_i ||g_i||^2 ||a||^2``. The ridge is relative to the residuals, so that it does
+    not limit the final accuracy.
 
     Args:
-        f: the map; deterministic for the length of a solve.
-        z0: start, any shape, floating; not written to.
-        max_iter: most evaluations of ``f``.
+        f: the map; deterministic during a solve.
+        z0: initial state, any shape, floating; not written to.
+        max_iter: maximum number of evaluations of ``f``.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at.
-        memory: iterates combined, at least 1; ``None`` means 6.
+        memory: number of iterates combined, at least 1; ``None`` means 6.
         ridge: regularisation of the weights, dimensionless, above 0.
-        beta: mixing, dimensionless; 1 takes the values of ``f``, below 1 damps.
+        beta: mixing, dimensionless; 1 combines the values of ``f``, below 1 damps.
     Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace.
     Raises: TypeError, ValueError: see `solve`.
     Cost: 2 x ``memory`` states (N x D x 2 x 6 numbers by default); per iteration two passes over half of them.
@@ -141,16 +141,16 @@ def broyden(
 ) -> tuple[Tensor, SolverTrace]:
     """Find the root of ``g(z) = f(z) - z`` by the good Broyden method with full steps.
 
-    Starts from the Jacobian ``-I``, so the first step is a Picard step. The rank-one updates of the inverse follow from
-    the steps alone: ``B_{k+1} = (I + s_{k+1} s_k^T / ||s_k||^2) B_k``. So the steps are all that is kept, half of what
-    the usual pairs of vectors take, and the coefficients come from their inner products. A full memory, or an update
-    that would divide by almost nothing, starts again from ``-I`` at the present iterate: dropping the oldest update
-    alone diverged on graph blocks.
+    Starts from the Jacobian ``-I``, so the first step is a Picard step. The rank-one updates of the inverse depend on
+    the steps only: ``B_{k+1} = (I + s_{k+1} s_k^T / ||s_k||^2) B_k``. So only the steps are kept, half the memory of
+    the usual pairs of vectors, and the coefficients come from their inner products. When the memory is full, or the
+    denominator of an update is nearly 0, the method restarts from ``-I`` at the current iterate: dropping only the
+    oldest update diverged on graph blocks.
 
     Args:
-        f: the map; deterministic for the length of a solve.
-        z0: start, any shape, floating; not written to.
-        max_iter: most evaluations of ``f``.
+        f: the map; deterministic during a solve.
+        z0: initial state, any shape, floating; not written to.
+        max_iter: maximum number of evaluations of ``f``.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at.
         memory: rank of the update, at least 1; ``None`` means ``max_iter``.
     Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace.
@@ -202,17 +202,18 @@ def solve(
     tol: float = 1e-3,
     memory: int | None = None,
 ) -> tuple[Tensor, SolverTrace]:
-    """Find ``z`` with ``f(z) = z``, or the nearest to it that the solver met.
+    """Find ``z`` with ``f(z) = z``, or the solver's iterate with the lowest residual.
 
     Args:
-        f: the map; deterministic for the length of a solve. It may return another floating dtype (autocast).
-        z0: start, any shape, floating; not written to. Half precision is solved in float32 and rounded for ``f``.
+        f: the map; deterministic during a solve. It may return another floating dtype (autocast).
+        z0: initial state, any shape, floating; not written to. Half precision is solved in float32 and rounded for
+            ``f``.
         solver: a key of `SOLVERS`.
-        max_iter: most evaluations of ``f``, at least 1.
+        max_iter: maximum number of evaluations of ``f``, at least 1.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at; 0 uses every iteration.
-        memory: states remembered; ``None`` takes the solver's default (see there for its cost).
+        memory: number of states kept; ``None`` takes the solver's default, whose docstring states its cost.
     Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace. A value that is not
-        finite ends the solve; look at ``trace.converged``.
+        finite ends the solve; check ``trace.converged``.
     Raises:
         TypeError: ``z0`` is not floating.
         ValueError: an unknown solver, a setting out of its range, or a map that changes the shape.
@@ -223,16 +224,16 @@ def solve(
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """A solver with its settings: call it with a map and a start."""
+    """A solver with its settings, callable with a map and an initial state."""
 
     name: str = "broyden"
     """A key of `SOLVERS`."""
     max_iter: int = 30
-    """Most evaluations of the map."""
+    """Maximum number of evaluations of the map."""
     tol: float = 1e-3
     """Relative residual ``||f(z) - z|| / ||f(z)||`` to stop at, dimensionless."""
     memory: int | None = None
-    """States remembered; ``None`` takes the solver's default."""
+    """Number of states kept; ``None`` takes the solver's default."""
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
@@ -245,7 +246,7 @@ class Solver:
 
 
 class _Search:
-    """One solve under way: evaluates the map on flat states, and remembers the residuals and the best iterate."""
+    """The progress of one solve: evaluates the map on flat states and keeps the residuals and the best iterate."""
 
     def __init__(self, solver: str, f: Map, z0: Tensor, *, max_iter: int, tol: float, memory: int | None) -> None:
         _check_settings(solver, max_iter, tol, memory)
@@ -270,7 +271,7 @@ class _Search:
         return value.detach().reshape(-1).to(self._work)
 
     def ends_with(self, z: Tensor, residual_norm: float, value_norm: float) -> bool:
-        """Enter the residual of ``z`` and say whether the solve is over."""
+        """Record the residual of ``z``; return whether the solve is finished."""
         residual = _relative(residual_norm, value_norm)
         self._residuals.append(residual)
         if residual < self._residuals[self._best_at]:
@@ -280,7 +281,7 @@ class _Search:
     def result(self) -> tuple[Tensor, SolverTrace]:
         """Return the best iterate and the trace."""
         trace = SolverTrace(solver=self._solver, tol=self._tol, residuals=tuple(self._residuals), best=self._best_at)
-        # A copy, since a view could not be changed in place once an autograd.Function has returned it.
+        # A copy: a view returned by an autograd.Function could not be changed in place.
         return self._best.view(self._shape).to(self._dtype, copy=True), trace
 
 
@@ -342,5 +343,5 @@ def _combination(weights: Tensor, rows: Tensor) -> Tensor:
 
 
 def _to_host(*scalars: Tensor) -> list[float]:
-    """Bring every number of an iteration over in one transfer, the only one that waits for the device."""
+    """Copy all scalars of an iteration to the host in one transfer, the only one that waits for the device."""
     return torch.cat([scalar.reshape(-1) for scalar in scalars]).tolist()

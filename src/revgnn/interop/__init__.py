@@ -1,4 +1,4 @@
-"""For people who are already somewhere: a drop-in for PyG's reversible layer, and the official code's checkpoints."""
+"""Interoperability: a drop-in for PyG's `GroupAddRev`, and checkpoints of the paper's official code"""
 
 from __future__ import annotations
 

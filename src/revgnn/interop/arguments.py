@@ -1,6 +1,7 @@
-"""The arguments of a reversible layer's call: taken apart into tensors and the rest, and cut by groups where they are.
+"""Separate the tensors from the other arguments of a reversible layer's call, and split them by groups.
 
-Which argument is cut is said by its name or shape in one documented rule, or by the user; never by its width alone.
+One documented rule, by an argument's name and shape, or the user decides which arguments are split; width alone never
+decides.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
-    """What a layer is called with besides x."""
+    """The arguments of a layer's call after x."""
 
     args: tuple[Any, ...]
-    """Positional ones, with a `_Place` where each tensor stood."""
+    """Positional arguments, with a `_Place` instead of each tensor."""
     kwargs: Mapping[str, Any]
-    """Keyword ones, likewise."""
+    """Keyword arguments, with a `_Place` instead of each tensor."""
     tensors: tuple[Tensor, ...]
     """The tensors, also those inside tuples, lists and dictionaries."""
     is_split: tuple[bool, ...]
-    """Which of them are cut by groups."""
+    """Whether each of them is split by groups."""
     dim: int
-    """Where they are cut, counted from the last dimension."""
+    """The dimension of the split, counted from the last."""
 
     def of_group(self, group: int, num_groups: int, tensors: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
-        """What the block of a group is called with, ``tensors`` in the places of its own."""
+        """Return positional and keyword arguments of a group's block, with ``tensors`` in place of the call's own."""
 
         def fill(place: _Place) -> Tensor:
             tensor = tensors[place.number]
@@ -40,75 +41,75 @@ class Arguments:
         return args, {name: _replaced(value, _Place, fill) for name, value in self.kwargs.items()}
 
     def part(self, tensor: Tensor, group: int, num_groups: int) -> Tensor:
-        """A group's channels of a tensor that is cut."""
+        """Return a group's channels of a split tensor."""
         width = tensor.size(self.dim) // num_groups
         return tensor.narrow(self.dim, group * width, width)
 
     def detached(self) -> Arguments:
-        """The same without their past: tensors that need gradients are cut off the graph that made them."""
+        """Return the arguments with tensors detached from their graphs."""
         return replace(self, tensors=tuple(t.detach() if t.requires_grad else t for t in self.tensors))
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Stands for a tensor."""
+    """Placeholder for a tensor."""
 
     number: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRule:
-    """Which arguments are cut by groups.
+    """The rule that decides which arguments are split by groups.
 
-    By default an argument is cut where it is a floating-point or Boolean tensor (not inside a tuple, list or
-    dictionary) of two or more dimensions that fits onto x, with x's width at the split dimension, unless the name that
-    the block's ``forward`` gives it starts with ``edge``. Everything else is shared. Where an argument has no name
-    (``*args``), has this shape, and has as many rows as there are edges, the rule cannot tell, and raises.
+    By default an argument is split if it is a floating-point or Boolean tensor (not inside a tuple, list or dictionary)
+    of two or more dimensions that broadcasts to x and has x's width at the split dimension, unless its name in the
+    block's ``forward`` starts with ``edge``. All other arguments are shared. An argument without a name (``*args``)
+    that has this shape and as many rows as there are edges is ambiguous, and raises.
     """
 
     num_groups: int
     names: tuple[str, ...]
-    """What the block calls its positional arguments after x; shorter where it takes ``*args``."""
+    """Names of the block's positional arguments after x; fewer if it takes ``*args``."""
     chosen: tuple[int | str, ...] | None
-    """Positions (0 comes after x) and names that are cut; ``None``: the rule above."""
+    """Positions (0 is the first after x) and names of split arguments; ``None``: the rule above."""
 
-    def take_apart(self, x: Tensor, dim: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
-        """Take the arguments of a call apart.
+    def apply(self, x: Tensor, dim: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        """Separate the tensors of a call's arguments and decide which of them are split.
 
         Args:
             x: the stream.
             dim: the split dimension, counted from the last.
-            args, kwargs: what follows x.
-        Raises: ValueError: an argument that the rule cannot place, or one to cut whose width does not divide.
+            args, kwargs: the arguments after x.
+        Raises: ValueError: an ambiguous argument, or a split one whose width the groups do not divide.
         """
         tensors: list[Tensor] = []
         is_split: list[bool] = []
         num_edges = _num_edges(args, kwargs)
 
-        def taken(value: Any, position: int | None, name: str | None) -> Any:
-            cut = self._is_cut(value, x, dim, num_edges, position, name)
+        def template(value: Any, position: int | None, name: str | None) -> Any:
+            splits = self._splits(value, x, dim, num_edges, position, name)
 
             def put(tensor: Tensor) -> _Place:
-                if cut:
+                if splits:
                     self._check_width(tensor, dim, position if name is None else name)
                 tensors.append(tensor)
-                is_split.append(cut)
+                is_split.append(splits)
                 return _Place(len(tensors) - 1)
 
             return _replaced(value, Tensor, put)
 
         self._check_chosen(len(args), kwargs)
         names = [self.names[k] if k < len(self.names) else None for k in range(len(args))]
-        templates = tuple(taken(value, k, name) for k, (value, name) in enumerate(zip(args, names, strict=True)))
-        named = {name: taken(value, None, name) for name, value in kwargs.items()}
-        return Arguments(templates, named, tuple(tensors), tuple(is_split), dim)
+        positional = tuple(template(value, k, name) for k, (value, name) in enumerate(zip(args, names, strict=True)))
+        named = {name: template(value, None, name) for name, value in kwargs.items()}
+        return Arguments(positional, named, tuple(tensors), tuple(is_split), dim)
 
-    def _is_cut(
+    def _splits(
         self, value: Any, x: Tensor, dim: int, num_edges: int | None, position: int | None, name: str | None
     ) -> bool:
         if self.chosen is not None:
             return position in self.chosen or name in self.chosen
-        if not isinstance(value, Tensor) or not _lies_on(value, x, dim):
+        if not isinstance(value, Tensor) or not _matches(value, x, dim):
             return False
         if name is None and value.size(0) == num_edges:
             raise ValueError(
@@ -135,18 +136,18 @@ class SplitRule:
 
 
 def names_after_x(block: nn.Module) -> tuple[str, ...]:
-    """The names that a block's ``forward`` gives to the positional arguments after its first."""
+    """Return the names of a block's positional arguments after its first."""
     try:
         parameters = list(inspect.signature(block.forward).parameters.values())
     except (TypeError, ValueError):
-        # Compiled to something without a Python signature.
+        # A compiled forward may have no Python signature.
         return ()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(parameter.name for parameter in parameters if parameter.kind in positional)[1:]
 
 
-def _lies_on(value: Tensor, x: Tensor, dim: int) -> bool:
-    """Whether a tensor carries something for every channel of x: it broadcasts to x and has its width at ``dim``."""
+def _matches(value: Tensor, x: Tensor, dim: int) -> bool:
+    """Whether a tensor has a value for every channel of x: it broadcasts to x and has its width at ``dim``."""
     if not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool):
         return False
     if value.layout != torch.strided or not 2 <= value.dim() <= x.dim() or value.dim() < -dim:
@@ -156,7 +157,7 @@ def _lies_on(value: Tensor, x: Tensor, dim: int) -> bool:
 
 
 def _num_edges(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """The number of edges, from the first argument that is a graph; ``None`` where none is."""
+    """Return the number of edges of the first argument that is a graph; ``None``: no argument is."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             if value.layout != torch.strided:
@@ -169,12 +170,12 @@ def _num_edges(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
 
 
 def _replaced(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:
-    """A copy of nested tuples, lists and dictionaries with everything of one kind changed; the rest as it is."""
+    """Copy nested tuples, lists and dictionaries and apply ``change`` to every value of a type."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, tuple):
         members: Iterator[Any] = (_replaced(member, kind, change) for member in value)
-        # A named tuple takes its members one by one.
+        # A named tuple takes its members as separate arguments.
         return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
     if type(value) is list:
         return [_replaced(member, kind, change) for member in value]

@@ -1,21 +1,21 @@
-"""Reversible layers called one after another share one tape, so that a chain of any length keeps one state.
+"""Share one saved state among reversible layers called one after another, so that a chain of any length keeps N x D.
 
-Every call is an autograd Function of its own, as a list of modules needs it. What each keeps is not a tensor but a
-*lease* on a tape: the calls of the chain in order, and one moving state. The last output of the chain is that state
-until it is consumed by the next call; then the next output takes its place, and the earlier ones can be rebuilt from it
-by inverse evaluations. A backward through layer k takes the state to k, leaves it at k-1, and so finds it where the
-next Function needs it: two evaluations per block and step in all.
+Every call is an autograd Function of its own, because the layers are separate modules. Instead of a tensor, each
+Function saves a *lease* on a tape: the chain's calls in order, and one current state. The chain's last output is that
+state until the next call consumes it; then the next output replaces it, and earlier outputs can be reconstructed from
+it by inverse evaluations. The backward of layer k moves the state from k to k-1, where the next Function needs it: two
+evaluations per block and step.
 
-It is sound because a state is always obtainable, and nothing of the caller's is ever freed or written to:
+It is sound because a state can always be obtained, and no tensor of the caller's is freed or written to:
 
-- Only the tape's last output is followed, only by the tensor that was returned and only while it is unchanged. Anything
-  else (a second consumer, a view, a changed tensor) starts a tape of its own, with a state of its own.
-- If a later layer never takes part in a backward, or its graph is dropped, the tape still has its call and its state.
-- A state can be walked to from either side, forwards or backwards, from the nearest one known: the moving one, the last
-  output, or any output that the caller still holds, unchanged. So ``retain_graph`` and partial backwards work.
-- A lease lives where autograd keeps saved tensors. When autograd releases them (after a backward without
-  ``retain_graph``, or with the graph), the lease goes, and with the last lease the tape. There is no reference cycle.
-- If a parameter, argument, buffer or output on every way to a state was changed in place, that is an error.
+- A call extends a tape only if its input is the tape's last output itself, unchanged. Any other input (a second
+  consumer, a view, a changed tensor) starts a new tape with its own state.
+- If a later layer takes part in no backward, or its graph is dropped, the tape still has its call and its state.
+- A state can be reached forwards or backwards from the nearest known one: the current state, the last output, or any
+  output that the caller still holds unchanged. So ``retain_graph`` and partial backwards work.
+- Autograd owns a lease as a saved tensor. When autograd releases it (after a backward without ``retain_graph``, or with
+  the graph), the lease dies, and with the last lease the tape. There is no reference cycle.
+- If a parameter, argument, buffer or output on every path to a state was changed in place, the backward raises.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from .evaluation import LayerCall
 
 
 def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Evaluate a layer so that its backward rebuilds its input from its output.
+    """Evaluate a layer; its backward reconstructs the input from the output.
 
     Args:
         call: the layer with all arguments but x.
-        x: the stream; where it is the unchanged output of a layer called before, both share a tape.
-        tensors: those among the call's arguments, in its order, with their past.
+        x: the stream; if it is the unchanged output of an earlier layer, both share a tape.
+        tensors: the tensors among the call's arguments, in its order, with their graphs.
     Returns: the layer's output.
-    Raises: RuntimeError: in the backward, if what is needed was changed in place, or on a second derivative.
-    Cost: holds one state per chain, at any length; the backward evaluates each block once.
+    Raises: RuntimeError: in the backward, if a required tensor was changed in place, or on a second derivative.
+    Cost: one saved state per chain of any length; the backward evaluates each block once.
     """
     lease = _Lease(x.new_empty(0))
 
     def pack(tensor: Tensor) -> Any:
-        # Others are saved by the blocks, if one differentiates something of its own while it is evaluated.
+        # Other tensors are saved by a block that differentiates something itself.
         return lease if tensor is lease.token else tensor
 
     with saved_tensors_hooks(pack, _unpack):
         y: Tensor = _Layer.apply(call, lease, x, anchor_of(x), *tensors, *call.parameters)  # type: ignore[no-untyped-call]
-    before = _lease_that_ends_in(x)
+    before = _lease_of(x)
     if before is None or not before.tape.extend(before, call, lease, y):
         _Tape().extend(None, call, lease, y)
     return y
@@ -69,29 +69,29 @@ def _unpack(packed: Any) -> Any:
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: LayerCall, lease: _Lease, x: Tensor, *inputs: Tensor) -> Tensor:
-        # The lease is kept by what is saved alone, so that it ends when autograd lets go of saved tensors.
+        # Only the saved token owns the lease, so that the lease dies when autograd releases saved tensors.
         ctx.lease = weakref.ref(lease)
         ctx.save_for_backward(lease.token)
         ctx.anchors = inputs
         call.needed = ctx.needs_input_grad[4:]
-        state = call.cut(x)
+        state = call.open(x)
         call.first(state)
         return call.join(state)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # Read for torch's own error on a second backward without retain_graph.
+        # Reading it raises torch's own error on a second backward without retain_graph.
         _ = ctx.saved_tensors
         lease: _Lease = ctx.lease()
         with torch.no_grad(), lease.tape.lock:
             call = lease.tape.calls[lease.position - 1]
             state = lease.tape.take(lease)
-            grads = call.cut(grad)
+            grads = call.open(grad)
             sums = call.reverse(state, grads.parts)
             lease.tape.put(lease.position - 1, call, state)
             found = [call.join(grads) if ctx.needs_input_grad[2] else None, *sums]
         if torch.is_grad_enabled():
-            # The caller asked for create_graph.
+            # Grad mode in a backward means create_graph.
             found = refusing_second(found, [grad, *ctx.anchors], "a reversible layer", _REMEDY)
         return None, None, found[0], None, *found[1:]
 
@@ -103,11 +103,11 @@ _BETWEEN_TRIMS = 2**23
 """Bytes of streams that go through the layers of a chain until free memory is returned."""
 
 
-class _Kept:
-    """A tensor that others may hold and write to, and whether they did."""
+class _Output:
+    """A layer's output, which the caller may change, with its version counter."""
 
     def __init__(self, tensor: Tensor) -> None:
-        # Detached, so that it holds no graph; the count of writes is shared all the same.
+        # Detached, so that it holds no graph; it shares the version counter.
         self.tensor = tensor.detach()
         self._version = version_of(tensor)
 
@@ -115,32 +115,32 @@ class _Kept:
         return version_of(self.tensor) == self._version
 
     def is_shared_by(self, tensor: Tensor) -> bool:
-        """Whether a tensor has the same memory still, and nobody wrote to it."""
+        """Whether a tensor still has the same memory, unchanged."""
         return self.is_unchanged() and tensor.data_ptr() == self.tensor.data_ptr()
 
 
 class _Lease:
-    """One layer's claim on its chain's tape."""
+    """A layer's reference to its chain's tape."""
 
     tape: _Tape
     position: int
 
     def __init__(self, token: Tensor) -> None:
         self.token = token
-        """Empty; stands for what autograd saves."""
-        self.last: _Kept | None = None
-        """The output, while it is the chain's last."""
+        """Empty tensor that autograd saves for the layer."""
+        self.last: _Output | None = None
+        """The layer's output, while it is the chain's last."""
         self._output: TensorWeakRef | None = None
         self._version: int | None = None
 
     def begin(self, tape: _Tape, position: int, y: Tensor) -> None:
-        """Stand for output ``y``, after ``position`` calls of a tape."""
-        self.tape, self.position, self.last = tape, position, _Kept(y)
-        # The caller may go on holding it, and then nothing has to be rebuilt.
+        """Refer to output ``y``, after ``position`` calls of a tape."""
+        self.tape, self.position, self.last = tape, position, _Output(y)
+        # If the caller still holds it, it need not be reconstructed.
         self._output, self._version = TensorWeakRef(y), version_of(y)
 
     def output(self) -> Tensor | None:
-        """The output, if someone still holds it as it was."""
+        """Return the output if it still exists unchanged, else None."""
         if self.last is not None and self.last.is_unchanged():
             return self.last.tensor
         held = self._output() if self._output is not None else None
@@ -148,18 +148,18 @@ class _Lease:
 
 
 class _Tape:
-    """The calls of a chain, and one state of it."""
+    """The calls of a chain in order, and one state."""
 
     def __init__(self) -> None:
         self.calls: list[LayerCall] = []
         self.lock = threading.RLock()
         self._leases: list[weakref.ref[_Lease]] = []
         self._position, self._passed = 0, 0
-        self._state: _Kept | tuple[LayerCall, FloatState] | None = None
+        self._state: _Output | tuple[LayerCall, FloatState] | None = None
         """After ``_position`` calls: an output that is not the tape's own, or a state that is, cut as for a call."""
 
     def extend(self, before: _Lease | None, call: LayerCall, lease: _Lease, y: Tensor) -> bool:
-        """Add a call and its output, which replaces the state; False where another call has taken the last output."""
+        """Append a call; its output replaces the state. Returns False if another call has consumed the last output."""
         with self.lock:
             if before is not None:
                 if before.last is None:
@@ -173,9 +173,9 @@ class _Tape:
             return True
 
     def take(self, lease: _Lease) -> FloatState:
-        """Hand over the state at a lease's position; the tape then has none until `put`."""
+        """Move the state at a lease's position to the caller; the tape has none until `put`."""
         call, position = self.calls[lease.position - 1], lease.position
-        # Before the large temporaries of the first one that is taken.
+        # Allocate all gradients before the first backward's large temporaries.
         for before in self.calls[:position]:
             before.prepare()
         if not call.is_unchanged():
@@ -183,29 +183,29 @@ class _Tape:
         held = lease.output()
         if held is not None:
             self._state = None
-            return call.cut(held)
+            return call.open(held)
         if isinstance(self._state, tuple) and self._position == position:
-            # Where the layer after this one left it.
+            # The backward of the next layer has left the state here.
             state, self._state = self._state, None
-            return self._cut_for(call, state)[1]
-        return self._walk(position)
+            return self._layout_of(call, state)[1]
+        return self._reconstruct(position)
 
-    def _walk(self, position: int) -> FloatState:
-        """Rebuild the state at a position from the nearest one that is known."""
+    def _reconstruct(self, position: int) -> FloatState:
+        """Reconstruct the state at a position from the nearest known one."""
         start, state = self._nearest(position)
         self._state = None
         for k in range(start, position):
-            state = self._cut_for(self.calls[k], state)
+            state = self._layout_of(self.calls[k], state)
             self.calls[k].again(state[1])
         for k in reversed(range(position, start)):
-            state = self._cut_for(self.calls[k], state)
+            state = self._layout_of(self.calls[k], state)
             self.calls[k].inverse(state[1])
-        return self._cut_for(self.calls[position - 1], state)[1]
+        return self._layout_of(self.calls[position - 1], state)[1]
 
     def put(self, position: int, call: LayerCall, state: FloatState) -> None:
-        """Give the tape a state of its own."""
+        """Set the tape's own state."""
         self._position, self._state = position, (call, state)
-        self._pass(state.whole)
+        self._pass(state.stream)
 
     def _pass(self, stream: Tensor) -> None:
         """Note that a layer is done, and after some of them let malloc return its free memory.
@@ -220,7 +220,7 @@ class _Tape:
             trim()
 
     def _nearest(self, position: int) -> tuple[int, tuple[LayerCall, FloatState]]:
-        """The known state with the fewest calls between it and the one wanted, none of them changed since."""
+        """Return the known state with the fewest calls, all unchanged, between it and a position."""
         known: dict[int, Tensor | tuple[LayerCall, FloatState]] = {}
         for reference in self._leases:
             lease = reference()
@@ -237,20 +237,20 @@ class _Tape:
                 if isinstance(found, tuple):
                     return start, found
                 call = self.calls[start - 1]
-                return start, (call, call.cut(found))
-        raise RuntimeError(_changed(position, len(self.calls), "its output and something on every way to it"))
+                return start, (call, call.open(found))
+        raise RuntimeError(_changed(position, len(self.calls), "its output and something on every path to it"))
 
     @staticmethod
-    def _cut_for(call: LayerCall, state: tuple[LayerCall, FloatState]) -> tuple[LayerCall, FloatState]:
-        """A state cut into the groups of another call."""
+    def _layout_of(call: LayerCall, state: tuple[LayerCall, FloatState]) -> tuple[LayerCall, FloatState]:
+        """Convert a state to the split dimension and groups of another call."""
         before, parts = state
         if (before.dim, before.coupling.num_groups) == (call.dim, call.coupling.num_groups):
             return call, parts
-        return call, call.cut(before.join(parts))
+        return call, call.open(before.join(parts))
 
 
-def _lease_that_ends_in(x: Tensor) -> _Lease | None:
-    """The lease of a tape's last output, where that is this very tensor, unchanged."""
+def _lease_of(x: Tensor) -> _Lease | None:
+    """Return the lease whose last output is this tensor, unchanged, else None."""
     reference = getattr(x.grad_fn, "lease", None)
     lease = reference() if isinstance(reference, weakref.ref) else None
     if not isinstance(lease, _Lease) or lease.last is None or not lease.last.is_shared_by(x):
@@ -260,6 +260,6 @@ def _lease_that_ends_in(x: Tensor) -> _Lease | None:
 
 def _changed(position: int, length: int, what: str) -> str:
     return (
-        f"the input of reversible layer {position} of a chain of {length} cannot be rebuilt: {what} was changed in "
-        "place after the forward (or a backward failed halfway); clone it before it is changed, or set disable=True"
+        f"the input of reversible layer {position} of a chain of {length} cannot be reconstructed: {what} was changed "
+        "in place after the forward (or a backward failed halfway); clone it before changing it, or set disable=True"
     )

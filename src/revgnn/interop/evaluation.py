@@ -1,8 +1,8 @@
-"""One layer's call that can be repeated with the same bits, whatever module is inside: a pure function of any block."""
+"""One call of a reversible layer, which can be repeated bit for bit or inverted, for blocks of any module"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,13 @@ from .arguments import Arguments
 
 
 class LayerCall:
-    """One evaluation of a layer of C blocks, to be repeated forwards or backwards.
+    """One evaluation of a layer of C blocks, which can be repeated, inverted and differentiated.
 
     Args:
         blocks: the layer's modules, one per group.
-        arguments: all that they are called with besides x.
-        autocast: under which they are evaluated.
-        device: of x.
+        arguments: the arguments of the call after x.
+        autocast: the autocast state of the evaluation.
+        device: the device of x.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class LayerCall:
         self.arguments = arguments.detached()
         self.autocast = autocast
         self.needed: Sequence[bool] = ()
-        """Of the arguments' tensors and the parameters, in this order, which need gradients."""
+        """Whether each of the arguments' tensors and the parameters, in this order, requires a gradient."""
         self._recompute = Recompute({block: View(block) for block in blocks}, device)
-        self._watched = _HookedLayer([*self.arguments.tensors, *self.parameters])
+        self._versions = [(tensor, version_of(tensor)) for tensor in (*self.arguments.tensors, *self.parameters)]
         self._sums: Gradients | None = None
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Of all blocks, each once."""
+        """The parameters of all blocks, each once."""
         return self._recompute.parameters
 
     @property
@@ -49,22 +49,22 @@ class LayerCall:
         """The split dimension, counted from the last."""
         return self.arguments.dim
 
-    def cut(self, x: Tensor) -> FloatState:
-        """A state of its own from the stream; the split dimension comes last in it."""
+    def open(self, x: Tensor) -> FloatState:
+        """Make a state from a copy of the stream, with the split dimension last."""
         return FloatState(x.movedim(self.dim, -1), self.coupling.num_groups)
 
     def join(self, state: FloatState) -> Tensor:
         """The stream of a state, which is at its end: its memory, where the channels come last."""
-        return state.whole if self.dim == -1 else joined(state, self.dim)
+        return state.stream if self.dim == -1 else joined(state, self.dim)
 
     def is_unchanged(self) -> bool:
-        """Whether parameters, arguments and buffers are what they were in the first evaluation."""
-        return self._watched.are_unchanged() and all(
+        """Whether parameters, arguments and buffers are unchanged since the first evaluation."""
+        return all(version_of(tensor) == version for tensor, version in self._versions) and all(
             self._recompute.is_unchanged(i) for i in range(self.coupling.num_groups)
         )
 
     def first(self, state: FloatState) -> None:
-        """Take a state through the layer for the first time."""
+        """Advance a state by the layer for the first time."""
 
         def evaluate(i: int, x: Tensor) -> Tensor:
             version = x._version
@@ -83,42 +83,38 @@ class LayerCall:
             self.coupling.forward(state, evaluate)
 
     def again(self, state: FloatState) -> None:
-        """Take a state through the layer once more."""
+        """Advance a state by the layer as in the first evaluation."""
         with torch.no_grad():
-            self.coupling.forward(state, self._repeated_alone)
+            self.coupling.forward(state, self._repeat)
 
     def inverse(self, state: FloatState) -> None:
-        """Take a state back to the layer's input."""
-        none = [state.parts[0]] * self.coupling.num_groups
+        """Invert the layer: replace the state by that of the layer's input."""
+        unused = [state.parts[0]] * self.coupling.num_groups
         with torch.no_grad():
-            self.coupling.backward(state, none, lambda i, x, _: (self._repeated_alone(i, x), None))
+            self.coupling.backward(state, unused, lambda i, x, _: (self._repeat(i, x), None))
 
     def prepare(self) -> None:
-        """Make the memory for the gradients that `reverse` will give, unless it is there."""
+        """Allocate the gradients of `reverse`, unless they are allocated."""
         if self._sums is None:
             self._sums = Gradients(self.arguments.tensors, self.parameters, self.needed)
 
     def reverse(self, state: FloatState, grads: list[Tensor]) -> list[Tensor | None]:
-        """Take a state back to the layer's input, and the gradients of its parts with it: one evaluation per block.
+        """Invert the layer and differentiate it, with one evaluation per block.
 
         Args:
-            state: after the layer; before it on return.
-            grads: of the state's parts; changed in place.
+            state: the state after the layer; on return that before it.
+            grads: the gradients of the state's parts; changed in place.
         Returns: the gradients of the arguments' tensors and of the parameters.
         """
         self.prepare()
         sums, self._sums = self._sums, None
-        assert sums is not None, "it was prepared"
+        assert sums is not None, "prepare allocates it"
         self._recompute.bind(self.parameters, self.needed[len(self.arguments.tensors) :])
-
-        def visit(i: int, x: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor | None]:
-            return self._visit(i, x, cotangent, sums)
-
-        self.coupling.backward(state, grads, visit)
+        self.coupling.backward(state, grads, lambda i, x, cotangent: self._value_and_grad(i, x, cotangent, sums))
         return sums.results()
 
-    def _visit(self, i: int, x: Tensor, cotangent: Tensor, sums: Gradients) -> tuple[Tensor, Tensor | None]:
-        """Evaluate a block once with grad: its value, and its vector-Jacobian product with ``cotangent``."""
+    def _value_and_grad(self, i: int, x: Tensor, cotangent: Tensor, sums: Gradients) -> tuple[Tensor, Tensor | None]:
+        """Evaluate a block once with autograd; return its value and its vector-Jacobian product with ``cotangent``."""
         tensors = list(self.arguments.tensors)
         places = [k for k, need in enumerate(sums.context.needed) if need]
         for k in places:
@@ -127,10 +123,10 @@ class LayerCall:
         with self._recompute.again(i, self.blocks[i], None):
             parameters = self._recompute.leaves()
             with torch.enable_grad():
-                value = self._repeated(i, leaf, tensors)
+                value = self._evaluate(i, leaf, tensors)
             if not value.requires_grad:
                 return value, None
-            # A copy of its own: autograd may hand the cotangent itself on as a gradient, and the coupling adds to it.
+            # Copied, because autograd may return the cotangent itself as a gradient, and the coupling adds to it.
             grads = pull_back(
                 value,
                 cotangent.to(value.dtype, copy=True),
@@ -142,12 +138,12 @@ class LayerCall:
             sums.parameters.add(k, grad)
         return value.detach(), grads[0]
 
-    def _repeated_alone(self, i: int, x: Tensor) -> Tensor:
+    def _repeat(self, i: int, x: Tensor) -> Tensor:
         with self._recompute.again(i, self.blocks[i], None):
-            return self._repeated(i, x, self.arguments.tensors)
+            return self._evaluate(i, x, self.arguments.tensors)
 
-    def _repeated(self, i: int, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """Evaluate a block inside of `Recompute.again`."""
+    def _evaluate(self, i: int, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """Evaluate a block; call it inside `Recompute.again`."""
         args, kwargs = self._arguments_of(i, tensors)
         with self.autocast():
             return evaluated(lambda z: self.blocks[i](z, *args, **kwargs), x, self.dim)
@@ -157,12 +153,15 @@ class LayerCall:
 
 
 def joined(state: StoredState, dim: int) -> Tensor:
-    """The stream of a state whose parts have the split dimension last; never a view, so that it may be written to."""
+    """Return the stream of a state whose parts have the split dimension last, in new memory."""
     return torch.cat([part.movedim(-1, dim) for part in state.parts], dim=dim)
 
 
 def evaluated(block: Callable[[Tensor], Any], x: Tensor, dim: int) -> Tensor:
-    """Evaluate a block on a part of the stream whose split dimension stands last, and check what it gives."""
+    """Evaluate a block on a part of the stream whose split dimension is last, and check its output.
+
+    Raises: TypeError: the output is not one tensor. ValueError: it has another shape than the input.
+    """
     part = x.movedim(-1, dim)
     value = block(part)
     if not isinstance(value, Tensor):
@@ -173,13 +172,3 @@ def evaluated(block: Callable[[Tensor], Any], x: Tensor, dim: int) -> Tensor:
             "make it for channels / num_groups channels, in and out"
         )
     return value.movedim(dim, -1)
-
-
-class _HookedLayer:
-    """Tensors whose change in place is to be noticed."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._tensors = [(tensor, version_of(tensor)) for tensor in tensors]
-
-    def are_unchanged(self) -> bool:
-        return all(version_of(tensor) == version for tensor, version in self._tensors)

@@ -1,4 +1,4 @@
-"""A drop-in for ``torch_geometric.nn.GroupAddRev``: the same signature and parameters, any module inside."""
+"""`GroupAddRev`, a drop-in for PyG's layer of that name: same signature and parameters, blocks of any module"""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from .chain import call_reversibly
 from .evaluation import LayerCall, evaluated, joined
 
 _HALF = (torch.bfloat16, torch.float16)
-_COMPILED = "revgnn: a reversible layer runs as it is; compile its block, or set disable=True"
+_COMPILED = "revgnn: a reversible layer runs uncompiled; compile its block, or set disable=True"
 
 
 class GroupAddRev(nn.Module):
     """Grouped reversible layer around any graph convolution or module that keeps the width of x.
 
-    ``x_0' = x_2 + ... + x_C;  x_i' = x_i + f_i(x_{i-1}')`` for i = 1..C, x cut into C groups of channels.
+    ``x_0' = x_2 + ... + x_C;  x_i' = x_i + f_i(x_{i-1}')`` for i = 1..C, with x split into C groups of channels.
 
-    Layers called one after another, each with the output of the one before, keep one state together: N x D at any
-    depth. Nothing that the caller holds is freed or written to; an output may be used elsewhere too, and any number of
-    backward passes may run where ``retain_graph`` is set. Blocks may draw random numbers (torch's, on the CPU and on
-    the device of x) and move buffers: both happen once per step. Gradients reach x, parameters, and every tensor among
-    the arguments (also inside tuples, lists and dictionaries), not tensors that a block finds elsewhere.
+    Consecutive layers, each called with the output of the one before, share one saved state: N x D at any depth. No
+    tensor of the caller's is freed or written to; an output may be used elsewhere too, and ``retain_graph`` allows any
+    number of backward passes. Blocks may draw random numbers (torch's, on the CPU and on the device of x) and update
+    buffers: both happen once per step. Gradients reach x, parameters, and every tensor among the arguments (also inside
+    tuples, lists and dictionaries), but no tensor that a block reads from elsewhere.
 
-    Under autocast the stream is held, and returned, in float32. ``torch.compile`` leaves the layer out of its graphs
+    Under autocast the stream is kept and returned in float32. ``torch.compile`` excludes the layer from its graphs
     (compile the block, or set ``disable``); under ``torch.func`` and ``torch.export`` it is evaluated as with
     ``disable``.
 
     Args:
         conv: one block f_i, from D/C to D/C channels, called as ``conv(x_i, *args, **kwargs)``; or a ``ModuleList`` of
-            all C. From one block the others are copies, initialised again by their ``reset_parameters``, or by that of
-            the modules inside; a parameter of a module without any stays a copy.
-        split_dim: the dimension of x that is cut; not 0, where the nodes are.
-        num_groups: C >= 2; may be left out with a ``ModuleList``.
+            all C. One block is copied C - 1 times, and the copies are initialised by their ``reset_parameters``, or by
+            those of their submodules; a parameter of a module without one stays a copy.
+        split_dim: the dimension of x that is split; not 0, the dimension of nodes.
+        num_groups: C >= 2; optional with a ``ModuleList``.
         disable: whether to keep all activations and leave differentiation to autograd.
         num_bwd_passes: accepted for compatibility; any number works.
-        split_args: which arguments are cut by groups like x, as positions (0 comes after x) or names; ``None``: tensors
-            that lie on the nodes with x's width (a dropout mask), see `SplitRule`; ``[]``: none.
-    Raises: ValueError: fewer than two groups, or another number than blocks.
+        split_args: the arguments that are split by groups like x, as positions (0 is the first after x) or names;
+            ``None``: tensors of x's width with a row per node (a dropout mask), see `SplitRule`; ``[]``: none.
+    Raises: ValueError: fewer than two groups, or a number of groups that differs from that of blocks.
     Cost: two evaluations of each block per step, one with ``disable`` or without gradients; N x D for a whole chain.
     Source: the paper, section 3; the interface of PyG 2.8.
     """
@@ -90,20 +90,20 @@ class GroupAddRev(nn.Module):
 
         Args:
             x: [N, D], or with more dimensions; D is divisible by the number of groups.
-            args, kwargs: handed to every block, cut by groups where `SplitRule` says so.
-        Returns: as x.
-        Raises: ValueError: a width that does not divide, or an argument that may or may not be cut.
+            args, kwargs: passed to every block, split by groups according to `SplitRule`.
+        Returns: the shape of x.
+        Raises: ValueError: a width that the groups do not divide, or an argument that may or may not be split.
         """
         x, arguments = self._prepared(x, args, kwargs)
         if self.disable or torch.compiler.is_exporting():
-            return self._plain(x, arguments)
+            return self._stored(x, arguments)
         if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *arguments.tensors, *self.parameters())):
-            return self._plain(x, arguments)
+            return self._stored(x, arguments)
         out: Tensor = self._reversible(x, arguments)
         return out
 
     def inverse(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Give the x whose forward is y, for blocks that draw no random numbers; differentiated by autograd."""
+        """Return the x whose forward is y, for blocks without random numbers; differentiated by autograd."""
         y, arguments = self._prepared(y, args, kwargs)
         state = StoredState(y.movedim(arguments.dim, -1), self.num_groups)
         branch = self._branch(arguments)
@@ -111,11 +111,11 @@ class GroupAddRev(nn.Module):
         return joined(state, arguments.dim)
 
     def extra_repr(self) -> str:
-        """Show what the blocks below do not."""
+        """Show the settings that the blocks do not show."""
         return f"num_groups={self.num_groups}, split_dim={self.split_dim}, disable={self.disable}"
 
     def _prepared(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Arguments]:
-        """The stream in the dtype in which it is held, and the arguments taken apart."""
+        """Check the call; return the stream in the dtype of the state, and the separated arguments."""
         dim = self.split_dim if self.split_dim < 0 else self.split_dim - x.dim()
         if not -x.dim() < dim < 0:
             raise ValueError(f"split_dim={self.split_dim} is not a dimension of channels of x {list(x.shape)}")
@@ -128,12 +128,12 @@ class GroupAddRev(nn.Module):
                 f"num_groups={self.num_groups}; choose {choices}"
             )
         if x.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
-            # A stream of half precision cannot be rebuilt: what a layer adds is rounded away.
+            # A half-precision stream cannot be reconstructed: its rounding loses what a layer adds.
             x = x.float()
         rule = SplitRule(num_groups=self.num_groups, names=self._names, chosen=self.split_args)
-        return x, rule.take_apart(x, dim, args, kwargs)
+        return x, rule.apply(x, dim, args, kwargs)
 
-    def _plain(self, x: Tensor, arguments: Arguments) -> Tensor:
+    def _stored(self, x: Tensor, arguments: Arguments) -> Tensor:
         make_state = StoredState if torch.is_grad_enabled() else FloatState
         state = make_state(x.movedim(arguments.dim, -1), self.num_groups)
         GroupedAdditive(self.num_groups).forward(state, self._branch(arguments))
@@ -149,18 +149,18 @@ class GroupAddRev(nn.Module):
     @torch.compiler.disable(reason=_COMPILED)  # type: ignore[untyped-decorator, no-untyped-call]
     def _reversible(self, x: Tensor, arguments: Arguments) -> Tensor:
         if torch._C._are_functorch_transforms_active():
-            return self._plain(x, arguments)
+            return self._stored(x, arguments)
         if any(is_lazy(parameter) for parameter in self.parameters()):
             with torch.no_grad():
-                # They take their shapes from a first evaluation, and only then can be differentiated.
-                self._plain(x, arguments)
+                # Lazy parameters get their shapes in a first evaluation, before which they cannot be differentiated.
+                self._stored(x, arguments)
         call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device)
         return call_reversibly(call, x, arguments.tensors)
 
 
 def _copies(conv: nn.Module, num_groups: int | None) -> nn.ModuleList:
     if num_groups is None:
-        raise ValueError("num_groups must say how many groups there are, unless conv is a ModuleList of their blocks")
+        raise ValueError("num_groups must be given, unless conv is a ModuleList of one block per group")
     convs = nn.ModuleList([conv])
     for _ in range(num_groups - 1):
         convs.append(copy.deepcopy(conv))
@@ -169,7 +169,7 @@ def _copies(conv: nn.Module, num_groups: int | None) -> nn.ModuleList:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise the outermost modules that know how."""
+    """Initialise a module by its ``reset_parameters``, or by those of its submodules."""
     if callable(reset := getattr(module, "reset_parameters", None)):
         reset()
         return

@@ -1,7 +1,7 @@
-"""Checkpoints of the paper's official ogbn-proteins code as networks of this package, and on disk without a pickle.
+"""Convert checkpoints of the paper's official ogbn-proteins code to networks of this package, without pickles.
 
-The official RevGCN holds its weights under the names of its own modules. Widths, depth and groups follow from names and
-shapes; aggregation and dropout stand in no checkpoint.
+The official RevGCN names its weights after its own modules. Widths, depth and groups follow from names and shapes; a
+checkpoint does not contain aggregation and dropout.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ _DAMAGED = (
     AssertionError,
     struct.error,
 )
-"""What torch raises about a file that it cannot read, depending on the byte that is wrong."""
+"""The exceptions that torch raises for a damaged file, depending on the wrong byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialModel:
-    """What a checkpoint, and whoever converts it, says about its network."""
+    """The architecture of an official network, from its checkpoint and from the arguments of the conversion."""
 
     num_layers: int
     hidden_channels: int
     num_groups: int
     mlp_layers: int
-    """Linear layers of each convolution's MLP."""
+    """Number of linear layers of each convolution's MLP."""
     species: int
     """Width of the one-hot species among the inputs; 0: none."""
     in_channels: int
-    """Node features, species included."""
+    """Width of the node features, species included."""
     edge_channels: int
     out_channels: int
     aggr: ops.Aggr
     dropout: float
 
     def build(self) -> GNN:
-        """Make the network, with weights of its own."""
+        """Build the network with new weights."""
         config = ModelConfig(
             conv="gen",
             num_layers=self.num_layers,
@@ -79,17 +79,18 @@ class OfficialModel:
 
 
 def from_official(state_dict: Mapping[str, Any], *, aggr: ops.Aggr = "max", dropout: float = 0.1) -> GNN:
-    """Make this package's network from the state dict of an official proteins RevGCN (RevGNN-Deep, RevGNN-Wide).
+    """Build this package's network from the state dict of an official proteins RevGCN (RevGNN-Deep, RevGNN-Wide).
 
-    It takes x [N, 16], the 8 summed edge features of each node followed by its one-hot species, and edge_attr [E, 8].
+    The network takes x [N, 16], the 8 summed edge features of each node followed by its one-hot species, and edge_attr
+    [E, 8].
 
     Args:
-        state_dict: tensors by their official names; or a checkpoint that has it under ``model_state_dict``. All names
-            may start with ``module.``, as DataParallel writes them.
-        aggr: how the network puts messages together; max in the published ones.
-        dropout: of further training; 0.1 for RevGNN-Deep, 0.2 for RevGNN-Wide.
+        state_dict: tensors by their official names; or a checkpoint with them under ``model_state_dict``. All names may
+            start with ``module.``, as DataParallel writes them.
+        aggr: aggregation of messages; max in the published networks.
+        dropout: dropout of further training; 0.1 for RevGNN-Deep, 0.2 for RevGNN-Wide.
     Returns: the network, in training mode, in the dtype of the weights.
-    Raises: ValueError: names that are missing or unknown, or shapes that do not go together.
+    Raises: ValueError: names that are missing or unknown, or shapes that do not fit together.
     Source: the paper's official code, examples/ogb_eff/ogbn_proteins.
     """
     model, weights = _translated(state_dict, aggr, dropout)
@@ -100,27 +101,27 @@ def convert(path: Path, out: Path, *, aggr: ops.Aggr = "max", dropout: float = 0
     """Convert an official checkpoint file to a folder with ``model.safetensors`` and ``model.json``.
 
     Args:
-        path: what the official code saved with ``torch.save``; only tensors are read, no code that it may contain.
-        out: the folder, made where it is missing.
+        path: a file that the official code saved with ``torch.save``; only tensors are loaded, no code runs.
+        out: the folder; created if missing.
         aggr, dropout: as in `from_official`.
-    Returns: what the network is made of.
-    Raises: ValueError: a file that is not a checkpoint of tensors, or one of another network; FileExistsError: the
-        folder has a converted model already.
+    Returns: the network's architecture.
+    Raises: ValueError: a file that is not a checkpoint of tensors, or one of another network. FileExistsError: the
+        folder already has a converted model.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} must be a checkpoint that holds tensors alone: {reason}") from error
+        raise ValueError(f"{path} must be a checkpoint that holds only tensors: {reason}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(content).__name__}")
     model, weights = _translated(content, aggr, dropout)
     out.mkdir(parents=True, exist_ok=True)
     for name in (_WEIGHTS, _FACTS):
         if (out / name).exists():
-            raise FileExistsError(errno.EEXIST, "stands there already; choose another folder", str(out / name))
+            raise FileExistsError(errno.EEXIST, "the file exists already; choose another folder", str(out / name))
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / _WEIGHTS)
-    # The facts come last: a folder that has them is whole.
+    # model.json is written last, so that a folder with it is complete.
     facts = {"format": FORMAT, **asdict(model)}
     (out / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return model
@@ -129,7 +130,7 @@ def convert(path: Path, out: Path, *, aggr: ops.Aggr = "max", dropout: float = 0
 def load_converted(folder: Path) -> GNN:
     """Load the network that `convert` wrote to a folder, in training mode.
 
-    Raises: ValueError: files that `convert` did not write; OSError: one that is missing.
+    Raises: ValueError: files that `convert` did not write. OSError: a file is missing.
     """
     path = folder / _FACTS
     if path.stat().st_size > _LARGEST_FACTS:
@@ -147,7 +148,7 @@ def load_converted(folder: Path) -> GNN:
 
 
 def _official_name(name: str) -> str:
-    """What the official code calls a weight of this package's network."""
+    """Return the official name of a weight of this package's network."""
     for pattern, official in _NAMES:
         if match := pattern.fullmatch(name):
             return official(match)
@@ -175,7 +176,7 @@ _NAMES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
 
 
 def _translated(content: Mapping[str, Any], aggr: ops.Aggr, dropout: float) -> tuple[OfficialModel, dict[str, Tensor]]:
-    """What an official state dict describes, and its tensors by this package's names: each exactly once."""
+    """Return the architecture of an official state dict, and its tensors by this package's names, each exactly once."""
     official = _tensors(content)
     model = _described(official, aggr, dropout)
     with torch.device("meta"):
@@ -193,7 +194,7 @@ def _translated(content: Mapping[str, Any], aggr: ops.Aggr, dropout: float) -> t
 
 
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, without the prefix of DataParallel."""
+    """Return the state dict of a checkpoint, without DataParallel's prefix."""
     inner = content.get("model_state_dict", content)
     if not isinstance(inner, Mapping) or not inner:
         raise ValueError("expected a state dict of tensors by name, or a checkpoint with one under model_state_dict")
@@ -207,7 +208,7 @@ def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _described(official: Mapping[str, Tensor], aggr: ops.Aggr, dropout: float) -> OfficialModel:
-    """Read depth, widths and groups off names and shapes."""
+    """Derive depth, widths and groups from names and shapes."""
     matrices = ("node_features_encoder.weight", "edge_encoder.weight", "node_pred_linear.weight")
     _check_present(matrices, official)
     blocks = [match for name in official if (match := re.match(r"gcns\.(\d+)\._fn\.Fms\.(\d+)\.", name))]
@@ -251,8 +252,8 @@ def _check_present(wanted: Collection[str], names: Collection[str]) -> None:
 def _check_names(wanted: Collection[str], names: Collection[str]) -> None:
     missing, unknown = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
     if missing or unknown:
-        told = [f"{what}: {_few(found)}" for what, found in (("missing", missing), ("not known", unknown)) if found]
-        raise ValueError(f"every weight must be there once, and no other; {'; '.join(told)}")
+        faults = [f"{what}: {_few(found)}" for what, found in (("missing", missing), ("not known", unknown)) if found]
+        raise ValueError(f"every weight must be there once, and no other; {'; '.join(faults)}")
 
 
 def _few(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Parameters around the ops: convolutions, norms, the block that a stack repeats, encoders and heads."""
+"""Network modules: convolutions, norms, the block of a stack, encoders, heads, and the model built from them"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blocks that depth repeats: a stack's (norm, ReLU, dropout, convolution), and an equilibrium's (two convolutions).
+"""The blocks of a stack (norm, ReLU, dropout, convolution) and of an equilibrium (two convolutions).
 
 Both are pure functions of their arguments.
 """
@@ -19,10 +19,10 @@ from .norms import KINDS, NormActDrop
 
 
 class Block(nn.Module):
-    """Pre-activation block ``f(x) = conv(drop(relu(norm(x))))``; the skip around it is the stack's.
+    """Pre-activation block ``f(x) = conv(drop(relu(norm(x))))``; the stack adds the skip connection.
 
     Args:
-        head: norm, ReLU and dropout of the block's width; its norm becomes the block's.
+        head: norm, ReLU and dropout of the block's width; its norm becomes the block's submodule.
         conv: a graph convolution that keeps the width.
     Source: the paper's official code, eff_gcn_modules (order of norm, ReLU, dropout, conv).
     """
@@ -42,15 +42,15 @@ class Block(nn.Module):
         edge_weight: Tensor | None = None,
         edge_bias: Tensor | None = None,
     ) -> Tensor:
-        """Evaluate.
+        """Evaluate the block.
 
         Args:
             x: [N, d].
-            seed: of the dropout (where no mask is given) and of the edge drop.
-            graph: shared by all blocks.
+            seed: seed of dropout (without a mask) and of edge dropout.
+            graph: the graph, shared by all blocks.
             mask: [N, d] bool, the network's shared dropout mask; ``None``: drawn from ``seed``.
-            edge_attr: [E, K] in the graph's order.
-            edge_weight, edge_bias: [D, K] and [D], the network's edge encoder, not applied yet.
+            edge_attr: [E, K] in the graph's edge order.
+            edge_weight, edge_bias: [D, K] and [D], the network's edge encoder, to be fused into the convolution.
         Returns: [N, d].
         """
         h = self.act_drop(self.norm, x, graph, training=self.training, mask=mask, seed=seed)
@@ -66,7 +66,7 @@ class Block(nn.Module):
     def fuses(
         self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
     ) -> bool:
-        """Whether the block evaluates itself in place: on the compiled kernels, without edge features."""
+        """Whether the fused evaluation applies: compiled kernels, no edge features, unmodified modules."""
         kind: Any = type(self.conv)
         return (
             edge_attr is None
@@ -87,7 +87,7 @@ class Block(nn.Module):
         *_: Tensor | None,
         work: WorkSpace,
     ) -> None:
-        """Send the value to ``to``; as `FusedBlock` says."""
+        """Put the value into ``to``; see `FusedBlock`."""
         h = work.empty("h", x)
         self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
         self._fused_conv.add_value(to, sign, h, graph, seed, work)
@@ -106,7 +106,7 @@ class Block(nn.Module):
         accumulate: bool,
         work: WorkSpace,
     ) -> Gradients:
-        """Send the value to ``to`` and the gradient of x to ``dx``; as `FusedBlock` says."""
+        """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
         h = work.empty("h", x)
         self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
         dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
@@ -115,7 +115,7 @@ class Block(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Show what follows the norm."""
+        """Show activation and dropout."""
         return str(self.act_drop)
 
     @property
@@ -125,19 +125,19 @@ class Block(nn.Module):
 
 @cache
 def _offers_fusion(kind: Any) -> bool:
-    """Whether convolutions of a class are `FusedConv`; asking an instance takes as long as a small kernel."""
+    """Whether a class implements `FusedConv`; cached, because the check takes as long as a small kernel."""
     return issubclass(kind, FusedConv)
 
 
 class EquilibriumBlock(nn.Module):
-    """The block of a DEQ-GNN, with the input x injected.
+    """The block of a DEQ-GNN with input injection.
 
     ``z_1 = conv_1(z);  z_2 = norm_1(z_1 + x);  z_3 = conv_2(drop(relu(z_2)));  out = norm_2(relu(z_3 + z_1))``
 
     Args:
         conv_1, conv_2: graph convolutions that keep the width.
         middle: norm, ReLU and dropout between them.
-        last: norm alone; what it normalises is rectified before.
+        last: the norm of the output, without ReLU.
     Source: the paper, equations 12 to 15.
     """
 
@@ -160,7 +160,7 @@ class EquilibriumBlock(nn.Module):
         edge_weight: Tensor | None = None,
         edge_bias: Tensor | None = None,
     ) -> Tensor:
-        """Evaluate at the state ``z`` [N, D] with the input ``x`` [N, D]; the rest as in `Block`, -> [N, D]."""
+        """Evaluate the block at the state ``z`` [N, D] with the input ``x`` [N, D]; other arguments as in `Block`."""
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         z_1: Tensor = self.conv_1(z, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, 1))
         h = self.act_drop(self.middle, z_1 + x, graph, training=self.training, mask=mask, seed=seed)
@@ -169,11 +169,11 @@ class EquilibriumBlock(nn.Module):
 
 
 def is_made_of_pure(module: nn.Module) -> bool:
-    """Whether all parts are of types that give the same value for the same arguments, and nobody watches them."""
+    """Whether all submodules are of types in `PURE` and have no hooks or patched forwards."""
     return all(type(part) in PURE and not is_watched(part) for part in parts_of(module))
 
 
 PURE: frozenset[type[nn.Module]] = frozenset(
     {Block, EquilibriumBlock, nn.Linear, nn.ModuleList, *KINDS, *CONVS.values()}
 )
-"""Modules that draw no random numbers but from their seed, and move no buffer while a stack evaluates them again."""
+"""Modules that draw random numbers only from their seed and change no buffer during recomputation."""

@@ -1,4 +1,4 @@
-"""What turns raw features into the stream: linear maps, species, categories, and labels as an input."""
+"""Input encoders: one-hot species, categorical columns, and labels appended to features"""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 
 class SpeciesEncoder(nn.Module):
-    """Encode features whose last columns are a one-hot species: ``W [x_rest, S x_species + s] + b``.
+    """Encode features with a one-hot species in the last columns: ``W [x_rest, S x_species + s] + b``.
 
     Args:
         in_channels: F, species columns included.
         out_channels: D.
-        species: how many of the last columns are the one-hot species.
+        species: number of last columns that are the one-hot species.
     Source: the paper's official code for ogbn-proteins (8 columns of 8 species).
     """
 
@@ -40,7 +40,7 @@ class CategoricalEncoder(nn.Module):
     Args:
         sizes: number of categories of each column.
         out_channels: D.
-    Raises: ValueError: if x has another number of columns, or a code out of range, naming the first offender.
+    Raises: ValueError: if x has another number of columns, or a category out of range, naming the first one.
     """
 
     offsets: Tensor
@@ -60,7 +60,7 @@ class CategoricalEncoder(nn.Module):
         if x.dim() != 2 or x.size(1) != len(self.sizes):
             raise ValueError(f"expected {len(self.sizes)} categorical columns, got x of shape {list(x.shape)}")
         bad = (x < 0) | (x >= self.limits)
-        if not torch.compiler.is_exporting() and bool(bad.any()):  # a program knows no values
+        if not torch.compiler.is_exporting() and bool(bad.any()):  # an exported program cannot check values
             row, column = (int(v) for v in bad.nonzero()[0])
             raise ValueError(
                 f"category {int(x[row, column])} in row {row}, column {column} is not in 0..{self.sizes[column] - 1}"
@@ -74,7 +74,7 @@ def append_labels(x: Tensor, y: Tensor, known: Tensor, num_classes: int) -> Tens
     Args:
         x: [N, F].
         y: [N] int64 classes; only those of ``known`` are read.
-        known: int64 rows whose label is given as input.
+        known: int64 indices of the nodes whose label is an input.
         num_classes: T.
     Returns: [N, F + T].
     Source: Wang et al. 2021 (label reuse), as used by the paper's GAT rows.

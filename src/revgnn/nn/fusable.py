@@ -1,8 +1,8 @@
-"""Whether a module is still what it was made as: what a fused evaluation must know before it leaves ``forward`` out.
+"""Check that a module is unmodified, so that a fused evaluation may use its weights without calling its ``forward``.
 
-Users exchange parts of a network: another module in the place of a linear map, a ``forward`` put on an instance
-(accelerate's hooks, adapters, quantisation), parametrized or pruned weights, parameters of another type, width, stride
-or device. What is not plain is evaluated by its ``forward``, which does what it does or raises what is wrong.
+Users modify networks: they replace a linear map by another module, patch the ``forward`` of an instance (accelerate's
+hooks, adapters, quantisation), parametrize or prune weights, or change the dtype, width, stride or device of
+parameters. A modified module is evaluated through its ``forward``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..stack import is_watched
 
 
 def keeps_forward(module: nn.Module, own: type[nn.Module]) -> bool:
-    """Whether a module is evaluated by the ``forward`` of ``own``: neither a subclass nor an instance has another."""
+    """Whether a module uses the ``forward`` of ``own``: neither a subclass nor the instance overrides it."""
     return type(module).forward is own.forward and "forward" not in module.__dict__
 
 
 def reads(module: nn.Module, name: str, like: Tensor, *shape: int) -> bool:
-    """Whether an attribute is the parameter that is registered by this name, nothing computes it, and a kernel can read
-    it beside ``like``; ``None`` is as good."""
+    """Whether an attribute is None, or a registered parameter (not a computed one) that a kernel can read together with
+    ``like``."""
     registered = module._parameters
     if name in registered:
         return ops.fits(registered[name], like, *shape)
@@ -31,15 +31,15 @@ def reads(module: nn.Module, name: str, like: Tensor, *shape: int) -> bool:
 
 
 def is_bare(lin: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a linear map that nobody watches or has changed: its weight may be used without it."""
+    """Whether a module is an `nn.Linear` without hooks or a patched forward, so its weight may be used directly."""
     return type(lin) is nn.Linear and "forward" not in lin.__dict__ and not is_watched(lin)
 
 
 def mapped(lin: nn.Module, x: Tensor) -> Tensor:
     """Return ``lin(x)``.
 
-    Raises: RuntimeError: if a linear map that nobody moves is on another device: torch itself reads a weight without
-        memory (``meta``) and returns whatever it finds.
+    Raises: RuntimeError: if an unmodified linear map is on another device than x: torch itself would read a ``meta``
+        weight and return garbage.
     """
     if not torch.compiler.is_compiling() and is_bare(lin) and lin.weight.device != x.device:
         raise RuntimeError(
@@ -50,12 +50,12 @@ def mapped(lin: nn.Module, x: Tensor) -> Tensor:
 
 
 def is_plain(lin: nn.Module, like: Tensor, *, bias: bool) -> bool:
-    """Whether a linear map is just that, from the width of ``like`` [N, D] to the same, and readable beside it.
+    """Whether a module is an unmodified linear map D -> D whose parameters a kernel can read together with ``like``.
 
     Args:
-        lin: the map.
-        like: its input.
-        bias: whether it may have one.
+        lin: the module.
+        like: [N, D], its input.
+        bias: whether the map may have a bias.
     """
     width = like.size(1)
     return (

@@ -1,4 +1,4 @@
-"""The whole network in one module: encoder, first convolution, depth, head, and what they share."""
+"""The `GNN` module: encoder, optional first convolution, stack or equilibrium, and head"""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .heads import NodeHead
 
 
 class GNN(nn.Module):
-    """Encoder, first convolution (where there is one), stack or equilibrium, head.
+    """A graph neural network: encoder, optional first convolution, stack or equilibrium, head.
 
-    Made by `revgnn.build_model`. Takes a `Graph` (edge features in its order) or PyG's ``edge_index`` (in that order).
+    `revgnn.build_model` makes it. It takes a `Graph` (edge features in its edge order) or PyG's ``edge_index`` (edge
+    features in that order).
 
-    torch.compile runs the whole network as it is, in one break of the code around it: its kernels are compiled already.
-    Convolutions, norms and blocks alone are traced. torch.export records a network in evaluation, for ``(x, graph)`` or
-    ``(x, edge_index)`` of any numbers of nodes and edges; an ``edge_index`` is sorted in every call of the program. The
-    dynamic shapes of a `Graph` are a list: of indptr [N+1], indices [E], and of edge_ids [E] and batch [N] where it has
-    them. An equilibrium, which branches on its residual, is not exported.
+    torch.compile runs the network uncompiled behind one graph break, because its kernels are compiled already; it
+    traces convolutions, norms and blocks on their own. torch.export exports a network in evaluation mode, for
+    ``(x, graph)`` or ``(x, edge_index)`` with any number of nodes and edges; the exported program sorts an
+    ``edge_index`` in every call. The dynamic shapes of a `Graph` are a list: those of indptr [N+1], indices [E], and,
+    if present, edge_ids [E] and batch [N]. An equilibrium, which branches on its residual, cannot be exported.
     """
 
     def __init__(
@@ -55,20 +56,20 @@ class GNN(nn.Module):
 
         Args:
             x: [N, F] float features, or [N, columns] int64 categories.
-            graph: N nodes and E edges, or an ``edge_index`` [2, E].
-            edge_attr: [E, K]; dropped where the convolution takes none.
-            seed: of every random choice of this step; ``None`` draws one from torch's generator in training.
-        Returns: [N, T], or [B, T] for a graph-level net.
+            graph: a graph of N nodes and E edges, or an ``edge_index`` [2, E].
+            edge_attr: [E, K]; ignored by a convolution without edge features.
+            seed: seed of all random numbers of this step; ``None`` draws one from torch's generator in training.
+        Returns: [N, T], or [B, T] for a graph-level network.
         """
         if uncompiled.is_compiled():
-            answer: Tensor = uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
-            return answer
+            logits: Tensor = uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
+            return logits
         found = as_graph(graph, x.size(0), x.device)
         if edge_attr is not None and isinstance(graph, Tensor):
             edge_attr = found.sort_edges(edge_attr)
         if seed is None and (self.training or any(part.training for part in parts_of(self))):
             seed = draw_seed()
-        # In evaluation nothing of this package draws; blocks of one's own draw from torch's generators.
+        # In evaluation this package draws no random numbers; a user's own blocks draw from torch's generators.
         given, seed = seed, seed or 0
         h = self._encode(x, seed)
         edges = self._edge_context(edge_attr)
@@ -79,8 +80,8 @@ class GNN(nn.Module):
         context = (found, None if mask is None else split(mask), *edges)
         fused = self._fused_head(seed)
         if fused is not None:
-            answer = self.stack(h, *context, seed=given, head=fused)
-            return answer
+            logits = self.stack(h, *context, seed=given, head=fused)
+            return logits
         deep = self.stack(h, *context, seed=given)
         if self.jacobian_weight and self.training and torch.is_grad_enabled():
             assert isinstance(self.stack, Equilibrium), "build_model gives the weight to an equilibrium only"
@@ -90,13 +91,13 @@ class GNN(nn.Module):
         return out
 
     def _fused_head(self, seed: int) -> FusedHead | None:
-        """The head as a part of the stack, where it goes row by row and no hook waits for what stands between them."""
+        """Return the head for fusion with the stack if it is row-wise and no hook observes stack or head."""
         if not isinstance(self.stack, Stack) or not isinstance(self.head, NodeHead) or torch.compiler.is_exporting():
             return None
         return None if is_watched(self.stack) or has_hooks(self.head) else self.head.fused(seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A penalty that nobody has asked for has a graph, which copies and pickles cannot have.
+        # A penalty that was not collected has an autograd graph, which cannot be copied or pickled.
         return {**self.__dict__, "_penalty": None}
 
     def begin_epoch(self, epoch: int) -> str | None:
@@ -107,12 +108,12 @@ class GNN(nn.Module):
         return self.stack.mode
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Hand over what the last training forward adds to the loss; ``None``: nothing."""
+        """Return and clear the last training forward's penalty for the loss; ``None``: no penalty."""
         penalty, self._penalty = self._penalty, None
         return penalty
 
     def observe(self) -> dict[str, float]:
-        """Give what is worth watching of the last step: the residuals of an equilibrium and the solves that failed."""
+        """Return metrics of the last step: an equilibrium's residuals, iterations and numbers of failed solves."""
         if not isinstance(self.stack, Equilibrium):
             return {}
         found: dict[str, float] = {}
@@ -138,7 +139,7 @@ class GNN(nn.Module):
         return edge_attr, self.edge_encoder.weight, self.edge_encoder.bias
 
     def _shared_mask(self, h: Tensor, seed: int) -> Tensor | None:
-        """One mask of the stream's shape for the whole network, at any depth: N x D bits or bytes."""
+        """Draw the dropout mask that all layers share: N x D bits or bytes; ``None``: each layer draws its own."""
         if not self.training or self.mask_dropout == 0.0:
             return None
         groups = self.stack.coupling.num_groups if isinstance(self.stack, Stack) else 1
@@ -146,4 +147,4 @@ class GNN(nn.Module):
         return ops.draw_mask(fold_seed(seed, _MASK), rows, width, self.mask_dropout, h.device, groups=groups)
 
 
-_STEM, _INPUT, _MASK = -2, -3, -4  # draws of the network itself, apart from every layer's
+_STEM, _INPUT, _MASK = -2, -3, -4  # seeds of the network's own random numbers, distinct from those of layers

@@ -1,4 +1,4 @@
-"""What turns the stream into answers: one row per node, or one per graph."""
+"""Output heads: logits per node or per graph"""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from .. import ops
 from ..graph import Graph
 from ..stack import FusedHead, fold_seed, uncompiled
 from .convs import GATConv, GATOptions
-from .norms import NormActDrop, goes_by_rows
+from .norms import NormActDrop, is_row_wise
 
-_HEAD = -1  # keeps the head's draws apart from every layer's
+_HEAD = -1  # seed of the head's random numbers, distinct from those of layers
 
 
 class NodeHead(nn.Module):
-    """Answer per node: ``W drop(relu(norm(x))) + b``.
+    """Node-level head: ``W drop(relu(norm(x))) + b``.
 
     Args:
-        head: norm, ReLU and dropout of width D; its norm becomes this module's, its dropout is not the shared mask's.
+        head: norm, ReLU and dropout of width D; its norm becomes this module's submodule. Its dropout does not use the
+            network's shared mask.
         out_channels: T.
     """
 
@@ -32,7 +33,7 @@ class NodeHead(nn.Module):
         if uncompiled.is_compiled():
             out: Tensor = uncompiled.call(NodeHead.forward, self, x, graph, seed)
             return out
-        # A program that is exported takes any number of rows, and blocks of them are counted while it is traced.
+        # An exported program takes any number of rows, but a fused head fixes the number of row blocks.
         fused = None if torch.compiler.is_exporting() else self.fused(seed)
         if fused is not None:
             return fused(x)
@@ -40,8 +41,8 @@ class NodeHead(nn.Module):
         return out
 
     def fused(self, seed: int) -> FusedHead | None:
-        """The head as a stack's fused head, where its norm and its map take every row for itself."""
-        if not goes_by_rows(self.norm) or type(self.lin) is not nn.Linear:
+        """Return the head as a `FusedHead` if its norm and its linear map are row-wise, else None."""
+        if not is_row_wise(self.norm) or type(self.lin) is not nn.Linear:
             return None
         return FusedHead(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), fold_seed(seed, _HEAD))
 
@@ -50,7 +51,10 @@ class NodeHead(nn.Module):
 
 
 class GraphHead(NodeHead):
-    """Answer per graph: the mean of ``drop(relu(norm(x)))`` over its nodes, then a linear map; made as `NodeHead`."""
+    """Graph-level head: the mean of ``drop(relu(norm(x)))`` over each graph's nodes, then a linear map.
+
+    Args: see `NodeHead`.
+    """
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [B, T]."""
@@ -59,16 +63,16 @@ class GraphHead(NodeHead):
         return out
 
     def fused(self, seed: int) -> None:
-        """None: pooling goes over rows."""
+        """None: pooling is not row-wise."""
 
 
 class GATHead(nn.Module):
-    """Answer per node by one more attention layer: ``GAT(drop(relu(norm(x)))) + b``, one head.
+    """Node-level head with one more attention layer: ``GAT(drop(relu(norm(x)))) + b``.
 
     Args:
         head: norm, ReLU and dropout of width D.
-        out_channels: T.
-        options: of the convolution; its number of heads is set to one.
+        out_channels: T, divisible by ``options.heads``.
+        options: options of the convolution; `build_model` sets one attention head.
     Source: the paper's official code, ogbn_arxiv_dgl.
     """
 

@@ -1,4 +1,4 @@
-"""The paper's networks: encoder, stack, head. `build_model` is the only translator from a configuration to modules.
+"""`ModelConfig` and `build_model`: the paper's networks of encoder, stack and head from a configuration.
 
 | the paper's model | coupling | weight_tied | backprop | activations kept | parameters |
 |---|---|---|---|---|---|
@@ -34,26 +34,26 @@ __all__ = ["GNN", "EquilibriumOptions", "ModelConfig", "build_model"]
 
 @dataclass(frozen=True, kw_only=True)
 class EquilibriumOptions:
-    """How backprop='implicit' finds and differentiates the fixed point."""
+    """Settings of backprop='implicit': solvers, pre-training and the Jacobian penalty."""
 
     solver: Literal["broyden", "anderson", "picard"] = "broyden"
-    """Of the forward."""
+    """Solver of the forward."""
     max_iter: int = 30
-    """Most evaluations of the block in the forward; each holds two convolutions."""
+    """Maximum number of block evaluations in the forward; each contains two convolutions."""
     tol: float = 1e-3
     """Relative residual to stop at."""
     backward_solver: Literal["broyden", "anderson", "picard"] | None = None
-    """Of the backward; None: the forward's."""
+    """Solver of the backward; None: the forward's."""
     backward_max_iter: int = 40
-    """Most vector-Jacobian products in the backward."""
+    """Maximum number of vector-Jacobian products in the backward."""
     backward_tol: float | None = None
     """Relative residual of the backward; None: the forward's."""
     pretrain_epochs: int = 0
-    """First epochs, in which the block is unrolled instead of solved."""
+    """Number of first epochs in which the block is unrolled instead of solved."""
     pretrain_steps: int = 6
-    """Applications of the block in those."""
+    """Applications of the block per forward while it is unrolled."""
     jacobian_weight: float = 0.0
-    """Weight of the squared Jacobian norm (per entry, Hutchinson's estimate) in the loss; keeps the map contractive."""
+    """Weight of the Jacobian penalty in the loss (Hutchinson's estimate, per entry); keeps the map contractive."""
 
     def __post_init__(self) -> None:
         if self.pretrain_epochs < 0 or self.jacobian_weight < 0:
@@ -65,49 +65,50 @@ class EquilibriumOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What a network is made of."""
+    """Configuration of a network: convolution, depth, width, backpropagation, norm and dropout."""
 
     conv: Literal["gcn", "sage", "gen", "gat"] = "gcn"
     """The graph convolution of every layer."""
     num_layers: int = 28
-    """L: convolutions along the longest path. A residual net's first one stands before the stack; a GAT's first and
-    last too."""
+    """L: number of convolutions on the longest path. The first one of a residual network precedes the stack; with
+    conv='gat' the first precedes it and the last follows it."""
     hidden_channels: int = 128
-    """D: width of the stream; for GAT over all heads together."""
+    """D: width of the stream; for GAT the width of all heads together."""
     coupling: Literal["residual", "grouped"] = "grouped"
-    """How layers join the stream."""
+    """How a layer is added to the stream: residual, or grouped reversible."""
     num_groups: int = 2
-    """C; only with the grouped coupling."""
+    """C, the number of channel groups; only with the grouped coupling."""
     backprop: Literal["store", "checkpoint", "reversible", "implicit"] = "reversible"
-    """What is kept for the backward; implicit: a fixed point instead of layers (DEQ-GNN)."""
+    """Backpropagation: store all activations, recompute from checkpoints, reverse the layers, or differentiate a fixed
+    point implicitly (DEQ-GNN)."""
     segments: int | Literal["auto"] | None = None
-    """Runs that the layers are cut into; None: 1 where reversible, one per layer where checkpointed; auto: one per 32
-    layers where reversible, which bounds the drift of a float state."""
+    """Number of segments of the stack; None: 1 for reversible, one per layer for checkpoint; auto: one per 32 layers
+    for reversible, which bounds the drift of a float state."""
     state: Literal["float", "exact", "exact64"] = "float"
-    """What a reversible stack holds its stream in: its own dtype (fastest; drifts), or integers of 32 or 64 bits, from
-    which it is rebuilt bit for bit."""
+    """Number format of a reversible stack's state: its own dtype (fastest; drifts), or 32- or 64-bit fixed point, which
+    is reconstructed bit for bit."""
     memory_budget: int | str | None = None
-    """Bytes, or text like '2GB', that a step over the reversible stack may take: as many layers as fit are stored
-    instead of rebuilt. None: all are rebuilt."""
+    """Bytes, or text like '2GB', that a step over the reversible stack may allocate: as many layers as fit are stored,
+    the others recomputed. None: all are recomputed."""
     weight_tied: bool = False
     """Whether layers share weights."""
     num_distinct: int = 2
-    """Different layers of a weight-tied net; a residual net's first convolution counts as one of them."""
+    """Number of distinct layers of a weight-tied network, including a residual network's first convolution."""
     schedule: Literal["cycle", "head_repeat"] = "cycle"
     """Order in which the distinct layers of a weight-tied stack run."""
     norm: Literal["layer", "batch", "graph", "none"] = "layer"
-    """Norm at the head of every block and before the last linear layer."""
+    """Norm at the start of every block and before the last linear layer."""
     dropout: float = 0.5
     """Probability of dropping a channel of a node."""
     dropout_mask: Literal["auto", "shared", "independent"] = "auto"
-    """One mask for the whole network and step (N x D bits), or one per layer from a seed; auto: shared where
-    grouped."""
+    """One dropout mask per step for all layers (N x D bits), or one per layer from a seed; auto: shared for the grouped
+    coupling."""
     input_dropout: float = 0.0
     """Dropout on the input features."""
     edge_encoder: bool = True
-    """Whether edge features pass one shared linear map to D before each conv's own; False hands them over raw."""
+    """Whether a shared linear map takes edge features to D before each convolution's own; False: raw features."""
     species: int = 0
-    """How many of the last input columns are a one-hot species with a linear map of its own (ogbn-proteins: 8)."""
+    """Number of last input columns that are a one-hot species with its own linear map (ogbn-proteins: 8)."""
     sage: SAGEOptions = field(default_factory=SAGEOptions)
     """Options of conv='sage'."""
     gen: GENOptions = field(default_factory=GENOptions)
@@ -136,12 +137,12 @@ class ModelConfig:
     def _check_implicit(self) -> None:
         if self.coupling != "residual" or not self.weight_tied:
             raise ValueError(
-                "backprop='implicit' is one block at its fixed point; set coupling='residual' and weight_tied=True"
+                "backprop='implicit' solves for one block's fixed point; set coupling='residual' and weight_tied=True"
             )
         if self.segments is not None or self.state != "float" or self.memory_budget is not None:
             raise ValueError(
-                "segments, state and memory_budget are about layers that are rebuilt; backprop='implicit' has none: "
-                "leave them at None, 'float' and None"
+                "segments, state and memory_budget apply to recomputed layers; backprop='implicit' has none: leave "
+                "them at None, 'float' and None"
             )
         if self.conv == "gat":
             raise ValueError(
@@ -153,7 +154,7 @@ class ModelConfig:
         return build_model(self, info)
 
     def stack_arguments(self) -> dict[str, Any]:
-        """The arguments of `Stack` that this configuration decides, without the width and the block."""
+        """Return the arguments of `Stack`, without the width and the block."""
         outside = {"gat": 2}.get(self.conv, 1 if self.coupling == "residual" else 0)
         stem_is_distinct = self.coupling == "residual" and self.conv != "gat"
         return {
@@ -192,14 +193,14 @@ def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
         )
     if config.conv == "gat" and info.level == "graph":
         raise ValueError(
-            "conv='gat' answers per node by a last attention layer; choose another conv for graph-level tasks"
+            "conv='gat' has a last attention layer with logits per node; choose another conv for graph-level tasks"
         )
     encoder, stem = _encoder(config, info, block_edges)
     is_shared = config.dropout_mask == "shared" or (config.dropout_mask == "auto" and config.coupling == "grouped")
     return GNN(
         encoder=encoder,
         stem=stem,
-        stack=_depth(config, block_edges),
+        stack=_stack(config, block_edges),
         head=_head(config, info),
         edge_encoder=edge_encoder,
         uses_edge_attr=edge_channels is not None,
@@ -223,8 +224,8 @@ def _conv(config: ModelConfig, in_channels: int, out_channels: int, edge_channel
     return CONVS[config.conv](in_channels, out_channels, **options)
 
 
-def _depth(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibrium:
-    """The layers, or the fixed point that stands in for them."""
+def _stack(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibrium:
+    """Build the stack of layers, or the equilibrium that replaces it."""
     width = config.hidden_channels
     if config.backprop != "implicit":
         return Stack(_block(config, edge_channels), channels=width, **config.stack_arguments())
@@ -273,7 +274,7 @@ def _encoder(config: ModelConfig, info: GraphInfo, edge_channels: int | None) ->
 
 def _head(config: ModelConfig, info: GraphInfo) -> nn.Module:
     norm = _norm(config, config.hidden_channels)
-    if config.backprop == "implicit":  # the fixed point is normalised by its own block
+    if config.backprop == "implicit":  # the block already normalises the fixed point
         norm = NormActDrop(config.hidden_channels, "none", act=False)
     if config.conv == "gat":
         return GATHead(norm, info.num_outputs, replace(config.gat, heads=1))

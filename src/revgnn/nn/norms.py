@@ -1,8 +1,8 @@
-"""Norm, ReLU and dropout in one pass: the head of every block, of an MLP's hidden layers, and of the last layer.
+"""Norm, ReLU and dropout in one pass: at the start of every block, in MLPs and before the last layer.
 
-The norms are torch's own modules where torch has them, so that whatever looks for an `nn.LayerNorm` or an
-`nn.BatchNorm1d` finds it: exclusion from weight decay, freezing, `update_bn`, `SyncBatchNorm`. `ActDrop` runs them on
-the kernels. A module of any other type, or one that is watched by hooks, is called as it is.
+Norms are torch's own modules where torch has them, so that code that searches for `nn.LayerNorm` or `nn.BatchNorm1d`
+finds them: exclusion from weight decay, freezing, `update_bn`, `SyncBatchNorm`. `ActDrop` evaluates them by the ops. It
+calls a module of any other type, or one with hooks.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GraphNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start from plain normalisation."""
+        """Initialise to ordinary normalisation."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
         nn.init.ones_(self.mean_scale)
@@ -61,7 +61,7 @@ class GraphNorm(nn.Module):
         return ActDrop(act=False).by_op("graph", self, x, graph)
 
     def extra_repr(self) -> str:
-        """Show the choices."""
+        """Show the width and eps."""
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
@@ -71,7 +71,7 @@ NORMS: dict[ops.Norm, Callable[[int, float, float | None], nn.Module]] = {
     "graph": lambda channels, eps, momentum: GraphNorm(channels, eps=eps),
     "none": lambda channels, eps, momentum: nn.Identity(),
 }
-"""Name -> module of so many channels, from the number that is added to the variance and the momentum."""
+"""Name -> ``(channels, eps, momentum) -> module``."""
 
 KINDS: dict[type[nn.Module], ops.Norm] = {
     nn.LayerNorm: "layer",
@@ -81,11 +81,11 @@ KINDS: dict[type[nn.Module], ops.Norm] = {
     GraphNorm: "graph",
     nn.Identity: "none",
 }
-"""Type of a module -> the kind that the ops know it as; none draws random numbers."""
+"""Module type -> the norm's name in the ops; none of these modules draws random numbers."""
 
 
 def kind_of(norm: nn.Module, x: Tensor) -> ops.Norm | None:
-    """As which kind a module's norm of [N, D] rows may be taken by the ops; ``None``: the module has to be called."""
+    """Return the ops' name of a norm of [N, D] rows; ``None``: the module must be called."""
     kind = KINDS.get(type(norm))
     if kind is None or is_watched(norm):
         return None
@@ -94,26 +94,26 @@ def kind_of(norm: nn.Module, x: Tensor) -> ops.Norm | None:
     if isinstance(norm, _BatchNorm):
         if x.dim() != 2 or x.size(1) != norm.num_features:
             return None
-        # torch's own knows ranks that are not found here.
+        # torch's SyncBatchNorm may use a process group that `rank_group` does not find.
         if type(norm) is nn.SyncBatchNorm and norm.training and not is_alone() and rank_group(norm) is None:
             return None
     return kind
 
 
-def goes_by_rows(norm: nn.Module) -> bool:
-    """Whether a norm treats every row for itself, and nobody waits to see it at work."""
+def is_row_wise(norm: nn.Module) -> bool:
+    """Whether a norm treats every row independently and has no hooks."""
     return type(norm) in (nn.LayerNorm, nn.Identity) and not is_watched(norm)
 
 
 @dataclass(frozen=True)
 class ActDrop:
-    """What is done in one pass with a norm: ``keep * relu(norm(x)) / (1 - p)``.
+    """ReLU and dropout, evaluated in one pass with a norm: ``keep * relu(norm(x)) / (1 - p)``.
 
-    Running statistics of BatchNorm move once per step: not while a stack evaluates a block again.
+    BatchNorm's running statistics are updated once per step, not during recomputation.
     """
 
     act: bool = True
-    """Whether there is the ReLU."""
+    """Whether to apply the ReLU."""
     dropout: float = 0.0
     """Probability of dropping, in training only."""
 
@@ -131,7 +131,7 @@ class ActDrop:
         mask: Tensor | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """Apply to [N, D]; ``mask`` [N, D] bool or ``seed`` say what drops in ``training``, neither draws a seed."""
+        """Apply to [N, D]; in ``training`` ``mask`` [N, D] bool or ``seed`` sets dropout, neither draws a seed."""
         drop = self._drop(training, mask, seed)
         kind = kind_of(norm, x)
         if kind is None:
@@ -139,7 +139,7 @@ class ActDrop:
         return self.by_op(kind, norm, x, graph, drop)
 
     def by_op(self, kind: ops.Norm, norm: Any, x: Tensor, graph: Graph | None, drop: cpu.Drop = cpu.NO_DROP) -> Tensor:
-        """Apply by the op for a kind of norm, with what the module holds."""
+        """Apply through the op for a kind of norm, with the module's parameters and statistics."""
         x, stats = statistics(norm, x) if kind == "batch" else (x, None)
         return ops.norm_act_drop(
             x,
@@ -157,7 +157,7 @@ class ActDrop:
         )
 
     def fuses(self, norm: nn.Module, x: Tensor) -> bool:
-        """Whether `write` and `pull_back` can take [N, D] rows, without autograd."""
+        """Whether `write` and `pull_back` support [N, D] rows, without autograd."""
         running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
         return (
             x.dim() == 2
@@ -177,7 +177,7 @@ class ActDrop:
         mask: Tensor | None = None,
         seed: int | None = None,
     ) -> None:
-        """Evaluate as a call does, into a dense buffer; the statistics stay in the work space for `pull_back`."""
+        """Evaluate like a call, into a contiguous buffer; keep the statistics in the work space for `pull_back`."""
         kind, kernels = KINDS[type(norm)], ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
         if kind == "batch":
@@ -200,7 +200,7 @@ class ActDrop:
         mask: Tensor | None = None,
         seed: int | None = None,
     ) -> dict[Tensor | None, Tensor]:
-        """Write the gradient of x after a `write` of the same, or add it; overwrites ``grad``.
+        """Write the gradient of x to ``dx`` after `write`, or add it with ``accumulate``; overwrites ``grad``.
 
         Returns: the parameters' gradients.
         """
@@ -215,13 +215,13 @@ class ActDrop:
             drop=self._drop(training, mask, seed), accumulate=accumulate, **affine,
         )  # fmt: skip
         if group is not None:
-            # The kernel took the statistics of all ranks as constants: what they add is taken from every row.
-            both, product = sum_over_ranks(torch.stack([dbias, dweight]), group)
+            # The kernel treats the statistics of all ranks as constants: add the gradient through them to every row.
+            grad_sum, product = sum_over_ranks(torch.stack([dbias, dweight]), group)
             if group.counts:
                 scale = rstd / work.empty("count", x, ())
                 scale = scale if affine["weight"] is None else scale * affine["weight"]
                 torch.sub(x, mean, out=grad)
-                dx.sub_(grad.mul_(rstd * product * scale).add_(both * scale))
+                dx.sub_(grad.mul_(rstd * product * scale).add_(grad_sum * scale))
         found = {affine["weight"]: dweight, affine["bias"]: dbias}
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 
@@ -232,17 +232,17 @@ class ActDrop:
 
 
 class NormActDrop(nn.Module):
-    """Normalise, rectify and drop: ``keep * relu(norm(x)) / (1 - p)``.
+    """Norm, ReLU and dropout: ``keep * relu(norm(x)) / (1 - p)``.
 
-    The blocks and heads of this package take one apart: its norm becomes theirs, so that weights are named ``norm``.
+    Blocks and heads of this package adopt its norm as their own submodule, so that weights are named ``norm``.
 
     Args:
         channels: D.
-        norm: ``layer``, ``batch``, ``none`` or ``graph``, which goes over the nodes of each graph.
+        norm: ``layer``, ``batch``, ``none`` or ``graph`` (over the nodes of each graph).
         act: whether to apply the ReLU.
         dropout: probability of dropping, in training only.
         eps: added to the variance.
-        momentum: share of the new batch in the running statistics; ``None``: they are the mean of all batches.
+        momentum: weight of the new batch in the running statistics; ``None``: the mean of all batches.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class NormActDrop(nn.Module):
     def forward(
         self, x: Tensor, graph: Graph | None = None, *, mask: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        """Apply to [N, D]; ``mask`` [N, D] bool or ``seed`` say what drops, neither draws a seed."""
+        """Apply to [N, D]; ``mask`` [N, D] bool or ``seed`` sets dropout; without both, draw a seed."""
         return self.act_drop(self.norm, x, graph, training=self.training, mask=mask, seed=seed)
 
     @property
@@ -281,12 +281,12 @@ class NormActDrop(nn.Module):
         return found
 
     def extra_repr(self) -> str:
-        """Show the choices that the norm does not."""
+        """Show activation and dropout."""
         return f"act={self.act_drop.act}, dropout={self.act_drop.dropout}"
 
 
 def _write_statistics(norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, work: WorkSpace) -> None:
-    """Write what BatchNorm normalises by, and move the running statistics."""
+    """Write BatchNorm's statistics of this evaluation, and update the running statistics."""
     if not uses_batch(norm):
         mean.copy_(running(norm)[0])
         torch.rsqrt(running(norm)[1].to(x.dtype) + norm.eps, out=rstd)
@@ -296,10 +296,10 @@ def _write_statistics(norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, w
     if group is None:
         move(norm, mean, var, x.size(0))
         return
-    of_all, var_of_all, count = over_ranks(x, group, (mean, var))
-    move(norm, of_all, var_of_all, count)
-    mean.copy_(of_all)
-    torch.rsqrt(var_of_all + norm.eps, out=rstd)
+    global_mean, global_var, count = over_ranks(x, group, (mean, var))
+    move(norm, global_mean, global_var, count)
+    mean.copy_(global_mean)
+    torch.rsqrt(global_var + norm.eps, out=rstd)
     work.empty("count", x, ()).copy_(count)
 
 
@@ -313,10 +313,10 @@ def _in_work(kind: ops.Norm, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor
 
 
 def _called(norm: nn.Module, x: Tensor, graph: Graph | None) -> Tensor:
-    """Call a module; while a block is evaluated again, its buffers are left alone."""
+    """Call a norm; during recomputation on copies of its buffers."""
     arguments = (x, graph) if isinstance(norm, GraphNorm) else (x,)
     if type(norm) is nn.BatchNorm1d and rank_group(norm) is not None:
-        # torch's own would normalise by the rows of this rank alone.
+        # torch's BatchNorm1d would normalise by the rows of this rank only.
         norm.__class__ = SharedBatchNorm1d
     if norm.training and is_recomputing():
         copies = {name: buffer.clone() for name, buffer in norm.named_buffers()}

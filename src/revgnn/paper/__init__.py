@@ -1,1 +1,1 @@
-"""What exists because of the paper's tables: recipes, baselines, the printed figures, and those that were measured."""
+"""The paper's tables: recipes, baselines, the printed figures, measured results, and both side by side"""

@@ -1,7 +1,7 @@
-"""The memory column without the data: one training step of each row on a made-up graph of the data set's exact counts.
+"""Measure the memory of the paper's rows without their data: a training step on a synthetic graph of the same size.
 
-Memory depends on sizes alone. A row that trains by random parts is measured on one part of the expected size. What is
-too large or too slow is estimated by the planner, and marked so. Rows stand in ``memory.jsonl``.
+Memory depends only on sizes. A row that trains on random parts is measured on one part of the expected size. A row that
+is too large or too slow is estimated by the planner and marked. Rows are written to ``memory.jsonl``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .targets import TARGETS
 MEMORY_FILE = "memory.jsonl"
 MEASURED, ESTIMATE = "measured", "estimate"
 SLOWER = 3.0
-"""By which steps may take longer than their necessary work: the planner's own error."""
+"""Factor by which a step may be slower than its roofline: the planner's own error."""
 
 
 def rows_of_tables(table: int | None, recipes: Sequence[str] | None = None) -> list[str]:
-    """Name the recipes that are rows of a table of the paper, of all tables, or those given.
+    """Return the recipes of a table of the paper, of all tables (``None``), or the given ones.
 
     Raises: ValueError: an unknown recipe.
     """
@@ -48,25 +48,25 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
     """Measure the memory of a row's training step on the CPU, or estimate it.
 
     Args:
-        name: of the recipe.
-        limit: bytes; a row whose process is predicted to take more is not run.
-        seconds: a row whose two steps are predicted to take more is not run.
-        max_nodes: a row whose step sees more is not run; ``None``: no bound.
+        name: name of the recipe.
+        limit: bytes; a row is estimated if its process is predicted to take more.
+        seconds: a row is estimated if its two steps are predicted to take more.
+        max_nodes: a row is estimated if its step has more nodes; ``None``: no bound.
     Returns: one JSON value.
     """
-    run, shape, waiting, of = step_of(find_recipe(name)())
+    run, shape, prefetched, of = step_of(find_recipe(name)())
     nodes, edges = step_size(run, shape)
     prediction = estimate(run, shape)
-    predicted = prediction.peak + waiting
+    predicted = prediction.peak + prefetched
     expected = 2 * SLOWER * step_work(run, shape, nodes, edges).seconds(rates_of("cpu"))
     reasons = []
-    if prediction.process + waiting > limit:
+    if prediction.process + prefetched > limit:
         reasons.append("memory")
     if expected > seconds:
         reasons.append("time")
     if max_nodes is not None and nodes > max_nodes:
         reasons.append("nodes")
-    peak = predicted if reasons else measured_peak(run, shape) + waiting
+    peak = predicted if reasons else measured_peak(run, shape) + prefetched
     resident = None if reasons else resident_in_isolation(run, shape)
     where = circumstances()
     return {
@@ -92,9 +92,11 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
 
 
 def step_of(run: Experiment) -> tuple[Experiment, GraphShape, int, str]:
-    """Give a run whose whole graph is what a step of a run sees, its shape, the bytes of batches made ahead, and words.
+    """Replace a run by one whose full batch is a step of it.
 
-    What making a part takes is left out: it is no part of a step.
+    Making a part is no part of a step, so its memory is not counted.
+
+    Returns: the run, the shape of its graph, the bytes of prefetched batches, and a description.
     """
     shape = shape_of_config(run.dataset)
     if run.loader.kind == "full" or shape.info.level == "graph":
@@ -108,13 +110,13 @@ def step_of(run: Experiment) -> tuple[Experiment, GraphShape, int, str]:
 
 
 def append_memory(row: Mapping[str, Any], results: Path) -> None:
-    """Append a row to ``memory.jsonl`` in the folder of results."""
+    """Append a row to ``memory.jsonl`` in a folder of results."""
     with appending(results / MEMORY_FILE) as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_memory(results: Path) -> list[dict[str, Any]]:
-    """Read the rows of ``memory.jsonl``; no file is no rows.
+    """Read the rows of ``memory.jsonl``; empty if the file is missing.
 
     Raises: ValueError: a line that is no JSON, with file and line.
     """
@@ -123,7 +125,7 @@ def read_memory(results: Path) -> list[dict[str, Any]]:
 
 
 def newest_memory(recipe: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Give the newest row of a recipe for a table, one that was measured before one that was estimated."""
+    """Return the newest row of a recipe for a table, preferring a measured one to an estimate; ``None``: no row."""
     found = [row for row in rows if row["recipe"] == recipe]
     if not found:
         return None

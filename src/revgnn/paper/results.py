@@ -1,7 +1,7 @@
-"""Finished runs as rows: one JSON object a line in ``runs.jsonl``, each with what was changed of its recipe.
+"""Record finished runs of recipes as rows of ``runs.jsonl``, each with its differences from the recipe.
 
-A row says which recipe ran with which seed, every field in which it differed from the recipe (so that a short run can
-not pass for a whole one), the scores, and where, when and on which commit. Nothing in a row is typed by hand.
+A row has the recipe, the seed, every field that differs from the recipe (so that a shortened run is never taken for a
+full one), the scores, the machine, the date and the commit. Rows are made from reports only, never by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from ..data.readers.ogb import OGB
 from ..experiment import as_json
 from ..files import parts_of, read_object
+from ..overrides import flatten
 from ..repeat import RUNS_FILE
 from ..report.row import resident
 from ..run_folder import REPORT_FILE
@@ -23,9 +24,9 @@ from .recipes import find_recipe
 
 ROWS_FILE = "runs.jsonl"
 FORMAT = 1
-USUAL = Path("benchmarks") / "results"
+DEFAULT_FOLDER = Path("benchmarks") / "results"
 
-MOVES_NOTHING = frozenset(
+IRRELEVANT = frozenset(
     {
         "train.seed",
         "train.checkpoint_every",
@@ -35,29 +36,29 @@ MOVES_NOTHING = frozenset(
         "loader.prefetch",
     }
 )
-"""Fields of a run that leave it the row of the paper that its recipe is."""
-PLACES_ALONE = frozenset({"train.teacher.path"})
-"""Fields that name a place: which one does not matter where there is one."""
+"""Fields that may differ from the recipe: the run still reproduces its row of the paper."""
+_PATHS = frozenset({"train.teacher.path"})
+"""Fields with a path, which may differ from the recipe's if both are set."""
 
 
 def find_results(folder: Path | None) -> Path | None:
-    """Give the folder of results: the one that is named, or benchmarks/results of the current folder if it is there.
+    """Return the folder of results: the given one, or benchmarks/results in the current folder if it exists.
 
-    Raises: FileNotFoundError: the named folder is not there.
+    Raises: FileNotFoundError: the given folder does not exist.
     """
     if folder is None:
-        return USUAL if USUAL.is_dir() else None
+        return DEFAULT_FOLDER if DEFAULT_FOLDER.is_dir() else None
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder of results at {folder}; name another one with --results")
     return folder
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    """Make the rows of a finished run, or of all seeds of a folder of several.
+    """Make the rows of a finished run, or of all seeds of a folder of several runs.
 
     Raises:
-        FileNotFoundError: the folder holds no report.
-        ValueError: what ran is no recipe.
+        FileNotFoundError: the folder has no report.
+        ValueError: the run is not that of a recipe.
     """
     with parts_of(run):
         if not (run / RUNS_FILE).is_file():
@@ -70,12 +71,12 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
-    """Append rows to ``runs.jsonl``, but those that stand there already.
+    """Append rows to ``runs.jsonl``, except those that it has already.
 
     Args:
-        rows: what `rows_of` gave.
-        results: the folder of results; made where it is missing.
-    Returns: how many were appended.
+        rows: rows of `rows_of`.
+        results: the folder of results; created if missing.
+    Returns: the number of appended rows.
     """
     with appending(results / ROWS_FILE) as file:
         known = [_key(row) for row in read_rows(results)]
@@ -85,16 +86,16 @@ def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
 
 
 def read_rows(results: Path) -> list[dict[str, Any]]:
-    """Read every row of finished runs in a folder of results; its other ``*.jsonl`` (benchmarks) have another kind.
+    """Read the rows of finished runs from all ``*.jsonl`` of a folder of results; skip rows of another kind.
 
-    Raises: ValueError: a line that is no JSON object, with file and line.
+    Raises: ValueError: a line that is no JSON, with file and line.
     """
     lines = (row for path in sorted(results.glob("*.jsonl")) for row in read_lines(path))
     return [row for row in lines if isinstance(row, dict) and row.get("kind") == "run"]
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """Read a file of JSON values, one a line.
+    """Read a file of JSON values, one per line.
 
     Raises: ValueError: a line that is no JSON, with file and line.
     """
@@ -114,7 +115,7 @@ def _row(run: Path) -> dict[str, Any]:
     try:
         recipe = find_recipe(name)
     except ValueError as error:
-        raise ValueError(f"{run} is no run of a recipe, and only those stand beside the paper: {error}") from None
+        raise ValueError(f"{run} is no run of a recipe, and only those compare with the paper: {error}") from None
     machine = report["machine"]
     return {
         "format": FORMAT,
@@ -146,7 +147,7 @@ def _row(run: Path) -> dict[str, Any]:
 
 
 def _curve(run: Path) -> list[dict[str, Any]]:
-    """The evaluated epochs of a run: epoch, loss of the training, and the metric on each split."""
+    """Return the evaluated epochs of a run: epoch, training loss, and the metric on each split."""
     return [
         {
             "epoch": row["epoch"],
@@ -159,20 +160,19 @@ def _curve(run: Path) -> list[dict[str, Any]]:
 
 
 def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Every field in which a run differs from its recipe, with both values."""
-    plain = json.loads(json.dumps(recipe, default=str))
-    wanted, got = _flat(plain), _flat(ran)
+    """Return every field in which a run differs from its recipe, with both values."""
+    wanted, got = flatten(json.loads(json.dumps(recipe, default=str))), flatten(ran)
     changed = {}
     for name in sorted(wanted.keys() | got.keys()):
         one, other = wanted.get(name), got.get(name)
-        same_place = name in PLACES_ALONE and one is not None and other is not None
-        if one != other and name not in MOVES_NOTHING and not same_place:
+        both_set = name in _PATHS and one is not None and other is not None
+        if one != other and name not in IRRELEVANT and not both_set:
             changed[name] = [one, other]
     return changed
 
 
 def _other_data(dataset: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What tells data of a known name from the published one: its number of nodes, or of graphs."""
+    """Return the number of nodes or graphs, if it differs from that of the published data set of the same name."""
     facts = OGB.get(dataset["name"])
     if facts is None:
         return {}
@@ -180,15 +180,6 @@ def _other_data(dataset: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {} if dataset[unit] == size else {f"data.{unit}": [size, dataset[unit]]}
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {name: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{name}.{key}" if name else str(key)))
-    return flat
-
-
 def _key(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two rows the same run: everything but when its report was written."""
+    """Return everything that identifies a run: all of its row but the date of its report."""
     return {key: value for key, value in row.items() if key != "date"}

@@ -1,7 +1,7 @@
-"""The paper's tables beside what was measured: as a value for programs, as rows for a terminal, as Markdown.
+"""Compare the paper's tables with measured results: as JSON, as rows for a terminal, as Markdown.
 
-A row's runs are put together where nothing tells them apart but the seed: same changes of the recipe, hardware,
-precision and implementation. What ran in full stands before what ran short, and what has not run says so.
+Runs of a row that differ only in the seed form one group: same changes of the recipe, hardware, precision and
+implementation. Full runs come before shortened ones; a row without runs is marked "not run".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TABLES = {
     3: "ogbn-arxiv by convolution, test accuracy [%]",
     6: "ogbn-proteins, 112 layers, test ROC-AUC [%]",
 }
-"""Number in the paper -> what it is about."""
+"""Number of the table -> data set and metric."""
 
 HEAD = (
     "row",
@@ -40,15 +40,15 @@ NOT_RUN = "not run"
 def build_table(
     number: int, rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """Put a table of the paper beside the rows of finished runs.
+    """Combine a table of the paper with the rows of finished runs.
 
     Args:
         number: a key of `TABLES`.
-        rows: what `read_rows` gave.
-        memory: what `read_memory` gave, for rows whose recipe did not run on the whole data.
-    Returns: the number, the title, and each row with "paper", "parameters" (of the recipe's network), "measured" (one
-        entry per group of runs, the fullest first; empty where nothing ran), "assumed" and "notes".
-    Raises: ValueError: a table that the paper does not have here.
+        rows: rows of `read_rows`.
+        memory: rows of `read_memory`, for recipes that did not run.
+    Returns: the number, the title, a summary, and each row with "paper", "parameters" (of the recipe's network),
+        "measured" (one entry per group of runs, full runs first; empty without runs), "assumed" and "notes".
+    Raises: ValueError: an unknown table.
     """
     if number not in TABLES:
         raise ValueError(f"table {number} is not here; choose one of {', '.join(map(str, TABLES))}")
@@ -77,28 +77,28 @@ def build_table(
 
 
 def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
-    """Write a table as texts under `HEAD`: one line per row, and one more for each further group of its runs."""
+    """Format a table as cells under `HEAD`: one line per row, and one more for each further group of its runs."""
     lines = []
     for row in table["rows"]:
         paper = row["paper"]
         mark = "*" if row["assumed"] or row["notes"] else ""
-        said = [
+        cells = [
             f"{row['name']}{mark}",
             _figure(paper["metric"], paper["std"]),
             _gigabytes(paper["memory_gb"]),
             paper["parameters"] or "–",
         ]
         for position, group in enumerate(row["measured"] or [None]):
-            name, metric, memory, parameters = said if position == 0 else ["", "", "", ""]
+            name, metric, memory, parameters = cells if position == 0 else ["", "", "", ""]
             if group is None:
                 step = row["memory"]
-                alone = (
+                tensors = (
                     "–" if step is None else ("~" if step["how"] == ESTIMATE else "") + _gigabytes(step["memory_gb"])
                 )
                 process = "–" if step is None else _gigabytes(step["resident_gb"])
-                said_of = NOT_RUN if step is None else f"{NOT_RUN}; memory: {step['said']}"
+                measured = NOT_RUN if step is None else f"{NOT_RUN}; memory: {step['said']}"
                 lines.append(
-                    [name, metric, "–", memory, alone, process, parameters, integer(row["parameters"]), said_of]
+                    [name, metric, "–", memory, tensors, process, parameters, integer(row["parameters"]), measured]
                 )
                 continue
             score = group["metric"]
@@ -109,7 +109,7 @@ def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
 
 
 def markdown_table(table: Mapping[str, Any]) -> str:
-    """Write a table as Markdown, its notes below."""
+    """Format a table as Markdown, with its notes below."""
     lines = [f"**Table {table['table']}**: {table['title']}", "", "| " + " | ".join(HEAD) + " |"]
     lines.append("|---|" + "---:|" * (len(HEAD) - 2) + "---|")
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table_lines(table)]
@@ -117,14 +117,16 @@ def markdown_table(table: Mapping[str, Any]) -> str:
 
 
 def notes(table: Mapping[str, Any]) -> list[str]:
-    """Say what a reader has to know of the rows that have a mark, each thing once with the rows that it is of."""
-    of: dict[str, list[str]] = {}
+    """Return the notes of the marked rows, each once with the names of its rows."""
+    rows_by_note: dict[str, list[str]] = {}
     for row in table["rows"]:
-        assumed = [f"Assumed, for no source says it: {', '.join(row['assumed'])}."] if row["assumed"] else []
+        assumed = [f"Assumed, because no source says it: {', '.join(row['assumed'])}."] if row["assumed"] else []
         for note in [*row["notes"], *assumed]:
-            of.setdefault(note, []).append(row["name"])
-    every = len(table["rows"])
-    return [f"{'All rows' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
+            rows_by_note.setdefault(note, []).append(row["name"])
+    count = len(table["rows"])
+    return [
+        f"{'All rows' if len(names) == count else ', '.join(names)}: {note}" for note, names in rows_by_note.items()
+    ]
 
 
 def _places(number: int) -> Iterator[tuple[str, Target, TableRow]]:
@@ -137,15 +139,15 @@ def _places(number: int) -> Iterator[tuple[str, Target, TableRow]]:
 def _groups(rows: list[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
     by_key: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        same = (row["changed"], row["hardware"], row["device"], row["precision"], row["implementation"])
-        by_key.setdefault(json.dumps(same, sort_keys=True), []).append(row)
+        key = (row["changed"], row["hardware"], row["device"], row["precision"], row["implementation"])
+        by_key.setdefault(json.dumps(key, sort_keys=True), []).append(row)
     groups = [_group(list(_newest(group)), target) for group in by_key.values()]
     groups.sort(key=lambda group: (len(group["changed"]), -group["runs"]))
     return groups
 
 
 def _newest(rows: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """One row per seed: a seed that was run again counts once, as it came out last."""
+    """Yield the newest row of each seed."""
     yield from {row["seed"]: row for row in sorted(rows, key=lambda row: str(row["date"]))}.values()
 
 
@@ -180,28 +182,28 @@ def _score(row: Mapping[str, Any], split: str) -> float | None:
 
 
 def _circumstances(group: Mapping[str, Any]) -> str:
-    """Say where, when and on which commit, of how many runs, and what was not as in the recipe."""
-    whole = f" of {group['runs_of_the_paper']}" if group["runs_of_the_paper"] else ""
-    runs = f"{group['runs']}{whole} run{'s' if group['runs'] != 1 or whole else ''}"
+    """Describe hardware, dates, commits and number of runs of a group, and its differences from the recipe."""
+    of_paper = f" of {group['runs_of_the_paper']}" if group["runs_of_the_paper"] else ""
+    runs = f"{group['runs']}{of_paper} run{'s' if group['runs'] != 1 or of_paper else ''}"
     commits = ", ".join(_short(commit) for commit in group["commits"])
-    said = f"{group['hardware']}, {' to '.join(_ends(group['dates']))}, {commits}, {runs}"
-    return said + "".join(f"; {change}" for change in _changes(group["changed"]))
+    text = f"{group['hardware']}, {' to '.join(_ends(group['dates']))}, {commits}, {runs}"
+    return text + "".join(f"; {change}" for change in _changes(group["changed"]))
 
 
 def _changes(changed: Mapping[str, Sequence[Any]]) -> list[str]:
-    said = []
+    changes = []
     for name, (wanted, got) in changed.items():
         if name == "train.epochs" and got < wanted:
-            said.append(f"SHORT: {got} of {wanted} epochs")
+            changes.append(f"SHORT: {got} of {wanted} epochs")
         elif name.startswith("data."):
-            said.append(f"OTHER DATA: {integer(got)} {name.partition('.')[2]} instead of {integer(wanted)}")
+            changes.append(f"OTHER DATA: {integer(got)} {name.partition('.')[2]} instead of {integer(wanted)}")
         else:
-            said.append(f"{name}={got} instead of {wanted}")
-    return said
+            changes.append(f"{name}={got} instead of {wanted}")
+    return changes
 
 
 def _short(commit: str) -> str:
-    """The first eight signs of a commit's hash, and whether the tree was changed; words stay as they are."""
+    """Return the first eight digits of a commit's hash with its "-dirty" mark; words are unchanged."""
     if " " in commit:
         return commit
     return commit[:8] + ("-dirty" if commit.endswith("-dirty") else "")
@@ -212,11 +214,11 @@ def _ends(dates: Sequence[str]) -> list[str]:
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say how many rows ran as the recipe says, how many otherwise, and how many not at all."""
-    whole = sum(any(not group["changed"] for group in row["measured"]) for row in rows)
+    """Count the rows with an unchanged run, with changed runs only, and without runs."""
+    unchanged = sum(any(not group["changed"] for group in row["measured"]) for row in rows)
     some = sum(bool(row["measured"]) for row in rows)
     return (
-        f"Of {len(rows)} rows {whole} ran as the recipe says, {some - whole} only shortened or changed, "
+        f"Of {len(rows)} rows {unchanged} ran as the recipe says, {some - unchanged} only shortened or changed, "
         f"{len(rows) - some} not at all."
     )
 

@@ -1,4 +1,4 @@
-"""What a finished run came to: ``report.json`` for programs, one HTML page for people, one Markdown row for tables."""
+"""Reports of finished runs: ``report.json`` for programs, an HTML page, and a Markdown row"""
 
 from __future__ import annotations
 

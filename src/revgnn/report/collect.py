@@ -1,4 +1,4 @@
-"""Gather the facts of a run: what training left in the run folder, what the caller knows, and where it ran."""
+"""Build the report of a finished run from its run folder, the caller's facts, and the machine"""
 
 from __future__ import annotations
 
@@ -35,22 +35,23 @@ def build_report(
     predicted: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Describe a finished run as one JSON value.
+    """Build the report of a finished run as one JSON value.
 
     Args:
         run: the run folder, with the ``result.json`` and ``curve.jsonl`` that training wrote.
-        name: what the run is called, such as "ogbn-arxiv/revgcn_deep".
-        config: the whole configuration, nested; what is not JSON is written as text.
+        name: name of the run, such as "ogbn-arxiv/revgcn_deep".
+        config: the full configuration, nested; a value that is not JSON is written as text.
         dataset: facts of the data (nodes, edges, features, rows of each split), name -> number or text.
-        implementation: which implementation of the ops ran.
-        memory_how: how the peak memory of tensors was measured; ``None`` where it was not.
-        resident: what the process took at its peak: "growth_bytes" above what was there before, "process_bytes" in all,
-            and "how"; ``None`` where it was not measured.
-        paper: the target of the paper: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
-            "parameters"; ``None`` for those it does not give, or for all.
-        warnings: what a reader has to know, one sentence each.
-        predicted: what the planner expected of the memory, "peak_bytes" and "how"; ``None`` where it was not asked.
-        where: what `circumstances` gave when the run began; ``None``: here and now.
+        implementation: the implementation of the ops.
+        memory_how: how the peak memory of tensors was measured; ``None``: it was not.
+        resident: resident memory at its peak: "growth_bytes" above the baseline, "process_bytes" in total, and "how";
+            ``None``: it was not measured.
+        paper: the paper's figures: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
+            "parameters"; ``None`` for each missing figure, or if the paper has none.
+        warnings: warnings to the reader, one sentence each.
+        predicted: the planner's prediction of memory, "peak_bytes" and "how"; ``None``: no prediction.
+        where: `circumstances` at the start of the run; ``None``: the current ones.
+    Returns: the report.
     Raises: FileNotFoundError: the run has not finished.
     """
     path = run / "result.json"
@@ -66,7 +67,7 @@ def build_report(
         "dataset": dict(dataset),
         "result": {
             **{key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
-            # A run of an older version was scored by what selected it.
+            # A result of an older version has one set of scores, which also selected the weights.
             "selection": result.get("selection", result["scores"]),
         },
         "curve": _summary(curve),
@@ -91,12 +92,12 @@ def build_report(
         "warnings": [*warnings, *_failures(curve)],
         "config": dict(config),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(report, default=str))
-    return plain
+    as_json: dict[str, Any] = json.loads(json.dumps(report, default=str))
+    return as_json
 
 
 def circumstances() -> dict[str, Any]:
-    """Say when and where this runs: date, machine, versions, commit. A report written later keeps those of its run."""
+    """Return date, machine, versions and commit of the current process, for a report that may be written later."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
@@ -106,7 +107,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """Read the curve of a finished run, one mapping per epoch; no file is no rows."""
+    """Read the curve of a finished run, one mapping per epoch; empty if the file is missing."""
     path = run / "curve.jsonl"
     return [parse_object(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
@@ -123,7 +124,7 @@ def _summary(curve: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _failures(curve: list[dict[str, Any]]) -> list[str]:
-    """Say how many solves of a fixed point missed their tolerance, and by how much the last one did."""
+    """Return warnings about fixed-point solves that missed their tolerance: their number and the last residual."""
     observed = curve[-1].get("observed", {}) if curve else {}
     return [
         f"{int(observed[f'{direction} failures'])} {direction} solves did not reach their tolerance; the relative "
@@ -165,15 +166,16 @@ def _cpu_model() -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree that ran, "-dirty" where it was changed; ``None`` for an installed package."""
+    """Return the commit of the source tree, with "-dirty" if it is modified; ``None`` for an installed package."""
     git = shutil.which("git")
     here = Path(__file__).resolve()
-    # An environment inside somebody's repository is not that repository: ask whether git knows this very file.
-    if git is None or _ask([git, "ls-files", "--error-unmatch", here.name], here.parent) is None:
+    # The package may be installed inside another repository: check that git tracks this file.
+    if git is None or _output_of([git, "ls-files", "--error-unmatch", here.name], here.parent) is None:
         return None
-    return _ask([git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], here.parent)
+    return _output_of([git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], here.parent)
 
 
-def _ask(command: list[str], folder: Path) -> str | None:
+def _output_of(command: list[str], folder: Path) -> str | None:
+    """Run a command in a folder; return its output, or ``None`` if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,6 +1,6 @@
-"""The HTML page of a run: one file that needs nothing from anywhere else, on a telephone, a screen and paper.
+"""Render a report as one self-contained HTML page for phones, screens and print.
 
-Every text passes `html.escape`; the pictures are the SVG of `picture`.
+Every text passes `html.escape`; the curves are inline SVG from `picture`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..overrides import flatten
 from .collect import read_rows
 from .picture import draw_curves
 from .row import duration, integer, memory, metric_title, resident, score, target
@@ -55,8 +56,8 @@ def write_report(run: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
     """Write ``report.json`` and ``report.html`` into the run folder.
 
     Args:
-        run: the run folder, whose ``curve.jsonl`` is drawn.
-        report: what `build_report` gave.
+        run: the run folder, with the ``curve.jsonl`` to plot.
+        report: the result of `build_report`.
     Returns: the two paths.
     """
     as_json, as_page = run / "report.json", run / "report.html"
@@ -66,7 +67,12 @@ def write_report(run: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
 
 
 def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
-    """Give the whole page as text."""
+    """Return the HTML page.
+
+    Args:
+        report: the result of `build_report`.
+        curve: the rows of `read_rows`.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -83,10 +89,10 @@ def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
 {_warnings(report["warnings"])}
 {_tiles(report)}
 <section><h2>Curves</h2>{_pictures(report, curve)}</section>
-<section><h2>Result</h2>{_scores(report)}{_beside_the_paper(report)}{_observed(report)}</section>
+<section><h2>Result</h2>{_scores(report)}{_comparison(report)}{_observed(report)}</section>
 <section><h2>Configuration</h2><div class="columns">{_configuration(report["config"])}</div></section>
 <div class="columns">
-<section><h2>Data</h2>{_pairs(_flat(report["dataset"]))}</section>
+<section><h2>Data</h2>{_pairs(flatten(report["dataset"]).items())}</section>
 <section><h2>Machine and versions</h2>{_pairs(_circumstances(report))}</section>
 </div>
 </body>
@@ -125,7 +131,7 @@ def _pictures(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
     pictures = draw_curves(report, curve)
     if pictures is None:
         return (
-            '<p class="quiet">The curves are drawn by matplotlib, which is not installed: '
+            '<p class="quiet">matplotlib draws the curves, and it is not installed: '
             "<code>pip install 'revgnn[plot]'</code>, then write the report again. "
             "The figures are in <code>curve.jsonl</code>.</p>"
         )
@@ -138,12 +144,12 @@ def _scores(report: Mapping[str, Any]) -> str:
     selection = result.get("selection", result["scores"])
     head, epoch = ["split", metric_title(report), "loss"], result["best_epoch"]
     table = _table(
-        head, _score_rows(report), f"Scores of the weights that were selected, of epoch {epoch}{_seen(report, 'final')}"
+        head, _score_rows(report), f"Scores of the selected weights, of epoch {epoch}{_seen(report, 'final')}"
     )
     if selection == result["scores"]:
         return table
     before = {**report, "result": {**result, "scores": selection}}
-    return table + _table(head, _score_rows(before), f"Scores by which they were selected{_seen(report, 'eval')}")
+    return table + _table(head, _score_rows(before), f"Scores that selected the weights{_seen(report, 'eval')}")
 
 
 def _score_rows(report: Mapping[str, Any]) -> list[list[str]]:
@@ -155,7 +161,7 @@ def _score_rows(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _seen(report: Mapping[str, Any], stage: str) -> str:
-    """Say how an evaluation saw the graph, where it did not see all of it at once."""
+    """Describe the parts and views of an evaluation; empty for the full graph."""
     loader = report["config"].get("loader", {})
     stage = stage if loader.get(f"{stage}_parts") is not None else "eval"
     parts, views = loader.get(f"{stage}_parts", 1), loader.get(f"{stage}_views", 1)
@@ -164,7 +170,7 @@ def _seen(report: Mapping[str, Any], stage: str) -> str:
     return f", in {parts} parts" + ("" if views == 1 else f" of each of {views} views, whose logits are averaged")
 
 
-def _beside_the_paper(report: Mapping[str, Any]) -> str:
+def _comparison(report: Mapping[str, Any]) -> str:
     paper = report["paper"]
     if not paper:
         return ""
@@ -174,7 +180,7 @@ def _beside_the_paper(report: Mapping[str, Any]) -> str:
         ["peak memory [GiB]", "–" if peak is None else f"{peak / 2**30:.2f}", _number(paper.get("memory_gb"))],
         ["parameters", integer(report["parameters"]), integer(paper.get("parameters"))],
     ]
-    return "<h2>Beside the paper</h2>" + _table(["", "this run", "paper"], rows, None)
+    return "<h2>Comparison with the paper</h2>" + _table(["", "this run", "paper"], rows, None)
 
 
 def _observed(report: Mapping[str, Any]) -> str:
@@ -183,32 +189,32 @@ def _observed(report: Mapping[str, Any]) -> str:
 
 
 def _configuration(config: Mapping[str, Any]) -> str:
-    """Write one table per part of the configuration, and one for the values that stand in no part."""
-    parts = {name: _flat(value) for name, value in config.items() if isinstance(value, Mapping)}
-    alone = [(name, value) for name, value in config.items() if not isinstance(value, Mapping)]
-    tables = [_pairs(alone)] if alone else []
-    return "".join(tables + [_pairs(pairs, name) for name, pairs in parts.items() if pairs])
+    """Render one table per section of the configuration, and one for the values outside of sections."""
+    sections = {name: flatten(value) for name, value in config.items() if isinstance(value, Mapping)}
+    other = [(name, value) for name, value in config.items() if not isinstance(value, Mapping)]
+    tables = [_pairs(other)] if other else []
+    return "".join(tables + [_pairs(values.items(), name) for name, values in sections.items() if values])
 
 
 def _predicted(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The planner's prediction, and how far it was from what was measured."""
-    # A report of an older version has none.
+    """Return the planner's prediction and its relative error."""
+    # A report of an older version has no prediction.
     predicted = found.get("predicted")
     if not predicted:
         return []
-    off = f", {predicted['peak_bytes'] / found['peak_bytes'] - 1:+.1%} of the measured" if found["peak_bytes"] else ""
-    whole = predicted.get("process_bytes")
-    process = [] if whole is None else [("process predicted by the planner", memory(whole))]
+    error = f", {predicted['peak_bytes'] / found['peak_bytes'] - 1:+.1%} of the measured" if found["peak_bytes"] else ""
+    process_bytes = predicted.get("process_bytes")
+    process = [] if process_bytes is None else [("process predicted by the planner", memory(process_bytes))]
     return [
-        ("memory predicted by the planner", f"{memory(predicted['peak_bytes'])} ({predicted['how']}){off}"),
+        ("memory predicted by the planner", f"{memory(predicted['peak_bytes'])} ({predicted['how']}){error}"),
         *process,
     ]
 
 
 def _resident(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What the process took, interpreter included, and how that was found."""
-    whole = found.get("resident")
-    return [("process at its peak", f"{memory(whole['process_bytes'])} ({whole['how']})")] if whole else []
+    """Return the peak resident memory of the process, interpreter included, and how it was measured."""
+    peak = found.get("resident")
+    return [("process at its peak", f"{memory(peak['process_bytes'])} ({peak['how']})")] if peak else []
 
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -230,7 +236,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]], caption: str | None) -> str:
-    """Write a table whose first column names its rows."""
+    """Render a table whose first column has the names of the rows."""
     title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
     kinds = [' scope="col"'] + [' scope="col" class="number"'] * (len(head) - 1)
     top = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(kinds, head, strict=True))
@@ -261,10 +267,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value)
     return str(value)
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Give the leaves of nested mappings under their dotted names."""
-    if not isinstance(value, Mapping):
-        return [(name, value)]
-    return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]

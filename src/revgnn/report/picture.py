@@ -1,4 +1,4 @@
-"""The curves of a run as inline SVG, drawn by matplotlib where it is installed."""
+"""Plot the curves of a run as inline SVG with matplotlib, if installed"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from .row import in_unit, metric_title
 
-# Told apart by the colour-blind too (Okabe and Ito), and by their dashes on paper.
+# Colours for colour-blind readers (Okabe and Ito), and dashes for print.
 _STROKES: dict[str, dict[str, Any]] = {
     "train": {"color": "#7a8794", "linestyle": (0, (1, 1.2))},
     "valid": {"color": "#0072b2", "linestyle": "-"},
@@ -23,7 +23,7 @@ def draw_curves(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[
     Returns: label -> SVG element; ``None`` without matplotlib.
     """
     try:
-        # The one optional dependency of the page.
+        # matplotlib is the page's only optional dependency.
         import matplotlib as mpl
     except ModuleNotFoundError:
         return None
@@ -39,7 +39,7 @@ def draw_curves(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[
     for label, axis, series in (("metric", title, metric), ("loss", "loss", loss)):
         if not any(series.values()):
             continue
-        # The salt names the clip paths, which must differ between two pictures of one page.
+        # The salt makes the names of clip paths differ between two pictures of one page.
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
             pictures[f"{axis} over epochs, best epoch {best}"] = _draw(axis, series, best)
     return pictures
@@ -89,6 +89,6 @@ def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> s
 
 
 def _element(document: str) -> str:
-    """Cut the <svg> element out of a document and drop its metadata, which names addresses that no page needs."""
+    """Return the <svg> element of a document without its metadata, which contains external addresses."""
     element = document[document.index("<svg") :]
     return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL).strip()

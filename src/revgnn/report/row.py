@@ -1,4 +1,4 @@
-"""How figures are written for people, and the Markdown row of a run with the paper beside it."""
+"""Format figures for readers, and a run as a Markdown row with the paper's figure"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKDOWN_HEADER = (
 
 
 def markdown_row(report: Mapping[str, Any]) -> str:
-    """Write a report as one row under `MARKDOWN_HEADER`."""
+    """Format a report as one row under `MARKDOWN_HEADER`."""
     result = report["result"]
     cells = [
         report["name"],
@@ -32,18 +32,18 @@ def markdown_row(report: Mapping[str, Any]) -> str:
 
 
 def metric_title(report: Mapping[str, Any]) -> str:
-    """Name the metric with its unit."""
+    """Return the metric's name with its unit."""
     name = str(report["result"]["metric"])
     return _METRIC_TITLES.get(name, name) + (" [%]" if name in _IN_PERCENT else "")
 
 
 def in_unit(report: Mapping[str, Any], value: float) -> float:
-    """Bring a metric into the unit that `metric_title` names."""
+    """Convert a metric to the unit of `metric_title`."""
     return 100.0 * value if report["result"]["metric"] in _IN_PERCENT else value
 
 
 def score(report: Mapping[str, Any], split: str) -> str:
-    """Write the metric of a split in the unit of `metric_title`; a dash where there is none."""
+    """Format the metric of a split in the unit of `metric_title`; a dash if there is none."""
     value = report["result"]["scores"].get(split, {}).get("metric")
     if value is None:
         return "–"
@@ -51,14 +51,14 @@ def score(report: Mapping[str, Any], split: str) -> str:
 
 
 def mean_and_std(report: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
-    """Write a mean and, of more than one run, a standard deviation in the unit of `metric_title`."""
+    """Format a mean and, for several runs, a standard deviation in the unit of `metric_title`."""
     digits = ".2f" if report["result"]["metric"] in _IN_PERCENT else ".4g"
     known = [spread[name] for name in ("mean", "std") if spread[name] is not None]
     return " ± ".join(f"{in_unit(report, value):{digits}}" for value in known) or "–"
 
 
 def target(report: Mapping[str, Any]) -> str:
-    """Write the paper's figure of the test split, in the unit of `metric_title`; a dash where it gives none."""
+    """Format the paper's test metric in the unit of `metric_title`; a dash if it gives none."""
     paper = report["paper"] or {}
     if paper.get("metric") is None:
         return "–"
@@ -66,25 +66,25 @@ def target(report: Mapping[str, Any]) -> str:
 
 
 def resident(report: Mapping[str, Any]) -> int | None:
-    """Give by how many bytes the process grew at its peak; ``None`` where that is not known, as of an older version."""
+    """Return the process's growth at its peak in bytes; ``None`` if unknown, as in a report of an older version."""
     growth: int | None = (report["memory"].get("resident") or {}).get("growth_bytes")
     return growth
 
 
 def integer(value: float | None) -> str:
-    """Write a whole number with separators; a dash for ``None``."""
+    """Format an integer with separators; a dash for ``None``."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def memory(count: float | None) -> str:
-    """Write bytes in MiB or GiB; a dash for ``None``."""
+    """Format bytes in MiB or GiB; a dash for ``None``."""
     if count is None:
         return "–"
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as ms, s, min or h."""
+    """Format seconds as ms, s, min or h."""
     for limit, unit, name in ((1.0, 1e-3, "ms"), (120.0, 1.0, "s"), (7200.0, 60.0, "min")):
         if seconds < limit:
             return f"{seconds / unit:.3g} {name}"
@@ -92,6 +92,6 @@ def duration(seconds: float) -> str:
 
 
 def _markdown(text: str) -> str:
-    # A cell must not end its row, and a name must not become a tag.
+    # Escaped, so that a cell cannot end its row and a name cannot become an HTML tag.
     text = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

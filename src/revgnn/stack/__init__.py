@@ -1,7 +1,8 @@
-"""Depth itself: run L layers and differentiate them. Knows nothing about graphs and imports nothing of the package.
+"""A stack of L layers and its backpropagation: store, checkpoint or reverse. Knows no graphs, imports no other room.
 
-Choices, independent of each other: how a branch joins the stream (`coupling`), how the stack is differentiated
-(`backprop`), what a reversible one holds its stream in (`state`), and whether layers share weights (`weight_tied`).
+Four independent choices: how a branch is added to the stream (`coupling`), how the stack is differentiated
+(`backprop`), the number format of a reversible stack's state (`state`), and whether layers share weights
+(`weight_tied`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What BatchNorm normalises by: running statistics, those of the batch, or those of the rows of all ranks.
+"""Statistics for BatchNorm: running statistics, those of the batch, or those of the rows of all ranks.
 
-The modules are torch's own (`nn.BatchNorm1d`, `nn.SyncBatchNorm`): they hold weights, statistics and choices, and are
-frozen, reset or converted like any other. This file reads them.
+The modules are torch's own (`nn.BatchNorm1d`, `nn.SyncBatchNorm`): they hold weights, statistics and settings, and can
+be frozen, reset or converted as usual. This file computes the statistics that they normalise by.
 
-Rows of several ranks are normalised together under DistributedDataParallel, and wherever `synchronise` says so: with n
-rows on all ranks and ``xhat = (x - mean) / sqrt(var + eps)``, the gradient is ``dx = dz - (sum dz + xhat sum dz xhat)
-/ n``, where ``dz`` is the gradient at fixed statistics and the sums go over all rows.
+Rows of several ranks are normalised together under DistributedDataParallel and after `synchronise`: with n rows on all
+ranks and ``xhat = (x - mean) / sqrt(var + eps)``, the gradient is ``dx = dz - (sum dz + xhat sum dz xhat) / n``, where
+``dz`` is the gradient at fixed statistics and the sums run over all rows.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ Statistics = tuple[Tensor, Tensor]
 
 
 def synchronise(model: nn.Module, exchange: Exchange | None) -> RankGroup:
-    """Let every `nn.BatchNorm1d` of a model, which this library's are too, normalise by the rows of all ranks.
+    """Make every `nn.BatchNorm1d` of a model, this library's included, normalise by the rows of all ranks.
 
-    All ranks must then call the model equally often while it trains. The norms in `left_out` go on by themselves.
+    All ranks must then call the model equally often while it trains. The norms in `left_out` keep using the rows of
+    their own rank.
 
     Args:
-        model: with its norms in place: `torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts others there.
+        model: the model, converted already if `torch.nn.SyncBatchNorm.convert_sync_batchnorm` is used: it replaces
+            norms.
         exchange: torch's ProcessGroup, such as ``torch.distributed.group.WORLD``; ``None``: each rank normalises by its
-            own rows, under DistributedDataParallel too.
-    Returns: what the norms share.
-    Cost: for each norm two exchanges of up to 3 D numbers a rank, a third where a block is evaluated again; and two
-        passes over N x D in the backward.
+            own rows, also under DistributedDataParallel.
+    Returns: the group that the norms share.
+    Cost: per norm two exchanges of up to 3 D numbers per rank, a third where a block is recomputed, and two passes over
+        N x D in the backward.
     """
     group = RankGroup(exchange if exchange is not None and exchange.size() > 1 else None)
     for module in _batch_norms(model):
@@ -50,7 +52,7 @@ def synchronise(model: nn.Module, exchange: Exchange | None) -> RankGroup:
 
 @contextmanager
 def synchronised(model: nn.Module, exchange: Exchange | None) -> Iterator[RankGroup]:
-    """`synchronise` inside, and leave the norms as they were."""
+    """Apply `synchronise` inside the context, and restore the norms afterwards."""
     before = [(norm, type(norm), getattr(norm, "rank_group", None)) for norm in _batch_norms(model)]
     try:
         yield synchronise(model, exchange)
@@ -60,10 +62,10 @@ def synchronised(model: nn.Module, exchange: Exchange | None) -> Iterator[RankGr
 
 
 def left_out(model: nn.Module) -> list[nn.Module]:
-    """The norms that normalise by the rows of their own rank in any case.
+    """Return the norms that normalise by the rows of their own rank even after `synchronise`.
 
-    They are of another type, or inside a module with ``evaluated_by_rank``: an equilibrium, whose solver evaluates
-    its block as often as each rank needs.
+    They are of another type, or inside a module with ``evaluated_by_rank``: an equilibrium, whose solver evaluates the
+    block a different number of times on each rank.
     """
     solved = {
         part for module in model.modules() if getattr(module, "evaluated_by_rank", False) for part in module.modules()
@@ -73,7 +75,7 @@ def left_out(model: nn.Module) -> list[nn.Module]:
 
 
 class SharedBatchNorm1d(nn.BatchNorm1d):
-    """An `nn.BatchNorm1d` after `synchronise`: it normalises by the rows of all ranks, on any device."""
+    """An `nn.BatchNorm1d` that normalises by the rows of all ranks, on any device; `synchronise` makes it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, D] or [N, D, L] -> the same."""
@@ -86,17 +88,17 @@ class SharedBatchNorm1d(nn.BatchNorm1d):
         return y.view(rows.shape).movedim(-1, 1)
 
 
-# ---------------------------------------------------------------------- what a norm is evaluated with
+# ---------------------------------------------------------------------- statistics of one evaluation
 def uses_batch(norm: _BatchNorm) -> bool:
-    """Whether a norm goes by the rows that it is given, not by running statistics."""
+    """Whether a norm uses the statistics of its input rather than the running statistics."""
     return norm.training or norm.running_mean is None
 
 
 def statistics(norm: _BatchNorm, x: Tensor) -> tuple[Tensor, Statistics | None]:
-    """Find what to normalise [N, D] rows by, and move the running statistics, once per step.
+    """Return the statistics for [N, D] rows, and update the running statistics once per step.
 
-    Returns: the rows, in a form whose gradient goes through the statistics of several ranks; and statistics that are
-        constants beside them, or ``None``: those of the rows themselves.
+    Returns: the rows, through an autograd Function that differentiates the statistics of several ranks; and the
+        statistics as constants, or ``None``: normalise by the rows themselves.
     """
     if not uses_batch(norm):
         return x, running(norm)
@@ -112,16 +114,16 @@ def statistics(norm: _BatchNorm, x: Tensor) -> tuple[Tensor, Statistics | None]:
 
 
 def running(norm: _BatchNorm) -> Statistics:
-    """The running statistics of a norm that has them."""
-    assert norm.running_mean is not None and norm.running_var is not None, "`uses_batch` was asked"
+    """Return the running statistics of a norm that tracks them."""
+    assert norm.running_mean is not None and norm.running_var is not None, "`uses_batch` excludes such a norm"
     return norm.running_mean, norm.running_var
 
 
 def rank_group(norm: _BatchNorm) -> RankGroup | None:
-    """The ranks whose rows are normalised together; ``None``: the rows of this one alone.
+    """Return the ranks whose rows are normalised together; ``None``: this rank's rows only.
 
-    Where nobody called `synchronise`, they are those of the DistributedDataParallel whose forward is going on. An
-    evaluation that is repeated in the backward goes with the ranks of the first.
+    Without `synchronise` they are the ranks of the DistributedDataParallel module whose forward is running. A
+    recomputation in the backward uses the ranks of the first evaluation.
     """
     known: RankGroup | None = vars(norm).get("rank_group")
     if not (known is not None and known.is_lasting) and not is_recomputing():
@@ -132,17 +134,17 @@ def rank_group(norm: _BatchNorm) -> RankGroup | None:
 
 
 def moves(norm: _BatchNorm) -> bool:
-    """Whether running statistics are tracked, and this evaluation is the first of its step."""
+    """Whether this evaluation updates running statistics: they are tracked, and it is the first of its step."""
     return norm.training and norm.track_running_stats and norm.running_mean is not None and not is_recomputing()
 
 
 @torch.no_grad()
 def move(norm: _BatchNorm, new_mean: Tensor, new_var: Tensor, count: Tensor | int) -> None:
-    """Move the running statistics, where they do, to the mean and the biased variance of so many rows, 0 or more."""
+    """Update the running statistics, if `moves`, by the mean and the biased variance of ``count`` rows, 0 or more."""
     if not moves(norm):
         return
     mean, var = running(norm)
-    assert norm.num_batches_tracked is not None, "it is where running statistics are"
+    assert norm.num_batches_tracked is not None, "a norm with running statistics counts batches"
     norm.num_batches_tracked += count > 0
     share: Tensor | float | None = norm.momentum
     if share is None:
@@ -158,11 +160,12 @@ def move(norm: _BatchNorm, new_mean: Tensor, new_var: Tensor, count: Tensor | in
 
 
 def over_ranks(x: Tensor, group: RankGroup, own: Statistics | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and number of the rows of all ranks: [D] and [D] in the dtype of sums, float64 scalar.
+    """Return the mean, the biased variance and the number of the rows of all ranks.
 
     Args:
         x: [N, D] rows of this rank.
-        own: their statistics, where they are known.
+        own: their statistics, if known.
+    Returns: [D] and [D], at least float32, and a float64 scalar.
     Source: Chan et al. 1979, for merging means and variances.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -179,13 +182,13 @@ def over_ranks(x: Tensor, group: RankGroup, own: Statistics | None = None) -> tu
 
 
 def sum_over_ranks(own: Tensor, group: RankGroup) -> Tensor:
-    """Add a tensor up over the ranks, in float64; the sum is given in its own dtype."""
+    """Sum a tensor over the ranks in float64; return the sum in the tensor's dtype."""
     return group.gather_counted(own.double()).sum(0).to(own.dtype)
 
 
-# ---------------------------------------------------------------------- inside
+# ---------------------------------------------------------------------- implementation
 class _OverRanks(torch.autograd.Function):
-    """The rows unchanged, beside the statistics of all rows; the gradient is what the top of this file says."""
+    """Return the rows unchanged and the statistics of all ranks' rows; the module's docstring gives the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, group: RankGroup) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -199,21 +202,21 @@ class _OverRanks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
         x, mean, rstd, count = ctx.saved_tensors
         with torch.no_grad():
-            along = (x - mean) * rstd
-            own = torch.stack([grad.to(along.dtype).sum(0), (grad * along).sum(0)])
-            both, product = sum_over_ranks(own, ctx.group) / count.clamp(min=1.0).to(own.dtype)
-            # Rows that do not count have moved no statistics.
+            xhat = (x - mean) * rstd
+            own = torch.stack([grad.to(xhat.dtype).sum(0), (grad * xhat).sum(0)])
+            mean_grad, mean_product = sum_over_ranks(own, ctx.group) / count.clamp(min=1.0).to(own.dtype)
+            # The statistics do not depend on rows that do not count.
             found: list[Tensor | None] = [
-                (grad - along.mul_(product).add_(both)).to(grad.dtype) if ctx.counts else grad.clone()
+                (grad - xhat.mul_(mean_product).add_(mean_grad)).to(grad.dtype) if ctx.counts else grad.clone()
             ]
         if torch.is_grad_enabled():
-            # The caller asked for create_graph.
+            # Grad mode in a backward means create_graph.
             found = refusing_second(found, [grad, x], "BatchNorm over several ranks", "turn synchronisation off for it")
         return found[0], None, None
 
 
 def _of_data_parallel(norm: _BatchNorm, known: RankGroup | None) -> RankGroup | None:
-    """The ranks of the DistributedDataParallel whose forward is going on, if there are several."""
+    """Return the ranks of the DistributedDataParallel module whose forward is running, or None for a single rank."""
     active = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
     if active is None:
         return None

@@ -1,7 +1,8 @@
-"""How many layers keep their activations within a budget of bytes; what one costs is measured on two of them.
+"""Choose how many layers to store within a memory budget; the cost of a layer is measured on two of them.
 
-Of L layers the first are rebuilt and the last k stored: the backward frees those k graphs before it begins to rebuild,
-so that the two needs never add up. Hides the trial that finds what a layer keeps and what it needs for a moment.
+The last k of L layers are stored and the others recomputed: the backward frees the k stored graphs before it recomputes
+anything, so that the two never coexist. Hides the trial step that measures what a layer saves and what it needs
+temporarily.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _BINARY = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def parse_bytes(size: int | str) -> int:
-    """Read a number of bytes: an integer, or a number with a unit (``"500MB"``, ``"1.5 GiB"``).
+    """Parse a number of bytes: an integer, or a number with a unit (``"500MB"``, ``"1.5 GiB"``).
 
-    Raises: ValueError: for anything else, or nothing above zero.
+    Raises: ValueError: for anything else, or a number below 1.
     """
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?)(i?)B?\s*", size, re.IGNORECASE)
@@ -43,13 +44,13 @@ def parse_bytes(size: int | str) -> int:
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that come into being inside it and are still alive, on any device.
+    """Counts the live bytes of tensors created inside the context, on any device.
 
-    What a kernel allocates for itself and frees again is not seen.
+    Memory that a kernel allocates and frees internally is not counted.
     """
 
     counts_memory_only = True
-    """Blocks may evaluate themselves under it: it is their memory that is asked for."""
+    """Fused blocks stay fused under this mode, because their memory is what it measures."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,14 +58,14 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sizes: dict[int, tuple[weakref.ref[Any], int]] = {}
 
     def now(self) -> int:
-        """Bytes that are alive."""
+        """Return the live bytes."""
         self._sizes = {key: entry for key, entry in self._sizes.items() if entry[0]() is not None}
         return sum(size for _, size in self._sizes.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and look at what went in and came out."""
+        """Run an operator and register its inputs and outputs."""
         kwargs = kwargs or {}
-        # What goes in and has not come out before is someone else's: it is known from now on, and counts as nothing.
+        # An input that no operator inside has returned belongs to the caller: registered with 0 bytes.
         self._note((args, kwargs), counts=False)
         out = func(*args, **kwargs)
         self._note(out, counts=True)
@@ -92,58 +93,59 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What the layers of a stack cost for one size of stream, in bytes."""
+    """The memory cost of a stack's layers for one size of stream, in bytes."""
 
-    kept: int
-    """That a stored layer keeps for the backward."""
+    per_layer: int
+    """Bytes that a stored layer saves for the backward."""
     stored: int
-    """Peak of a whole step over two stored layers."""
-    rebuilt: int
-    """Peak of a whole step over one rebuilt layer, whose result is handed on."""
-    ended: int
-    """The same where what follows the stack is evaluated with it, so that nothing is handed on."""
-    result: int
-    """What follows the stack gives, and its gradient; 0: nothing follows."""
-    anchor: int
-    """That every run of rebuilt layers keeps."""
+    """Peak of a full step over two stored layers."""
+    recomputed: int
+    """Peak of a full step over one recomputed layer that returns its state."""
+    with_head: int
+    """Peak of a full step over one recomputed layer fused with the head, so that no state is returned."""
+    output: int
+    """The head's output and its gradient; 0 without a head."""
+    saved_per_run: int
+    """Bytes that every run of recomputed layers saves."""
     stream: int
     """The stream itself, N x D."""
 
     def peak(self, num_stored: int, num_layers: int, segments: int) -> int:
-        """Bytes at most for a step: ``num_stored`` last layers stored, those before them rebuilt in so many runs."""
-        at_stored = self.stored + (num_stored - 2) * self.kept if num_stored else 0
+        """Return the peak of a step with the last ``num_stored`` layers stored, the others recomputed in
+        ``segments`` runs."""
+        at_stored = self.stored + (num_stored - 2) * self.per_layer if num_stored else 0
         if num_stored == num_layers:
             return at_stored
         if not num_stored:
-            # The last run's backward, while all others wait; and those before it, which hand their states on.
-            before = self.rebuilt + (segments - 2) * self.anchor + self.result if segments > 1 else 0
-            return max(self.ended + (segments - 1) * self.anchor, before)
-        # The output and its gradient outlive the stored layers, and every run's last state the layers after it.
-        at_rebuilt = self.rebuilt + (segments - 1) * self.anchor + 2 * self.stream
-        return max(at_stored + segments * self.anchor, at_rebuilt)
+            # Either the last run's backward, with every other run's state saved, or that of an earlier run.
+            earlier = self.recomputed + (segments - 2) * self.saved_per_run + self.output if segments > 1 else 0
+            return max(self.with_head + (segments - 1) * self.saved_per_run, earlier)
+        # The output and its gradient outlive the stored layers, and every run's last state outlives later layers.
+        at_recomputed = self.recomputed + (segments - 1) * self.saved_per_run + 2 * self.stream
+        return max(at_stored + segments * self.saved_per_run, at_recomputed)
 
     def need(self, num_stored: int, num_layers: int, segments: int) -> int:
-        """The budget that `peak` takes: a hundredth more, because allocators round sizes up."""
+        """Return the budget for `peak`: 1% more, because allocators round sizes up."""
         peak = self.peak(num_stored, num_layers, segments)
         return peak + peak // 100
 
 
 class MemoryBudget:
-    """Chooses how many layers are stored.
+    """Chooses the number of stored layers.
 
     Args:
-        limit: bytes that a step over the stack may take: activations, states and their gradients. Parameters, their
-            gradients and the caller's own tensors do not count.
+        limit: bytes that a step over the stack may allocate: activations, states and their gradients. Parameters,
+            their gradients and the caller's own tensors do not count.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.cost: LayerCost | None = None
-        """What a layer cost for the last kind of input; None before the first."""
+        """The layer cost measured for the last key; None before the first measurement."""
         self._key: tuple[Any, ...] = ()
 
     def __reduce__(self) -> tuple[type[MemoryBudget], tuple[int]]:
-        # What was measured is about tensors that a copy does not have.
+        # A copy measures again: the cost refers to tensors that it does not have.
         return MemoryBudget, (self.limit,)
 
     def num_stored(
@@ -153,14 +155,14 @@ class MemoryBudget:
         key: tuple[Any, ...],
         measure: Callable[[], LayerCost],
     ) -> int:
-        """The largest number of stored layers that fits.
+        """Return the largest number of stored layers that fits.
 
         Args:
             num_layers: L.
-            segments: into how many runs so many rebuilt layers are cut.
-            key: of everything that a layer's cost depends on; it is measured again when this changes.
-            measure: finds the cost.
-        Raises: ValueError: if nothing fits.
+            segments: maps a number of recomputed layers to its number of segments.
+            key: everything that a layer's cost depends on; a new key triggers a new measurement.
+            measure: measures the cost.
+        Raises: ValueError: if not even recomputing every layer fits.
         """
         if self.cost is None or self._key != key:
             self._key, self.cost = key, measure()
@@ -173,15 +175,15 @@ class MemoryBudget:
         if found is None:
             least = cost.need(0, num_layers, segments(num_layers))
             raise ValueError(
-                f"memory_budget={self.limit:,} bytes is too little: with every layer rebuilt this stack needs "
+                f"memory_budget={self.limit:,} bytes is too little: with every layer recomputed this stack needs "
                 f"{least:,} bytes for a stream of {cost.stream:,} bytes; give at least that, fewer segments, more "
                 "groups, or fewer nodes per batch"
             )
         return found
 
 
-def weakly(value: object) -> tuple[int, object]:
-    """A stand-in for a context argument in a key: equal for the same object alone, without keeping it alive."""
+def weak_key(value: object) -> tuple[int, object]:
+    """Return a key that is equal for the same object only and does not keep the object alive."""
     try:
         return id(value), weakref.ref(value)
     except TypeError:
@@ -193,47 +195,47 @@ def layer_cost(
     x: Tensor,
     tensors: Sequence[Tensor],
     stored: Callable[..., Tensor],
-    rebuilt: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor],
-    anchor: int,
-    aside: int = 0,
-    ended: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor] | None = None,
+    recomputed: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor],
+    saved_per_run: int,
+    lost_bits: int = 0,
+    with_head: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor] | None = None,
 ) -> LayerCost:
-    """Measure what a layer costs, on copies and with the blocks' buffers left alone.
+    """Measure the cost of a layer on copies of its inputs, without changing the blocks' buffers.
 
     Args:
         run: two layers.
         x: [N, D] stream.
         tensors: context tensors.
-        stored: ``(run, x, tensors, after_layer)`` with plain backpropagation.
-        rebuilt: ``(run, x, tensors)`` with rebuilding.
-        anchor: bytes that a rebuilt run keeps.
-        aside: those among them that a run of one layer does not have.
-        ended: as ``rebuilt``, with what follows the stack; ``None``: nothing does.
-    Cost: three layers forward, and again backward; a fourth with ``ended``.
+        stored: ``(run, x, tensors, after_layer)`` with ordinary backpropagation.
+        recomputed: ``(run, x, tensors)`` with reversible backpropagation.
+        saved_per_run: bytes that a reversible run saves.
+        lost_bits: the part of ``saved_per_run`` that a run of one layer does not have (see `integer_state`).
+        with_head: like ``recomputed``, fused with the head; ``None``: there is no head.
+    Cost: three layers forward and backward; a fourth with ``with_head``.
     """
-    held: list[int] = []
+    live_after: list[int] = []
     with LiveBytes() as live:
-        _step(run, x, tensors, lambda x, t: stored(run, x, t, lambda _: held.append(live.now())))
-    # What is still there when all is over is no step's: indices that the caller's objects made and keep.
+        _step(run, x, tensors, lambda x, t: stored(run, x, t, lambda _: live_after.append(live.now())))
+    # Bytes that outlive the trial do not belong to the step: they are indices that the caller's objects cache.
     two = live.peak - live.now()
     one = replace(run, layers=run.layers[:1])
     stream = x.numel() * x.element_size()
 
-    def peak_of_one(way: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor]) -> tuple[int, int]:
+    def peak_of_one(function: Callable[[LayerRun, Tensor, Sequence[Tensor]], Tensor]) -> tuple[int, int]:
         with LiveBytes() as live:
-            result = _step(one, x, tensors, lambda x, t: way(one, x, t))
-        # The input of the trial is a copy; a stack whose first layers are rebuilt makes none.
-        return live.peak - live.now() - stream + aside, 2 * result
+            result = _step(one, x, tensors, lambda x, t: function(one, x, t))
+        # The trial's input is a copy; a stack whose first layers are recomputed makes none.
+        return live.peak - live.now() - stream + lost_bits, 2 * result
 
-    rebuilding_one, _ = peak_of_one(rebuilt)
-    ending, result = (rebuilding_one, 0) if ended is None else peak_of_one(ended)
+    without, _ = peak_of_one(recomputed)
+    fused, output = (without, 0) if with_head is None else peak_of_one(with_head)
     return LayerCost(
-        kept=held[1] - held[0],
+        per_layer=live_after[1] - live_after[0],
         stored=two,
-        rebuilt=rebuilding_one,
-        ended=ending,
-        result=result,
-        anchor=anchor,
+        recomputed=without,
+        with_head=fused,
+        output=output,
+        saved_per_run=saved_per_run,
         stream=stream,
     )
 
@@ -241,7 +243,7 @@ def layer_cost(
 def _step(
     run: LayerRun, x: Tensor, tensors: Sequence[Tensor], forward: Callable[[Tensor, Sequence[Tensor]], Tensor]
 ) -> int:
-    """One forward and backward that leaves nothing behind; gives the bytes of the result."""
+    """Run one forward and backward without side effects; return the bytes of the output."""
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
     parameters = run.recompute.parameters
     # Hooks of parameters do not run in a trial, nor those of the caller's for what is kept (offloading, counting).

@@ -1,4 +1,4 @@
-"""Walk a stack forward and back again, layer by layer, and see where what is rebuilt is not what was there."""
+"""Compare a reversible stack's reconstructed layer inputs with the true ones and name the first layer that deviates."""
 
 from __future__ import annotations
 
@@ -20,42 +20,44 @@ from .state import ReversibleState
 def check_inverse(
     stack: Stack, x: Tensor, *context: Any, seed: int | None = None, limit: float | None = None
 ) -> InverseCheck:
-    """Find the first layer, walking back from the last, whose input is not rebuilt.
+    """Find the first layer, in backward order, whose input is not reconstructed.
 
-    Every layer is undone with the very evaluation that the backward makes. A block that cannot be repeated (random
-    numbers of Python, a counter, a kernel that sums in changing order) shows at its own layer with a large error;
-    rounding shows as an error that grows on the way back.
+    Each layer is inverted by the same evaluation that the backward makes. A block that does not repeat its value
+    (Python's random numbers, a counter, a kernel that sums in varying order) shows a large error at its own layer;
+    rounding shows an error that grows toward the first layer.
 
     Args:
-        stack: with a reversible backward; its buffers are left as they were.
+        stack: a stack with ``backprop="reversible"``; its buffers keep their values.
         x, context, seed: as `Stack.forward` takes them; call it under the autocast that training uses.
-        limit: relative error that is allowed; ``None``: nothing where the state is exact, else `DRIFT_LIMIT`.
-    Returns: the error of every layer, and the layer in question.
+        limit: allowed relative error; ``None``: 0 for an exact state, else `DRIFT_LIMIT`.
+    Returns: the error of every layer, and the first layer above the limit.
     Raises: ValueError: if the stack is not reversible.
     Cost: two evaluations of every block; keeps the states of all layers, L N D.
     """
     if stack.backprop != "reversible":
-        raise ValueError(f"check_inverse needs backprop='reversible', got {stack.backprop!r}, which rebuilds no state")
+        raise ValueError(
+            f"check_inverse needs backprop='reversible', got {stack.backprop!r}, which reconstructs no state"
+        )
     if limit is None:
         limit = DRIFT_LIMIT if stack.state == "float" else 0.0
     advance: Advance = advance_float if stack.exact is None else stack.exact.fresh().advance
     errors: list[float] = []
     restore = snapshot(stack.buffers())
     with torch.no_grad():
-        x, tensors, whole = stack.take_apart(x, context, seed)
-        for run in stack.runs(replace(whole, checked=None)):
+        x, tensors, full_run = stack.prepare(x, context, seed)
+        for run in stack.runs(replace(full_run, checked=None)):
             form, after = advance(run, x, tensors)
             restore()
             errors += _errors(run, form.open(x), tensors)
             restore()
             x = after.join()
-    # NaN is no smaller than anything.
+    # Written with `not <=`, so that a NaN counts as a deviation.
     layers = (k for k in reversed(range(stack.num_layers)) if not errors[k] <= limit)
     return InverseCheck(tuple(errors), limit, next(layers, None))
 
 
 def _errors(run: LayerRun, state: ReversibleState, tensors: Sequence[Tensor]) -> list[float]:
-    """Relative error of the rebuilt input of every layer of a run."""
+    """Return the relative error of the reconstructed input of every layer of a run."""
     true = [_copy(state)]
     run.advance(state, tensors, lambda _: true.append(_copy(state)), keep=True)
     errors = []

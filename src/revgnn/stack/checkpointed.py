@@ -1,7 +1,7 @@
-"""One autograd Function for a run of layers: keep its input, evaluate it again, and differentiate that.
+"""Activation checkpointing of a run of layers: save its input, recompute it in the backward, and differentiate.
 
-As `torch.utils.checkpoint`, and besides: the parameters, buffers, flags and random numbers of the first evaluation are
-those of the second, gradients are taken at detached leaves, and come in buffers that are made before the evaluation.
+Like `torch.utils.checkpoint`, but the recomputation also uses the parameters, buffers, flags and random numbers of the
+first evaluation, and gradients accumulate in buffers that are allocated before it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .state import FloatState, StoredState
 
 
 def checkpointed(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Run layers forward so that the backward evaluates them again from their input.
+    """Run layers forward; the backward recomputes them from their input.
 
     Args:
         run: the layers.
-        x: [N, D] stream, in the dtype in which it is to be held.
+        x: [N, D] stream, in the dtype of the state.
         tensors: the run's context tensors.
     Returns: [N, D].
     Raises: RuntimeError: if a parameter or context tensor was changed in place before the backward.
-    Cost: saves the input (N x D); the backward evaluates each block once more, and keeps the graph of the whole run.
+    Cost: saves the input (N x D); the backward evaluates each block once more and keeps the graph of all its layers.
     """
     parameters = run.recompute.parameters
     out: Tensor = _Checkpointed.apply(run, len(tensors), x, *tensors, *parameters)  # type: ignore[no-untyped-call]
@@ -47,10 +47,10 @@ class _Checkpointed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         run: LayerRun = ctx.run
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        # With create_graph the gradient is one of the saved tensors themselves, and has a graph.
-        is_twice = torch.is_grad_enabled()
+        # Under create_graph gradients are taken at the saved tensors themselves, so that they have a graph.
+        creates_graph = torch.is_grad_enabled()
         count = 1 + ctx.num_context
-        if is_twice:
+        if creates_graph:
             values = [value if need else value.detach() for value, need in zip(saved, needed, strict=True)]
         else:
             sums = Gradients(saved[:count], saved[count:], needed)
@@ -61,12 +61,12 @@ class _Checkpointed(torch.autograd.Function):
             run.advance(state, values[1:count], again=True)
             y = state.join()
         wanted = [k for k, need in enumerate(needed) if need]
-        if y.requires_grad and not is_twice:
+        if y.requires_grad and not creates_graph:
             run.check_closed(y, [values[k] for k in wanted])
         leaves = [values[k] for k in wanted]
         if not y.requires_grad:
             return None, None, *(None for _ in values)
-        if is_twice:
+        if creates_graph:
             found = torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=True)
             by_place = dict(zip(wanted, found, strict=True))
             return None, None, *(by_place.get(k) for k in range(len(values)))

@@ -1,4 +1,4 @@
-"""What a stack can be: the tables of its choices, and the rules between them."""
+"""The choices of a `Stack` (coupling, backprop, state, schedule) and the rules between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKPROPS: tuple[str, ...] = ("store", "checkpoint", "reversible")
 STATES: tuple[str, ...] = ("float", *WORDS)
 
 LAYERS_PER_SEGMENT = 32
-"""Of ``segments="auto"``: a float32 state drifts by less than 5e-6 over so many layers, even of BatchNorm."""
+"""Segment length of ``segments="auto"``: a float32 state drifts by less than 5e-6 over it, even with BatchNorm."""
 
 
 def check_choices(
@@ -39,7 +39,7 @@ def check_choices(
     drift_every: int = 0,
     channels_name: str = "channels",
 ) -> None:
-    """Raise ValueError for a stack that cannot be, naming the argument to change."""
+    """Raise ValueError for an impossible combination of choices, naming the argument to change."""
     if coupling not in COUPLINGS:
         raise ValueError(f"coupling={coupling!r} is not known; choose one of {', '.join(COUPLINGS)}")
     if backprop not in BACKPROPS:
@@ -50,16 +50,16 @@ def check_choices(
         raise ValueError(f"num_layers must be 0 or more, got {num_layers}")
     _check_coupling(channels, coupling, num_groups, backprop, channels_name)
     _check_layers(num_layers, backprop, segments, weight_tied, num_distinct)
-    _check_rebuilding(backprop, state, memory_budget, drift_every)
+    _check_reversible(backprop, state, memory_budget, drift_every)
 
 
 def num_segments(segments: int | str | None, num_layers: int, backprop: str) -> int:
-    """The number of runs that a choice of ``segments`` comes to, at least 1."""
+    """Return the number of segments for a value of ``segments``, at least 1."""
     if isinstance(segments, int):
         return segments
     if segments is None:
         return max(num_layers, 1) if backprop == "checkpoint" else 1
-    # The fewest anchors that bound the drift; where graphs are kept within a segment, the least peak.
+    # Reversible: the fewest saved states that bound the drift. Checkpoint: sqrt(L) gives the lowest peak.
     length = LAYERS_PER_SEGMENT if backprop == "reversible" else math.sqrt(num_layers)
     return max(math.ceil(num_layers / length), 1) if num_layers else 1
 
@@ -86,7 +86,7 @@ def _check_layers(
 ) -> None:
     if segments is not None:
         if backprop == "store":
-            raise ValueError("segments cuts a stack that is rebuilt; with backprop='store' leave it None")
+            raise ValueError("segments divides a stack that is recomputed; with backprop='store' leave it None")
         if isinstance(segments, str):
             if segments != "auto":
                 raise ValueError(f"segments={segments!r} is not known; give a number, 'auto' or None")
@@ -98,7 +98,7 @@ def _check_layers(
         raise ValueError(f"num_distinct={num_distinct} says how many layers are shared; set weight_tied=True")
 
 
-def _check_rebuilding(backprop: str, state: str, memory_budget: int | str | None, drift_every: int) -> None:
+def _check_reversible(backprop: str, state: str, memory_budget: int | str | None, drift_every: int) -> None:
     if state not in STATES:
         raise ValueError(f"state={state!r} is not known; choose one of {', '.join(STATES)}")
     if drift_every < 0:
@@ -114,6 +114,6 @@ def _check_rebuilding(backprop: str, state: str, memory_budget: int | str | None
     ):
         if value != default:
             raise ValueError(
-                f"{name}={value!r} is about states that are rebuilt; set backprop='reversible', or leave {name} at "
+                f"{name}={value!r} applies to reconstructed states; set backprop='reversible', or leave {name} at "
                 f"{default!r}"
             )

@@ -1,9 +1,8 @@
-"""How a layer's branches join the stream: one layer forward, and its inverse with the gradient in the same visit.
+"""Residual and grouped additive couplings: one layer forward, and its inverse together with the gradient.
 
-A coupling is written once against a *state* (the stream, cut into groups of channels) and a way to evaluate the
-branch of
-a group; what the state is made of (autograd's tensors, a buffer updated in place, fixed point) is `state.py`'s
-business.
+A coupling is written once against a *state* (the stream as C channel groups) and a function that evaluates the branch
+of a group. `state.py` and `integer_state.py` define the states: autograd's tensors, a buffer updated in place, fixed
+point.
 
 Source: the paper, section 3 (grouped reversible layers); Gomez et al. 2017 for the two-group case.
 """
@@ -18,15 +17,15 @@ from torch import Tensor
 from .state import State
 
 Branch = Callable[[int, Tensor], Tensor | None]
-"""``(group, input) -> f_group(input)``; None where the branch has added its value itself."""
+"""``(group, input) -> f_group(input)``; None if the branch has added its value to the state itself."""
 
 BranchWithVjp = Callable[[int, Tensor, Tensor], tuple[Tensor | None, Tensor | None]]
-"""``(group, input, cotangent) -> (f_group(input), J^T cotangent)``; None for what the branch has subtracted or added
-itself, or for a gradient where it ignores its input."""
+"""``(group, input, cotangent) -> (f_group(input), J^T cotangent)``; None for a value or gradient that the branch has
+put in place itself, and for the gradient of a branch that ignores its input."""
 
 
 class Coupling(Protocol):
-    """One layer's way of adding branches to a state of ``num_groups`` parts."""
+    """The rule by which a layer adds its branches to a state of ``num_groups`` parts."""
 
     num_groups: int
     invertible: bool
@@ -36,11 +35,11 @@ class Coupling(Protocol):
         ...
 
     def backward(self, state: State, grads: list[Tensor], branch: BranchWithVjp) -> None:
-        """Take the state back by one layer and turn the gradients of its output into those of its input, in place."""
+        """Invert one layer: replace the state and the gradients of its output by those of its input, in place."""
         ...
 
     def inputs(self, i: int) -> Sequence[int]:
-        """The parts whose sum the branch of group i reads."""
+        """Return the parts whose sum the branch of group i reads."""
         ...
 
 
@@ -55,18 +54,18 @@ class Residual:
         _add(state, 0, branch(0, state.read(0)))
 
     def backward(self, state: State, grads: list[Tensor], branch: BranchWithVjp) -> None:
-        """Refuse: a residual layer cannot be rebuilt from its output."""
-        raise AssertionError("Stack refuses to reverse a residual layer when it is built")
+        """Raise AssertionError: a residual layer has no inverse."""
+        raise AssertionError("Stack rejects a reversible residual stack at construction")
 
     def inputs(self, i: int) -> Sequence[int]:
-        """The one part there is."""
+        """Return the single part."""
         return [0]
 
 
 class GroupedAdditive:
     """``x_0' = x_2 + ... + x_C;  x_i' = x_i + f_i(x_{i-1}')`` for i = 1..C: invertible for every f.
 
-    ``x_1`` is left out of ``x_0'``; with it the inverse would need itself.
+    ``x_0'`` excludes ``x_1``; otherwise inverting group 1 would need its own result.
     """
 
     invertible = True
@@ -80,10 +79,10 @@ class GroupedAdditive:
             _add(state, i, branch(i, self._input(state, i)))
 
     def backward(self, state: State, grads: list[Tensor], branch: BranchWithVjp) -> None:
-        """Rebuild the layer's input and its gradient with one evaluation of each branch, the last group first.
+        """Reconstruct the layer's input and its gradient with one evaluation of each branch, last group first.
 
-        When group i's turn comes, ``grads[i]`` is the whole gradient of x_i': what came in plus the share of f_{i+1}.
-        The branch's value rebuilds x_i, its graph carries the gradient on to x_{i-1}'; then that graph is gone.
+        At group i, ``grads[i]`` is the complete gradient of x_i': the incoming one plus that through f_{i+1}. The
+        branch's value reconstructs x_i; its graph propagates the gradient to x_{i-1}' and is then freed.
         """
         for i in reversed(range(self.num_groups)):
             value, grad = branch(i, self._input(state, i), grads[i])
@@ -94,7 +93,7 @@ class GroupedAdditive:
                     grads[k] += grad
 
     def inputs(self, i: int) -> Sequence[int]:
-        """Its neighbour; of the first group, all others."""
+        """Return the group before; for the first group, all others."""
         return [i - 1] if i else range(1, self.num_groups)
 
     @staticmethod

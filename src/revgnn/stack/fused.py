@@ -1,7 +1,7 @@
-"""Blocks that differentiate themselves: value and gradient from one visit, in place, in memory that layers share.
+"""The interface of fused blocks: value and vector-Jacobian product in one evaluation, in place, in shared buffers.
 
-Autograd serves every block. One that offers `FusedBlock` too is asked first, wherever no graph has to be kept, and the
-numerics tests hold the two against each other.
+Autograd differentiates every block. A block that implements `FusedBlock` is used through it wherever no graph has to be
+kept; the numerics tests compare the two.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .recompute import is_watched, parts_of
 
 
 class WorkSpace:
-    """Buffers by name, for the blocks of one run to use in turn: made when first asked for, gone with the run.
+    """Named buffers that the blocks of one run share: allocated on first use, freed with the run.
 
-    What a block leaves in one is overwritten by the next, so nothing of a block may outlive its evaluation there.
+    The next block overwrites a buffer, so no block may keep a result in one beyond its evaluation.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def empty(self, name: str, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """A dense buffer of the dtype and device of ``like``, and of its shape where none is given; its content is
-        whatever was left there."""
+        """Return a contiguous, uninitialised buffer with the dtype and device of ``like``, and its shape unless
+        ``shape`` is given."""
         size = torch.Size(like.shape if shape is None else shape)
         found = self._buffers.get(name)
         if found is None or found.shape != size or found.dtype != like.dtype or found.device != like.device:
@@ -38,18 +38,18 @@ class WorkSpace:
 
 @runtime_checkable
 class FusedBlock(Protocol):
-    """A block with an evaluation of its own that makes no graph.
+    """A block with a fused evaluation that builds no graph.
 
-    Both evaluations give the same value, bit for bit, for the same arguments. Both send it to ``to``: written with
-    ``sign`` 0, added with 1, subtracted with -1.
+    `add_value` and `add_value_and_grad` give the same value, bit for bit, for the same arguments. Both put it into
+    ``to``: overwrite for ``sign`` 0, add for 1, subtract for -1.
     """
 
     def fuses(self, x: Tensor, *context: Any) -> bool:
-        """Whether these arguments can be taken; the answer depends on nothing that changes within a step."""
+        """Whether the fused evaluation supports these arguments; constant within a step."""
         ...
 
     def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: Any, work: WorkSpace) -> None:
-        """Send ``f(x)`` to ``to``, which may be ``x`` itself."""
+        """Put ``f(x)`` into ``to``, which may be ``x`` itself."""
         ...
 
     def add_value_and_grad(
@@ -64,25 +64,27 @@ class FusedBlock(Protocol):
         accumulate: bool,
         work: WorkSpace,
     ) -> Mapping[Any, Tensor]:
-        """Send ``f(x)`` to ``to``, and ``J^T cotangent`` to ``dx``: added with ``accumulate``, else written.
+        """Put ``f(x)`` into ``to`` and ``J^T cotangent`` into ``dx``: add to it with ``accumulate``, else overwrite.
 
-        Returns: the gradients of the parameters. Neither ``to`` nor ``dx`` shares memory with an input.
+        Neither ``to`` nor ``dx`` shares memory with an input.
+
+        Returns: the gradients of the parameters.
         """
         ...
 
 
 def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
-    """Whether a block evaluates itself for these arguments, if nobody waits to see its parts at work."""
+    """Whether a block's fused evaluation supports these arguments; the caller checks for hooks."""
     return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody waits to see a module, or one inside it, at work, or has replaced a forward there."""
+    """Whether a module or a submodule has hooks or a replaced forward."""
     return any(is_watched(part) for part in parts_of(module))
 
 
 def is_anything_watched() -> bool:
-    """Whether hooks of all modules, or a mode that counts or changes operators, wait to see every module at work."""
+    """Whether global module hooks, or a dispatch mode that observes operators, must see every module's call."""
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return True
     return torch._C._len_torch_dispatch_stack() > 0 and any(

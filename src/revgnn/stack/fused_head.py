@@ -1,7 +1,7 @@
-"""What follows a stack row by row, evaluated in blocks of rows: so that its activations never exist for all of them.
+"""A row-wise head after a stack, evaluated and differentiated in blocks of rows, so that its activations stay small.
 
-Inside a reversible run it has a second use: the stream's last state does not leave the run, nobody else can hold it,
-and the backward may take it back in the very memory.
+Inside a reversible run it also saves a copy: the run's last state has no other reference, so the backward may invert it
+in place.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from .recompute import Recompute, View
 from .seeds import fold_seed
 
 ROWS = 4096
-"""Of a block."""
+"""Rows per block."""
 
 
 @dataclass(frozen=True)
 class FusedHead:
-    """A map of single rows, ``[n, D] -> [n, T]``, and the seed of its random choices.
+    """A row-wise map ``[n, D] -> [n, T]`` and its seed.
 
-    Rows are taken `ROWS` at a time, and each block has a seed of its own, so that the values do not depend on where the
-    head is evaluated.
+    It is evaluated on `ROWS` rows at a time with a seed per block, so that the values do not depend on whether a stack
+    evaluates it.
     """
 
     module: nn.Module
-    """Whose parameters it has."""
+    """The module that owns its parameters."""
     rows: Callable[[Tensor, int], Tensor]
-    """``(rows, seed) -> values``: a pure function that treats every row alike."""
+    """``(rows, seed) -> values``: a pure function of each row."""
     seed: int
 
     @cached_property
     def recompute(self) -> Recompute:
-        """What evaluates the rows, and evaluates them again."""
+        """The evaluator of the module, which can repeat its evaluations."""
         devices = (parameter.device for parameter in self.module.parameters())
         return Recompute({self.module: View(self.module)}, next(devices, torch.device("cpu")))
 
     def __call__(self, y: Tensor, *, keep: bool = False) -> Tensor:
-        """[N, D] -> [N, T], as autograd follows it; ``keep``: `pull_back` follows."""
+        """Return [N, T] values for [N, D] rows, recorded by autograd if enabled; ``keep``: `pull_back` follows."""
         blocks = []
         for key, (block, seed) in enumerate(self._blocks(y)):
             evaluate = partial(self.rows, block, seed)
@@ -50,8 +50,14 @@ class FusedHead:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def pull_back(self, y: Tensor, cotangent: Tensor, add_parameter: Callable[[int, Tensor | None], None]) -> Tensor:
-        """Turn the gradient of the values into that of ``y``, block by block; parameters' go to ``add_parameter`` with
-        their position in `recompute`."""
+        """Return the gradient of ``y`` for that of the values, block by block.
+
+        Args:
+            y: [N, D] rows.
+            cotangent: [N, T] gradient of the values.
+            add_parameter: receives each parameter's position in `recompute` and its gradient.
+        Returns: [N, D].
+        """
         grad = torch.empty_like(y)
         done = 0
         for key, (block, seed) in enumerate(self._blocks(y)):

@@ -1,4 +1,4 @@
-"""Gradients that a backward makes by itself: added up in memory of their own, and refused where they have no graph."""
+"""Gradients of a hand-written backward: accumulate them in preallocated buffers, and forbid second derivatives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class GradientSums:
-    """Gradients that are added up over layers and groups, each in one buffer that is made before the backward begins.
+    """Accumulates gradients over layers and groups, each in one buffer allocated before the backward.
 
-    A gradient that came to live between two large temporaries would break the heap around it, and every layer would
-    take new pages of the process.
+    A gradient allocated between two large temporaries would fragment the heap, and every layer would take new pages of
+    the process.
 
     Args:
         like: tensors that may receive a gradient.
-        needed: which of them do.
+        needed: which of them require one.
     """
 
     def __init__(self, like: Sequence[Tensor], needed: Sequence[bool]) -> None:
@@ -30,12 +30,12 @@ class GradientSums:
         self._is_written = [False] * len(self._sums)
 
     def add(self, k: int, grad: Tensor | None, part: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Add to a sum, or to a ``part`` of it."""
+        """Add to sum k, or to the view ``part(sum)`` of it."""
         if grad is None or not self.needed[k]:
             return
         total = self._sums[k]
         if total is None or grad.layout != torch.strided:
-            # A sparse one, of an embedding.
+            # A sparse gradient, of an embedding.
             self._sums[k] = grad if total is None or not self._is_written[k] else total + grad
         elif part is not None:
             if not self._is_written[k]:
@@ -48,17 +48,17 @@ class GradientSums:
         self._is_written[k] = True
 
     def results(self) -> list[Tensor | None]:
-        """The sums, in the order of the tensors; ``None`` where nothing was received."""
+        """Return the sums in the order of the tensors; ``None`` where nothing was added."""
         return [total if written else None for total, written in zip(self._sums, self._is_written, strict=True)]
 
 
 def pull_back(
     value: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], *, retain_graph: bool = False
 ) -> list[Tensor | None]:
-    """Vector-Jacobian products of a value that was made from leaves; ``None`` where it does not depend on one.
+    """Compute the vector-Jacobian products of a value with its leaves; ``None`` where it does not depend on one.
 
-    By `torch.autograd.backward`, because modules' trackers and counters put hooks on leaves, which autograd's ``grad``
-    does not take.
+    Uses `torch.autograd.backward`, because profilers of modules put hooks on leaves, which ``torch.autograd.grad`` does
+    not support.
     """
     torch.autograd.backward(value, cotangent, retain_graph=retain_graph, inputs=list(leaves))
     found = [leaf.grad for leaf in leaves]
@@ -68,20 +68,20 @@ def pull_back(
 
 
 def anchor_of(x: Tensor) -> Tensor:
-    """An empty tensor that depends on ``x`` for autograd, and keeps nothing of it."""
+    """Return an empty tensor that depends on ``x`` in autograd's graph and keeps no memory of it."""
     return x[..., :0].clone()
 
 
 def refusing_second(
     grads: Sequence[Tensor | None], inputs: Iterable[Tensor | None], what: str, remedy: str
 ) -> list[Tensor | None]:
-    """Gradients that raise when they are differentiated, where they would be taken for constants.
+    """Wrap gradients so that differentiating them raises, instead of treating them as constants.
 
     Args:
-        grads: computed without a graph, in a backward that was asked for one (``create_graph``).
-        inputs: everything that they depend on, with its past.
-        what: was differentiated, for the message.
-        remedy: what to do instead.
+        grads: gradients computed without a graph, in a backward under ``create_graph``.
+        inputs: all tensors that they depend on, with their graphs.
+        what: name of what was differentiated, for the message.
+        remedy: what to do instead, for the message.
     """
     places = [k for k, grad in enumerate(grads) if grad is not None]
     anchors = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]

@@ -1,6 +1,6 @@
-"""A run of layers: which blocks, with which seeds and context, evaluated plainly or with vector-Jacobian products.
+"""A run of consecutive layers: evaluate its blocks, or invert it with vector-Jacobian products.
 
-The one place where a block is called. `Stack` makes runs; the ways to differentiate them take runs.
+Blocks are called here only. `Stack` makes runs; `checkpointed` and `reversible` differentiate them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .state import State
 
 
 class ChannelSplit(NamedTuple):
-    """A context argument [..., D] of which each group sees its own D/C channels; made by `split`."""
+    """A context argument [..., D] of which each group reads its own D/C channels; made by `split`."""
 
     value: Tensor
 
 
 def split(value: Tensor) -> ChannelSplit:
-    """Mark a context argument as cut by groups along its last dimension, like the stream; unmarked ones are shared."""
+    """Mark a context argument to be chunked by groups along its last dimension; unmarked ones are shared."""
     return ChannelSplit(value)
 
 
 class Autocast(NamedTuple):
-    """The autocast state under which a block was first evaluated, so that it is evaluated again under the same."""
+    """The autocast state of a block's first evaluation, restored for its recomputation."""
 
     device_type: str
     dtype: torch.dtype
@@ -43,26 +43,26 @@ class Autocast(NamedTuple):
 
     @classmethod
     def current(cls, device_type: str) -> Autocast:
-        """What holds now."""
+        """Return the current autocast state."""
         return cls(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
 
     def __call__(self) -> AbstractContextManager[Any]:
-        """Enter it. Casts are not cached: one made without grad would be found, and cut the graph, when rebuilding."""
+        """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
         return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerRun:
-    """Layers ``first`` to ``first + len(layers) - 1`` of a stack and all that their evaluation depends on but
-    tensors."""
+    """Layers ``first`` to ``first + len(layers) - 1`` of a stack, with everything that their evaluation depends on
+    except tensors."""
 
     coupling: Coupling
     layers: Sequence[Sequence[nn.Module]]
     """``layers[l][i]`` is the block of group i."""
     first: int
     seed: int | None
-    """``None``: none was given in evaluation, where blocks are told 0, and what they draw all the same comes from where
-    torch's generators are."""
+    """The step's seed; ``None``: evaluation without a seed. Blocks then receive 0, and torch's generators are not
+    seeded."""
     context: tuple[Any, ...]
     """The context arguments, with ``None`` where a tensor belongs."""
     places: tuple[tuple[int, bool], ...]
@@ -70,13 +70,14 @@ class LayerRun:
     autocast: Autocast
     device: torch.device
     views: Mapping[nn.Module, View]
-    """Of all blocks of the stack."""
+    """The `View` of every block of the stack."""
     checked: Checked | None
-    """What was checked already, shared by all runs of a stack; ``None``: values are not asked to repeat."""
+    """Blocks that passed the checks, shared by all runs of a stack; ``None``: no check."""
 
     @property
     def recompute(self) -> Recompute:
-        """What evaluates the blocks, and evaluates them again; it has the parameters of when it was first asked for."""
+        """The evaluator of the run's blocks, which can repeat evaluations; made on first use with the parameters of
+        that moment."""
         # Not functools' cached_property, which takes a lock in Python 3.11 that torch.export cannot follow.
         found: Recompute | None = self.__dict__.get("_recompute")
         if found is None:
@@ -85,27 +86,27 @@ class LayerRun:
         return found
 
     def arguments(self, tensors: Sequence[Tensor], group: int) -> list[Any]:
-        """The context arguments of a group's block."""
+        """Return the context arguments for a group's block."""
         arguments = list(self.context)
         for (position, is_split), tensor in zip(self.places, tensors, strict=True):
             arguments[position] = self.slice(tensor, group) if is_split else tensor
         return arguments
 
     def slice(self, tensor: Tensor, group: int) -> Tensor:
-        """A group's channels of a split tensor."""
+        """Return a group's channels of a split tensor."""
         width = tensor.size(-1) // self.coupling.num_groups
         return tensor.narrow(-1, group * width, width)
 
     def buffers(self) -> list[Tensor]:
-        """The buffers of all blocks, those of tied ones once."""
+        """Return the buffers of all blocks, each once."""
         return list({buffer: None for blocks in self.layers for block in blocks for buffer in block.buffers()})
 
     def block_seed(self, layer: int, group: int) -> int:
-        """The seed of one evaluation: the same whenever it is repeated."""
+        """Return the seed of a block's evaluation, the same for its recomputation."""
         return fold_seed(self.seed or 0, self.first + layer, group)
 
     def _again(self, layer: int, group: int) -> AbstractContextManager[None]:
-        """Let a block be as it was in its first evaluation."""
+        """Restore a block to the conditions of its first evaluation."""
         seed = None if self.seed is None else self.block_seed(layer, group)
         return self.recompute.again((layer, group), self.layers[layer][group], seed)
 
@@ -118,14 +119,14 @@ class LayerRun:
         keep: bool = False,
         again: bool = False,
     ) -> None:
-        """Take a state through all layers.
+        """Advance a state through all layers.
 
         Args:
-            state: is changed.
+            state: updated in place.
             tensors: the context tensors.
-            after_layer: is told each layer that is done.
-            keep: whether the evaluations will be repeated.
-            again: whether they repeat those that were kept.
+            after_layer: called with the index of each finished layer.
+            keep: whether the evaluations will be repeated in the backward.
+            again: whether they repeat earlier ones that were kept.
         """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work, is_watched = WorkSpace(), not state.tracks_autograd and is_anything_watched()
@@ -138,8 +139,8 @@ class LayerRun:
                         value: Tensor = block(x, seed, *arguments)
                 elif not state.tracks_autograd and not is_watched and self._is_fused(block, x, arguments):
                     if keep:
-                        self.recompute.note((layer, i), block)
-                    return self._evaluated_in_place(block, state.target(i), 1, x, seed, arguments, work)
+                        self.recompute.record((layer, i), block)
+                    return self._add_value(block, state.target(i), 1, x, seed, arguments, work)
                 else:
                     draws = None if self.seed is None else seed
                     value = self.recompute.first(
@@ -157,7 +158,14 @@ class LayerRun:
                 after_layer(layer)
 
     def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: Gradients) -> None:
-        """Take a state and its gradients back through all layers, adding up what blocks and context receive."""
+        """Invert all layers: replace the state and its gradients by those of the run's input, in place.
+
+        Args:
+            state: the state after the run.
+            grads: C gradients [N, D/C] of that state.
+            tensors: the context tensors.
+            sums: receives the gradients of parameters and context tensors.
+        """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work, is_watched = WorkSpace(), is_anything_watched()
         for layer in reversed(range(len(self.layers))):
@@ -166,10 +174,10 @@ class LayerRun:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
                 with self._again(layer, i):
                     if is_watched or not self._is_fused(block, x, per_group[i]):
-                        return self._visit(block, x, cotangent, seed, per_group[i], i, sums)
+                        return self._value_and_grad(block, x, cotangent, seed, per_group[i], i, sums)
                     inputs = self.coupling.inputs(i)
                     into = grads[inputs[0]] if len(inputs) == 1 else None
-                    return self._visit_in_place(
+                    return self._add_value_and_grad(
                         block, state.target(i), into, x, cotangent, seed, per_group[i], sums, work
                     )
 
@@ -177,7 +185,7 @@ class LayerRun:
             state.leave(layer)
 
     def step_back(self, state: State, tensors: Sequence[Tensor], layer: int) -> None:
-        """Take a state back through one layer as `reverse` does, without gradients."""
+        """Invert one layer as `reverse` does, without gradients."""
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work = WorkSpace()
 
@@ -185,8 +193,8 @@ class LayerRun:
             block, seed = self.layers[layer][i], self.block_seed(layer, i)
             with torch.enable_grad(), self._again(layer, i), self.autocast():
                 if self._is_fused(block, x, per_group[i]):
-                    return self._evaluated_in_place(block, state.target(i), -1, x, seed, per_group[i], work), None
-                # With grad, as in `reverse`: a kernel may be another one without.
+                    return self._add_value(block, state.target(i), -1, x, seed, per_group[i], work), None
+                # With grad enabled, as in `reverse`: without it a block may choose another kernel.
                 value = block(x.detach().requires_grad_(), seed, *per_group[i])
             return value.detach(), None
 
@@ -194,7 +202,8 @@ class LayerRun:
         state.leave(layer)
 
     def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
-        """Whether a block evaluates itself; asked under the first evaluation's autocast, so that the answer stays."""
+        """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
+        recomputation decides alike."""
         if not self.views[block].is_bare:
             return False
         with self.autocast():
@@ -203,12 +212,13 @@ class LayerRun:
     def _check_repeats(
         self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[Any], value: Tensor
     ) -> None:
-        """Raise RuntimeError for a block that does not give the same value again; asked once of each block."""
+        """Raise RuntimeError if a block does not repeat its value; checked once per block."""
         block = self.layers[layer][group]
         if self.checked is None or block in self.checked.repeats:
             return
         if self.views[block].is_pure and hasattr(block, "add_value_and_grad"):
-            # Its parts are known. And ranks must evaluate equally often, also one without rows, which fuses nothing.
+            # The library's own block is pure, and a rank without rows, which fuses nothing, must not evaluate more
+            # often than the others.
             return
         with torch.no_grad(), self._again(layer, group):
             other = block(x, seed, *arguments)
@@ -216,8 +226,8 @@ class LayerRun:
         self.checked.repeats.add(block)
 
     def check_closed(self, value: Tensor, leaves: Iterable[Tensor], blocks: Sequence[nn.Module] | None = None) -> None:
-        """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that needs a gradient and is
-        none of the leaves, which get one; asked once of each block."""
+        """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that requires a gradient but
+        is not among the leaves, which receive one; checked once per block."""
         blocks = [block for blocks in self.layers for block in blocks] if blocks is None else blocks
         if self.checked is None or all(block in self.checked.closed for block in blocks):
             return
@@ -225,10 +235,10 @@ class LayerRun:
         self.checked.closed.update(blocks)
 
     @torch.no_grad()
-    def _evaluated_in_place(
+    def _add_value(
         self, block: Any, to: Tensor | None, sign: int, x: Tensor, seed: int, arguments: Sequence[Any], work: WorkSpace
     ) -> Tensor | None:
-        """Let a fused block add its value to ``to``; where there is no such place, the value."""
+        """Add a fused block's value to ``to``; return the value if ``to`` is None."""
         value = work.empty("value", x) if to is None else None
         with self.autocast():
             target, sign = (value, 0) if to is None else (to, sign)
@@ -236,7 +246,7 @@ class LayerRun:
         return value
 
     @torch.no_grad()
-    def _visit_in_place(
+    def _add_value_and_grad(
         self,
         block: Any,
         to: Tensor | None,
@@ -248,8 +258,8 @@ class LayerRun:
         sums: Gradients,
         work: WorkSpace,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """`_visit` of a fused block, with its value taken off ``to`` and its gradient added to ``into`` if these are
-        places; what is not is returned."""
+        """Evaluate a fused block: subtract its value from ``to`` and add its gradient to ``into``; return each one
+        whose target is None."""
         value = work.empty("value", x) if to is None else None
         grad = work.empty("grad", x) if into is None else None
         target, receiver = (value if to is None else to), (grad if into is None else into)
@@ -262,7 +272,7 @@ class LayerRun:
             sums.parameters.add(self.recompute.position(parameter), share)
         return value, grad
 
-    def _visit(
+    def _value_and_grad(
         self,
         block: nn.Module,
         x: Tensor,
@@ -288,8 +298,7 @@ class LayerRun:
             return value, None
         wanted = [leaf, *leaves, *parameters.values()]
         self.check_closed(value, wanted, [block])
-        # A copy of its own: autograd may hand the cotangent itself on as a gradient, and the caller goes on adding to
-        # it.
+        # Copied, because autograd may return the cotangent itself as a gradient, and the caller keeps adding to it.
         grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
         for k, grad in zip(wanted_places, grads[1 : 1 + len(leaves)], strict=True):
             part = (lambda total: self.slice(total, group)) if self.places[k][1] else None
@@ -300,11 +309,11 @@ class LayerRun:
 
 
 class Gradients:
-    """What a run's backward gives, besides the gradient of the stream.
+    """Gradients of a run's context tensors and parameters.
 
     Args:
         context, parameters: values of the context tensors and of the parameters.
-        needed: for all of them in this order, whether they need a gradient.
+        needed: whether each of them, in this order, requires a gradient.
     """
 
     def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
@@ -312,7 +321,7 @@ class Gradients:
         self.parameters = GradientSums(parameters, needed[len(context) :])
 
     def results(self) -> list[Tensor | None]:
-        """The sums, in the order of the tensors."""
+        """Return the sums in the order of the tensors."""
         return [*self.context.results(), *self.parameters.results()]
 
 

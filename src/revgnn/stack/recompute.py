@@ -1,12 +1,12 @@
-"""Evaluate a module again with the same result: the one mechanism behind every backward that recomputes.
+"""Repeat a module's evaluation with the same result, for every backward that recomputes.
 
 A module's value depends on more than its arguments: on parameters, buffers, training flags and random numbers. The
-first evaluation notes them; a repetition puts them back around itself alone. So the backward belongs to its forward
-whatever the caller did in between, and statistics, random numbers and flags that the caller sees move once per step.
+first evaluation records them; a repetition restores them for its own duration. So the backward matches its forward
+whatever the caller did in between, and the caller sees statistics, random numbers and flags change once per step.
 
-A module may declare ``is_pure = True``: it draws no random numbers but from its seed, changes no buffer while
-`is_recomputing()`, and in training its value depends on none that moves. Then its generators are left alone, and in
-training its buffers too.
+A module may declare ``is_pure = True``: it draws random numbers only from its seed, changes no buffer while
+`is_recomputing()`, and in training its value depends on no buffer that changes. Then the random generators are not
+recorded, and in training the buffers are not either.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from torch.autograd import forward_ad
 from .recomputing import is_recomputing, recomputing
 
 _SMALL = 4096
-"""Elements of a buffer up to which a copy is kept rather than compared."""
+"""Number of elements up to which a buffer's copy is kept without comparing."""
 
 
-_STILL = frozenset({nn.Linear, nn.LayerNorm, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sequential, nn.ModuleList})
-"""Modules of torch's that draw nothing and have no buffers."""
+_PURE = frozenset({nn.Linear, nn.LayerNorm, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sequential, nn.ModuleList})
+"""Torch's modules without random numbers and without buffers."""
 
 
 class View:
-    """A module's parts and flags, and where its parameters and buffers stand, as they are when this is made."""
+    """A module's submodules, training flags, and the locations of its parameters and buffers, at construction."""
 
     def __init__(self, module: nn.Module) -> None:
         self.parts = parts_of(module)
         self.flags = [part.training for part in self.parts]
         self.slots: list[tuple[dict[str, Any], str]] = []
-        """For every parameter the dictionary that holds it, and its name there."""
+        """For every parameter, the dictionary that holds it, and its name there."""
         self.buffers: list[tuple[dict[str, Any], str]] = []
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
             self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
         self.is_bare = not any(is_watched(part) for part in self.parts)
-        """Whether nothing waits to see a part at work, and no forward was replaced."""
+        """Whether no submodule has hooks or a replaced forward."""
         self.is_pure = bool(getattr(module, "is_pure", False)) or (
-            self.is_bare and all(type(part) in _STILL for part in self.parts)
+            self.is_bare and all(type(part) in _PURE for part in self.parts)
         )
         if self.is_pure and all(self.flags):
             self.buffers = []
 
     @property
     def is_training(self) -> bool:
-        """Whether any part is."""
+        """Whether any submodule is in training mode."""
         return any(self.flags)
 
 
 class Recompute:
-    """Evaluates modules, and evaluates them again under the conditions of the first time.
+    """Evaluates modules, and repeats evaluations under their original conditions.
 
     Every evaluation has a key. Parameters are looked up when this is made, and are handed back as `parameters`, to be
     saved by autograd; `bind` or `bind_leaves` takes what was saved.
 
     Args:
-        views: of all modules that will be evaluated.
-        device: on which they may draw random numbers, besides the CPU.
+        views: the `View` of every module that will be evaluated.
+        device: device of the modules' random numbers, besides the CPU.
     """
 
     def __init__(self, views: Mapping[nn.Module, View], device: torch.device) -> None:
@@ -73,7 +73,7 @@ class Recompute:
             module: [(holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in view.slots]
             for module, view in views.items()
         }
-        """For every module, (the dictionary that holds a parameter, its name there, its position among all)."""
+        """For every module and parameter: (the dictionary that holds it, its name there, its position)."""
         self.parameters: list[Tensor] = list(positions)
         """Of all modules, each once."""
         self._values: Sequence[Tensor] = self.parameters
@@ -81,7 +81,7 @@ class Recompute:
         """Which values get a leaf of their own in every repetition; ``None``: they are leaves already."""
         self._leaves: dict[int, Tensor] = {}
         """Those of the module that is being evaluated again, by position."""
-        self._noted: dict[Hashable, _Noted] = {}
+        self._recorded: dict[Hashable, _Conditions] = {}
 
     def bind(self, parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
         """Repeat with these values of the parameters from now on, each repetition with detached leaves of its own.
@@ -110,23 +110,23 @@ class Recompute:
     def first(
         self, key: Hashable, module: nn.Module, seed: int | None, call: Callable[[], Tensor], *, keep: bool
     ) -> Tensor:
-        """Evaluate for the first time.
+        """Evaluate a module for the first time.
 
         Args:
-            key: of this evaluation.
-            module: that ``call`` evaluates.
-            seed: from which the module's random numbers come; ``None``: from where torch's generators are, as without
-                this class.
+            key: identifies the evaluation.
+            module: the module that ``call`` evaluates.
+            seed: seeds torch's generators for the evaluation; ``None`` leaves them as they are.
             call: evaluates the module.
-            keep: whether it will be repeated.
+            keep: whether the evaluation will be repeated.
+        Returns: the module's value.
         """
         view = self._views[module]
         if view.is_pure and not (keep and view.buffers) and not is_recomputing():
             return call()
-        noted = _note(view, self._generators(view) if seed is None else [])
+        conditions = _conditions(view, self._generators(view) if seed is None else [])
         if is_recomputing():
-            # Inside of a repetition, or a trial before the step: buffers stay as they are.
-            with self._restored(module, noted._replace(states=[]), seed):
+            # Inside a repetition, or a trial before the step: restore the buffers afterwards.
+            with self._restored(module, conditions._replace(states=[]), seed):
                 value = call()
         elif view.is_pure or seed is None:
             value = call()
@@ -134,20 +134,20 @@ class Recompute:
             with _seeded(self._generators(view), seed):
                 value = call()
         if keep:
-            self._noted[key] = noted.settled()
+            self._recorded[key] = conditions.settled()
         return value
 
-    def note(self, key: Hashable, module: nn.Module) -> None:
-        """Let the conditions of now be those of an evaluation, which itself is not made here."""
+    def record(self, key: Hashable, module: nn.Module) -> None:
+        """Record the current conditions for an evaluation that the caller makes itself."""
         view = self._views[module]
         if view.buffers:
-            self._noted[key] = _note(view, [])
+            self._recorded[key] = _conditions(view, [])
 
     @contextmanager
     def again(self, key: Hashable, module: nn.Module, seed: int | None) -> Iterator[None]:
-        """Let the module be as it was in an evaluation; on leaving, everything is again as it is now.
+        """Restore the conditions of an evaluation inside the context.
 
-        Raises: RuntimeError: if a module inside was exchanged since, or a large buffer changed.
+        Raises: RuntimeError: if a submodule was replaced since, or a large buffer changed in place.
         """
         view = self._views[module]
         if parts_of(module) != view.parts:
@@ -155,14 +155,14 @@ class Recompute:
                 f"modules inside {type(module).__name__} were added, removed or exchanged between the forward and the "
                 "backward, which evaluates it again; change modules after the backward"
             )
-        noted = self._noted.get(key, _NOTHING)
-        noted.check(module)
-        with self._restored(module, noted, seed):
+        conditions = self._recorded.get(key, _NOTHING)
+        conditions.check(module)
+        with self._restored(module, conditions, seed):
             yield
 
     def is_unchanged(self, key: Hashable) -> bool:
-        """Whether an evaluation can be repeated as far as buffers go."""
-        return self._noted.get(key, _NOTHING).changed() is None
+        """Whether the buffers of an evaluation still allow its repetition."""
+        return self._recorded.get(key, _NOTHING).changed() is None
 
     def _generators(self, view: View) -> list[torch.Generator]:
         return [] if view.is_pure else generators(self._device)
@@ -173,39 +173,39 @@ class Recompute:
         return {k: self._values[k].detach().requires_grad_(self._needed[k]) for k in positions}
 
     @contextmanager
-    def _restored(self, module: nn.Module, noted: _Noted, seed: int | None) -> Iterator[None]:
+    def _restored(self, module: nn.Module, conditions: _Conditions, seed: int | None) -> Iterator[None]:
         view, slots, outside = self._views[module], self._slots[module], self._leaves
         before = [holder[name] for holder, name, _ in slots]
-        buffers = [kept.holder[kept.name] for kept in noted.buffers]
+        buffers = [kept.holder[kept.name] for kept in conditions.buffers]
         flags = [part.training for part in view.parts]
-        drawing = self._generators(view)
-        states = [generator.get_state() for generator in drawing] if seed is not None or noted.states else []
+        rngs = self._generators(view)
+        states = [rng.get_state() for rng in rngs] if seed is not None or conditions.states else []
         try:
             self._leaves = self._leaves_at({position for _, _, position in slots})
             for holder, name, position in slots:
                 holder[name] = self._leaves[position]
-            for kept in noted.buffers:
-                # The module may write to a copy.
+            for kept in conditions.buffers:
+                # A module that is not pure may write to its buffer, so it receives a copy.
                 kept.holder[kept.name] = kept.value.clone() if kept.is_copy and not view.is_pure else kept.value
             if flags != view.flags:
                 _set_flags(view.parts, view.flags)
-            for generator, state in zip(drawing, noted.states, strict=False):
-                generator.set_state(state)
+            for rng, state in zip(rngs, conditions.states, strict=False):
+                rng.set_state(state)
             if seed is not None:
-                for generator in drawing:
-                    generator.manual_seed(seed)
+                for rng in rngs:
+                    rng.manual_seed(seed)
             with recomputing():
                 yield
         finally:
             self._leaves = outside
             for (holder, name, _), value in zip(slots, before, strict=True):
                 holder[name] = value
-            for kept, buffer in zip(noted.buffers, buffers, strict=True):
+            for kept, buffer in zip(conditions.buffers, buffers, strict=True):
                 kept.holder[kept.name] = buffer
             if flags != view.flags:
                 _set_flags(view.parts, flags)
-            for generator, state in zip(drawing, states, strict=False):
-                generator.set_state(state)
+            for rng, state in zip(rngs, states, strict=False):
+                rng.set_state(state)
 
 
 def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
@@ -214,7 +214,7 @@ def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Te
 
 
 class _Buffer(NamedTuple):
-    """A buffer as it was: a copy, or the tensor itself with the count of its changes."""
+    """A buffer's value at an evaluation: a copy, or the tensor itself with its version counter."""
 
     holder: dict[str, Any]
     name: str
@@ -223,39 +223,38 @@ class _Buffer(NamedTuple):
     version: int | None = None
 
     def is_changed(self) -> bool:
-        """Whether the tensor itself was written to since."""
+        """Whether the tensor was changed in place since, where no copy was kept."""
         return not self.is_copy and version_of(self.value) != self.version
 
 
-class _Noted(NamedTuple):
-    """What one evaluation depended on, besides what all evaluations of its module share."""
+class _Conditions(NamedTuple):
+    """Buffers and random states of one evaluation."""
 
     buffers: list[_Buffer]
     states: list[Tensor]
-    """Of the random generators, where they have no seed."""
-    drawing: list[torch.Generator]
+    """States of the random generators, for an evaluation without a seed."""
+    rngs: list[torch.Generator]
     """The generators of those states."""
 
-    def settled(self) -> _Noted:
-        """The same after the evaluation, without what a repetition does not need."""
+    def settled(self) -> _Conditions:
+        """Return the conditions after the evaluation, without copies and states that a repetition does not need."""
         buffers = []
         for kept in self.buffers:
             now = kept.holder[kept.name]
-            # Comparing waits for the device; a few numbers are cheaper kept.
+            # Comparing synchronises with the device; a small copy is cheaper to keep.
             is_same = kept.value.numel() > _SMALL and now is not None and torch.equal(now, kept.value)
             buffers.append(kept._replace(value=now, is_copy=False, version=version_of(now)) if is_same else kept)
-        is_drawn = any(
-            not torch.equal(state, generator.get_state())
-            for state, generator in zip(self.states, self.drawing, strict=True)
+        has_drawn = any(
+            not torch.equal(state, rng.get_state()) for state, rng in zip(self.states, self.rngs, strict=True)
         )
-        return _Noted(buffers, self.states if is_drawn else [], self.drawing if is_drawn else [])
+        return _Conditions(buffers, self.states if has_drawn else [], self.rngs if has_drawn else [])
 
     def changed(self) -> str | None:
-        """The name of a buffer of which no copy was kept and that was changed in place since."""
+        """Return the name of a buffer that was changed in place since and has no copy, or None."""
         return next((kept.name for kept in self.buffers if kept.is_changed()), None)
 
     def check(self, module: nn.Module) -> None:
-        """Raise RuntimeError for such a buffer."""
+        """Raise RuntimeError if `changed` names a buffer."""
         name = self.changed()
         if name is not None:
             raise RuntimeError(
@@ -264,17 +263,17 @@ class _Noted(NamedTuple):
             )
 
 
-_NOTHING = _Noted([], [], [])
+_NOTHING = _Conditions([], [], [])
 
 
-def _note(view: View, drawing: list[torch.Generator]) -> _Noted:
-    # Copied now: batch norm writes to its statistics without counting it as a change.
+def _conditions(view: View, rngs: list[torch.Generator]) -> _Conditions:
+    # Copied now, because batch norm updates its statistics without a change of the version counter.
     buffers = [_Buffer(holder, name, holder[name].clone(), True) for holder, name in view.buffers]
-    return _Noted(buffers, [generator.get_state() for generator in drawing], drawing)
+    return _Conditions(buffers, [rng.get_state() for rng in rngs], rngs)
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """A module and all inside it, each once; `nn.Module.modules` takes several times as long."""
+    """Return a module and its submodules, each once, several times faster than `nn.Module.modules`."""
     found = {module: None}
     waiting = [module]
     while waiting:
@@ -286,7 +285,7 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody waits to see this very module at work, or has replaced its forward."""
+    """Whether this module itself has hooks or a replaced forward."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -297,7 +296,7 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def generators(device: torch.device) -> list[torch.Generator]:
-    """Torch's generators of the CPU and of a device."""
+    """Return torch's default generators of the CPU and of a device."""
     found = [torch.default_generator]
     if device.type not in ("cpu", "meta"):
         module = torch.get_device_module(device)
@@ -308,16 +307,16 @@ def generators(device: torch.device) -> list[torch.Generator]:
 
 
 @contextmanager
-def _seeded(drawing: Sequence[torch.Generator], seed: int) -> Iterator[None]:
-    """Draw from a seed; afterwards from where the caller was."""
-    states = [generator.get_state() for generator in drawing]
+def _seeded(rngs: Sequence[torch.Generator], seed: int) -> Iterator[None]:
+    """Seed the generators inside the context, and restore their states afterwards."""
+    states = [rng.get_state() for rng in rngs]
     try:
-        for generator in drawing:
-            generator.manual_seed(seed)
+        for rng in rngs:
+            rng.manual_seed(seed)
         yield
     finally:
-        for generator, state in zip(drawing, states, strict=True):
-            generator.set_state(state)
+        for rng, state in zip(rngs, states, strict=True):
+            rng.set_state(state)
 
 
 def _set_flags(parts: Sequence[nn.Module], flags: Sequence[bool]) -> None:
@@ -326,22 +325,22 @@ def _set_flags(parts: Sequence[nn.Module], flags: Sequence[bool]) -> None:
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; ``None`` for one made in inference mode, which does not count."""
+    """Return a tensor's version counter; ``None`` for an inference tensor, which has none."""
     return None if tensor.is_inference() else tensor._version
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` is at work, or forward-mode differentiation; neither can take an autograd
-    Function that makes no graph."""
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is active; neither supports an autograd
+    Function that builds no graph."""
     return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 def check_recorders(x: object, what: str) -> None:
-    """Raise RuntimeError under a recorder of operators, which would keep one graph, seed and mode as constants.
+    """Raise RuntimeError under torch.jit.trace or torch.fx, which would record the graph, seed and mode as constants.
 
     Args:
         x: the stream.
-        what: is called, for the message.
+        what: name of what is called, for the message.
     """
     if torch._C._get_tracing_state() is not None or not isinstance(x, Tensor):
         recorder = "torch.jit.trace" if isinstance(x, Tensor) else f"torch.fx ({type(x).__name__})"

@@ -1,7 +1,7 @@
-"""The mark that says a block is being evaluated again, for the backward, and must leave its buffers alone.
+"""Tell a block that it is being recomputed for the backward and must not update its buffers.
 
-BatchNorm statistics, drift counters and the like move once per step, in the first evaluation. Blocks ask
-`is_recomputing()`; whoever evaluates a block a second time does so inside `recomputing()`. The mark is per thread,
+BatchNorm statistics, drift counters and the like are updated once per step, in the first evaluation. Blocks ask
+`is_recomputing()`; code that evaluates a block a second time does so inside `recomputing()`. The flag is per thread,
 because autograd runs the backward of CUDA tensors in threads of its own.
 """
 
@@ -18,13 +18,13 @@ _thread = threading.local()
 
 
 def is_recomputing() -> bool:
-    """Whether the current evaluation of a block repeats one that was made before."""
+    """Whether the current evaluation of a block repeats an earlier one."""
     return getattr(_thread, "depth", 0) > 0
 
 
 @contextmanager
 def recomputing() -> Iterator[None]:
-    """Mark every evaluation of a block inside as a repetition."""
+    """Mark every evaluation of a block inside the context as a recomputation."""
     _thread.depth = getattr(_thread, "depth", 0) + 1
     try:
         yield
@@ -33,9 +33,9 @@ def recomputing() -> Iterator[None]:
 
 
 def snapshot(buffers: Iterable[Tensor]) -> Callable[[], None]:
-    """Copy buffers, for a first evaluation that may have to be taken back.
+    """Copy buffers, so that an evaluation can be undone.
 
-    Returns: a function that writes the copies into the buffers.
+    Returns: a function that writes the copies back into the buffers.
     """
     copies = [(buffer, buffer.clone()) for buffer in buffers]
 

@@ -1,4 +1,4 @@
-"""What is asked of a module once: whether it gives its value again, and whether all of its gradient is received."""
+"""Check once per block that it repeats its value and that every tensor it uses receives its gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .drift import relative_error
 
 
 class Checked:
-    """Blocks that were looked at, once each: whether they repeat their value, and depend on nothing that is hidden."""
+    """The blocks that passed the checks: `check_repeats` and `check_closed`."""
 
     def __init__(self) -> None:
         self.repeats: WeakSet[nn.Module] = WeakSet()
@@ -23,11 +23,11 @@ class Checked:
 
 
 def check_repeats(value: Tensor, other: Tensor, what: str) -> None:
-    """Raise RuntimeError for a module that gave another value when it was evaluated again.
+    """Raise RuntimeError if a module returned another value when it was evaluated again.
 
     Args:
-        value, other: of the first evaluation, and of the second.
-        what: names the module.
+        value, other: the values of the first and the second evaluation.
+        what: name of the module, for the message.
     """
     error, limit = relative_error([other], [value]), 5e-2 if value.dtype.itemsize == 2 else 1e-3
     if not error <= limit and bool(value.isfinite().all()):
@@ -43,9 +43,9 @@ def check_closed(value: Tensor, leaves: Iterable[Tensor], what: str) -> None:
     """Raise RuntimeError if a value depends on a tensor that needs a gradient and would get none.
 
     Args:
-        value: of a module.
+        value: a module's output.
         leaves: the tensors that get a gradient.
-        what: names the module.
+        what: name of the module, for the message.
     """
     found = _hidden_leaf(value, leaves)
     if found is not None:
@@ -57,7 +57,7 @@ def check_closed(value: Tensor, leaves: Iterable[Tensor], what: str) -> None:
 
 
 def _hidden_leaf(value: Tensor, leaves: Iterable[Tensor]) -> Tensor | None:
-    """The first tensor in the graph of a value that needs a gradient and is none of the leaves."""
+    """Return a tensor in the graph of a value that requires a gradient and is not among the leaves, or None."""
     known = {id(leaf) for leaf in leaves}
     waiting = [value.grad_fn]
     seen = set(waiting)

@@ -1,9 +1,9 @@
-"""One autograd Function for a run of layers: keep the last state, rebuild the rest, one evaluation of f per group.
+"""Reversible backpropagation of a run of layers: save its last state and reconstruct the others in the backward.
 
-Two evaluations of each block per step in all: one forward, one in the backward that gives both the block's value (to
-rebuild the state) and its vector-Jacobian product. Nothing that the caller can see is written to, resized or freed.
+Each block is evaluated twice per step: once in the forward, and once in the backward, for both its value (which
+reconstructs the state) and its vector-Jacobian product. No tensor of the caller's is written to, resized or freed.
 
-Source: the paper, section 3; the single-visit backward is derived from its equations 1 to 3.
+Source: the paper, section 3; the backward with one evaluation is derived from its equations 1 to 3.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .layer_run import Gradients, LayerRun
 from .state import FloatingPoint, FloatState, Form, ReversibleState
 
 Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]]
-"""``(run, x, context tensors) -> (form, state after the run)``: how the stream is held on the way."""
+"""``(run, x, context tensors) -> (form, state after the run)``: advance a state in some number format."""
 
 
 def advance_float(
     run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, keep: bool = True
 ) -> tuple[FloatingPoint, FloatState]:
-    """Take a stream through a run in its own dtype; ``keep``: its evaluations will be repeated."""
+    """Apply a run in the stream's own dtype; ``keep``: the evaluations will be repeated."""
     form = FloatingPoint(run.coupling.num_groups)
     state = form.open(x)
     run.advance(state, tensors, keep=keep)
@@ -42,25 +42,24 @@ def reversible(
     monitor: DriftMonitor | None = None,
     head: FusedHead | None = None,
 ) -> Tensor:
-    """Run layers forward so that the backward rebuilds their states.
+    """Run layers forward; the backward reconstructs their states.
 
     Args:
         run: the layers; its coupling is invertible.
-        x: [N, D] stream, in the dtype in which the state is to be held.
+        x: [N, D] stream, in the dtype of the state.
         tensors: the run's context tensors.
-        advance: how the stream is held between the layers.
-        monitor: is shown the rebuilt input beside a copy of the true one; ``None`` keeps no copy.
-        head: evaluated on the last state, which then stays inside; ``None``: that state is the result.
-    Returns: [N, D], or what the head makes of it.
+        advance: advances the state in its number format.
+        monitor: compares the reconstructed input with a copy of the true one; ``None`` keeps no copy.
+        head: applied to the last state, which the caller then never sees; ``None``: that state is the result.
+    Returns: [N, D], or the head's output.
     Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed in place before the
         backward.
-    Cost: saves the last state (N x D) at any depth, and the first where it is monitored; the backward evaluates each
-        block once. It copies the last state where somebody else may still need it: where it was handed on, or with
-        ``retain_graph``.
+    Cost: saves the last state (N x D) at any depth, and the first for a monitor; the backward evaluates each block
+        once. It copies the last state if that was returned to the caller, or under ``retain_graph``.
     """
     parameters = [*run.recompute.parameters, *([] if head is None else head.recompute.parameters)]
-    how = (run, advance, monitor, head)
-    out: Tensor = _Reversible.apply(how, len(tensors), x, anchor_of(x), *tensors, *parameters)  # type: ignore[no-untyped-call]
+    settings = (run, advance, monitor, head)
+    out: Tensor = _Reversible.apply(settings, len(tensors), x, anchor_of(x), *tensors, *parameters)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -68,22 +67,22 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: tuple[LayerRun, Advance, DriftMonitor | None, FusedHead | None],
+        settings: tuple[LayerRun, Advance, DriftMonitor | None, FusedHead | None],
         num_context: int,
         x: Tensor,
         anchor: Tensor,
         *tensors: Tensor,
     ) -> Tensor:
-        run, advance, ctx.monitor, ctx.head = how
+        run, advance, ctx.monitor, ctx.head = settings
         ctx.form, state = advance(run, x, tensors[:num_context])
         y = state.join()
         kept = ctx.form.kept(state, y)
-        entrance = [] if ctx.monitor is None else ctx.form.open(x).parts
+        true_input = [] if ctx.monitor is None else ctx.form.open(x).parts
         ctx.run, ctx.num_context = run, num_context
-        ctx.bounds = len(kept), len(kept) + len(entrance)
-        ctx.is_handed_on = ctx.head is None and any(tensor is y for tensor in kept)
-        # Parameters are saved too: the backward is that of the values that they have now, wherever it finds them.
-        ctx.save_for_backward(*kept, *entrance, anchor, *tensors)
+        ctx.bounds = len(kept), len(kept) + len(true_input)
+        ctx.is_returned = ctx.head is None and any(tensor is y for tensor in kept)
+        # Parameters are saved too, so that the backward uses their current values.
+        ctx.save_for_backward(*kept, *true_input, anchor, *tensors)
         if ctx.head is None:
             return y
         with run.autocast():
@@ -95,25 +94,25 @@ class _Reversible(torch.autograd.Function):
         saved = ctx.saved_tensors
         _, second = ctx.bounds
         with torch.no_grad():
-            found = _take_back(ctx, grad, saved)
+            found = _reversed(ctx, grad, saved)
         if torch.is_grad_enabled():
-            # The caller asked for create_graph.
+            # Grad mode in a backward means create_graph.
             found = refusing_second(found, [grad, *saved[second:]], "a reversible stack", _REMEDY)
         return None, None, found[0], None, *found[1:]
 
 
-def _take_back(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradients of x, the context tensors and the parameters."""
+def _reversed(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients of x, the context tensors and the parameters."""
     run: LayerRun = ctx.run
     first, second = ctx.bounds
-    kept, entrance, tensors = saved[:first], saved[first:second], saved[second + 1 :]
+    kept, true_input, tensors = saved[:first], saved[first:second], saved[second + 1 :]
     context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]
     needed = ctx.needs_input_grad[4:]
     sums = Gradients(context, parameters, needed)
     needed = needed[ctx.num_context :]
     of_blocks = len(run.recompute.parameters)
     run.recompute.bind(parameters[:of_blocks], needed[:of_blocks])
-    state = ctx.form.reopen(kept, copy=ctx.is_handed_on or _graph_is_kept())
+    state = ctx.form.reopen(kept, copy=ctx.is_returned or _graph_is_kept())
     if ctx.head is None:
         grads = FloatState(grad, run.coupling.num_groups)
     else:
@@ -123,7 +122,7 @@ def _take_back(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor |
         grads = FloatState(grad_y, run.coupling.num_groups, copy=False)
     run.reverse(state, grads.parts, context, sums)
     if ctx.monitor is not None:
-        ctx.monitor.compare(run.first, state.parts, entrance)
+        ctx.monitor.compare(run.first, state.parts, true_input)
     return [grads.join() if ctx.needs_input_grad[2] else None, *sums.results()]
 
 
@@ -134,6 +133,6 @@ _REMEDY = (
 
 
 def _graph_is_kept() -> bool:
-    """Whether the running backward may be followed by another over the same graph; where torch does not say, yes."""
-    tell = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return True if tell is None else bool(tell())
+    """Whether the running backward retains its graph for another one; assumed where torch cannot tell."""
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if keeps is None else bool(keeps())

@@ -1,4 +1,4 @@
-"""Seeds from seeds: one number for a step, another for every layer and group of it, and no state between."""
+"""Derive a seed for every layer and group from the step's seed, without state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MASK = 2**64 - 1
 
 
 def fold_seed(seed: int, *numbers: int) -> int:
-    """Mix integers into a seed: a pure function to 0..2**63-1, far apart for neighbouring arguments.
+    """Hash integers into a seed: a pure function to 0..2**63-1; neighbouring arguments give unrelated seeds.
 
     Source: the finaliser of SplitMix64 (Steele et al. 2014), applied once per number.
     """
@@ -27,7 +27,7 @@ def fold_seed(seed: int, *numbers: int) -> int:
 
 
 def draw_seed() -> int:
-    """Draw a seed from torch's global CPU generator, so that ``torch.manual_seed`` governs it."""
+    """Draw a seed from torch's global CPU generator, which ``torch.manual_seed`` sets."""
     if uncompiled.is_compiled():  # a compiled function has random numbers of its own
         seed: int = uncompiled.call(draw_seed)
         return seed

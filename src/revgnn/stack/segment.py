@@ -1,7 +1,7 @@
-"""Some layers of a stack as a module of their own, for who gathers weights before they are used and lets them go after.
+"""Wrap one segment of a stack as a module, so that FSDP gathers its weights before use and frees them afterwards.
 
-Forward and backward of the layers happen between the call of the module and the gradient of its input, which is where
-wrappers of modules hook in. The weights keep their names in the stack: a segment is no child of it.
+Forward and backward of the layers happen between the module's call and the gradient of its input, where module wrappers
+hook in. A segment is not a submodule of the stack, so the weights keep their names there.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class Segment(nn.Module):
-    """The layers that one run of a stack takes.
+    """The layers of one run of a stack.
 
     Args:
-        layers: the blocks of each.
+        layers: the layers, each a ModuleList of blocks.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -23,11 +23,12 @@ class Segment(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, advance: Callable[[Tensor, list[Tensor]], Tensor], x: Tensor, tensors: list[Tensor]) -> Tensor:
-        """Run them.
+        """Run the layers.
 
         Args:
-            advance: the run of these layers, from the stream and the context tensors to the stream behind them.
+            advance: ``(x, tensors) -> x``, the run of these layers.
             x: [N, D] stream.
             tensors: the context tensors.
+        Returns: [N, D].
         """
         return advance(x, tensors)

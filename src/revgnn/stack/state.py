@@ -1,7 +1,7 @@
-"""What a stream of N x D is made of while a stack runs: C parts of N x D/C, read and added to part by part.
+"""The state of a stack between layers: the [N, D] stream as C channel groups, recorded by autograd or updated in place.
 
-`StoredState` makes new tensors and leaves the rest to autograd; `FloatState` owns its parts and updates them in place.
-A *form* says how a reversible run's state is opened from a stream, what of it is saved, and how that is opened again.
+`StoredState` makes new tensors, which autograd records; `FloatState` owns its memory and updates it in place. A *form*
+is a reversible run's number format: it makes a state from a stream, and saves and restores it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ class State(Protocol):
     """The stream between two layers."""
 
     tracks_autograd: bool
-    """Whether autograd follows it: values must then come with their graphs."""
+    """Whether autograd records additions; branch values then need their graphs."""
 
     def target(self, i: int) -> Tensor | None:
-        """Part i itself, where values may be added to it from outside; ``None``: they are handed over to `add`."""
+        """Return part i if a block may add to it in place; ``None``: values must be passed to `add`."""
         ...
 
     def read(self, i: int) -> Tensor:
-        """Part i as a branch sees it; the reader does not write to it."""
+        """Return part i as a branch reads it; the branch does not write to it."""
         ...
 
     def sum_from(self, start: int) -> Tensor:
-        """The sum of the parts from ``start`` on."""
+        """Return the sum of the parts from ``start`` on."""
         ...
 
     def add(self, i: int, delta: Tensor) -> None:
@@ -41,42 +41,42 @@ class State(Protocol):
         ...
 
     def enter(self, layer: int) -> None:
-        """Be told that the additions of a layer follow, counted from the first of the run."""
+        """Prepare for the additions of a layer, counted from the first of the run."""
         ...
 
     def leave(self, layer: int) -> None:
-        """Be told that the additions of a layer are all undone."""
+        """Return to the format of the layer before, once the additions of a layer are undone."""
         ...
 
 
 class ReversibleState(State, Protocol):
-    """A state that owns its parts and goes both ways."""
+    """A state that owns its parts and can be advanced and inverted."""
 
     parts: list[Tensor]
 
     def join(self) -> Tensor:
-        """The whole stream, [..., D], in the dtype it came in."""
+        """Return the stream, [..., D], in its original dtype."""
         ...
 
 
 class Form(Protocol):
-    """How a run's state is held."""
+    """The number format of a reversible run's state."""
 
     def open(self, x: Tensor) -> ReversibleState:
-        """A state with the values of ``x``."""
+        """Make a state from the stream ``x``."""
         ...
 
     def kept(self, state: Any, y: Tensor) -> list[Tensor]:
-        """What must be saved to open the state again; ``y`` is the stream handed on."""
+        """Return the tensors to save for `reopen`; ``y`` is the run's output."""
         ...
 
     def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> ReversibleState:
-        """The state that was saved; without ``copy`` in the very memory, which nobody must need any more."""
+        """Restore the saved state; without ``copy`` in the saved memory, which must have no other user."""
         ...
 
 
 class StoredState:
-    """Parts that autograd follows: every addition is a new tensor."""
+    """A state recorded by autograd: every addition makes a new tensor."""
 
     tracks_autograd = True
 
@@ -84,15 +84,15 @@ class StoredState:
         self.parts = list(x.chunk(num_groups, dim=-1))
 
     def target(self, i: int) -> Tensor | None:
-        """Nothing is added in place."""
+        """None: nothing is added in place."""
         return None
 
     def read(self, i: int) -> Tensor:
-        """Part i."""
+        """Return part i."""
         return self.parts[i]
 
     def sum_from(self, start: int) -> Tensor:
-        """The sum of the parts from ``start`` on."""
+        """Return the sum of the parts from ``start`` on."""
         return _sum(self.parts[start:])
 
     def add(self, i: int, delta: Tensor) -> None:
@@ -104,33 +104,33 @@ class StoredState:
         self.parts[i] = self.parts[i] - delta.to(self.parts[i].dtype)
 
     def enter(self, layer: int) -> None:
-        """Every layer finds the same."""
+        """Do nothing: all layers share one format."""
 
     def leave(self, layer: int) -> None:
-        """Every layer finds the same."""
+        """Do nothing: all layers share one format."""
 
     def join(self) -> Tensor:
-        """The whole stream, [..., D]."""
+        """Return the stream, [..., D]."""
         return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=-1)
 
 
 class FloatState(StoredState):
-    """Parts side by side in one tensor of its own, updated in place: the caller's is copied, never written to.
+    """A state whose parts are views of one tensor, updated in place; the caller's tensor is copied.
 
     Args:
         x: [..., D] stream.
         num_groups: C.
-        copy: False takes ``x`` itself as that tensor; only for one that nobody else can see.
+        copy: False updates ``x`` itself; only for a tensor without another reference.
     """
 
     tracks_autograd = False
 
     def __init__(self, x: Tensor, num_groups: int, *, copy: bool = True) -> None:
-        self.whole = x.clone(memory_format=torch.contiguous_format) if copy else x
-        super().__init__(self.whole, num_groups)
+        self.stream = x.clone(memory_format=torch.contiguous_format) if copy else x
+        super().__init__(self.stream, num_groups)
 
     def target(self, i: int) -> Tensor | None:
-        """Part i."""
+        """Return part i."""
         return self.parts[i]
 
     def add(self, i: int, delta: Tensor) -> None:
@@ -142,26 +142,26 @@ class FloatState(StoredState):
         self.parts[i] -= delta
 
     def join(self) -> Tensor:
-        """The state itself: whoever takes it on must be the last to change it."""
-        return self.whole
+        """Return the state's own tensor, not a copy: later additions would change it."""
+        return self.stream
 
 
 @dataclass(frozen=True)
 class FloatingPoint:
-    """The stream as it is: what is saved is what is handed on, and undoing an addition leaves its rounding behind."""
+    """The stream's own dtype: the saved tensor is the output, and undoing an addition leaves a rounding error."""
 
     num_groups: int
 
     def open(self, x: Tensor) -> FloatState:
-        """A state with the values of ``x``."""
+        """Make a state from a copy of ``x``."""
         return FloatState(x, self.num_groups)
 
     def kept(self, state: FloatState, y: Tensor) -> list[Tensor]:
-        """The output itself."""
+        """Return the output itself."""
         return [y]
 
     def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> FloatState:
-        """The output that was kept, or a copy of it."""
+        """Restore the state from the saved output, or from a copy of it."""
         return FloatState(kept[0], self.num_groups, copy=copy)
 
 

@@ -1,8 +1,8 @@
-"""The graph convolutions, each with its parameters: `CONVS` names them.
+"""Graph convolutions with their parameters, by name in `CONVS`.
 
-A convolution takes ``(x, graph, edge_attr=None)``, the graph as `Graph` or as PyG's ``edge_index``; one that is a
-`FusedConv` too can be evaluated and differentiated without autograd. torch.compile traces all of it where it gets a
-`Graph`; an ``edge_index`` is converted in a break before.
+A convolution takes ``(x, graph, edge_attr=None)``, the graph as `Graph` or as PyG's ``edge_index``; a `FusedConv` can
+also be evaluated and differentiated without autograd. torch.compile traces a convolution of a `Graph` fully; it
+converts an ``edge_index`` behind a graph break.
 """
 
 from __future__ import annotations

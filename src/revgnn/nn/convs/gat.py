@@ -1,4 +1,4 @@
-"""Graph attention in the form of the paper's RevGAT."""
+"""`GATConv`, graph attention in the variant of the paper's RevGAT"""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
 from ..fusable import is_plain, keeps_forward, mapped, reads
-from .interface import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
+from .interface import EdgeMap, Gradients, convert_inputs, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
 class GATOptions:
-    """What `GATConv` can be told beyond its widths."""
+    """Options of `GATConv`."""
 
     heads: int = 3
     """H; out_channels are divided among them."""
     norm_adj: bool = True
     """Whether sources are scaled by out-degree^-1/2 before the score, and results by in-degree^1/2."""
     edge_drop: float = 0.0
-    """Share of the edges removed before the softmax, in training."""
+    """Probability of dropping an edge before the softmax, in training."""
     attn_dst: bool = False
     """Whether the destination has an attention vector too."""
     negative_slope: float = 0.2
@@ -36,11 +36,11 @@ class GATOptions:
 class GATConv(nn.Module):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
 
-    An edge is dropped independently with probability ``edge_drop``, as a pure function of (seed, position).
+    Each edge is dropped independently with probability ``edge_drop``, as a pure function of (seed, edge position).
 
     Args:
         in_channels, out_channels: widths; ``heads`` divides out_channels.
-        options: the rest, see `GATOptions`.
+        options: see `GATOptions`.
     Cost: one attention of width out.
     Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency).
     """
@@ -79,8 +79,8 @@ class GATConv(nn.Module):
         edge_map: EdgeMap | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """[N, in] -> [N, out]; ``seed`` says which edges drop in training, ``None`` draws one."""
-        graph, edge_attr = border(x, graph, edge_attr)
+        """[N, in] -> [N, out]; ``seed`` determines edge dropout in training, ``None`` draws one."""
+        graph, edge_attr = convert_inputs(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
         values = mapped(self.lin, x)
         if self.options.norm_adj:
@@ -105,7 +105,7 @@ class GATConv(nn.Module):
         return ops.keep_mask(fold_seed(seed, _EDGE_DROP), graph.num_edges, self.options.edge_drop, graph.device)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Wherever its maps and vectors are plain."""
+        """Whether the fused evaluation applies: all linear maps and attention vectors are unmodified."""
         per_head = (1, self.options.heads, h.size(1) // self.options.heads)
         return (
             keeps_forward(self, GATConv)
@@ -116,7 +116,7 @@ class GATConv(nn.Module):
         )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
-        """Attend into a buffer; add that and the root's map to ``to``."""
+        """Evaluate the attention into a buffer; put it and the root's linear map into ``to``."""
         attended = _Attended(self, h, graph, seed, work, with_sums=False)
         ops.kernels(h).linear(h, self.lin_root.weight, out=to, sign=sign)
         attended.add_to(to, sign or 1)
@@ -124,7 +124,7 @@ class GATConv(nn.Module):
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
-        """The attention and its gradients, then each linear map with all of its own."""
+        """Evaluate the attention and its gradients, then each linear map and its gradients."""
         kernels = ops.kernels(h)
         attended = _Attended(self, h, graph, seed, work, with_sums=True)
         lin, root = self.lin.weight, self.lin_root.weight
@@ -138,7 +138,7 @@ class GATConv(nn.Module):
 
 
 class _Attended:
-    """The attention of one layer in a work space, and its gradients."""
+    """The attention of one layer in buffers of a work space, and its gradients."""
 
     def __init__(self, conv: GATConv, h: Tensor, graph: Graph, seed: int, work: WorkSpace, *, with_sums: bool) -> None:
         self.conv, self.graph, self.work = conv, graph, work
@@ -176,7 +176,7 @@ class _Attended:
             to.add_(y, alpha=sign)
 
     def pull_back(self, cotangent: Tensor, grads: Gradients) -> Tensor:
-        """The gradient of ``W h``; those of the attention vectors are put among ``grads``."""
+        """Return the gradient of ``W h``, and put those of the attention vectors into ``grads``."""
         conv, work, values = self.conv, self.work, self.values.flatten(1)
         assert self.normaliser is not None
         if conv.options.norm_adj:
@@ -209,7 +209,7 @@ class _Attended:
 
 
 def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
-    """[N, 1]: out-degree^-1/2 for sources, in-degree^1/2 for results."""
+    """Return [N, 1]: out-degree^-1/2 for sources, in-degree^1/2 for results."""
 
     def make() -> Tensor:
         degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
@@ -219,4 +219,4 @@ def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
     return scale
 
 
-_EDGE_DROP = 1  # keeps the edges' draw apart from the features', which uses the block's seed itself
+_EDGE_DROP = 1  # distinguishes edge dropout from feature dropout, which uses the block's seed itself

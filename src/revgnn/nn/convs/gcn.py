@@ -1,4 +1,4 @@
-"""Graph convolution with symmetric normalisation."""
+"""`GCNConv`, the graph convolution with symmetric normalisation"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, uncompiled
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
-from .interface import EdgeMap, Gradients, border, draw_glorot, empty_grads
+from .interface import EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads
 
 
 class GCNConv(nn.Module):
@@ -18,11 +18,11 @@ class GCNConv(nn.Module):
 
     Args:
         in_channels, out_channels: widths.
-        add_self_loops: whether the graph gets its self loops here (existing ones count); False takes it as it is.
+        add_self_loops: whether to add the missing self loops; False uses the graph unchanged.
         bias: whether to add b.
     Shape: ``edge_attr`` may be [E] edge weights, only with ``add_self_loops=False``; D then sums them.
-    Cost: one aggregation of width min(in, out). What loops are missing depends on data: for torch.compile with
-        ``fullgraph``, ask for ``graph.self_looped`` before.
+    Cost: one aggregation of width min(in, out). Finding missing self loops depends on data: for torch.compile with
+        ``fullgraph``, evaluate ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
     """
 
@@ -48,11 +48,11 @@ class GCNConv(nn.Module):
         seed: int | None = None,
     ) -> Tensor:
         """[N, in] -> [N, out]; ``edge_attr`` [E] are edge weights."""
-        graph, edge_attr = border(x, graph, edge_attr)
+        graph, edge_attr = convert_inputs(x, graph, edge_attr)
         if edge_attr is not None and (edge_attr.dim() != 1 or self.add_self_loops):
             raise ValueError(
                 "GCNConv takes edge weights [E], and only with add_self_loops=False "
-                "(put the loops' weights in yourself); "
+                "(include the loops' weights yourself); "
                 f"got {list(edge_attr.shape)} with add_self_loops={self.add_self_loops}"
             )
         if self.add_self_loops:
@@ -64,18 +64,18 @@ class GCNConv(nn.Module):
         return out if self.lin.bias is None else out + self.lin.bias
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Where sums come first, as they do in a network's layers."""
-        sums_first = self.add_self_loops and self.in_channels <= self.out_channels
-        return sums_first and keeps_forward(self, GCNConv) and is_plain(self.lin, h, bias=True)
+        """Whether the fused evaluation applies: aggregation precedes the linear map, as in a stack's layers."""
+        aggregates_first = self.add_self_loops and self.in_channels <= self.out_channels
+        return aggregates_first and keeps_forward(self, GCNConv) and is_plain(self.lin, h, bias=True)
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
-        """Sum neighbours into a buffer, and map them from there into ``to``."""
+        """Aggregate into a buffer, and put its linear map into ``to``."""
         ops.kernels(h).linear(self._summed(h, graph, work), self.lin.weight, self.lin.bias, out=to, sign=sign)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
-        """Three visits: the neighbours, the linear map with all its gradients, the neighbours the other way."""
+        """Evaluate the aggregation, the linear map and its gradients, then the transposed aggregation."""
         kernels = ops.kernels(h)
         summed, (weight, bias) = self._summed(h, graph, work), (self.lin.weight, self.lin.bias)
         grads = empty_grads(weight, bias)
@@ -102,8 +102,8 @@ def _looped(graph: Graph) -> Graph:
 
 
 def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[E] ``d_i^-1/2 w_ij d_j^-1/2``, d the (weighted) in-degree as in PyG; kept on the graph where it has no
-    gradient."""
+    """Return [E] ``d_i^-1/2 w_ij d_j^-1/2``, d the (weighted) in-degree as in PyG; cached on the graph without edge
+    weights."""
 
     def weight() -> Tensor:
         if edge_weight is None:

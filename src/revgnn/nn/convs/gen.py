@@ -1,4 +1,4 @@
-"""Generalised graph convolution: aggregation by softmax, power mean or maximum of rectified messages."""
+"""`GENConv`, the generalised graph convolution: softmax, power-mean or maximum aggregation of messages"""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
 from ..norms import ActDrop, NormActDrop
-from .interface import EdgeMap, Gradients, border, empty_grads
+from .interface import EdgeMap, Gradients, convert_inputs, empty_grads
 
 
 @dataclass(frozen=True, kw_only=True)
 class GENOptions:
-    """What `GENConv` can be told beyond its widths."""
+    """Options of `GENConv`."""
 
     aggr: ops.Aggr = "softmax"
-    """How messages are put together: sum, mean, max, softmax, softmax_sg (weights without gradient) or power."""
+    """Aggregation of messages: sum, mean, max, softmax, softmax_sg (weights without gradient) or power."""
     t: float = 1.0
     """Inverse temperature of the softmax, dimensionless."""
     learn_t: bool = False
@@ -32,17 +32,18 @@ class GENOptions:
     learn_p: bool = False
     """Whether p is a parameter."""
     degree_scale: bool = False
-    """Whether the aggregate is multiplied by in-degree^sigmoid(y), y a parameter from 0 (the ``*_sum`` variants)."""
+    """Whether the aggregate is multiplied by in-degree^sigmoid(y), y a parameter initialised to 0 (the ``*_sum``
+    variants)."""
     msg_norm: bool = False
     """Whether the aggregate is scaled to ``s ||x|| m / ||m||``."""
     learn_msg_scale: bool = False
-    """Whether s (from 1) is a parameter."""
+    """Whether s, initialised to 1, is a parameter."""
     mlp_layers: int = 2
-    """Linear layers of the MLP; hidden ones are twice as wide, with norm and ReLU."""
+    """Number of linear layers of the MLP; hidden layers have twice the width, a norm and a ReLU."""
     mlp_norm: ops.Norm = "layer"
     """Norm of the hidden layers of the MLP."""
     edge_linear: bool = True
-    """Whether edge features get a linear map of the conv's own; False adds them as they come."""
+    """Whether the convolution has a linear map of edge features; False adds them unchanged."""
     edge_bias: bool = True
     """Whether that map has a bias; False for a sum of embeddings of multi-hot features."""
 
@@ -52,10 +53,10 @@ class GENConv(nn.Module):
 
     Args:
         in_channels, out_channels: widths.
-        edge_channels: K, the width of the edge features that come; ``None``: none come.
-        options: the rest, see `GENOptions`.
-    Raises: ValueError: if edge features come unannounced, or are missing.
-    Cost: one aggregation of width in, the MLP.
+        edge_channels: K, width of the edge features; ``None``: no edge features.
+        options: see `GENOptions`.
+    Raises: ValueError: if edge features are passed although ``edge_channels`` is None, or are missing.
+    Cost: one aggregation of width in, and the MLP.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
     """
 
@@ -94,8 +95,8 @@ class GENConv(nn.Module):
         edge_map: EdgeMap | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """[N, in] -> [N, out] with [E, K] edge features, which ``edge_map`` may have to widen first."""
-        graph, edge_attr = border(x, graph, edge_attr)
+        """[N, in] -> [N, out] with [E, K] edge features, to which ``edge_map`` applies first."""
+        graph, edge_attr = convert_inputs(x, graph, edge_attr)
         if (edge_attr is None) != (self.edge_channels is None):
             raise ValueError(
                 f"GENConv was made with edge_channels={self.edge_channels} but got "
@@ -103,7 +104,7 @@ class GENConv(nn.Module):
             )
         weight, bias = self._edge_weights(edge_map)
         if edge_attr is not None and self.lin_edge is not None and not is_bare(self.lin_edge):
-            # Whoever watches or replaced the map sees it at work, on edge features of its width.
+            # A map with hooks, or a replaced one, is called, on edge features of its own width.
             wide = edge_attr if edge_map is None else nn.functional.linear(edge_attr, *edge_map)
             edge_attr, weight, bias = self.lin_edge(wide), None, None
         out = ops.gen_aggr(x, graph, edge_attr, weight, bias, reduce=self.options.aggr, t=self.t, p=self.p)
@@ -120,7 +121,7 @@ class GENConv(nn.Module):
         return mapped(self.lins[-1], x)
 
     def _edge_weights(self, edge_map: EdgeMap | None) -> tuple[Tensor | None, Tensor | None]:
-        """The map from the edge features that come to the width of x, with a shared encoder folded in."""
+        """Return the map from raw edge features to the width of x, with the shared encoder folded in."""
         if self.lin_edge is None:
             return (None, None) if edge_map is None else (edge_map.weight, edge_map.bias)
         weight, bias = self.lin_edge.weight, self.lin_edge.bias
@@ -133,7 +134,7 @@ class GENConv(nn.Module):
         return folded, inner if bias is None else inner + bias
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """For a softmax without edge features, followed by one linear map."""
+        """Whether the fused evaluation applies: a softmax without edge features, followed by one linear map."""
         options = self.options
         one_number = not isinstance(self.t, Tensor) or (
             self.t.numel() == 1 and "t" in self._parameters and self.t.device == h.device
@@ -149,7 +150,7 @@ class GENConv(nn.Module):
         )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
-        """Aggregate into a buffer, and map its sum with the root into ``to``."""
+        """Aggregate into a buffer, add the root, and put the linear map of the sum into ``to``."""
         kernels, lin, y = ops.kernels(h), self._lin, work.empty("y", h)
         kernels.gen_aggr(
             h,
@@ -164,7 +165,7 @@ class GENConv(nn.Module):
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
-        """The aggregation, the linear map with all its gradients, the aggregation's own."""
+        """Evaluate the aggregation, the linear map and its gradients, then the gradients of the aggregation."""
         kernels = ops.kernels(h)
         (weight, bias), t = (self._lin.weight, self._lin.bias), self._temperature(h)
         grads = empty_grads(weight, bias)
@@ -177,7 +178,7 @@ class GENConv(nn.Module):
             dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
         )  # fmt: skip
         dt = torch.empty_like(t) if isinstance(self.t, Tensor) else None
-        # The gradient of a source reads no other row of h, and may lie where h was.
+        # The gradient of a source node reads only its own row of h, so it may overwrite h.
         kernels.gen_aggr_backward(
             dz, h, cpu.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
             scratch=self._scratch(h, work),
@@ -198,7 +199,7 @@ class GENConv(nn.Module):
         return lin
 
     def _temperature(self, h: Tensor) -> Tensor:
-        """[D]: the same for every channel."""
+        """Return [D], the same inverse temperature for every channel."""
         if isinstance(self.t, Tensor):
             return self.t.detach().to(h.dtype).reshape(1).expand(h.size(1)).contiguous()
         return h.new_full((h.size(1),), self.t)

@@ -1,4 +1,4 @@
-"""What a block asks of a graph convolution, and what all of them do at their border."""
+"""The interface of graph convolutions, and the checks and conversions of inputs that they share"""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ...stack import WorkSpace, uncompiled
 
 
 class EdgeMap(NamedTuple):
-    """An affine map of edge features that has not been applied: ``e W^T + b``.
+    """An affine map of edge features, not applied yet: ``e W^T + b``.
 
-    A network's shared edge encoder [E, K] -> [E, D] reaches every conv in this form, to be folded into the conv's own
-    linear map [D -> d]: one K -> d product, and no [E, D] tensor.
+    A network passes its shared edge encoder [E, K] -> [E, D] to every convolution in this form. The convolution folds
+    it into its own linear map [D -> d]: one K -> d product, and no [E, D] tensor.
     """
 
     weight: Tensor
@@ -26,7 +26,7 @@ class EdgeMap(NamedTuple):
 
 
 class Conv(Protocol):
-    """What a block asks of a graph convolution."""
+    """The interface of a graph convolution."""
 
     takes_edge_attr: bool
 
@@ -44,40 +44,42 @@ class Conv(Protocol):
 
 
 Gradients = dict[Tensor | None, Tensor]
-"""Of parameters, by parameter."""
+"""Gradients by parameter."""
 
 
 @runtime_checkable
 class FusedConv(Protocol):
-    """A convolution that evaluates and differentiates itself without autograd, in a given work space.
+    """A convolution with a fused evaluation: value and gradients without autograd, in buffers of a `WorkSpace`.
 
-    Called by `Block` where no graph has to be kept: with a `Graph`, and with what `Block` made in the work space, which
-    it may overwrite. Values go to ``to`` as `FusedBlock` says.
+    `Block` uses it where no graph has to be kept, with a `Graph` and an input ``h`` in the work space, which the
+    convolution may overwrite. ``to`` and ``sign`` are those of `FusedBlock`.
     """
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Whether it can do so for these arguments, without edge features."""
+        """Whether the fused evaluation supports these arguments, without edge features."""
         ...
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
-        """Send the value to ``to``."""
+        """Put the value into ``to``."""
         ...
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
-        """Send the value to ``to``.
+        """Put the value into ``to`` and compute the gradients.
 
-        Returns: ``J^T cotangent``, in the work space and perhaps where ``h`` was; the parameters' gradients.
+        Returns: ``J^T cotangent``, in the work space and possibly in the memory of ``h``; the parameters' gradients.
         """
         ...
 
 
-def border(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:
-    """A graph and edge features in its order, from either convention; torch.compile takes a `Graph` without a
-    break."""
+def convert_inputs(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:
+    """Convert a graph or ``edge_index`` to a `Graph`, and edge features to its edge order.
+
+    torch.compile takes a `Graph` without a graph break.
+    """
     if isinstance(graph, Tensor) and uncompiled.is_compiled():
-        converted: tuple[Graph, Tensor | None] = uncompiled.call(border, x, graph, edge_attr)
+        converted: tuple[Graph, Tensor | None] = uncompiled.call(convert_inputs, x, graph, edge_attr)
         return converted
     found = as_graph(graph, x.size(0), x.device)
     if edge_attr is not None and isinstance(graph, Tensor):
@@ -86,6 +88,7 @@ def border(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[
 
 
 def refuse_edge_attr(conv: nn.Module, edge_attr: Tensor | None) -> None:
+    """Raise ValueError if a convolution without edge features gets some."""
     if edge_attr is not None:
         raise ValueError(
             f"{type(conv).__name__} takes no edge features, got {list(edge_attr.shape)}; use GENConv, or drop them"
@@ -93,12 +96,12 @@ def refuse_edge_attr(conv: nn.Module, edge_attr: Tensor | None) -> None:
 
 
 def draw_glorot(lin: nn.Linear) -> None:
-    """Draw a linear map as PyG's GCNConv does: Glorot weights, uniform, and zero bias."""
+    """Initialise a linear map as PyG's GCNConv does: uniform Glorot weights and zero bias."""
     xavier_uniform_(lin.weight)
     if lin.bias is not None:
         zeros_(lin.bias)
 
 
 def empty_grads(*parameters: Tensor | None) -> Gradients:
-    """Memory for the gradients of parameters, by parameter."""
+    """Allocate the gradients of parameters."""
     return {parameter: torch.empty_like(parameter) for parameter in parameters if parameter is not None}

@@ -1,4 +1,4 @@
-"""Neighbours aggregated, the root added."""
+"""`SAGEConv`, GraphSAGE: aggregated neighbours plus the root"""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_plain, keeps_forward, mapped
-from .interface import EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
+from .interface import EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
 class SAGEOptions:
-    """What `SAGEConv` can be told beyond its widths."""
+    """Options of `SAGEConv`."""
 
     aggr: ops.Reduce = "mean"
-    """How neighbours are joined: "mean", "sum" or "max"."""
+    """Aggregation of neighbours: "mean", "sum" or "max"."""
     init: Literal["linear", "glorot"] = "linear"
-    """Weights at the start: "linear", as `torch.nn.Linear` and PyG draw them, of standard deviation (3 in)^-1/2; or
-    "glorot", as `GCNConv` draws its own, sqrt(3) larger where in equals out, with zero bias."""
+    """Initial weights: "linear", as `torch.nn.Linear` and PyG draw them, with standard deviation (3 in)^-1/2; or
+    "glorot", as `GCNConv` draws its own, sqrt(3) larger if in equals out, with zero bias."""
     bias: bool = True
     """Whether to add b."""
     root_weight: bool = True
-    """Whether to add W_r x. Without it the layer has half of the weights, and x itself comes by the stack's stream, or
-    as a neighbour where the data has self loops, which makes it the "GCN aggregator" of the source."""
+    """Whether to add W_r x. Without it the layer has half the weights, and x enters through the stack's skip
+    connection, or through self loops of the graph, which gives the "GCN aggregator" of the source."""
 
 
 class SAGEConv(nn.Module):
@@ -36,7 +36,7 @@ class SAGEConv(nn.Module):
 
     Args:
         in_channels, out_channels: widths.
-        options: the rest, see `SAGEOptions`.
+        options: see `SAGEOptions`.
     Cost: one aggregation of width in.
     Source: Hamilton et al. 2017.
     """
@@ -52,7 +52,7 @@ class SAGEConv(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every weight anew, as ``options.init`` says."""
+        """Initialise every weight according to ``options.init``."""
         for lin in filter(None, (self.lin_l, self.lin_r)):
             lin.reset_parameters()
             if self.options.init == "glorot":
@@ -68,13 +68,13 @@ class SAGEConv(nn.Module):
         seed: int | None = None,
     ) -> Tensor:
         """[N, in] -> [N, out]."""
-        graph, edge_attr = border(x, graph, edge_attr)
+        graph, edge_attr = convert_inputs(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
         out = mapped(self.lin_l, ops.spmm(x, graph, reduce=self.options.aggr))
         return out if self.lin_r is None else out + mapped(self.lin_r, x)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """For sums and means; a maximum's positions belong to autograd."""
+        """Whether the fused evaluation applies: sum or mean; autograd differentiates a maximum."""
         return (
             self.options.aggr != "max"
             and keeps_forward(self, SAGEConv)
@@ -83,7 +83,7 @@ class SAGEConv(nn.Module):
         )
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
-        """Aggregate into a buffer, and map that and the root into ``to``."""
+        """Aggregate into a buffer, and put the linear maps of buffer and root into ``to``."""
         kernels = ops.kernels(h)
         kernels.linear(self._aggregated(h, graph, work), self.lin_l.weight, self.lin_l.bias, out=to, sign=sign)
         if self.lin_r is not None:
@@ -92,7 +92,7 @@ class SAGEConv(nn.Module):
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
-        """The neighbours, each linear map with all its gradients, the neighbours the other way."""
+        """Evaluate the aggregation, each linear map and its gradients, then the transposed aggregation."""
         kernels = ops.kernels(h)
         near, bias = self.lin_l.weight, self.lin_l.bias
         root = None if self.lin_r is None else self.lin_r.weight

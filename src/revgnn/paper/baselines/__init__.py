@@ -14,37 +14,39 @@ from .plain import plain_gcn, plain_sage
 from .propagation import DAGNN, GCNII, SGC, SIGN
 from .transformer import CrossEdges, UniMP, UniMPv2
 
-PeerKind = Literal["gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"]
+BaselineKind = Literal[
+    "gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """What a peer is made of; each kind reads the fields that it has a use for."""
+    """Configuration of a baseline; a kind ignores the fields that it does not need."""
 
-    kind: PeerKind
-    """Which network."""
+    kind: BaselineKind
+    """The network, a key of `BASELINES`."""
     num_layers: int
-    """L: convolutions, or linear layers where there are none (dagnn, sgc, sign)."""
+    """L: number of convolutions, or of linear layers (dagnn, sgc, sign)."""
     hidden_channels: int
-    """D: width of the hidden layers, over all heads together."""
+    """D: width of the hidden layers, of all heads together."""
     heads: int = 1
-    """H of gat, edge_gat and the transformers."""
+    """H: attention heads of gat, edge_gat and the transformers."""
     norm: bool = True
     """Whether gcn and sage have BatchNorm between their layers."""
     dropout: float = 0.5
     """Probability of dropping a hidden channel of a node."""
     input_dropout: float = 0.0
-    """Of an input feature."""
+    """Probability of dropping an input feature."""
     edge_drop: float = 0.0
-    """Share of the edges that attention leaves out in training."""
+    """Probability of dropping an edge from attention, in training."""
     hops: int = 0
-    """K: steps of propagation without weights (dagnn, sgc, sign)."""
+    """K: propagation steps without weights (dagnn, sgc, sign)."""
     initial: float = 0.0
     """Weight alpha of the first layer's output in every layer of gcnii."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PeerKind):
-            raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(get_args(PeerKind))}")
+        if self.kind not in get_args(BaselineKind):
+            raise ValueError(f"kind={self.kind!r} is unknown; choose one of {', '.join(get_args(BaselineKind))}")
         if self.num_layers < 1 or self.hidden_channels < 1 or self.heads < 1 or self.hops < 0:
             raise ValueError(
                 f"num_layers, hidden_channels and heads must be 1 or more and hops 0 or more, got {self.num_layers}, "
@@ -69,7 +71,7 @@ class BaselineConfig:
             raise ValueError(f"kind={self.kind!r} reads edge features, and the data has none; choose another kind")
         if self.kind in {"unimp", "unimp_cef", "unimp_v2"} and not info.label_channels:
             raise ValueError(f"kind={self.kind!r} takes labels as input; set train.labels.reuse=true")
-        return PEERS[self.kind](self, info)
+        return BASELINES[self.kind](self, info)
 
 
 def _gat(config: BaselineConfig, info: GraphInfo) -> nn.Module:
@@ -149,7 +151,7 @@ def _widths(config: BaselineConfig, info: GraphInfo) -> list[int]:
     return [info.in_channels + info.label_channels, *hidden, info.num_outputs]
 
 
-PEERS: dict[str, Callable[[BaselineConfig, GraphInfo], nn.Module]] = {
+BASELINES: dict[str, Callable[[BaselineConfig, GraphInfo], nn.Module]] = {
     "gcn": lambda c, s: plain_gcn(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "sage": lambda c, s: plain_sage(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "gat": _gat,

@@ -1,4 +1,4 @@
-"""Peers with additive attention: the GAT of ogbn-arxiv, and the GAT with edge features of ogbn-proteins."""
+"""Baselines with additive attention: the GAT of ogbn-arxiv, and the GAT with edge features of ogbn-proteins"""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ...nn.convs import GATConv, GATOptions
 
 
 class PlainGAT(nn.Module):
-    """GAT layers with BatchNorm, ReLU and dropout between them, a last one of one head, and a bias.
+    """GAT layers with BatchNorm, ReLU and dropout between them; the last layer has one head and a bias.
 
-    PyG's ``GATConv`` has an attention vector for destinations and no normalised adjacency, so these are this package's.
+    It uses this package's `GATConv`, because PyG's has an attention vector for destinations and no normalised
+    adjacency.
 
     Source: Wang et al. 2021, Bag of Tricks for Node Classification (arXiv:2103.13355): GAT with normalised adjacency.
     """
@@ -50,7 +51,7 @@ class PlainGAT(nn.Module):
 
 
 class EdgeGAT(nn.Module):
-    """GAT whose scores read edge features, with a skip from layer to layer.
+    """GAT with edge features in its scores and a skip connection from layer to layer.
 
     Source: DGL's ogbn-proteins example, "GAT + edge feature attention" on OGB's leaderboard.
     """
@@ -84,7 +85,7 @@ class EdgeGAT(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] and [E, K] -> [N, T]."""
-        assert edge_attr is not None, "build_peer asks for edge features"
+        assert edge_attr is not None, "build_baseline has checked it"
         h = F.dropout(self.encoder(x).relu(), self.input_dropout, self.training)
         before: Tensor | None = None
         for encode, conv, norm in zip(self.edge_encoders, self.convs, self.norms, strict=True):
@@ -97,9 +98,10 @@ class EdgeGAT(nn.Module):
 
 
 class EdgeGATConv(nn.Module):
-    """``y_i = sum_j softmax_j(leaky_relu(a x_j + b x_i + c e_ij)) W x_j + V x_i + v``, per head; a, b, c score inputs.
+    """Attention with edge features: ``y_i = sum_j softmax_j(leaky_relu(a x_j + b x_i + c e_ij)) W x_j + V x_i + v``.
 
-    PyG has no attention of this form; its ``softmax`` does the sum over a node's edges.
+    Per head; a, b and c are linear scores of source, destination and edge. PyG has no attention of this form; its
+    ``softmax`` normalises over a node's edges.
 
     Cost: one [E, D] tensor of messages.
     """

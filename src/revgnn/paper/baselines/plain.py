@@ -1,4 +1,4 @@
-"""GCN and GraphSAGE as OGB's examples build them from PyG's modules, and the matrices that PyG's modules take.
+"""GCN and GraphSAGE as in OGB's examples, from PyG's modules, and the sparse matrices that those take.
 
 Source: Hu et al. 2020 (arXiv:2005.00687), examples/nodeproppred of the ogb package.
 """
@@ -18,12 +18,12 @@ from ...graph import Graph
 
 
 class PlainNet(nn.Module):
-    """Convolutions with BatchNorm, ReLU and dropout between them: ``x = drop(relu(norm(conv(x))))``, the last bare.
+    """Convolutions with BatchNorm, ReLU and dropout between them: ``x = drop(relu(norm(conv(x))))``, then ``conv(x)``.
 
     Args:
         convs: PyG modules called as ``conv(x, adjacency)``.
         widths: F, the hidden widths, T.
-        norm: whether there is BatchNorm.
+        norm: whether to use BatchNorm.
         dropout: probability of dropping.
         normalised: whether the convolutions take ``D^-1/2 (A + I) D^-1/2``, else A.
     """
@@ -46,7 +46,7 @@ class PlainNet(nn.Module):
 
 
 def plain_gcn(widths: Sequence[int], *, norm: bool, dropout: float) -> PlainNet:
-    """Make a GCN; the adjacency is normalised once for all layers."""
+    """Build a GCN; the adjacency is normalised once for all layers."""
     with quiet_pyg():
         from torch_geometric.nn import GCNConv
     convs = (GCNConv(a, b, normalize=False) for a, b in pairwise(widths))
@@ -54,7 +54,7 @@ def plain_gcn(widths: Sequence[int], *, norm: bool, dropout: float) -> PlainNet:
 
 
 def plain_sage(widths: Sequence[int], *, norm: bool, dropout: float) -> PlainNet:
-    """Make a GraphSAGE with mean aggregation."""
+    """Build a GraphSAGE with mean aggregation."""
     with quiet_pyg():
         from torch_geometric.nn import SAGEConv
     convs = (SAGEConv(a, b) for a, b in pairwise(widths))
@@ -62,7 +62,7 @@ def plain_sage(widths: Sequence[int], *, norm: bool, dropout: float) -> PlainNet
 
 
 def adjacency(graph: Graph, dtype: torch.dtype) -> Tensor:
-    """Give A as PyG's modules take it: [N, N] sparse CSR, destinations as rows; made once for a graph."""
+    """Return A for PyG's modules: [N, N] sparse CSR with destinations as rows; cached on the graph."""
 
     def make() -> Tensor:
         return _csr(graph, torch.ones(graph.num_edges, dtype=dtype, device=graph.device))
@@ -72,13 +72,13 @@ def adjacency(graph: Graph, dtype: torch.dtype) -> Tensor:
 
 
 def normalised_adjacency(graph: Graph, dtype: torch.dtype) -> Tensor:
-    """Give ``D^-1/2 (A + I) D^-1/2`` likewise, normalised by PyG's ``gcn_norm``."""
+    """Return ``D^-1/2 (A + I) D^-1/2`` in the same form, normalised by PyG's ``gcn_norm``; cached on the graph."""
 
     def make() -> Tensor:
         with quiet_pyg():
             from torch_geometric.nn.conv.gcn_conv import gcn_norm
         looped = graph.self_looped
-        # Self loops are there already; PyG's own way of adding them would make the matrix anew.
+        # The graph already has self loops; PyG would add them in a new edge order.
         _, weight = gcn_norm(looped.edge_index, None, looped.num_nodes, add_self_loops=False, dtype=dtype)
         return _csr(looped, weight)
 
@@ -88,7 +88,7 @@ def normalised_adjacency(graph: Graph, dtype: torch.dtype) -> Tensor:
 
 def _csr(graph: Graph, values: Tensor) -> Tensor:
     with warnings.catch_warnings():
-        # torch calls its CSR tensors a beta on first use.
+        # torch warns on first use that CSR tensors are in beta.
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(
             graph.indptr.long(), graph.indices.long(), values, (graph.num_nodes, graph.num_nodes)

@@ -1,4 +1,4 @@
-"""Peers that propagate without weights, or with few: SGC, SIGN, DAGNN and GCNII, each as its authors' code has it."""
+"""Baselines with few or no weights in propagation: SGC, SIGN, DAGNN and GCNII, each as in its authors' code"""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .plain import adjacency, normalised_adjacency
 
 
 class SGC(nn.Module):
-    """Propagate K times, then one linear map: ``A^K x W^T + b`` with A normalised, self loops included.
+    """Propagate K times, then apply one linear map: ``A^K x W^T + b`` with A normalised, self loops included.
 
-    PyG's ``SGConv`` is the same map; it holds one message per edge, 50 GB on ogbn-products, where this multiplies by a
-    sparse matrix. What is propagated is made once for features that stay the same.
+    PyG's ``SGConv`` computes the same with one message per edge, 50 GB on ogbn-products; this multiplies by a sparse
+    matrix. The propagated features are cached as long as the features do not change.
 
     Source: Wu et al. 2019 (arXiv:1902.07153).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, hops: int) -> None:
         super().__init__()
-        self.hops, self.lin, self._kept = hops, nn.Linear(in_channels, out_channels), _Propagated()
+        self.hops, self.lin, self._cache = hops, nn.Linear(in_channels, out_channels), _PropagationCache()
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        out: Tensor = self.lin(self._kept.get(x, graph, lambda: [self._propagated(x, graph)])[0])
+        out: Tensor = self.lin(self._cache.get(x, graph, lambda: [self._propagated(x, graph)])[0])
         return out
 
     def _propagated(self, x: Tensor, graph: Graph) -> Tensor:
@@ -40,19 +40,20 @@ class SGC(nn.Module):
 
 
 class SIGN(nn.Module):
-    """One network over the features of 0 to K hops side by side: ``MLP(concat_k drop(prelu(W_k A^k x)))``.
+    """An MLP over the concatenated features of 0 to K hops: ``MLP(concat_k drop(prelu(W_k A^k x)))``.
 
-    Hops are PyG's ``transforms.SIGN``: ``D^-1/2 A D^-1/2`` without self loops, made once for features that stay.
+    Hops are those of PyG's ``transforms.SIGN``: ``D^-1/2 A D^-1/2`` without self loops, cached as long as the features
+    do not change.
 
     Args:
-        widths: F, the hidden widths (all equal), T; one linear layer less than these follow the concatenation.
+        widths: F, the hidden widths (all equal), T; ``len(widths) - 2`` linear layers follow the concatenation.
         hops: K.
     Source: Rossi et al. 2020 (arXiv:2004.11198).
     """
 
     def __init__(self, widths: Sequence[int], *, hops: int, dropout: float, input_dropout: float) -> None:
         super().__init__()
-        self.hops, self.dropout, self.input_dropout, self._kept = hops, dropout, input_dropout, _Propagated()
+        self.hops, self.dropout, self.input_dropout, self._cache = hops, dropout, input_dropout, _PropagationCache()
         self.branches = nn.ModuleList(nn.Linear(widths[0], widths[1]) for _ in range(hops + 1))
         inner = [(hops + 1) * widths[1], *widths[2:]]
         self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(inner))
@@ -60,7 +61,7 @@ class SIGN(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        hops = [x, *self._kept.get(x, graph, lambda: _hops(x, graph, self.hops))]
+        hops = [x, *self._cache.get(x, graph, lambda: _hops(x, graph, self.hops))]
         branches = (
             lin(F.dropout(hop, self.input_dropout, self.training)) for lin, hop in zip(self.branches, hops, strict=True)
         )
@@ -71,7 +72,7 @@ class SIGN(nn.Module):
 
 
 class DAGNN(nn.Module):
-    """An MLP, K propagations of its output, and a learned, per-node weight of each: ``sum_k sigmoid(s z_k) z_k``.
+    """An MLP, K propagations of its output, and a learned weight of each per node: ``sum_k sigmoid(s z_k) z_k``.
 
     Source: Liu et al. 2020 (arXiv:2007.09296), github.com/mengliu1998/DeeperGNN.
     """
@@ -97,10 +98,10 @@ class DAGNN(nn.Module):
 
 
 class GCNII(nn.Module):
-    """The dense GCNII that its authors ran on ogbn-arxiv.
+    """The GCNII variant that its authors ran on ogbn-arxiv.
 
     ``x' = relu(BN(A (x + x W_1) + alpha x_0 + x_0 W_2)) + x`` with A normalised. PyG's ``GCN2Conv`` has the same two
-    matrices but weighs them against the identity, and leaves out the BatchNorm and the outer skip.
+    matrices but interpolates them with the identity, and has neither the BatchNorm nor the outer skip connection.
 
     Source: Chen et al. 2020 (arXiv:2007.02133), github.com/chennnM/GCNII, PyG/ogbn-arxiv.
     """
@@ -140,28 +141,28 @@ class GCNII(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-class _Propagated:
-    """What was last made of some features and a graph, while both live and are the same; without gradient."""
+class _PropagationCache:
+    """Caches the last propagated features while their features and graph live unchanged; without gradient."""
 
     def __init__(self) -> None:
-        self._of: tuple[weakref.ref[Tensor], int | None, weakref.ref[Graph]] | None = None
-        self._made: list[Tensor] = []
+        self._key: tuple[weakref.ref[Tensor], int | None, weakref.ref[Graph]] | None = None
+        self._features: list[Tensor] = []
 
     def get(self, x: Tensor, graph: Graph, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Give what ``make()`` gives, or gave last time for the very same arguments."""
-        of, version = self._of, None if x.is_inference() else x._version
-        if of is None or of[0]() is not x or of[1] != version or of[2]() is not graph:
+        """Return the cached features for these arguments, or those of ``make()``."""
+        key, version = self._key, None if x.is_inference() else x._version
+        if key is None or key[0]() is not x or key[1] != version or key[2]() is not graph:
             with torch.inference_mode(False), torch.no_grad():
-                made = self._made = make()
-            self._of = weakref.ref(x, lambda _: made.clear()), version, weakref.ref(graph, lambda _: made.clear())
-        return self._made
+                made = self._features = make()
+            self._key = weakref.ref(x, lambda _: made.clear()), version, weakref.ref(graph, lambda _: made.clear())
+        return self._features
 
-    def __reduce__(self) -> tuple[type[_Propagated], tuple[()]]:
+    def __reduce__(self) -> tuple[type[_PropagationCache], tuple[()]]:
         return type(self), ()
 
 
 def _hops(x: Tensor, graph: Graph, count: int) -> list[Tensor]:
-    """``A x, ..., A^count x`` with ``A`` normalised by degrees, as PyG's SIGN transform."""
+    """Return ``A x, ..., A^count x`` with ``A`` normalised by degrees, as in PyG's SIGN transform."""
     scale = graph.in_degree.clamp(min=1).to(x.dtype).pow(-0.5).unsqueeze(1)
     scale = scale * (graph.in_degree > 0).unsqueeze(1)
     matrix, found = adjacency(graph, x.dtype), []

@@ -1,6 +1,6 @@
-"""UniMP and its two kin: label-embedding transformers over PyG's ``TransformerConv``.
+"""UniMP, UniMP with cross edge features and UniMP_v2: graph transformers with labels as input, on PyG's modules.
 
-Source: Shi et al. 2020 (arXiv:2009.03509) and PGL's ogb_examples/nodeproppred, from which widths and gates are taken.
+Source: Shi et al. 2020 (arXiv:2009.03509); widths and gates as in PGL's ogb_examples/nodeproppred.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .plain import adjacency
 
 
 class UniMP(nn.Module):
-    """Labels as an embedding, then layers ``x = drop(relu(LN(attention(x) + W x)))`` that read edge features.
+    """A label embedding, then layers ``x = drop(relu(LN(attention(x) + W x)))`` with edge features.
 
-    The last ``label_channels`` columns of the input are labels; a row of zeros is a node whose label is not given. One
-    edge embedding serves the keys and values of all layers.
+    The last ``label_channels`` columns of the input are one-hot labels, zeros for a node without one. All layers share
+    one edge embedding for keys and values.
 
     Args:
-        cross: a summary of each node's edges that is added to every head of its embedding; ``None``: no summary.
+        cross: summarises each node's edges; the summary is added to every head of its embedding; ``None``: no summary.
     """
 
     def __init__(
@@ -71,12 +71,13 @@ class UniMP(nn.Module):
 
 
 class CrossEdges(nn.Module):
-    """Summarise the edges into each node by self-attention among them: ``mean_e LN(relu(attend(e) + e))``, thrice.
+    """Summarise each node's incoming edges by self-attention: layers ``e = LN(relu(attend(e) + e))``, then the mean.
 
     Args:
         edge_channels: K.
         channels: width of the summary.
-        most: edges into a node that are looked at, drawn anew in every training step; the same ones in evaluation.
+        num_layers: number of self-attention layers.
+        most: maximum number of edges per node, sampled in every training step; the first ones in evaluation.
     Cost: [N, most, most] scores.
     Source: PGL, ogbn-proteins/unimp_cross_feat.
     """
@@ -99,7 +100,7 @@ class CrossEdges(nn.Module):
         return out
 
     def _gathered(self, graph: Graph, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, most, K] features of up to ``most`` edges into each node, and [N, most] which of them are there."""
+        """Return [N, most, K] features of up to ``most`` incoming edges per node, and [N, most] whether each exists."""
         start, degree = graph.indptr[:-1].long(), graph.in_degree
         order = torch.arange(graph.num_edges, device=edge_attr.device)
         if self.training:
@@ -113,7 +114,7 @@ class CrossEdges(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """``LN(relu(W softmax(q k) v + x))``, one head, scores unscaled."""
+    """Self-attention with one head and unscaled scores: ``LN(relu(W softmax(q k) v + x))``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class _SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """[N, M, d] and [N, M, M], True where one may not look at the other -> [N, M, d]."""
+        """[N, M, d] and a mask [N, M, M], True for pairs without attention -> [N, M, d]."""
         scores = self.query(x) @ self.key(x).transpose(1, 2)
         mixed = scores.masked_fill(hidden, -1e4).softmax(-1) @ self.value(x)
         out: Tensor = self.norm((self.out(mixed) + x).relu())
@@ -129,11 +130,11 @@ class _SelfAttention(nn.Module):
 
 
 class UniMPv2(nn.Module):
-    """UniMP of ogbn-arxiv with gated skips, 3 gated propagations after each layer, and 10 along the last attention.
+    """UniMP of ogbn-arxiv with gated skips, 3 gated propagations after each layer, and 10 with the last attention.
 
-    Left out: the three virtual nodes of its data preparation, which carry no parameters.
+    It omits the three virtual nodes of the original data preparation, which have no parameters.
 
-    Source: PGL, ogbn-arxiv/unimp_appnp_vnode_smooth, as its code reads today.
+    Source: PGL, ogbn-arxiv/unimp_appnp_vnode_smooth, current code.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class UniMPv2(nn.Module):
 
 
 class _GatedLayer(nn.Module):
-    """Attention smoothed by the plain mean, propagated, and mixed with a linear skip by a gate."""
+    """Attention averaged with the mean of neighbours, propagated, and combined with a linear skip by a gate."""
 
     def __init__(self, width: int, per_head: int, heads: int, *, edge_drop: float, concat: bool = True) -> None:
         super().__init__()
@@ -205,8 +206,8 @@ class _GatedLayer(nn.Module):
 
 
 def _mix(gate: nn.Module, base: Tensor, new: Tensor) -> Tensor:
-    """``g base + (1 - g) new`` with a gate read from both and their difference."""
-    # The propagation's gate lists the new one first, the skip's the old one; the order of columns is the weights' own.
+    """Return ``g base + (1 - g) new`` with a gate computed from both and their difference."""
+    # The original code concatenates in another order in one of its gates; that only permutes the gate's weights.
     g = gate(torch.cat([base, new, new - base], dim=1)).sigmoid()
     out: Tensor = g * base + (1.0 - g) * new
     return out
@@ -219,7 +220,7 @@ def _plain_norm(x: Tensor) -> Tensor:
 def _transformer(
     width: int, per_head: int, heads: int, *, edges: bool = False, root: bool = True, **options: Any
 ) -> Any:
-    """PyG's ``TransformerConv``, but for maps of its own of the edges, which come as wide as the heads together."""
+    """Build PyG's ``TransformerConv`` without its own map of edge features, which already have its width."""
     with quiet_pyg():
         from torch_geometric.nn import TransformerConv
     edge_dim = per_head * heads if edges else None

@@ -1,9 +1,9 @@
-"""Complete experiments by name: every public function of a module here without arguments that returns an `Experiment`.
+"""Recipes: complete experiments by name, one function each.
 
-The name is ``<module>/<function>``, the module written as its data set is: ``ogbn-arxiv/revgcn_deep``. A new row is a
-new function, a new data set a new module, and nothing else has to know. Names and first lines are read from the source,
-so that a list of recipes and a mistyped name cost no import of the package; a recipe's module is imported when one of
-its recipes is asked for.
+A recipe is a public function without arguments in a module of this folder that returns an `Experiment`. Its name is
+``<module>/<function>``, the module spelled like its data set: ``ogbn-arxiv/revgcn_deep``. A new row is a new function,
+a new data set a new module; nothing is registered elsewhere. Names and first lines are parsed from the source, so that
+listing recipes or reporting a mistyped name imports nothing; `find_recipe` imports a recipe's module.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """Import the recipe of a name.
+    """Import a recipe by name.
 
-    Raises: ValueError: naming those that are spelled alike, or all.
+    Raises: ValueError: an unknown name; the message lists similar names, or all.
     """
     check_recipe(name)
     dataset, _, function = name.partition("/")
@@ -42,9 +42,9 @@ def find_recipe(name: str) -> Recipe:
 
 
 def check_recipe(name: str) -> None:
-    """See that there is a recipe of this name, without importing it.
+    """Check that a recipe exists, without importing it.
 
-    Raises: ValueError: naming those that are spelled alike, or all.
+    Raises: ValueError: an unknown name; the message lists similar names, or all.
     """
     names = recipe_summaries()
     if name not in names:
@@ -54,7 +54,7 @@ def check_recipe(name: str) -> None:
 
 @cache
 def recipe_summaries() -> dict[str, str]:
-    """Give the name of every recipe and the first line of its docstring, without importing it."""
+    """Map the name of every recipe to the first line of its docstring, without importing it."""
     return {
         f"{path.stem.replace('_', '-')}/{function.name}": _first_line(function)
         for path in sorted(Path(__file__).parent.glob("*.py"))
@@ -65,7 +65,7 @@ def recipe_summaries() -> dict[str, str]:
 
 @cache
 def table_models() -> tuple[str, ...]:
-    """Name the models that `tables` offers for a folder of the user's own, without importing them."""
+    """List the models of `tables` for a user's folder, without importing them."""
     return tuple(
         function.name
         for function in _public_functions(Path(__file__).with_name("tables.py"))

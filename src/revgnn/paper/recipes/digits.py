@@ -1,6 +1,7 @@
-"""The embedded digits graph: two networks of equal depth and width that differ in how they are differentiated.
+"""Recipes on the embedded digits graph: ResGNN and RevGNN of equal depth and width.
 
-No row of the paper. The graph is small and its labels are easy, so these show what depth costs, not what it brings.
+These are no rows of the paper. The graph is small and its labels are easy, so they show the cost of depth, not its
+benefit.
 """
 
 from __future__ import annotations

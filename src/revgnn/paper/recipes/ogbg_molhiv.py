@@ -1,7 +1,7 @@
-"""The paper's ogbg-molhiv remark: 14 layers of 256 channels, where GraphNorm is slightly better than BatchNorm.
+"""Recipes of the paper's ogbg-molhiv remark: 14 layers, 256 channels, GraphNorm slightly better than BatchNorm.
 
-It prints no figures and no training code; DeeperGCN's recipe for ogbg-molhiv (Li et al. 2020, arXiv:2006.07739) stands
-in, marked `assumed`.
+The paper prints no figures and no training code; DeeperGCN's recipe for ogbg-molhiv (Li et al. 2020, arXiv:2006.07739)
+replaces it, marked `assumed`.
 """
 
 from __future__ import annotations

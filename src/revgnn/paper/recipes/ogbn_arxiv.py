@@ -1,8 +1,8 @@
-"""The paper's ogbn-arxiv rows: Table 2 with its seven baselines, and the twelve rows of Table 3.
+"""Recipes of the paper's ogbn-arxiv rows: Table 2 with its seven baselines, and the twelve rows of Table 3.
 
-The code of the GCN, SAGE and GEN rows was never published. What stands in is the nearest recipe that was: DeeperGCN's
-for ogbn-arxiv (Li et al. 2020, arXiv:2006.07739), marked `assumed`; so is the norm, which parameter counts do not tell.
-The GAT rows are those of the paper's official code (ogb_eff/ogbn_arxiv_dgl).
+The code of the GCN, SAGE and GEN rows is unpublished. The nearest published recipe replaces it: DeeperGCN's for
+ogbn-arxiv (Li et al. 2020, arXiv:2006.07739), marked `assumed`; so is the norm, which parameter counts do not reveal.
+The GAT rows follow the paper's official code (ogb_eff/ogbn_arxiv_dgl).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GAT_TRAIN = TrainConfig(
 )
 SOFTMAX = GENOptions(aggr="softmax_sg", t=0.1, mlp_layers=1)
 TEACHER = "runs/ogbn-arxiv/revgat/seed-{seed}/logits.safetensors"
-"""Where ``revgnn train ogbn-arxiv/revgat --runs 10`` leaves its logits."""
+"""Logits that ``revgnn train ogbn-arxiv/revgat --runs 10`` writes."""
 
 
 # ------------------------------------------------------------------ Table 2: baselines
@@ -153,15 +153,15 @@ def revgat_wide() -> Experiment:
 
 
 def revgat_selfkd() -> Experiment:
-    """Table 2, RevGAT-SelfKD: a student of RevGAT, seed by seed."""
+    """Table 2, RevGAT-SelfKD: a student of RevGAT with the same seed."""
     run = _revgat(768)
     teacher = TeacherOptions(path=TEACHER, alpha=0.95, temperature=0.7)
     return replace(run, train=replace(run.train, keep_logits=False, teacher=teacher))
 
 
-# ------------------------------------------------------------------ what they share
+# ------------------------------------------------------------------ shared configurations
 def _plain(kind: Literal["gcn", "sage"]) -> Experiment:
-    """OGB's own examples: both directions of every edge, BatchNorm."""
+    """Configure OGB's own example: both directions of every edge, BatchNorm."""
     model = BaselineConfig(kind=kind, num_layers=3, hidden_channels=256, norm=True, dropout=0.5)
     train = TrainConfig(epochs=500, optimizer="adam", lr=0.01)
     return Experiment(dataset=replace(ARXIV, self_loops=False), model=model, train=train)

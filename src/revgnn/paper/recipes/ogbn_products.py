@@ -1,8 +1,7 @@
-"""The paper's ogbn-products ablations: RevGNN against SGC and SIGN, and mini-batches against full batches.
+"""Recipes of the paper's ogbn-products ablations: RevGNN against SGC and SIGN, mini-batches against full batches.
 
-The paper prints the two accuracies below and no architecture. What stands in is the authors' own later port in PyG
-(examples/rev_gnn.py), 112 SAGE layers of 160 channels, which OGB's leaderboard lists with 83.07 +- 0.30 and 2,945,007
-parameters; marked `assumed`.
+The paper prints two accuracies and no architecture. The authors' later port in PyG (examples/rev_gnn.py) replaces it,
+marked `assumed`: 112 SAGE layers of 160 channels, on OGB's leaderboard with 83.07 +- 0.30 and 2,945,007 parameters.
 """
 
 from __future__ import annotations

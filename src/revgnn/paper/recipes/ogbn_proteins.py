@@ -1,7 +1,7 @@
-"""The paper's ogbn-proteins rows: Table 1 with its six baselines, and Table 6, 112 layers differentiated in every way.
+"""Recipes of the paper's ogbn-proteins rows: Table 1 with its six baselines, and Table 6, ablations of 112 layers.
 
-Source of RevGNN's training: the paper's official code (ogb_eff/ogbn_proteins). 2000 epochs are its parser's default and
-what the paper's timing fits; its README says 1000.
+RevGNN's training follows the paper's official code (ogb_eff/ogbn_proteins). 2000 epochs are its parser's default and
+match the paper's timing; its README says 1000.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...train import LabelOptions, TrainConfig
 from ..baselines import BaselineConfig
 
 PROTEINS = DatasetConfig(name="ogbn-proteins")
-"""Sums of edge features and one column per species; edges keep their features."""
+"""Node features are sums of edge features and a one-hot species; edges keep their features."""
 WITHOUT_SPECIES = replace(PROTEINS, proteins=ProteinsFeatures(species=False))
 TRAIN = TrainConfig(epochs=2000, optimizer="adam", lr=0.001, clip_norm=1.0, loss="bce", checkpoint_every=10)
 MAX = GENOptions(aggr="max")
@@ -138,7 +138,7 @@ def deq_gnn_224() -> Experiment:
     return _ablation(_deq(224))
 
 
-# ------------------------------------------------------------------ what they share
+# ------------------------------------------------------------------ shared configurations
 def _res(num_layers: int, hidden_channels: int, *, gen: GENOptions = MAX) -> ModelConfig:
     return ModelConfig(
         conv="gen",
@@ -163,13 +163,13 @@ def _tied(model: ModelConfig) -> ModelConfig:
 
 
 def _deq(hidden_channels: int) -> ModelConfig:
-    """56 iterations of two convolutions each stand for 112 layers; the first 100 epochs unroll the block."""
+    """Configure an equilibrium of 56 iterations with two convolutions each, unrolled in the first 100 epochs."""
     options = EquilibriumOptions(solver="broyden", max_iter=56, pretrain_epochs=100)
     return replace(_tied(_res(112, hidden_channels)), backprop="implicit", equilibrium=options)
 
 
 def _plain(model: BaselineConfig) -> Experiment:
-    """OGB's own examples: the whole graph, mean edge features as node features, no features of edges."""
+    """Configure OGB's own example: full batch, mean edge features as node features, no edge features."""
     dataset = replace(PROTEINS, edge_features=False, proteins=ProteinsFeatures(reduce="mean", species=False))
     train = TrainConfig(epochs=1000, optimizer="adam", lr=0.01, loss="bce", eval_every=5)
     return Experiment(dataset=dataset, model=model, train=train)
@@ -188,11 +188,12 @@ def _ablation(model: ModelConfig) -> Experiment:
 
 
 def _in_parts(run: Experiment, *, train: int, evaluate: int, views: int = 1) -> Experiment:
-    """The one place that says in how many random parts of the graph a row is trained and evaluated.
+    """Set the numbers of random parts that the graph is split into.
 
     Args:
-        train, evaluate: parts of an epoch of training, and of the evaluation after it.
-        views: partitions in 3 parts that the reported logits are averaged over; 1: those of the epoch count.
+        train, evaluate: number of parts in a training epoch, and in its evaluation.
+        views: number of random partitions in 3 parts over which the final logits are averaged; 1: no averaging, the
+            evaluation of the best epoch is final.
     """
     loader = LoaderConfig(
         kind="random",

@@ -1,9 +1,8 @@
-"""Where to start on a graph of your own: one reversible network per convolution, over a folder of two tables, or over
-one that ``revgnn prepare`` wrote.
+"""Default experiments for a graph of your own, from two tables or from ``revgnn prepare``: one per convolution.
 
-These take the folder and so stand in no list; `MODELS` names them. In tables messages run both ways along every edge; a
-prepared graph has the edges that it was given. With edge features the GEN network reads them, the others leave them
-out. A prepared graph of more than a GiB is read from disk part by part, a smaller one into memory.
+They take the folder as an argument, so they are no recipes; `MODELS` has them by name. Edges of tables are made
+undirected; a prepared graph keeps its edges. Only the GEN network reads edge features. A prepared graph of more than
+1 GiB is read from disk part by part, a smaller one into memory.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ MODELS: dict[str, Callable[[Path], Experiment]] = {
 
 _IN_MEMORY = 2**30
 """Bytes on disk up to which a prepared graph is read into memory."""
-_OF_A_STEP = 2**27
-"""Bytes of a larger one that a step reads, about: as many parts as they make, at least one."""
+_BYTES_PER_STEP = 2**27
+"""Bytes of a larger graph that a step reads, approximately; at least one part."""
 
 
 def _start(
@@ -69,7 +68,12 @@ def _start(
 
 
 def on_tables(folder: Path, model: ModelBuilder) -> Experiment:
-    """Train a model on a folder of two tables, or on a prepared graph."""
+    """Configure training of a model on a folder of two tables, or on a prepared graph.
+
+    Args:
+        folder: the folder of the tables or of the prepared graph.
+        model: builds the model.
+    """
     train = TrainConfig(epochs=200, lr=0.003, patience=100)
     path = str(folder.resolve())
     if is_store(folder):
@@ -82,5 +86,5 @@ def _loader(store: Store) -> LoaderConfig:
     size = store.manifest.num_bytes
     if size <= _IN_MEMORY or store.num_parts == 1:
         return LoaderConfig()
-    together = max(1, store.num_parts * _OF_A_STEP // size)
-    return LoaderConfig(kind="stored", parts_per_batch=together, eval_parts=-(-store.num_parts // together))
+    parts = max(1, store.num_parts * _BYTES_PER_STEP // size)
+    return LoaderConfig(kind="stored", parts_per_batch=parts, eval_parts=-(-store.num_parts // parts))

@@ -1,4 +1,4 @@
-"""What the paper prints for the rows of its tables, by the names of their recipes."""
+"""Targets: the figures that the paper prints, by recipe"""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ TARGETS: dict[str, Target] = {
 
 
 def find_target(recipe: str) -> Target | None:
-    """Look up what the paper prints for a recipe; ``None``: the name is no row of the paper."""
+    """Return the target of a recipe; ``None``: the recipe is no row of the paper."""
     return TARGETS.get(recipe)

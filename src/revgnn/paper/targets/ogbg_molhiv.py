@@ -1,4 +1,4 @@
-"""What the paper says of ogbg-molhiv: a remark without a figure."""
+"""The paper's target on ogbg-molhiv: a remark without a figure"""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ TARGETS = {
     "revgen_graphnorm": Target(assumed=_ASSUMED),
     "revgen_batchnorm": Target(assumed=_ASSUMED),
 }
-"""Recipe of the data set -> what the paper prints for it."""
+"""Recipe -> target."""

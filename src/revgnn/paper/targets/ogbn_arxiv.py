@@ -1,4 +1,4 @@
-"""What the paper prints of ogbn-arxiv: Tables 2 and 3."""
+"""The paper's targets on ogbn-arxiv: Tables 2 and 3"""
 
 from __future__ import annotations
 
@@ -213,4 +213,4 @@ TARGETS = {
         runs=10,
     ),
 }
-"""Recipe of the data set -> what the paper prints for it."""
+"""Recipe -> target."""

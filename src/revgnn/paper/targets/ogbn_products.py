@@ -1,4 +1,4 @@
-"""What the paper prints of ogbn-products: accuracies in the text, no table."""
+"""The paper's targets on ogbn-products: accuracies in the text, no table"""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ TARGETS = {
         ),
     ),
 }
-"""Recipe of the data set -> what the paper prints for it."""
+"""Recipe -> target."""

@@ -1,4 +1,4 @@
-"""What the paper prints of ogbn-proteins: Tables 1 and 6. Table 6 is known second-hand."""
+"""The paper's targets on ogbn-proteins: Tables 1 and 6; Table 6 is second-hand"""
 
 from __future__ import annotations
 
@@ -222,4 +222,4 @@ TARGETS = {
         assumed=_EQUILIBRIUM,
     ),
 }
-"""Recipe of the data set -> what the paper prints for it."""
+"""Recipe -> target."""

@@ -1,4 +1,4 @@
-"""What the paper prints for a row of its tables, and where it stands."""
+"""`Target`: the figures that the paper prints for a row, and its place in the tables"""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ class TableRow:
     table: int
     """The table's number."""
     row: int
-    """Counted from 1."""
+    """The row's number, from 1."""
     name: str
-    """What the table calls the row, with what tells it from its neighbours, such as "RevGCN 28 x 128"."""
+    """The row's name in the table, made unique, such as "RevGCN 28 x 128"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What the paper prints for a row of its tables; ``None`` where it prints nothing."""
+    """The figures that the paper prints for a row of its tables; ``None``: it prints none."""
 
     places: tuple[TableRow, ...] = ()
-    """Where it stands; a row may stand in two tables."""
+    """Its rows in the tables; a network may be in two tables."""
     metric: float | None = None
     """Mean of the test metric; in percent for accuracy and ROC-AUC."""
     std: float | None = None
-    """Its standard deviation over runs, in the same unit."""
+    """Standard deviation over runs, in the same unit."""
     memory_gb: float | None = None
     """Peak memory of training in GiB."""
     parameters: int | None = None
-    """Trained numbers of the row's network, to the unit."""
+    """Exact number of parameters of the row's network."""
     printed: str | None = None
-    """How the paper prints that number, such as "20.03M"."""
+    """The number of parameters as the paper prints it, such as "20.03M"."""
     runs: int | None = None
-    """Runs that the mean is over."""
+    """Number of runs of the mean."""
     notes: tuple[str, ...] = ()
-    """What a reader of the row has to know, a sentence or two each: what does not reproduce, what is second-hand."""
+    """Notes for readers, a sentence or two each: figures that do not reproduce, or that are second-hand."""
     assumed: tuple[str, ...] = ()
-    """Dotted fields of the experiment that no source gives, and that the nearest published recipe stands in for."""
+    """Dotted fields of the experiment that no source gives; their values are those of the nearest published recipe."""
