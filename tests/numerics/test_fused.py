@@ -213,11 +213,11 @@ def make_stack(conv: str = "gcn", **arguments: Any) -> Stack:
     return Stack(lambda width: make_block(conv, width), **arguments).double()
 
 
-def gradients(stack: Stack, x: Tensor, *context: Any, tail: FusedHead | None = None) -> list[Tensor]:
+def gradients(stack: Stack, x: Tensor, *context: Any, head: FusedHead | None = None) -> list[Tensor]:
     torch.manual_seed(1)
     leaf = x.clone().requires_grad_()
-    out = stack(leaf, *context, seed=3, head=tail)
-    wanted = [leaf, *stack.parameters(), *([] if tail is None else tail.module.parameters())]
+    out = stack(leaf, *context, seed=3, head=head)
+    wanted = [leaf, *stack.parameters(), *([] if head is None else head.module.parameters())]
     return [out.detach(), *torch.autograd.grad(out, wanted, torch.randn_like(out))]
 
 

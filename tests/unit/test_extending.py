@@ -1,27 +1,107 @@
-"""Every example of docs/extending.md runs as it stands and prints what its comments say."""
+"""The code of docs/extending.md runs as it stands there, and what it makes is what the page says."""
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from torch.library import opcheck
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+from revgnn import ops
+from revgnn.graph import Graph
+from revgnn.ops import cpu, reference, triton
+from tolerances import assert_close
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+
+
 SECTIONS = {
-    section.partition("\n")[0]: re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    for section in DOCUMENT.read_text(encoding="utf-8").split("\n## ")[1:]
+    section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 }
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_the_examples_of_a_section_run(
-    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def run_section(title: str) -> ModuleType:
+    """Run the Python blocks of one section of the page, one after another, as one module."""
+    assert SECTIONS[title], f"the section {title!r} has no code"
+    module = ModuleType(f"extending_{title.replace(' ', '_')}")
+    sys.modules[module.__name__] = module  # where annotations are looked up
+    exec(compile("\n".join(SECTIONS[title]), f"{PAGE.name}: {title}", "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("title", sorted(set(SECTIONS) - {"A kernel"}))
+def test_the_code_of_a_section_runs_and_prints_what_it_promises(
+    title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert SECTIONS[section], f"the section {section!r} has no example"
     monkeypatch.chdir(tmp_path)
-    for example in SECTIONS[section]:
-        exec(compile(example, f"docs/extending.md: {section}", "exec"), {"__name__": "example"})
-        said = capsys.readouterr().out.splitlines()
-        promised = re.findall(r"^ *print\(.*\)  # (.*)$", example, re.MULTILINE)
-        assert said[: len(promised)] == promised
+    run_section(title)
+    promised = re.findall(r"^ *print\(.*\)  # (.*)$", "\n".join(SECTIONS[title]), flags=re.MULTILINE)
+    assert capsys.readouterr().out.splitlines()[: len(promised)] == promised
+
+
+# ---------------------------------------------------------------------- a kernel
+@pytest.fixture(scope="module")
+def kernel_page() -> Iterator[ModuleType]:
+    if not cpu.AVAILABLE:
+        pytest.skip(cpu.STATE)
+    before = set(cpu.BACKEND.names)
+    yield run_section("A kernel")
+    cpu.BACKEND.names.intersection_update(before)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph.from_edge_index(torch.randint(0, 20, (2, 80)), 25)
+
+
+def test_a_kernel_of_ones_own_has_the_references_value_and_gradients(kernel_page: ModuleType, graph: Graph) -> None:
+    x = torch.randn(25, 6, requires_grad=True)
+    found, expected = kernel_page.spmm_min(x, graph), -reference.spmm(-x, graph, reduce="max")
+    assert type(found.grad_fn).__name__ == "spmm_minBackward"
+    assert torch.equal(found, expected)
+    cotangent = torch.randn(25, 6)
+    assert_close(*(torch.autograd.grad(y, x, cotangent)[0] for y in (found, expected)))
+
+
+def test_a_kernel_of_ones_own_is_differentiated_twice(kernel_page: ModuleType, graph: Graph) -> None:
+    x = torch.randn(25, 6, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(kernel_page.spmm_min(x, graph).exp().sum(), x, create_graph=True)
+    (found,) = torch.autograd.grad(grad.square().sum(), x)
+    (grad,) = torch.autograd.grad((-reference.spmm(-x, graph, reduce="max")).exp().sum(), x, create_graph=True)
+    (expected,) = torch.autograd.grad(grad.square().sum(), x)
+    assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_kernel_of_ones_own_compiles_without_a_break(kernel_page: ModuleType, graph: Graph) -> None:
+    reverse, x = graph.reverse, torch.randn(25, 6, requires_grad=True)
+    edges = (graph.indptr, graph.indices, reverse.indptr, reverse.indices, reverse.edge_ids)
+    opcheck(torch.ops.example.spmm_min.default, (x, *edges))
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: kernel_page.spmm_min(x, graph), fullgraph=True, backend="aot_eager")
+    cotangent = torch.randn(25, 6)
+    for found, expected in zip(*(
+        (y.detach(), *torch.autograd.grad(y, x, cotangent)) for y in (compiled(x), kernel_page.spmm_min(x, graph))
+    ), strict=True):  # fmt: skip
+        assert_close(found, expected)
+
+
+def test_where_a_backend_has_no_kernel_the_reference_runs_and_says_so_once(
+    kernel_page: ModuleType, graph: Graph, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not triton.interpreted():
+        pytest.skip("Triton's kernels are compiled")
+    x = torch.randn(25, 6)
+    with ops.using("triton"), caplog.at_level(logging.WARNING, logger="revgnn"):
+        for _ in range(2):
+            assert torch.equal(kernel_page.spmm_min(x, graph), -reference.spmm(-x, graph, reduce="max"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["example::spmm_min on cpu runs on the reference implementation: triton has no kernel for it"]
+    assert kernel_page.spmm_min(x.half(), graph).dtype == torch.float16  # nor is there one for every type

@@ -138,30 +138,28 @@ def _function(op: KernelOp[P, A, O]) -> type[torch.autograd.Function]:
     """Make the autograd Function of an op."""
     make: Callable[..., A] = op.arguments
     outputs_of, forward_of, saved_of, backward_of = op.outputs, op.forward, op.saved, op.backward
-    count, num_results, is_single = op.num_tensors, op.num_results, op.num_results == 1
+    count, num_results = op.num_tensors, op.num_results
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
-            a, needs = make(*arguments), ctx.needs_input_grad
-            outputs = outputs_of(a, needs)
-            forward_of(a, outputs)
-            ctx.rest = arguments[count:]
-            ctx.save_for_backward(*saved_of(a, outputs, needs))
-            return outputs[:num_results]
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+        a, needs = make(*arguments), ctx.needs_input_grad
+        outputs = outputs_of(a, needs)
+        forward_of(a, outputs)
+        ctx.rest = arguments[count:]
+        ctx.save_for_backward(*saved_of(a, outputs, needs))
+        return outputs[:num_results]
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-            needs, rest, saved = ctx.needs_input_grad, ctx.rest, ctx.saved_tensors
-            a, outputs = make(*saved[:count], *rest), saved[count:]
-            cotangents = grads if is_single else tuple(grad for grad in grads if grad is not None)
-            if double_backward.asks_reference(*cotangents):
-                found = _by_reference(op, a, outputs, cotangents, needs)
-            else:
-                found = backward_of(a, outputs, cotangents, needs)
-            return (*found, *(None,) * len(rest))
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        needs, rest, saved = ctx.needs_input_grad, ctx.rest, ctx.saved_tensors
+        a, outputs = make(*saved[:count], *rest), saved[count:]
+        cotangents = grads if num_results == 1 else tuple(grad for grad in grads if grad is not None)
+        if double_backward.asks_reference(*cotangents):
+            found = _by_reference(op, a, outputs, cotangents, needs)
+        else:
+            found = backward_of(a, outputs, cotangents, needs)
+        return (*found, *(None,) * len(rest))
 
-    return Function
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(op.name.partition("::")[2], (torch.autograd.Function,), methods)
 
 
 def _by_reference(
@@ -203,11 +201,11 @@ class _CustomOp(Generic[A, O]):
         cotangents = [f"Tensor cotangent_{place}" for place in range(op.num_results)]
         saved = [f"Tensor? {name}" for name, _ in fields[: op.num_tensors]]
         saved += [f"Tensor? output_{place}" for place in range(num_outputs)]
-        self.forward_op = _defined(op.name, self.forward, self.allocated, [*tensors, *graph, *settings], num_outputs)
+        self.forward_op = _defined(op.name, self.forward, self.fake, [*tensors, *graph, *settings], num_outputs)
         self.forward_op.register_autograd(self.vjp, setup_context=self.setup)
         takes = [*cotangents, *saved, *graph, *settings, "bool[] needs"]
         name = f"{op.name}_backward"
-        self.backward_op = _defined(name, self.backward, self.allocated_gradients, takes, op.num_tensors)
+        self.backward_op = _defined(name, self.backward, self.fake_backward, takes, op.num_tensors)
         double_backward.refuse_second(self.backward_op)
 
     def arguments(self, tensors: Sequence[Tensor | None], rest: Sequence[Any]) -> A:
@@ -216,20 +214,23 @@ class _CustomOp(Generic[A, O]):
             rest = graph_of(*rest[: len(_GRAPH)]), *rest[len(_GRAPH) :]
         return self.op.arguments(*tensors, *rest)
 
-    def allocated(self, *flat: Any) -> O:
-        """What the op returns, with nothing in it; a graph without its reverse says that there are no gradients."""
+    def given(self, flat: Sequence[Any]) -> tuple[A, O]:
+        """The op's arguments, and what it writes; a graph without its reverse says that there are no gradients."""
         tensors, rest = flat[: self.num_tensors], flat[self.num_tensors :]
         has_gradient = not self.takes_graph or rest[2] is not None
-        needs = [has_gradient and value is not None for value in tensors]
-        return self.op.outputs(self.arguments(tensors, rest), needs)
+        a = self.arguments(tensors, rest)
+        return a, self.op.outputs(a, [has_gradient and value is not None for value in tensors])
+
+    def fake(self, *flat: Any) -> O:
+        return self.given(flat)[1]
 
     def forward(self, *flat: Any) -> O:
-        outputs = self.allocated(*flat)
-        self.op.forward(self.arguments(flat[: self.num_tensors], flat[self.num_tensors :]), outputs)
+        a, outputs = self.given(flat)
+        self.op.forward(a, outputs)
         return outputs
 
-    def allocated_gradients(self, *flat: Any) -> tuple[Tensor, ...]:
-        """What the op of the gradients returns, with nothing in it; empty where none is needed."""
+    def fake_backward(self, *flat: Any) -> tuple[Tensor, ...]:
+        """Gradients are shaped as what they are of, and empty where none is needed."""
         first, saved, needs = flat[0], flat[self.num_results :], flat[-1]
         likes = [first if tensor is None else tensor for tensor in saved[: self.num_tensors]]
         return tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -32,14 +32,24 @@ def reverse_tensors(graph: Graph, *inputs: Tensor | None) -> tuple[Tensor | None
     return made
 
 
+class _OneCall(Graph):
+    """A graph that lasts for one call of a custom op: what is derived of it needs no memory that outlives a tracer."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    def _kept_in(self, place: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
+        value = place[name] = make()
+        return value
+
+
 def graph_of(indptr: Tensor, indices: Tensor, *reverse: Tensor | None) -> Graph:
     """The graph that a custom op was given as tensors: its own two, and the `reverse_tensors` if there are any."""
-    graph = Graph(num_nodes=indptr.numel() - 1, indptr=indptr, indices=indices)
-    reverse_indptr, reverse_indices, edge_ids = reverse
-    if reverse_indptr is not None and reverse_indices is not None:
-        graph.__dict__["reverse"] = Graph(
-            num_nodes=graph.num_nodes, indptr=reverse_indptr, indices=reverse_indices, edge_ids=edge_ids
-        )
+    num_nodes = indptr.size(0) - 1
+    graph = _OneCall(num_nodes=num_nodes, indptr=indptr, indices=indices)
+    indptr_, indices_, edge_ids = reverse
+    if indptr_ is not None and indices_ is not None:
+        graph.__dict__["reverse"] = _OneCall(num_nodes=num_nodes, indptr=indptr_, indices=indices_, edge_ids=edge_ids)
     return graph
 
 

@@ -36,7 +36,8 @@ class Csr:
         dense(self.indptr, "indptr", torch.int32, device, num_rows + 1)
         dense(self.indices, "indices", torch.int32, device, num_edges)
         dense(self.edge_ids, "edge_ids", torch.int64, device, num_edges)
-        if device.type == "cpu" and not (num_rows >= 0 and self.indptr[0] == 0 and self.indptr[-1] == num_edges):
+        ends = self.indptr[:: max(num_rows, 1)].tolist() if device.type == "cpu" else [0, num_edges]
+        if not (ends and ends[0] == 0 and ends[-1] == num_edges):
             raise ValueError(f"indptr must go from 0 to the {num_edges} edges; Graph.from_edge_index makes it so")
         sources = num_rows if self.num_sources is None else self.num_sources
         object.__setattr__(self, "on", (device, num_rows, num_edges, sources))
