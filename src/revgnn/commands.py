@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from .console import counted, print_table, progress_console, results_console
+from .console import counted, print_table, progress_console, results_console, stages
 from .data.prepare import DropFaulty, chosen_config, write_first
 from .data.prepare import prepare as prepare_graph
 from .demo import run_demo
@@ -172,10 +172,11 @@ def plan(arguments: Namespace) -> None:
     console = progress_console()
     _log_to(console)
     memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
-    made = make_plan(name, run, memory_limit, device=arguments.device, gpu=arguments.gpu)
     if arguments.json:
-        _print_json(made)
+        _print_json(make_plan(name, run, memory_limit, device=arguments.device, gpu=arguments.gpu))
         return
+    with stages("plan", console) as progress:
+        made = make_plan(name, run, memory_limit, device=arguments.device, gpu=arguments.gpu, progress=progress)
     show_plan(made, results_console())
 
 

@@ -21,8 +21,9 @@ from rich.progress import track
 
 from .console import print_table
 from .data import load_dataset
-from .experiment import Experiment, run_experiment, training_memory
+from .experiment import Experiment, run_experiment
 from .planner.isolated import resident_in_isolation
+from .planner.measured import training_memory
 from .recipes import digits
 from .report.row import duration, integer, memory, score
 from .report.row import resident as resident_of

@@ -7,8 +7,8 @@ knows it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from .data import (
 )
 from .files import parts_of, read_object, write_whole
 from .launcher import is_writer, world_size
-from .measure import FIRST_BATCH, AllocationEvent, StepMemory
+from .measure import StepMemory
 from .meter import memory_words, record_batches, resident_peak, step_memory
 from .nn.model import ModelConfig, build_model
 from .ops import implementation
@@ -37,7 +37,7 @@ from .overrides import from_json
 from .report import build_report, circumstances, write_report
 from .run_lock import claimed
 from .target import Target
-from .train import Progress, Row, TrainConfig, dry_run, fit, one_run, own_statistics
+from .train import Progress, Row, TrainConfig, fit, one_run, own_statistics
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
 from .train.tracking import TRACK_FOLDER
@@ -192,51 +192,6 @@ def make_model(run: Experiment, dataset: Dataset | Store | Schema) -> nn.Module:
         categories=dataset.categories,
         level=dataset.level,
     )
-
-
-def training_memory(run: Experiment, dataset: Dataset | Store) -> int:
-    """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
-
-    Args:
-        run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there; and of
-            a fixed point that is unrolled at first, solved ones too.
-        dataset: the data of the run.
-    """
-    return max(max(events)[0] for way in ways_of(run) for events in training_trace(way, dataset).values())
-
-
-def ways_of(run: Experiment) -> Iterator[Experiment]:
-    """A run and, where its first epochs unroll a fixed point, the same run that solves it from the first on."""
-    yield run
-    if _unrolled_epochs(run):
-        assert isinstance(run.model, ModelConfig), "a peer has no fixed point"
-        solved = replace(run.model.equilibrium, pretrain_epochs=0)
-        yield replace(run, model=replace(run.model, equilibrium=solved))
-
-
-def training_trace(run: Experiment, dataset: Dataset | Store) -> dict[str, list[AllocationEvent]]:
-    """Measure as `training_memory`, moment by moment.
-
-    Returns: the phases of `dry_run` and, where batches are made ahead, "first batch" -> all bytes that are alive, and
-        those of gradients among them where gradients are made, after every allocation and every release.
-    """
-    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-    model = make_model(run, dataset)
-    memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
-    assert memory is not None, "the CPU is always measured"
-    dry_run(
-        model,
-        batches,
-        run.train,
-        memory,
-        epochs=2,
-        steps=memory.RECORDED_STEPS // 2,
-        num_outputs=dataset.num_outputs,
-    )
-    return {
-        phase: [(size + (memory.beside if phase != FIRST_BATCH else 0), left) for size, left in allocation_trace]
-        for phase, allocation_trace in memory.allocation_trace.items()
-    }
 
 
 def read_experiment(out: Path) -> Experiment:

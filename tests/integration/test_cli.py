@@ -17,7 +17,7 @@ import pytest
 
 from revgnn.cli import main
 from revgnn.data import LoaderConfig, load_dataset
-from revgnn.experiment import training_memory
+from revgnn.planner.measured import training_memory
 from revgnn.recipes import digits
 
 SMALL = ["--set", "model.num_layers=4", "--set", "model.hidden_channels=12", "--set", "train.patience=none"]

@@ -24,7 +24,7 @@ def _fails(monkeypatch: pytest.MonkeyPatch, error: Exception, available: int) ->
     def run_experiment(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "execute", run_experiment)
+    monkeypatch.setattr(commands, "run_experiment", run_experiment)
     monkeypatch.setattr(out_of_memory, "memory_there_is", lambda device: available)
 
 

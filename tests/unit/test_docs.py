@@ -14,8 +14,9 @@ import pytest
 
 from revgnn.cli import make_parser
 from revgnn.data import load_dataset
-from revgnn.experiment import make_model, training_memory
+from revgnn.experiment import make_model
 from revgnn.overrides import override
+from revgnn.planner.measured import training_memory
 from revgnn.recipes import digits
 
 ROOT = Path(__file__).resolve().parents[2]

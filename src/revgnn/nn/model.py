@@ -21,6 +21,7 @@ from torch import nn
 from ..implicit.equilibrium import Equilibrium
 from ..stack import Stack
 from ..stack.choices import check_choices
+from ..stack.fused_head import ROWS
 from .block import Block, EquilibriumBlock
 from .convs import CONVS, GATConv, GATOptions, GENOptions, SAGEOptions
 from .encoders import CategoricalEncoder, SpeciesEncoder
@@ -103,6 +104,8 @@ class ModelConfig:
     grouped."""
     input_dropout: float = 0.0
     """Dropout on the input features."""
+    head_rows: int = ROWS
+    """Rows that the head takes at a time, each block with a dropout seed of its own: fewer need less memory."""
     edge_encoder: bool = True
     """Whether edge features pass one shared linear map to D before each conv's own; False hands them over raw."""
     species: int = 0
@@ -122,6 +125,8 @@ class ModelConfig:
             raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
         if self.hidden_channels < 1:
             raise ValueError(f"hidden_channels must be 1 or more, got {self.hidden_channels}")
+        if self.head_rows < 1:
+            raise ValueError(f"head_rows must be 1 or more, got {self.head_rows}")
         for name in ("dropout", "input_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -286,4 +291,6 @@ def _head(config: ModelConfig, out_channels: int, level: str) -> nn.Module:
         norm = NormActDrop(config.hidden_channels, "none", act=False)
     if config.conv == "gat":
         return GATHead(norm, out_channels, replace(config.gat, heads=1))
-    return GraphHead(norm, out_channels) if level == "graph" else NodeHead(norm, out_channels)
+    if level == "graph":
+        return GraphHead(norm, out_channels)
+    return NodeHead(norm, out_channels, block_rows=config.head_rows)

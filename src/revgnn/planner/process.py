@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..experiment import Experiment
 from ..meter import interpreter_bytes
 from ..nn.model import ModelConfig
-from .dry_run import step_size
+from .step_size import step_size
 from .synthetic import GraphShape
 
 FLOAT, INDEX = 4, 8

@@ -18,15 +18,15 @@ from .recompute import Recompute, View
 from .seeds import fold_seed
 
 ROWS = 4096
-"""Of a block."""
+"""Rows of a block where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
 class FusedHead:
     """A map of single rows, ``[n, D] -> [n, T]``, and the seed of its random choices.
 
-    Rows are taken `ROWS` at a time, and each block has a seed of its own, so that the values do not depend on where the
-    head is evaluated.
+    Rows are taken ``block_rows`` at a time, and each block has a seed of its own, so that the values do not depend on
+    where the head is evaluated.
     """
 
     module: nn.Module
@@ -34,6 +34,8 @@ class FusedHead:
     rows: Callable[[Tensor, int], Tensor]
     """``(rows, seed) -> values``: a pure function that treats every row alike."""
     seed: int
+    block_rows: int = ROWS
+    """Rows that are evaluated at a time; the fewer, the less memory for their activations."""
 
     @cached_property
     def recompute(self) -> Recompute:
@@ -69,5 +71,5 @@ class FusedHead:
         return grad
 
     def _blocks(self, y: Tensor) -> Iterator[tuple[Tensor, int]]:
-        for k, first in enumerate(range(0, max(y.size(0), 1), ROWS)):
-            yield y[first : first + ROWS], fold_seed(self.seed, k)
+        for k, first in enumerate(range(0, max(y.size(0), 1), self.block_rows)):
+            yield y[first : first + self.block_rows], fold_seed(self.seed, k)
