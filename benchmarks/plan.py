@@ -26,11 +26,12 @@ from revgnn.data import make_batches, read_data
 from revgnn.overrides import override
 from revgnn.paper.recipes import all_recipes, find_recipe
 from revgnn.planner import estimate, shape_of_config
-from revgnn.planner.dry_run import at_most, measured_peak, measured_seconds, step_size
+from revgnn.planner.dry_run import at_most, measured_peak, measured_seconds
 from revgnn.planner.estimate import predicted as predicted_of_data
 from revgnn.planner.isolated import resident_in_isolation
 from revgnn.planner.measured import training_memory
 from revgnn.planner.roofline import measured_rates, step_work
+from revgnn.planner.step_size import step_size
 
 from .machine import facts
 

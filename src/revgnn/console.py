@@ -70,6 +70,22 @@ def print_table(
 
 
 @contextmanager
+def stages(label: str, console: Console) -> Iterator[Callable[[str], None]]:
+    """Show what some seconds of work are at: a line that changes on a terminal, else a line for each stage.
+
+    Args:
+        label: what stands at the left.
+        console: where to.
+    Yields: what to call with the name of a stage that begins.
+    """
+    if console.is_terminal:
+        with console.status(Text(label)) as status:
+            yield lambda stage: status.update(Text(f"{label}: {stage}"))
+        return
+    yield lambda stage: console.print(f"{label}: {stage}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
 def counted(label: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """Show how far a long piece of work is: a bar on a terminal, else a line now and then.
 

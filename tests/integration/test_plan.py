@@ -32,19 +32,20 @@ from revgnn.planner import (
     shape_of_folder,
     what_fits,
 )
-from revgnn.planner.dry_run import at_most, kept_by, measured_peak, step_size
+from revgnn.planner.dry_run import at_most, measured_peak
 from revgnn.planner.estimate import predicted
 from revgnn.planner.isolated import resident_in_isolation
-from revgnn.planner.measured import training_memory
+from revgnn.planner.measured import pieces, training_memory
 from revgnn.planner.process import KEPT, SORTED, data_bytes, process_bytes
 from revgnn.planner.roofline import GPUS, MachineRates
+from revgnn.planner.step_size import kept_by, step_size
 from revgnn.planner.suggest import MARGIN
 from revgnn.resident import resident_now
 from revgnn.train import LabelOptions
 
 predict_module = sys.modules["revgnn.planner.estimate"]
 trial_module = sys.modules["revgnn.planner.dry_run"]
-BOUND = 0.10
+BOUND = 0.05
 """Of a measured peak, by which a prediction may be off."""
 PROCESS_BOUND = 0.25
 """The same, of a process: what malloc keeps beside tensors is not modelled moment by moment."""
@@ -60,7 +61,7 @@ HELD = (
     "ogbn-proteins/wt_revgnn_64",
 )
 """Recipes that a test has the time to measure again: every kind of data, of differentiation and of loader."""
-CLOSE = 0.02
+CLOSE = 0.05
 """The same, of recipes that were off for a reason that is known and mended."""
 DEEP = 100
 """Layers at which what depth adds shows beside what the graph takes."""
@@ -143,33 +144,30 @@ def test_gradients_of_shared_weights_are_not_carried_along_depth() -> None:
     assert estimate(run, shape).peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
 
 
-def test_small_tensors_need_not_be_the_same_in_both_trials() -> None:
-    """As where torch reduces into a number for each thread, from some size on; the first moment is the higher later."""
-    trials = [[(1e4, 0), (1e4 + 50 * n, 0), (2e5, 0), (1e3, 0)] for n in (1e3, 2e3)]
-    trials[1][1:1] = [(1e4 + 16, 0), (1e4, 0)]
-    assert predict_module._at_whole_size(trials, [0.05, 0.1]).size.max() == pytest.approx(1e4 + 50 * 2e4)
+def test_peaks_are_carried_on_along_size_and_depth_together() -> None:
+    """One phase is 5 + 7 n + 11 L + 13 n L, another 400 + n: the second is higher in all trials, the first later."""
+    factors, depths = [0.1, 0.2], [2, 4]
+    trials = [[{"a": 5 + 7 * n + 11 * layers + 13 * n * layers, "b": 400 + n} for n in factors] for layers in depths]
+    found = predict_module.fitted(trials, factors, depths, 100)
+    assert found == pytest.approx({"a": 5 + 7 + 1100 + 1300, "b": 401})
+    assert max(found, key=lambda phase: found[phase]) == "a"
+    assert predict_module.fitted([[{"a": 3}]], [1.0], [28], 28) == {"a": 3}
 
 
-@pytest.mark.parametrize("matched", [True, False])
-def test_the_highest_moment_at_the_whole_size_need_not_be_that_of_the_trials(matched: bool) -> None:
-    """One moment is 100 + 10 n, another 20 + 50 n: the first is higher in both trials, the second later."""
-    trials = [[(100 + 10 * n, 0), (10, 0), (20 + 50 * n, 0), (0, 0)] for n in (0.5, 1.0)]
-    if not matched:
-        trials[1].append((1, 0))
-    found = predict_module._at_whole_size(trials, [0.05, 0.1]).size.max()
-    assert found == pytest.approx(520.0 if matched else 200.0)
+@pytest.mark.parametrize(("stored", "gradient"), [(8, 3), (3, 8), (0, 8), (8, 0)])
+def test_the_highest_moment_at_the_whole_depth_need_not_be_that_of_the_trials(stored: int, gradient: int) -> None:
+    """A head of 100, and layers that free what they have stored as they leave a gradient."""
 
+    def trace(layers: int) -> list[tuple[int, int]]:
+        events, there = [(20, 0), (100 + stored * layers, 0)], 5 if gradient else 0
+        for done in range(layers):
+            events.append((60 + stored * (layers - done) + there, there))
+            there += gradient
+        return [*events, (10 + there, there)]
 
-def test_the_highest_moment_at_the_whole_depth_need_not_be_that_of_the_trials() -> None:
-    """The head takes 100 + 2 L, each layer 60 + 8 L: the head is higher in both trials, the last layers later."""
-
-    def moments(layers: int) -> np.ndarray:
-        head, each, encoder = 5, 3, 7
-        stack = [(60 + 8 * layers, head + each * done) for done in range(1, layers + 1)]
-        return np.array([(20, 0), (100 + 2 * layers, head), *stack, (10, head + each * layers + encoder)], np.float64)
-
-    phases = [predict_module._Phase(*moments(layers).T) for layers in (2, 4)]
-    assert predict_module._at_depth(phases, [2, 4], 100) == pytest.approx(moments(100)[:, 0].max())
+    trials = [[pieces("gradient", trace(layers))] for layers in (2, 4)]
+    found = predict_module.fitted(trials, [1.0], [2, 4], 100)
+    assert max(found.values()) == pytest.approx(max(size for size, _ in trace(100)), abs=5)
 
 
 @pytest.mark.usefixtures("small_trials")
@@ -242,8 +240,7 @@ def test_batches_from_disk_are_predicted(together: int, tmp_path: Path, monkeypa
     assert shape.kept == pytest.approx(1 / 40, rel=0.1)
     found, measured = estimate(run, shape), training_memory(run, Store.open(folder))
     assert found.how == "fitted"
-    # Where the edges of the trial's steps stand is in the prediction, and not in a run from disk.
-    assert measured <= found.peak <= (1 + BOUND) * measured
+    assert found.peak == pytest.approx(measured, rel=BOUND)
 
 
 # ------------------------------------------------------------------ shapes

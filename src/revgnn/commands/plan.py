@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..console import progress_console, results_console
+from ..console import progress_console, results_console, stages
 from ..overrides import override
 from ..planner.page import make_plan, show_plan
 from ..stack.budget import parse_bytes
@@ -19,8 +19,9 @@ def run(arguments: Namespace) -> None:
     console = progress_console()
     log_to(console)
     memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
-    made = make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu)
     if arguments.json:
-        print_json(made)
+        print_json(make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu))
         return
+    with stages("plan", console) as progress:
+        made = make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu, progress=progress)
     show_plan(made, results_console())

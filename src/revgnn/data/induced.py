@@ -62,14 +62,15 @@ class Cut:
         graph: the whole, one graph.
         part: [N] integer, the part of each node, in ``0..num_parts-1``; a part may have no nodes.
         num_parts: P.
+        edges_at_once: edges that one round looks at.
     Cost: one pass over the edges, which reads a part number of one or two bytes at both ends of each, and one sort of
         those that stay, by part. Kept are their positions, 16 bytes for each of them: about E/P for a random partition.
     """
 
-    def __init__(self, graph: Graph, part: Tensor, num_parts: int) -> None:
+    def __init__(self, graph: Graph, part: Tensor, num_parts: int, *, edges_at_once: int = EDGES_AT_ONCE) -> None:
         self._graph = graph
         part = part.to(_narrowest(num_parts))
-        kept, kept_part = _kept_edges(graph, part)
+        kept, kept_part = _kept_edges(graph, part, edges_at_once)
         self._nodes, self._node_ptr = _grouped(part, num_parts)
         edges, self._edge_ptr = _grouped(kept_part, num_parts)
         self._edges = kept.index_select(0, edges)
@@ -100,10 +101,10 @@ def ranges(ptr: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
     return positions, counts
 
 
-def _kept_edges(graph: Graph, part: Tensor) -> tuple[Tensor, Tensor]:
+def _kept_edges(graph: Graph, part: Tensor, at_once: int) -> tuple[Tensor, Tensor]:
     """Positions of the edges within a part, ascending, and the part of each."""
     indptr, degree = graph.indptr.long(), graph.in_degree
-    targets = torch.arange(0, graph.num_edges + EDGES_AT_ONCE, EDGES_AT_ONCE)
+    targets = torch.arange(0, graph.num_edges + at_once, at_once)
     bounds = torch.searchsorted(indptr, targets).clamp(max=graph.num_nodes).tolist()
     kept, kept_part = [torch.empty(0, dtype=torch.int64)], [part[:0]]
     for low, high in zip([0, *bounds], [*bounds, graph.num_nodes], strict=True):

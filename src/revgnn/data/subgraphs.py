@@ -18,7 +18,7 @@ from ..graph import Graph
 from .batch import Batch, Footprint, Series
 from .categorical import edge_columns, widen
 from .dataset import Dataset
-from .induced import Cut, Subgraph, induce
+from .induced import EDGES_AT_ONCE, Cut, Subgraph, induce
 from .sampling.neighbor import sample_neighbors
 from .sampling.partition import Partition
 
@@ -80,11 +80,21 @@ class PartBatches:
         partition: where partitions come from.
         num_parts: parts of an epoch.
         seed: of the partitions, 0 or above.
+        edges_at_once: edges that one round of that pass looks at, so that its temporaries do not grow with the graph.
     Cost: per epoch, one pass over the edges; per step, gathers of one part.
     """
 
-    def __init__(self, source: GraphSource, partition: Partition, num_parts: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: GraphSource,
+        partition: Partition,
+        num_parts: int,
+        seed: int,
+        *,
+        edges_at_once: int = EDGES_AT_ONCE,
+    ) -> None:
         self._whole, self._partition, self._num_parts, self._seed = source, partition, num_parts, seed
+        self._edges_at_once = edges_at_once
         self._is_train = source.split == list(source.dataset.splits).index("train")
 
     def __len__(self) -> int:
@@ -95,7 +105,7 @@ class PartBatches:
         """Give the parts of an epoch."""
         part = self._partition.draw(np.random.default_rng((self._seed, epoch)), self._num_parts)
         parts = torch.unique(part[self._is_train]).tolist()
-        cut = cache(lambda: Cut(self._whole.graph, part, self._num_parts))
+        cut = cache(lambda: Cut(self._whole.graph, part, self._num_parts, edges_at_once=self._edges_at_once))
         return Series(len(parts), lambda number: self._whole.batch(cut().subgraph(parts[number])))
 
 

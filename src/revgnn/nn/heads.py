@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import Graph
 from ..stack import FusedHead, fold_seed, uncompiled
+from ..stack.fused_head import ROWS
 from .convs import GATConv, GATOptions
 from .norms import NormActDrop, is_row_wise
 
@@ -21,10 +22,12 @@ class NodeHead(nn.Module):
         head: norm, ReLU and dropout of width D; its norm becomes this module's submodule. Its dropout does not use the
             network's shared mask.
         out_channels: T.
+        block_rows: rows that are evaluated at a time where every row is taken for itself.
     """
 
-    def __init__(self, head: NormActDrop, out_channels: int) -> None:
+    def __init__(self, head: NormActDrop, out_channels: int, *, block_rows: int = ROWS) -> None:
         super().__init__()
+        self.block_rows = block_rows
         self.norm, self.act_drop = head.norm, head.act_drop
         self.lin = nn.Linear(head.channels, out_channels)
 
@@ -44,7 +47,8 @@ class NodeHead(nn.Module):
         """Return the head as a `FusedHead` if its norm and its linear map are row-wise, else None."""
         if not is_row_wise(self.norm) or type(self.lin) is not nn.Linear:
             return None
-        return FusedHead(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), fold_seed(seed, _HEAD))
+        seed = fold_seed(seed, _HEAD)
+        return FusedHead(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), seed, self.block_rows)
 
     def _headed(self, x: Tensor, graph: Graph | None, seed: int) -> Tensor:
         return self.act_drop(self.norm, x, graph, training=self.training, seed=seed)

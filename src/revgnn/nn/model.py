@@ -22,6 +22,7 @@ from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
 from ..stack import Stack
 from ..stack.choices import check_choices
+from ..stack.fused_head import ROWS
 from .block import Block, EquilibriumBlock
 from .convs import CONVS, GATConv, GATOptions, GENOptions, SAGEOptions
 from .encoders import CategoricalEncoder, SpeciesEncoder
@@ -105,6 +106,8 @@ class ModelConfig:
     coupling."""
     input_dropout: float = 0.0
     """Dropout on the input features."""
+    head_rows: int = ROWS
+    """Rows that the head takes at a time, each block with a dropout seed of its own: fewer need less memory."""
     edge_encoder: bool = True
     """Whether a shared linear map takes edge features to D before each convolution's own; False: raw features."""
     species: int = 0
@@ -124,6 +127,8 @@ class ModelConfig:
             raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
         if self.hidden_channels < 1:
             raise ValueError(f"hidden_channels must be 1 or more, got {self.hidden_channels}")
+        if self.head_rows < 1:
+            raise ValueError(f"head_rows must be 1 or more, got {self.head_rows}")
         for name in ("dropout", "input_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -278,4 +283,6 @@ def _head(config: ModelConfig, info: GraphInfo) -> nn.Module:
         norm = NormActDrop(config.hidden_channels, "none", act=False)
     if config.conv == "gat":
         return GATHead(norm, info.num_outputs, replace(config.gat, heads=1))
-    return GraphHead(norm, info.num_outputs) if info.level == "graph" else NodeHead(norm, info.num_outputs)
+    if info.level == "graph":
+        return GraphHead(norm, info.num_outputs)
+    return NodeHead(norm, info.num_outputs, block_rows=config.head_rows)

@@ -16,9 +16,10 @@ from ..data import LoaderConfig
 from ..experiment import Experiment
 from ..ops import implementation
 from ..planner import estimate, rates_of, shape_of_config
-from ..planner.dry_run import measured_peak, step_size
+from ..planner.dry_run import measured_peak
 from ..planner.isolated import resident_in_isolation
 from ..planner.roofline import step_work
+from ..planner.step_size import step_size
 from ..planner.synthetic import GraphShape
 from ..report import circumstances
 from ..run_lock import appending

@@ -10,29 +10,30 @@ trials need not have shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from ..data import Batches, Dataset, LoaderConfig, Store
+from ..data import Batches, Dataset, Store
 from ..experiment import Experiment, make_model
-from ..measure import AllocationEvent
+from ..measure import FIRST_BATCH
 from ..nn.model import ModelConfig
-from .dry_run import STEPS, Size, kept_by, measure_trial, sizes_of_trials, step_size, steps_by_parts
+from ..stack.choices import num_segments
+from ..train.dry_run import BETWEEN
+from .dry_run import depths_of_trials, factors_of_trials, trial_peaks, with_layers
+from .making import batch_memory
+from .measured import Peaks
+from .model_size import size_of
 from .process import process_bytes
+from .step_size import kept_by, step_size, steps_of
 from .synthetic import GraphShape, made_up, shape_of_dataset
 
-Floats = NDArray[np.float64]
 BYTES = 4
 """Of a float32."""
-SMALL = 1024
-"""Bytes below which an allocation need not be the same in two trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,35 +64,67 @@ def estimate(run: Experiment, shape: GraphShape) -> Prediction:
     Raises: ValueError: network and data do not go together.
     Cost: up to four small trainings of two steps, seconds in all; none for what was asked before.
     """
-    found = _predict(*_in_memory(run, shape))
+    found = _predict(run, shape)
     return replace(found, process=process_bytes(run, shape, found.peak))
 
 
 @lru_cache(maxsize=256)
 def _predict(run: Experiment, shape: GraphShape) -> Prediction:
-    if shape.info.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
-        # A step sees so many graphs, however many there are.
-        shape = shape.scaled(STEPS * run.batch_size / shape.graphs)
-    factors, depths = sizes_of_trials(run, shape)
-    along = []
-    for depth in depths:
-        trials = [measure_trial(run, shape, Size(factor, depth)) for factor in factors]
-        common = set.intersection(*(set(trial) for trial in trials))
-        along.append({key: _at_whole_size([trial[key] for trial in trials], factors) for key in common})
-    peaks = {
-        key: _at_depth([values[key] for values in along], depths, run.model.num_layers)
-        for key in set.intersection(*(set(values) for values in along))
-    }
-    highest = max(peaks, key=lambda key: peaks[key])
-    peak = round(peaks[highest])
+    factors, depths, layers = factors_of_trials(run, shape), depths_of_trials(run), size_of(run.model).layers
+    peaks = fitted(
+        [[trial_peaks(run, shape, factor, depth) for factor in factors] for depth in depths],
+        factors,
+        [layers if depth is None else depth for depth in depths],
+        layers,
+    )
     parameters, tensors = count_weights(run, shape)
+    weights = weight_kinds(run, parameters, tensors)
+    if shape.info.level == "node" and run.loader.kind != "full":
+        peaks = _with_batches(run, shape, peaks)
+    highest = max(peaks, key=lambda phase: peaks[phase])
+    peak = round(peaks[highest])
     return Prediction(
         peak=peak,
-        kinds=_kinds(run, shape, weight_kinds(run, parameters, tensors), peak),
-        phase=highest[1],
+        kinds=_kinds(run, shape, weights, peak),
+        phase=highest.partition(",")[0],
         how="measured" if factors == [1.0] and depths == [None] else "fitted",
         parameters=parameters,
     )
+
+
+def fitted(
+    trials: Sequence[Sequence[Peaks]], factors: Sequence[float], depths: Sequence[int], layers: int
+) -> dict[str, float]:
+    """Carry peaks on to the whole size and depth, along straight lines.
+
+    Args:
+        trials: the peaks of each phase, at each depth and of each factor.
+        factors, depths: of the trials, one or two of each.
+        layers: of the whole depth.
+    """
+    common = set.intersection(*(set(peaks) for row in trials for peaks in row))
+    found = {}
+    for phase in common:
+        at_depths = [_along(factors, [peaks[phase] for peaks in row], 1.0) for row in trials]
+        found[phase] = _along(depths, at_depths, layers)
+    return found
+
+
+def _along(places: Sequence[float], values: Sequence[float], where: float) -> float:
+    """The value somewhere on the line through one point or two."""
+    first, last = values[0], values[-1]
+    return first if len(places) == 1 else first + (last - first) * (where - places[0]) / (places[1] - places[0])
+
+
+def _with_batches(run: Experiment, shape: GraphShape, peaks: dict[str, float]) -> dict[str, float]:
+    """Add to the peaks of steps what batches and their making take beside them."""
+    memory, prefetch = batch_memory(run.loader, shape), run.loader.prefetch
+    waiting = min(prefetch, steps_of(run, shape) - 1) * memory.batch
+    beside = memory.kept + (waiting + memory.later if prefetch else 0.0)
+    found = {phase: peak + beside for phase, peak in peaks.items()}
+    # The first batch of an epoch is waited for, while the last step's is still there.
+    found[FIRST_BATCH if prefetch else BETWEEN] = peaks[BETWEEN] + memory.first
+    return found
 
 
 def predicted(run: Experiment, dataset: Dataset | Store, batches: Batches) -> dict[str, Any] | None:
@@ -108,98 +141,23 @@ def predicted(run: Experiment, dataset: Dataset | Store, batches: Batches) -> di
 def count_weights(run: Experiment, shape: GraphShape) -> tuple[int, int]:
     """Count the trained numbers of a run's network, and the tensors that they are in, without making it."""
     dataset = made_up(shape.scaled(64 / shape.rows) if shape.rows > 64 else shape)
-    with torch.device("meta"):
-        model: nn.Module = make_model(run, dataset.info)
-    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-    return sum(trained), len(trained)
 
+    def count(layers: int | None) -> tuple[int, int]:
+        with torch.device("meta"):
+            model: nn.Module = make_model(with_layers(run, layers), dataset.info)
+        trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+        return sum(trained), len(trained)
 
-class _Phase(NamedTuple):
-    """The moments of a phase at factor 1 and one depth."""
-
-    size: Floats
-    """Bytes that are allocated."""
-    gradients: Floats
-    """Bytes of gradients among them."""
-
-
-def _at_whole_size(trials: Sequence[Sequence[AllocationEvent]], factors: Sequence[float]) -> _Phase:
-    """The moments of a phase at factor 1, from those of one or two trials."""
-    first, *others = (np.asarray(allocation_trace, np.float64).T for allocation_trace in trials)
-    if not others:
-        return _Phase(*first)
-    (second,) = others
-    if not _alike(first, second):
-        # Torch gives every thread a number to reduce into where a tensor has more than so many.
-        first, second = _without_small(first), _without_small(second)
-    if not _alike(first, second):
-        # The program took another way at another size: only the peaks can be compared.
-        first, second = (np.array([[allocation_trace[0].max()], [0.0]]) for allocation_trace in (first, second))
-    grown = (second[0] - first[0]) / (factors[1] - factors[0])
-    return _Phase(first[0] + grown * (1.0 - factors[0]), second[1])
-
-
-def _alike(first: Floats, second: Floats) -> bool:
-    """Whether moments follow upon each other by the same steps up and down."""
-    return first.shape == second.shape and np.array_equal(np.diff(first[0]) > 0, np.diff(second[0]) > 0)
-
-
-def _without_small(allocation_trace: Floats) -> Floats:
-    """The moments that more than a few numbers lead to."""
-    return allocation_trace[:, np.abs(np.diff(allocation_trace[0], prepend=np.inf)) >= SMALL]
-
-
-def _at_depth(phases: Sequence[_Phase], depths: Sequence[int | None], layers: int) -> float:
-    """The highest moment at a depth, from a phase at two.
-
-    A place in the program that both depths have is known by the gradients that are there (so many layers are done), or
-    by those still to come (so many are left); the highest moment at each place is carried on by itself. Some gradients
-    of all layers come together at the end, and hide places: so the highest moments of the first half, and of all that
-    follows the first gradient, are carried on too. Each of these is at most what it will be, for a later place may be
-    higher at more layers; the highest of them is closest.
-    """
-    if len(phases) == 1:
-        return float(phases[0].size.max())
+    depths = depths_of_trials(run)
+    if len(depths) == 1:
+        return count(None)
     low, high = (depth for depth in depths if depth is not None)
-    there = [phase.gradients for phase in phases]
-    to_come = [one.max() - one for one in there]
-    total = there[0].max()
-    matched = [
-        [one <= total / 2 for one in there],
-        [one <= max(total - 1, 0) for one in to_come],
-        *_common(*there),
-        *_common(*to_come),
-    ]
-    peaks = []
-    for places in matched:
-        one, two = (phase.size[at].max() for phase, at in zip(phases, places, strict=True))
-        peaks.append(one + (two - one) / (high - low) * (layers - low))
-    return float(max(peaks))
-
-
-def _common(first: Floats, second: Floats) -> Iterator[list[NDArray[np.bool_]]]:
-    """The moments of each place that two depths have in common, from the smallest gradients on.
-
-    Places after the first follow while both have as many moments there: then one is at what surrounds the stack, and
-    the other within it. At the first, all layers are still to come, or done, and deeper nets have more moments.
-    """
-    for count, values in enumerate(zip(np.unique(first), np.unique(second), strict=False)):
-        places = [first == values[0], second == values[1]]
-        if count and (values[0] != values[1] or places[0].sum() != places[1].sum()):
-            return
-        yield places
-
-
-def _in_memory(run: Experiment, shape: GraphShape) -> tuple[Experiment, GraphShape]:
-    """Parts on disk as clusters in memory, of as few steps as can be: of a graph on disk only batches are there."""
-    if run.loader.kind != "stored":
-        return run, shape
-    steps, prefetch = steps_by_parts(run.loader, shape), run.loader.prefetch
-    few = min(max(prefetch + 1, 2), steps)
-    _, edges = step_size(run, shape)
-    loader = LoaderConfig() if steps == 1 else LoaderConfig(kind="clusters", num_parts=few, prefetch=prefetch)
-    shape = replace(shape.scaled(few / steps).counted(edges=few * edges), kept=1.0, parts=1)
-    return replace(run, loader=loader), shape
+    one, two = count(low), count(high)
+    numbers, tensors = (
+        first + (last - first) * (size_of(run.model).layers - low) // (high - low)
+        for first, last in zip(one, two, strict=True)
+    )
+    return numbers, tensors
 
 
 MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}
@@ -227,7 +185,7 @@ def _kinds(run: Experiment, shape: GraphShape, weights: dict[str, int], peak: in
         **weights,
         "batch": nodes * shape.info.in_channels * BYTES,
         "graph": edges * BYTES + nodes * BYTES,
-        "edge features": edges * (shape.info.edge_channels or 0) * BYTES,
+        "edge features": edges * sum(shape.info.edge_categories or (shape.info.edge_channels or 0,)) * BYTES,
         "states": stored_states(run, nodes),
     }
     batch = kinds["batch"] + kinds["graph"] + kinds["edge features"]
@@ -243,15 +201,11 @@ def _kinds(run: Experiment, shape: GraphShape, weights: dict[str, int], peak: in
 
 def stored_states(run: Experiment, nodes: int) -> int:
     """Bytes of the streams [N, D] that wait for the backward, or are its gradient."""
-    model = run.model
-    stream = nodes * model.hidden_channels * BYTES
+    model, size = run.model, size_of(run.model)
+    stream = nodes * size.width * BYTES
     if not isinstance(model, ModelConfig):
-        return model.num_layers * stream
-    if model.backprop == "reversible":
-        runs = model.segments if isinstance(model.segments, int) else 1
-        runs = -(-model.num_layers // 32) if model.segments == "auto" else runs
-        return (runs + 1) * stream
-    if model.backprop == "checkpoint":
-        runs = model.segments if isinstance(model.segments, int) else model.num_layers
+        return size.layers * stream
+    if model.backprop in ("reversible", "checkpoint"):
+        runs = num_segments(model.segments, model.stack_arguments()["num_layers"], model.backprop)
         return (runs + 1) * stream
     return model.num_layers * stream if model.backprop == "store" else 2 * stream

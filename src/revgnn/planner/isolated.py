@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..data import Dataset, Store, make_batches, read_data
+from ..data import Batches, Dataset, Store, make_batches, read_data
 from ..experiment import Experiment, as_json, experiment_of, make_model
 from ..files import parse_object
 from ..meter import resident_peak
 from ..overrides import from_json
 from ..resident import Resident, resident_now
 from ..train import dry_run
-from .dry_run import Size, as_tried, enough, ways_of_trial
+from .dry_run import as_tried, enough, made_up_batches, made_up_data, ways_of_trial
 from .measured import ways_of
 from .synthetic import GraphShape
 
@@ -64,13 +65,12 @@ def resident_in_isolation(run: Experiment, data: GraphShape | Path) -> Resident 
     return from_json(Resident, parse_object(done.stdout.splitlines()[-1]))
 
 
-def _measured(ways: Iterable[Experiment], dataset: Dataset | Store) -> Resident:
+def _measured(ways: Iterable[Experiment], dataset: Dataset | Store, batches: Callable[[], Batches]) -> Resident:
     peak = resident_peak(dataset)
     for run in ways:
-        batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-        model = make_model(run, dataset.info)
-        dry_run(model, batches, run.train, epochs=2, steps=STEPS // 2, num_outputs=dataset.info.num_outputs)
-        del batches, model
+        made, model = batches(), make_model(run, dataset.info)
+        dry_run(model, made, run.train, epochs=2, steps=STEPS // 2, num_outputs=dataset.info.num_outputs)
+        del made, model
     assert peak.growth is not None and peak.process is not None, "where the system does not tell, nobody asks"
     return Resident(growth=peak.growth, process=peak.process)
 
@@ -81,11 +81,14 @@ def _main() -> None:
     run = experiment_of(request["run"])
     if request["shape"] is None:
         dataset = read_data(run.dataset, run.loader, Path(request["data_root"]))
-        found = _measured(ways_of(run), dataset)
+        make = partial(make_batches, dataset, run.batch_size, run.train.seed, run.loader)
+        found = _measured(ways_of(run), dataset, make)
     else:
         shape = from_json(GraphShape, request["shape"])
-        with as_tried(run, enough(run, shape), Size(1.0, None)) as (whole, dataset):
-            found = _measured(ways_of_trial(whole), dataset)
+        shape = enough(run, shape)
+        with as_tried(run, shape) as whole:
+            data = made_up_data(run, shape)
+            found = _measured(ways_of_trial(whole), data, partial(made_up_batches, whole, shape, data))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
 
 

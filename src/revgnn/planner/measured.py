@@ -1,16 +1,21 @@
-"""The memory of a run's first training steps, measured on the CPU by the definition that reports use."""
+"""The peak memory of the first training steps of a run, phase by phase, measured on data that are there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from ..data import Dataset, Store, make_batches
+from torch import Tensor
+
+from ..data import Batches, Dataset, Store, make_batches
 from ..experiment import Experiment, make_model
-from ..measure import FIRST_BATCH, AllocationEvent
+from ..measure import FIRST_BATCH, AllocationEvent, StepMemory
 from ..nn.model import ModelConfig
 from ..train import dry_run
 from ..train.callbacks.memory import step_memory
+
+Peaks = dict[str, int]
+"""Phase of a training step -> the most bytes of tensors that are allocated in it."""
 
 
 def training_memory(run: Experiment, dataset: Dataset | Store) -> int:
@@ -21,45 +26,73 @@ def training_memory(run: Experiment, dataset: Dataset | Store) -> int:
             a fixed point that is unrolled at first, solved ones too.
         dataset: the data of the run.
     """
-    return max(max(events)[0] for way in ways_of(run) for events in training_trace(way, dataset).values())
+
+    def peak(way: Experiment) -> int:
+        batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
+        return max(step_peaks(way, batches, dataset).values())
+
+    return max(peak(way) for way in ways_of(run))
 
 
 def ways_of(run: Experiment) -> Iterator[Experiment]:
     """A run and, where its first epochs unroll a fixed point, the same run that solves it from the first on."""
     yield run
-    if _unrolled_epochs(run):
-        assert isinstance(run.model, ModelConfig), "a peer has no fixed point"
-        solved = replace(run.model.equilibrium, pretrain_epochs=0)
-        yield replace(run, model=replace(run.model, equilibrium=solved))
+    if (
+        isinstance(run.model, ModelConfig)
+        and run.model.backprop == "implicit"
+        and run.model.equilibrium.pretrain_epochs
+    ):
+        yield replace(run, model=replace(run.model, equilibrium=replace(run.model.equilibrium, pretrain_epochs=0)))
 
 
-def training_trace(run: Experiment, dataset: Dataset | Store) -> dict[str, list[AllocationEvent]]:
-    """Measure as `training_memory`, moment by moment.
+def step_peaks(
+    run: Experiment, batches: Batches, dataset: Dataset | Store, held: Iterable[Tensor] | None = None
+) -> Peaks:
+    """Measure the peaks of the phases of a run's first steps: two of each of two epochs.
 
-    Returns: the phases of `dry_run` and, where batches are made ahead, "first batch" -> all bytes that are alive, and
-        those of gradients among them where gradients are made, after every allocation and every release.
+    Args:
+        run: what is trained and how.
+        batches: of the steps.
+        dataset: that they are of.
+        held: tensors of the batches that are there before the first step; ``None``: what the loader's kind holds.
+    Returns: the phases of `dry_run`, gradients cut into `pieces`; and "first batch", where batches are made ahead.
     """
-    batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset.info)
-    memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
-    assert memory is not None, "the CPU is always measured"
-    dry_run(
-        model,
-        batches,
-        run.train,
-        memory,
-        epochs=2,
-        steps=memory.RECORDED_STEPS // 2,
-        num_outputs=dataset.info.num_outputs,
-    )
+    if held is None:
+        memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
+        assert memory is not None, "the CPU is always measured"
+    else:
+        memory = StepMemory("cpu", [*model.parameters(), *model.buffers(), *held])
+    steps = memory.RECORDED_STEPS // 2
+    dry_run(model, batches, run.train, memory, epochs=2, steps=steps, num_outputs=dataset.info.num_outputs)
     return {
-        phase: [(size + (memory.beside if phase != FIRST_BATCH else 0), left) for size, left in allocation_trace]
-        for phase, allocation_trace in memory.allocation_trace.items()
+        piece: peak + (0 if phase == FIRST_BATCH else memory.beside)
+        for phase, trace in memory.allocation_trace.items()
+        for piece, peak in pieces(phase, trace).items()
     }
 
 
-def _unrolled_epochs(run: Experiment) -> int:
-    """Epochs in which a fixed point is unrolled, before the first that solves it."""
-    if not isinstance(run.model, ModelConfig) or run.model.backprop != "implicit":
-        return 0
-    return run.model.equilibrium.pretrain_epochs
+def pieces(phase: str, trace: Sequence[AllocationEvent]) -> Peaks:
+    """Cut a phase by the gradients that it leaves, and give the peak of each piece.
+
+    Each piece grows with depth along a line of its own. Before the first gradient all activations are there. While
+    gradients come, the highest moment is near the head (all activations, gradients apart) or near the encoder (all
+    gradients). After the last gradient there are no activations. A small trial is highest in another piece than the
+    whole run, so that one peak for all of them would be carried on along the wrong line.
+    """
+    total = max(there for _, there in trace)
+    if not total:
+        return {phase: max(size for size, _ in trace)}
+    before = [size for size, there in trace if not there]
+    coming = [(size, there) for size, there in trace if 0 < there < total]
+    after = [size for size, there in trace if there == total]
+    return {
+        f"{phase}, {piece}": max(sizes)
+        for piece, sizes in {
+            "before": before,
+            "near the head": [size - there for size, there in coming],
+            "near the encoder": [size for size, _ in coming],
+            "after": after,
+        }.items()
+        if sizes
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,18 +11,29 @@ from rich.console import Console
 from ..console import print_table
 from ..experiment import Experiment
 from ..report.row import duration, integer, memory
-from .dry_run import KEPT, step_size
 from .estimate import estimate
-from .roofline import rates_of, step_work
-from .suggest import steps_of, what_fits
+from .process import process_bytes
+from .roofline import rates_of, run_seconds, step_work
+from .step_size import KEPT, step_size, steps_of
+from .suggest import MARGIN, what_fits
 from .synthetic import shape_of_config
 
 FIRST = 10
 """Suggestions that are shown."""
+TIMES = (
+    "Times are orders of magnitude: of the recipes that were measured most are within a factor of two, small steps and "
+    "fixed points up to ten times off (docs/planner.md)."
+)
 
 
 def make_plan(
-    name: str, run: Experiment, memory_limit: int | None, *, device: str = "cpu", gpu: str = "h100"
+    name: str,
+    run: Experiment,
+    memory_limit: int | None,
+    *,
+    device: str = "cpu",
+    gpu: str = "h100",
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
     """Plan a run without its data.
 
@@ -31,15 +42,18 @@ def make_plan(
         run: what would run.
         memory_limit: bytes that the process may take, or a GPU's tensors; ``None`` searches for nothing.
         device, gpu: as `rates_of`.
+        progress: told what is predicted.
     Returns: one JSON value: sizes, peak by kind, time, and suggestions (the run as it is first).
     Raises: ValueError: sizes that are not known without the data; a peer that the data do not suit.
     """
     shape = shape_of_config(run.dataset)
+    progress("the rates of this machine" if device == "cpu" else f"the rates of {gpu}")
     rates = rates_of(device, gpu)
+    progress("as it is")
     prediction = estimate(run, shape)
     nodes, edges = step_size(run, shape)
     seconds = step_work(run, shape, nodes, edges).seconds(rates)
-    notes = [*shape.assumed]
+    notes = [*shape.assumed, TIMES]
     if device == "cuda":
         notes.append(
             "Bytes are of tensors with the kernels for the CPU, batches made ahead included: on CUDA an estimate."
@@ -48,6 +62,17 @@ def make_plan(
         notes.append(f"Clusters are taken to keep {KEPT:.0%} of the edges: how many they do, their graph decides.")
     if prediction.how == "fitted":
         notes.append("Memory is fitted: carried on from trials of the same program at smaller sizes and depths.")
+    ways = what_fits(run, shape, memory_limit, rates, progress=progress) if memory_limit else []
+    if (
+        memory_limit
+        and not ways[0].fits
+        and device == "cpu"
+        and MARGIN * (data := process_bytes(run, shape, 0)) > memory_limit
+    ):
+        notes.append(
+            f"The data, the sorting of their edges and the interpreter take {both_units(data)} without any step: "
+            "prepare the graph on disk (revgnn prepare) and read it with loader.kind=stored."
+        )
     return {
         "name": name,
         "shape": asdict(shape),
@@ -60,10 +85,12 @@ def make_plan(
         "parameters": prediction.parameters,
         "seconds_per_step": seconds,
         "steps_per_epoch": steps_of(run, shape),
+        "epochs": run.train.epochs,
+        "seconds": run_seconds(run, shape, rates),
         "rates": asdict(rates),
         "device": device,
         "memory": memory_limit,
-        "suggestions": [asdict(one) for one in what_fits(run, shape, memory_limit, rates)] if memory_limit else [],
+        "suggestions": [asdict(one) for one in ways],
         "notes": notes,
     }
 
@@ -79,13 +106,13 @@ def show_plan(made: Mapping[str, Any], console: Console) -> None:
         *([f"  {kind}", memory(size)] for kind, size in made["kinds"].items()),
         *([["the process", f"{memory(made['process_bytes'])}, interpreter included"]] if made["process_bytes"] else []),
         ["time per step", f"about {duration(made['seconds_per_step'])} ({made['rates']['source']})"],
+        ["time of the run", f"about {duration(made['seconds'])}: {made['epochs']:,} epochs, evaluations included"],
     ]
     for fact, value in facts:
         console.print(f"{fact:<24}{value}", markup=False, soft_wrap=True)
     if made["memory"]:
         as_is, *others = made["suggestions"]
-        verdict = "fits" if as_is["fits"] else "does not fit"
-        console.print(f"\nIt {verdict} into {memory(made['memory'])}.", markup=False)
+        console.print(f"\n{_verdict(as_is, made['memory'])}", markup=False, soft_wrap=True)
         if others:
             rows = suggestion_rows(others[:FIRST])
             print_table(
@@ -95,6 +122,20 @@ def show_plan(made: Mapping[str, Any], console: Console) -> None:
             console.print("Nothing that was tried fits.", markup=False)
     for note in made["notes"]:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _verdict(as_is: Mapping[str, Any], limit: int) -> str:
+    """Say whether a run fits, against the number that was asked for."""
+    taken = as_is["peak"] if as_is["process"] is None else as_is["process"]
+    verdict = "fits" if as_is["fits"] else "does not fit"
+    share = f"{both_units(taken)} and {MARGIN - 1:.0%} to spare are {both_units(round(MARGIN * taken))}"
+    return f"It {verdict} into {both_units(limit)}: {share}."
+
+
+def both_units(size: int) -> str:
+    """Write bytes in the decimal unit that `--memory` takes and in the binary one of reports."""
+    power = min(max((len(str(size)) - 1) // 3, 0), 4)
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]} ({memory(size)})"
 
 
 def suggestion_rows(suggestions: Sequence[Mapping[str, Any]]) -> list[list[str]]:

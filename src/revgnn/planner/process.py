@@ -9,7 +9,8 @@ from __future__ import annotations
 from ..experiment import Experiment
 from ..meter import interpreter_bytes
 from ..nn.model import ModelConfig
-from .dry_run import step_size
+from .model_size import size_of
+from .step_size import step_size
 from .synthetic import GraphShape
 
 FLOAT, INDEX = 4, 8
@@ -44,7 +45,7 @@ def slack(run: Experiment, shape: GraphShape) -> float:
     nodes, _ = step_size(run, shape)
     if isinstance(run.model, ModelConfig) and run.model.backprop != "store":
         return SLACK
-    return MAPPED_SLACK if nodes * run.model.hidden_channels * FLOAT >= MAPPED else STORED_SLACK
+    return MAPPED_SLACK if nodes * size_of(run.model).width * FLOAT >= MAPPED else STORED_SLACK
 
 
 def data_bytes(run: Experiment, shape: GraphShape) -> int:

@@ -1,4 +1,4 @@
-"""Time of a training step: bytes and operations that it cannot do without, over the rates of a machine.
+"""Time of training: bytes and operations that it cannot do without, over the rates of a machine.
 
 ``t = gathered / gather rate + flops / product rate + streamed / stream rate``. The rates of this machine are measured
 in a second; those of a GPU that is not here come from its maker's data sheet. What the network alone does not tell (the
@@ -15,9 +15,12 @@ from typing import Literal
 
 import torch
 
+from ..data import LoaderConfig
 from ..experiment import Experiment
 from ..measure import median_seconds
 from ..nn.model import ModelConfig
+from .model_size import size_of
+from .step_size import kept_share, step_size, steps_of
 from .synthetic import GraphShape
 
 BYTES = 4
@@ -128,27 +131,53 @@ PASSES = 8
 """Over [N, D] in one evaluation of a block: norm, activation, dropout, residual, in and out."""
 
 
-def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int) -> Work:
+def run_seconds(run: Experiment, shape: GraphShape, rates: MachineRates) -> float:
+    """Estimate how long a run takes: the steps of all its epochs, and its evaluations.
+
+    Args:
+        run: as configured; an end that comes early is not foreseen.
+        shape: of its data set, whole.
+        rates: of the machine.
+    """
+    train, loader = run.train, run.loader
+    steps = train.epochs * steps_of(run, shape) * step_work(run, shape, *step_size(run, shape)).seconds(rates)
+
+    def evaluation(parts: int, views: int) -> float:
+        # Of random parts few edges are left; of clusters, or parts on disk, about those of a step.
+        kept = 1.0
+        if parts > 1:
+            is_cut = loader.kind in ("clusters", "stored")
+            kept = kept_share(loader if is_cut else LoaderConfig(kind="random", num_parts=parts), shape)
+        return views * step_work(run, shape, shape.nodes, round(kept * shape.edges), trains=False).seconds(rates)
+
+    found = steps + -(-train.epochs // train.eval_every) * evaluation(loader.eval_parts, loader.eval_views)
+    return found if loader.final_parts is None else found + evaluation(loader.final_parts, loader.final_views)
+
+
+def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int, *, trains: bool = True) -> Work:
     """Count the work of a step.
 
     Args:
         run: the network.
         shape: of the data: widths of input, output and edge features.
         nodes, edges: that the step sees.
+        trains: whether it is differentiated; an evaluation is not.
     """
     model = run.model
-    width, layers = model.hidden_channels, model.num_layers
-    ends = 3 * 2.0 * nodes * width * (shape.info.in_channels + shape.info.num_outputs)
+    layers, width, hops, kind = size_of(model)
+    ends = (3 if trains else 1) * 2.0 * nodes * width * (shape.info.in_channels + shape.info.num_outputs)
     if not isinstance(model, ModelConfig):
-        gathers, streams = (1, 0) if model.kind in PRODUCTS else (PEER_GATHERS, PEER_STREAMS)
-        if model.kind in ONCE:
+        gathers, streams = (1, 0) if kind in PRODUCTS else (PEER_GATHERS, PEER_STREAMS)
+        if kind in ONCE:
             gathers, streams = 0, 0
         # DAGNN propagates classes, not channels.
-        across = shape.info.num_outputs if model.kind == "dagnn" else width
+        across = shape.info.num_outputs if kind == "dagnn" else width
+        both = 2.0 if trains else 1.0
+        passes = 3.0 if trains else 1.0
         return Work(
-            gathered=2.0 * gathers * max(layers, model.hops) * edges * across * BYTES,
-            streamed=BYTES * layers * (2.0 * streams * edges * across + 3.0 * PASSES * nodes * width),
-            flops=ends + 6.0 * layers * nodes * width**2,
+            gathered=both * gathers * max(layers, hops) * edges * across * BYTES,
+            streamed=BYTES * layers * (both * streams * edges * across + passes * PASSES * nodes * width),
+            flops=ends + 2.0 * passes * layers * nodes * width**2,
         )
     groups = model.num_groups if model.coupling == "grouped" else 1
     forward, backward, products = CONVOLUTIONS[model.conv]
@@ -159,7 +188,9 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int) -> Wor
     if model.backprop == "implicit":
         options = model.equilibrium
         evaluations, pulls, layers = 2 * options.max_iter, 2 * options.backward_max_iter, 1
-    channels = (shape.info.edge_channels or 0) if model.conv == "gen" else 0
+    if not trains:
+        evaluations, pulls = (evaluations if model.backprop == "implicit" else 1), 0
+    channels = sum(shape.info.edge_categories or (shape.info.edge_channels or 0,)) if model.conv == "gen" else 0
     return Work(
         gathered=BYTES * layers * edges * width * float(evaluations * forward + pulls * backward),
         streamed=BYTES * layers * width * nodes * PASSES * float(evaluations + 2 * pulls),

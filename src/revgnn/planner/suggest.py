@@ -1,4 +1,4 @@
-"""What fits into so much memory: other ways to differentiate, more groups, parts, a budget, less depth or width.
+"""What fits into so much memory: other ways to differentiate, more groups, parts, less depth or width.
 
 Each suggestion is a set of ``--set`` assignments with its own predicted peak and time.
 """
@@ -6,7 +6,7 @@ Each suggestion is a set of ``--set`` assignments with its own predicted peak an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ from ..experiment import Experiment
 from ..meter import interpreter_bytes
 from ..nn.model import ModelConfig
 from ..overrides import override
-from .dry_run import step_size, steps_by_parts
 from .estimate import Prediction, estimate
-from .process import STORED_SLACK
+from .process import STORED_SLACK, process_bytes
 from .roofline import MachineRates, rates_of, step_work
+from .step_size import step_size, steps_of
 from .synthetic import GraphShape
 
 MOST_PARTS = 1024
@@ -54,7 +54,14 @@ class Suggestion:
     """Kind -> bytes of the peak."""
 
 
-def what_fits(run: Experiment, shape: GraphShape, memory: int, rates: MachineRates | None = None) -> list[Suggestion]:
+def what_fits(
+    run: Experiment,
+    shape: GraphShape,
+    memory: int,
+    rates: MachineRates | None = None,
+    *,
+    progress: Callable[[str], None] = lambda what: None,
+) -> list[Suggestion]:
     """Search for ways to run within a memory, the most faithful first.
 
     Args:
@@ -62,13 +69,16 @@ def what_fits(run: Experiment, shape: GraphShape, memory: int, rates: MachineRat
         shape: of its data set: `shape_of_dataset` of loaded data, `shape_of_config` without.
         memory: bytes that the process may take, the interpreter included; or that a GPU has for tensors.
         rates: of the machine that will run; ``None`` measures this CPU.
-    Returns: the run as it is, first; then every way that was tried and fits, and none of those that do not.
-    Cost: seconds to half a minute of small trials; nothing larger than those is allocated.
+        progress: told what is tried.
+    Returns: the run as it is, first; then every other way that was tried and fits. Where the run fits as it is, that is
+        a budget for stored layers at most, which saves time; where its data alone do not fit, nothing else is tried.
+    Cost: about a second of small trials for each way.
     """
     rates = rates_of("cpu") if rates is None else rates
-    room = _Room(memory, rates)
+    room = _Room(memory, rates, progress)
     found = [_suggestion("as it is", (), "gradient", run, shape, room)]
-    for what, changes, same in _candidates(run, shape, room):
+    ways = _budget(run, shape, room) if found[0].fits else _ways(run, shape, room)
+    for what, changes, same in ways:
         try:
             changed = _changed(run, changes)
         except ValueError:
@@ -88,6 +98,16 @@ class _Room:
 
     memory: int
     rates: MachineRates
+    progress: Callable[[str], None]
+
+    def holds_data(self, run: Experiment, shape: GraphShape) -> bool:
+        """Whether the data of a run and the interpreter fit, without any step."""
+        return self.rates.device != "cpu" or MARGIN * process_bytes(run, shape, 0) <= self.memory
+
+    def predict(self, what: str, run: Experiment, shape: GraphShape) -> Prediction:
+        """Predict a way to run, and say so."""
+        self.progress(what)
+        return estimate(run, shape)
 
     def share(self, prediction: Prediction) -> float:
         """What of the memory is taken, the interpreter apart; fits: at most 1."""
@@ -104,7 +124,7 @@ class _Room:
 
 
 def _suggestion(what: str, changes: Changes, same: str, run: Experiment, shape: GraphShape, room: _Room) -> Suggestion:
-    prediction = estimate(run, shape)
+    prediction = room.predict(what, run, shape)
     nodes, edges = step_size(run, shape)
     return Suggestion(
         what=what,
@@ -119,26 +139,15 @@ def _suggestion(what: str, changes: Changes, same: str, run: Experiment, shape: 
     )
 
 
-def steps_of(run: Experiment, shape: GraphShape) -> int:
-    """Steps of an epoch."""
-    rows = shape.train or round(0.6 * shape.rows)
-    if shape.info.level == "graph":
-        return -(-rows // (run.batch_size or rows))
-    loader = run.loader
-    if loader.kind == "khop":
-        return -(-rows // (loader.batch_size or rows))
-    return 1 if loader.kind == "full" else steps_by_parts(loader, shape)
-
-
-def _candidates(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """Ways to run, as (words, assignments, what stays the same)."""
+def _ways(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
+    """Ways to run in less memory, as (words, assignments, what stays the same)."""
+    if not room.holds_data(run, shape):
+        return
     model = run.model
     lean = run
     if isinstance(model, ModelConfig):
         yield from _other_modes(model)
         lean = _leanest(run)
-        if model.backprop == "reversible" and model.memory_budget is None and model.num_layers <= BUDGET_LAYERS:
-            yield from _budget(run, shape, room)
     if run.loader.kind == "stored":
         yield from _fewer_parts(run, shape, room)
     elif shape.info.level == "node":
@@ -175,7 +184,12 @@ def _leanest(run: Experiment) -> Experiment:
 
 
 def _budget(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """Layers stored instead of rebuilt, in the room that is left."""
+    """Layers stored instead of recomputed, in the memory that is left."""
+    model = run.model
+    if not isinstance(model, ModelConfig) or model.backprop != "reversible" or model.memory_budget is not None:
+        return
+    if model.num_layers > BUDGET_LAYERS:
+        return
     prediction = estimate(run, shape)
     left = room.left(prediction)
     if left > 0.1 * prediction.peak:
@@ -191,7 +205,9 @@ def _parts(run: Experiment, lean: Experiment, shape: GraphShape, room: _Room) ->
         parts = 2 if now is None else 2 * now
         while parts <= min(MOST_PARTS, shape.nodes // 8):
             tried = replace(start, loader=LoaderConfig(kind="random", num_parts=parts))
-            over = room.share(estimate(tried, shape))
+            if not room.holds_data(tried, shape):
+                break
+            over = room.share(room.predict(f"{parts} random parts", tried, shape))
             if over <= 1.0:
                 changes = ("loader.kind=random", f"loader.num_parts={parts}", *_mode(run, start))
                 yield f"{parts} random parts", changes, "model"
@@ -206,7 +222,7 @@ def _fewer_parts(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tu
     while parts > 1:
         parts //= 2
         fewer = replace(run, loader=replace(run.loader, parts_per_batch=parts))
-        if room.share(estimate(fewer, shape)) <= 1.0:
+        if room.share(room.predict(f"{parts} parts in a step", fewer, shape)) <= 1.0:
             yield f"{parts} part{'s' if parts > 1 else ''} in a step", (f"loader.parts_per_batch={parts}",), "model"
             break
 
@@ -219,14 +235,12 @@ def _mode(run: Experiment, start: Experiment) -> Changes:
 
 def _smaller(run: Experiment, model: ModelConfig, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
     """Fewer layers where they cost memory, and half the width, over and over."""
-    if room.share(estimate(run, shape)) <= 1.0:
-        return
     if model.backprop in ("store", "checkpoint"):
         layers = model.num_layers
         while layers > 4:
             layers = max(layers // 2, 4)
             shallow = replace(run, model=replace(model, num_layers=layers))
-            if room.share(estimate(shallow, shape)) <= 1.0:
+            if room.share(room.predict(f"{layers} layers", shallow, shape)) <= 1.0:
                 yield f"{layers} layers", (f"model.num_layers={layers}",), "nothing"
                 break
     width = model.hidden_channels
@@ -235,7 +249,7 @@ def _smaller(run: Experiment, model: ModelConfig, shape: GraphShape, room: _Room
     while width > 8 * unit:
         width = width // 2 // unit * unit
         narrow = _changed(run, (f"model.hidden_channels={width}",))
-        if room.share(estimate(narrow, shape)) <= 1.0:
+        if room.share(room.predict(f"{width} channels", narrow, shape)) <= 1.0:
             yield f"{width} channels", (f"model.hidden_channels={width}",), "nothing"
             break
 

@@ -84,11 +84,11 @@ def memory(count: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as ms, s, min or h."""
+    """Format seconds as ms, s, min, h or days."""
     for limit, unit, name in ((1.0, 1e-3, "ms"), (120.0, 1.0, "s"), (7200.0, 60.0, "min")):
         if seconds < limit:
             return f"{seconds / unit:.3g} {name}"
-    return f"{seconds / 3600:.3g} h"
+    return f"{seconds / 3600:.3g} h" if seconds < 72 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
 def _markdown(text: str) -> str:

@@ -18,15 +18,15 @@ from .recompute import Recompute, View
 from .seeds import fold_seed
 
 ROWS = 4096
-"""Rows per block."""
+"""Rows per block by default."""
 
 
 @dataclass(frozen=True)
 class FusedHead:
     """A row-wise map ``[n, D] -> [n, T]`` and its seed.
 
-    It is evaluated on `ROWS` rows at a time with a seed per block, so that the values do not depend on whether a stack
-    evaluates it.
+    It is evaluated on ``block_rows`` rows at a time with a seed per block, so that the values do not depend on whether
+    a stack evaluates it.
     """
 
     module: nn.Module
@@ -34,6 +34,8 @@ class FusedHead:
     rows: Callable[[Tensor, int], Tensor]
     """``(rows, seed) -> values``: a pure function of each row."""
     seed: int
+    block_rows: int = ROWS
+    """Rows that are evaluated at a time; the fewer, the less memory for their activations."""
 
     @cached_property
     def recompute(self) -> Recompute:
@@ -75,5 +77,5 @@ class FusedHead:
         return grad
 
     def _blocks(self, y: Tensor) -> Iterator[tuple[Tensor, int]]:
-        for k, first in enumerate(range(0, max(y.size(0), 1), ROWS)):
-            yield y[first : first + ROWS], fold_seed(self.seed, k)
+        for k, first in enumerate(range(0, max(y.size(0), 1), self.block_rows)):
+            yield y[first : first + self.block_rows], fold_seed(self.seed, k)

@@ -32,17 +32,11 @@ class RandomPartition:
     Source: the training batches of the paper's ogbn-proteins code; Li et al. 2021 (arXiv:2106.07476).
     """
 
-    even = False
-    """Whether parts are equal runs of nodes, for who measures: so that chance has no part in a small trial."""
-
     def __init__(self, num_nodes: int) -> None:
         self.num_nodes = num_nodes
 
     def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
         """Draw the part of every node, independently."""
-        if self.even:
-            number = np.arange(self.num_nodes) * num_parts // self.num_nodes
-            return torch.from_numpy(number.astype(np.int32))
         return torch.from_numpy(rng.integers(0, num_parts, self.num_nodes, dtype=np.int32))
 
 

@@ -1,0 +1,139 @@
+"""The memory of making batches: measured on small graphs, without a model.
+
+Parts, clusters and neighbourhoods are made beside the steps, ahead of them. What that takes is linear in everything
+that grows with the graph, so two graphs of one shape tell it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Batches, Dataset, FullBatch, LoaderConfig, NodeBatches, make_batches
+from ..data.induced import EDGES_AT_ONCE
+from ..data.sampling.partition import ClusterPartition, Partition
+from ..data.subgraphs import GraphSource, PartBatches
+from ..measure import StepMemory, tensor_bytes
+from .step_size import kept_share, steps_by_parts
+from .synthetic import GraphShape, made_up
+
+EDGES = 2**17
+"""Of the larger graph, about."""
+LEAST_NODES = 2
+"""Of a part of the smaller graph; for "khop", training nodes of a step."""
+READING = 0.05
+"""Of a batch, that reading it from disk takes for a moment: as was measured."""
+
+
+@dataclass(frozen=True)
+class BatchMemory:
+    """What making batches takes, in bytes."""
+
+    batch: float
+    """One batch."""
+    first: float
+    """The making of an epoch's first batch at its peak, the batch included."""
+    later: float
+    """The making of a later one, the batch apart."""
+    kept: float
+    """What is kept of the whole graph while an epoch lasts."""
+
+
+class EvenPartition:
+    """Parts that are equal runs of nodes, so that chance has no part in what is measured."""
+
+    def __init__(self, num_nodes: int) -> None:
+        self.num_nodes = num_nodes
+
+    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+        """Give the part of every node; nothing is drawn."""
+        return torch.from_numpy((np.arange(self.num_nodes) * num_parts // self.num_nodes).astype(np.int32))
+
+
+@lru_cache(maxsize=64)
+def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
+    """Tell what making the batches of a node-level data set takes.
+
+    Args:
+        loader: how they are made; not the kind "full", which makes none.
+        shape: of the data set.
+    Cost: batches of two graphs of about `EDGES` edges at most, a fraction of a second.
+    """
+    per_step = shape.nodes / steps_by_parts(loader, shape) if loader.batch_size is None else loader.batch_size
+    factor = max(EDGES / max(shape.edges, 1), 2 * LEAST_NODES / per_step)
+    if factor >= 1.0:
+        found = _measured(loader, shape, 1.0)
+    else:
+        small, large = (vars(_measured(loader, shape, size)) for size in (factor / 2, factor))
+        times = (1.0 - factor / 2) / (factor / 2)
+        found = BatchMemory(**{name: size + (large[name] - size) * times for name, size in small.items()})
+    if loader.kind == "stored":
+        # Parts are read as they lie on disk, and of the whole graph nothing is kept.
+        return BatchMemory(batch=found.batch, first=found.batch, later=READING * found.batch, kept=0.0)
+    return found
+
+
+def _measured(loader: LoaderConfig, shape: GraphShape, factor: float) -> BatchMemory:
+    """Make the first batches of an epoch of a graph at a factor of its shape."""
+    data = partitioned_data(loader, shape, shape.scaled(factor))
+    at_once = max(round(EDGES_AT_ONCE * factor), 1)
+    batches = partitioned_batches(scaled_loader(loader, factor), shape, data, edges_at_once=at_once)
+    memory = StepMemory("cpu")
+    memory()
+    memory.phase("first")
+    epoch = iter(batches.train(1))
+    made = [next(epoch)]
+    memory.phase("later")
+    # An epoch of one step makes no second batch.
+    made += islice(epoch, 1)
+    memory.close()
+    first, later = ([size for size, _ in memory.allocation_trace.get(phase, ())] for phase in ("first", "later"))
+    batch, there = tensor_bytes(made[0].tensors()), first[-1]
+    another = max(later) - there - batch if later else 0
+    return BatchMemory(batch=batch, first=max(first), later=another, kept=there - batch)
+
+
+def scaled_loader(loader: LoaderConfig, factor: float) -> LoaderConfig:
+    """Scale the training nodes of a step."""
+    if loader.batch_size is None:
+        return loader
+    return replace(loader, batch_size=max(round(loader.batch_size * factor), 1))
+
+
+def partitioned_data(loader: LoaderConfig, shape: GraphShape, small: GraphShape) -> Dataset:
+    """Make up a data set that `partitioned_batches` cuts.
+
+    Args:
+        loader: not the kind "full".
+        shape: of the whole data set, whose share of edges is kept.
+        small: what is made up.
+    """
+    if loader.kind == "khop":
+        return made_up(small)
+    # What METIS would make of a random graph is nothing like its clusters: a batch is a run of nodes instead.
+    return made_up(small, runs=steps_by_parts(loader, shape), kept=kept_share(loader, shape))
+
+
+def partitioned_batches(
+    loader: LoaderConfig, shape: GraphShape, data: Dataset, *, edges_at_once: int = EDGES_AT_ONCE
+) -> Batches:
+    """Give the batches of such a data set, none made ahead.
+
+    Args:
+        loader, shape: as for `partitioned_data`.
+        data: what it gave.
+        edges_at_once: as `PartBatches`.
+    """
+    if loader.kind == "khop":
+        return make_batches(data, None, 0, replace(loader, prefetch=0))
+    parts, source = steps_by_parts(loader, shape), GraphSource(data)
+    partition: Partition = EvenPartition(data.num_nodes)
+    if loader.kind == "clusters":
+        partition = ClusterPartition(partition.draw(np.random.default_rng(0), parts).long(), parts)
+    training = PartBatches(source, partition, parts, 0, edges_at_once=edges_at_once)
+    return NodeBatches(training, FullBatch(data, source.graph))
