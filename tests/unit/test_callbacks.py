@@ -77,8 +77,8 @@ def test_what_is_told_in_which_order(tmp_path: Path) -> None:
 class Counts(Callback):
     """Counts steps over all resumptions, and asks for something at one of them."""
 
-    def __init__(self, ask: str | None = None, at: int = 0) -> None:
-        self.steps, self.ask, self.at = 0, ask, at
+    def __init__(self, ask: str | None = None, at: int = 0, *, steps: int = 0) -> None:
+        self.steps, self.ask, self.at = steps, ask, at
 
     def on_step_end(self, run: TrainState) -> None:
         self.steps += 1
@@ -95,11 +95,11 @@ class Counts(Callback):
 def test_a_callback_can_stop_a_run_that_resumes_with_what_it_kept(tmp_path: Path) -> None:
     fit_toy(tmp_path / "whole", SHORT, callbacks=[Counts()])
     with pytest.raises(Interrupted, match="after epoch 1 and 1 steps; the checkpoint is in") as stopped:
-        fit_toy(tmp_path / "cut", SHORT, callbacks=[Counts("stop", 4)])
+        fit_toy(tmp_path / "cut", SHORT, callbacks=[Counts("stop", 4), Counts(steps=100)])
     assert stopped.value.signum == signal.SIGINT
-    again = Counts()
-    fit_toy(tmp_path / "cut", SHORT, callbacks=[again], resume=True)
-    assert again.steps == 6
+    again, second = Counts(), Counts()
+    fit_toy(tmp_path / "cut", SHORT, callbacks=[again, second], resume=True)
+    assert (again.steps, second.steps) == (6, 106)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     # One that the checkpoint knows nothing of begins anew.
     other = Heard()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Checkpoints(Callback):
             "rows": run.rows,
             "seconds": run.seconds,
             "batches_per_step": run.ranks.batches_per_step,
-            "callbacks": {type(one).__name__: state for one in run.callbacks if (state := one.state_dict())},
+            "callbacks": {name: state for name, one in _named(run) if (state := one.state_dict())},
         }
         snapshot = take(
             run.model,
@@ -118,7 +119,15 @@ def _take_up(snapshot: Snapshot, run: TrainState, out: Path) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {out} does not say where the run stood: {error!r}") from error
     run.epoch, run.step, run.best = snapshot.epoch, snapshot.step, snapshot.best
+    for name, callback in _named(run):
+        if name in states:
+            callback.load_state_dict(states[name])
+
+
+def _named(run: TrainState) -> Iterator[tuple[str, Callback]]:
+    """Each callback of a run under the name of its class, with a number from the second of a class on."""
+    seen: Counter[str] = Counter()
     for callback in run.callbacks:
-        state = states.get(type(callback).__name__)
-        if state is not None:
-            callback.load_state_dict(state)
+        name = type(callback).__name__
+        seen[name] += 1
+        yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), callback
