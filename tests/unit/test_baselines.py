@@ -174,9 +174,9 @@ def test_what_is_propagated_follows_the_features_and_the_graph(kind: str) -> Non
         return peer(kind)(values.clone(), where)
 
     assert_close(model(x, found), fresh(x, found))
-    kept = model._kept._made[0]
+    kept = model._cache._features[0]
     assert_close(model(x, found), fresh(x, found))
-    assert model._kept._made[0] is kept, "the same features are propagated once"
+    assert model._cache._features[0] is kept, "the same features are propagated once"
     assert_close(model(x, other), fresh(x, other))
     x.mul_(2.0)
     assert_close(model(x, other), fresh(x, other))
@@ -189,11 +189,11 @@ def test_what_is_propagated_serves_training_after_inference_and_dies_with_its_fe
     model = peer(kind)
     with torch.inference_mode():
         model(x, found)
-        assert not any(hop.is_inference() for hop in model._kept._made)
+        assert not any(hop.is_inference() for hop in model._cache._features)
     model(x, found).sum().backward()
     expected = model.eval()(x, found)
     assert_close(pickle.loads(pickle.dumps(model))(x, found), expected)
-    made = [weakref.ref(hop) for hop in model._kept._made]
+    made = [weakref.ref(hop) for hop in model._cache._features]
     del x, expected
     gc.collect()
     assert [hop() for hop in made] == [None] * len(made)

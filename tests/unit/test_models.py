@@ -222,7 +222,7 @@ def test_configurations_that_cannot_be(choices: dict[str, Any], message: str) ->
 def test_data_that_does_not_go_with_the_configuration() -> None:
     with pytest.raises(ValueError, match="edge_linear=True"):
         build_model(small("gen", gen=GENOptions(edge_linear=False)), in_channels=5, out_channels=3, edge_channels=2)
-    with pytest.raises(ValueError, match="answers per node"):
+    with pytest.raises(ValueError, match="logits per node"):
         build_model(small("gat"), in_channels=5, out_channels=3, level="graph")
     model = build_model(small(), in_channels=1, out_channels=3, categories=[4])
     with pytest.raises(ValueError, match=r"category 7 in row 1, column 0 is not in 0\.\.3"):

@@ -1,8 +1,8 @@
 """Recipes: complete experiments by name, one function each.
 
 A recipe is a public function without arguments in a module of this folder that returns an `Experiment`. Its name is
-``<module>/<function>``, the module spelled like its data set: ``ogbn-arxiv/revgcn_deep``. A new row is a new function, a
-new data set a new module; nothing is registered elsewhere. Names and first lines are parsed from the source, so that
+``<module>/<function>``, the module spelled like its data set: ``ogbn-arxiv/revgcn_deep``. A new row is a new function,
+a new data set a new module; nothing is registered elsewhere. Names and first lines are parsed from the source, so that
 listing recipes or reporting a mistyped name imports nothing; `find_recipe` imports a recipe's module.
 """
 
