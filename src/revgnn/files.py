@@ -1,14 +1,16 @@
-"""Small files that are written whole or not at all, read without trust, and what is said when the disk is full."""
+"""Write files atomically, read untrusted JSON safely, and record checksums and versions."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write under; then it is synced and renamed: a reader sees the old file or the new one.
+    """Yield a temporary path to write to; then sync it and rename it to ``path``, so that readers see no partial file.
 
-    A link at ``path`` is replaced, never followed. Where the writing fails, what stood there stands there still.
+    A link at ``path`` is replaced, never followed. If writing fails, ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -35,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, as `replacing` does.
+    """Write a text file atomically, see `replacing`.
 
     Raises: OSError: a full disk and the like.
     """
@@ -45,7 +47,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,15 +57,15 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def room_for(what: str, needed: int, folder: Path, *, then: str = "resume the run") -> Iterator[None]:
-    """Turn a full disk into an `OSError` that says how many bytes ``what`` needs and how many are free.
+    """Turn the error of a full disk into an `OSError` that states how many bytes are needed and how many are free.
 
-    Errors of the operating system that a library words itself ("... (os error 28)") are recognised too.
+    It recognises system errors that a library rewords too ("... (os error 28)").
 
     Args:
-        what: is written.
-        needed: bytes.
-        folder: where.
-        then: what to do once there is room.
+        what: name of what is written.
+        needed: number of bytes.
+        folder: the folder that it is written to.
+        then: what the user should do after making room.
     """
     try:
         yield
@@ -79,19 +81,19 @@ def room_for(what: str, needed: int, folder: Path, *, then: str = "resume the ru
 def read_object(
     path: Path, fault: Callable[[str], Exception] = ValueError, *, largest: int = LARGEST_JSON
 ) -> dict[str, Any]:
-    """Read one JSON object that may come from anywhere.
+    """Read one JSON object from an untrusted file.
 
     Args:
-        path: a plain file, no link.
+        path: a regular file, no link.
         fault: makes the error from its message.
-        largest: bytes that are read.
-    Raises: what ``fault`` makes: not a plain file, too large, not JSON, nested too deep, a name twice, NaN or
+        largest: maximum size in bytes.
+    Raises: the error of ``fault``: not a regular file, too large, not JSON, nested too deep, a repeated name, NaN or
         infinite numbers, or not an object.
     """
     try:
         check_plain(path, fault)
         if path.stat().st_size > largest:
-            raise ValueError(f"{path.stat().st_size} bytes are more than the {largest} that are read")
+            raise ValueError(f"{path.stat().st_size} bytes exceed the limit of {largest}")
         return parse_object(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         if type(error) is fault:
@@ -100,9 +102,9 @@ def read_object(
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Read one JSON object from text that may come from anywhere.
+    """Parse one JSON object from untrusted text.
 
-    Raises: ValueError: not one object, nested too deep, a name twice, NaN or infinite numbers.
+    Raises: ValueError: not one object, nested too deep, a repeated name, NaN or infinite numbers.
     """
     try:
         value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
@@ -115,7 +117,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 @contextmanager
 def parts_of(path: Path) -> Iterator[None]:
-    """Turn the lack of a part, or one of another kind, into a `ValueError` that names the file or folder read."""
+    """Turn a missing or mistyped field of a file's content into a `ValueError` that names the file or folder."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -125,9 +127,26 @@ def parts_of(path: Path) -> Iterator[None]:
 
 
 def check_plain(path: Path, fault: Callable[[str], Exception] = ValueError) -> None:
-    """Refuse what is missing, a link or a folder."""
+    """Raise the error of ``fault`` unless ``path`` is a regular file: no link, no folder."""
     if path.is_symlink() or not path.is_file():
         raise fault(f"{path} must be a plain file; it is missing, a link or a folder")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions_of(*packages: str) -> dict[str, str | None]:
+    """Return the versions of installed packages by name; ``None``: a source tree that was never installed."""
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -55,11 +55,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         config: a dataclass or a mapping.
         prefix: prepended to every name.
     """
-    items = (
-        config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in fields(config))
-    )
+    values = config if isinstance(config, Mapping) else {f.name: getattr(config, f.name) for f in fields(config)}
     flat: dict[str, Any] = {}
-    for key, value in items:
+    for key, value in values.items():
         is_nested = isinstance(value, Mapping) or is_dataclass(value)
         flat.update(flatten(value, f"{prefix}{key}.") if is_nested else {f"{prefix}{key}": value})
     return flat

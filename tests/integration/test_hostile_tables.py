@@ -109,7 +109,7 @@ def test_a_footer_that_lies_about_its_rows_is_seen(tmp_path: Path, claimed: byte
     footer = data[-8 - length : -8]
     assert footer.count(written) > 1
     path.write_bytes(data[: -8 - length] + footer.replace(written, claimed) + data[-8:])
-    assert any("e.parquet: 1 row" in line and "it is damaged; write it anew" in line for line in report(config))
+    assert any("e.parquet: 1 row" in line and "it is damaged; write it again" in line for line in report(config))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("nodes: !!python/object/apply:os.system [touch executed]", "could not determine a constructor for the tag"),
         ("nodes: " + "[" * 400 + "]" * 400, "is nested too deep"),
         ("parts: {count: " + "9" * 6000 + "}", "Exceeds the limit (4300 digits)"),
-        ("parts: {count: 1}\nparts: {count: 2}", "'parts' stands there 2 times; keep one"),
+        ("parts: {count: 1}\nparts: {count: 2}", "'parts' occurs 2 times; keep one"),
         ("a: \x01", "special characters are not allowed"),
         ("#" * 2**20 + "\n", "has 1048577 bytes; at most 1048576 are read"),
         ("{split: {fractions: [.nan, .inf, 0.1]}}", "split.fractions must be three numbers"),

@@ -850,7 +850,7 @@ def test_what_cannot_be_a_layer() -> None:
         GroupAddRev(nn.Linear(4, 4), num_groups=1)
     with pytest.raises(ValueError, match="num_groups must be 2 or more .*got 1"):
         GroupAddRev(nn.ModuleList([nn.Linear(4, 4)]))
-    with pytest.raises(ValueError, match="num_groups must say how many"):
+    with pytest.raises(ValueError, match="num_groups must be given, unless conv is a ModuleList"):
         GroupAddRev(nn.Linear(4, 4))
     with pytest.raises(ValueError, match="num_groups=3 but conv lists 2 blocks"):
         GroupAddRev(nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), num_groups=3)

@@ -229,7 +229,7 @@ def test_data_that_does_not_go_with_the_configuration() -> None:
         build_model(
             small("gen", gen=GENOptions(edge_linear=False)), GraphInfo(in_channels=5, num_outputs=3, edge_channels=2)
         )
-    with pytest.raises(ValueError, match="answers per node"):
+    with pytest.raises(ValueError, match="logits per node"):
         build_model(small("gat"), GraphInfo(in_channels=5, num_outputs=3, level="graph"))
     model = build_model(small(), GraphInfo(in_channels=1, num_outputs=3, categories=(4,)))
     with pytest.raises(ValueError, match=r"category 7 in row 1, column 0 is not in 0\.\.3"):

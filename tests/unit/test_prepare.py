@@ -301,14 +301,14 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
         ({"edges": {"files": "broken.parquet"}}, "broken.parquet: cannot be read: "),
         (
             {"edges": {"files": "edges.txt"}},
-            "edges.txt: cannot be read: the end '.txt' of its name is none of .parquet",
+            "edges.txt: cannot be read: its suffix '.txt' is none of .parquet",
         ),
         ({"edges": {"files": "empty.csv"}}, "empty.csv: cannot be read: it is empty, without a line of column names"),
         (
             {"edges": {"files": "damaged.parquet"}},
             "damaged.parquet: 1 row, first row 0, cannot be read from about this",
         ),
-        ({"edges": {"files": "twice.parquet"}}, "twice.parquet, column src: stands there 2 times; keep one"),
+        ({"edges": {"files": "twice.parquet"}}, "twice.parquet, column src: occurs 2 times; keep one"),
         ({"nodes": {"files": "nodes.parquet", "features": "x", "label": "one"}}, "column one: has 1 classes"),
         ({"parts": {"count": 2, "method": "column", "column": "text"}}, "column text: holds string; parts are numbers"),
         ({"parts": {"count": 2, "method": "column", "column": "one"}}, "without a part of 0..1; give each node one"),

@@ -9,13 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import parse_object, read_object
+from ..files import parse_object, read_object, versions_of
 
 FORMAT = 1
 _PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
@@ -135,14 +134,8 @@ def _failures(curve: list[dict[str, Any]]) -> list[str]:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name, package in _PACKAGES.items():
-        try:
-            found[name] = version(package)
-        except PackageNotFoundError:
-            # Run from a source tree that was never installed.
-            found[name] = None
-    return found
+    found = versions_of(*_PACKAGES.values())
+    return {"python": platform.python_version(), **{name: found[package] for name, package in _PACKAGES.items()}}
 
 
 def _machine() -> dict[str, Any]:

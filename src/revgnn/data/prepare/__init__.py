@@ -1,4 +1,4 @@
-"""A user's tables, of any size, as a prepared graph: described by graph.yaml, checked whole, cut into parts."""
+"""Prepare a graph on disk from tables of any size: described by graph.yaml, checked, partitioned"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""graph.yaml as frozen dataclasses: which tables, which columns, what is learned, how it is cut.
+"""The configuration graph.yaml as frozen dataclasses: tables, columns, task, split and partition.
 
-Hides YAML: an unknown key is answered with the nearest known one, a value of the wrong kind with what it may be.
+Hides YAML: the error for an unknown key names the nearest known one, that for a wrong value its allowed types.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 MAX_BYTES = 2**20
-"""Of graph.yaml: it names files, it does not hold them."""
+"""Maximum size of graph.yaml, which names files but contains no data."""
 MAX_PARTS = 100_000
-"""More would be folders of a few rows each; a typing mistake must not make a million of them."""
+"""Maximum number of parts, a guard against typing mistakes: more parts would have few rows each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """One column that becomes numbers."""
+    """A column of features and its encoding."""
 
     column: str
-    """Its name in the table."""
+    """The column's name in the table."""
     encode: Literal["number", "one_hot", "ordinal"] = "number"
-    """number: a number, truth value or list of numbers as it is; one_hot: a column of 0 and 1 for each category;
-    ordinal: the number of its category."""
+    """number: numbers, truth values or lists of numbers, unchanged; one_hot: a 0/1 column per category; ordinal: the
+    index of the category."""
     categories: tuple[str, ...] | None = None
-    """In this order; ``None``: those that occur, in ascending order."""
+    """The categories in order; ``None``: all values of the column, ascending."""
 
     def __post_init__(self) -> None:
         if self.categories is not None and self.encode == "number":
@@ -44,12 +44,12 @@ class Nodes:
     files: tuple[str, ...]
     """Parquet, CSV or Arrow files; patterns such as ``nodes/*.parquet``; relative to the folder of graph.yaml."""
     id: str = "id"
-    """Integers or strings, each once."""
+    """The column of ids: integers or strings, each once."""
     features: tuple[FeatureConfig, ...]
-    """Side by side in this order."""
+    """The columns of x, concatenated in this order."""
     label: tuple[str, ...]
-    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression. An empty list:
-    nothing is known of the nodes, which can be predicted and not learned from."""
+    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression. Empty: the
+    nodes are unlabelled, for prediction only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +57,26 @@ class Edges:
     """The tables of edges."""
 
     files: tuple[str, ...]
-    """As for nodes."""
+    """Parquet, CSV or Arrow files, as for nodes."""
     src: str = "src"
-    """The id that messages come from."""
+    """The column of source ids."""
     dst: str = "dst"
-    """The id that they go to."""
+    """The column of destination ids, which receive the messages."""
     features: tuple[FeatureConfig, ...] = ()
-    """Side by side in this order."""
+    """The columns of edge_attr, concatenated in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which nodes are learned from and which are judged: a column, or fractions."""
+    """The split into train, valid and test: by a column, or by fractions."""
 
     column: str | None = None
-    """Of nodes: train, valid or test; null: in none of them."""
+    """A column of the nodes with train, valid or test; null: in no split."""
     fractions: tuple[float, ...] | None = None
-    """Of train, valid and test, such as [0.8, 0.1, 0.1]: drawn by the hash of the id, so that a node stays where it is
-    when others come. Nodes without a label are in none."""
+    """Fractions of train, valid and test, such as [0.8, 0.1, 0.1]; drawn by the hash of the id, so that a node keeps
+    its split when others are added. Unlabelled nodes are in no split."""
     seed: int = 0
-    """Of the fractions."""
+    """Seed of the fractions."""
 
     def __post_init__(self) -> None:
         if (self.column is None) == (self.fractions is None):
@@ -92,16 +92,16 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """How the nodes are cut into parts."""
+    """The partition of the nodes."""
 
     count: int = 16
-    """How many; the memory of training follows the size of a part."""
+    """P, the number of parts; the memory of training grows with the size of a part."""
     method: Literal["hash", "metis", "column"] = "hash"
-    """hash: by the id, any size; metis: few cut edges, in the memory of one machine; column: one of yours."""
+    """hash: by the id, for any size; metis: few cut edges, in the memory of one machine; column: a column of yours."""
     column: str | None = None
-    """For method column: of nodes, the number of the part, 0..count-1."""
+    """For method column: a column of the nodes with the part, 0..count-1."""
     seed: int = 0
-    """Of the hash."""
+    """Seed of the hash."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_PARTS:
@@ -112,20 +112,20 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
-    """What a graph is made of: the whole of graph.yaml."""
+    """The content of graph.yaml."""
 
     name: str | None = None
-    """``None``: the name of the folder that is written."""
+    """The graph's name; ``None``: the name of the output folder."""
     task: Literal["multiclass", "multilabel", "regression"] = "multiclass"
-    """What is learned."""
+    """The task."""
     nodes: Nodes
     edges: Edges
     split: Split | None = None
-    """``None`` where, and only where, there is no label."""
+    """The split; ``None`` if and only if there is no label."""
     classes: tuple[str, ...] | None = None
-    """Of multiclass, in this order; ``None``: those that occur, in ascending order."""
+    """The classes of multiclass in order; ``None``: all values of the label, ascending."""
     direction: Literal["directed", "undirected"] = "directed"
-    """directed: edges as they stand, with their repeats; undirected: reverse edges are added and repeats dropped."""
+    """directed: edges unchanged, repeats included; undirected: reverse edges are added and repeats dropped."""
     self_loops: bool = False
     """Give every node exactly one."""
     parts: Parts = Parts()
@@ -154,13 +154,13 @@ class GraphConfig:
 def read_config(path: Path) -> GraphConfig:
     """Read graph.yaml.
 
-    Raises: ValueError: not YAML, or more of it than is understood; an unknown, missing or wrong field, by its dotted
-        name.
+    Raises: ValueError: not YAML, or YAML with aliases or repeated names; an unknown, missing or wrong field, by its
+        dotted name.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{path} has {size} bytes; at most {MAX_BYTES} are read: name tables by a pattern")
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except RecursionError:
         raise ValueError(f"{path} is nested too deep; see docs/prepare.md for an example") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -169,8 +169,8 @@ def read_config(path: Path) -> GraphConfig:
     return config
 
 
-class _Plain(yaml.SafeLoader):  # type: ignore[misc]
-    """Values that are written out, each name once: no aliases, by which a few lines can stand for a world of them."""
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """A YAML loader that rejects repeated names, and aliases, by which a few lines can expand without bound."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -181,18 +181,18 @@ class _Plain(yaml.SafeLoader):  # type: ignore[misc]
         names = [name.value for name, _ in node.value]
         twice = sorted({str(name) for name in names if names.count(name) > 1})
         if twice:
-            raise yaml.YAMLError(f"{twice[0]!r} stands there {names.count(twice[0])} times; keep one")
+            raise yaml.YAMLError(f"{twice[0]!r} occurs {names.count(twice[0])} times; keep one")
         return super().construct_mapping(node, deep)
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
-    """Turn plain YAML values into what a type hint asks for.
+    """Convert a YAML value to a type.
 
     Args:
         kind: a dataclass, ``str``, ``int``, ``float``, ``bool``, ``Literal``, ``tuple[T, ...]`` or a union with None.
-        value: what YAML gave; a single value stands for a list of one.
+        value: the YAML value; a single value is accepted as a list of one.
         where: the dotted name, for errors.
-    Raises: ValueError: naming the field, what was got and what it may be.
+    Raises: ValueError: the message names the field, its value and the allowed values.
     """
     if get_origin(kind) in (Union, types.UnionType):
         (inner,) = (one for one in get_args(kind) if one is not types.NoneType)
@@ -213,8 +213,8 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        spoken = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
-        raise ValueError(f"{where} must be {spoken}; got {value!r:.80}")
+        allowed = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        raise ValueError(f"{where} must be {allowed}; got {value!r:.80}")
     return value
 
 
@@ -241,7 +241,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def nearest(name: str, known: Any) -> str | None:
-    """Give the known name that is most like this one, if any is."""
+    """Return the most similar known name, or None."""
     found = difflib.get_close_matches(name, [str(one) for one in known], n=1, cutoff=0.5)
     return found[0] if found else None
 

@@ -1,7 +1,7 @@
-"""The one place that names Daft: rows of tables are read, joined with the places of ids, and written part by part.
+"""Run the joins of the preparation with Daft: read rows, join edges with node indices, write them by part.
 
-In this process, or on a Ray cluster that sees the same folders: the same program and the same answer, because places
-come from the rows themselves and never from the order in which an engine gives them.
+It runs in this process, or on a Ray cluster with the same folders. Both give the same result, because indices depend on
+the rows themselves and never on the order in which the engine returns them. No other module names Daft.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from .rows import as_text
 _logger = logging.getLogger(__name__)
 
 ROW_GROUP_BYTES = 1 << 22
-"""Of an intermediate file: what a writer holds in memory for each part."""
-BROKEN_IS = "cannot be read from about this row on: it is damaged; write it anew"
+"""Bytes of a row group of an intermediate file, which a writer buffers for each part."""
+DAMAGED = "cannot be read from about this row on: it is damaged; write it again"
 
 
 class RowReader(Protocol):
-    """How a batch of a table becomes rows."""
+    """Converts a batch of a table to rows."""
 
     @property
     def schema(self) -> pa.Schema:
-        """Of what `read` gives."""
+        """Schema of the result of `read`."""
         ...
 
     def read(self, batch: Any, file: int, row: int) -> pa.Table:
-        """Give the rows of one batch, whose first row is ``row`` of ``file``."""
+        """Convert one batch, whose first row is ``row`` of ``file``."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What of a table is read, and as what."""
+    """The rows and columns of a table to read, and their reader."""
 
     rows: RowReader
     chunks: tuple[Chunk, ...]
@@ -51,24 +51,24 @@ class Scan:
     text: tuple[str, ...]
     kinds: tuple[tuple[str, pa.DataType], ...]
     num_bytes: int
-    """About as many as all rows take in memory: whichever side of a join has fewer is held there."""
-    broken: int = 0
-    """The check of files that turn out damaged while they are read."""
+    """Estimated size of all rows in memory: a join holds its smaller side there."""
+    damaged: int = 0
+    """The check of files that prove damaged while they are read."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of some columns as texts, each once in a batch."""
+    """Reads the distinct values of columns in a batch, as text."""
 
     columns: tuple[str, ...]
 
     @property
     def schema(self) -> pa.Schema:
-        """Of what `read` gives."""
+        """Schema of the result of `read`."""
         return pa.schema([("column", pa.large_string()), ("value", pa.large_string())])
 
     def read(self, batch: Any, file: int, row: int) -> pa.Table:
-        """Give (column, value)."""
+        """Return rows (column, value)."""
         tables = []
         for name in self.columns:
             values = pc.unique(as_text(batch.column(name))).drop_null()
@@ -80,7 +80,7 @@ class Values:
 def load_daft() -> Any:
     """Import Daft with its telemetry off.
 
-    Raises: ModuleNotFoundError: it is not installed.
+    Raises: ModuleNotFoundError: Daft is not installed.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
@@ -90,17 +90,17 @@ def load_daft() -> Any:
         import daft
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
-            "graphs are prepared by Daft, which is not installed: pip install 'revgnn[prepare]'"
+            "revgnn prepare needs Daft, which is not installed: pip install 'revgnn[prepare]'"
         ) from missing
     return daft
 
 
 def choose_runner(ray: str | None) -> None:
-    """Compute in this process, or on a Ray cluster.
+    """Select where the engine computes: in this process, or on a Ray cluster.
 
     Args:
         ray: the address of a cluster; ``local`` starts one on this machine; ``None``: in this process.
-    Raises: ModuleNotFoundError: Ray is not installed. ValueError: this process computes elsewhere already.
+    Raises: ModuleNotFoundError: Ray is not installed. ValueError: this process has selected another runner already.
     """
     daft = load_daft()
     if ray is not None:
@@ -115,7 +115,7 @@ def choose_runner(ray: str | None) -> None:
         else:
             daft.set_runner_ray(address=None if ray == "local" else ray, noop_if_initialized=True)
     except Exception as refused:
-        # Rust raises no narrower type where a process has chosen already; the same choice again is no fault.
+        # Daft raises no narrower type if a runner is selected already; selecting the same one again is fine.
         if "Cannot set runner more than once" not in str(refused):
             raise
     running = daft.get_or_create_runner().name
@@ -126,7 +126,7 @@ def choose_runner(ray: str | None) -> None:
 
 
 def distinct(scan: Scan) -> dict[str, list[str]]:
-    """Give the values that occur in the columns of a scan of `Values`, in no order."""
+    """Return the distinct values of each column of a scan of `Values`, unordered."""
     found: dict[str, list[str]] = {}
     with _settings():
         table = _frame(scan).distinct().to_arrow()
@@ -136,12 +136,12 @@ def distinct(scan: Scan) -> dict[str, list[str]]:
 
 
 def split_nodes(scan: Scan, out: Path, assigned: Path | None) -> None:
-    """Write nodes into a folder for each part, ``part=-1`` for those without an id.
+    """Write nodes to a folder per part, ``part=-1`` for nodes without an id.
 
     Args:
-        scan: of `NodeRows`.
+        scan: a scan of `NodeRows`.
         out: receives ``part=P/*.parquet``.
-        assigned: a Parquet file of (id, part) that decides instead of the rows; ``None``: they do.
+        assigned: a Parquet file of (id, part) that overrides the part of the rows; ``None``: none.
     """
     daft = load_daft()
     frame = _frame(scan)
@@ -154,12 +154,12 @@ def split_nodes(scan: Scan, out: Path, assigned: Path | None) -> None:
 
 
 def split_edges(scan: Scan, places: Path, out: Path) -> None:
-    """Write edges by the places of their ends into a folder for the part of each destination.
+    """Join edges with the parts and indices of their end nodes, and write them to a folder per destination part.
 
     Args:
-        scan: of `EdgeRows`.
-        places: Parquet files of (id, part, place).
-        out: receives ``part=P/*.parquet``; ``part=-1`` has the edges with a fault, and their ids.
+        scan: a scan of `EdgeRows`.
+        places: Parquet files of (id, part, place): a node's part, and its index in the part.
+        out: receives ``part=P/*.parquet``; ``part=-1`` has the faulty edges with their ids.
     """
     daft = load_daft()
     col, when = daft.col, daft.functions.when
@@ -178,7 +178,7 @@ def split_edges(scan: Scan, places: Path, out: Path) -> None:
 
 
 def reverse_edges(edges: Path, out: Path) -> None:
-    """Write the reverse of every good edge of `split_edges` likewise, by the part of its own destination."""
+    """Write the reverse of every valid edge of `split_edges` to a folder per destination part."""
     daft = load_daft()
     if not any(edges.glob("part=[0-9]*/*.parquet")):
         return
@@ -192,7 +192,7 @@ def reverse_edges(edges: Path, out: Path) -> None:
 
 
 def repeated_ids(places: Path) -> pa.Table:
-    """Give (id, file, row) of ids that stand in several parts, once for each repeat: its last row."""
+    """Return (id, file, row) of every id that occurs in several parts, with its last row."""
     daft = load_daft()
     col = daft.col
     frame = daft.read_parquet(str(places / "*.parquet"))
@@ -210,7 +210,7 @@ def _settings() -> AbstractContextManager[None]:
 
 
 def _frame(scan: Scan) -> Any:
-    """Give a scan to Daft, with its size: without it, the optimizer takes a table for empty and holds it in memory."""
+    """Make a Daft data frame of a scan, with its size: the optimizer would otherwise broadcast it as empty."""
     daft = load_daft()
     schema = daft.Schema.from_pyarrow_schema(scan.rows.schema)
     num_rows = [chunk.num_rows for chunk in scan.chunks]
@@ -261,7 +261,7 @@ def _frame(scan: Scan) -> Any:
 
 
 def read(scan: Scan, chunk: Chunk) -> Iterator[Any]:
-    """Read one piece in a task of the engine: batches of rows, and a row that says so where the file is damaged."""
+    """Read one chunk in a task of the engine: batches of rows, then a marked row if the file is damaged."""
     record_batch = load_daft().recordbatch.RecordBatch
     row, last = chunk.first_row, chunk.first_row
     try:
@@ -270,15 +270,15 @@ def read(scan: Scan, chunk: Chunk) -> Iterator[Any]:
             yield record_batch.from_arrow_table(scan.rows.read(batch, chunk.file, row))._recordbatch
         _logger.info("read rows %s to %s of %s", f"{chunk.first_row:,}", f"{last:,}", Path(chunk.path).name)
     except (pa.ArrowException, OSError):
-        yield record_batch.from_arrow_table(_broken(scan, chunk.file, row))._recordbatch
+        yield record_batch.from_arrow_table(_damaged_row(scan, chunk.file, row))._recordbatch
 
 
-def _broken(scan: Scan, file: int, row: int) -> pa.Table:
-    said: Mapping[str, Any] = {"file": file, "row": row, "part": -1, "bad": [scan.broken]}
-    arrays = [pa.array([said.get(field.name)], field.type) for field in scan.rows.schema]
+def _damaged_row(scan: Scan, file: int, row: int) -> pa.Table:
+    values: Mapping[str, Any] = {"file": file, "row": row, "part": -1, "bad": [scan.damaged]}
+    arrays = [pa.array([values.get(field.name)], field.type) for field in scan.rows.schema]
     return pa.Table.from_arrays(arrays, schema=scan.rows.schema)
 
 
 def columns_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Give each name once, in order."""
+    """Return each name once, in order."""
     return tuple(dict.fromkeys(names))

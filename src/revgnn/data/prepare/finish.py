@@ -1,6 +1,6 @@
-"""From the folders that the engine wrote to the parts of a prepared graph, one part in memory at a time.
+"""Read the engine's output one part at a time, count faulty rows, and sort nodes and edges.
 
-Rows come here in any order, and leave in one: nodes by id, edges as their places say, repeats by where they stood.
+Rows arrive in any order and leave sorted: nodes by id, edges by the indices of their ends, repeats by file and row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNKNOWN = "with an id that the nodes do not have; add the node, or --drop-bad-ed
 
 @dataclass
 class RowCounts:
-    """Faults of rows, counted as they come by: (file, check) -> rows, the first of them, its value."""
+    """Counts the rows that fail each check: (file, check) -> number of rows, the first row, its value."""
 
     checks: Checks
     found: dict[tuple[int, int], tuple[int, int, Any]] = field(default_factory=dict)
@@ -37,10 +37,10 @@ class RowCounts:
         """Count rows that fail a check.
 
         Args:
-            check: its number.
-            files: [n] the number of the file of each.
-            rows: [n] where they stand in it.
-            values: [n] Arrow array to quote the first one from.
+            check: number of the check.
+            files: [n] index of each row's file.
+            rows: [n] row numbers in the files.
+            values: [n] Arrow array of values, of which the first is reported.
         """
         for file in np.unique(files):
             here = np.flatnonzero(files == file)
@@ -52,7 +52,7 @@ class RowCounts:
             self.found[int(file), check] = count + len(here), row, quoted
 
     def add_bad(self, table: pa.Table) -> None:
-        """Count the checks in the column ``bad`` of rows."""
+        """Count the failed checks in the column ``bad``."""
         bad = table.column("bad").combine_chunks()
         owner = pc.list_parent_indices(bad).to_numpy(zero_copy_only=False)
         checks = pc.list_flatten(bad).to_numpy(zero_copy_only=False)
@@ -61,7 +61,7 @@ class RowCounts:
             self.add(int(check), files[checks == check], rows[checks == check])
 
     def report(self, names: Sequence[str], faults: Faults, *, without: frozenset[str]) -> None:
-        """Put everything into a report, but for checks whose rows are dropped, by their texts."""
+        """Report all faults, except the checks with texts in ``without``, whose rows are dropped."""
         for (file, check), (count, row, value) in sorted(self.found.items()):
             column, text = self.checks.known[check]
             if text not in without:
@@ -69,14 +69,14 @@ class RowCounts:
 
 
 def read_part(folder: Path, part: int, columns: Sequence[str]) -> pa.Table | None:
-    """Read the rows of one part; ``None``: there are none."""
+    """Read the rows of one part; ``None``: the part is empty."""
     paths = sorted(folder.glob(f"part={part}/*.parquet"))
     tables = [pq.read_table(path, columns=list(columns), partitioning=None) for path in paths]
     return pa.concat_tables(tables) if tables else None
 
 
 def read_faulty(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read the rows without a part, batch by batch."""
+    """Read the faulty rows, ``part=-1``, batch by batch."""
     for path in sorted(folder.glob("part=-1/*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=list(columns)):
@@ -85,29 +85,29 @@ def read_faulty(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
 
 @dataclass
 class NodeParts:
-    """The nodes as the engine left them."""
+    """Reads the nodes that the engine wrote, part by part, sorted and without dropped rows."""
 
     folder: Path
     num_parts: int
     key: str
-    """The user's column of ids, for faults."""
-    tally: RowCounts
+    """Name of the column of ids, for messages."""
+    row_faults: RowCounts
     drop_faulty: bool
     dropped: Counter[str]
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     num_nodes: int = 0
 
     def place(self, out: Path) -> None:
-        """Look at every row, and write where each node is: (id, part, place) into a file for each part.
+        """Check every node, and write (id, part, index in the part) to a file per part.
 
-        Faulty nodes have a place too, unless they are dropped: their edges are not to blame.
+        Faulty nodes are included unless they are dropped, so that their edges are not reported too.
         """
         out.mkdir()
         for part in range(self.num_parts):
             table = read_part(self.folder, part, ["id", "file", "row", "split", "bad"])
             if table is None:
                 continue
-            self.tally.add_bad(table)
+            self.row_faults.add_bad(table)
             kept = self._kept(table, count=True)
             ids, split = kept.column("id"), np.asarray(kept.column("split"))
             for code, name in enumerate(SPLITS):
@@ -121,12 +121,12 @@ class NodeParts:
                     out / f"{part:05d}.parquet",
                 )
         for table in read_faulty(self.folder, ["file", "row", "bad"]):
-            self.tally.add_bad(table)
+            self.row_faults.add_bad(table)
             if self.drop_faulty:
                 self.dropped["bad_nodes"] += len(table)
 
     def read(self, part: int) -> pa.Table | None:
-        """Give the nodes of a part in their order: id, x, y, split."""
+        """Return the nodes of a part in order: id, x, y, split; ``None``: the part is empty."""
         table = read_part(self.folder, part, ["id", "file", "row", "split", "bad", "x", "y"])
         return None if table is None else self._kept(table, count=False)
 
@@ -146,9 +146,9 @@ class NodeParts:
         if not again.any():
             return table
         if count:
-            check = self.tally.checks.number(self.key, TWICE)
+            check = self.row_faults.checks.number(self.key, TWICE)
             files, rows = (np.asarray(table.column(name))[again] for name in ("file", "row"))
-            self.tally.add(check, files, rows, ids.filter(pa.array(again)))
+            self.row_faults.add(check, files, rows, ids.filter(pa.array(again)))
             self.dropped["duplicate_nodes"] += int(again.sum())
         return table.filter(pa.array(~again))
 
@@ -163,7 +163,7 @@ class Edges:
     edge_attr: NDArray[np.float32] | None
 
     def take(self, rows: NDArray[Any]) -> Edges:
-        """Give some of them."""
+        """Return the edges at some positions."""
         attr = None if self.edge_attr is None else self.edge_attr[rows]
         return Edges(self.src_part[rows], self.src[rows], self.dst[rows], attr)
 
@@ -179,21 +179,21 @@ def read_edges(
     self_loops: bool,
     dropped: Counter[str],
 ) -> Edges:
-    """Give the edges into one part, as the direction asks for.
+    """Read the edges into one part.
 
-    Repeats stay where edges are directed. Where they are not, a direction keeps the features of its first edge, and
-    takes its partner's where it had none.
+    A directed graph keeps repeated edges. In an undirected graph each direction has the features of its first edge, or
+    those of the reverse edge if only that exists.
 
     Args:
-        forward: what `split_edges` wrote.
-        backward: what `reverse_edges` wrote.
-        part: its number.
-        nodes: how many it has.
-        width: K; 0: edges carry nothing.
-        undirected: drop repeats.
-        self_loops: replace self loops by one for each node.
-        dropped: counts what is dropped.
-    Cost: the edges of the part, several times.
+        forward: the output of `split_edges`.
+        backward: the output of `reverse_edges`.
+        part: number of the part.
+        nodes: number of its nodes.
+        width: K; 0: no edge features.
+        undirected: whether to drop repeats.
+        self_loops: whether to replace self loops by exactly one per node.
+        dropped: receives the numbers of dropped edges.
+    Cost: several copies of the part's edges.
     """
     names = ["src_part", "src_place", "dst_place", "file", "row", *(["edge_attr"] if width else [])]
     tables = [read_part(folder, part, names) for folder in (forward, backward)]
@@ -232,25 +232,30 @@ def read_edges(
     return edges
 
 
-def count_faulty_edges(folder: Path, tally: RowCounts, ends: tuple[str, str]) -> int:
-    """Look at the edges with a fault; return how many there are."""
+def count_faulty_edges(folder: Path, row_faults: RowCounts, ends: tuple[str, str]) -> int:
+    """Count the checks that faulty edges fail; return the number of faulty edges.
+
+    Args:
+        folder: the output of `split_edges`.
+        row_faults: receives the counts.
+        ends: names of the columns of sources and destinations.
+    """
     count = 0
     for table in read_faulty(folder, ["src", "dst", "src_part", "dst_part", "file", "row", "bad"]):
         count += len(table)
-        tally.add_bad(table)
+        row_faults.add_bad(table)
         files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
         for end, column in zip(("src", "dst"), ends, strict=True):
             ids = table.column(end).combine_chunks()
             unknown = is_null(table.column(f"{end}_part").combine_chunks()) & ~is_null(ids)
             if unknown.any():
-                tally.add(
-                    tally.checks.number(column, UNKNOWN), files[unknown], rows[unknown], ids.filter(pa.array(unknown))
-                )
+                check = row_faults.checks.number(column, UNKNOWN)
+                row_faults.add(check, files[unknown], rows[unknown], ids.filter(pa.array(unknown)))
     return count
 
 
 def matrix(column: Any, width: int) -> NDArray[np.float32]:
-    """Unpack lists of one fixed size into [rows, width]."""
+    """Convert a column of lists of fixed size to [rows, width]."""
     lists = column.combine_chunks()
     return np.asarray(lists.flatten()).reshape(len(lists), width).astype(np.float32, copy=False)
 

@@ -1,7 +1,7 @@
-"""A hash of ids that is the project's own: the same part for the same id on every machine, engine and version.
+"""Hash ids reproducibly: the same id gives the same part on every machine, engine and version.
 
-Integers are mixed by the finaliser of splitmix64. A string is the polynomial of its UTF-8 bytes in an odd constant
-modulo 2^64, and its length, mixed likewise. Not for secrets: who chooses the ids can fill one part.
+Integers are mixed by the finaliser of splitmix64. A string's hash mixes the polynomial of its UTF-8 bytes in an odd
+constant modulo 2^64 with its length. The hash is not cryptographic: chosen ids can all fall into one part.
 Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", for the finaliser.
 """
 
@@ -24,9 +24,9 @@ def hash_ids(ids: Any, seed: int) -> NDArray[np.uint64]:
 
     Args:
         ids: int64 or large_string Arrow array without nulls.
-        seed: another seed gives an independent hash.
+        seed: different seeds give independent hashes.
     Returns: [rows] uint64.
-    Cost: a few passes; for strings, 8 bytes of work space per byte of text.
+    Cost: a few passes; for strings, 8 bytes of temporary memory per byte of text.
     """
     with np.errstate(over="ignore"):
         start = _mix(np.uint64(seed % 2**64) + _BASE)
@@ -39,7 +39,7 @@ def hash_ids(ids: Any, seed: int) -> NDArray[np.uint64]:
 
 
 def uniform(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Turn hashes into numbers in [0, 1), from their upper 53 bits."""
+    """Convert hashes to numbers in [0, 1), from their upper 53 bits."""
     return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -50,7 +50,7 @@ def _mix(values: Any) -> Any:
 
 
 def _polynomials(ids: Any) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Evaluate sum_k byte_k base^k of every string: differences of one running sum, which is exact modulo 2^64."""
+    """Evaluate ``sum_k byte_k base^k`` of every string, as differences of one running sum modulo 2^64."""
     _, offsets, text = ids.buffers()
     ends = (
         np.frombuffer(offsets, np.int64)[ids.offset : ids.offset + len(ids) + 1] if len(ids) else np.zeros(1, np.int64)

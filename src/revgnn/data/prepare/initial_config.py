@@ -1,4 +1,4 @@
-"""A first configuration from the heads of two tables: written as graph.yaml with comments, or used at once."""
+"""Guess a configuration from the schemas of two tables: written as a commented graph.yaml, or used directly"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from ..readers.parquet import Faults, is_numeric, is_text
 from .config import GraphConfig, parse, read_config
-from .inputs import open_table
+from .inputs import open_table, value_type
 
 _FRACTIONS = {"fractions": [0.8, 0.1, 0.1]}
 _COMMENTS = {
@@ -21,7 +21,7 @@ _COMMENTS = {
     "id": "integers or strings, each once",
     "features": "numbers or lists of numbers; for others {column: NAME, encode: one_hot} or ordinal",
     "label": "one column; several for multilabel and regression",
-    "split": "a column that says train, valid or test; or fractions, drawn by the hash of the id",
+    "split": "a column with train, valid or test; or fractions, drawn by the hash of the id",
     "direction": "directed, or undirected: reverse edges are added and repeats dropped",
     "self_loops": "true gives every node exactly one",
     "parts": "methods: hash (any size), metis (few cut edges, one machine), column (one of yours)",
@@ -29,10 +29,10 @@ _COMMENTS = {
 
 
 def chosen_config(arguments: Namespace) -> tuple[GraphConfig, Path]:
-    """Read the configuration that the command line names, or make one of two files and flags.
+    """Read the graph.yaml of the command line, or make a configuration from two files and flags.
 
-    Returns: it, and the folder that its files are relative to.
-    Raises: ValueError: flags that do not go with what was named.
+    Returns: the configuration, and the folder that its files are relative to.
+    Raises: ValueError: flags that do not fit the files.
     """
     flags = {name: getattr(arguments, name) for name in ("id", "label", "split", "src", "dst", "features")}
     given = [f"--{name}" for name, value in flags.items() if value is not None]
@@ -58,8 +58,8 @@ def write_first(tables: Sequence[str], path: Path) -> Path:
 
     Args:
         tables: the nodes and the edges.
-        path: does not exist yet; a folder receives ``graph.yaml``.
-    Raises: FileExistsError: it does. ValueError: tables that cannot be read.
+        path: the file to write, or a folder for ``graph.yaml``.
+    Raises: FileExistsError: the file exists. ValueError: tables that cannot be read.
     """
     path = path / "graph.yaml" if path.is_dir() else path
     if path.exists():
@@ -72,23 +72,26 @@ def write_first(tables: Sequence[str], path: Path) -> Path:
     return path
 
 
-def first_values(tables: tuple[str, str], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Guess what graph.yaml would say about two tables, around what was said.
+def first_values(tables: tuple[str, str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Guess the content of graph.yaml for two tables.
 
+    Args:
+        tables: the nodes and the edges.
+        flags: values that are given; empty: guess all.
     Raises: ValueError: a table cannot be read.
     """
     faults = Faults()
     found = [open_table([name], Path(), faults) for name in tables]
     faults.raise_if_any(Path())
     nodes, edges = (pa.schema([]) if table is None else table.schema for table in found)
-    key = said.get("id") or _one_of(nodes, ("id", "node_id", "node", "name"), "id")
-    label = said.get("label") or _one_of(nodes, ("label", "y", "target", "class"), "label")
-    split = said.get("split") or _one_of(nodes, ("split", "fold"), None)
-    features = said.get("features") or _features(nodes, {key, label, split})
-    src = said.get("src") or _one_of(edges, ("src", "source", "from"), "src")
-    dst = said.get("dst") or _one_of(edges, ("dst", "destination", "target", "to"), "dst")
-    # Without a file to look it over in, no number is taken for a feature that was not meant as one.
-    attr = [name for name in ("edge_attr",) if name in edges.names] if said else _numbers(edges, {src, dst})
+    key = flags.get("id") or _one_of(nodes, ("id", "node_id", "node", "name"), "id")
+    label = flags.get("label") or _one_of(nodes, ("label", "y", "target", "class"), "label")
+    split = flags.get("split") or _one_of(nodes, ("split", "fold"), None)
+    features = flags.get("features") or _features(nodes, {key, label, split})
+    src = flags.get("src") or _one_of(edges, ("src", "source", "from"), "src")
+    dst = flags.get("dst") or _one_of(edges, ("dst", "destination", "target", "to"), "dst")
+    # With flags there is no graph.yaml to review, so only edge_attr is taken as edge features.
+    attr = [name for name in ("edge_attr",) if name in edges.names] if flags else _numbers(edges, {src, dst})
     return {
         "task": "multiclass",
         "nodes": {"files": tables[0], "id": key, "features": features, "label": label},
@@ -102,7 +105,7 @@ def first_values(tables: tuple[str, str], said: Mapping[str, Any]) -> dict[str, 
 
 def _two(tables: Sequence[str]) -> tuple[str, str]:
     if len(tables) != 2:
-        raise ValueError(f"two files are asked for, the nodes and the edges; got {len(tables)}")
+        raise ValueError(f"two files are needed, the nodes and the edges; got {len(tables)}")
     return tables[0], tables[1]
 
 
@@ -111,23 +114,19 @@ def _one_of(schema: pa.Schema, names: tuple[str, ...], default: str | None) -> s
 
 
 def _features(schema: pa.Schema, used: set[str | None]) -> list[Any]:
-    """Take x where it is; else every number, and texts as categories that someone should look at."""
+    """Return x if it exists, else all columns of numbers, else columns of text as categories."""
     if "x" in schema.names:
         return ["x"]
     texts = [
         {"column": field.name, "encode": "one_hot"}
         for field in schema
-        if field.name not in used and is_text(_plain(field.type))
+        if field.name not in used and is_text(value_type(field.type))
     ]
     return _numbers(schema, used) or texts
 
 
 def _numbers(schema: pa.Schema, used: set[str | None]) -> list[Any]:
-    return [field.name for field in schema if field.name not in used and is_numeric(_plain(field.type))]
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    return [field.name for field in schema if field.name not in used and is_numeric(value_type(field.type))]
 
 
 def _with_comment(line: str) -> str:

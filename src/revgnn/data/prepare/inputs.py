@@ -1,12 +1,11 @@
-"""The files of a graph: found by pattern, looked at, and read in pieces that know their file and their first row.
+"""Find the input files of a graph by pattern, inspect their schemas, and read them in chunks of rows.
 
-Hides the three formats. A piece is what one task of an engine reads; its batches are bounded, whatever the file holds.
+Hides the three formats. A chunk is what one task of the engine reads; its batches have a bounded number of rows.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv, ipc
 
+from ...files import sha256_of
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
 
 FORMATS = {
@@ -28,44 +28,44 @@ FORMATS = {
     ".ipc": "arrow",
 }
 BATCH_ROWS = 1 << 16
-PIECE_ROWS = 1 << 20
+CHUNK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Some consecutive rows of one file."""
+    """Consecutive rows of one file."""
 
     path: str
     file: int
-    """The number of the file among those of its table."""
+    """Index of the file in its table."""
     first_row: int
     num_rows: int | None
-    """``None``: all that are left, as in a CSV file, which nobody has counted."""
+    """Number of rows; ``None``: all rows of a CSV file, which states no number."""
     groups: tuple[int, ...] = ()
-    """The row groups of Parquet, the record batches of Arrow."""
+    """The row groups of Parquet, or the record batches of Arrow."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The files of one table and what all of them hold."""
+    """The files of one table and their common schema."""
 
     paths: tuple[Path, ...]
     names: tuple[str, ...]
-    """What faults call them."""
+    """Names of the files in messages."""
     schema: pa.Schema
-    """Of the columns that are the same in every file."""
+    """Schema of the columns that every file has with the same type."""
     chunks: tuple[Chunk, ...]
     num_bytes: int
 
 
 def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table | None:
-    """Find the files of a table and look into each; what cannot be read is a fault.
+    """Find the files of a table and inspect each.
 
     Args:
         patterns: paths or patterns, relative to ``folder``.
-        folder: where graph.yaml lies.
-        faults: takes unreadable files, patterns without files and columns that differ between files.
-    Returns: the table, or ``None`` where no file can be read.
+        folder: the folder of graph.yaml.
+        faults: receives unreadable files, patterns without files and columns that differ between files.
+    Returns: the table, or ``None`` if no file can be read.
     """
     paths: list[Path] = []
     for pattern in patterns:
@@ -79,54 +79,52 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table |
     for path in paths:
         name = _name(path, folder)
         try:
-            schema, own = _look(path, len(good))
+            schema, own = _inspect(path, len(good))
         except (pa.ArrowException, OSError, ValueError) as error:
-            faults.add(name, None, f"cannot be read: {' '.join(str(error).split())}; write it anew")
+            faults.add(name, None, f"cannot be read: {' '.join(str(error).split())}; write it again")
             continue
         twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
         for column in twice:
-            faults.add(name, column, f"stands there {schema.names.count(column)} times; keep one")
+            faults.add(name, column, f"occurs {schema.names.count(column)} times; keep one")
         good.append(path)
         schemas.append((name, pa.schema([field for field in schema if field.name not in twice])))
         chunks += own
     if not good:
         return None
     size = sum(path.stat().st_size for path in good)
-    return Table(tuple(good), tuple(name for name, _ in schemas), _same(schemas, faults), tuple(chunks), size)
+    return Table(tuple(good), tuple(name for name, _ in schemas), _common(schemas, faults), tuple(chunks), size)
 
 
 def read_chunk(
     chunk: Chunk, columns: Sequence[str], text: Sequence[str], kinds: Mapping[str, pa.DataType]
 ) -> Iterator[Any]:
-    """Yield (first row, record batch) of at most BATCH_ROWS rows.
+    """Yield (first row, record batch) with at most `BATCH_ROWS` rows each.
 
     Args:
-        piece: which rows.
-        columns: which columns.
-        text: those that a CSV file gives as text, whatever they look like.
-        kinds: what other columns of a CSV file are.
-    Raises: pa.ArrowException, OSError: damaged data behind an intact head, or not as many rows as it says.
+        chunk: the rows to read.
+        columns: the columns to read.
+        text: columns that are read from a CSV file as text.
+        kinds: types of other columns of a CSV file.
+    Raises: pa.ArrowException, OSError: damaged data, or another number of rows than the file states.
     """
     row = chunk.first_row
     for batch in _batches(chunk, columns, {**dict.fromkeys(text, pa.string()), **kinds}):
-        # Neither format promises text that is UTF-8 or offsets that stay inside, and an engine relies on both.
+        # Neither format guarantees valid UTF-8 or offsets within bounds, on which the engine relies.
         batch.validate(full=True)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             part = batch.slice(start, BATCH_ROWS)
             yield row, part
             row += part.num_rows
     if chunk.num_rows is not None and row - chunk.first_row != chunk.num_rows:
-        raise pa.ArrowInvalid(f"{row - chunk.first_row} rows where the file says {chunk.num_rows}")
+        raise pa.ArrowInvalid(f"{row - chunk.first_row} rows where the file states {chunk.num_rows}")
 
 
 def describe(table: Table) -> list[dict[str, Any]]:
-    """Give name, bytes and SHA-256 of every file."""
-    facts = []
-    for name, path in zip(table.names, table.paths, strict=True):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        facts.append({"name": name, "bytes": path.stat().st_size, "sha256": digest})
-    return facts
+    """Return name, bytes and SHA-256 of every file."""
+    return [
+        {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for name, path in zip(table.names, table.paths, strict=True)
+    ]
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -136,11 +134,12 @@ def _name(path: Path, folder: Path) -> str:
 def _format(path: Path) -> str:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise ValueError(f"the end {path.suffix!r} of its name is none of {', '.join(FORMATS)}")
+        raise ValueError(f"its suffix {path.suffix!r} is none of {', '.join(FORMATS)}")
     return kind
 
 
-def _look(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
+def _inspect(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
+    """Return the schema of a file and its chunks."""
     kind, chunks = _format(path), []
     if kind == "csv":
         if not path.stat().st_size:
@@ -158,7 +157,7 @@ def _look(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
     for group, size in enumerate(sizes):
         groups.append(group)
         rows += size
-        if rows >= PIECE_ROWS or group == len(sizes) - 1:
+        if rows >= CHUNK_ROWS or group == len(sizes) - 1:
             chunks.append(Chunk(path=str(path), file=number, first_row=row, num_rows=rows, groups=tuple(groups)))
             row, groups, rows = row + rows, [], 0
     return schema, chunks
@@ -188,14 +187,14 @@ def _csv_options(path: Path, columns: Sequence[str] | None, kinds: Mapping[str, 
             include_columns=None if columns is None else list(columns),
             column_types=dict(kinds),
             strings_can_be_null=True,
-            # An empty field is missing; an id may well be the text NA.
+            # Only an empty field is missing: the text NA may be an id.
             null_values=[""],
         ),
     }
 
 
-def _same(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
-    """Give the first schema's columns that every file has, of one kind; others are faults."""
+def _common(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
+    """Return the columns that every file has with the same kind of type; report the others as faults."""
     (first_name, first), *others = schemas
     kept = []
     for field in first:
@@ -203,7 +202,7 @@ def _same(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
         if missing:
             faults.add(missing[0], field.name, f"is missing, but {first_name} has it; give every file the same columns")
             continue
-        # What a CSV file means by a field is decided by all of them together.
+        # The types of CSV columns are decided later, from all files.
         tables = [(name, schema) for name, schema in schemas if FORMATS[Path(name).suffix.lower()] != "csv"]
         kinds = [(name, schema.field(field.name).type) for name, schema in tables]
         other = [(name, kind) for name, kind in kinds if not _alike(kinds[0][1], kind)]
@@ -216,13 +215,17 @@ def _same(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
 
 
 def _alike(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether columns of both types can be read as the same; nulls can be read as anything."""
+    """Whether both types can be read as the same; null matches every type."""
     return _kind(one) == _kind(other) or pa.types.is_null(one) or pa.types.is_null(other)
 
 
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, without dictionary encoding."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _kind(kind: pa.DataType) -> str:
-    if pa.types.is_dictionary(kind):
-        return _kind(kind.value_type)
+    kind = value_type(kind)
     if is_text(kind):
         return "text"
     if is_numeric(kind):

@@ -1,6 +1,6 @@
-"""From a configuration and the heads of its tables to how their rows are read; what does not fit is a fault.
+"""Resolve a configuration against the schemas of its tables: find columns and types, report what does not fit.
 
-Looks at schemas and first rows alone, and asks the engine for the values of categories that nobody listed.
+Reads schemas and first rows only, and asks the engine for the values of categories that the configuration omits.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..batch import SPLITS
 from ..info import Feature
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
 from .config import FeatureConfig, GraphConfig, nearest
-from .engine import BROKEN_IS, Scan, Values, columns_of, distinct
-from .inputs import Table, read_chunk
-from .rows import Categories, Checks, Column, EdgeRows, Key, NodeRows, Numbers, plain
+from .engine import DAMAGED, Scan, Values, columns_of, distinct
+from .inputs import Table, read_chunk, value_type
+from .rows import Categories, Checks, Column, EdgeRows, Key, NodeRows, Numbers, decoded
 
 MAX_CATEGORIES = 10_000
-"""Of one column: more are no categories, but ids or texts."""
+"""Maximum number of categories of a column; a column with more has ids or texts."""
 MAX_WIDTH = 1 << 16
-"""Numbers in one list: a row must fit many times into memory."""
+"""Maximum length of a list of numbers, so that many rows fit into memory."""
 _WITHOUT = "without a value; fill or drop them"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the tables of a graph are read."""
+    """The scans and row readers of a graph's tables."""
 
     nodes: Scan
     edges: Scan
@@ -37,22 +37,22 @@ class Plan:
     node_checks: Checks
     edge_checks: Checks
     classes: tuple[str, ...] | None
-    """Class names; ``None`` where they are 0..T-1 themselves."""
+    """Class names; ``None``: the classes are 0..T-1."""
     num_outputs: int
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """The columns of x, as a manifest has them."""
+        """The columns of x, as in a manifest."""
         return tuple(Feature(name=column.column, width=column.width) for column in self.node_rows.features)
 
     @property
     def edge_features(self) -> tuple[Feature, ...]:
-        """Likewise of the edges."""
+        """The columns of edge_attr, as in a manifest."""
         return tuple(Feature(name=column.column, width=column.width) for column in self.edge_rows.features)
 
 
 class Resolver:
-    """One table's columns, looked up; faults go to the report."""
+    """Looks up the columns of one table and collects what to read; reports faults."""
 
     def __init__(self, table: Table, faults: Faults, checks: Checks) -> None:
         self.table, self.checks = table, checks
@@ -64,22 +64,21 @@ class Resolver:
         self.kinds: dict[str, pa.DataType] = {}
 
     def kind(self, name: str) -> pa.DataType | None:
-        """Give the type of a column without dictionary; ``None`` where it is missing."""
+        """Return the type of a column, of a dictionary's values; ``None`` and a fault if it is missing."""
         if name not in self.table.schema.names:
             near = nearest(name, self.table.schema.names)
             there = ", ".join(self.table.schema.names) or "none"
             hint = f"; did you mean {near}?" if near else ""
             self._faults.add(self.file, name, f"is missing; the columns are {there}{hint}")
             return None
-        kind = self.table.schema.field(name).type
-        return kind.value_type if pa.types.is_dictionary(kind) else kind
+        return value_type(self.table.schema.field(name).type)
 
     def fault(self, column: str | None, text: str) -> None:
-        """Note a fault of the whole column."""
+        """Report a fault of a column."""
         self._faults.add(self.file, column, text)
 
     def key(self, name: str, like: pa.DataType | None = None) -> Key | None:
-        """Find a column of ids, of the type of other ids."""
+        """Find a column of ids, of the same type as the ids ``like``."""
         kind = self.kind(name)
         if kind is None:
             return None
@@ -93,10 +92,11 @@ class Resolver:
             self.fault(name, f"holds {kind}; ids are integers or strings")
             return None
         if self.csv and like is not None:
-            # What a CSV file means by 007 is for the nodes to say.
+            # Whether 007 in a CSV file is a number or a text depends on the type of the nodes' ids.
             own = like
         if like is not None and own != like:
-            self.fault(name, f"holds {kind}, but the ids of the nodes are {_spoken(like)}; make them the same")
+            ids = "integers" if pa.types.is_integer(like) else "strings"
+            self.fault(name, f"holds {kind}, but the ids of the nodes are {ids}; make them the same")
             return None
         self.read.append(name)
         self.kinds[name] = pa.int64() if own == pa.int64() else pa.string()
@@ -104,7 +104,7 @@ class Resolver:
         return Key(name, own, null, self.checks.number(name, "with an id of 2^63 or above; write ids as strings"))
 
     def numbers(self, name: str, *, null: str | None) -> Numbers | None:
-        """Find a column of numbers or of lists of them."""
+        """Find a column of numbers or of lists of numbers; ``null``: the fault of a missing value, None if allowed."""
         kind = self.kind(name)
         if kind is None:
             return None
@@ -132,7 +132,7 @@ class Resolver:
         )
 
     def categories(self, name: str) -> bool:
-        """Find a column whose values are read as texts."""
+        """Find a column whose values are read as text; return whether it exists with a valid type."""
         kind = self.kind(name)
         if kind is None:
             return False
@@ -152,16 +152,21 @@ class Resolver:
         for chunk in self.table.chunks:
             try:
                 for _, batch in read_chunk(chunk, [name], [], {}):
-                    lengths = pc.list_value_length(plain(batch.column(name))).drop_null()
+                    lengths = pc.list_value_length(decoded(batch.column(name))).drop_null()
                     if len(lengths):
                         return int(lengths[0].as_py())
             except (pa.ArrowException, OSError):
-                # The rows say so when they are read.
+                # Reading the rows will report the damage.
                 continue
         return 1
 
     def scan(self, rows: Any, row_bytes: int) -> Scan:
-        """Say what to read."""
+        """Make the scan of the columns that were found.
+
+        Args:
+            rows: the reader.
+            row_bytes: estimated bytes of a row in memory.
+        """
         counted = sum(chunk.num_rows or 0 for chunk in self.table.chunks)
         return Scan(
             rows=rows,
@@ -170,21 +175,21 @@ class Resolver:
             text=columns_of(self.text),
             kinds=tuple((name, kind) for name, kind in self.kinds.items() if name not in self.text),
             num_bytes=max(counted * row_bytes, self.table.num_bytes),
-            broken=self.checks.number("", BROKEN_IS),
+            damaged=self.checks.number("", DAMAGED),
         )
 
 
 def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> Plan | None:
     """Find every column that a configuration names.
 
-    Returns: how to read them; ``None`` where faults leave nothing that can be read.
+    Returns: the plan for reading them; ``None`` if faults leave nothing to read.
     """
     node, edge = Resolver(nodes, faults, Checks()), Resolver(edges, faults, Checks())
     key = node.key(config.nodes.id)
     like = None if key is None else key.kind
     ends = [edge.key(name, like) for name in (config.edges.src, config.edges.dst)]
-    listed = _listed(config, node, edge)
-    found = {id(side): _values(side, wanted) for side, wanted in listed}
+    unlisted = _unlisted_categories(config, node, edge)
+    found = {id(side): _values(side, names) for side, names in unlisted}
     features = _features(config.nodes.features, node, found[id(node)])
     attr = _features(config.edges.features, edge, found[id(edge)])
     label = _label(config, node, found[id(node)])
@@ -210,7 +215,7 @@ def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> 
         labels=targets,
         label=labels if classes is not None else None,
         classes=classes or (),
-        learned=bool(labels),
+        has_labels=bool(labels),
         unknown_class=number(labels, "outside the classes; name it in classes, or null it"),
         binary=number(labels, "that are neither 0 nor 1 nor null") if config.task == "multilabel" else None,
         unlabelled=number(labels, "in a split but without a label; label them or null their split"),
@@ -237,8 +242,8 @@ def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> 
     )
 
 
-def _listed(config: GraphConfig, node: Resolver, edge: Resolver) -> list[tuple[Resolver, list[str]]]:
-    """Find the columns of categories, and say of which ones the values are wanted."""
+def _unlisted_categories(config: GraphConfig, node: Resolver, edge: Resolver) -> list[tuple[Resolver, list[str]]]:
+    """Find the columns of categories; return those whose categories the configuration does not list."""
     wanted: dict[int, list[str]] = {id(node): [], id(edge): []}
     for side, features in ((node, config.nodes.features), (edge, config.edges.features)):
         for feature in features:
@@ -251,7 +256,7 @@ def _listed(config: GraphConfig, node: Resolver, edge: Resolver) -> list[tuple[R
 
 
 def _values(side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Give the values of columns in ascending order, as numbers where all of them are whole."""
+    """Return the distinct values of columns in ascending order, numerically if all are integers."""
     if not names:
         return {}
     scan = Scan(
@@ -267,8 +272,8 @@ def _values(side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _ascending(values: list[str]) -> tuple[str, ...]:
-    whole = all(value.removeprefix("-").isdecimal() and str(int(value)) == value for value in values)
-    return tuple(sorted(values, key=int) if whole else sorted(values))
+    are_integers = all(value.removeprefix("-").isdecimal() and str(int(value)) == value for value in values)
+    return tuple(sorted(values, key=int) if are_integers else sorted(values))
 
 
 def _features(features: tuple[FeatureConfig, ...], side: Resolver, found: dict[str, tuple[str, ...]]) -> list[Column]:
@@ -305,7 +310,3 @@ def _label(
         node.fault(names[0], f"has {len(classes)} classes; classification needs 2 to {MAX_CATEGORIES}")
         return None, ()
     return tuple(classes), ()
-
-
-def _spoken(kind: pa.DataType) -> str:
-    return "integers" if pa.types.is_integer(kind) else "strings"

@@ -1,7 +1,7 @@
-"""Rows of a user's tables as rows of numbers: what a task of an engine makes of one batch.
+"""Convert a batch of a user's table to numeric rows: ids, features, labels, split and part.
 
-Pure functions of a batch, so that every engine gives the same. What is wrong with a row stands in its list ``bad``, as
-numbers of checks; nothing is dropped here.
+The conversion is a pure function of the batch, so that every engine gives the same result. The column ``bad`` lists the
+checks that a row fails; no row is dropped here.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from .hashing import hash_ids, uniform
 
 Mask = NDArray[np.bool_]
 _SPLIT_STREAM = 0x5370_6C69_7400
-"""Keeps the draw of splits apart from that of parts, whatever the two seeds are."""
+"""Makes the hash of splits independent of that of parts, for any two seeds."""
 
 
 @dataclass
 class Checks:
-    """What can be wrong with a row, each with a number."""
+    """The numbered checks of rows."""
 
     known: list[tuple[str, str]] = field(default_factory=list)
-    """(column, what is wrong and what to do)."""
+    """(column, fault and remedy) of every check."""
 
     def number(self, column: str, text: str) -> int:
-        """Give the number of a check, a new one where it is new."""
+        """Return the number of a check; register it if it is new."""
         if (column, text) not in self.known:
             self.known.append((column, text))
         return self.known.index((column, text))
 
 
 class Marks:
-    """The checks that the rows of one batch fail."""
+    """Collects the checks that the rows of one batch fail."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
@@ -46,14 +46,14 @@ class Marks:
         self._checks: list[NDArray[np.int32]] = []
 
     def add(self, check: int, bad: Mask) -> None:
-        """Mark rows."""
+        """Mark the rows of a mask as failing a check."""
         rows = np.flatnonzero(bad)
         if rows.size:
             self._rows.append(rows)
             self._checks.append(np.full(rows.size, check, np.int32))
 
     def column(self) -> Any:
-        """Give [rows] lists of int32."""
+        """Return [rows] lists of int32, the failed checks of every row."""
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
         checks = np.concatenate(self._checks) if self._checks else np.empty(0, np.int32)
         offsets = np.zeros(self._num_rows + 1, np.int64)
@@ -75,8 +75,8 @@ class Key:
     """The check of integers of 2^63 and above."""
 
     def read(self, batch: Any, marks: Marks) -> Any:
-        """Give the ids; null where a row has none that can be used."""
-        values = plain(batch.column(self.column))
+        """Return the ids, null for a missing or unusable one."""
+        values = decoded(batch.column(self.column))
         marks.add(self.null, is_null(values))
         if pa.types.is_uint64(values.type):
             large = pc.fill_null(pc.greater_equal(values, pa.scalar(2**63, pa.uint64())), False)
@@ -87,18 +87,20 @@ class Key:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A column of numbers, or of lists of them, as it is."""
+    """A column of numbers or of lists of numbers."""
 
     column: str
     width: int
     null: int | None
-    """The check of rows without a value; ``None``: they are NaN, and allowed."""
+    """The check of rows without a value; ``None``: a missing value is allowed and becomes NaN."""
     length: int
+    """The check of lists of another length than ``width``."""
     finite: int
+    """The check of values that are not finite."""
 
     def read(self, batch: Any, marks: Marks) -> NDArray[np.float32]:
-        """Give [rows, width]."""
-        values = plain(batch.column(self.column))
+        """Return [rows, width]."""
+        values = decoded(batch.column(self.column))
         missing = is_null(values)
         if self.null is not None:
             marks.add(self.null, missing)
@@ -119,21 +121,23 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Categories:
-    """A column of categories: their numbers, or one column of zeros and ones each."""
+    """A column of categories, encoded as their indices or one-hot."""
 
     column: str
     values: tuple[str, ...]
     one_hot: bool
     null: int
+    """The check of rows without a value."""
     unknown: int
+    """The check of values that are no category."""
 
     @property
     def width(self) -> int:
-        """Columns that it becomes."""
+        """Number of columns of the encoding."""
         return len(self.values) if self.one_hot else 1
 
     def read(self, batch: Any, marks: Marks) -> NDArray[np.float32]:
-        """Give [rows, width]."""
+        """Return [rows, width]."""
         code = codes(as_text(batch.column(self.column)), self.values, self.null, self.unknown, marks)
         if not self.one_hot:
             return code.astype(np.float32).reshape(-1, 1)
@@ -146,13 +150,13 @@ class Categories:
 Column = Numbers | Categories
 
 
-def side_by_side(columns: tuple[Column, ...], batch: Any, marks: Marks) -> NDArray[np.float32]:
-    """Read columns into [rows, F]."""
+def concatenated(columns: tuple[Column, ...], batch: Any, marks: Marks) -> NDArray[np.float32]:
+    """Read columns and concatenate them to [rows, F]."""
     return np.concatenate([column.read(batch, marks) for column in columns], axis=1)
 
 
 def codes(values: Any, known: tuple[str, ...], null: int | None, unknown: int, marks: Marks) -> NDArray[np.int64]:
-    """Number texts by their place among the known ones; -1: null, or none of them."""
+    """Encode texts by their index among the known ones; -1: null or unknown."""
     missing = is_null(values)
     found = pc.index_in(values, value_set=pa.array(known, pa.large_string()), skip_nulls=True)
     code: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -164,28 +168,29 @@ def codes(values: Any, known: tuple[str, ...], null: int | None, unknown: int, m
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRows:
-    """How a batch of nodes is read."""
+    """Converts batches of nodes."""
 
     key: Key
     features: tuple[Column, ...]
     labels: tuple[Numbers, ...]
-    """Of multilabel and regression."""
+    """The label columns of multilabel and regression."""
     label: str | None
-    """Of multiclass."""
+    """The label column of multiclass."""
     classes: tuple[str, ...]
-    learned: bool
-    """Whether anything is known of the nodes."""
+    has_labels: bool
+    """Whether the configuration names a label."""
     unknown_class: int
     binary: int | None
     """The check of multilabel: 0, 1 or null."""
     unlabelled: int
     """The check of rows in a split without a label."""
     split: str | None
+    """The column of splits; ``None``: by fractions."""
     unknown_split: int
     fractions: tuple[float, ...]
     split_seed: int
     part: str | None
-    """A column of parts; ``None``: by hash."""
+    """The column of parts; ``None``: by hash."""
     bad_part: int
     num_parts: int
     part_seed: int
@@ -202,7 +207,7 @@ class NodeRows:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of what `read` gives."""
+        """Schema of the result of `read`."""
         y = pa.list_(pa.float32(), self.num_targets) if self.labels else pa.int64()
         return pa.schema(
             [
@@ -218,10 +223,10 @@ class NodeRows:
         )
 
     def read(self, batch: Any, file: int, row: int) -> pa.Table:
-        """Give the rows of `schema`: part -1 where there is no id, split -1 where there is none."""
+        """Convert a batch to rows of `schema`: part -1 for a row without an id, split -1 for a row in no split."""
         marks = Marks(batch.num_rows)
         ids = self.key.read(batch, marks)
-        x = side_by_side(self.features, batch, marks)
+        x = concatenated(self.features, batch, marks)
         y, labelled = self._labels(batch, marks)
         split = self._splits(batch, ids, labelled, marks)
         marks.add(self.unlabelled, (split >= 0) & ~labelled)
@@ -242,9 +247,9 @@ class NodeRows:
             y = codes(as_text(batch.column(self.label)), self.classes, None, self.unknown_class, marks)
             return y, y >= 0
         if not self.labels:
-            # Where there should be labels, the column is a fault that is in the report already; other checks go on.
-            return np.full(batch.num_rows, 0 if self.learned else -1), np.full(batch.num_rows, self.learned)
-        targets = side_by_side(self.labels, batch, marks)
+            # With has_labels the label column is missing and already reported; the other checks continue.
+            return np.full(batch.num_rows, 0 if self.has_labels else -1), np.full(batch.num_rows, self.has_labels)
+        targets = concatenated(self.labels, batch, marks)
         if self.binary is not None:
             other = ~np.isin(targets, (0, 1)) & np.isfinite(targets)
             marks.add(self.binary, np.asarray(other.any(axis=1)))
@@ -262,7 +267,7 @@ class NodeRows:
         if self.part is None:
             part = (hash_ids(_without_null(ids), self.part_seed) % np.uint64(self.num_parts)).astype(np.int32)
         else:
-            values = plain(batch.column(self.part))
+            values = decoded(batch.column(self.part))
             absent = is_null(values)
             given = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
             bad = absent | (given < 0) | (given >= self.num_parts)
@@ -273,7 +278,7 @@ class NodeRows:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeRows:
-    """How a batch of edges is read."""
+    """Converts batches of edges."""
 
     src: Key
     dst: Key
@@ -286,42 +291,42 @@ class EdgeRows:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of what `read` gives."""
+        """Schema of the result of `read`."""
         fields = [("src", self.src.kind), ("dst", self.dst.kind), ("file", pa.int32()), ("row", pa.int64())]
         attr = [("edge_attr", pa.list_(pa.float32(), self.width))] if self.features else []
         return pa.schema([*fields, *attr, ("bad", pa.large_list(pa.int32()))])
 
     def read(self, batch: Any, file: int, row: int) -> pa.Table:
-        """Give the rows of `schema`."""
+        """Convert a batch to rows of `schema`."""
         marks = Marks(batch.num_rows)
         ends = [key.read(batch, marks) for key in (self.src, self.dst)]
         place = [
             pa.array(np.full(batch.num_rows, file, np.int32)),
             pa.array(np.arange(row, row + batch.num_rows)),
         ]
-        attr = [_fixed(side_by_side(self.features, batch, marks))] if self.features else []
+        attr = [_fixed(concatenated(self.features, batch, marks))] if self.features else []
         return pa.Table.from_arrays([*ends, *place, *attr, marks.column()], schema=self.schema)
 
 
-def plain(column: Any) -> Any:
-    """Give a column without dictionary."""
+def decoded(column: Any) -> Any:
+    """Return a column without dictionary encoding."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def as_text(column: Any) -> Any:
-    """Write values as texts: whole floats as whole numbers, NaN as null."""
-    values = plain(column)
+    """Convert values to text: integral floats like integers, NaN to null."""
+    values = decoded(column)
     if pa.types.is_floating(values.type):
         numbers = values.cast(pa.float64())
         numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
-        small = pc.and_(pc.equal(numbers, pc.round(numbers)), pc.less(pc.abs(numbers), 2.0**53))
-        whole = pc.if_else(small, numbers, pa.scalar(None, pa.float64())).cast(pa.int64()).cast(pa.large_string())
-        return pc.coalesce(whole, numbers.cast(pa.large_string()))
+        is_integral = pc.and_(pc.equal(numbers, pc.round(numbers)), pc.less(pc.abs(numbers), 2.0**53))
+        integers = pc.if_else(is_integral, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
+        return pc.coalesce(integers.cast(pa.large_string()), numbers.cast(pa.large_string()))
     return values.cast(pa.large_string())
 
 
 def _floats(values: Any) -> NDArray[np.float32]:
-    """Null becomes NaN; float64 beyond float32 becomes infinite, which a check reports."""
+    """Convert to float32: null becomes NaN, and a value beyond float32 infinity, which a check reports."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
     with np.errstate(over="ignore"):
@@ -333,5 +338,5 @@ def _without_null(ids: Any) -> Any:
 
 
 def _fixed(values: NDArray[np.float32]) -> Any:
-    """Pack [rows, width] into lists of fixed size."""
+    """Convert [rows, width] to a column of lists of fixed size."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

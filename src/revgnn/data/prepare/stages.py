@@ -1,12 +1,11 @@
-"""Tables in, a prepared graph out: the stages one after another, and what happens when one finds faults.
+"""Prepare a graph from tables in stages: resolve columns, partition nodes, join edges, write parts.
 
-``look -> nodes -> places -> edges -> parts``. Every stage goes on past faults where it can, so that one report has all
-of them; nothing is written to where a graph would be looked for before the last stage is done.
+Every stage continues after faults where it can, so that one report has all of them. The output folder appears only
+after the last stage.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ...files import versions_of
 from ...graph import Graph
 from ...run_lock import claimed
 from ..info import GraphInfo
@@ -34,7 +34,7 @@ from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
 from ..sampling.partition import metis_clusters
 from .config import GraphConfig
-from .engine import BROKEN_IS, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
+from .engine import DAMAGED, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
 from .finish import ELSEWHERE, TWICE, NodeParts, RowCounts, count_faulty_edges, matrix, read_edges, read_part
 from .hashing import HASH_NAME
 from .inputs import Table, describe, open_table
@@ -44,33 +44,34 @@ _logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
 
 METRICS = {"multiclass": "accuracy", "multilabel": "rocauc", "regression": "rmse"}
-"""What selects the best epoch, by task."""
+"""The metric that selects the best epoch, by task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DropFaulty:
-    """Which faulty rows are left out, and counted, instead of being faults."""
+    """The faulty rows that are dropped and counted instead of reported as faults."""
 
     bad_edges: bool = False
-    """Edges without an id, with an unknown one, or with faulty features."""
+    """Edges with a missing or unknown id, or with faulty features."""
     duplicate_nodes: bool = False
-    """Rows whose id an earlier row has."""
+    """Rows with the id of an earlier row."""
     bad_nodes: bool = False
-    """Rows without an id, or with a faulty feature, label or split. Their edges become bad edges."""
+    """Nodes without an id, or with a faulty feature, label or split. Their edges become bad edges."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A graph that is there."""
+    """A prepared graph."""
 
     folder: Path
     manifest: Manifest
     skipped: bool
-    """Whether it was there already, from the same inputs."""
+    """Whether the folder already had this graph from the same inputs."""
     seconds: float
+    """Wall-clock time of the preparation."""
 
     def summary(self) -> dict[str, Any]:
-        """Give what programs want to know."""
+        """Return the summary for programs, as JSON values."""
         manifest = self.manifest
         return {
             "graph": str(self.folder),
@@ -86,7 +87,7 @@ class Prepared:
         }
 
     def facts(self) -> list[tuple[str, str]]:
-        """Give what people want to know: (what, how much)."""
+        """Return the summary for readers, as (name, value)."""
         manifest = self.manifest
         splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
         dropped = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.dropped.items())
@@ -109,21 +110,22 @@ def prepare(
     overwrite: bool = False,
     ray: str | None = None,
 ) -> Prepared:
-    """Make a prepared graph of tables.
+    """Prepare a graph from tables.
 
     Args:
-        config: what graph.yaml says.
+        config: the content of graph.yaml.
         base: the folder that its files are relative to.
-        out: becomes the graph. While it is written, a folder beside it holds about as much again as the tables.
-        drop: which faulty rows to leave out; ``None``: none.
-        overwrite: replace a prepared graph that stands there.
+        out: the folder to write. During preparation a temporary folder beside it takes about the size of the tables.
+        drop: the faulty rows to drop; ``None``: none.
+        overwrite: whether to replace a prepared graph in ``out``.
         ray: the address of a Ray cluster that sees ``base`` and the folder of ``out``, or ``local``.
+    Returns: the prepared graph.
     Raises:
-        FileExistsError: something else stands in ``out``.
-        ClaimedError: another process is making a graph there.
+        FileExistsError: ``out`` contains something else.
+        ClaimedError: another process prepares a graph there.
         ModuleNotFoundError: Daft, Ray or pymetis is not installed.
-        ValueError: every fault of the tables.
-    Cost: several passes over the tables, streamed. In memory: the ids of all nodes, or the edges where they are fewer;
+        ValueError: all faults of the tables.
+    Cost: several streamed passes over the tables. In memory: the ids of all nodes, or the edges if they are smaller;
         and one part at a time.
     """
     started, drop = time.monotonic(), drop or DropFaulty()
@@ -132,19 +134,18 @@ def prepare(
     if nodes is None or edges is None:
         faults.raise_if_any(base)
         raise AssertionError("a table without files is a fault")
-    said = {**asdict(config), "drop": asdict(drop)}
-    said = json.loads(json.dumps(said))
+    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop)}))
     inputs = describe(nodes) + describe(edges)
-    there = _already(out, inputs, said, overwrite)
-    if there is not None:
-        _logger.info("%s answers these tables already; nothing to do", out)
-        return Prepared(out, there, True, time.monotonic() - started)
+    existing = _existing(out, inputs, settings, overwrite)
+    if existing is not None:
+        _logger.info("%s has these tables already; nothing to do", out)
+        return Prepared(out, existing, True, time.monotonic() - started)
     choose_runner(ray)
     with claimed(out, beside=True), _work_folder(out) as work:
-        parts = _Preparation(config, drop, nodes, edges, work, faults)
-        parts.look(base)
-        parts.sort_rows(base)
-        manifest = parts.write(out, {"inputs": tuple(inputs), "config": said})
+        preparation = _Preparation(config, drop, nodes, edges, work, faults)
+        preparation.resolve(base)
+        preparation.sort_rows(base)
+        manifest = preparation.write(out, {"inputs": tuple(inputs), "config": settings})
     _logger.info(
         "%s: %s nodes, %s edges, %d parts",
         out,
@@ -156,7 +157,7 @@ def prepare(
 
 
 class _Preparation:
-    """What the stages hand to each other."""
+    """The stages of a preparation and the state between them."""
 
     def __init__(
         self, config: GraphConfig, drop: DropFaulty, nodes: Table, edges: Table, work: Path, faults: Faults
@@ -165,9 +166,12 @@ class _Preparation:
         self.tables = nodes, edges
         self.dropped: Counter[str] = Counter()
 
-    def look(self, base: Path) -> None:
-        """Find the columns; raises where too much is missing to go on."""
-        _logger.info("looking at %s", _files(self.tables))
+    def resolve(self, base: Path) -> None:
+        """Find the columns.
+
+        Raises: ValueError: all faults so far, if too much is missing to continue.
+        """
+        _logger.info("reading the columns of %s", _files(self.tables))
         plan = resolve(self.config, *self.tables, self.faults)
         if plan is None:
             self.faults.raise_if_any(base)
@@ -175,7 +179,10 @@ class _Preparation:
         self.plan: Plan = plan
 
     def sort_rows(self, base: Path) -> None:
-        """Have the engine bring rows of a part together; raises every fault that any row has."""
+        """Sort nodes and edges into parts.
+
+        Raises: ValueError: all faults of all rows.
+        """
         plan, work = self.plan, self.work
         assigned = _metis(plan, work, self.config.parts.count) if self.config.parts.method == "metis" else None
         self.nodes = NodeParts(
@@ -189,54 +196,59 @@ class _Preparation:
         with _stage("nodes"):
             split_nodes(plan.nodes, work / "nodes", assigned)
             self.nodes.place(work / "places")
-        _logger.info("%s nodes have their places", f"{self.nodes.num_nodes:,}")
+        _logger.info("%s nodes are sorted into parts", f"{self.nodes.num_nodes:,}")
         if self.config.parts.method == "column" and self.nodes.num_nodes:
-            self._report_ids_of_two_parts()
-        edge_tally = RowCounts(plan.edge_checks)
+            self._count_ids_of_two_parts()
+        edge_faults = RowCounts(plan.edge_checks)
         if self.nodes.num_nodes:
             with _stage("edges"):
                 split_edges(plan.edges, work / "places", work / "edges")
-                bad = count_faulty_edges(work / "edges", edge_tally, (self.config.edges.src, self.config.edges.dst))
+                bad = count_faulty_edges(work / "edges", edge_faults, (self.config.edges.src, self.config.edges.dst))
                 if self.config.direction == "undirected":
                     reverse_edges(work / "edges", work / "reversed")
             if self.drop.bad_edges:
                 self.dropped["bad_edges"] += bad
         else:
             self.faults.add(self.tables[0].names[0], None, "has no row that can be a node; a graph needs at least one")
-        self._report(edge_tally)
+        self._report(edge_faults)
         self.faults.raise_if_any(base)
 
-    def _report(self, edge_tally: RowCounts) -> None:
+    def _report(self, edge_faults: RowCounts) -> None:
         node_names, edge_names = (table.names for table in self.tables)
-        # What a damaged file does not say cannot be counted, and which part a node is of cannot be guessed.
-        never = {TWICE, ELSEWHERE, BROKEN_IS}
+        # Always faults: rows lost in a damaged file cannot be counted, and a node's part cannot be guessed.
+        never = {TWICE, ELSEWHERE, DAMAGED}
         dropped = {text for _, text in self.plan.node_checks.known} - never if self.drop.bad_nodes else set()
         dropped |= {TWICE} if self.drop.duplicate_nodes else set()
-        self.nodes.tally.report(node_names, self.faults, without=frozenset(dropped))
+        self.nodes.row_faults.report(node_names, self.faults, without=frozenset(dropped))
         dropped = {text for _, text in self.plan.edge_checks.known} - never if self.drop.bad_edges else set()
-        edge_tally.report(edge_names, self.faults, without=frozenset(dropped))
+        edge_faults.report(edge_names, self.faults, without=frozenset(dropped))
         split = self.config.split
         if split is not None and self.nodes.num_nodes and not self.nodes.splits["train"]:
             self.faults.add(node_names[0], split.column, "no row says train; at least one labelled node must")
 
-    def _report_ids_of_two_parts(self) -> None:
+    def _count_ids_of_two_parts(self) -> None:
         table = repeated_ids(self.work / "places")
         if len(table):
             check = self.plan.node_checks.number(self.config.nodes.id, ELSEWHERE)
             files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
-            self.nodes.tally.add(check, files, rows, table.column("id").combine_chunks())
+            self.nodes.row_faults.add(check, files, rows, table.column("id").combine_chunks())
 
-    def write(self, out: Path, said: dict[str, Any]) -> Manifest:
-        """Write part after part, and put the whole where it belongs."""
+    def write(self, out: Path, provenance: dict[str, Any]) -> Manifest:
+        """Write the parts one by one, then move the graph to ``out``.
+
+        Args:
+            out: the folder of the graph.
+            provenance: the manifest's fields ``inputs`` and ``config``.
+        """
         config, plan = self.config, self.plan
         replaced = out.with_name(f".old-{out.name}-{os.getpid()}") if is_store(out) else None
         with _stage("parts"), new_store(out if replaced is None else self.work / "graph") as folder:
             parts: list[PartFacts] = []
-            said_at = time.monotonic()
+            logged_at = time.monotonic()
             for part in range(config.parts.count):
                 parts.append(self._write_part(folder, part))
-                if time.monotonic() - said_at >= _SECONDS_BETWEEN_LINES:
-                    said_at = time.monotonic()
+                if time.monotonic() - logged_at >= _SECONDS_BETWEEN_LINES:
+                    logged_at = time.monotonic()
                     edges = sum(facts.edges for facts in parts)
                     _logger.info("part %d of %d: %s edges so far", part + 1, config.parts.count, f"{edges:,}")
             manifest = Manifest(
@@ -260,8 +272,8 @@ class _Preparation:
                 },
                 parts=tuple(parts),
                 dropped={name: count for name, count in sorted(self.dropped.items()) if count},
-                versions=_versions(),
-                **said,
+                versions={**versions_of("revgnn", "daft", "pyarrow", "numpy"), "hash": HASH_NAME},
+                **provenance,
             )
             write_manifest(folder, manifest)
         if replaced is not None:
@@ -303,7 +315,7 @@ class _Preparation:
 
 
 def _metis(plan: Plan, work: Path, count: int) -> Path:
-    """Cut the graph by METIS; give a Parquet file of (id, part)."""
+    """Partition the graph with METIS; return a Parquet file of (id, part)."""
     with _stage("metis"):
         one: Scan = replace(plan.nodes, rows=replace(plan.node_rows, part=None, num_parts=1))
         split_nodes(one, work / "metis-nodes", None)
@@ -329,7 +341,8 @@ def _metis(plan: Plan, work: Path, count: int) -> Path:
     return out
 
 
-def _already(out: Path, inputs: list[dict[str, Any]], said: dict[str, Any], overwrite: bool) -> Manifest | None:
+def _existing(out: Path, inputs: list[dict[str, Any]], settings: dict[str, Any], overwrite: bool) -> Manifest | None:
+    """Return the manifest of a graph in ``out`` from the same inputs and settings; ``None``: write a new graph."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not is_store(out):
@@ -337,7 +350,7 @@ def _already(out: Path, inputs: list[dict[str, Any]], said: dict[str, Any], over
     if overwrite:
         return None
     manifest = read_manifest(out)
-    same = [dict(one) for one in manifest.inputs] == inputs and dict(manifest.config) == said
+    same = [dict(one) for one in manifest.inputs] == inputs and dict(manifest.config) == settings
     if not same:
         raise FileExistsError(
             f"{out} is a graph of other tables or settings; choose another --out, or --overwrite replaces it"
@@ -347,7 +360,7 @@ def _already(out: Path, inputs: list[dict[str, Any]], said: dict[str, Any], over
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """Give a folder for what is between tables and graph: beside ``out``, where there must be room for it."""
+    """Make a temporary folder for intermediate files beside ``out``, on the same file system."""
     work = Path(tempfile.mkdtemp(prefix=f".preparing-{out.name}-", dir=out.resolve().parent))
     try:
         yield work
@@ -364,11 +377,6 @@ def _stage(name: str) -> Iterator[None]:
 
 
 def _files(tables: tuple[Table, Table]) -> str:
-    counted = [f"{len(table.paths)} {'file' if len(table.paths) == 1 else 'files'}" for table in tables]
+    counts = [f"{len(table.paths)} {'file' if len(table.paths) == 1 else 'files'}" for table in tables]
     size = sum(table.num_bytes for table in tables)
-    return f"{counted[0]} of nodes and {counted[1]} of edges, {size / 1e6:,.1f} MB"
-
-
-def _versions() -> dict[str, str | None]:
-    names = ("revgnn", "daft", "pyarrow", "numpy")
-    return {**{name: importlib.metadata.version(name) for name in names}, "hash": HASH_NAME}
+    return f"{counts[0]} of nodes and {counts[1]} of edges, {size / 1e6:,.1f} MB"
