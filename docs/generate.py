@@ -26,7 +26,8 @@ from rich.console import Console
 
 from revgnn import ModelConfig, build_model
 from revgnn.data import GraphInfo
-from revgnn.demo import Curve, draw, memory_over_depth, resident_over_depth
+from revgnn.demo.over_depth import Curve, memory_over_depth, resident_over_depth
+from revgnn.demo.picture import draw_memory
 from revgnn.paper.memory import read_memory
 from revgnn.paper.recipes import all_recipes, digits, recipe_summaries
 from revgnn.paper.results import read_lines, read_rows
@@ -81,7 +82,7 @@ def measure() -> None:
     curve = memory_over_depth(runs, DEPTHS, console)
     resident = resident_over_depth(runs, DEPTHS, console)
     FIGURES.write_text(json.dumps({"tensors": curve, "resident": resident}, indent=1) + "\n", encoding="utf-8")
-    draw(curve, PICTURE, resident)
+    draw_memory(curve, PICTURE, resident)
 
 
 def _claim() -> str:

@@ -195,9 +195,9 @@ def _add_recipes(commands: Any) -> None:
 def _add_demo(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
-        help="compare ResGNN and RevGNN on embedded real data, in minutes",
-        description="Train ResGNN and RevGNN of equal depth on scikit-learn's digits as a graph, and measure memory "
-        "over depth. Nothing is downloaded.",
+        help="show in minutes what depth brings and what it takes",
+        description="Train a network at 2, 8 and 32 layers, stored (ResGNN) and reversible (RevGNN), on a generated "
+        "field of Minesweeper, and draw accuracy and memory over depth. Nothing is downloaded.",
         example="  revgnn demo --out runs/demo",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/demo"), help="default: runs/demo")

@@ -37,7 +37,8 @@ def run_repeats(
     """Take a run from its data to the summary of several seeds.
 
     Args:
-        run: what to do; its seed is the first, the others follow it one by one.
+        run: what to do; its seed is the first, the others follow it one by one. Where the data set has numbered splits,
+            each seed trains on the split of its own number.
         out: receives a run folder ``seed-K`` for each, and runs.json.
         runs: how many, at least 1.
         callbacks: seed -> those that are told of its training.
@@ -50,10 +51,13 @@ def run_repeats(
     if world_size() > 1:
         raise ValueError(f"several seeds train on one rank, got {world_size()}; start one after the other, by seed")
     with one_run(out):
-        dataset = read_data(run.dataset, run.loader, data_root, download=download)
+        dataset, read = None, None
         for seed in range(run.train.seed, run.train.seed + runs):
+            config = run.dataset.with_seed(seed)
+            if config != read:
+                dataset, read = read_data(config, run.loader, data_root, download=download), config
             run_experiment(
-                replace(run, train=replace(run.train, seed=seed)),
+                replace(run, dataset=config, train=replace(run.train, seed=seed)),
                 out / f"seed-{seed}",
                 name=name,
                 data_root=data_root,

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from revgnn.data import Dataset, DatasetConfig, load_dataset, make_batches
+from revgnn.data.readers.minefield import count_neighbours, grid_edges
 
 
-def need(folder: Path) -> None:
-    if not folder.is_dir():
-        pytest.skip(f"there is no {folder}")
+def need(place: Path) -> None:
+    if not place.exists():
+        pytest.skip(f"there is no {place}")
 
 
 @cache
@@ -99,3 +100,30 @@ def test_planetoid_download_goes_through_pyg(real_data: Path, tmp_path: Path, mo
     monkeypatch.setattr("torch_geometric.datasets.Planetoid", fetch)
     assert load_dataset(DatasetConfig(name="cora"), tmp_path, download=True).num_nodes == 2_708
     assert [path.name for path in tmp_path.iterdir()] == ["planetoid"]
+
+
+def test_planetoid_full_split_trains_on_all_that_neither_selects_nor_tests(real_data: Path) -> None:
+    need(real_data / "planetoid")
+    public, full = (load_dataset(DatasetConfig(name="cora", split=split), real_data) for split in (None, "full"))
+    assert full.splits["train"].numel() == 2_708 - 500 - 1_000
+    for split in ("valid", "test"):
+        assert torch.equal(full.splits[split], public.splits[split])
+
+
+def test_minesweeper_follows_the_rule_that_the_generator_follows(real_data: Path) -> None:
+    need(real_data / "minesweeper.npz")
+    data = load_dataset(DatasetConfig(name="minesweeper", split=4), real_data)
+    assert (data.num_nodes, data.num_edges, int(data.y.sum())) == (10_000, 2 * 39_402, 2_000)
+    assert torch.equal(data.edge_index, grid_edges(100))
+    counts = torch.from_numpy(count_neighbours(data.y.view(100, 100).long().numpy())).view(-1)
+    seen = data.x[:, 0] == 0
+    assert int(seen.sum()) == 5_000
+    assert torch.equal(data.x[seen].argmax(1), 1 + counts[seen].clamp(max=5))
+
+
+def test_california_roads_have_labels_of_equal_tenths(real_data: Path) -> None:
+    need(real_data / "california_roads.npz")
+    data = load_dataset(DatasetConfig(name="roads", path="california_roads.npz"), real_data)
+    assert (data.num_nodes, data.num_edges) == (21_048, 43_386)
+    assert torch.bincount(data.y).tolist() == [2_105] * 9 + [2_103]
+    assert [rows.numel() for rows in data.splits.values()] == [2_104, 2_104, 16_840]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from revgnn.data import DATASETS, Columns, Dataset, DatasetConfig, GraphInfo, load_dataset
 from revgnn.data.edges import add_self_loops, interleave_inverse, make_undirected, prepare_edges
+from revgnn.data.readers.minefield import MinefieldOptions
 
 EDGES = st.integers(1, 6).flatmap(
     lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=20))
@@ -108,7 +109,9 @@ def test_tables_are_found_below_the_root_or_by_absolute_path(tmp_path: Path) -> 
     assert edges == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [2, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", "karate", "tables", "prepared"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(DATASETS) - {"digits", "karate", "minefield", "roads", "tables", "prepared"})
+)
 def test_missing_data_says_where_and_how(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"--data-root.*--download") as caught:
         load_dataset(DatasetConfig(name=name), tmp_path)
@@ -131,6 +134,14 @@ def test_configuration_is_checked() -> None:
         DatasetConfig(name="tables")
     with pytest.raises(ValueError, match="goes with the name tables"):
         DatasetConfig(name="digits", path="here")
+    with pytest.raises(ValueError, match=r"dataset\.minefield is about minefield; leave it out for digits"):
+        DatasetConfig(name="digits", minefield=MinefieldOptions(side=9))
+    with pytest.raises(ValueError, match=r"minesweeper has the splits 0, 1, .*, 9; choose one"):
+        DatasetConfig(name="minesweeper", split=10)
+    with pytest.raises(ValueError, match="cora has the splits public, full; choose one"):
+        DatasetConfig(name="cora", split=0)
+    with pytest.raises(ValueError, match="digits has one split; leave it out"):
+        DatasetConfig(name="digits", split=0)
     with pytest.raises(ValueError, match="leave it out for digits"):
         DatasetConfig(name="digits", columns=Columns(id="key"))
     with pytest.raises(FrozenInstanceError):

@@ -92,6 +92,9 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
         y[1::2] = 1.0 - y[1::2]
         shape |= {"task": "multilabel", "metric": "rocauc", "num_outputs": 112, "y": y}
         shape |= {"x": torch.rand(nodes, columns, generator=make), "edge_attr": torch.rand(30, 8, generator=make)}
+    elif name in ("minefield", "minesweeper"):
+        shape |= {"task": "multilabel", "metric": "rocauc", "num_outputs": 1}
+        shape |= {"x": torch.eye(7)[torch.arange(nodes) % 7], "y": torch.arange(nodes).remainder(2).float()[:, None]}
     elif name == "ogbg-molhiv":
         # Paths of three atoms and one atom alone.
         bond = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
@@ -106,6 +109,7 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
     else:
         features, classes = {
             "digits": (64, 10),
+            "roads": (3, 10),
             "ogbn-arxiv": (128, 40),
             "ogbn-products": (100, 47),
             "tables": (128, 40),

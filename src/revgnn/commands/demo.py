@@ -1,4 +1,4 @@
-"""Compare ResGNN and RevGNN on embedded data."""
+"""Show what depth brings and what it takes, on a generated field of Minesweeper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .output import log_to, print_json
 
 
 def run(arguments: Namespace) -> None:
-    """Compare ResGNN and RevGNN on embedded data."""
+    """Show what depth brings and what it takes, on a generated field of Minesweeper."""
     errors = progress_console()
     log_to(errors)
     console = None if arguments.json else results_console()

@@ -12,6 +12,7 @@ from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
 from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
+from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
 from .readers.tables import Columns, read_tables
 from .sampling.full_batch import FullBatch, GraphBatches
@@ -34,6 +35,7 @@ __all__ = [
     "GraphInfo",
     "InferenceSource",
     "LoaderConfig",
+    "MinefieldOptions",
     "NodeBatches",
     "Prefetched",
     "ProteinsFeatures",

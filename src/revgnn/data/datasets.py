@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from .dataset import Dataset
 from .edges import prepare_edges
 from .ondisk.store import Store
+from .readers.city import CITIES, read_city
 from .readers.embedded import read_digits, read_karate
+from .readers.heterophilous import HETEROPHILOUS, NUM_SPLITS, read_heterophilous
+from .readers.minefield import MinefieldOptions, make_minefield
 from .readers.ogb import ProteinsFeatures, read_ogb
-from .readers.pyg import read_planetoid
+from .readers.pyg import CLASSES, read_planetoid
+from .readers.roads import read_roads
 from .readers.tables import Columns, read_tables
 
 
@@ -27,9 +32,12 @@ class DatasetConfig:
     """One of `DATASETS`."""
     path: str | None = None
     """For ``tables``: the folder with nodes.parquet and edges.parquet; for ``prepared``: the folder that
-    ``revgnn prepare`` wrote. Absolute, or below the data root."""
+    ``revgnn prepare`` wrote; for ``roads``: the ``.npz`` file. Absolute, or below the data root."""
     columns: Columns = field(default_factory=Columns)
     """For ``tables`` alone: what the columns are called."""
+    split: int | Literal["public", "full"] | None = None
+    """Which split, where several are published: 0 to 9 of the heterophilous graphs and of ``minefield``; "public" or
+    "full" (all that neither select nor test) of Cora, CiteSeer and PubMed. ``None``: the first of these."""
     undirected: bool = False
     """Add the reverse of every edge and drop repeats."""
     self_loops: bool = False
@@ -38,14 +46,22 @@ class DatasetConfig:
     """Whether edges keep their features; False drops them once node features are made of them."""
     proteins: ProteinsFeatures = field(default_factory=ProteinsFeatures)
     """For ``ogbn-proteins`` alone: which node features are made of its edges."""
+    minefield: MinefieldOptions = field(default_factory=MinefieldOptions)
+    """For ``minefield`` alone: which field is generated."""
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise ValueError(f"dataset.name={self.name!r} is unknown; choose one of {', '.join(DATASETS)}")
-        if (self.name in {"tables", "prepared"}) != (self.path is not None):
+        if (self.name in {"tables", "prepared", "roads"}) != (self.path is not None):
             raise ValueError(
                 f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of a graph of your own goes "
-                "with the name tables or prepared, and with no other"
+                "with the name tables or prepared, the file of a road network with roads, and none with another"
+            )
+        splits = self.splits
+        if self.split is not None and self.split not in splits:
+            raise ValueError(
+                f"dataset.split={self.split!r}: {self.name} has "
+                + (f"the splits {', '.join(map(str, splits))}; choose one" if splits else "one split; leave it out")
             )
         if self.name == "prepared" and (self.undirected or self.self_loops or not self.edge_features):
             raise ValueError(
@@ -56,6 +72,19 @@ class DatasetConfig:
             raise ValueError(f"dataset.columns names columns of your own tables; leave it out for {self.name}")
         if self.name != "ogbn-proteins" and self.proteins != ProteinsFeatures():
             raise ValueError(f"dataset.proteins is about ogbn-proteins; leave it out for {self.name}")
+        if self.name != "minefield" and self.minefield != MinefieldOptions():
+            raise ValueError(f"dataset.minefield is about minefield; leave it out for {self.name}")
+
+    @property
+    def splits(self) -> tuple[int | str, ...]:
+        """The published splits, the first of them the usual one; empty where there is only one."""
+        if self.name in PLANETOID:
+            return ("public", "full")
+        return tuple(range(NUM_SPLITS)) if self.name in HETEROPHILOUS or self.name == "minefield" else ()
+
+    def with_seed(self, seed: int) -> DatasetConfig:
+        """Give what a run of this seed trains on: split ``seed % 10`` where the splits have numbers, else the same."""
+        return replace(self, split=seed % NUM_SPLITS) if self.splits and self.splits[0] == 0 else self
 
 
 def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = False) -> Dataset:
@@ -64,7 +93,7 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
     Args:
         config: which one, and what to do to its edges.
         root: the folder under which data lies or goes (``--data-root``); nothing is written there but downloads.
-        download: fetch what is missing where its source allows it (OGB through the ogb package, Planetoid through PyG).
+        download: fetch what is missing where its source allows it (OGB through the ogb package, others through PyG).
     Returns: the data set.
     Raises:
         FileNotFoundError: if it is not there, saying where was looked and how to get it.
@@ -104,12 +133,38 @@ def _tables(config: DatasetConfig, root: Path, download: bool) -> Dataset:
     return read_tables(root / Path(config.path).expanduser(), config.columns)
 
 
+def _planetoid(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+    return read_planetoid(PLANETOID[config.name], root, full=config.split == "full", download=download)
+
+
+def _heterophilous(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+    return read_heterophilous(config.name, root, split=_number(config), download=download)
+
+
+def _number(config: DatasetConfig) -> int:
+    return config.split if isinstance(config.split, int) else 0
+
+
+def _city(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+    return read_city(config.name.removeprefix("city-"), root, download=download)
+
+
+def _roads(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+    assert config.path is not None, "DatasetConfig checks that roads have a path"
+    return read_roads(root / Path(config.path).expanduser())
+
+
+PLANETOID = {name.lower(): name for name in CLASSES}
+"""Name -> how Planetoid's folders are called."""
+
 DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
     "digits": lambda config, root, download: read_digits(),
     "karate": lambda config, root, download: read_karate(),
-    "cora": lambda config, root, download: read_planetoid("Cora", root, download=download),
-    "citeseer": lambda config, root, download: read_planetoid("CiteSeer", root, download=download),
-    "pubmed": lambda config, root, download: read_planetoid("PubMed", root, download=download),
+    "minefield": lambda config, root, download: make_minefield(config.minefield, _number(config)),
+    **dict.fromkeys(PLANETOID, _planetoid),
+    **dict.fromkeys(HETEROPHILOUS, _heterophilous),
+    **dict.fromkeys((f"city-{city}" for city in CITIES), _city),
+    "roads": _roads,
     "ogbn-arxiv": _ogb,
     "ogbn-products": _ogb,
     "ogbn-proteins": _ogb,

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store
+from ..data.readers.heterophilous import HETEROPHILOUS
+from ..data.readers.minefield import make_minefield
 from ..data.readers.ogb import OGB
 
 CLASSES = 40
@@ -90,15 +92,22 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
         ValueError: the data set's sizes are not known without it.
         FileNotFoundError: the folder has neither tables nor a manifest.
     """
-    if config.path is not None:
+    if config.name in {"tables", "prepared"}:
+        assert config.path is not None, "DatasetConfig checks that tables have a path"
         return _with_edges(shape_of_folder(Path(config.path), config.columns), config)
     if config.name == "digits":
         counts = Counts(nodes=1797, edges=19_858, splits=(("train", 1078),))
         return GraphShape(info=GraphInfo(name="digits", in_channels=64, num_outputs=10, counts=counts))
+    if config.name == "minefield" or config.name in HETEROPHILOUS:
+        is_drawn = config.name == "minefield"
+        info = make_minefield(config.minefield).info if is_drawn else HETEROPHILOUS[config.name]
+        loops = info.counts.nodes if config.self_loops else 0
+        info = replace(info, undirected=config.undirected, self_loops=config.self_loops)
+        return GraphShape(info=info).counted(edges=info.counts.edges + loops)
     if config.name not in OGB:
         raise ValueError(
-            f"the sizes of {config.name} are not known without its data; choose one of {', '.join(OGB)}, digits, or "
-            "a folder"
+            f"the sizes of {config.name} are not known without its data; choose one of "
+            f"{', '.join((*OGB, *HETEROPHILOUS))}, digits, minefield, or a folder"
         )
     facts = OGB[config.name]
     info = replace(facts.info, undirected=config.undirected, self_loops=config.self_loops)

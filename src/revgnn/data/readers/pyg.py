@@ -1,4 +1,4 @@
-"""Data sets in PyG's raw layout: Cora, CiteSeer and PubMed with the public split.
+"""Data sets in PyG's raw layout: Cora, CiteSeer and PubMed with the public and the full split.
 
 Reads ``<Name>/raw`` alone and writes nothing; only a download writes, by PyG itself. The raw files are Python pickles:
 `planetoid` lets none of them run anything.
@@ -22,18 +22,19 @@ CLASSES = {"Cora": 7, "CiteSeer": 6, "PubMed": 3}
 """Planetoid's names, as its folders are called, with their number of classes."""
 
 
-def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
-    """Read a Planetoid data set: binary or TF-IDF word features, public split of 20 labels a class.
+def read_planetoid(name: str, root: Path, *, full: bool = False, download: bool = False) -> Dataset:
+    """Read a Planetoid data set: binary or TF-IDF word features, the public split or the full one.
 
     Args:
         name: ``Cora``, ``CiteSeer`` or ``PubMed``.
         root: looked into at ``planetoid/<name>/raw`` and ``<name>/raw``.
+        full: whether every node that neither selects nor tests trains, not 20 of each class alone.
         download: let PyG fetch it into ``root/planetoid`` where it is in neither.
     Returns: the data set, features as they are stored.
     Raises:
         FileNotFoundError: it is missing, or a part of it is.
         ValueError: a file asks for anything but arrays; nothing of it was run.
-    Source: Yang et al. 2016 (arXiv:1603.08861).
+    Source: Yang et al. 2016 (arXiv:1603.08861); the full split is Chen et al. 2018's (arXiv:1801.10247).
     """
     looked = (root / "planetoid" / name / "raw", root / name / "raw")
     folder = next((place for place in looked if place.is_dir()), None)
@@ -63,7 +64,7 @@ def read_planetoid(name: str, root: Path, *, download: bool = False) -> Dataset:
         edge_index=data.edge_index,
         y=data.y,
         splits={
-            "train": data.train_mask.nonzero().view(-1),
+            "train": (~(data.val_mask | data.test_mask) if full else data.train_mask).nonzero().view(-1),
             "valid": data.val_mask.nonzero().view(-1),
             "test": data.test_mask.nonzero().view(-1),
         },

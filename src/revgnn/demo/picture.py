@@ -1,0 +1,111 @@
+"""Pictures over depth, drawn by matplotlib: memory alone, or the score and the memory side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .over_depth import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Scores = Mapping[str, Mapping[int, float]]
+"""Model -> depth -> score."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a picture."""
+
+    ink: str
+    """Text and axes."""
+    line: str
+    """The grid."""
+    paper: str
+    """The background."""
+    models: tuple[str, ...]
+    """One colour a model, told apart by the colour-blind too (Okabe and Ito)."""
+
+
+LIGHT = Theme("#1d2733", "#dde3ea", "#ffffff", ("#d55e00", "#0072b2", "#009e73"))
+DARK = Theme("#e6ebf1", "#33404e", "#12181f", ("#ff9a4d", "#5cb8ff", "#3ddcab"))
+
+
+def draw_memory(tensors: Curve, path: Path, process: Curve | None = None) -> None:
+    """Draw memory over depth to a file; its ending says whether as SVG or PNG.
+
+    Args:
+        tensors: bytes of tensors, drawn dashed where there is something beside them.
+        path: of the file.
+        process: bytes that the process grows by, drawn solid.
+    Raises: ModuleNotFoundError: matplotlib is not installed.
+    """
+    _draw(None, "", tensors, process or {}, path, LIGHT)
+
+
+def draw_depth(scores: Scores, title: str, tensors: Curve, process: Curve, path: Path, *, theme: Theme = LIGHT) -> None:
+    """Draw the score and, beside it, the memory over depth to a file.
+
+    Args:
+        scores: of the test split, in the unit that ``title`` names.
+        title: the name of the metric.
+        tensors, process, path: as in `draw_memory`.
+        theme: the colours.
+    Raises: ModuleNotFoundError: matplotlib is not installed.
+    """
+    _draw(scores, title, tensors, process, path, theme)
+
+
+def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, path: Path, theme: Theme) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # A fixed salt, so that the same figures give the same file.
+    style = {"svg.fonttype": "none", "svg.hashsalt": "depth", "font.family": "sans-serif"}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink)
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(6.4 if scores is None else 9.6, 3.6), layout="constrained", facecolor=theme.paper)
+        panels = figure.subplots(1, 1 if scores is None else 2, squeeze=False)[0]
+        if scores is not None:
+            _draw_scores(panels[0], scores, title, theme)
+        _draw_memory(panels[-1], tensors, process, theme)
+        for axes in panels:
+            axes.set_xlabel("layers")
+            axes.set_xlim(left=0)
+            axes.set_facecolor(theme.paper)
+            axes.margins(x=0.15)
+            axes.grid(color=theme.line, linewidth=0.7)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _draw_scores(axes: Axes, scores: Scores, title: str, theme: Theme) -> None:
+    for (name, points), colour in zip(scores.items(), theme.models, strict=False):
+        axes.plot(
+            list(points), list(points.values()), color=colour, marker="o", markersize=4, linewidth=1.8, label=name
+        )
+    axes.set_ylabel(f"test {title}")
+    axes.set_title("what depth brings", fontsize=10)
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _draw_memory(axes: Axes, tensors: Curve, process: Curve, theme: Theme) -> None:
+    for (name, points), colour in zip(tensors.items(), theme.models, strict=False):
+        whole = process.get(name)
+        lines = [(points, "--" if whole else "-", "tensors"), *([(whole, "-", "process")] if whole else [])]
+        for curve, style, label in lines:
+            mebibytes = [count / 2**20 for count in curve.values()]
+            axes.plot(list(curve), mebibytes, style, color=colour, marker="o", markersize=4, linewidth=1.8, label=label)
+            end = (list(curve)[-1], mebibytes[-1])
+        away = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(name, end, color=colour, fontweight="bold", **away)
+    axes.set_ylabel("peak training memory [MiB]")
+    axes.set_title("what depth takes", fontsize=10)
+    axes.set_ylim(bottom=0)
+    if process:
+        # Of the first model alone: the styles are the same for all.
+        axes.legend(*(one[:2] for one in axes.get_legend_handles_labels()), frameon=False, labelcolor=theme.ink)
