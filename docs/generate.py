@@ -169,7 +169,8 @@ def _newest(results: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
 def _planned() -> str:
     """Predicted and measured peaks and steps, the newest of each recipe."""
     lines = [
-        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | measured at | predicted at |",
+        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | measured at "
+        "| predicted at |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for row in _newest("plan", "recipe").values():
