@@ -6,6 +6,7 @@ A data set of the recipe's shape is made up at so many times the size of the lar
 net is as deep as the recipe's, and training steps are measured: the memory of some, then the time of others. Times are
 of the process on the CPU, so that other programs disturb them less; take one thread.
 
+With ``--again`` rows that were measured are predicted anew, at the sizes of their measurement, which stands.
 With ``--real`` steps are measured on the recipe's own data, beside what is predicted with them and without.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from typing import Any
 import torch
 
 from revgnn.data import make_batches, read_data
+from revgnn.experiment import Experiment
 from revgnn.overrides import override
 from revgnn.paper.recipes import all_recipes, find_recipe
-from revgnn.planner import estimate, shape_of_config
-from revgnn.planner.dry_run import at_most, measured_peak, measured_seconds
+from revgnn.paper.results import read_lines
+from revgnn.planner import GraphShape, estimate, shape_of_config
+from revgnn.planner.dry_run import at_most, at_size, measured_peak, measured_seconds
 from revgnn.planner.estimate import predicted as predicted_of_data
 from revgnn.planner.isolated import resident_in_isolation
 from revgnn.planner.measured import training_memory
@@ -46,10 +49,7 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
         data_root: below which the folders of tables lie; only their footers are read.
     """
     run = find_recipe(name)()
-    dataset = run.dataset
-    if dataset.path is not None:
-        dataset = replace(dataset, path=str(data_root / dataset.path))
-    run, shape = at_most(run, shape_of_config(dataset), times, deeper)
+    run, shape = at_most(run, _shape(run, data_root), times, deeper)
     started = time.perf_counter()
     predicted = estimate(run, shape)
     planned = time.perf_counter()
@@ -74,6 +74,37 @@ def measure(name: str, times: float, deeper: int | None, data_root: Path) -> dic
         "threads": torch.get_num_threads(),
         **facts("cpu"),
     }
+
+
+def predict_again(row: Mapping[str, Any], data_root: Path) -> dict[str, Any]:
+    """Predict once more what a row measured.
+
+    Args:
+        row: that `measure` gave.
+        data_root: as `measure`.
+    Returns: the row with the new prediction; "commit" is the prediction's, "measured_commit" the measurement's.
+    """
+    run = replace(find_recipe(row["recipe"])())
+    shape = _shape(run, data_root)
+    run, shape = at_size(run, shape, 1.0 if shape.level == "graph" else row["num_nodes"] / shape.nodes)
+    started = time.perf_counter()
+    predicted = estimate(run, shape)
+    found = {
+        "predicted_bytes": predicted.peak,
+        "ratio": predicted.peak / row["measured_bytes"],
+        "how": predicted.how,
+        "phase": predicted.phase,
+        "predict_s": time.perf_counter() - started,
+        "measured_commit": row.get("measured_commit", row["commit"]),
+    }
+    return {**row, **found, **facts("cpu")}
+
+
+def _shape(run: Experiment, data_root: Path) -> GraphShape:
+    dataset = run.dataset
+    if dataset.path is not None:
+        dataset = replace(dataset, path=str(data_root / dataset.path))
+    return shape_of_config(dataset)
 
 
 def measure_process(name: str, times: float, deeper: int | None) -> dict[str, Any]:
@@ -114,8 +145,7 @@ def measure_real(name: str, changes: Sequence[str], data_root: Path) -> dict[str
     measured = training_memory(run, dataset)
     with_data = predicted_of_data(run, dataset, make_batches(dataset, run.batch_size, run.train.seed, run.loader))
     assert with_data is not None, "nothing is predicted of a graph on disk while it trains"
-    config = replace(run.dataset, path=None if run.dataset.path is None else str(data_root / run.dataset.path))
-    without = estimate(run, shape_of_config(config)).peak
+    without = estimate(run, _shape(run, data_root)).peak
     return {
         "kind": "plan-real",
         "recipe": name,
@@ -138,14 +168,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", action="append", help="only this one; repeatable")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--real", action="store_true", help="measure on the data itself, at the whole size and depth")
+    parser.add_argument("--again", type=Path, help="predict the newest rows of this file again, and measure nothing")
     parser.add_argument("--process", action="store_true", help="measure what the process takes instead of tensors")
     parser.add_argument("--set", action="append", default=[], help="change the recipe, with --real; repeatable")
     parser.add_argument("--write", type=Path, help="append to this file; without it, rows are printed")
     options = parser.parse_args(arguments)
     if options.set and not options.real:
         parser.error("--set changes what is measured with --real; without it every recipe is measured as it is")
-    for name in options.recipe or all_recipes():
-        if options.real:
+    newest = {row["recipe"]: row for row in read_lines(options.again)} if options.again else {}
+    for name in options.recipe or newest or all_recipes():
+        if options.again:
+            row = predict_again(newest[name], options.data_root)
+        elif options.real:
             row = measure_real(name, options.set, options.data_root)
         elif options.process:
             row = measure_process(name, options.times, options.deeper)

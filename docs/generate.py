@@ -173,8 +173,9 @@ def _newest(results: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
 def _planned() -> str:
     """Predicted and measured peaks and steps, the newest of each recipe."""
     lines = [
-        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | commit |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| recipe | nodes | layers | predicted | measured | ratio | step, predicted | measured | ratio | measured at "
+        "| predicted at |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for row in _newest("plan", "recipe").values():
         cells = [
@@ -187,6 +188,7 @@ def _planned() -> str:
             duration(row["predicted_step_s"]),
             duration(row["measured_step_s"]),
             f"{row['predicted_step_s'] / row['measured_step_s']:.2f}",
+            f"{row.get('measured_commit', row['commit'])[:8]}",
             f"{row['commit'][:8]}{'-dirty' if row['dirty'] else ''}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

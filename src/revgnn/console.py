@@ -82,7 +82,15 @@ def stages(label: str, console: Console) -> Iterator[Callable[[str], None]]:
         with console.status(Text(label)) as status:
             yield lambda stage: status.update(Text(f"{label}: {stage}"))
         return
-    yield lambda stage: console.print(f"{label}: {stage}", markup=False, highlight=False, soft_wrap=True)
+    begun = ""
+
+    def line(stage: str) -> None:
+        nonlocal begun
+        if stage != begun:
+            begun = stage
+            console.print(f"{label}: {stage}", markup=False, highlight=False, soft_wrap=True)
+
+    yield line
 
 
 @contextmanager

@@ -213,7 +213,10 @@ def at_size(
     deepest = depths_of_trials(run)[-1]
     if deepest is not None and deeper is not None and isinstance(run.model, ModelConfig):
         run = replace(run, model=replace(run.model, num_layers=min(run.model.num_layers, deeper * deepest)))
-    return replace(_scaled(run, factor), loader=scaled_loader(run.loader, factor)), shape.scaled(factor)
+    model = run.model
+    if isinstance(model, ModelConfig) and model.memory_budget is not None:
+        model = replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1))
+    return replace(run, model=model, loader=scaled_loader(run.loader, factor)), shape.scaled(factor)
 
 
 def measured_peak(run: Experiment, shape: GraphShape) -> int:

@@ -25,6 +25,8 @@ MOST_PARTS = 1024
 """That are tried."""
 BUDGET_LAYERS = 64
 """Deepest stack of which a budget is tried: its layers are all in the trial."""
+HELPS = 0.95
+"""Times what fewer parts take, that more parts take at most where they help."""
 MARGIN = 1.1
 """By which a prediction must stay below the memory: its own error."""
 
@@ -203,6 +205,7 @@ def _parts(run: Experiment, lean: Experiment, shape: GraphShape, room: _Room) ->
     for start in [run] if lean == run else [run, lean]:
         now = start.loader.num_parts if start.loader.kind == "random" else None
         parts = 2 if now is None else 2 * now
+        before = room.share(estimate(start, shape))
         while parts <= min(MOST_PARTS, shape.nodes // 8):
             tried = replace(start, loader=LoaderConfig(kind="random", num_parts=parts))
             if not room.holds_data(tried, shape):
@@ -212,6 +215,10 @@ def _parts(run: Experiment, lean: Experiment, shape: GraphShape, room: _Room) ->
                 changes = ("loader.kind=random", f"loader.num_parts={parts}", *_mode(run, start))
                 yield f"{parts} random parts", changes, "model"
                 break
+            if over > HELPS * before:
+                # What is left are weights, or what no part is smaller by.
+                break
+            before = over
             # Memory falls about as the parts rise, edges faster.
             parts = max(2 * parts, int(parts * min(over, MOST_PARTS) ** 0.9))
 
