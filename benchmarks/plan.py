@@ -84,9 +84,9 @@ def predict_again(row: Mapping[str, Any], data_root: Path) -> dict[str, Any]:
         data_root: as `measure`.
     Returns: the row with the new prediction; "commit" is the prediction's, "measured_commit" the measurement's.
     """
-    run = replace(find_recipe(row["recipe"])())
+    run = find_recipe(row["recipe"])()
     shape = _shape(run, data_root)
-    run, shape = at_size(run, shape, 1.0 if shape.level == "graph" else row["num_nodes"] / shape.nodes)
+    run, shape = at_size(run, shape, 1.0 if shape.info.level == "graph" else row["num_nodes"] / shape.nodes)
     started = time.perf_counter()
     predicted = estimate(run, shape)
     found = {

@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_train(commands)
     _add_predict(commands)
+    _add_diagnose(commands)
     _add_plan(commands)
     _add_recipes(commands)
     _add_demo(commands)
@@ -145,6 +146,23 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--views", metavar="V", type=int, help="partitions whose answers are averaged; needs parts")
     _add_data_root(parser)
     _add_device(parser)
+    _add_common(parser)
+
+
+def _add_diagnose(commands: Any) -> None:
+    parser = commands.add_parser(
+        "diagnose",
+        help="look into the layers of a finished run: over-smoothing, gradients, reach",
+        description="Show, layer by layer, how much neighbours still differ (Dirichlet energy) and how large gradients "
+        "are, and from how many hops away features have a say; draw it as diagnosis.svg in the run folder.",
+        example="  revgnn diagnose runs/minesweeper/revsage --data-root data",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
+    parser.add_argument(
+        "--nodes", metavar="N", type=int, default=8, help="nodes whose reach is averaged; 0: none (default: 8)"
+    )
+    parser.add_argument("--hops", metavar="K", type=int, help="farthest hop of the reach (default: layers, at most 24)")
+    _add_data_root(parser)
     _add_common(parser)
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from revgnn.train.distributed.batch_sharding import RankPosition
 
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import graph_dataset, node_dataset
 from revgnn.data import Batch, Dataset, LoaderConfig, Series, Store, make_batches
 from revgnn.data.prefetch import Prefetched
 from revgnn.graph import Graph
+from revgnn.train.distributed.batch_sharding import RankPosition
 from revgnn.train.metric_accumulator import MetricAccumulator
 
 

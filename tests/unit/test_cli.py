@@ -17,7 +17,7 @@ from revgnn.paper.recipes import all_recipes, find_recipe
 from revgnn.parser import make_parser
 from revgnn.train import Interrupted
 
-COMMANDS = ["prepare", "train", "recipes", "demo", "report", "paper", "convert"]
+COMMANDS = ["prepare", "train", "diagnose", "recipes", "demo", "report", "paper", "convert"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

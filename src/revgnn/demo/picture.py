@@ -63,10 +63,20 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    ink = theme.ink
     # A fixed salt, so that the same figures give the same file.
-    style = {"svg.fonttype": "none", "svg.hashsalt": "depth", "font.family": "sans-serif"}
-    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink)
-    with mpl.rc_context(style):
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "depth",
+        "font.family": "sans-serif",
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+    }
+    with mpl.rc_context():
+        mpl.rcParams.update(style)
         figure = Figure(figsize=(6.4 if scores is None else 9.6, 3.6), layout="constrained", facecolor=theme.paper)
         panels = figure.subplots(1, 1 if scores is None else 2, squeeze=False)[0]
         if scores is not None:
@@ -101,8 +111,9 @@ def _draw_memory(axes: Axes, tensors: Curve, process: Curve, theme: Theme) -> No
             mebibytes = [count / 2**20 for count in curve.values()]
             axes.plot(list(curve), mebibytes, style, color=colour, marker="o", markersize=4, linewidth=1.8, label=label)
             end = (list(curve)[-1], mebibytes[-1])
-        away = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(name, end, color=colour, fontweight="bold", **away)
+        axes.annotate(
+            name, end, xytext=(6, 0), textcoords="offset points", color=colour, va="center", fontweight="bold"
+        )
     axes.set_ylabel("peak training memory [MiB]")
     axes.set_title("what depth takes", fontsize=10)
     axes.set_ylim(bottom=0)

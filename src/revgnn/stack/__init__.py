@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import uncompiled
 from .budget import parse_bytes
-from .check import check_inverse
+from .check import check_inverse, layer_states
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
 from .fused import FusedBlock, WorkSpace, has_hooks
@@ -37,6 +37,7 @@ __all__ = [
     "has_hooks",
     "is_recomputing",
     "is_watched",
+    "layer_states",
     "parse_bytes",
     "parts_of",
     "recomputing",

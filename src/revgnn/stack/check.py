@@ -14,7 +14,7 @@ from .layer_run import LayerRun
 from .recomputing import snapshot
 from .reversible import Advance, advance_float
 from .stack import Stack
-from .state import ReversibleState
+from .state import ReversibleState, StoredState
 
 
 def check_inverse(
@@ -54,6 +54,24 @@ def check_inverse(
     # Written with `not <=`, so that a NaN counts as a deviation.
     layers = (k for k in reversed(range(stack.num_layers)) if not errors[k] <= limit)
     return InverseCheck(tuple(errors), limit, next(layers, None))
+
+
+def layer_states(stack: Stack, x: Tensor, *context: Any, seed: int | None = None) -> list[Tensor]:
+    """Evaluate a stack layer by layer, every activation stored, for whoever looks at what happens inside.
+
+    Args:
+        stack: however it is differentiated; autograd follows the states.
+        x, context, seed: as `Stack.forward` takes them.
+    Returns: L + 1 tensors [N, D]: the stream before the first layer and after each.
+    Cost: the blocks forward once; L N D, and what autograd keeps where gradients are on.
+    """
+    x, tensors, whole = stack.take_apart(x, context, seed)
+    states = [x]
+    for depth, layer in enumerate(whole.layers):
+        state = StoredState(states[-1], stack.coupling.num_groups)
+        replace(whole, layers=[layer], first=depth).advance(state, tensors)
+        states.append(state.join())
+    return states
 
 
 def _errors(run: LayerRun, state: ReversibleState, tensors: Sequence[Tensor]) -> list[float]:

@@ -1,0 +1,192 @@
+"""What happens inside a trained network, layer by layer: over-smoothing, gradients, and how far it sees."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import Batch, Dataset, load_dataset, make_batches
+from .data.readers.pyg import quiet_pyg
+from .experiment import Experiment, make_model, read_experiment
+from .graph import Graph
+from .nn.gnn import GNN
+from .run_folder import read_schema
+from .stack import Stack, layer_states
+from .train import check_weights, load_best
+from .train.objective import LOSSES
+
+MOST_HOPS = 24
+"""Of the reach, where nobody says more: PyG takes a subgraph of so many hops around each node."""
+_EDGES_AT_ONCE = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFacts:
+    """What was found of a layer."""
+
+    layer: int
+    """Counted from 1; 0 is what enters the stack."""
+    energy: float
+    """Dirichlet energy of the stream after it: see `dirichlet_energy`."""
+    stream_gradient: float
+    """Euclidean norm of the gradient of the training loss by the stream after it."""
+    weight_gradient: float | None
+    """The same by the layer's own weights; ``None`` for layer 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found of a network."""
+
+    layers: tuple[LayerFacts, ...]
+    """From layer 0 to the last."""
+    influence: tuple[float, ...]
+    """Share of the nodes at hop 0, 1, ... in what the logits of a node depend on (L1 norm of the Jacobian), in
+    units of hop 0; empty where it was not asked for."""
+    reach: float | None
+    """Mean hop distance of that influence."""
+
+
+def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, nodes: int = 8) -> Diagnosis:
+    """Look into the selected weights of a finished run, on the CPU, on its own graph and without dropout.
+
+    Args:
+        folder: of the run.
+        data_root: where data lies, as in training.
+        hops: farthest hop of the reach; ``None``: the number of layers, at most `MOST_HOPS`.
+        nodes: how many nodes the reach is averaged over, drawn from seed 0; 0: it is left out.
+    Raises:
+        FileNotFoundError: no finished run.
+        ValueError: its network has no layers to look at, or reads labels, or its graph is not one in memory.
+    Cost: one step with every activation stored, L N D; and for each node as many backwards as there are outputs.
+    """
+    run, trained = read_experiment(folder), read_schema(folder)
+    _check(run, trained.level)
+    dataset = load_dataset(run.dataset, data_root)
+    trained.check_applies(dataset.info)
+    model = make_model(run, trained)
+    weights = load_best(folder)
+    check_weights(weights, model)
+    model.load_state_dict(weights)
+    model.eval()
+    if not isinstance(model, GNN) or not isinstance(model.stack, Stack):
+        raise ValueError(f"{folder} holds a {type(model).__name__} without a stack of layers; there is none to look at")
+    (batch,) = make_batches(dataset).evaluate()
+    layers = look_into(model, model.stack, batch, LOSSES[run.train.loss])
+    if not nodes:
+        return Diagnosis(layers=layers, influence=(), reach=None)
+    influence, reach = _influence(model, dataset, min(len(layers) - 1, MOST_HOPS) if hops is None else hops, nodes)
+    return Diagnosis(layers=layers, influence=influence, reach=reach)
+
+
+def look_into(model: GNN, stack: Stack, batch: Batch, loss: Any) -> tuple[LayerFacts, ...]:
+    """Find the energy and the gradients of every layer.
+
+    Args:
+        model: in evaluation.
+        stack: that of the model.
+        batch: the whole graph.
+        loss: logits and labels of the training rows -> scalar.
+    """
+    caught: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = []
+    handle = stack.register_forward_pre_hook(lambda _, args, kwargs: caught.append((args, kwargs)), with_kwargs=True)
+    with torch.no_grad():
+        model(batch.x, batch.graph, batch.edge_attr, seed=0)
+    handle.remove()
+    (x, *context), _ = caught[0]
+    model.zero_grad(set_to_none=True)
+    states = layer_states(stack, x.detach().requires_grad_(), *context, seed=0)
+    for state in states[1:]:
+        state.retain_grad()
+    rows = batch.rows["train"]
+    loss(model.head(states[-1], batch.graph, 0)[rows], batch.y[rows]).backward()
+    return tuple(
+        LayerFacts(
+            layer=depth,
+            energy=dirichlet_energy(state.detach(), batch.graph),
+            stream_gradient=_norm([state.grad]),
+            weight_gradient=None if depth == 0 else _weights(stack.layer_at(depth - 1)),
+        )
+        for depth, state in enumerate(states)
+    )
+
+
+def dirichlet_energy(x: Tensor, graph: Graph) -> float:
+    """Measure how much neighbours differ, beside how much any two nodes do.
+
+    ``mean_(i,j) |x_i - x_j|^2 / (2 mean_i |x_i - mean x|^2)`` over the edges: 0 where neighbours are alike (smoothed
+    over), 1 where they are as different as nodes drawn at random, above 1 where they differ more.
+
+    Args:
+        x: [N, D].
+        graph: E edges.
+    Returns: the ratio; 0 for equal rows or no edges.
+    """
+    dst = torch.arange(graph.num_nodes).repeat_interleave(graph.in_degree)
+    total = 0.0
+    for low in range(0, dst.numel(), _EDGES_AT_ONCE):
+        ends = graph.indices[low : low + _EDGES_AT_ONCE].long(), dst[low : low + _EDGES_AT_ONCE]
+        total += float((x[ends[0]] - x[ends[1]]).double().square().sum())
+    spread = float((x - x.mean(0)).double().square().sum(1).mean())
+    return total / dst.numel() / (2 * spread) if spread and dst.numel() else 0.0
+
+
+def draw(diagnosis: Diagnosis, path: Path) -> None:
+    """Draw a diagnosis to a file: energy and gradients over layers, and influence over hops where it is there.
+
+    Raises: ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    layers = [facts.layer for facts in diagnosis.layers]
+    figure = Figure(figsize=(4.2 * (3 if diagnosis.influence else 2), 3.2), layout="constrained")
+    energy, gradient, *rest = figure.subplots(1, 3 if diagnosis.influence else 2)
+    energy.plot(layers, [facts.energy for facts in diagnosis.layers], color="#0072b2")
+    energy.set(xlabel="layer", title="Dirichlet energy", ylim=(0, None))
+    gradient.semilogy(layers, [facts.stream_gradient for facts in diagnosis.layers], color="#d55e00", label="stream")
+    by_weights = [facts.weight_gradient for facts in diagnosis.layers if facts.weight_gradient is not None]
+    gradient.semilogy(layers[1:], by_weights, color="#009e73", label="weights")
+    gradient.set(xlabel="layer", title="gradient norm")
+    gradient.legend(frameon=False)
+    for axes in rest:
+        axes.semilogy(range(len(diagnosis.influence)), diagnosis.influence, color="#7a5195", marker="o", markersize=3)
+        axes.set(xlabel="hops", title="influence, hop 0 = 1")
+    for axes in (energy, gradient, *rest):
+        axes.grid(color="#dde3ea", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _check(run: Experiment, level: str) -> None:
+    if level != "node" or run.dataset.name == "prepared":
+        raise ValueError("diagnose looks at one graph in memory, not at many small ones nor at a graph on disk")
+    if run.train.labels.reuse:
+        raise ValueError("diagnose does not look at networks that read labels (train.labels.reuse=true)")
+
+
+def _influence(model: nn.Module, dataset: Dataset, hops: int, nodes: int) -> tuple[tuple[float, ...], float]:
+    with quiet_pyg():
+        from torch_geometric.data import Data
+        from torch_geometric.utils import total_influence
+
+        data = Data(x=dataset.x, edge_index=dataset.edge_index)
+        # PyG draws from the global generator, and draws a bar.
+        with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):
+            torch.manual_seed(0)
+            by_hop, reach = total_influence(model, data, max_hops=hops, num_samples=nodes, vectorize=False)
+    return tuple(by_hop.tolist()), float(reach)
+
+
+def _weights(blocks: Any) -> float:
+    return _norm([parameter.grad for block in blocks for parameter in block.parameters()])
+
+
+def _norm(gradients: list[Tensor | None]) -> float:
+    return sum(float(each.double().square().sum()) for each in gradients if each is not None) ** 0.5
