@@ -1,7 +1,6 @@
-"""The demonstration: ResGNN and RevGNN of equal depth on the embedded digits graph, and memory over depth.
+"""The demo: train ResGNN and RevGNN of equal depth on the embedded digits graph, and measure memory over depth.
 
-Everything it shows is measured while it runs. It compares what depth costs; the digits are too easy to say what depth
-brings.
+All figures are measured while it runs. It compares the cost of depth; the digits are too easy to show its benefit.
 """
 
 from __future__ import annotations
@@ -41,31 +40,32 @@ HEAD = (
     "time per step",
 )
 NOTE = (
-    "Equal depth and width: ResGNN stores every activation, RevGNN one and rebuilds the others. This compares memory; "
-    "digits are easy at any depth, and the accuracies say nothing about depth."
+    "Equal depth and width: ResGNN stores every layer's activations; RevGNN keeps only the last layer's and recomputes "
+    "the others from them. This compares memory; digits are easy at any depth, and the accuracies say nothing about "
+    "depth."
 )
 MEANING = (
-    "Memory is what tensors take at most during a training step. The process is what the system sees: by how much its "
-    "resident size grew, with what the allocator keeps beside tensors, and Python's own objects."
+    "Memory is the peak of tensors during a training step. The process is the growth of its resident size, which "
+    "includes memory that the allocator keeps and Python's own objects."
 )
 _RESULT = "demo.json"
 
 PROCESSES = 3
-"""Depths, of those that are measured, at which steps also run in a process of their own, which is slow to start."""
+"""Number of depths at which steps also run in a process of their own, which is slow to start."""
 
 Curve = Mapping[str, Mapping[int, int]]
 """Model -> depth -> peak bytes."""
 
 
 def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[str, Any]:
-    """Train both networks, measure memory over depth, and write what was found.
+    """Train both networks, measure memory over depth, and write the results.
 
     Args:
-        out: the folder for demo.json, index.html, pictures and one run folder per model; an earlier demo in it goes.
-        results: where the tables are printed; ``None``: nowhere.
-        progress: where bars and lines are shown meanwhile.
-    Returns: rows of the table, memory over depth, and the files written.
-    Raises: FileExistsError: ``out`` holds something else than a demo.
+        out: the folder for demo.json, index.html, pictures and one run folder per model; replaces an earlier demo.
+        results: console for the tables; ``None``: print none.
+        progress: console for progress.
+    Returns: rows of the table, memory over depth, and the written files.
+    Raises: FileExistsError: ``out`` contains something else than a demo.
     """
     _make_room(out)
     reports = {}
@@ -97,60 +97,61 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
 
 
 def memory_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], progress: Console) -> Curve:
-    """Measure the most that the tensors of training steps take of each run at each depth.
+    """Measure the peak tensor memory of training steps of each run at each depth.
 
     Args:
-        runs: name -> run, all on one data set that needs no root; their own depth does not matter.
+        runs: name -> run, all on one embedded data set; their own depth is replaced.
         depths: numbers of layers.
-        progress: where a bar is shown.
+        progress: console for a progress bar.
+    Returns: name -> depth -> peak bytes.
     """
     dataset = load_dataset(next(iter(runs.values())).dataset, Path())
     curve: dict[str, dict[int, int]] = {name: {} for name in runs}
     for name, depth in _tracked(runs, depths, progress, "memory over depth"):
-        curve[name][depth] = training_memory(_as_deep(runs[name], depth), dataset)
+        curve[name][depth] = training_memory(_with_depth(runs[name], depth), dataset)
     return curve
 
 
 def resident_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], progress: Console) -> Curve:
-    """Measure by how much a process of its own grows in training steps of each run at each depth.
+    """Measure the growth of a separate process in training steps of each run at each depth.
 
     Args: as `memory_over_depth`.
-    Returns: no points where the system does not tell.
+    Returns: name -> depth -> bytes; no points if the system does not report resident memory.
     """
     curve: dict[str, dict[int, int]] = {name: {} for name in runs}
     for name, depth in _tracked(runs, depths, progress, "growth of the process over depth"):
-        found = resident_in_isolation(_as_deep(runs[name], depth), Path())
+        found = resident_in_isolation(_with_depth(runs[name], depth), Path())
         if found is not None:
             curve[name][depth] = found.growth
     return curve
 
 
 def draw(curve: Curve, path: Path, resident: Curve | None = None) -> None:
-    """Draw memory over depth to a file; its ending says whether as SVG or PNG.
+    """Plot memory over depth to an SVG or PNG file, by its suffix.
 
     Args:
-        curve: bytes of tensors, drawn dashed where there is something beside them.
-        path: of the file.
-        resident: bytes that the process grows by, drawn solid.
+        curve: bytes of tensors; dashed if ``resident`` has the model too.
+        path: the file.
+        resident: bytes of growth of the process; solid.
     Raises: ModuleNotFoundError: matplotlib is not installed.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # Colours that the colour-blind tell apart, and a fixed salt, so that the same figures give the same file.
+    # Colours for colour-blind readers, and a fixed salt, so that the same figures give the same file.
     colours = ("#d55e00", "#0072b2", "#009e73")
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "memory", "font.family": "sans-serif"}):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
         for (name, points), colour in zip(curve.items(), colours, strict=False):
-            whole = (resident or {}).get(name)
+            process = (resident or {}).get(name)
             depths, peaks = list(points), [count / 2**20 for count in points.values()]
-            style = "--" if whole else "-"
+            style = "--" if process else "-"
             axes.plot(depths, peaks, style, color=colour, marker="o", markersize=4, linewidth=1.8, label="tensors")
-            if whole:
-                grown = [count / 2**20 for count in whole.values()]
-                axes.plot(list(whole), grown, color=colour, marker="o", markersize=4, linewidth=1.8, label="process")
-                depths, peaks = list(whole), grown
+            if process:
+                grown = [count / 2**20 for count in process.values()]
+                axes.plot(list(process), grown, color=colour, marker="o", markersize=4, linewidth=1.8, label="process")
+                depths, peaks = list(process), grown
             axes.annotate(
                 name,
                 (depths[-1], peaks[-1]),
@@ -166,7 +167,7 @@ def draw(curve: Curve, path: Path, resident: Curve | None = None) -> None:
         axes.set_xlim(left=0)
         axes.margins(x=0.15)
         if resident:
-            # Of the first model alone: the styles are the same for all.
+            # Only the first model's entries: the styles are the same for all models.
             axes.legend(*(one[:2] for one in axes.get_legend_handles_labels()), frameon=False)
         axes.grid(color="#dde3ea", linewidth=0.7)
         axes.set_axisbelow(True)
@@ -176,7 +177,7 @@ def draw(curve: Curve, path: Path, resident: Curve | None = None) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread: at this size a second one saves nothing, and waits on a busy machine cost a lot."""
+    """Compute on one thread: a second one saves nothing at this size, and waits long on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -187,20 +188,20 @@ def _one_thread() -> Iterator[None]:
 
 def _make_room(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / _RESULT).exists():
-        raise FileExistsError(f"{out} is not empty and holds no earlier demo; name another folder with --out")
+        raise FileExistsError(f"{out} is not empty and has no earlier demo; name another folder with --out")
     for name in MODELS:
         shutil.rmtree(out / name.lower(), ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    # Written before the work begins: an interrupted demo, too, makes room for the next.
+    # Written before the work begins, so that the next demo can replace an interrupted one.
     (out / _RESULT).write_text("{}\n", encoding="utf-8")
 
 
-def _as_deep(run: Experiment, depth: int) -> Experiment:
+def _with_depth(run: Experiment, depth: int) -> Experiment:
     return replace(run, model=replace(run.model, num_layers=depth))
 
 
 def _some(depths: Sequence[int]) -> Sequence[int]:
-    """The first, the last and one between."""
+    """Return the first, the middle and the last depth."""
     return depths if len(depths) <= PROCESSES else (depths[0], depths[len(depths) // 2], depths[-1])
 
 
@@ -245,7 +246,7 @@ def _depth_head(curve: Curve) -> list[str]:
 
 
 def _depth_rows(curve: Curve, resident: Curve) -> list[list[str]]:
-    """A row a depth: bytes of tensors for each model, then the growth of the process, a dash where it did not run."""
+    """Return a row per depth: tensor memory of each model, then growth of the process; a dash if not measured."""
     depths = next(iter(curve.values()))
     return [
         [
@@ -258,7 +259,7 @@ def _depth_rows(curve: Curve, resident: Curve) -> list[list[str]]:
 
 
 def _write(out: Path, rows: list[list[str]], curve: Curve, resident: Curve) -> list[Path]:
-    """Write the page, and the pictures where matplotlib is installed; give the paths, the page first."""
+    """Write the page, and the pictures if matplotlib is installed; return the paths, the page first."""
     pictures = [out / "memory_over_depth.svg", out / "memory_over_depth.png"]
     try:
         for path in pictures:

@@ -1,4 +1,4 @@
-"""Compare ResGNN and RevGNN on embedded data."""
+"""``revgnn demo``: compare ResGNN and RevGNN on embedded data"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(arguments: Namespace) -> None:
     errors = progress_console()
     log_to(errors)
     console = None if arguments.json else results_console()
-    # Beside it, for an earlier demo is removed.
+    # Locked beside the folder, because an earlier demo in it is removed.
     with claimed(arguments.out, beside=True):
         result = run_demo(arguments.out, results=console, progress=errors)
     if arguments.json:

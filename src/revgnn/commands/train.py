@@ -1,4 +1,4 @@
-"""Train a recipe, or a model on a folder of tables; here, or on the workers of a Ray cluster."""
+"""``revgnn train``: train a recipe, or a model on a user's folder; in this process or on a Ray cluster"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .report import show_report, show_runs
 
 
 def run(arguments: Namespace) -> None:
-    """Train, and show what it came to."""
+    """Train, and show the result."""
     _, _, out, _ = asked_for(arguments)
     check_trackers(arguments.track)
     log_to(progress_console())
@@ -45,17 +45,17 @@ def run(arguments: Namespace) -> None:
 
 
 def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any]:
-    """Train what `train` asks for, as one of its ranks; give the report, or the summary of several seeds.
+    """Train as one of the ranks; return the report, or the summary of several seeds.
 
     Args:
-        arguments: the words.
-        device: overrules theirs.
-        again: go on from a checkpoint that an attempt before this one left.
+        arguments: the parsed arguments.
+        device: overrides their device.
+        again: whether to resume from the checkpoint of an earlier attempt.
     """
     name, experiment, out, target = asked_for(arguments)
     console = progress_console()
     log_to(console)
-    said = {
+    options = {
         "name": name,
         "target": target,
         "data_root": arguments.data_root,
@@ -64,7 +64,7 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
         "download": arguments.download,
     }
 
-    def shown(label: str, folder: Path, seed: int) -> Tracking:
+    def tracking(label: str, folder: Path, seed: int) -> Tracking:
         bar = ProgressBar(label=label, console=console)
         settings = {**flatten(experiment), "train.seed": seed}
         return Tracking(bar, arguments.track, run=name, out=folder, settings=settings)
@@ -75,8 +75,8 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
                 experiment,
                 out,
                 runs=arguments.runs,
-                progress=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
-                **said,
+                progress=lambda seed: tracking(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
+                **options,
             )
-        progress = shown(out.name, out, experiment.train.seed)
-        return run_experiment(experiment, out, progress=progress, predicted=predicted, **said)
+        progress = tracking(out.name, out, experiment.train.seed)
+        return run_experiment(experiment, out, progress=progress, predicted=predicted, **options)
