@@ -1,4 +1,4 @@
-"""Override fields of nested configuration dataclasses by text, ``model.num_layers=112``; flatten them; read from JSON.
+"""Override fields of nested dataclasses by text (``model.num_layers=112``), flatten them, read them from JSON.
 
 jsonargparse converts values by the dataclasses' annotations; errors list the allowed fields or types.
 """

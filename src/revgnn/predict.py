@@ -187,7 +187,7 @@ def _tables(
     logits: Sums | None = None
     hidden: Sums | None = None
     for batch, answer in inference.answers(source.batches()):
-        assert batch.ids is not None, "keyed graphs give ids"
+        assert batch.ids is not None, "batches of an inference source have ids"
         if views == 1:
             yield _table(source, batch.ids, answer.logits, answer.hidden, options, trained)
         else:

@@ -1,4 +1,4 @@
-"""Compare a reversible stack's reconstructed layer inputs with the true ones and name the first layer that deviates."""
+"""Check a reversible stack's inverse: compare reconstructed layer inputs with the true ones, layer by layer"""
 
 from __future__ import annotations
 
