@@ -1,4 +1,4 @@
-"""``python -m revgnn``: the command line, for launchers that start modules."""
+"""Run the command line by ``python -m revgnn``, for launchers that start modules"""
 
 from __future__ import annotations
 

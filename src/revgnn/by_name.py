@@ -1,4 +1,4 @@
-"""Objects of the user's own by name: ``package.module:Name`` is imported, from the current folder too."""
+"""Import a user's object by its name ``package.module:Name``, also from the current folder"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names an object of a module: it has a colon between a module and a name."""
+    """Whether a text has the form ``package.module:Name``."""
     module, colon, name = text.partition(":")
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), name))
 
@@ -23,7 +23,7 @@ def find_object(name: str) -> object:
         raise ValueError(f"{name!r} must look like package.module:Name")
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
-    # A command finds the modules of the folder that it is called in, as `python -m` does.
+    # Like `python -m`, find modules in the current folder.
     if here not in sys.path:
         sys.path.insert(0, here)
     found = vars(import_module(module))
@@ -34,9 +34,9 @@ def find_object(name: str) -> object:
 
 
 def name_of(kind: type) -> str:
-    """Give the name by which `find_object` finds a class.
+    """Return the name by which `find_object` finds a class.
 
-    Raises: ValueError: the class is defined inside a function or another class, where nobody finds it.
+    Raises: ValueError: the class is defined inside a function or another class.
     """
     name = f"{kind.__module__}:{kind.__qualname__}"
     if not is_name(name):

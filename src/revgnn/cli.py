@@ -1,8 +1,8 @@
-"""The command line: it parses the words by `parser`, and runs the command of `commands`, which imports what it needs.
+"""The command line: parse the arguments with `parser` and run a module of `commands`, which is imported on demand.
 
-Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 1 the run failed, 2 a
-mistake in what was asked for, 128 plus the signal where one stopped it. Of several ranks the first one speaks; an
-error is said by the first rank that meets it, with its number.
+Results go to standard output, progress and messages to standard error. Exit codes: 0 success, 1 the run failed, 2 a
+mistake of the user's, 128 plus the signal that stopped it. Of several ranks only the first one prints; an error is
+printed by the first rank that meets it, with its number.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .paper.recipes import check_recipe
 from .parser import make_parser
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError)
-"""What the package raises about what was asked for; anything else is a fault of its own and shows its trace."""
+"""Errors that the package raises for a user's mistake; any other error is a bug and shows its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the words after the program's name; ``None`` takes them from the process.
+        argv: the arguments after the program's name; ``None`` takes those of the process.
     Returns: the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -45,29 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         with first_rank_speaks(everywhere=True), nullcontext() if several else alone():
-            # Imported only now, so that help and mistakes in the words answer at once.
+            # Imported only now, so that help and usage errors appear at once.
             command = import_module(f".commands.{_module(arguments)}", __package__)
             command.run(arguments)
     except BrokenPipeError:
-        # Who read the output has had enough; what is still buffered has nowhere to go.
+        # The reader has closed the pipe; discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
         if is_writer():
-            _say(str(stop) or "interrupted")
+            _print_error(str(stop) or "interrupted")
         return 128 + int(getattr(stop, "signum", signal.SIGINT))
     except (*MISTAKES, FloatingPointError, MemoryError) as mistake:
-        if _is_mine_to_say(mistake):
+        if _is_mine_to_print(mistake):
             if arguments.debug:
                 traceback.print_exc()
-            _say(f"error{on_rank()}: {_one_line(mistake)}")
+            _print_error(f"error{on_rank()}: {_one_line(mistake)}")
         return 1 if isinstance(mistake, FloatingPointError | MemoryError | ChildProcessError) else 2
     return 0
 
 
 def _module(arguments: argparse.Namespace) -> str:
-    """Name the module of a command, once its words are known to make sense.
+    """Return the module of a command, after a check of its recipe.
 
-    Raises: ValueError: what is to be trained is neither a recipe nor a folder.
+    Raises: ValueError: the argument of train or plan is neither a recipe nor a folder.
     """
     if arguments.command in ("train", "plan") and not Path(arguments.what).is_dir():
         try:
@@ -81,12 +81,12 @@ def _module(arguments: argparse.Namespace) -> str:
     return str(arguments.command)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"revgnn: {text}", file=sys.stderr)  # noqa: T201
 
 
-def _is_mine_to_say(error: BaseException) -> bool:
-    """Whether no other rank says the same."""
+def _is_mine_to_print(error: BaseException) -> bool:
+    """Whether no other rank prints the same error."""
     distributed = sys.modules.get(f"{__package__}.train.distributed.ranks")
     return world_size() == 1 or distributed is None or distributed.is_first_to_say(error)
 
@@ -98,6 +98,6 @@ def _one_line(error: BaseException) -> str:
 
 
 def _never_fail_to_encode(stream: TextIO | Any) -> None:
-    """Let a terminal without Unicode show a question mark where it cannot show a sign."""
+    """Replace characters that a terminal cannot encode by question marks."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")

@@ -1,4 +1,4 @@
-"""Tables on any screen: side by side where they fit, one block per row where they do not, whole lines in a pipe."""
+"""Print tables and progress: on a terminal fitted to its width, in a pipe one row per line"""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _WIDER_THAN_ANY = 100_000
 
 
 def results_console() -> Console:
-    """Give the console of standard output, where results go."""
+    """Return the console of standard output, for results."""
     return Console(width=_width(sys.stdout), highlight=False)
 
 
 def progress_console() -> Console:
-    """Give the console of standard error, where progress and messages go."""
+    """Return the console of standard error, for progress and messages."""
     return Console(stderr=True, width=_width(sys.stderr), highlight=False)
 
 
 def _width(stream: TextIO) -> int | None:
-    """None asks the terminal; a file has no width to fit into, and whoever reads it wants each row on one line."""
+    """Return a fixed width for a file, where every row must fit on one line; None: the terminal's width."""
     return None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_PIPE
 
 
 def print_table(
     console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, text: int = 1
 ) -> None:
-    """Print rows of text.
+    """Print a table; on a narrow terminal one block of lines per row.
 
     Args:
-        console: where to.
-        head: the name of each column.
-        rows: one text per column; the first names the row.
-        title: stands above.
-        text: how many columns, from the left, are words; the others are figures, to the right.
+        console: the console to print to.
+        head: names of the columns.
+        rows: one text per column; the first is the row's name.
+        title: title above the table.
+        text: number of text columns from the left; the others are right-aligned figures.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(head):
@@ -55,13 +55,13 @@ def print_table(
         table.add_row(*(Text(cell) for cell in row))
     if title is not None:
         console.print(Text(title, style="bold"))
-    # A table measured by the console never asks for more than there is: measure it on a wide one.
+    # Measured on a very wide console, because a table's width never exceeds the console's.
     natural = Measurement.get(console, console.options.update(width=_WIDER_THAN_ANY), table).maximum
     if natural <= console.width:
         console.print(table)
         return
     width = max(map(len, head))
-    # A program reads whole lines; only a screen has an edge to break them at.
+    # Programs need unbroken lines; only a terminal wraps them.
     for_programs = console.width >= _WIDTH_OF_A_PIPE
     for row in rows:
         console.print(Text(row[0], style="bold"), soft_wrap=for_programs)
@@ -95,12 +95,12 @@ def stages(label: str, console: Console) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def counted(label: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show how far a long piece of work is: a bar on a terminal, else a line now and then.
+    """Show the progress of a long task: a bar on a terminal, else a line every few seconds.
 
     Args:
-        label: what stands at the left.
-        console: where to.
-    Yields: what to call with how much is done and how much there is.
+        label: name of the task.
+        console: the console to print to.
+    Yields: the function to call as ``(rows done, rows in total)``.
     """
     if console.is_terminal:
         columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), TimeRemainingColumn()

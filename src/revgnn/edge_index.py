@@ -1,7 +1,4 @@
-"""What is asked of an ``edge_index`` before a graph is made of it: a plain tensor in memory, in range, and not traced.
-
-Also tells whether its content is what it was, whoever changed it.
-"""
+"""Validate an ``edge_index``: a dense integer tensor in memory, in range, not traced; and fingerprint its content"""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _FROM_SPARSE = (
 
 
 def is_memory(tensor: Tensor) -> bool:
-    """Whether a tensor is what it shows, and no stand-in of a tracer or of a function transform."""
+    """Whether a tensor has real memory, and is no proxy of a tracer or of a function transform."""
     if torch.compiler.is_dynamo_compiling():
         return False
     return type(tensor) in _PLAIN and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
@@ -32,26 +29,26 @@ def is_memory(tensor: Tensor) -> bool:
 
 @contextmanager
 def in_memory() -> Iterator[None]:
-    """Compute what lasts: outside of inference mode, of autograd, of function transforms and of tracers."""
+    """Compute ordinary tensors inside the context: no inference mode, autograd, function transforms or tracers."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if torch._C._functorch.peek_interpreter_stack() is not None:
             stack.enter_context(temporarily_clear_interpreter_stack())
         if torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch():  # type: ignore[no-untyped-call]
-            stack.enter_context(_disable_current_modes())  # imports much, which is there where a mode is
+            stack.enter_context(_disable_current_modes())  # its heavy imports are done already where a mode is active
         yield
 
 
 def unwrapped(tensor: Tensor) -> Tensor:
-    """Take off what `torch.func.grad` and `jvp` wrap around their arguments, which means nothing for integers."""
+    """Unwrap a tensor that `torch.func.grad` or `jvp` has wrapped, which has no effect on integers."""
     while torch._C._functorch.is_gradtrackingtensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Return the plain tensor that a subclass stands for, in memory that can be read; anything else as it is."""
+    """Convert a tensor subclass to a plain tensor with readable memory; return anything else unchanged."""
     if isinstance(tensor, Tensor):
         tensor = unwrapped(tensor)
     if not isinstance(tensor, Tensor) or type(tensor) in _PLAIN:
@@ -63,7 +60,7 @@ def plain(tensor: Tensor) -> Tensor:
             alias = tensor.as_subclass(Tensor)
             if alias.layout != torch.strided or alias.is_meta or alias.data_ptr() or not alias.numel():
                 return alias
-        # A wrapper has no memory of its own, and nobody else knows how to read it.
+        # A wrapper has no memory of its own; only its copy_ can read it.
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
     except (NotImplementedError, RuntimeError, TypeError) as error:
         raise TypeError(
@@ -72,11 +69,11 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def fingerprint(edge_index: Tensor) -> tuple[int, ...]:
-    """Tell contents apart, in any order of edges.
+    """Hash the content of an ``edge_index``, order included.
 
     Args:
         edge_index: [2, E] integers.
-    Returns: E, and of every run of indices the sum modulo 2^64, each times an odd factor of its place.
+    Returns: E, and for every chunk of indices their sum modulo 2^64, weighted by odd factors of their positions.
     Cost: one pass; 1.5 ms for a million edges on one core.
     """
     factors = _factors(edge_index.device)
@@ -84,7 +81,7 @@ def fingerprint(edge_index: Tensor) -> tuple[int, ...]:
     for row in edge_index:
         for run in row.split(_RUN):
             run, weights = run.long().contiguous(), factors[: run.numel()]  # dot is slow on strides
-            # The same bits either way; on CUDA there is no dot of integers.
+            # Both give the same bits; CUDA has no integer dot product.
             sums.append(run.dot(weights) if run.device.type == "cpu" else (run * weights).sum())
     return edge_index.size(1), *torch.stack(sums).tolist()
 
@@ -99,10 +96,10 @@ def _factors(device: torch.device) -> Tensor:
 
 
 def refuse_recording(structure: Any, num_nodes: Any) -> None:
-    """Say no to tools that would record one graph, or none, instead of what is computed on any graph.
+    """Raise under tools that would record one graph as constants, or cannot depend on a graph.
 
     Args:
-        structure: ``edge_index`` or a tensor of a graph; anything else passes, unless it stands for one.
+        structure: ``edge_index`` or a tensor of a graph; other objects pass, unless they are proxies.
         num_nodes: N.
     Raises: RuntimeError: under `torch.jit.trace`, `torch.fx.symbolic_trace` or `torch.func.vmap` over the edges.
     """
@@ -115,7 +112,7 @@ def refuse_recording(structure: Any, num_nodes: Any) -> None:
         tool, why = "torch.fx.symbolic_trace", "what is computed depends on the graph"
     elif isinstance(structure, Tensor) and torch._C._functorch.is_batchedtensor(structure):
         raise RuntimeError(
-            "torch.func.vmap cannot go over graphs, which differ in their edges; put them side by side as one "
+            "torch.func.vmap cannot map over graphs, which differ in their edges; batch them into one "
             "(Graph.from_data of PyG's Batch), or loop over them"
         )
     else:
@@ -126,7 +123,7 @@ def refuse_recording(structure: Any, num_nodes: Any) -> None:
 
 
 def _recorder(structure: Any) -> str | None:
-    """What records the calls of operators on this very memory."""
+    """Return the name of a tool that records operators on ordinary tensors, or None."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit.trace"
     is_proxied = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
@@ -134,13 +131,13 @@ def _recorder(structure: Any) -> str | None:
 
 
 def check_edge_index(edge_index: Tensor) -> None:
-    """Raise TypeError or ValueError unless this is a dense [2, E] of integers, with memory."""
+    """Raise TypeError or ValueError unless ``edge_index`` is a dense [2, E] integer tensor with memory."""
     if not isinstance(edge_index, Tensor):
         raise TypeError(f"edge_index must be a tensor [2, E], got {type(edge_index).__name__}{remedy(edge_index)}")
     if edge_index.layout != torch.strided:
         raise TypeError(f"edge_index must be a dense tensor [2, E], got {edge_index.layout}; {_FROM_SPARSE}")
     if edge_index.is_meta:
-        raise ValueError("edge_index is on meta, where nothing has a value; make the graph where its edges are")
+        raise ValueError("edge_index is on meta, where tensors have no values; make the graph from its real edges")
     if edge_index.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"edge_index must be int64 or int32, got {edge_index.dtype}; convert it with .long()")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
@@ -150,16 +147,16 @@ def check_edge_index(edge_index: Tensor) -> None:
 
 
 def remedy(value: Any) -> str:
-    """What to do with something that is no graph, where that is known."""
+    """Return the remedy for a value that is no graph, if one is known, else an empty text."""
     if type(value).__name__ == "SparseTensor":
         return f"; {_FROM_SPARSE}"
     if hasattr(value, "edge_index"):
-        return "; pass its edge_index, or what Graph.from_data makes of it"
+        return "; pass its edge_index, or Graph.from_data of it"
     return ""
 
 
 def check_range(edge_index: Tensor, num_nodes: int) -> None:
-    """Raise ValueError naming the first edge with an index that is no node."""
+    """Raise ValueError for an index out of range, naming the first edge."""
     bad = (edge_index < 0) | (edge_index >= num_nodes)
     if not bool(bad.any()):
         return
@@ -179,7 +176,7 @@ def check_batch(batch: Tensor, num_nodes: int, num_graphs: int | None) -> tuple[
         raise ValueError(f"batch must have shape [{num_nodes}], got {list(batch.shape)}")
     batch = batch.to(torch.int64, copy=True)
     if num_nodes and (bool((batch.diff() < 0).any()) or int(batch[0]) < 0):
-        raise ValueError("batch must be ascending and start at 0 or above: the nodes of a graph stand together")
+        raise ValueError("batch must be ascending and start at 0 or above: the nodes of a graph are contiguous")
     least = int(batch[-1]) + 1 if num_nodes else 0
     if num_graphs is not None and num_graphs < least:
         raise ValueError(f"num_graphs={num_graphs} but batch names graph {least - 1}; pass at least {least}")

@@ -1,11 +1,11 @@
-"""One immutable graph: incoming edges by destination (CSR), and the same edges by source for the backward.
+"""`Graph`: immutable CSR of incoming edges by destination, with the transposed graph for the backward.
 
-Hides the sorting, the index width and every derived vector (degrees, the reverse, the self-looped graph), each made
-once and kept. Edges are ordered by (destination, source), whatever order the caller had; `Graph.sort_edges` brings edge
-features into that order. Messages flow from `edge_index[0]` (source) to `edge_index[1]` (destination), as in PyG.
+Hides the sorting, the index width and all derived tensors (degrees, the reverse, the self-looped graph), each computed
+once and cached. Edges are sorted by (destination, source); `Graph.sort_edges` brings edge features into that order.
+Messages flow from `edge_index[0]` (source) to `edge_index[1]` (destination), as in PyG.
 
-A graph shares no memory with the tensors that it was made from, and none of its own is an inference tensor: a graph
-that was made, or first used, under `torch.inference_mode` can be trained on.
+A graph shares no memory with the tensors that it was made from, and has no inference tensors: a graph that was made, or
+first used, under `torch.inference_mode` can be trained on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 class _derived(Generic[_T]):  # noqa: N801 - a decorator
-    """A property made once and kept; functools' own takes a lock in Python 3.11, which torch.compile cannot trace."""
+    """A cached property; functools' own takes a lock in Python 3.11, which torch.compile cannot trace."""
 
     def __init__(self, make: Callable[[Any], _T]) -> None:
         self._make, self._name, self.__doc__ = make, make.__name__, make.__doc__
@@ -52,15 +52,15 @@ class _derived(Generic[_T]):  # noqa: N801 - a decorator
         if graph is None:
             return self
         assert isinstance(graph, Graph)
-        return graph._kept_in(graph.__dict__, self._name, lambda: self._make(graph))
+        return graph._cached(graph.__dict__, self._name, lambda: self._make(graph))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Graph:
-    """A directed graph of N nodes and E edges, or B such graphs side by side.
+    """A directed graph of N nodes and E edges, or a batch of B graphs.
 
-    Isolated nodes, repeated edges, self loops and graphs without edges or nodes are legal. Build one with
-    `from_edge_index` or `from_data`, which check; the constructor trusts its caller.
+    Isolated nodes, repeated edges, self loops and graphs without edges or nodes are valid. Build one with
+    `from_edge_index` or `from_data`, which check their arguments; the constructor does not.
     """
 
     num_nodes: int
@@ -68,11 +68,11 @@ class Graph:
     indptr: Tensor
     """[N+1] integer: the edges into node i are positions ``indptr[i]`` to ``indptr[i+1]``."""
     indices: Tensor
-    """[E] integer: the source of each edge, ascending within a destination. int32 wherever N and E fit."""
+    """[E] integer: the source of each edge, ascending within a destination. int32 if N and E fit."""
     edge_ids: Tensor | None = None
-    """[E] int64: where each edge stood in the caller's order; ``None``: it already stood there."""
+    """[E] int64: position of each edge in the caller's order; ``None``: the same position."""
     batch: Tensor | None = None
-    """[N] int64, ascending: the graph that each node belongs to; ``None``: one graph."""
+    """[N] int64, ascending: the graph of each node; ``None``: one graph."""
     num_graphs: int = 1
     """B."""
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -86,7 +86,7 @@ class Graph:
                 with in_memory():
                     object.__setattr__(self, name, tensor.clone())
 
-    # ------------------------------------------------------------------ making one
+    # ------------------------------------------------------------------ construction
     @classmethod
     def from_edge_index(
         cls,
@@ -99,14 +99,14 @@ class Graph:
         """Check and sort a COO edge list.
 
         Args:
-            edge_index: [2, E] int64 or int32, sources above destinations, of any strides; PyG's ``EdgeIndex`` and
-                other subclasses of tensors are read as the plain tensor that they stand for.
-            num_nodes: N; ``None`` takes the largest index plus one (isolated last nodes are then unknown).
-            batch: [N] integer, ascending graph number of each node; ``None`` means one graph.
-            num_graphs: B; ``None`` takes the last graph number plus one.
+            edge_index: [2, E] int64 or int32, sources in the first row, any strides; PyG's ``EdgeIndex`` and other
+                tensor subclasses are converted to plain tensors.
+            num_nodes: N; ``None`` takes the largest index plus one (and misses isolated last nodes).
+            batch: [N] integer, ascending: the graph of each node; ``None``: one graph.
+            num_graphs: B; ``None`` takes the last entry of ``batch`` plus one.
         Returns: the graph, on the device of ``edge_index``.
-        Raises: TypeError, ValueError: wrong dtype, layout or shape, no memory, or an index out of range, naming the
-            first offender. A sparse adjacency matrix is refused: its values would be lost.
+        Raises: TypeError, ValueError: wrong dtype, layout or shape, a tensor without memory, or an index out of range,
+            naming the first bad edge. A sparse adjacency matrix is rejected, because its values would be lost.
         Cost: one stable sort of E keys.
         """
         edge_index = plain(edge_index)
@@ -140,7 +140,7 @@ class Graph:
 
     @classmethod
     def from_data(cls, data: Data) -> Graph:
-        """Take the structure of a PyG ``Data`` or ``Batch``; its features and labels stay where they are."""
+        """Make a graph from the edges of a PyG ``Data`` or ``Batch``; features and labels are not used."""
         if data.edge_index is None:
             raise ValueError(
                 "data.edge_index is missing: a graph needs [2, E] edges; an empty one is torch.empty(2, 0)"
@@ -149,7 +149,7 @@ class Graph:
         num_graphs = getattr(data, "num_graphs", None) if batch is not None else None
         return cls.from_edge_index(data.edge_index, data.num_nodes, batch=batch, num_graphs=num_graphs)
 
-    # ------------------------------------------------------------------ what it is
+    # ------------------------------------------------------------------ properties
     @property
     def num_edges(self) -> int:
         """E."""
@@ -157,7 +157,7 @@ class Graph:
 
     @property
     def device(self) -> torch.device:
-        """Where the index tensors lie."""
+        """The device of the index tensors."""
         return self.indptr.device
 
     @_derived
@@ -170,7 +170,7 @@ class Graph:
         """[N] int64: outgoing edges of each node, repeated ones counted."""
         if is_memory(self.indptr):
             return torch.bincount(self.indices, minlength=self.num_nodes)
-        # Eight times as slow, but a tracer knows its shape.
+        # Eight times slower, but its shape is static, as tracing requires.
         counts = self.indices.new_zeros(self.num_nodes, dtype=torch.int64)
         return counts.index_add(0, self.indices, torch.ones_like(self.indices, dtype=torch.int64))
 
@@ -187,7 +187,7 @@ class Graph:
 
     @_derived
     def reverse(self) -> Graph:
-        """The same edges by source; its ``edge_ids`` are positions in this graph. Shares storage where symmetric."""
+        """The transposed graph; its ``edge_ids`` are positions in this graph. A symmetric graph shares storage."""
         edge_ids = torch.sort(self.indices, stable=True).indices
         indptr = _indptr(self.indices.long(), self.num_nodes).to(self.indptr.dtype)
         indices = self.destinations[edge_ids].to(self.indices.dtype)
@@ -197,32 +197,31 @@ class Graph:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether every edge i -> j has a partner j -> i, with the same multiplicity."""
+        """Whether every edge i -> j has a reverse edge j -> i, with the same multiplicity."""
         return self.reverse.indices is self.indices
 
     def sort_edges(self, edge_values: Tensor) -> Tensor:
-        """Bring [E, ...] rows from the caller's order of edges into this graph's."""
+        """Permute [E, ...] rows from the caller's order of edges to this graph's."""
         if edge_values.size(0) != self.num_edges:
             raise ValueError(
                 f"edge features must have one row per edge: got {edge_values.size(0)} rows for {self.num_edges} edges"
             )
         return edge_values if self.edge_ids is None else edge_values[self.edge_ids]
 
-    # ------------------------------------------------------------------ other graphs from it
+    # ------------------------------------------------------------------ derived graphs
     @property
     def self_looped(self) -> Graph:
-        """This graph with exactly one self loop per node; loops that exist are replaced, edge features do not
-        follow."""
+        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped."""
         looped: Graph | None = self.keep("self_looped", self._with_loops)
         return self if looped is None else looped
 
     @property
     def has_loops_ready(self) -> bool:
-        """Whether `self_looped` was asked for before, so that a compiler need not follow how it is made."""
+        """Whether `self_looped` is cached, so that torch.compile need not trace its construction."""
         return "self_looped" in self._kept
 
     def _with_loops(self) -> Graph | None:
-        """None: this graph is it; kept on itself, it would outlive its owner until the garbage is collected."""
+        """Return the self-looped graph; None if it is this graph itself, so that no reference cycle arises."""
         if not is_memory(self.indptr):
             indptr, indices = torch.ops.revgnn.self_looped(self.indptr, self.indices)
             return replace(self, indptr=indptr, indices=indices, edge_ids=None)
@@ -236,7 +235,7 @@ class Graph:
         return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None)
 
     def to(self, device: torch.device | str) -> Graph:
-        """Copy to a device; derived vectors are made anew there when asked for."""
+        """Copy to a device; derived tensors are computed again there on demand."""
         if torch.device(device) == self.device:
             return self
 
@@ -252,29 +251,29 @@ class Graph:
         )
 
     def keep(self, name: str, make: Callable[[], _T]) -> _T:
-        """Return what ``make()`` gave the first time it was asked for under ``name``; for what the ops derive."""
-        found: _T = self._kept[name] if name in self._kept else self._kept_in(self._kept, name, make)
+        """Return the cached value of ``name``, or cache that of ``make()``; for values that the ops derive."""
+        found: _T = self._kept[name] if name in self._kept else self._cached(self._kept, name, make)
         return found
 
     def kept_as(self, value: Tensor) -> str | None:
-        """The name under which `keep` gave ``value``, which then nobody writes to; ``None``: it is somebody else's."""
+        """Return the name under which `keep` cached ``value``, which is then constant; ``None``: it did not."""
         return next((name for name, kept in tuple(self._kept.items()) if kept is value), None)
 
-    def _kept_in(self, place: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
+    def _cached(self, cache: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
         if torch.compiler.is_dynamo_compiling():
-            return make()  # nothing is kept of what a compiled function may make as inference tensors
+            return make()  # not cached: a compiled function may make inference tensors
         if is_memory(self.indptr):
             with in_memory():
-                value = place[name] = make()
-        else:  # traced, as what is derived of it
-            value = place[name] = make()
+                value = cache[name] = make()
+        else:  # traced tensors
+            value = cache[name] = make()
         return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: what is derived is made anew where the graph arrives."""
+        """Return the fields without derived tensors, which are computed again on demand."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -282,22 +281,23 @@ class Graph:
         self.__post_init__()
 
 
-torch.serialization.add_safe_globals([Graph])  # tensors and two numbers, which a file may hold
+torch.serialization.add_safe_globals([Graph])  # only tensors and two integers
 
 
 def as_graph(graph: Graph | Tensor, num_nodes: int, device: torch.device | None = None) -> Graph:
-    """Accept PyG's ``edge_index`` where a graph is wanted.
+    """Return a `Graph`, converting PyG's ``edge_index`` if necessary.
 
-    The last one converted is remembered while it lives and its content is the same, whoever changed it by whatever
-    way; the graph dies with it.
+    The graph of the last ``edge_index`` is cached while that tensor lives and has the same content; a fingerprint
+    detects changes of any origin.
 
     Args:
-        graph: of ``num_nodes`` nodes, or their ``edge_index`` [2, E].
-        num_nodes: rows of x.
-        device: of x; ``None`` asks nothing.
+        graph: a graph of ``num_nodes`` nodes, or an ``edge_index`` [2, E].
+        num_nodes: N, the number of rows of x.
+        device: the device of x; ``None``: any.
+    Returns: the graph.
     Raises: TypeError, ValueError: as `Graph.from_edge_index`, or if nodes or devices differ. RuntimeError: under
         `torch.jit.trace`, `torch.fx.symbolic_trace` and `torch.func.vmap` over the edges.
-    Cost: an ``edge_index`` is read once per call (about 1.5 ms for a million edges), and sorted where it is new.
+    Cost: one pass over an ``edge_index`` per call (about 1.5 ms for a million edges), and a sort if it is new.
     """
     refuse_recording(graph.indptr if isinstance(graph, Graph) else graph, num_nodes)
     if not isinstance(graph, Graph | Tensor):
@@ -322,14 +322,16 @@ def _converted(edge_index: Tensor, num_nodes: int) -> Graph:
     with in_memory():
         values = plain(edge_index)
         check_edge_index(values)
-        return _memo.get(edge_index, (num_nodes, fingerprint(values)), lambda: Graph.from_edge_index(values, num_nodes))
+        return _cache.get(
+            edge_index, (num_nodes, fingerprint(values)), lambda: Graph.from_edge_index(values, num_nodes)
+        )
 
 
-_memo: Memo[Graph] = Memo()
+_cache: Memo[Graph] = Memo()
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Raise ValueError naming the first row of ``values`` with a NaN or an infinity; integers always pass."""
+    """Raise ValueError for values with NaN or infinity, naming the first row; integers always pass."""
     if not values.is_floating_point() or bool(torch.isfinite(values).all()):
         return
     bad = ~torch.isfinite(values.reshape(values.size(0), -1)).all(1)

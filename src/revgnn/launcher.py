@@ -1,7 +1,7 @@
-"""Which of how many ranks this process is, as its launcher says, and whether it speaks.
+"""Read this process's rank and the number of ranks from the launcher's environment, and silence other ranks.
 
-A launcher (torchrun, accelerate launch, Ray Train) says it in the environment. The first rank speaks for all; the
-others speak of errors alone.
+Launchers (torchrun, accelerate launch, Ray Train, MPI) set environment variables. Only the first rank prints and logs;
+the others report errors only.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-"""Torch's own names, and those of MPI's launchers that Accelerate goes by too."""
+"""Torch's variables, and those of MPI launchers that Accelerate reads too."""
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _RESTARTED = "REVGNN_RESTARTED"
 
 
 def world_size() -> int:
-    """Give the number of ranks that a launcher has started, 1 without one."""
+    """Return the number of ranks, 1 without a launcher."""
     return _first(_SIZES, 1)
 
 
 def rank() -> int:
-    """Give the number of this rank, from 0."""
+    """Return the number of this rank, from 0."""
     return _first(_RANKS, 0) if world_size() > 1 else 0
 
 
@@ -36,37 +36,37 @@ def is_writer() -> bool:
 
 
 def restarted() -> bool:
-    """Whether the launcher has started this rank again after one was lost."""
+    """Whether the launcher has restarted the ranks after one failed."""
     return _first((_RESTARTS,), 0) > 0 or _RESTARTED in os.environ
 
 
 def say_restarted() -> None:
-    """Say so for a launcher that does not."""
+    """Set `restarted` for a launcher that does not set it."""
     os.environ[_RESTARTED] = "1"
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Compute as if this process had been started without the other ranks, while inside."""
-    words = (*_SIZES, *_RANKS, "LOCAL_RANK", _RESTARTS, _RESTARTED)
-    said = {word: os.environ.pop(word) for word in words if word in os.environ}
+    """Run as a single process inside the context, by hiding the launcher's environment variables."""
+    names = (*_SIZES, *_RANKS, "LOCAL_RANK", _RESTARTS, _RESTARTED)
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(said)
+        os.environ.update(hidden)
 
 
 def on_rank() -> str:
-    """Say on which of several ranks something happened."""
+    """Return " on rank R of W" for messages; empty for a single rank."""
     return f" on rank {rank()} of {world_size()}" if world_size() > 1 else ""
 
 
 @contextmanager
 def first_rank_speaks(*, everywhere: bool = False) -> Iterator[None]:
-    """Let no rank but the first log or warn of anything less than an error, while inside; faults name their rank.
+    """Suppress logs below errors and warnings of all ranks but the first inside the context; exceptions get their rank.
 
     Args:
-        everywhere: other libraries' messages are held back too, those of torch where it is not imported yet.
+        everywhere: whether to suppress other libraries' messages too, those of torch if it is not imported yet.
     """
     try:
         with nullcontext() if is_writer() else _quiet(everywhere):
@@ -83,7 +83,7 @@ def _quiet(everywhere: bool) -> Iterator[None]:
     logger, shown, disabled = logging.getLogger(__package__), warnings.showwarning, logging.root.manager.disable
     level = logger.level
     logger.setLevel(max(level, logging.ERROR))
-    # Not a filter: what a filter makes an error of stays one on every rank.
+    # No warning filter, so that a user's filter that turns warnings into errors works on every rank.
     warnings.showwarning = _show_nothing
     if everywhere:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -97,7 +97,7 @@ def _quiet(everywhere: bool) -> Iterator[None]:
 
 
 def _first(names: Iterable[str], otherwise: int) -> int:
-    """The first of some numbers that the environment has."""
+    """Return the first of some environment variables as an integer, or a default."""
     return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 

@@ -1,9 +1,8 @@
-"""What the memory of tensors and time mean in this project: the one definition, for CPU and CUDA.
+"""Measure the memory of tensors and the time of steps, with one definition for CPU and CUDA.
 
-Memory is bytes of torch's allocators; `resident` measures what the process takes. On CUDA the allocator counts itself.
-On the CPU it does not, but it reports every allocation and every release to torch's profiler, temporaries inside an
-operator included; their running sum is the same quantity. Storages are counted whole and once, however many views share
-them.
+Memory is bytes of torch's allocators; `resident` measures that of the process. On CUDA the allocator counts itself. On
+the CPU torch's profiler receives every allocation and every release, temporaries inside an operator included; their
+running sum is the same quantity. Every storage counts once and in full, however many views share it.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 
 def saved_bytes(fn: Callable[[], object]) -> int:
-    """Count the bytes that autograd saves for the backward while ``fn`` runs, parameters apart.
+    """Count the bytes that autograd saves for the backward while ``fn`` runs, without parameters.
 
     Args:
-        fn: a forward pass. Storages that it saves count once, also where they belong to the caller (features, indices).
-    Returns: bytes of all storages saved, but those of an ``nn.Parameter`` or of a view of one.
-    Cost: keeps everything that was saved until ``fn`` returns. What a custom Function hides in attributes of its
-        ``ctx`` is not seen here; `held_memory` sees it.
+        fn: a forward pass. Each saved storage counts once, also if it belongs to the caller (features, indices).
+    Returns: bytes of all saved storages, except those of an ``nn.Parameter`` or of a view of one.
+    Cost: keeps all saved tensors until ``fn`` returns. Attributes of a custom Function's ``ctx`` are not counted;
+        `held_memory` counts them.
     """
     saved: list[Tensor] = []
     parameters: set[int] = set()
@@ -42,7 +41,7 @@ def saved_bytes(fn: Callable[[], object]) -> int:
     def pack(tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter):
             parameters.add(_address(tensor))
-        # Detached: an output that its own node keeps would otherwise hold itself alive.
+        # Detached, because an output saved by its own node would otherwise keep itself alive.
         saved.append(tensor.detach())
         return saved[-1]
 
@@ -54,13 +53,13 @@ def saved_bytes(fn: Callable[[], object]) -> int:
 
 
 def peak_memory(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Count the most bytes that are allocated at once while ``fn`` runs, above those allocated before.
+    """Measure the peak of allocated bytes while ``fn`` runs, above those allocated before.
 
     Args:
-        fn: anything; what it returns is dropped.
-        device: where its tensors lie.
-    Returns: bytes. On the CPU, releases of memory from before the start are unknown and count as nothing, so that
-        the figure is an upper bound where ``fn`` makes any.
+        fn: any function; its result is dropped.
+        device: the device of its tensors.
+    Returns: bytes. On the CPU, releases of earlier allocations are not counted, so that the figure is an upper bound if
+        ``fn`` releases any.
     Cost: ``fn`` once; on the CPU every allocation is recorded, which slows small operators about twofold.
     """
     with _record(torch.device(device)) as record:
@@ -69,9 +68,9 @@ def peak_memory(fn: Callable[[], object], device: torch.device | str = "cpu") ->
 
 
 def held_memory(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Count the bytes that stay allocated after ``fn`` returned, while its result is alive.
+    """Measure the bytes that remain allocated after ``fn`` returned, while its result is alive.
 
-    For a forward pass this is everything that waits for the backward, however it is kept, the output included.
+    For a forward pass this is everything kept for the backward, by any means, and the output.
 
     Args and Cost: as `peak_memory`.
     """
@@ -82,12 +81,12 @@ def held_memory(fn: Callable[[], object], device: torch.device | str = "cpu") ->
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Count the bytes of the storages behind tensors, each once; of one in shards, those of the shard that is here."""
+    """Count the bytes of the storages of tensors, each once; of a sharded tensor the local shard."""
     return sum(_blocks(tensors).values())
 
 
 def living_blocks() -> dict[int, int]:
-    """Give address -> bytes of the storages of all tensors on the CPU that Python knows."""
+    """Return address -> bytes of the storages of all CPU tensors that Python's garbage collector knows."""
     found = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
     return _blocks(one for one in found if one.device.type == "cpu" and one.layout == torch.strided)
 
@@ -100,14 +99,14 @@ def median_seconds(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Measure the wall-clock of ``fn``, the work that it left to the device included.
+    """Measure the wall-clock time of ``fn``, asynchronous work on the device included.
 
     Args:
-        fn: what to run ``warmup + repeats`` times.
-        device: where its tensors lie; CUDA is waited for before and after each run.
-        repeats: runs that count, at least 1.
-        warmup: runs before them that do not.
-        clock: tells the seconds.
+        fn: the function; runs ``warmup + repeats`` times.
+        device: the device of its tensors; CUDA is synchronised before and after each run.
+        repeats: number of timed runs, at least 1.
+        warmup: number of untimed runs before them.
+        clock: returns the time in seconds.
     Returns: the median in seconds.
     """
     where = torch.device(device)
@@ -124,31 +123,31 @@ def median_seconds(
 
 
 AllocationEvent = tuple[int, int]
-"""Bytes that are allocated, and those among them that the phase leaves behind."""
+"""Allocated bytes after an event, and those among them that the phase leaves allocated."""
 FIRST_BATCH = "first batch"
-"""The phase in which the first batch of an epoch is made, where another thread makes batches ahead."""
+"""The phase that makes the first batch of an epoch, if another thread prefetches batches."""
 
 
 class StepMemory:
-    """Peak bytes of training steps: called before the steps of an epoch and after them, it gives the peak in between.
+    """The peak bytes of training steps: call it before and after the steps of an epoch; it returns the peak between.
 
-    Weights, gradients, optimizer state and batch are all included, as in ``torch.cuda.max_memory_allocated``. On the
-    CPU recording costs time, so only the first steps are recorded (the first alone would miss the optimizer's state),
-    and their peak is given ever after.
+    Weights, gradients, optimizer state and batch are included, as in ``torch.cuda.max_memory_allocated``. On the CPU
+    recording costs time, so that only the first steps are recorded (the first one alone would miss the optimizer's
+    state); their peak is returned for later epochs too.
 
     Args:
-        device: where the steps run; only the CPU needs to be told what is held and what waits.
-        held: tensors that are allocated before the first step and needed by it (weights, a full batch); gone through at
-            the first call, for they may be others before.
-        waiting: gives the most bytes of batches that another thread has made and that wait while a step is taken.
-        detailed: whether an allocation trace is kept and the optimizer's update is recorded too; otherwise
-            the notes of a step end where its update begins, which makes most of them at depth, and the update is
-            counted as its state and `UPDATE_TEMPORARIES`.
+        device: the device of the steps; the following arguments matter on the CPU only.
+        held: tensors that are allocated before the first step and used by it (weights, a full batch); iterated at the
+            first call, because they may change before.
+        waiting: returns the peak bytes of batches that another thread has prefetched.
+        detailed: whether to keep an allocation trace and to record the optimizer's update too; otherwise recording
+            stops before the update, which makes most of the events at depth, and the update counts as its state and
+            `UPDATE_TEMPORARIES`.
     """
 
     RECORDED_STEPS = 4
     UPDATE_TEMPORARIES = 3
-    """Times the largest parameter that an update takes beside the state: torch's optimizers, with weight decay."""
+    """Temporaries of an update, in multiples of the largest parameter: torch's optimizers, with weight decay."""
 
     def __init__(
         self,
@@ -163,7 +162,7 @@ class StepMemory:
         self._temporaries, self._batches = 0, 0
         self._detailed = detailed
         self.allocation_trace: dict[str, list[AllocationEvent]] = {}
-        """On the CPU: phase of a step (see `phase`) -> what is allocated after every change, where it is detailed."""
+        """On the CPU with ``detailed``: phase of a step (see `phase`) -> its allocation events."""
         self._peaks: dict[str, int] = {}
         self._phase = "step"
         self._steps, self._before = 0, 0
@@ -173,19 +172,19 @@ class StepMemory:
 
     @property
     def how(self) -> str:
-        """How the figure comes about, for a report."""
+        """How the figure was measured, for a report."""
         if self.device.type == "cuda":
             return "CUDA allocator, peak of the training steps"
         first, again = (self._before, f" and {self._steps} of another way") if self._before else (self._steps, "")
         return f"CPU allocator events of the first {first} training step(s){again}, plus weights and batch"
 
     def __call__(self) -> int:
-        """Give the peak since the last call; the first call begins."""
+        """Return the peak since the last call; the first call starts recording."""
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return peak
-        # Empty after the first time.
+        # The iterator is exhausted after the first call.
         self._held += tensor_bytes(self._holding)
         if self._trace is not None:
             self.close()
@@ -202,16 +201,15 @@ class StepMemory:
 
     @property
     def beside(self) -> int:
-        """Bytes that stand beside every moment of a step: batches that wait, and what making the next one takes."""
+        """Bytes allocated in parallel to a step: prefetched batches, and temporaries of making the next one."""
         return self._waiting() + self._temporaries
 
     @contextmanager
     def making(self) -> Iterator[None]:
-        """Tell apart what making a batch takes in this thread, where a run leaves that to another thread.
+        """Record the making of a batch in this thread as if another thread made it ahead.
 
-        The first batch since recording began (an epoch's) is waited for: no step is taken meanwhile, and nothing waits;
-        its moments count as they are. Any later one is made while a step is taken: what it takes, beyond itself, comes
-        beside the step's own.
+        No step runs while the first batch is made, so its events count as they are. A later batch is made during a
+        step, so its temporaries add to those of the step.
         """
         before = self._phase
         self.phase(FIRST_BATCH)
@@ -221,33 +219,33 @@ class StepMemory:
             self.phase(before)
 
     def step(self) -> None:
-        """Note that a step is over; after a few the CPU's are recorded no longer."""
+        """Count a finished step; stop recording on the CPU after `RECORDED_STEPS`."""
         if self._trace is not None:
             self._steps += 1
             if self._steps == self.RECORDED_STEPS:
                 self.close()
 
     def again(self) -> None:
-        """Record some steps once more: those that come go another way than those that were recorded."""
+        """Record the next steps again, because the model will take another path from here on."""
         self.close()
-        # What was released meanwhile nobody saw: of the blocks that were there, those of a tensor still are.
-        there = living_blocks()
-        self._alive = {address: size for address, size in self._alive.items() if there.get(address, 0) == size}
+        # Releases since the recording are unknown: of the known blocks, only those of a tensor are still alive.
+        existing = living_blocks()
+        self._alive = {address: size for address, size in self._alive.items() if existing.get(address, 0) == size}
         self._before, self._steps = self._steps, 0
 
     def phase(self, name: str, left: Iterable[Tensor] = ()) -> None:
-        """Begin a phase of a step: what is recorded from here on is of this phase. No backward may be under way.
+        """Begin a phase of a step, to which the following events belong; not during a backward.
 
         Args:
-            name: of the phase.
-            left: what the phase before leaves behind, to be told apart in its moments.
+            name: name of the phase.
+            left: tensors that the phase before leaves allocated, marked in its events.
         """
         if self._trace is not None:
             self._stop(left)
             self._phase, self._trace = name, _CPUTrace(self._alive)
 
     def close(self) -> None:
-        """Stop recording, also where a run ended in the middle of its first steps."""
+        """Stop recording, also after a run that ended within its first steps."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -257,7 +255,7 @@ class StepMemory:
         self._stop()
 
     def _after_update(self, optimizer: Optimizer, *_: Any) -> None:
-        """Count what the update has left, as it was not recorded, and go on recording."""
+        """Add the state that the unrecorded update has left, and continue recording."""
         self._alive |= _blocks(
             value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
         )
@@ -267,15 +265,15 @@ class StepMemory:
         self._trace = _CPUTrace(self._alive)
 
     def _stop(self, left: Iterable[Tensor] = ()) -> None:
-        """End a recording, and note what was found in it."""
+        """End a recording and evaluate it."""
         if self._trace is not None:
             now = self._held + sum(self._alive.values())
             (changes, self._alive), self._trace = self._trace.stop(), None
             if changes:
-                self._note(changes, list(accumulate((change for _, change in changes), initial=now))[1:], left)
+                self._evaluate(changes, list(accumulate((change for _, change in changes), initial=now))[1:], left)
 
-    def _note(self, changes: list[tuple[int, int]], sizes: list[int], left: Iterable[Tensor]) -> None:
-        """Note a phase that is over, from (address, change) and the bytes that are allocated after each."""
+    def _evaluate(self, changes: list[tuple[int, int]], sizes: list[int], left: Iterable[Tensor]) -> None:
+        """Evaluate a finished phase from its (address, change) events and the allocated bytes after each."""
         if self._phase == FIRST_BATCH:
             self._batches += 1
             if self._batches > 1:
@@ -284,17 +282,17 @@ class StepMemory:
         self._peaks[self._phase] = max(self._peaks.get(self._phase, 0), *sizes)
         if self._detailed:
             addresses = {_address(tensor) for tensor in left}
-            # Of several allocations at an address the last is the one that stays.
-            born = {address: place for place, (address, change) in enumerate(changes) if change > 0}
-            staying = (
-                change if change > 0 and address in addresses and born[address] == place else 0
+            # Of several allocations at an address only the last one remains.
+            last = {address: place for place, (address, change) in enumerate(changes) if change > 0}
+            remaining = (
+                change if change > 0 and address in addresses and last[address] == place else 0
                 for place, (address, change) in enumerate(changes)
             )
-            self.allocation_trace.setdefault(self._phase, []).extend(zip(sizes, accumulate(staying), strict=True))
+            self.allocation_trace.setdefault(self._phase, []).extend(zip(sizes, accumulate(remaining), strict=True))
 
 
 class _Record:
-    """What one recording found, once it is over."""
+    """The result of a recording, in bytes."""
 
     peak = 0
     held = 0
@@ -303,7 +301,7 @@ class _Record:
 @contextmanager
 def _record(device: torch.device) -> Iterator[_Record]:
     record = _Record()
-    # Garbage of the caller's must not be collected, and count as released, in the middle.
+    # Collect the caller's garbage now: collected during the recording, it would count as released.
     gc.collect()
     if device.type == "cuda":
         _wait(device)
@@ -324,27 +322,27 @@ def _record(device: torch.device) -> Iterator[_Record]:
 
 _recording = False
 _NO_OPERATORS = {RecordScope.STATIC_RUNTIME_MODEL}
-"""Operators that the profiler notes: a kind of which none runs here, so that it notes the allocator alone."""
+"""The operators that the profiler records: a scope without operators, so that it records allocations only."""
 
 
 class _CPUTrace:
-    """A recording of the CPU allocator, from its making to `stop`; both outside of a backward.
+    """A recording of the CPU allocator from construction to `stop`, both outside of a backward.
 
-    It leaves malloc as it is. While it records it takes 48 bytes for each allocation and each release; 2 KB in `stop`,
-    which are given back: of a step they should be taken where its activations are gone.
+    It does not change malloc. It takes 48 bytes per allocation and release while it records, and 2 KB per event in
+    `stop`, temporarily: stop a recording of a step when its activations are freed.
 
     Args:
-        alive: address -> size of blocks from an earlier recording, whose release counts too.
+        alive: address -> size of blocks of an earlier recording, whose releases count too.
     """
 
     def __init__(self, alive: Mapping[int, int] | None = None) -> None:
         global _recording
         if _recording:
-            # A second profile inside the first would end the process with a segmentation fault.
+            # Nested profiles crash the process with a segmentation fault.
             raise RuntimeError("memory is being recorded already; measure one thing at a time")
         _recording = True
         self._alive = dict(alive or {})
-        # Kineto writes two lines to standard error per recording unless told not to before its first.
+        # Kineto prints two lines to standard error per recording, unless this is set before the first.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         notes = profile(use_cpu=True, profile_memory=True)
         config = notes.config()  # type: ignore[no-untyped-call]
@@ -354,10 +352,9 @@ class _CPUTrace:
     def stop(self) -> tuple[list[tuple[int, int]], dict[int, int]]:
         """End the recording.
 
-        Returns: every change of the allocated bytes, in order, as address and size, above zero for an allocation and
-            below for its release; and the blocks that are alive, address -> size. The release of a block that no
-            recording saw allocated is left out: torch knows its size by chance only, from a recorded block at the same
-            address.
+        Returns: every change of the allocated bytes in order, as address and size, positive for an allocation and
+            negative for a release; and the live blocks, address -> size. The release of a block whose allocation was
+            not recorded is omitted, because torch does not know its size reliably.
         """
         global _recording
         events = _autograd._disable_profiler().experimental_event_tree()
@@ -366,7 +363,7 @@ class _CPUTrace:
         for _, address, size in sorted(_allocations(events)):
             if size >= 0:
                 if address in self._alive:
-                    # Its release was not seen: another thread's, such as one that talks to other ranks.
+                    # Its release was not recorded: it was in another thread, such as a communication thread.
                     changes.append((address, -self._alive.pop(address)))
                 self._alive[address] = size
                 changes.append((address, size))
@@ -376,7 +373,7 @@ class _CPUTrace:
 
 
 def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
-    """Time, address and size of every allocation (above zero) and release (below)."""
+    """Yield time, address and size of every allocation (positive) and release (negative)."""
     for event in events:
         fields = event.extra_fields
         if isinstance(fields, _ExtraFields_Allocation):
@@ -384,9 +381,9 @@ def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
 
 
 def _blocks(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Address -> bytes of the storages behind tensors; of one in shards, of the shard that is here."""
-    here: Iterable[Tensor] = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
-    return {_address(tensor): tensor.untyped_storage().nbytes() for tensor in here}
+    """Return address -> bytes of the storages of tensors; of a sharded tensor the local shard."""
+    local: Iterable[Tensor] = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
+    return {_address(tensor): tensor.untyped_storage().nbytes() for tensor in local}
 
 
 def _address(tensor: Tensor) -> int:

@@ -1,6 +1,6 @@
-"""Change fields of nested configuration dataclasses by text, ``model.num_layers=112``; and read them back from JSON.
+"""Override fields of nested dataclasses by text (``model.num_layers=112``), flatten them, read them from JSON.
 
-Values are typed by jsonargparse from the annotations of the dataclasses; errors name what would have been possible.
+jsonargparse converts values by the dataclasses' annotations; errors list the allowed fields or types.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 T = TypeVar("T")
 
-_SPOKEN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
 
 
 def override(config: T, assignments: Iterable[str], *, fixed: frozenset[str] = frozenset()) -> T:
-    """Give a copy of a configuration with some fields changed, all at once.
+    """Return a copy of a configuration with some fields changed, all at once.
 
     Args:
-        config: a frozen dataclass, possibly of dataclasses.
-        assignments: ``a.b=value`` each; of two for one field the later counts. ``none`` is None where that is allowed.
-        fixed: top-level fields that may not be changed.
-    Raises: ValueError: an unknown field, with those that there are; a value of the wrong type, with what it may be; a
-        combination that the dataclasses refuse.
+        config: a frozen dataclass, possibly nested.
+        assignments: texts ``a.b=value``; a later one wins. ``none`` means None if the field allows it.
+        fixed: top-level fields that must not be changed.
+    Returns: the changed copy.
+    Raises: ValueError: an unknown field, listing the known ones; a value of the wrong type, naming the allowed ones; a
+        combination that the dataclasses reject.
     """
     changes: dict[str, Any] = {}
     for assignment in assignments:
@@ -64,13 +65,14 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def from_json(kind: type[T], value: Any, where: str = "") -> T:
-    """Make a configuration again of what `asdict` and JSON made of it.
+    """Restore a configuration from the JSON of its `asdict`.
 
     Args:
-        kind: the frozen dataclass that it was.
+        kind: the frozen dataclass.
         value: the JSON object.
         where: its dotted name, for errors.
-    Raises: ValueError: a field that is unknown or missing, or a value of another type, by its dotted name.
+    Returns: the configuration.
+    Raises: ValueError: an unknown or missing field, or a value of another type, by its dotted name.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{where or kind.__name__} must be an object, got {type(value).__name__}")
@@ -79,31 +81,31 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
         wrong = ", ".join(sorted(set(value) ^ names))
         raise ValueError(f"{where or kind.__name__} has other fields than it should: {wrong}")
     hints = get_type_hints(kind)
-    return kind(**{name: _revived(hints[name], value[name], f"{where}.{name}" if where else name) for name in value})
+    return kind(**{name: _restored(hints[name], value[name], f"{where}.{name}" if where else name) for name in value})
 
 
-def _revived(hint: Any, value: Any, where: str) -> Any:
+def _restored(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if getattr(hint, "_is_protocol", False):
-        return value  # an object that the caller has made already
+        return value  # an object that the caller has restored already
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None
-        # Of several dataclasses, the one with the same fields is meant.
+        # Of several dataclasses, choose the one with the same fields.
         fitting = [one for one in arguments if is_dataclass(one) and isinstance(value, Mapping)]
         fitting = [one for one in fitting if {field.name for field in fields(one)} == set(value)]
-        plain = [one for one in arguments if one is not types.NoneType and not is_dataclass(one)]
-        return _revived((fitting or plain or [arguments[0]])[0], value, where)
+        others = [one for one in arguments if one is not types.NoneType and not is_dataclass(one)]
+        return _restored((fitting or others or [arguments[0]])[0], value, where)
     if is_dataclass(hint):
         return from_json(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list):
         inner = [arguments[0]] * len(value) if arguments[-1:] == (Ellipsis,) else list(arguments)
         if len(inner) == len(value):
-            return tuple(_revived(one, each, where) for one, each in zip(inner, value, strict=True))
+            return tuple(_restored(one, each, where) for one, each in zip(inner, value, strict=True))
     allowed = (int, float) if hint is float else (hint,)
     if value in arguments if origin is Literal else type(value) in allowed:
         return value
-    raise ValueError(f"{where} must be {_spoken(hint)}, got {value!r}")
+    raise ValueError(f"{where} must be {_name_of(hint)}, got {value!r}")
 
 
 def _field(config: Any, name: str, where: str, fixed: frozenset[str]) -> Any:
@@ -124,15 +126,16 @@ def _typed(name: str, hint: Any, text: str) -> Any:
     try:
         return parser.parse_args([f"--value={text}"]).value
     except ArgumentError:
-        raise ValueError(f"{name} must be {' or '.join(_spoken(one) for one in allowed)}, got {text!r}") from None
+        raise ValueError(f"{name} must be {' or '.join(_name_of(one) for one in allowed)}, got {text!r}") from None
 
 
-def _spoken(hint: Any) -> str:
+def _name_of(hint: Any) -> str:
+    """Return the name of a type in messages."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) in (tuple, list):
         return "a list such as [a, b]"
-    return _SPOKEN.get(hint, str(hint))
+    return _NAMES.get(hint, str(hint))
 
 
 def _applied(config: Any, changes: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The words of the command line: every command, its arguments, and an example in its help."""
+"""The argument parser of the command line: every command with its arguments and an example"""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # Every rank reads the same words, and one of them says what is wrong with them.
+        # Every rank parses the same arguments; only the first one prints usage errors.
         if is_writer():
             super()._print_message(message, file)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe every command."""
+    """Build the parser of all commands."""
     parser = _Parser(
         prog="revgnn",
         description="Train graph neural networks of any depth in the memory of one layer.",
@@ -53,9 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_prepare(commands: Any) -> None:
     parser = commands.add_parser(
         "prepare",
-        help="make a graph on disk of your own tables, of any size",
-        description="Make a prepared graph of tables (Parquet, CSV, Arrow): described by graph.yaml, or by flags where "
-        "there are two files. All faults of the tables come in one report.",
+        help="prepare a graph on disk from your own tables, of any size",
+        description="Prepare a graph from tables (Parquet, CSV, Arrow), described by graph.yaml, or by flags for two "
+        "files. One report lists all faults of the tables.",
         example=(
             "  revgnn prepare --init nodes.parquet edges.parquet\n"
             "  revgnn prepare graph.yaml --out graph/\n"
@@ -68,19 +68,19 @@ def _add_prepare(commands: Any) -> None:
     for flag, text in (
         ("--id", "the column of node ids (default: id)"),
         ("--label", "the column of labels (default: label)"),
-        ("--split", "the column that says train, valid or test (default: split, where there is one, else fractions)"),
+        ("--split", "the column with train, valid or test (default: split if it exists, else fractions)"),
         ("--src", "the column of the edges' sources (default: src)"),
         ("--dst", "the column of their destinations (default: dst)"),
     ):
         parser.add_argument(flag, metavar="COLUMN", help=f"for two files: {text}")
     parser.add_argument("--features", metavar="COLUMN", nargs="+", help="for two files: default: x, or all numbers")
     parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
-    parser.add_argument("--parts", metavar="P", type=int, help="how many parts, over what graph.yaml says")
+    parser.add_argument("--parts", metavar="P", type=int, help="number of parts, overriding graph.yaml")
     parser.add_argument("--ray", metavar="ADDRESS", help="compute on this Ray cluster; local starts one")
-    parser.add_argument("--overwrite", action="store_true", help="replace a prepared graph that is there")
-    parser.add_argument("--drop-bad-edges", action="store_true", help="leave out edges with a fault, and count them")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing prepared graph")
+    parser.add_argument("--drop-bad-edges", action="store_true", help="drop and count faulty edges")
     parser.add_argument("--drop-duplicate-nodes", action="store_true", help="keep the first row of an id")
-    parser.add_argument("--drop-bad-nodes", action="store_true", help="leave out nodes with a fault; see bad edges")
+    parser.add_argument("--drop-bad-nodes", action="store_true", help="drop and count faulty nodes")
     _add_common(parser)
 
 
@@ -100,12 +100,12 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help=_MODEL)
     _add_assignments(parser)
     _add_data_root(parser)
-    parser.add_argument("--download", action="store_true", help="fetch missing data, where its source allows it")
+    parser.add_argument("--download", action="store_true", help="download missing data, if its source allows it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
     parser.add_argument(
         "--runs", metavar="R", type=int, help="run R seeds, a folder each, and give their mean and standard deviation"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run folder")
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in the run folder")
     parser.add_argument(
         "--track",
         metavar="NAME",
@@ -114,12 +114,12 @@ def _add_train(commands: Any) -> None:
         help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
     )
     parser.add_argument("--plan", action="store_true", help="set the planner's prediction beside the measured memory")
-    on_ray = parser.add_argument_group("on a Ray cluster, whose machines see the same folders under the same paths")
+    on_ray = parser.add_argument_group("on a Ray cluster, whose machines share the folders under the same paths")
     on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
     for flag, default, text in (
-        ("--ray-workers", 2, "W: ranks, a worker each, with a GPU each where there are any"),
+        ("--ray-workers", 2, "W: number of workers, one rank and one GPU (if any) each"),
         ("--ray-cpus", 1, "cores of a worker"),
-        ("--ray-restarts", 3, "how often all are started again after one was lost, to go on from a checkpoint"),
+        ("--ray-restarts", 3, "number of restarts from a checkpoint after a worker failed"),
     ):
         on_ray.add_argument(flag, metavar="N", type=int, default=default, help=f"{text} (default: {default})")
     _add_device(parser)
@@ -129,7 +129,7 @@ def _add_train(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
-        help="write the predictions of a finished run, keyed by your own ids",
+        help="write the predictions of a finished run, with your own ids",
         description="Write the predictions of a finished run as one Parquet file: id, split, prediction and "
         "probabilities of every node.",
         example=(
@@ -142,8 +142,8 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="another graph with the same features")
     parser.add_argument("--split", choices=["all", "train", "valid", "test"], default="all", help="default: all")
     parser.add_argument("--embeddings", action="store_true", help="add the last hidden state of every row")
-    parser.add_argument("--parts", metavar="P", type=int, help="pieces of the graph, one in memory at a time")
-    parser.add_argument("--views", metavar="V", type=int, help="partitions whose answers are averaged; needs parts")
+    parser.add_argument("--parts", metavar="P", type=int, help="number of parts, one in memory at a time")
+    parser.add_argument("--views", metavar="V", type=int, help="partitions whose logits are averaged; needs parts")
     _add_data_root(parser)
     _add_device(parser)
     _add_common(parser)
@@ -180,21 +180,21 @@ def _add_assignments(parser: argparse.ArgumentParser) -> None:
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
-        help="say what a run will take before it runs, without its data, and what fits",
-        description="Predict the peak memory of training and the time of a step from the sizes of the data alone, and "
-        "search for what fits into so much memory. Nothing larger than small trials is allocated.",
+        help="predict a run's memory and time without its data, and suggest settings that fit",
+        description="Predict the peak memory of training and the time of a step from the sizes of the data, and "
+        "search for settings that fit into a given memory. Only small trials are allocated.",
         example=(
             "  revgnn plan ogbn-proteins/revgnn_deep --memory 8GB\n"
             "  revgnn plan my_graph/ --model revgen --memory 16GB --set model.num_layers=56"
         ),
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only footers are read")
-    parser.add_argument("--memory", metavar="SIZE", help="what a step may take, such as 8GB; none: no search")
+    parser.add_argument("--memory", metavar="SIZE", help="memory limit of a step, such as 8GB; none: no search")
     parser.add_argument("--model", metavar="NAME", help=_MODEL)
     _add_assignments(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: times are estimates")
     parser.add_argument(
-        "--gpu", metavar="NAME", default="h100", help="whose data sheet gives the times (default: h100)"
+        "--gpu", metavar="NAME", default="h100", help="the GPU whose data sheet gives the times (default: h100)"
     )
     _add_common(parser)
 
@@ -237,9 +237,9 @@ def _add_report(commands: Any) -> None:
 def _add_paper(commands: Any) -> None:
     parser = commands.add_parser(
         "paper",
-        help="record runs beside the paper's rows, measure their memory, show the tables",
-        description="The paper's tables: runs of recipes are recorded, the memory of rows is measured without their "
-        "data, and tables are shown beside both.",
+        help="record runs of the paper's rows, measure their memory, show the tables",
+        description="The paper's tables: record runs of recipes, measure the memory of rows without their data, and "
+        "show the tables with both.",
         example=(
             "  revgnn paper record runs/ogbn-arxiv/revgcn_deep\n  revgnn paper table 3\n  revgnn paper bench --rows 3"
         ),
@@ -253,11 +253,11 @@ def _add_paper(commands: Any) -> None:
 def _add_record(commands: Any) -> None:
     parser = commands.add_parser(
         "record",
-        help="append a finished run of a recipe to the results that tables are made of",
+        help="append a finished run of a recipe to the results",
         description="Append a finished run of a recipe, or all seeds of one, to runs.jsonl in the folder of results.",
         example="  revgnn paper record runs/ogbn-arxiv/revgcn_deep",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or one that --runs wrote")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a folder of --runs")
     _add_results(parser)
     _add_common(parser)
 
@@ -265,8 +265,8 @@ def _add_record(commands: Any) -> None:
 def _add_table(commands: Any) -> None:
     parser = commands.add_parser(
         "table",
-        help="show a table of the paper beside what was measured",
-        description="Show a table of the paper beside the runs in the folder of results; what did not run says so.",
+        help="show a table of the paper with measured results",
+        description="Show a table of the paper with the runs in the folder of results.",
         example="  revgnn paper table 3\n  revgnn paper table 1 --results benchmarks/results --markdown",
     )
     parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
@@ -278,18 +278,18 @@ def _add_table(commands: Any) -> None:
 def _add_bench(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
-        help="measure the memory of the paper's rows, on made-up data of their exact sizes",
-        description="Measure the peak memory of a training step of each row on a made-up graph with the data set's "
+        help="measure the memory of the paper's rows on synthetic graphs of the same size",
+        description="Measure the peak memory of a training step of each row on a synthetic graph with the data set's "
         "exact counts. Rows that are too large or too slow for this machine are estimated by the planner and marked.",
         example="  revgnn paper bench --rows 3 --memory 6GB --seconds 120",
     )
     parser.add_argument("--rows", metavar="TABLE", type=int, choices=[1, 2, 3, 6], help="only rows of this table")
     parser.add_argument("--recipe", metavar="NAME", action="append", help="only this row; repeatable")
-    parser.add_argument("--memory", metavar="SIZE", default="6GB", help="what a row may take (default: 6GB)")
+    parser.add_argument("--memory", metavar="SIZE", default="6GB", help="memory limit of a row (default: 6GB)")
     parser.add_argument(
-        "--seconds", metavar="N", type=float, default=120.0, help="what the steps of a row may take (default: 120)"
+        "--seconds", metavar="N", type=float, default=120.0, help="time limit of a row's steps (default: 120)"
     )
-    parser.add_argument("--max-nodes", metavar="N", type=int, help="estimate rows whose step sees more nodes")
+    parser.add_argument("--max-nodes", metavar="N", type=int, help="estimate rows whose step has more nodes")
     _add_results(parser)
     _add_common(parser)
 
@@ -299,28 +299,28 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--results",
         metavar="DIR",
         type=Path,
-        help="the folder of results (default: benchmarks/results in the current folder, if it is there)",
+        help="the folder of results (default: benchmarks/results in the current folder, if it exists)",
     )
 
 
 def _add_convert(commands: Any) -> None:
     parser = commands.add_parser(
         "convert",
-        help="turn a checkpoint of the official code into a model of this package",
-        description="Turn a checkpoint of the official ogbn-proteins RevGNN into model.safetensors and model.json, "
-        "for revgnn.interop.load_converted. Only tensors are read from it, never code.",
+        help="convert a checkpoint of the official code to a model of this package",
+        description="Convert a checkpoint of the official ogbn-proteins RevGNN to model.safetensors and model.json, "
+        "for revgnn.interop.load_converted. Only tensors are loaded from it, no code runs.",
         example="  revgnn convert RevGNN-Deep.pth --out revgnn-deep --dropout 0.1",
     )
-    parser.add_argument("checkpoint", metavar="FILE", type=Path, help="what the official code saved")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: FILE without its end)")
+    parser.add_argument("checkpoint", metavar="FILE", type=Path, help="a checkpoint of the official code")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: FILE without suffix)")
     parser.add_argument(
         "--aggr",
         choices=["max", "mean", "sum", "softmax", "softmax_sg", "power"],
         default="max",
-        help="how the model puts messages together; no checkpoint says it (default: max, as published)",
+        help="aggregation of messages, which no checkpoint contains (default: max, as published)",
     )
     parser.add_argument(
-        "--dropout", metavar="P", type=float, default=0.1, help="of further training (default: 0.1, as in RevGNN-Deep)"
+        "--dropout", metavar="P", type=float, default=0.1, help="for further training (default: 0.1, as in RevGNN-Deep)"
     )
     _add_common(parser)
 
@@ -331,7 +331,7 @@ def _add_data_root(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path(os.environ.get("REVGNN_DATA", "data")),
-        help="where data lies or goes (default: $REVGNN_DATA, or data)",
+        help="the folder of data sets (default: $REVGNN_DATA, or data)",
     )
 
 
@@ -343,4 +343,4 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
-    parser.add_argument("--debug", action="store_true", help="show the trace of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

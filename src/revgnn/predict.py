@@ -1,7 +1,7 @@
-"""Predictions of a finished run as a table, keyed by the user's own ids and written piece by piece.
+"""Write the predictions of a finished run to a Parquet file, with the user's ids, batch by batch.
 
-One Parquet file: id, split, prediction, probabilities (or scores, or nothing more for numbers), and the last hidden
-state where it is wanted. It is written under a temporary name and renamed when it is whole.
+Columns: id, split, prediction, probabilities (not for regression), and optionally the last hidden state. The file is
+written under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ from .run_folder import read_schema
 from .run_lock import claimed
 from .train import Inference, Sums, check_weights, load_best
 
-_AT_ONCE = 2**16
-"""Rows that are written together where all views had to be gone through first."""
+_ROWS_PER_TABLE = 2**16
+"""Rows that are written together after averaging several views."""
 
 Which = Literal["all", "train", "valid", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicting:
-    """What is predicted, and how."""
+    """Options of a prediction."""
 
     split: Which = "all"
-    """Rows of this split alone."""
+    """Write only the rows of this split."""
     embeddings: bool = False
-    """Whether the last hidden state is written too."""
+    """Whether to write the last hidden state too."""
     parts: int | None = None
-    """Pieces of the graph, one in memory at a time; ``None``: as the run reported its scores."""
+    """Number of parts of the graph, one in memory at a time; ``None``: as in the run's final evaluation."""
     views: int | None = None
-    """Partitions whose logits are averaged; ``None``: as the run reported its scores, or 1 where ``parts`` is given."""
+    """Number of partitions whose logits are averaged; ``None``: as in the run's final evaluation, or 1 with
+    ``parts``."""
 
 
 def predict_run(
@@ -74,18 +75,18 @@ def predict_run(
     """Apply the selected weights of a finished run to its own graph, or to another one of the same features.
 
     Args:
-        folder: of the run.
-        out: the Parquet file to write; one that is there is replaced.
+        folder: the run folder.
+        out: the Parquet file to write; an existing one is replaced.
         options: see `Predicting`.
-        data_root: where data lies, as in training.
-        data: a folder of tables or a prepared graph, with labels and splits or without; ``None``: the data of the run.
-        device: "auto" is an accelerator where there is one.
-        progress: told rows that were gone through, and how many there are to go through.
-    Returns: facts of what was written.
+        data_root: the folder of data, as in training.
+        data: a folder of tables or a prepared graph, with or without labels and splits; ``None``: the data of the run.
+        device: "auto" uses an accelerator if there is one.
+        progress: called with the rows that are done and the total.
+    Returns: facts about the written file.
     Raises:
-        FileNotFoundError, ValueError: no finished run; a graph that the model would misread.
-        OSError: the disk is full, with what the predictions need and what is free; no file is left.
-        ClaimedError: other predictions are being written to ``out``.
+        FileNotFoundError, ValueError: no finished run, or a graph that does not fit the model.
+        OSError: the disk is full; the message states needed and free bytes, and no file is left.
+        ClaimedError: another process writes to ``out``.
     """
     with claimed(out, beside=True):
         run, trained = read_experiment(folder), read_schema(folder)
@@ -106,7 +107,7 @@ def predict_run(
             hidden=options.embeddings,
         )
         inference_source = _inference_source(run, source, loader)
-        # Closed whatever happens: while it is gone through, nothing in this process keeps gradients.
+        # Always closed, because gradients are disabled in this process while the generator is open.
         with closing(_tables(inference_source, inference, options, loader.eval_views, trained, progress)) as tables:
             rows = _write(tables, inference_source.num_rows, out, trained.class_names)
     return {
@@ -121,11 +122,11 @@ def predict_run(
     }
 
 
-# ---------------------------------------------------------------------- what is applied to what
+# ---------------------------------------------------------------------- data and model
 
 
 def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
-    """The configuration of another graph, read as that of the run was."""
+    """Return the data configuration of another graph, with the run's settings."""
     path = str(data.resolve())
     if is_store(data):
         return DatasetConfig(name="prepared", path=path)
@@ -135,13 +136,13 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
 
 
 def _evaluation(run: Experiment, options: Predicting, config: DatasetConfig) -> LoaderConfig:
-    """The loader of the run with the evaluation that is wanted; a prepared graph stays on disk."""
+    """Return the run's loader with the requested evaluation; a prepared graph is read from disk part by part."""
     loader = run.loader
     parts, views = loader.eval_parts, loader.eval_views
     if loader.final_parts is not None:
         parts, views = loader.final_parts, loader.final_views
     if options.parts is not None:
-        # Views of other parts than the run's are asked for together with them.
+        # With other parts, the run's number of views does not apply.
         parts, views = options.parts, 1
     views = views if options.views is None else options.views
     if config.name == "prepared":
@@ -182,12 +183,12 @@ def _tables(
     trained: GraphInfo,
     progress: Callable[[int, int], None],
 ) -> Generator[pa.Table]:
-    """Yield tables of rows; with several views, all of them are gone through first."""
+    """Yield tables of predictions; several views are averaged first."""
     done, total = 0, source.num_rows * views
     logits: Sums | None = None
     hidden: Sums | None = None
     for batch, answer in inference.answers(source.batches()):
-        assert batch.ids is not None, "keyed graphs give ids"
+        assert batch.ids is not None, "batches of an inference source have ids"
         if views == 1:
             yield _table(source, batch.ids, answer.logits, answer.hidden, options, trained)
         else:
@@ -198,12 +199,11 @@ def _tables(
                 hidden.add(batch.ids, answer.hidden)
         done += batch.ids.numel()
         progress(done, total)
-    for low in range(0, 0 if logits is None else len(logits), _AT_ONCE):
-        assert logits is not None, "there are rows of it"
-        ids, mean = logits.means(low, low + _AT_ONCE)
-        yield _table(
-            source, ids, mean, None if hidden is None else hidden.means(low, low + _AT_ONCE)[1], options, trained
-        )
+    for low in range(0, 0 if logits is None else len(logits), _ROWS_PER_TABLE):
+        assert logits is not None, "an empty range otherwise"
+        high = low + _ROWS_PER_TABLE
+        ids, mean = logits.means(low, high)
+        yield _table(source, ids, mean, None if hidden is None else hidden.means(low, high)[1], options, trained)
 
 
 def _table(
@@ -214,13 +214,13 @@ def _table(
     options: Predicting,
     trained: GraphInfo,
 ) -> pa.Table:
-    """Put rows under the user's ids; those of other splits than the wanted one are left out."""
+    """Make a table of rows with the user's ids, without rows of other splits than the requested one."""
     keys = source.keys(rows)
     names = pa.array([*SPLITS, None])
-    # Large strings are how tables are read, not what the user wrote; joins want one type.
+    # Tables are read as large strings; strings are the usual type, which joins need.
     ids = keys.ids.cast(pa.string()) if pa.types.is_large_string(keys.ids.type) else keys.ids
     columns = {"id": ids, "split": names.take(pa.array(keys.split.numpy() % len(names)))}
-    columns |= _answers(logits, trained)
+    columns |= _predictions(logits, trained)
     if hidden is not None:
         columns["embedding"] = _lists(hidden)
     table = pa.table(columns)
@@ -229,34 +229,37 @@ def _table(
     return table.filter(pa.array((keys.split == SPLITS.index(options.split)).numpy()))
 
 
-def _answers(logits: Tensor, trained: GraphInfo) -> dict[str, pa.Array]:
+def _predictions(logits: Tensor, trained: GraphInfo) -> dict[str, pa.Array]:
     if trained.task == "multiclass":
         chosen = logits.argmax(1)
         names = pa.array(trained.class_names or list(range(trained.num_outputs)))
-        shares = logits.softmax(1)
-        return {"prediction": names.take(pa.array(chosen.numpy())), "probabilities": _lists(shares)}
+        return {"prediction": names.take(pa.array(chosen.numpy())), "probabilities": _lists(logits.softmax(1))}
     if trained.task == "multilabel":
         return {"probabilities": _lists(logits.sigmoid())}
     return {"prediction": pa.array(logits[:, 0].numpy()) if trained.num_outputs == 1 else _lists(logits)}
 
 
 def _lists(values: Tensor) -> pa.Array:
-    """[n, m] as n lists of m float32."""
+    """Convert [n, m] to a column of n lists of m float32."""
     flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.size(1))
 
 
 def _write(tables: Iterator[pa.Table], total: int, out: Path, classes: tuple[str, ...] | None) -> int:
-    """Write tables one by one as row groups of one file, which appears when it is whole.
+    """Write tables one by one as row groups of one file, which appears when it is complete.
 
     Args:
-        tables: of ``total`` rows at most.
+        tables: the tables, of at most ``total`` rows.
+        total: upper bound of the number of rows, for the message of a full disk.
+        out: the file.
+        classes: class names, for the file's metadata.
+    Returns: the number of rows.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     first = next(tables, None)
     if first is None:
         raise ValueError("the graph has no rows to predict")
-    # Before compression, which may save half of it or nothing.
+    # An upper bound: compression may save half of it or nothing.
     needed = total * first.nbytes // max(first.num_rows, 1)
     metadata = {} if classes is None else {"classes": json.dumps(classes, ensure_ascii=False)}
     schema, rows = first.schema.with_metadata(metadata), 0

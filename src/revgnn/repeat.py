@@ -1,4 +1,4 @@
-"""One run with several seeds: a folder for each, and the mean and standard deviation over them."""
+"""Run an experiment with several seeds, and summarise them by mean and standard deviation"""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def run_repeats(
     target: Mapping[str, Any] | None = None,
     callbacks: Callable[[int], Sequence[Callback]] = lambda seed: (),
 ) -> dict[str, Any]:
-    """Take a run from its data to the summary of several seeds.
+    """Run an experiment with consecutive seeds and summarise the reports.
 
     Args:
-        run: what to do; its seed is the first, the others follow it one by one. Where the data set has numbered splits,
-            each seed trains on the split of its own number.
-        out: receives a run folder ``seed-K`` for each, and runs.json.
-        runs: how many, at least 1.
-        callbacks: seed -> those that are told of its training.
+        run: the experiment; its seed is the first one. Where the data set has numbered splits, each seed trains on the
+            split of its own number.
+        out: receives a run folder ``seed-K`` per seed, and runs.json.
+        runs: number of seeds, at least 1.
+        callbacks: seed -> the callbacks of its training.
         name, data_root, device, resume, download, target: as in `run_experiment`; finished seeds are not run again.
     Returns: the summary, see `summarise`.
     Raises: ValueError: ``runs`` below 1; and what `run_experiment` raises.
@@ -73,13 +73,13 @@ def run_repeats(
 
 
 def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Put the reports of several seeds together.
+    """Summarise the reports of several seeds.
 
     Args:
-        out: holds a finished run ``seed-K`` for each.
-        seeds: which.
-    Returns: name, metric, what selected the weights, mean and sample standard deviation of each split (``None`` for
-        one run), the largest peak of tensors and of the process, and each run by its seed.
+        out: the folder with a finished run ``seed-K`` per seed.
+        seeds: the seeds.
+    Returns: name, metric, criterion of selection, mean and sample standard deviation of each split (``None`` for one
+        run), the largest peaks of tensors and of the process, and each run by its seed.
     """
     reports = [read_object(out / f"seed-{seed}" / REPORT_FILE) for seed in seeds]
     first = reports[0]
@@ -108,7 +108,7 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Give mean, sample standard deviation and number of values; ``None`` where a value is, or for one value's std."""
+    """Return mean, sample standard deviation and number of values; ``None`` with a missing value, or for one's std."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return {"mean": None, "std": None, "runs": len(values)}

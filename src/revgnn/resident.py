@@ -1,7 +1,7 @@
-"""What a stretch of a run takes of the machine, as the system counts it: the resident size of this process.
+"""Measure the resident memory of this process: its peak and its growth, from the operating system's counters.
 
-It is what a user sees and what the system kills by: tensors, what malloc keeps beside them, Python and its libraries.
-Nothing is sampled and malloc is left as it is: the system keeps the highest size by itself.
+Resident memory is what users see and what the out-of-memory killer goes by: tensors, free memory that malloc keeps,
+Python and its libraries. Nothing is sampled and malloc is not changed: the system records the peak itself.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if sys.platform != "win32":
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"
-"""What Linux takes as the request to let the highest resident size begin anew at the present one."""
+"""The value that makes Linux reset the peak resident size to the current one."""
 
 
 class ResidentPeak:
-    """The highest resident size of this process from `begin` on, and its growth above that at the making.
+    """The peak resident size of this process since `begin`, and its growth since construction.
 
-    Growth leaves out the interpreter and the libraries that were loaded before. It includes whatever was allocated
-    after: weights, gradients, the optimizer's state, temporaries, free memory that malloc keeps, the notes of a
-    recording, and libraries that are loaded meanwhile. Of worker processes and of other ranks it knows nothing. Linux
-    counts pages per core in bundles, so that small growths (below a megabyte or two) mean little.
+    Growth excludes the interpreter and the libraries loaded before. It includes everything allocated later: weights,
+    gradients, optimizer state, temporaries, free memory that malloc keeps, events of an allocation recording, and
+    libraries loaded meanwhile. It excludes worker processes and other ranks. Linux counts pages per core in batches, so
+    that growth below one or two megabytes is inexact.
 
-    Where malloc is glibc's, the free memory that it keeps is given back first, for it would be used again unseen; where
-    it is another's, growth is too small by as much.
+    With glibc's malloc, free memory is returned to the system first, because it would be reused unnoticed; with another
+    malloc, growth is too small by that amount.
 
-    On Linux the peak that the system keeps is reset, for this process and whoever asks about it (``VmHWM`` and
-    ``ru_maxrss``). Where that is not permitted, an earlier peak that was higher is given: an upper bound. Elsewhere
-    (macOS) the system tells the highest size alone: growth is then above the highest size before, a lower bound.
+    On Linux the system's peak is reset for the whole process (``VmHWM`` and ``ru_maxrss``). If that is not permitted,
+    an earlier higher peak remains: an upper bound. Elsewhere (macOS) the system reports only the peak, so that growth
+    is relative to the earlier peak: a lower bound.
 
     Args:
-        held: bytes that are there already and count as growth: the data, where they were read before.
+        held: bytes that are allocated already and count as growth: data that were read before.
     """
 
     def __init__(self, held: int = 0) -> None:
@@ -51,7 +51,7 @@ class ResidentPeak:
         self.begin()
 
     def begin(self) -> None:
-        """Let the peak begin anew at the present size, where the system permits it; the growth keeps its start."""
+        """Reset the peak to the current size, if the system permits it; growth keeps its baseline."""
         try:
             _CLEAR.write_text(_FORGET_PEAK)
             self._is_forgotten = True
@@ -60,18 +60,18 @@ class ResidentPeak:
 
     @property
     def process(self) -> int | None:
-        """The peak in bytes, interpreter and libraries included; ``None`` where the system does not tell."""
+        """The peak in bytes, interpreter and libraries included; ``None`` if the system does not report it."""
         return _highest()
 
     @property
     def growth(self) -> int | None:
-        """Bytes of the peak above the size at the making; ``None`` where the system does not tell."""
+        """The peak minus the size at construction, in bytes; ``None`` if the system does not report it."""
         highest = _highest()
         return None if highest is None or self._base is None else max(highest - self._base, 0)
 
     @property
     def how(self) -> str:
-        """How the figures come about, for a report."""
+        """How the figures were measured, for a report."""
         if self._base is None:
             return "not known on this system"
         if not self._knows_present:
@@ -79,33 +79,33 @@ class ResidentPeak:
         return "highest resident size of the process" + ("" if self._is_forgotten else ", of its whole life")
 
     def facts(self) -> dict[str, int | str | None]:
-        """Give the figures as a report keeps them: "growth_bytes", "process_bytes" and "how"."""
+        """Return the figures for a report: "growth_bytes", "process_bytes" and "how"."""
         return {"growth_bytes": self.growth, "process_bytes": self.process, "how": self.how}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resident:
-    """What was found, in bytes."""
+    """Peak resident memory, in bytes."""
 
     growth: int
-    """Most that the process grew by."""
+    """Growth of the process."""
     process: int
-    """All that it took then, interpreter and libraries included."""
+    """Peak size of the process, interpreter and libraries included."""
 
 
 def load_libraries() -> None:
-    """Load what torch's optimizers and the metrics would load at their first use: no part of what a run takes."""
+    """Import what torch's optimizers and the metrics import on first use, so that it does not count as growth."""
     for library in ("torch._dynamo", "torchmetrics.functional"):
         importlib.import_module(library)
 
 
 def resident_now() -> int | None:
-    """Give the resident size of this process in bytes; ``None`` where the system does not tell."""
+    """Return the resident size of this process in bytes; ``None`` if the system does not report it."""
     return _status("VmRSS")
 
 
 def give_back() -> None:
-    """Return the memory that was released to the system."""
+    """Return free memory of malloc to the system."""
     gc.collect()
     trim()
 
@@ -131,7 +131,7 @@ def _highest() -> int | None:
 
 
 def _status(field: str) -> int | None:
-    """Bytes of a field of Linux's status of the process; ``None`` where there is none."""
+    """Return a field of Linux's process status in bytes; ``None`` if it is missing."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

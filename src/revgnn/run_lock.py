@@ -1,7 +1,7 @@
-"""Claims: one process at a time writes into a run folder, by a lock that the operating system releases with its owner.
+"""Lock a run folder with flock, so that one process at a time writes to it; the lock ends with its process.
 
-The lock is an flock on a small file that says who holds it: host, process, since when. It goes away however its owner
-ends, by ``kill -9`` too, so that what is left of a run is never in the way of resuming it.
+The locked file names its owner: host, process, start time. The operating system releases the lock however the owner
+ends, even by ``kill -9``, so that a crashed run can always be resumed.
 """
 
 from __future__ import annotations
@@ -26,32 +26,31 @@ _log = logging.getLogger(__name__)
 _NAME = ".claim"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _SECONDS_BETWEEN_TRIES = 0.1
-_SECONDS_OF_A_WORD = 0.5
-"""In which an owner that has just locked the file has surely written who it is."""
+_SECONDS_TO_WRITE_OWNER = 0.5
+"""Time within which a new owner writes its name into the file."""
 
 _held: dict[Path, tuple[int, int]] = {}
-"""Claim file -> its descriptor and the thread that holds it."""
+"""Lock file -> its descriptor and the thread that holds it."""
 _without_locks: set[int] = set()
-"""File systems of which it was said that they have no locks."""
+"""File systems without locks that were warned about."""
 
 
 class ClaimedError(OSError):
-    """Another process is writing to the same place."""
+    """Another process is writing to the same path."""
 
 
 @contextmanager
 def claimed(path: Path, *, beside: bool = False, patience: float = 0.0) -> Iterator[None]:
-    """Be the only one that writes to a path, while inside.
+    """Hold the exclusive lock of a path inside the context.
 
-    The thread that holds a claim may claim again. A file system without locks is named in a warning, once.
+    The lock is reentrant within a thread. On a file system without locks it warns once and does not lock.
 
     Args:
-        path: a folder, made where it is missing (and taken away again where it stays empty).
-        beside: claim by a file ``.NAME.claim`` next to the path instead of ``.claim`` in it: for a file, or for a
-            folder that is replaced as a whole.
+        path: a folder; created if missing, and removed again if it stays empty.
+        beside: lock the file ``.NAME.claim`` next to the path instead of ``.claim`` in it: for a file, or for a folder
+            that is replaced as a whole.
         patience: seconds to wait for another process.
-    Raises: ClaimedError: another process, or another thread, is at it; the message says which, since when, and what can
-        be done.
+    Raises: ClaimedError: another process or thread holds the lock; the message names it, its start time and remedies.
     """
     path = Path(os.path.abspath(path))
     file = path.with_name(f".{path.name}{_NAME}") if beside else path.resolve() / _NAME
@@ -66,7 +65,7 @@ def claimed(path: Path, *, beside: bool = False, patience: float = 0.0) -> Itera
         try:
             yield
         finally:
-            # A forked child holds nothing of its parent's.
+            # A forked child does not hold its parent's locks.
             if _held.pop(file, None) is not None:
                 _release(file, descriptor)
     finally:
@@ -77,7 +76,7 @@ def claimed(path: Path, *, beside: bool = False, patience: float = 0.0) -> Itera
 
 @contextmanager
 def appending(path: Path) -> Iterator[TextIO]:
-    """Open a text file to append to it; other processes that do so wait."""
+    """Open a text file for appending under an exclusive lock; other processes wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         _is_locked(file.fileno(), path, wait=True)
@@ -85,7 +84,7 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 
 def _take(file: Path, path: Path, until: float) -> int:
-    """Lock the file, which may be removed by an owner at any moment, and say in it who we are."""
+    """Open and lock the file, which another owner may remove at any moment, and write the owner into it."""
     waits = False
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +94,11 @@ def _take(file: Path, path: Path, until: float) -> int:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
-            # An owner that ended has just removed the folder that it had made.
+            # Another owner has just removed the folder that it had created.
             continue
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileExistsError(f"{file} must be a plain file; remove what stands there")
+                raise FileExistsError(f"{file} must be a regular file; remove it")
             if _is_locked(descriptor, file, wait=False):
                 if _is_at(file, descriptor):
                     _write_owner(descriptor)
@@ -117,7 +116,7 @@ def _take(file: Path, path: Path, until: float) -> int:
 
 
 def _is_locked(descriptor: int, file: Path, *, wait: bool) -> bool:
-    """Lock an open file; say whether it could be."""
+    """Lock an open file; return False if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -137,7 +136,7 @@ def _is_locked(descriptor: int, file: Path, *, wait: bool) -> bool:
 
 
 def _is_at(file: Path, descriptor: int) -> bool:
-    """Whether a path still leads to an open file."""
+    """Whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.lstat(file), os.fstat(descriptor))
     except FileNotFoundError:
@@ -145,7 +144,7 @@ def _is_at(file: Path, descriptor: int) -> bool:
 
 
 def _release(file: Path, descriptor: int) -> None:
-    # Removed while it is locked: whoever has opened it meanwhile sees that it is not the file of that name any more.
+    # Removed while locked: a process that has opened it meanwhile sees that the path no longer refers to it.
     if _is_at(file, descriptor):
         with suppress(OSError):
             file.unlink()
@@ -155,14 +154,14 @@ def _release(file: Path, descriptor: int) -> None:
 def _write_owner(descriptor: int) -> None:
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
-    # On a full disk the lock holds without its words.
+    # On a full disk the lock holds without its owner's name.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, owner.encode(), 0)
 
 
 def _read_owner(descriptor: int) -> dict[str, Any]:
-    until = time.monotonic() + _SECONDS_OF_A_WORD
+    until = time.monotonic() + _SECONDS_TO_WRITE_OWNER
     while True:
         try:
             owner = json.loads(os.pread(descriptor, 4096, 0))
@@ -172,27 +171,27 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
             return owner
         if time.monotonic() >= until:
             return {}
-        time.sleep(_SECONDS_OF_A_WORD / 10)
+        time.sleep(_SECONDS_TO_WRITE_OWNER / 10)
 
 
 def _refusal(path: Path, file: Path, owner: dict[str, Any]) -> str:
     if not owner.keys() >= {"host", "pid", "since"}:
         return f"{path} is in use: another process writes to it. Wait until it has ended, or choose another place"
     host, here = owner["host"], socket.gethostname()
-    said = (
+    message = (
         f"{path} is in use: process {owner['pid']} on {host} has been writing to it since {owner['since']}. "
         "Wait until it has ended, stop it, or choose another place"
     )
     if host == here:
-        return said
+        return message
     return (
-        f"{said}. Should {host} be gone, its claim ends when the file system notices, which takes NFS some minutes; "
+        f"{message}. If {host} has crashed, its lock ends when the file system notices, which takes NFS some minutes; "
         f"if it never does, remove {file}"
     )
 
 
 def _forget() -> None:
-    """Close a parent's claims in a forked child, which would otherwise hold them for as long as it lives."""
+    """Close the parent's locks in a forked child, which would otherwise hold them as long as it lives."""
     for descriptor, _ in _held.values():
         os.close(descriptor)
     _held.clear()

@@ -1,4 +1,4 @@
-"""The last value that was made of an object: kept while the object lives and is what it was, and no longer."""
+"""`Memo`: caches the last value derived from an object while that object lives unchanged"""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ _T = TypeVar("_T")
 
 
 class Memo(Generic[_T]):
-    """One value and the object that it was made of.
+    """A cache of one value, derived from one object that it references weakly.
 
-    Any threads may ask at once: at worst both make a value. Copies and pickles of a memo are empty.
+    Thread-safe: concurrent calls compute the value more than once at worst. Copies and pickles are empty.
     """
 
     def __init__(self) -> None:
         self._last: tuple[weakref.ref[Any], list[Any]] | None = None
 
-    def get(self, owner: object, mark: object, make: Callable[[], _T]) -> _T:
-        """Return the value that was made of ``owner``, or make it.
+    def get(self, owner: object, version: object, make: Callable[[], _T]) -> _T:
+        """Return the cached value of ``owner``, or compute and cache it.
 
         Args:
-            owner: what the value is made of; when it dies, the value is let go of.
-            mark: tells whether ``owner`` is what it was, by ``==``; kept as long as the value.
-            make: makes the value.
+            owner: the object that the value is derived from; the value is freed with it.
+            version: compared by ``==`` to detect changes of ``owner``.
+            make: computes the value.
         """
-        last = self._last  # read once: another thread may put its own there
-        if last is not None and last[0]() is owner and last[1][0] == mark:
+        last = self._last  # read once, because another thread may replace it
+        if last is not None and last[0]() is owner and last[1][0] == version:
             found: _T = last[1][1]
             return found
         value = make()
-        kept: list[Any] = [mark, value]
-        # The callback empties a list, which needs no lock and makes no cycle.
-        self._last = weakref.ref(owner, lambda _: kept.clear()), kept
+        entry: list[Any] = [version, value]
+        # The callback clears a list, which needs no lock and creates no reference cycle.
+        self._last = weakref.ref(owner, lambda _: entry.clear()), entry
         return value
 
     def __reduce__(self) -> tuple[type[Memo[_T]], tuple[()]]:

@@ -88,7 +88,7 @@ def test_a_recorded_run_stands_in_the_table_with_all_that_it_lacks(
     assert main(["paper", "record", str(runs)]) == 0
     assert main(["paper", "record", str(runs)]) == 0
     out = capsys.readouterr().out
-    assert "3 appended" in out and "0 appended" in out and "3 stood there already" in out
+    assert "3 appended" in out and "0 appended" in out and "3 recorded already" in out
     rows = read_rows(tmp_path / "benchmarks" / "results")
     assert len(rows) == 3
     assert rows[0]["changed"] == {"train.epochs": [500, 3], "data.nodes": [169_343, 60]}

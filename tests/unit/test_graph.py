@@ -323,7 +323,7 @@ def test_what_is_no_tensor_is_refused_with_the_way_to_its_edges() -> None:
     for take in (Graph.from_edge_index, lambda value: as_graph(value, 4)):
         with pytest.raises(TypeError, match=r"got SparseTensor; take edge_index, edge_weight = torch_geometric"):
             take(sparse)
-        with pytest.raises(TypeError, match="got Data; pass its edge_index, or what Graph.from_data makes of it"):
+        with pytest.raises(TypeError, match="got Data; pass its edge_index, or Graph.from_data of it"):
             take(Data(edge_index=EDGES))
 
 
@@ -343,7 +343,7 @@ def test_a_graph_elsewhere_is_refused_before_anything_runs(conv: str) -> None:
 
 
 def test_edges_without_values() -> None:
-    with pytest.raises(ValueError, match="edge_index is on meta, where nothing has a value"):
+    with pytest.raises(ValueError, match="edge_index is on meta, where tensors have no values"):
         Graph.from_edge_index(EDGES.to("meta"))
 
 
@@ -561,7 +561,7 @@ def test_recorders_are_refused(conv: str) -> None:
         torch.fx.symbolic_trace(model)
     with pytest.raises(RuntimeError, match=rf"make_fx cannot take a graph network: .*{remedy}"):
         make_fx(model)(x, EDGES)
-    with pytest.raises(RuntimeError, match=r"torch\.func\.vmap cannot go over graphs"):
+    with pytest.raises(RuntimeError, match=r"torch\.func\.vmap cannot map over graphs"):
         torch.func.vmap(model, in_dims=(None, 0))(x, torch.stack([EDGES, EDGES]))
 
 

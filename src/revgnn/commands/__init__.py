@@ -1,1 +1,1 @@
-"""What the command line does: one file for each command, with one function that takes the words that `cli` parsed."""
+"""The commands of the command line: one module per command, with a function ``run(arguments)``"""

@@ -1,4 +1,4 @@
-"""Which experiment the words of a command mean: a recipe, or a model on a folder of the user's own."""
+"""Choose the experiment of a command's arguments: a recipe, or a model on a user's folder"""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..paper.targets import find_target
 
 
 def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
-    """Find what is to be trained, and name it.
+    """Return the name and the experiment of a recipe or a folder.
 
     Args:
         what: a recipe, or a folder of tables or of a prepared graph.
         model: a key of `MODELS`, for a folder; or ``package.module:Name``, for either.
-    Raises: ValueError: there is no such recipe, folder or model; ImportError: the model's module cannot be imported.
+    Raises: ValueError: no such recipe, folder or model. ImportError: the model's module cannot be imported.
     """
     own = model is not None and is_name(model)
     if what in recipe_summaries():
@@ -36,7 +36,7 @@ def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
         return f"{what} with model={model}", replace(find_recipe(what)(), model=find_model(model))
     folder = Path(what)
     if own:
-        assert model is not None, "it has a name"
+        assert model is not None, "own implies a model"
         return f"tables/{folder.resolve().name}-{model.partition(':')[2]}", on_tables(folder, find_model(model))
     kind = model or "revgcn"
     if kind not in MODELS:
@@ -47,9 +47,10 @@ def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
 
 
 def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, dict[str, Any] | None]:
-    """Take the words of `train` together.
+    """Build the experiment of the arguments of ``train``.
 
-    Returns: the experiment's name, itself, its folder, and what the paper prints for it: nothing where it was changed.
+    Returns: the experiment's name, the experiment, its run folder, and its target in the paper (None if it was
+        changed).
     """
     name, experiment = choose_experiment(arguments.what, arguments.model)
     out = arguments.out or Path("runs", *Path(name).parts)

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of the official code into a model of this package."""
+"""``revgnn convert``: convert a checkpoint of the official code to a model of this package"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run(arguments: Namespace) -> None:
     """Convert one checkpoint."""
     source: Path = arguments.checkpoint
     if arguments.out is None and not source.suffix:
-        raise ValueError(f"{source} has no end to leave out; name the folder to write with --out")
+        raise ValueError(f"{source} has no suffix to remove; name the folder to write with --out")
     out = arguments.out or source.with_suffix("")
     model = convert_official(source, out, aggr=arguments.aggr, dropout=arguments.dropout)
     if arguments.json:

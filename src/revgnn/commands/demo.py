@@ -1,4 +1,4 @@
-"""Show what depth brings and what it takes, on a generated field of Minesweeper."""
+"""``revgnn demo``: show what depth brings and costs, on a generated field of Minesweeper"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(arguments: Namespace) -> None:
     errors = progress_console()
     log_to(errors)
     console = None if arguments.json else results_console()
-    # Beside it, for an earlier demo is removed.
+    # Locked beside the folder, because an earlier demo in it is removed.
     with claimed(arguments.out, beside=True):
         result = run_demo(arguments.out, results=console, progress=errors)
     if arguments.json:

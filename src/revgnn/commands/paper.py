@@ -1,4 +1,4 @@
-"""The paper's tables: rows are recorded, their memory is measured, and the tables are shown."""
+"""``revgnn paper``: record runs of recipes, measure the memory of rows, and show the paper's tables"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .output import log_to, print_json
 
 
 def run(arguments: Namespace) -> None:
-    """Do what the word after ``paper`` says."""
+    """Run the action: record, table or bench."""
     {"record": _record, "table": _table, "bench": _bench}[arguments.action](arguments)
 
 
 def _bench(arguments: Namespace) -> None:
-    """Measure, or estimate, the memory of the rows of the paper's tables on made-up data of their sizes."""
+    """Measure or estimate the memory of the paper's rows on synthetic graphs of their sizes."""
     names = rows_of_tables(arguments.rows, arguments.recipe)
     limit = parse_bytes(arguments.memory)
     console = progress_console()
@@ -39,7 +39,7 @@ def _bench(arguments: Namespace) -> None:
 
 def _record(arguments: Namespace) -> None:
     """Append a finished run to the results."""
-    # A folder that is named is made where it is missing; the usual one is not, for it would be anywhere.
+    # A named folder is created if missing; the default one is not, because the current folder may be any.
     results = arguments.results or find_results(None)
     if results is None:
         raise FileNotFoundError(
@@ -54,12 +54,12 @@ def _record(arguments: Namespace) -> None:
     for row in rows:
         changed = "".join(f"; {name}={got} instead of {wanted}" for name, (wanted, got) in row["changed"].items())
         console.print(f"{row['recipe']}, seed {row['seed']}{changed}", markup=False, soft_wrap=True)
-    there = "" if appended == len(rows) else f", {len(rows) - appended} stood there already"
-    console.print(f"{appended} appended to {results / ROWS_FILE}{there}", markup=False, soft_wrap=True)
+    known = "" if appended == len(rows) else f", {len(rows) - appended} recorded already"
+    console.print(f"{appended} appended to {results / ROWS_FILE}{known}", markup=False, soft_wrap=True)
 
 
 def _table(arguments: Namespace) -> None:
-    """Show a table of the paper beside what was measured."""
+    """Show a table of the paper with measured results."""
     results = find_results(arguments.results)
     built = build_table(
         arguments.number,

@@ -1,4 +1,4 @@
-"""Say what a run will take, and what fits, before it runs."""
+"""``revgnn plan``: predict the memory and time of a run, and suggest settings that fit"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .output import log_to, print_json
 
 
 def run(arguments: Namespace) -> None:
-    """Say what a run will take and what fits, before it runs."""
+    """Predict the memory and time of a run, and suggest settings that fit."""
     name, experiment = choose_experiment(arguments.what, arguments.model)
     experiment = override(experiment, arguments.assignments)
     console = progress_console()

@@ -1,4 +1,4 @@
-"""Write the predictions of a finished run."""
+"""``revgnn predict``: write the predictions of a finished run"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make a prepared graph of tables."""
+"""``revgnn prepare``: prepare a graph from tables"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .output import log_to, print_facts, print_json, print_lines
 
 
 def run(arguments: Namespace) -> None:
-    """Make a prepared graph of tables, or write a first graph.yaml for them."""
+    """Prepare a graph from tables, or write a first graph.yaml for them."""
     if arguments.init:
         path = write_first(arguments.tables, arguments.out or Path("graph.yaml"))
         if arguments.json:

@@ -1,4 +1,4 @@
-"""Show every field of one recipe, or of all of them for programs."""
+"""``revgnn recipes NAME``: show every field of a recipe, or of all recipes as JSON"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .output import print_json, print_lines
 
 
 def run(arguments: Namespace) -> None:
-    """Show one recipe, or give all as JSON."""
+    """Show one recipe, or all as JSON."""
     if arguments.name is None:
         print_json([_facts(name) for name in recipe_summaries()])
         return

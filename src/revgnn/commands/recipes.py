@@ -1,4 +1,4 @@
-"""List the recipes. Nothing heavy is imported: a list answers at once."""
+"""``revgnn recipes``: list the recipes, without heavy imports"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .output import print_lines
 
 
 def run(arguments: Namespace) -> None:
-    """List name and first line of every recipe."""
+    """List the name and the summary of every recipe."""
     rows = [[name, text] for name, text in recipe_summaries().items()]
     print_table(results_console(), ["recipe", "what it is"], rows, text=2)
     print_lines(["", f"On a graph of your own: revgnn train FOLDER --model {'|'.join(table_models())}"])

@@ -1,4 +1,4 @@
-"""Write the report of a finished run again, or show the summary of several."""
+"""``revgnn report``: write the report of a finished run again, or show the summary of several"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(arguments: Namespace) -> None:
 
 
 def show_report(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    """Print what a run came to."""
+    """Print the result of a run."""
     if as_json:
         print_json(report)
         return
@@ -52,7 +52,7 @@ def show_report(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
 
 
 def show_runs(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    """Print what several seeds came to."""
+    """Print the summary of several seeds."""
     if as_json:
         print_json(summary)
         return

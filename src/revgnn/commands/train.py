@@ -1,4 +1,4 @@
-"""Train a recipe, or a model on a folder of tables; here, or on the workers of a Ray cluster."""
+"""``revgnn train``: train a recipe, or a model on a user's folder; in this process or on a Ray cluster"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .report import show_report, show_runs
 
 
 def run(arguments: Namespace) -> None:
-    """Train, and show what it came to."""
+    """Train, and show the result."""
     _, _, out, _ = asked_for(arguments)
     check_trackers(arguments.track)
     log_to(progress_console())
@@ -48,17 +48,17 @@ def run(arguments: Namespace) -> None:
 
 
 def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any]:
-    """Train what `train` asks for, as one of its ranks; give the report, or the summary of several seeds.
+    """Train as one of the ranks; return the report, or the summary of several seeds.
 
     Args:
-        arguments: the words.
-        device: overrules theirs.
-        again: go on from a checkpoint that an attempt before this one left.
+        arguments: the parsed arguments.
+        device: overrides their device.
+        again: whether to resume from the checkpoint of an earlier attempt.
     """
     name, experiment, out, target = asked_for(arguments)
     console = progress_console()
     log_to(console)
-    said = {
+    options = {
         "name": name,
         "target": target,
         "data_root": arguments.data_root,
@@ -79,7 +79,7 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
                 out,
                 runs=arguments.runs,
                 callbacks=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
-                **said,
+                **options,
             )
-        report = run_experiment(experiment, out, callbacks=shown(out.name, out, experiment.train.seed), **said)
+        report = run_experiment(experiment, out, callbacks=shown(out.name, out, experiment.train.seed), **options)
     return set_beside(report, experiment, out, arguments.data_root) if arguments.plan else report

@@ -65,7 +65,7 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
 
     ink = theme.ink
     # A fixed salt, so that the same figures give the same file.
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "depth",
         "font.family": "sans-serif",
@@ -75,8 +75,7 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
         "xtick.color": ink,
         "ytick.color": ink,
     }
-    with mpl.rc_context():
-        mpl.rcParams.update(style)
+    with mpl.rc_context(style):
         figure = Figure(figsize=(6.4 if scores is None else 9.6, 3.6), layout="constrained", facecolor=theme.paper)
         panels = figure.subplots(1, 1 if scores is None else 2, squeeze=False)[0]
         if scores is not None:

@@ -1,4 +1,4 @@
-"""Share one saved state among reversible layers called one after another, so that a chain of any length keeps N x D.
+"""Share one saved state among consecutive reversible layers, so that a chain of any length keeps N x D.
 
 Every call is an autograd Function of its own, because the layers are separate modules. Instead of a tensor, each
 Function saves a *lease* on a tape: the chain's calls in order, and one current state. The chain's last output is that

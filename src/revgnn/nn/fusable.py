@@ -1,4 +1,4 @@
-"""Check that a module is unmodified, so that a fused evaluation may use its weights without calling its ``forward``.
+"""Check that a module is unmodified, so that a fused evaluation may use its weights directly.
 
 Users modify networks: they replace a linear map by another module, patch the ``forward`` of an instance (accelerate's
 hooks, adapters, quantisation), parametrize or prune weights, or change the dtype, width, stride or device of

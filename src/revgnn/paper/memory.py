@@ -1,4 +1,4 @@
-"""Measure the memory of the paper's rows without their data: a training step on a synthetic graph of the same size.
+"""Measure the memory of the paper's rows without data, by a training step on a synthetic graph of equal size.
 
 Memory depends only on sizes. A row that trains on random parts is measured on one part of the expected size. A row that
 is too large or too slow is estimated by the planner and marked. Rows are written to ``memory.jsonl``.

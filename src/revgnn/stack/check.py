@@ -1,4 +1,4 @@
-"""Compare a reversible stack's reconstructed layer inputs with the true ones and name the first layer that deviates."""
+"""Check a reversible stack's inverse: compare reconstructed layer inputs with the true ones, layer by layer"""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def layer_states(stack: Stack, x: Tensor, *context: Any, seed: int | None = None
     Returns: L + 1 tensors [N, D]: the stream before the first layer and after each.
     Cost: the blocks forward once; L N D, and what autograd keeps where gradients are on.
     """
-    x, tensors, whole = stack.take_apart(x, context, seed)
+    x, tensors, whole = stack.prepare(x, context, seed)
     states = [x]
     for depth, layer in enumerate(whole.layers):
         state = StoredState(states[-1], stack.coupling.num_groups)

@@ -1,4 +1,4 @@
-"""A row-wise head after a stack, evaluated and differentiated in blocks of rows, so that its activations stay small.
+"""A row-wise head fused with a stack: evaluated and differentiated in blocks of rows, to save its activations.
 
 Inside a reversible run it also saves a copy: the run's last state has no other reference, so the backward may invert it
 in place.

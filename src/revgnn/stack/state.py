@@ -1,4 +1,4 @@
-"""The state of a stack between layers: the [N, D] stream as C channel groups, recorded by autograd or updated in place.
+"""The state between layers: the [N, D] stream as C channel groups, recorded by autograd or updated in place.
 
 `StoredState` makes new tensors, which autograd records; `FloatState` owns its memory and updates it in place. A *form*
 is a reversible run's number format: it makes a state from a stream, and saves and restores it.

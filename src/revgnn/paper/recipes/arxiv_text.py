@@ -1,4 +1,4 @@
-"""Recipes on ``arxiv-text`` for a CPU: ogbn-arxiv's graph, labels and time split with other features; minutes each.
+"""Recipes on ``arxiv-text``, minutes each on a CPU: ogbn-arxiv's graph, labels and split, other features.
 
 The features are 128 columns from a short text per paper (TF-IDF, reduced); the data is a folder of two tables.
 
