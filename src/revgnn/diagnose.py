@@ -21,7 +21,7 @@ from .nn.gnn import GNN
 from .run_folder import read_schema
 from .stack import Stack, layer_states
 from .train import check_weights, load_best
-from .train.objective import LOSSES
+from .train.losses import LOSSES
 
 MOST_HOPS = 24
 """Of the reach, where nobody says more: PyG takes a subgraph of so many hops around each node."""
@@ -68,7 +68,9 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
         ValueError: its network has no layers to look at, or reads labels, or its graph is not one in memory.
     Cost: one step with every activation stored, L N D; and for each node as many backwards as there are outputs.
     """
-    run, trained = read_experiment(folder), read_schema(folder)
+    trained = read_schema(folder)
+    run = read_experiment(folder).for_data(trained)
+    assert run.train.loss is not None, "the task of the data has one"
     _check(run, trained.level)
     dataset = load_dataset(run.dataset, data_root)
     trained.check_applies(dataset.info)

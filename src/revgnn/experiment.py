@@ -7,7 +7,7 @@ knows it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -48,6 +48,13 @@ class Experiment:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """What a step and an evaluation see of a node-level graph: all of it, parts, or neighbourhoods."""
 
+    def for_data(self, info: GraphInfo) -> Experiment:
+        """Give it with the loss that the task of its data decides, where it names none.
+
+        Raises: ValueError: loss or metric do not go with the task.
+        """
+        return replace(self, train=self.train.for_task(info.task_spec, info.metric))
+
 
 def run_experiment(
     run: Experiment,
@@ -87,7 +94,7 @@ def run_experiment(
             dataset = read_data(run.dataset, run.loader, data_root, download=download)
         if not dataset.info.split_sizes.get("train"):
             raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
-        record = RunRecord(name, dataset)
+        run, record = run.for_data(dataset.info), RunRecord(name, dataset)
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
         model = make_model(run, dataset.info)
         own = [Checkpoints(_decides(run)), FinalScores(final_batches(batches)), *record.callbacks]

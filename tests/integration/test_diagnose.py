@@ -15,7 +15,7 @@ from revgnn.graph import as_graph
 from revgnn.nn.gnn import GNN
 from revgnn.nn.model import ModelConfig
 from revgnn.stack import Stack, layer_states
-from revgnn.train.objective import cross_entropy
+from revgnn.train.losses import cross_entropy
 
 SMALL = ["--set", "train.epochs=2", "--set", "model.num_layers=5", "--set", "dataset.minefield.side=8"]
 

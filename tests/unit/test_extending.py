@@ -8,14 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch.library import opcheck
 
 from revgnn import ops
+from revgnn.data import TASKS
 from revgnn.graph import Graph
+from revgnn.nn import CONVS
 from revgnn.ops import cpu, reference, triton
+from revgnn.train import LOSSES, METRICS
 from tolerances import assert_close
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
@@ -25,6 +29,17 @@ SECTIONS = {
     section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
     for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 }
+
+
+@pytest.fixture(autouse=True)
+def _tables() -> Iterator[None]:
+    """Leave the tables of the package as they were."""
+    tables: tuple[dict[Any, Any], ...] = (TASKS, LOSSES, METRICS, CONVS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 def run_section(title: str) -> ModuleType:
@@ -41,6 +56,7 @@ def test_the_code_of_a_section_runs_and_prints_what_it_promises(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
     run_section(title)
     promised = re.findall(r"^ *print\(.*\)  # (.*)$", "\n".join(SECTIONS[title]), flags=re.MULTILINE)
     assert capsys.readouterr().out.splitlines()[: len(promised)] == promised

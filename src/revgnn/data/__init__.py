@@ -18,10 +18,12 @@ from .readers.tables import Columns, read_tables
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
 from .subgraphs import NodeBatches
+from .task import TASKS, Task
 
 __all__ = [
     "DATASETS",
     "SPLITS",
+    "TASKS",
     "Batch",
     "Batches",
     "Columns",
@@ -47,6 +49,7 @@ __all__ = [
     "StoreSource",
     "StoredParts",
     "StoredViews",
+    "Task",
     "final_batches",
     "is_store",
     "load_dataset",

@@ -9,7 +9,6 @@ from .. import ops
 from ..graph import Graph
 from ..stack import FusedHead, fold_seed, uncompiled
 from ..stack.fused_head import ROWS
-from .convs import GATConv, GATOptions
 from .norms import NormActDrop, is_row_wise
 
 _HEAD = -1  # seed of the head's random numbers, distinct from those of layers
@@ -70,20 +69,20 @@ class GraphHead(NodeHead):
         """None: pooling is not row-wise."""
 
 
-class GATHead(nn.Module):
-    """Node-level head with one more attention layer: ``GAT(drop(relu(norm(x)))) + b``.
+class ConvHead(nn.Module):
+    """Node-level head with one more convolution: ``conv(drop(relu(norm(x)))) + b``.
 
     Args:
         head: norm, ReLU and dropout of width D.
-        out_channels: T, divisible by ``options.heads``.
-        options: options of the convolution; `build_model` sets one attention head.
-    Source: the paper's official code, ogbn_arxiv_dgl.
+        conv: from D to T channels, without edge features.
+        out_channels: T.
+    Source: the paper's official code, ogbn_arxiv_dgl, whose last layer is one of attention.
     """
 
-    def __init__(self, head: NormActDrop, out_channels: int, options: GATOptions) -> None:
+    def __init__(self, head: NormActDrop, conv: nn.Module, out_channels: int) -> None:
         super().__init__()
         self.norm, self.act_drop = head.norm, head.act_drop
-        self.conv = GATConv(head.channels, out_channels, options=options)
+        self.conv = conv
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
@@ -92,3 +91,7 @@ class GATHead(nn.Module):
         h = self.act_drop(self.norm, x, graph, training=self.training, seed=seed)
         out: Tensor = self.conv(h, graph, seed=fold_seed(seed, 0)) + self.bias
         return out
+
+
+HEADS: dict[str, type[NodeHead]] = {"node": NodeHead, "graph": GraphHead}
+"""`Task.head` -> the head that answers."""

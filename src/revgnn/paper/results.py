@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data import TASKS
 from ..data.readers.ogb import OGB
-from ..experiment import as_json
+from ..experiment import Experiment, as_json
 from ..files import parts_of, read_object
 from ..overrides import flatten
 from ..repeat import RUNS_FILE
@@ -121,7 +122,7 @@ def _row(run: Path) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "run",
         "recipe": name,
-        "changed": {**_changed(as_json(recipe()), report["config"]), **_other_data(report["dataset"])},
+        "changed": {**_changed(_as_run(recipe(), report), report["config"]), **_other_data(report["dataset"])},
         "seed": report["config"]["train"]["seed"],
         "metric": report["result"]["metric"],
         "scores": report["result"]["scores"],
@@ -144,6 +145,14 @@ def _row(run: Path) -> dict[str, Any]:
         "commit": report["git_commit"],
         "date": report["date"],
     }
+
+
+def _as_run(recipe: Experiment, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a recipe, with the loss that the task of the data decides where it names none."""
+    config = as_json(recipe)
+    if recipe.train.loss is None:
+        config["train"]["loss"] = next(task.loss for task in TASKS.values() if str(task) == report["dataset"]["task"])
+    return config
 
 
 def _curve(run: Path) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ def as_tried(run: Experiment, shape: GraphShape) -> Iterator[Experiment]:
         run,
         dataset=replace(run.dataset, undirected=False, self_loops=False),
         train=replace(run.train, lr=1e-9),
-    )
+    ).for_data(shape.info)
     with warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore", ConvergenceWarning)
         if trial.train.teacher.path is not None:
@@ -258,6 +258,6 @@ def measured_seconds(
 
 def enough(run: Experiment, shape: GraphShape) -> GraphShape:
     """As many graphs as some steps see."""
-    if shape.info.level == "node" or run.batch_size is None:
+    if not shape.info.task_spec.has_many_graphs or run.batch_size is None:
         return shape
     return shape.scaled(min(4 * STEPS * run.batch_size / shape.graphs, 1.0))

@@ -81,6 +81,7 @@ def _main() -> None:
     run = experiment_of(request["run"])
     if request["shape"] is None:
         dataset = read_data(run.dataset, run.loader, Path(request["data_root"]))
+        run = run.for_data(dataset.info)
         make = partial(make_batches, dataset, run.batch_size, run.train.seed, run.loader)
         found = _measured(ways_of(run), dataset, make)
     else:

@@ -180,7 +180,7 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int, *, tra
             flops=ends + 2.0 * passes * layers * nodes * width**2,
         )
     groups = model.num_groups if model.coupling == "grouped" else 1
-    forward, backward, products = CONVOLUTIONS[model.conv]
+    forward, backward, products = CONVOLUTIONS.get(model.conv, CONVOLUTIONS["gen"])
     if model.conv == "gen":
         products = max(model.gen.mlp_layers, 1)
     # Evaluations of a block, and how often it is differentiated.

@@ -152,7 +152,7 @@ def _ways(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str
         lean = _leanest(run)
     if run.loader.kind == "stored":
         yield from _fewer_parts(run, shape, room)
-    elif shape.info.level == "node":
+    elif not shape.info.task_spec.has_many_graphs:
         yield from _parts(run, lean, shape, room)
     elif run.batch_size is None or run.batch_size > 1:
         half = max((run.batch_size or shape.graphs) // 4, 1)

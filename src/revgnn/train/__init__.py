@@ -1,4 +1,4 @@
-"""Training: objectives, optimizers, the loop, checkpoints that resume. Knows no model and no data set."""
+"""Training: losses, metrics, optimizers, the loop, checkpoints that resume. Knows no model and no data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .evaluate import predict
 from .forward import Forward
 from .inference import Inference, InferenceBatch
 from .label_inputs import LabelOptions
-from .objective import LOSSES, METRICS
+from .losses import LOSSES, Loss
+from .metrics import METRICS, Metric
 from .optim import OPTIMIZERS, learning_rate
 from .result import FitResult
 from .row_sums import Sums
@@ -38,7 +39,9 @@ __all__ = [
     "InferenceBatch",
     "Interrupted",
     "LabelOptions",
+    "Loss",
     "MemoryRecorder",
+    "Metric",
     "ProgressBar",
     "Row",
     "Score",

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,8 +33,9 @@ from .distributed.fsdp import load_weights
 from .distributed.ranks import Ranks, one_run, own_statistics
 from .evaluate import is_better
 from .forward import Forward
+from .losses import choose_loss
+from .metrics import tasks_of
 from .model_hooks import ModelHooks
-from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
 from .result import FitResult
 from .signals import Interrupted
@@ -72,14 +73,16 @@ def fit(
         model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels. It may be
             `ModelHooks`.
         batches: where the training and evaluation batches come from.
-        metric: a key of `METRICS`; or a `Goal`, where labels are an input.
+        metric: a key of `METRICS`; or a `Goal`, where labels are an input. Where ``config`` names no loss, it is the
+            default of the task that the metric judges.
         out: the run folder, made where missing; ``None`` writes nothing.
         resume: go on from the newest whole checkpoint in ``out``, or start where there is none.
         callbacks: told of the run in this order, after those of the loop itself: the mean of the weights where
             ``config.ema_decay`` asks for it, and a `Checkpoints` where none is among them.
         device: "auto" is the first accelerator that Accelerate finds, or the CPU.
     Raises:
-        ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
+        ValueError: the loss does not go with the metric; the valid split has no rows or no defined value; the
+            checkpoint is of another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         ClaimedError: another run is writing to ``out``.
         FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
@@ -87,8 +90,7 @@ def fit(
         LostRankError: another rank ended.
     """
     goal = Goal(metric=metric) if isinstance(metric, str) else metric
-    if goal.metric not in METRICS:
-        raise ValueError(f"metric={goal.metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    config = replace(config, loss=choose_loss(tasks_of(goal.metric), config.loss))
     if resume and out is None:
         raise ValueError("resume=True needs out: the run folder to go on from")
     with one_run(out):

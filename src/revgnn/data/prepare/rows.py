@@ -173,7 +173,7 @@ class NodeRows:
     key: Key
     features: tuple[Column, ...]
     labels: tuple[Numbers, ...]
-    """The label columns of multilabel and regression."""
+    """The label columns of tasks whose labels are columns."""
     label: str | None
     """The label column of multiclass."""
     classes: tuple[str, ...]
@@ -181,7 +181,7 @@ class NodeRows:
     """Whether the configuration names a label."""
     unknown_class: int
     binary: int | None
-    """The check of multilabel: 0, 1 or null."""
+    """The check of yes-or-no labels: 0, 1 or null."""
     unlabelled: int
     """The check of rows in a split without a label."""
     split: str | None
@@ -202,7 +202,7 @@ class NodeRows:
 
     @property
     def num_targets(self) -> int:
-        """T of multilabel and regression, 0 for multiclass."""
+        """T where labels are columns, 0 for classes."""
         return sum(column.width for column in self.labels)
 
     @property

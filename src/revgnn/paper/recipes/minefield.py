@@ -36,6 +36,6 @@ _REV = ModelConfig(
 
 
 def _run(model: ModelConfig) -> Experiment:
-    train = TrainConfig(epochs=100, lr=0.01, clip_norm=1.0, loss="bce", eval_every=5, checkpoint_every=None)
+    train = TrainConfig(epochs=100, lr=0.01, clip_norm=1.0, eval_every=5, checkpoint_every=None)
     dataset = DatasetConfig(name="minefield", minefield=MinefieldOptions(side=64))
     return Experiment(dataset=dataset, model=model, train=train)

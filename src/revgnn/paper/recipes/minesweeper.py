@@ -16,7 +16,7 @@ from ...nn.model import ModelConfig
 from ...train import TrainConfig
 
 DATA = DatasetConfig(name="minesweeper")
-TRAIN = TrainConfig(epochs=250, lr=0.01, clip_norm=1.0, loss="bce", eval_every=5, checkpoint_every=None)
+TRAIN = TrainConfig(epochs=250, lr=0.01, clip_norm=1.0, eval_every=5, checkpoint_every=None)
 
 
 # ------------------------------------------------------------------ depth

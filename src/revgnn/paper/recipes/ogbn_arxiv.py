@@ -18,7 +18,7 @@ from ...train import LabelOptions, TeacherOptions, TrainConfig
 from ..baselines import BaselineConfig
 
 ARXIV = DatasetConfig(name="ogbn-arxiv", undirected=True, self_loops=True)
-TRAIN = TrainConfig(epochs=500, optimizer="adam", lr=0.001, loss="cross_entropy", select="metric")
+TRAIN = TrainConfig(epochs=500, optimizer="adam", lr=0.001, select="metric")
 GAT_TRAIN = TrainConfig(
     epochs=2000,
     optimizer="rmsprop",

@@ -15,7 +15,7 @@ from ...train import TrainConfig
 from ..baselines import BaselineConfig
 
 PRODUCTS = DatasetConfig(name="ogbn-products", self_loops=True)
-TRAIN = TrainConfig(epochs=1000, optimizer="adam", lr=0.003, loss="cross_entropy", eval_every=10, checkpoint_every=10)
+TRAIN = TrainConfig(epochs=1000, optimizer="adam", lr=0.003, eval_every=10, checkpoint_every=10)
 
 
 def revgnn_full_batch() -> Experiment:

@@ -74,6 +74,7 @@ class TrainState:
 
     def evaluate(self, batches: Batches) -> dict[str, Score]:
         """Score the weights as they are, on every rank together."""
+        assert self.config.loss is not None, "fit() has chosen one"
         return evaluate(
             self.model, batches, loss=self.config.loss, metric=self.metric, forward=self.forward, ranks=self.ranks
         )
