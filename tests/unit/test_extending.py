@@ -121,3 +121,16 @@ def test_where_a_backend_has_no_kernel_the_reference_runs_and_says_so_once(
     said = [record.getMessage() for record in caplog.records]
     assert said == ["example::spmm_min on cpu runs on the reference implementation: triton has no kernel for it"]
     assert kernel_page.spmm_min(x.half(), graph).dtype == torch.float16  # nor is there one for every type
+
+
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
+def test_an_op_of_the_package_runs_on_the_reference_where_one_of_its_kernels_is_missing(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(25, 6, requires_grad=True)
+    expected = ops.spmm(x, graph)
+    assert type(expected.grad_fn).__name__ == "spmmBackward"
+    monkeypatch.setattr(cpu.BACKEND, "names", cpu.BACKEND.names - {"edge_dot"})
+    found = ops.spmm(x, graph)
+    assert type(found.grad_fn).__name__ != "spmmBackward"
+    assert_close(found, expected)

@@ -20,7 +20,7 @@ from .kernel_op import KernelOp, Needs
 from .spmm import empty_dense
 
 
-class _Attended(NamedTuple):
+class _Attention(NamedTuple):
     x: Tensor
     """[N, H, F]"""
     score_src: Tensor
@@ -31,14 +31,6 @@ class _Attended(NamedTuple):
     """[E] bool, dense."""
     graph: Graph
     negative_slope: float
-
-
-class _Outputs(NamedTuple):
-    y: Tensor
-    normaliser: Tensor
-    slope_y: Tensor
-    slope_sum: Tensor
-    """The two sums for the gradient of ``score_dst`` are empty where that is not needed."""
 
 
 def attention(
@@ -63,7 +55,11 @@ def dense_nodes(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 and x.stride(1) == x.size(2) else x.contiguous()
 
 
-def _outputs(a: _Attended, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _outputs(a: _Attention, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output, the normalisers, and two sums for the gradient of ``score_dst``, empty where that is not needed."""
     x, dtype = a.x, sum_dtype(a.x.dtype)
     return (
         empty_dense(x),
@@ -73,7 +69,7 @@ def _outputs(a: _Attended, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor
     )
 
 
-def _forward(a: _Attended, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def _forward(a: _Attention, outputs: _Outputs) -> None:
     x, (y, normaliser, slope_y, slope_sum) = dense_nodes(a.x), outputs
     with_slopes = slope_y.shape == x.shape
     kernels(x).attention(
@@ -91,7 +87,7 @@ def _forward(a: _Attended, outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> No
 
 
 def _backward(
-    a: _Attended, outputs: tuple[Tensor, Tensor, Tensor, Tensor], cotangents: Sequence[Tensor], needs: Needs
+    a: _Attention, outputs: _Outputs, cotangents: Sequence[Tensor], needs: Needs
 ) -> tuple[Tensor | None, ...]:
     x, grad = dense_nodes(a.x), dense_nodes(cotangents[0])
     y, normaliser, slope_y, slope_sum = outputs
@@ -118,7 +114,7 @@ def _backward(
     return dx, dscore_src, dscore_dst, None
 
 
-def _reference(a: _Attended) -> Tensor:
+def _reference(a: _Attention) -> Tensor:
     return reference.attention(
         a.x, a.graph, a.score_src, a.score_dst, negative_slope=a.negative_slope, keep=a.keep
     )  # fmt: skip
@@ -126,7 +122,7 @@ def _reference(a: _Attended) -> Tensor:
 
 ATTENTION = KernelOp(
     name="revgnn::attention",
-    arguments=_Attended,
+    arguments=_Attention,
     kernels=("attention", "attention_backward"),
     outputs=_outputs,
     forward=_forward,

@@ -15,6 +15,8 @@ class Backend:
         name: of the implementation, as `REVGNN_OPS` says it.
         kernels: what it has, by name. A kernel may exist for one backend alone.
         node_scratch: whether `gen_aggr` and `gen_aggr_backward` have a use for their ``scratch``.
+
+    ``names`` are those of the kernels that it has.
     """
 
     attention: Kernel

@@ -76,7 +76,9 @@ class KernelOp(Generic[P, A, O]):
     is_traceable: bool = True
     """Whether a custom op is made; else tracers see the reference."""
     fields: dict[str, object] = field(init=False)
+    """The types of the arguments by name."""
     num_tensors: int = field(init=False)
+    """How many of them are tensors."""
     function: type[torch.autograd.Function] = field(init=False)
     custom: CustomOpDef | None = field(init=False)
 

@@ -52,13 +52,11 @@ def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor |
 
 def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
     """[N] one over the number of incoming edges, 1 where there is none, in the type of sums over ``dtype``."""
-    found: Tensor = graph.keep(f"inverse_degree.{dtype}", lambda: inverse_of(graph.indptr, dtype))
-    return found
 
+    def make() -> Tensor:
+        return graph.indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
 
-def inverse_of(indptr: Tensor, dtype: torch.dtype) -> Tensor:
-    """`inverse_degree` from the bounds of the rows alone."""
-    return indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
+    return graph.keep(f"inverse_degree.{dtype}", make)
 
 
 def _find() -> Path | None:
