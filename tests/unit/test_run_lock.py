@@ -160,7 +160,7 @@ def test_an_owner_on_another_host_comes_with_what_to_do_should_it_be_gone(tmp_pa
     (tmp_path / ".claim").write_text(json.dumps({"host": "far", "pid": 7, "since": "2026-01-02 03:04:05+00:00"}))
     try:
         with (
-            pytest.raises(ClaimedError, match=rf"process 7 on far .*Should far be gone.*remove {tmp_path}/\.claim$"),
+            pytest.raises(ClaimedError, match=rf"process 7 on far .*If far has crashed.*remove {tmp_path}/\.claim$"),
             claimed(tmp_path),
         ):
             pass
