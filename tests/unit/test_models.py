@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from revgnn.data import GraphInfo
+from revgnn.data import TASKS, GraphInfo
 from revgnn.graph import Graph
 from revgnn.implicit.equilibrium import Equilibrium
 from revgnn.nn.convs import GATOptions, GENOptions, SAGEConv, SAGEOptions
+from revgnn.nn.heads import HEADS
 from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
 from tolerances import assert_close
 
@@ -316,6 +317,7 @@ def test_what_is_no_convolution_is_refused(conv: str, message: str) -> None:
 def test_a_binary_task_has_one_logit() -> None:
     info = GraphInfo(in_channels=5, task="binary", num_outputs=1, class_names=("no", "yes"))
     assert (info.metric, info.task_spec.loss) == ("rocauc", "bce")
+    assert {task.head for task in TASKS.values()} == set(HEADS)
     assert build_model(small(), info)(torch.randn(11, 5), torch.randint(11, (2, 30))).shape == (11, 1)
 
 

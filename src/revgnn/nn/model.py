@@ -165,9 +165,10 @@ class ModelConfig:
 
     @property
     def conv_options(self) -> Any:
-        """The options of the convolution; ``None``: it has none."""
+        """The options of the convolution; ``None``: it has none, or none that are a field here."""
         wanted = self.conv_type.options_type
-        return None if wanted is None else next(value for value in vars(self).values() if isinstance(value, wanted))
+        mine = (each for each in vars(self).values() if wanted is not None and isinstance(each, wanted))
+        return next(mine, None)
 
     @property
     def has_own_ends(self) -> bool:
