@@ -47,7 +47,7 @@ def draw_whole(
     x = rng.standard_normal((nodes, features)).astype(np.float32)
     scores = (x @ rng.standard_normal((features, outputs))).astype(np.float32)
     y: NDArray[Any] = scores.argmax(1)
-    if task == "multilabel":
+    if task in ("multilabel", "binary"):
         y = (scores > 0).astype(np.float32)
         y[rng.random(y.shape) < 0.1] = np.nan
     elif task == "regression":
@@ -76,7 +76,6 @@ def write_store(
 ) -> Path:
     """Write a graph as `revgnn prepare` does."""
     starts = np.searchsorted(whole.part, np.arange(num_parts + 1))
-    metric: Any = {"multiclass": "accuracy", "multilabel": "rocauc", "regression": "rmse"}[task]
     outputs = int(whole.y.max()) + 1 if task == "multiclass" else whole.y.shape[1]
     with new_store(out) as folder:
         parts = []
@@ -103,7 +102,6 @@ def write_store(
             info=GraphInfo(
                 name=name,
                 task=task,
-                metric=metric,
                 num_outputs=outputs,
                 features=(Feature(name="x", width=whole.x.shape[1]),),
                 edge_features=() if whole.edge_attr is None else (Feature(name="w", width=whole.edge_attr.shape[1]),),

@@ -42,7 +42,7 @@ def graph_dataset() -> Dataset:
     y[torch.rand(40, 2, generator=generator) < 0.2] = torch.nan
     order = torch.randperm(40, generator=generator)
     return Dataset(
-        info=GraphInfo(name="toys", level="graph", task="binary", metric="rocauc", num_outputs=2),
+        info=GraphInfo(name="toys", level="graph", task="multilabel", metric="rocauc", num_outputs=2),
         edge_index=ends.floor().long().reshape(2, -1),
         x=x,
         y=y,

@@ -66,6 +66,13 @@ class Experiment:
     paper: Target | None = None
     """What the paper prints; ``None``: the run is no row of the paper."""
 
+    def for_data(self, info: GraphInfo) -> Experiment:
+        """Give it with the loss that the task of its data decides, where it names none.
+
+        Raises: ValueError: loss or metric do not go with the task.
+        """
+        return replace(self, train=self.train.for_task(info.task_spec, info.metric))
+
 
 def run_experiment(
     run: Experiment,
@@ -105,7 +112,7 @@ def run_experiment(
             dataset = read_data(run.dataset, run.loader, data_root, download=download)
         if not dataset.info.split_sizes.get("train"):
             raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
-        resident = resident_peak(dataset)
+        run, resident = run.for_data(dataset.info), resident_peak(dataset)
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
         model = make_model(run, dataset.info)
         # The first rank's steps are what a run reports.
@@ -199,6 +206,7 @@ def training_trace(run: Experiment, dataset: Dataset | Store) -> dict[str, list[
     Returns: the phases of `dry_run` and, where batches are made ahead, "first batch" -> all bytes that are alive, and
         those of gradients among them where gradients are made, after every allocation and every release.
     """
+    run = run.for_data(dataset.info)
     batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
     model = make_model(run, dataset.info)
     memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
@@ -258,7 +266,7 @@ def describe(info: GraphInfo) -> dict[str, Any]:
     """Give the facts of a data set that a report names."""
     return {
         "name": info.name,
-        "task": f"{info.level}-level {info.task}",
+        "task": str(info.task_spec),
         "nodes": info.counts.nodes,
         "edges": info.counts.edges,
         "graphs": info.counts.graphs,

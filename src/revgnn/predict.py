@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -35,6 +34,7 @@ from .data import (
     read_data,
 )
 from .data.readers.tables import readable_columns
+from .data.task import lists
 from .experiment import Device, Experiment, make_model, read_experiment, read_schema
 from .files import replacing, room_for
 from .run_lock import claimed
@@ -219,30 +219,13 @@ def _table(
     # Large strings are how tables are read, not what the user wrote; joins want one type.
     ids = keys.ids.cast(pa.string()) if pa.types.is_large_string(keys.ids.type) else keys.ids
     columns = {"id": ids, "split": names.take(pa.array(keys.split.numpy() % len(names)))}
-    columns |= _answers(logits, trained)
+    columns |= trained.task_spec.answers(logits, trained.class_names)
     if hidden is not None:
-        columns["embedding"] = _lists(hidden)
+        columns["embedding"] = lists(hidden)
     table = pa.table(columns)
     if options.split == "all":
         return table
     return table.filter(pa.array((keys.split == SPLITS.index(options.split)).numpy()))
-
-
-def _answers(logits: Tensor, trained: GraphInfo) -> dict[str, pa.Array]:
-    if trained.task == "multiclass":
-        chosen = logits.argmax(1)
-        names = pa.array(trained.class_names or list(range(trained.num_outputs)))
-        shares = logits.softmax(1)
-        return {"prediction": names.take(pa.array(chosen.numpy())), "probabilities": _lists(shares)}
-    if trained.task == "multilabel":
-        return {"probabilities": _lists(logits.sigmoid())}
-    return {"prediction": pa.array(logits[:, 0].numpy()) if trained.num_outputs == 1 else _lists(logits)}
-
-
-def _lists(values: Tensor) -> pa.Array:
-    """[n, m] as n lists of m float32."""
-    flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.size(1))
 
 
 def _write(tables: Iterator[pa.Table], total: int, out: Path, classes: tuple[str, ...] | None) -> int:

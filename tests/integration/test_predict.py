@@ -136,19 +136,39 @@ def test_columns_that_differ_are_named(run: Path) -> None:
     schema.check_applies(replace(schema, num_outputs=9, class_names=None))
 
 
-@pytest.mark.parametrize("task", ["multilabel", "regression"])
+@pytest.mark.parametrize("task", ["multilabel", "regression", "binary"])
 def test_other_tasks(tmp_path: Path, task: str) -> None:
-    whole = draw_whole(2, task=task, outputs=2, integer_ids=True)
+    outputs = 1 if task == "binary" else 2
+    whole = draw_whole(2, task=task, outputs=outputs, integer_ids=True)
     folder = write_store(tmp_path / "graph", whole, task=task)
-    loss = {"multilabel": "bce", "regression": "mse"}[task]
-    words = ["train", str(folder), "--out", str(tmp_path / "run"), *SMALL, *STORED, "--set", f"train.loss={loss}"]
+    words = ["train", str(folder), "--out", str(tmp_path / "run"), *SMALL, *STORED]
     assert main([*words, "--set", "train.epochs=2"]) == 0
+    loss = {"multilabel": "bce", "regression": "mse", "binary": "bce"}[task]
+    assert read_experiment(tmp_path / "run").train.loss == loss
     table = _predict(tmp_path / "run", tmp_path / "out.parquet")
-    column = {"multilabel": "probabilities", "regression": "prediction"}[task]
+    column = {"multilabel": "probabilities", "regression": "prediction", "binary": "probability"}[task]
     values = np.array(table[column].to_pylist())
-    assert values.shape == (60, 2)
+    assert values.shape == ((60,) if task == "binary" else (60, 2))
     assert task == "regression" or ((values >= 0) & (values <= 1)).all()
+    if task == "binary":
+        assert table["prediction"].to_pylist() == (values > 0.5).astype(int).tolist()
     assert sorted(table["id"].to_pylist()) == sorted(whole.ids)
+
+
+def test_what_does_not_go_with_the_task_is_said_before_training(
+    tmp_path: Path, graph: tuple[Path, GraphSource], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(graph[0]), "--model", "revsage", "--out", str(tmp_path / "run"), *SMALL]
+    assert main([*words, "--set", "train.loss=bce"]) == 2
+    said = capsys.readouterr().err
+    assert "loss='bce' does not go with a multiclass task; choose one of cross_entropy, log_cross_entropy" in said
+    assert main([*words, "--set", "dataset.metric=rmse"]) == 2
+    said = capsys.readouterr().err
+    assert "metric='rmse' does not go with a multiclass task; choose one of accuracy, " in said
+    assert not (tmp_path / "run" / "curve.jsonl").exists()
+    assert main([*words, "--set", "dataset.metric=macro_f1", "--set", "train.epochs=1"]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["result"]["metric"] == "macro_f1"
 
 
 def test_labels_as_an_input_are_given_in_prediction_too(tmp_path: Path, graph: tuple[Path, GraphSource]) -> None:

@@ -84,12 +84,11 @@ def train(folder: Path, kind: str, deed: str, accumulate: int = 1) -> None:
     model = build_model(
         config, GraphInfo(in_channels=5, num_outputs=dataset.info.num_outputs, level=dataset.info.level)
     )
-    loss = "cross_entropy" if dataset.info.task == "multiclass" else "bce"
     batches: Batches = make_batches(dataset, 4 if kind == "graphs" else None, 0, KINDS[kind])
     fit(
         Disturbed(model, deed),
         batches,
-        TrainConfig(**{**vars(CONFIG), "accumulate": accumulate, "loss": loss}),
+        TrainConfig(**{**vars(CONFIG), "accumulate": accumulate}),
         metric=dataset.info.metric,
         out=folder / kind,
         resume=deed == "resume",

@@ -104,7 +104,7 @@ def test_activations_of_a_stored_net_on_plain_ops_agree() -> None:
     shape = shape.scaled(0.01)
     data = made_up(shape)
     batch = next(iter(make_batches(data, None, 0, run.loader).train(1)))
-    rows, loss = batch.rows["train"], LOSSES[run.train.loss]
+    rows, loss = batch.rows["train"], LOSSES[str(run.for_data(data.info).train.loss)]
     with using("reference"):
         moments = measure_trial(run, shape, Size(1.0, None))[0, "first gradient"]
         loss(make_model(run, data.info)(batch.x, batch.graph, None, seed=0)[rows], batch.y[rows]).backward()

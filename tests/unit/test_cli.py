@@ -52,7 +52,7 @@ def test_help_needs_nothing_heavy() -> None:
             ["train", "digits/revgnn", "--set", "model.depth=3"],
             "there is no field 'model.depth'; choose one of model.conv",
         ),
-        (["train", "digits/revgnn", "--set", "model.conv=gnn"], "model.conv must be one of gcn, sage, gen, gat"),
+        (["train", "digits/revgnn", "--set", "model.conv=gnn"], "is unknown; choose one of gcn, sage, gen, gat"),
         (["train", "digits/revgnn", "--set", "model.num_groups=5"], "hidden_channels=64 must be divisible by"),
         (["train", "digits/revgnn", "--set", "paper.metric=99"], "there is no field 'paper'"),
         (["train", "ogbn-arxiv/resgcn", "--data-root", "/nowhere"], "ogbn-arxiv is not at"),

@@ -68,8 +68,7 @@ def train(data: Dataset | Store, batches: Batches, **options: Any) -> FitResult:
     torch.manual_seed(0)
     config = ModelConfig(conv="sage", num_layers=4, hidden_channels=8, norm="batch")
     model = build_model(config, data.info)
-    loss = "cross_entropy" if data.info.task == "multiclass" else "bce"
-    return fit(model, batches, TrainConfig(epochs=2, loss=loss), metric=data.info.metric, device="cpu", **options)
+    return fit(model, batches, TrainConfig(epochs=2), metric=data.info.metric, device="cpu", **options)
 
 
 def features(batches: Batches) -> list[Tensor]:

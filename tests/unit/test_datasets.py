@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from revgnn.data import DATASETS, Columns, Dataset, DatasetConfig, GraphInfo, load_dataset
+from revgnn.data import DATASETS, Columns, Counts, Dataset, DatasetConfig, GraphInfo, load_dataset
 from revgnn.data.edges import add_self_loops, interleave_inverse, make_undirected, prepare_edges
 
 EDGES = st.integers(1, 6).flatmap(
@@ -218,6 +219,51 @@ def test_a_sound_dataset_describes_itself() -> None:
     assert (coded.info.counts.graphs, coded.info.edge_channels) == (2, 9)
     assert {field.name for field in fields(Dataset)} >= {"info", "x", "edge_index", "splits"}
     assert {field.name for field in fields(GraphInfo)} >= {"name", "level", "task", "metric"}
+
+
+def test_two_classes_are_one_yes_or_no_where_that_is_asked_for(tmp_path: Path) -> None:
+    nodes = {"id": [1, 2, 3, 4], "x": [1.0, 2.0, 3.0, 4.0], "label": ["no", "yes", "yes", None]}
+    pq.write_table(pa.table({**nodes, "split": ["train", "valid", "test", None]}), tmp_path / "nodes.parquet")
+    pq.write_table(pa.table({"src": [1], "dst": [2]}), tmp_path / "edges.parquet")
+    config = DatasetConfig(name="tables", path=str(tmp_path))
+    two, one = (load_dataset(replace(config, task=task), tmp_path) for task in (None, "binary"))
+    assert (two.info.task, two.info.num_outputs, two.info.metric) == ("multiclass", 2, "accuracy")
+    assert (one.info.task, one.info.num_outputs, one.info.metric) == ("binary", 1, "rocauc")
+    assert one.info.class_names == two.info.class_names == ("no", "yes")
+    assert one.y[:3].tolist() == [[0.0], [1.0], [1.0]] and bool(one.y[3].isnan())
+    assert load_dataset(replace(config, task="multiclass"), tmp_path).y.tolist() == two.y.tolist()
+    by_f1 = load_dataset(replace(config, task="binary", metric="f1"), tmp_path)
+    assert by_f1.info == replace(one.info, metric="f1")
+    for task, message in (("regression", "cannot be made of .*, a node-level multiclass"), ("ranks", "must be one of")):
+        with pytest.raises(ValueError, match=message):
+            load_dataset(replace(config, task=task), tmp_path)
+    with pytest.raises(ValueError, match="dataset.task=binary cannot be made of karate"):
+        load_dataset(DatasetConfig(name="karate", task="binary"), tmp_path)
+    with pytest.raises(ValueError, match=r"task of a prepared graph are what revgnn prepare\s+made"):
+        DatasetConfig(name="prepared", path="here", task="binary")
+
+
+def test_a_description_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="level must be one of node, graph, got 'edge'"):
+        GraphInfo(level="edge")
+    with pytest.raises(ValueError, match="task must be one of multiclass, binary, multilabel, regression, got 'best'"):
+        GraphInfo(task="best")
+    with pytest.raises(ValueError, match="toys: a binary task has 1 column of labels, got 2; choose another task"):
+        GraphInfo(name="toys", task="binary", num_outputs=2)
+    with pytest.raises(ValueError, match="class_names must be one for each of 3 outputs, got 2"):
+        GraphInfo(num_outputs=3, class_names=("a", "b"))
+
+
+def test_a_description_survives_json_and_scales_and_loses_its_counts() -> None:
+    info = graph_set(edge_attr=torch.zeros(2, 2, dtype=torch.uint8), edge_categories=(4, 5)).info
+    assert GraphInfo.from_json(json.loads(json.dumps(asdict(info)))) == info
+    assert hash(info) == hash(replace(info)) and info.split_sizes == {"train": 1, "valid": 1}
+    assert info.without_counts() == replace(info, counts=Counts())
+    larger = Counts(nodes=150, edges=100, graphs=100, splits=(("train", 50), ("valid", 50)))
+    assert info.scaled(50.0).counts == larger
+    assert replace(info.scaled(50.0), counts=info.counts) == info
+    with pytest.raises(ValueError, match="GraphInfo has other fields than it should: colour"):
+        GraphInfo.from_json({**asdict(info), "colour": "blue"})
 
 
 @pytest.mark.parametrize(

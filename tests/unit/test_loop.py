@@ -270,8 +270,10 @@ def test_rows_and_logits_must_agree() -> None:
 
 
 def test_border_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="metric='f1' is unknown; choose one of accuracy"):
-        _fit(_toy(), metric="f1")
+    with pytest.raises(ValueError, match="metric='hits' is unknown; choose one of accuracy"):
+        _fit(_toy(), metric="hits")
+    with pytest.raises(ValueError, match="loss='bce' does not go with a multiclass task; choose one of cross_entropy"):
+        _fit(_toy(), replace(CONFIG, loss="bce"))
     with pytest.raises(ValueError, match="resume=True needs out"):
         _fit(_toy(), resume=True)
 

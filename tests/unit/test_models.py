@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from revgnn.data import GraphInfo
+from revgnn.data import TASKS, GraphInfo
 from revgnn.graph import Graph
 from revgnn.implicit.equilibrium import Equilibrium
 from revgnn.nn.convs import GATOptions, GENOptions, SAGEConv, SAGEOptions
+from revgnn.nn.heads import HEADS
 from revgnn.nn.model import EquilibriumOptions, ModelConfig, build_model
 from tolerances import assert_close
 
@@ -222,6 +226,99 @@ def test_options_of_sage_reach_every_layer() -> None:
 def test_configurations_that_cannot_be(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig(**({"conv": "gcn", "num_layers": 4} | choices))
+
+
+OWN = """
+import torch
+from revgnn import ops
+from revgnn.nn import Conv
+
+class Mean(Conv):
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.lin = torch.nn.Linear(in_channels, out_channels)
+
+    def forward(self, x, graph, edge_attr=None, *, edge_map=None, seed=None):
+        return self.lin(ops.spmm(x, graph, reduce="mean"))
+
+class Weighted(Mean):
+    takes_edge_attr = True
+
+    def __init__(self, in_channels, out_channels, *, edge_channels=None):
+        super().__init__(in_channels, out_channels)
+        self.lin_edge = torch.nn.Linear(edge_channels, in_channels)
+
+    def forward(self, x, graph, edge_attr=None, **_):
+        return super().forward(x, graph) + self.lin(self.lin_edge(edge_attr).mean(0))
+
+class Bare(Conv):
+    pass
+
+class Short(Conv):
+    def forward(self, x, graph):
+        return x
+
+class Other(torch.nn.Module):
+    def forward(self, x, graph, edge_attr=None, *, edge_map=None, seed=None):
+        return x
+"""
+
+
+@pytest.fixture
+def own_convs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "own_convs.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_convs", None)
+
+
+@pytest.mark.usefixtures("own_convs")
+@pytest.mark.parametrize("choices", [RES, REV], ids=["res", "rev"])
+def test_a_convolution_of_ones_own_is_named_by_its_place(choices: dict[str, Any]) -> None:
+    x, edge_index, edge_attr = torch.randn(11, 5), torch.randint(11, (2, 30)), torch.rand(30, 2)
+    config = small("own_convs:Mean", dropout=0.0, **choices)
+    model = build_model(config, GraphInfo(in_channels=5, num_outputs=3)).double()
+    assert type(model.stack.layers[0][0].conv).__name__ == "Mean"
+    loss = model(x.double(), edge_index).square().sum()
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    assert config.build(GraphInfo(in_channels=5, num_outputs=3))(x, edge_index).shape == (11, 3)
+    if choices is REV:
+        plain = build_model(replace(config, backprop="store"), GraphInfo(in_channels=5, num_outputs=3)).double()
+        plain.load_state_dict(model.state_dict())
+        loss = plain(x.double(), edge_index).square().sum()
+        for mine, theirs in zip(found, torch.autograd.grad(loss, list(plain.parameters())), strict=True):
+            assert_close(mine, theirs)
+    weighted = small("own_convs:Weighted", edge_encoder=False, **choices)
+    with_edges = build_model(weighted, GraphInfo(in_channels=5, num_outputs=3, edge_channels=2)).eval()
+    assert not torch.equal(with_edges(x, edge_index, edge_attr), with_edges(x, edge_index, 2 * edge_attr))
+
+
+@pytest.mark.usefixtures("own_convs")
+@pytest.mark.parametrize(
+    ("conv", "message"),
+    [
+        ("mean", "conv='mean' is unknown; choose one of gcn, sage, gen, gat, or name a class as 'package.module:Name'"),
+        ("own_conv:Mean", "cannot be imported: No module named 'own_conv'"),
+        ("own_convs:Median", "cannot be imported: .* has no attribute 'Median'"),
+        ("own_convs:torch", "must be a subclass of revgnn.nn.Conv, got <module 'torch'"),
+        ("own_convs:Other", "must be a subclass of revgnn.nn.Conv"),
+        (
+            "own_convs:Short",
+            r"must have forward\(self, x, graph, edge_attr=None, .*\): too many",
+        ),
+        ("own_convs:Bare", r"must have a forward\(x, graph, edge_attr\) of its own"),
+    ],
+)
+def test_what_is_no_convolution_is_refused(conv: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(conv=conv, num_layers=4, hidden_channels=8)
+
+
+def test_a_binary_task_has_one_logit() -> None:
+    info = GraphInfo(in_channels=5, task="binary", num_outputs=1, class_names=("no", "yes"))
+    assert (info.metric, info.task_spec.loss) == ("rocauc", "bce")
+    assert {task.head for task in TASKS.values()} == set(HEADS)
+    assert build_model(small(), info)(torch.randn(11, 5), torch.randint(11, (2, 30))).shape == (11, 1)
 
 
 def test_data_that_does_not_go_with_the_configuration() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
 
-from revgnn.train.objective import LOSSES, METRICS, LossName, MetricName, bce, cross_entropy, log_cross_entropy, rocauc
+from revgnn.data import TASKS
+from revgnn.train import TrainConfig
+from revgnn.train.losses import LOSSES, bce, choose_loss, cross_entropy, log_cross_entropy
+from revgnn.train.metrics import METRICS, check_metric, rocauc, tasks_of
 
 
 def _classes(n: int = 63, t: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,9 +27,33 @@ def _tasks(n: int = 65, t: int = 4, missing: float = 0.3) -> tuple[torch.Tensor,
     return torch.randn(n, t, generator=generator), y
 
 
-def test_tables_and_choices_agree() -> None:
-    assert set(LOSSES) == set(get_args(LossName))
-    assert set(METRICS) == set(get_args(MetricName))
+def test_tables_and_tasks_agree() -> None:
+    names = {task.name for task in TASKS.values()}
+    for each in (*LOSSES.values(), *METRICS.values()):
+        assert each.tasks and set(each.tasks) <= names
+    for (level, name), task in TASKS.items():
+        assert (task.level, task.name) == (level, name)
+        assert task.name in LOSSES[task.loss].tasks and task.name in METRICS[task.metric].tasks
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=str)
+def test_a_loss_is_the_tasks_unless_another_is_named_that_goes_with_it(task) -> None:
+    assert TrainConfig().for_task(task, task.metric).loss == choose_loss([task], None) == task.loss
+    for name, loss in LOSSES.items():
+        if task.name in loss.tasks:
+            assert TrainConfig(loss=name).for_task(task, task.metric).loss == name
+        else:
+            with pytest.raises(ValueError, match=f"loss='{name}' does not go with a {task.name} task; choose one of"):
+                TrainConfig(loss=name).for_task(task, task.metric)
+    for name, metric in METRICS.items():
+        if task.name in metric.tasks:
+            check_metric(task, name)
+            assert task.loss == choose_loss(tasks_of(name), None)
+        else:
+            with pytest.raises(ValueError, match=f"'{name}' does not go with a {task.name} task.*{task.metric}"):
+                check_metric(task, name)
+    with pytest.raises(ValueError, match="loss='hinge' is unknown; choose one of cross_entropy, "):
+        TrainConfig(loss="hinge")
 
 
 def test_cross_entropy_is_the_mean_negative_log_probability() -> None:
@@ -137,9 +163,48 @@ def test_rmse_and_mae_equal_scikit_over_labelled_entries() -> None:
     assert math.isnan(METRICS["rmse"].compute(logits, torch.full_like(y, math.nan)))
 
 
+def test_balanced_accuracy_and_macro_f1_equal_scikit_where_classes_are_missing() -> None:
+    logits, y = _classes(200, 7)
+    y = torch.where(y == 3, 2, y)  # nobody is of class 3, and it is predicted
+    logits[:, 5] = -9.0  # class 5 is never predicted
+    logits[:, 6], y = -9.0, torch.where(y == 6, 0, y)  # class 6 is neither
+    predicted = logits.argmax(1)
+    classes = y.unique().tolist()
+    recall = sk.recall_score(y, predicted, labels=classes, average="macro", zero_division=0)
+    assert METRICS["balanced_accuracy"].compute(logits, y) == pytest.approx(recall, abs=1e-6)
+    macro = sk.f1_score(y, predicted, average="macro", zero_division=0)
+    assert METRICS["macro_f1"].compute(logits, y) == pytest.approx(macro, abs=1e-6)
+    assert math.isnan(METRICS["macro_f1"].compute(logits[:0], y[:0]))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 300.0])
+def test_average_precision_and_f1_equal_scikit_over_labelled_entries(scale: float) -> None:
+    logits, y = _tasks(400, 4)
+    logits *= scale
+    y[:, 3] = torch.where(y[:, 3].isnan(), y[:, 3], 0.0)  # without a yes: skipped
+    known = ~y.isnan()
+    columns = [(y[rows, at], logits[rows, at]) for at, rows in enumerate(known.unbind(1))][:3]
+    precision = np.mean([sk.average_precision_score(truth, scores) for truth, scores in columns])
+    assert METRICS["average_precision"].compute(logits, y) == pytest.approx(precision, abs=1e-6)
+    harmonic = np.mean([sk.f1_score(truth, scores > 0) for truth, scores in columns])
+    assert METRICS["f1"].compute(logits, y) == pytest.approx(harmonic, abs=1e-6)
+    assert math.isnan(METRICS["f1"].compute(logits[:, 3:], y[:, 3:]))
+
+
+def test_r2_equals_scikit_over_labelled_entries_far_from_zero() -> None:
+    logits, y = _tasks(300, 3)
+    y = torch.where(y.isnan(), y, y + torch.randn(y.shape, generator=torch.Generator().manual_seed(4)) + 1000.0)
+    logits = y.nan_to_num(1000.0) + logits
+    y[:, 2] = 7.0  # constant: skipped
+    known = ~y.isnan()
+    expected = np.mean([sk.r2_score(y[known[:, at], at].double(), logits[known[:, at], at].double()) for at in (0, 1)])
+    assert METRICS["r2"].compute(logits, y) == pytest.approx(expected, rel=1e-6)
+    assert math.isnan(METRICS["r2"].compute(logits[:, 2:], y[:, 2:]))
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_the_direction_of_a_metric_is_that_of_better_predictions(name: str) -> None:
-    if name == "accuracy":
+    if "multiclass" in METRICS[name].tasks:
         _, y = _classes(63, 3)
         right = torch.nn.functional.one_hot(y, 3).float()
         wrong = 1.0 - right

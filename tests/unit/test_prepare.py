@@ -210,6 +210,16 @@ def test_categories_targets_and_lists(tmp_path: Path) -> None:
     assert prepared.manifest.splits == {"train": 3, "valid": 0, "test": 0}
 
 
+def test_a_binary_label_is_one_column_of_0_1_or_null(tmp_path: Path) -> None:
+    nodes = {"id": [1, 2, 3], "x": [0.5, 1.5, 2.5], "paid": [True, False, None], "both": [[0, 1]] * 3}
+    places = {"nodes": {"files": "nodes.parquet", "features": "x", "label": "paid"}, "parts": {"count": 1}}
+    config = write(tmp_path, nodes, {"src": [1], "dst": [2]}, task="binary", split={"fractions": [1, 0, 0]}, **places)
+    data = Store.open(make(config).folder).load()
+    assert (data.info.task, data.info.num_outputs, data.info.metric) == ("binary", 1, "rocauc")
+    assert np.array_equal(data.y.numpy(), np.array([[1], [0], [np.nan]], np.float32), equal_nan=True)
+    assert data.splits["train"].numel() == 2
+
+
 def test_a_node_stays_in_its_split_when_others_come(tmp_path: Path) -> None:
     found = []
     for count in (200, 400):
@@ -431,7 +441,10 @@ def test_a_graph_that_is_there(tmp_path: Path) -> None:
         ("{nodes: {files: n.parquet, features: x}}", "graph.yaml.nodes lacks label; see docs/prepare.md"),
         ("{parts: {count: many}}", "graph.yaml.parts.count must be a whole number; got 'many'"),
         ("{parts: {count: 0}}", "parts.count must be 1 to 100000; got 0"),
-        ("{task: multi_class}", "must be one of multiclass, multilabel, regression; got 'multi_class' (did you mean"),
+        (
+            "{task: multi_class}",
+            "must be one of multiclass, binary, multilabel, regression; got 'multi_class' (did you mean",
+        ),
         ("{split: {fractions: [0.8, 0.3, 0.1]}}", "split.fractions must be three numbers of at most 1 in all"),
         ("{split: {}}", "split needs either column or fractions"),
     ],

@@ -63,7 +63,7 @@ class BaselineConfig:
             What it drops is drawn from that generator too, whatever the seed.
         Raises: ValueError: the data lacks what the network needs.
         """
-        if info.level == "graph":
+        if info.task_spec.has_many_graphs:
             raise ValueError(f"{info.name} is graph-level: kind={self.kind!r} answers per node; choose another model")
         if self.kind in {"edge_gat", "unimp_cef"} and info.edge_channels is None:
             raise ValueError(f"kind={self.kind!r} reads edge features, and the data has none; choose another kind")

@@ -17,10 +17,12 @@ from .readers.tables import Columns, read_tables
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
 from .subgraphs import NodeBatches
+from .task import TASKS, Task
 
 __all__ = [
     "DATASETS",
     "SPLITS",
+    "TASKS",
     "Batch",
     "Batches",
     "Columns",
@@ -45,6 +47,7 @@ __all__ = [
     "StoreSource",
     "StoredParts",
     "StoredViews",
+    "Task",
     "final_batches",
     "is_store",
     "load_dataset",

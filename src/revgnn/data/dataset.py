@@ -54,7 +54,7 @@ class Dataset:
     def __repr__(self) -> str:
         info = self.info
         return (
-            f"Dataset({info.name}: {self.num_nodes} nodes, {self.num_edges} edges, {info.level}-level {info.task}, "
+            f"Dataset({info.name}: {self.num_nodes} nodes, {self.num_edges} edges, {info.task_spec}, "
             f"{info.in_channels} features, {info.num_outputs} outputs, {info.metric})"
         )
 
@@ -107,7 +107,7 @@ def _check_shapes(data: Dataset) -> None:
             f"{data.name}: edge_attr must have one row per edge: got {data.edge_attr.size(0)} rows "
             f"for {data.num_edges} edges"
         )
-    if any((data.info.level == "graph") != (ptr is not None) for ptr in (data.node_ptr, data.edge_ptr)):
+    if any(data.info.task_spec.has_many_graphs != (ptr is not None) for ptr in (data.node_ptr, data.edge_ptr)):
         raise ValueError(
             f"{data.name}: node_ptr and edge_ptr belong to graph-level data sets, and both to each of them"
         )
@@ -161,13 +161,13 @@ def _check_codes(codes: Tensor, sizes: tuple[int, ...], what: str) -> None:
 
 
 def _check_labels(data: Dataset) -> None:
-    rows, task = data.info.num_rows, data.info.task
-    shape, dtype = ([rows], torch.int64) if task == "multiclass" else ([rows, data.info.num_outputs], torch.float32)
-    if list(data.y.shape) != shape or data.y.dtype != dtype:
+    info, task, y = data.info, data.info.task_spec, data.y
+    shape = list(task.label_shape(info.num_rows, info.num_outputs))
+    if list(y.shape) != shape or y.dtype != task.label_dtype:
         raise ValueError(
-            f"{data.name}: y of a {task} task must be {dtype} {shape}, got {data.y.dtype} {list(data.y.shape)}"
+            f"{data.name}: y of a {task.name} task must be {task.label_dtype} {shape}, got {y.dtype} {list(y.shape)}"
         )
-    if task != "multiclass" and bool(data.y.isinf().any()):
+    if not task.has_classes and bool(y.isinf().any()):
         raise ValueError(f"{data.name}: y must be finite, or NaN where a label is missing; got an infinity")
 
 
@@ -186,8 +186,8 @@ def _check_splits(data: Dataset) -> None:
             )
         if torch.unique(ids).numel() != ids.numel():
             raise ValueError(f"{what} names a {level} twice; name each once")
-        if data.info.task == "multiclass":
-            known = (data.y[ids] >= 0) & (data.y[ids] < data.info.num_outputs)
+        if data.info.task_spec.has_classes:
+            known = data.info.task_spec.labelled(data.y[ids]) & (data.y[ids] < data.info.num_outputs)
             if not bool(known.all()):
                 first = int(ids[~known][0])
                 raise ValueError(

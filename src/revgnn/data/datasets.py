@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from .dataset import Dataset
 from .edges import prepare_edges
 from .ondisk.store import Store
@@ -17,6 +19,7 @@ from .readers.embedded import read_digits, read_karate
 from .readers.ogb import ProteinsFeatures, read_ogb
 from .readers.pyg import read_planetoid
 from .readers.tables import Columns, read_tables
+from .task import Task, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,12 @@ class DatasetConfig:
     proteins: ProteinsFeatures = field(default_factory=ProteinsFeatures)
     """For ``ogbn-proteins`` alone: which node features are made of its edges."""
 
+    task: str | None = None
+    """What is predicted, where it is another than the data say: "binary" makes one yes-or-no label of two classes, the
+    second being yes. ``None``: as the data say."""
+    metric: str | None = None
+    """What selects the best epoch, one of those that go with the task; ``None``: the data set's own."""
+
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise ValueError(f"dataset.name={self.name!r} is unknown; choose one of {', '.join(DATASETS)}")
@@ -47,10 +56,10 @@ class DatasetConfig:
                 f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of a graph of your own goes "
                 "with the name tables or prepared, and with no other"
             )
-        if self.name == "prepared" and (self.undirected or self.self_loops or not self.edge_features):
+        if self.name == "prepared" and (self.undirected or self.self_loops or not self.edge_features or self.task):
             raise ValueError(
-                "dataset.undirected, self_loops and edge_features of a prepared graph are what revgnn prepare made "
-                "them: leave them out, or prepare it anew"
+                "dataset.undirected, self_loops, edge_features and task of a prepared graph are what revgnn prepare "
+                "made them: leave them out, or prepare it anew"
             )
         if self.name != "tables" and self.columns != Columns():
             raise ValueError(f"dataset.columns names columns of your own tables; leave it out for {self.name}")
@@ -74,7 +83,30 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
     dataset = DATASETS[config.name](config, Path(root).expanduser(), download)
     if not config.edge_features and dataset.edge_attr is not None:
         dataset = replace(dataset, edge_attr=None)
-    return prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
+    dataset = prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
+    if config.task is not None:
+        dataset = _as_task(dataset, find_task(dataset.info.level, config.task))
+    return dataset if config.metric is None else replace(dataset, info=replace(dataset.info, metric=config.metric))
+
+
+def _as_task(dataset: Dataset, wanted: Task) -> Dataset:
+    """Give a data set whose labels are read as another task's.
+
+    Raises: ValueError: they cannot be.
+    """
+    info, own, y = dataset.info, dataset.info.task_spec, dataset.y
+    if wanted is own:
+        return dataset
+    num_outputs = info.num_outputs
+    if own.has_classes and info.num_outputs == wanted.num_names:
+        y = torch.where(own.labelled(y), y.float(), torch.nan)[:, None]
+        num_outputs = 1
+    elif own.labels != wanted.labels or wanted.num_outputs not in (None, num_outputs):
+        raise ValueError(
+            f"dataset.task={wanted.name} cannot be made of {info.name}, a {own} task of {num_outputs} outputs; leave "
+            "dataset.task out"
+        )
+    return replace(dataset, y=y, info=replace(info, task=wanted.name, metric="", num_outputs=num_outputs))
 
 
 def open_store(config: DatasetConfig, root: Path | str) -> Store:
@@ -92,7 +124,8 @@ def open_store(config: DatasetConfig, root: Path | str) -> Store:
             f"loader.kind=stored reads the parts of a prepared graph, got dataset.name={config.name}; make one with "
             "revgnn prepare, or choose another loader.kind"
         )
-    return Store.open(Path(root).expanduser() / Path(config.path).expanduser())
+    store = Store.open(Path(root).expanduser() / Path(config.path).expanduser())
+    return store if config.metric is None else store.judged_by(config.metric)
 
 
 def _ogb(config: DatasetConfig, root: Path, download: bool) -> Dataset:

@@ -59,7 +59,7 @@ class DatasetSource:
         for number, name in enumerate(SPLITS):
             self._split[dataset.splits.get(name, torch.empty(0, dtype=torch.int64))] = number
         self._ids = dataset.node_ids if dataset.node_ids is not None else pa.array(np.arange(len(self._split)))
-        self._order = None if dataset.info.level == "node" else torch.cat(list(dataset.splits.values()))
+        self._order = None if dataset.node_ptr is None else torch.cat(list(dataset.splits.values()))
         self.num_rows = len(self._split)
 
     def batches(self) -> Iterator[Batch]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from ..overrides import from_json
-
-Level = Literal["node", "graph"]
-TaskName = Literal["multiclass", "multilabel", "regression"]
+from .task import Task, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +41,16 @@ class GraphInfo:
 
     name: str = "graph"
     """How reports call it."""
-    level: Level = "node"
-    """What carries a label: every node, or every graph."""
-    task: TaskName = "multiclass"
-    """``multiclass``: one class of several; ``multilabel``: T yes-or-no answers; ``regression``: T numbers."""
-    metric: str = "accuracy"
-    """What selects the best epoch."""
+    level: str = "node"
+    """What carries a label: every "node", or every "graph"."""
+    task: str = "multiclass"
+    """What is predicted; with ``level``, the key of a row of `TASKS`."""
+    metric: str = ""
+    """What selects the best epoch, a key of `METRICS`; empty: the task's default, which is filled in."""
     num_outputs: int = 0
     """T: classes of a multiclass task, else columns of the labels; 0: nothing is known of the labels."""
     class_names: tuple[str, ...] | None = None
-    """The label that each class number stands for; of a multi-label task, the name of each column; ``None``: the
+    """The label that each class number stands for; of a multilabel task, the name of each column; ``None``: the
     number itself."""
     in_channels: int = 0
     """F, the columns of node features."""
@@ -76,10 +74,16 @@ class GraphInfo:
     """How large it is; a model keeps none of it."""
 
     def __post_init__(self) -> None:
-        if self.class_names is not None and len(self.class_names) != self.num_outputs:
+        task = self.task_spec
+        object.__setattr__(self, "metric", self.metric or task.metric)
+        if task.num_outputs is not None and self.num_outputs not in (0, task.num_outputs):
             raise ValueError(
-                f"class_names must be one for each of {self.num_outputs} outputs, got {len(self.class_names)}"
+                f"{self.name}: a {self.task} task has {task.num_outputs} column of labels, got {self.num_outputs}; "
+                "choose another task"
             )
+        named = self.num_outputs if task.num_names is None else task.num_names
+        if self.class_names is not None and len(self.class_names) != named:
+            raise ValueError(f"class_names must be one for each of {named} outputs, got {len(self.class_names)}")
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> GraphInfo:
@@ -90,9 +94,14 @@ class GraphInfo:
         return from_json(cls, facts)
 
     @property
+    def task_spec(self) -> Task:
+        """All that follows from level and task: labels, losses, metrics, head, columns of a prediction."""
+        return find_task(self.level, self.task)
+
+    @property
     def num_rows(self) -> int:
         """Rows of labels: nodes, or graphs."""
-        return self.counts.nodes if self.level == "node" else self.counts.graphs
+        return self.counts.graphs if self.task_spec.has_many_graphs else self.counts.nodes
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -108,7 +117,7 @@ class GraphInfo:
 
         Raises: ValueError: graphs carry the labels, not nodes.
         """
-        if self.level == "graph":
+        if self.task_spec.has_many_graphs:
             raise ValueError(
                 f"{self.name} is graph-level: labels as an input are of nodes; choose train.labels.reuse=false"
             )
@@ -118,9 +127,9 @@ class GraphInfo:
         """Give the same data set with so many times the nodes, edges, graphs and rows of splits; factor above 0."""
         if factor == 1.0:
             return self
-        counts = self.counts
-        graphs = max(round(counts.graphs * factor), 8) if self.level == "graph" else 1
-        if self.level == "graph":
+        counts, graphs = self.counts, 1
+        if self.task_spec.has_many_graphs:
+            graphs = max(round(counts.graphs * factor), 8)
             factor = graphs / counts.graphs
         return replace(
             self,

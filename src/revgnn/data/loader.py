@@ -167,7 +167,7 @@ def make_batches(
         )
     if isinstance(dataset, Store):
         return _stored(dataset, batch_size, seed, loader)
-    if dataset.info.level == "graph":
+    if dataset.info.task_spec.has_many_graphs:
         if not loader.is_plain:
             raise ValueError(
                 f"loader.kind={loader.kind} with eval_parts={loader.eval_parts} cuts one large graph, but "

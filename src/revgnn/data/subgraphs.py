@@ -37,7 +37,7 @@ class GraphSource:
     """
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
-        if dataset.info.level != "node":
+        if dataset.node_ptr is not None:
             raise ValueError(f"{dataset.name} is graph-level: its graphs are batches already; use GraphBatches")
         self.dataset = dataset
         self.graph = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes) if graph is None else graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..stack.batch_norm import synchronise
 from .block import Block
-from .convs import CONVS, GATConv, GCNConv, GENConv, SAGEConv
+from .convs import CONVS, Conv, GATConv, GCNConv, GENConv, SAGEConv
 from .encoders import CategoricalEncoder, SpeciesEncoder, append_labels
 from .norms import NormActDrop
 
@@ -12,6 +12,7 @@ __all__ = [
     "CONVS",
     "Block",
     "CategoricalEncoder",
+    "Conv",
     "GATConv",
     "GCNConv",
     "GENConv",

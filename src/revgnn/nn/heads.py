@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import Graph
 from ..stack import FusedHead, fold_seed, uncompiled
-from .convs import GATConv, GATOptions
 from .norms import NormActDrop, goes_by_rows
 
 _HEAD = -1  # keeps the head's draws apart from every layer's
@@ -62,20 +61,20 @@ class GraphHead(NodeHead):
         """None: pooling goes over rows."""
 
 
-class GATHead(nn.Module):
-    """Answer per node by one more attention layer: ``GAT(drop(relu(norm(x)))) + b``, one head.
+class ConvHead(nn.Module):
+    """Answer per node by one more convolution: ``conv(drop(relu(norm(x)))) + b``.
 
     Args:
         head: norm, ReLU and dropout of width D.
+        conv: from D to T channels, without edge features.
         out_channels: T.
-        options: of the convolution; its number of heads is set to one.
-    Source: the paper's official code, ogbn_arxiv_dgl.
+    Source: the paper's official code, ogbn_arxiv_dgl, whose last layer is one of attention.
     """
 
-    def __init__(self, head: NormActDrop, out_channels: int, options: GATOptions) -> None:
+    def __init__(self, head: NormActDrop, conv: nn.Module, out_channels: int) -> None:
         super().__init__()
         self.norm, self.act_drop = head.norm, head.act_drop
-        self.conv = GATConv(head.channels, out_channels, options=options)
+        self.conv = conv
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
@@ -84,3 +83,7 @@ class GATHead(nn.Module):
         h = self.act_drop(self.norm, x, graph, training=self.training, seed=seed)
         out: Tensor = self.conv(h, graph, seed=fold_seed(seed, 0)) + self.bias
         return out
+
+
+HEADS: dict[str, type[NodeHead]] = {"node": NodeHead, "graph": GraphHead}
+"""`Task.head` -> the head that answers."""

@@ -23,10 +23,10 @@ from ..implicit.equilibrium import Equilibrium
 from ..stack import Stack
 from ..stack.choices import check_choices
 from .block import Block, EquilibriumBlock
-from .convs import CONVS, GATConv, GATOptions, GENOptions, SAGEOptions
+from .convs import Conv, GATOptions, GENOptions, SAGEOptions, find_conv
 from .encoders import CategoricalEncoder, SpeciesEncoder
 from .gnn import GNN
-from .heads import GATHead, GraphHead, NodeHead
+from .heads import HEADS, ConvHead, NodeHead
 from .norms import NormActDrop
 
 __all__ = ["GNN", "EquilibriumOptions", "ModelConfig", "build_model"]
@@ -67,8 +67,8 @@ class EquilibriumOptions:
 class ModelConfig:
     """What a network is made of."""
 
-    conv: Literal["gcn", "sage", "gen", "gat"] = "gcn"
-    """The graph convolution of every layer."""
+    conv: str = "gcn"
+    """The graph convolution of every layer: "gcn", "sage", "gen", "gat", or a class as "package.module:Name"."""
     num_layers: int = 28
     """L: convolutions along the longest path. A residual net's first one stands before the stack; a GAT's first and
     last too."""
@@ -118,7 +118,7 @@ class ModelConfig:
     """Options of backprop='implicit'."""
 
     def __post_init__(self) -> None:
-        least = 2 if self.conv == "gat" else 1
+        least = 2 if self.has_own_ends else 1
         if self.num_layers < least:
             raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
         if self.hidden_channels < 1:
@@ -126,8 +126,12 @@ class ModelConfig:
         for name in ("dropout", "input_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.conv == "gat" and self.hidden_channels % self.gat.heads:
-            raise ValueError(f"hidden_channels={self.hidden_channels} must be divisible by gat.heads={self.gat.heads}")
+        divisor = self.conv_type.width_divisor
+        if divisor is not None and self.hidden_channels % getattr(self.conv_options, divisor):
+            raise ValueError(
+                f"hidden_channels={self.hidden_channels} must be divisible by {self.conv}.{divisor}="
+                f"{getattr(self.conv_options, divisor)}"
+            )
         if self.backprop == "implicit":
             self._check_implicit()
         else:
@@ -143,10 +147,27 @@ class ModelConfig:
                 "segments, state and memory_budget are about layers that are rebuilt; backprop='implicit' has none: "
                 "leave them at None, 'float' and None"
             )
-        if self.conv == "gat":
+        if self.has_own_ends:
             raise ValueError(
-                "backprop='implicit' injects its input into every iteration; choose another conv than 'gat'"
+                f"backprop='implicit' injects its input into every iteration; choose another conv than {self.conv!r}"
             )
+
+    @property
+    def conv_type(self) -> type[Conv]:
+        """The class of the convolution."""
+        return find_conv(self.conv)
+
+    @property
+    def conv_options(self) -> Any:
+        """The options of the convolution; ``None``: it has none, or none that are a field here."""
+        wanted = self.conv_type.options_type
+        mine = (each for each in vars(self).values() if wanted is not None and isinstance(each, wanted))
+        return next(mine, None)
+
+    @property
+    def has_own_ends(self) -> bool:
+        """Whether the first layer reads the raw features, and the last gives the answer."""
+        return self.conv_type.last_options is not None
 
     def build(self, info: GraphInfo) -> GNN:
         """Make the network for a data set: see `build_model`."""
@@ -154,8 +175,8 @@ class ModelConfig:
 
     def stack_arguments(self) -> dict[str, Any]:
         """The arguments of `Stack` that this configuration decides, without the width and the block."""
-        outside = {"gat": 2}.get(self.conv, 1 if self.coupling == "residual" else 0)
-        stem_is_distinct = self.coupling == "residual" and self.conv != "gat"
+        stem_is_distinct = self.coupling == "residual" and not self.has_own_ends
+        outside = 2 if self.has_own_ends else int(stem_is_distinct)
         return {
             "num_layers": self.num_layers - outside,
             "coupling": self.coupling,
@@ -179,21 +200,11 @@ def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
     Returns: the network, with weights from torch's global generator.
     Raises: ValueError: where data and configuration do not go together.
     """
-    takes_edges = getattr(CONVS[config.conv], "takes_edge_attr", False)
-    edge_channels = info.edge_channels if takes_edges else None
+    edge_channels = info.edge_channels if config.conv_type.takes_edge_attr else None
     edge_encoder = None
     if edge_channels is not None and config.edge_encoder:
         edge_encoder = nn.Linear(edge_channels, config.hidden_channels)
     block_edges = config.hidden_channels if edge_encoder is not None else edge_channels
-    if edge_encoder is not None and not config.gen.edge_linear and config.coupling == "grouped":
-        raise ValueError(
-            "gen.edge_linear=False adds the shared embedding of width hidden_channels as it is, which a group of "
-            "hidden_channels/num_groups cannot take; set gen.edge_linear=True"
-        )
-    if config.conv == "gat" and info.level == "graph":
-        raise ValueError(
-            "conv='gat' answers per node by a last attention layer; choose another conv for graph-level tasks"
-        )
     encoder, stem = _encoder(config, info, block_edges)
     is_shared = config.dropout_mask == "shared" or (config.dropout_mask == "auto" and config.coupling == "grouped")
     return GNN(
@@ -214,13 +225,14 @@ def _norm(config: ModelConfig, channels: int) -> NormActDrop:
     return NormActDrop(channels, config.norm, dropout=config.dropout)
 
 
-def _conv(config: ModelConfig, in_channels: int, out_channels: int, edge_channels: int | None) -> nn.Module:
-    options: dict[str, Any] = {}
-    if config.conv == "gen":
-        options = {"edge_channels": edge_channels, "options": config.gen}
-    elif config.conv != "gcn":
-        options = {"options": getattr(config, config.conv)}
-    return CONVS[config.conv](in_channels, out_channels, **options)
+def _conv(
+    config: ModelConfig, in_channels: int, out_channels: int, edge_channels: int | None = None, *, is_last: bool = False
+) -> Conv:
+    kind, options = config.conv_type, config.conv_options
+    arguments: dict[str, Any] = {"edge_channels": edge_channels} if kind.takes_edge_attr else {}
+    if options is not None:
+        arguments["options"] = replace(options, **(kind.last_options or {})) if is_last else options
+    return kind(in_channels, out_channels, **arguments)
 
 
 def _depth(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibrium:
@@ -254,12 +266,13 @@ def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Bl
 def _encoder(config: ModelConfig, info: GraphInfo, edge_channels: int | None) -> tuple[nn.Module, nn.Module | None]:
     """The map to the stream's width, and the convolution before the stack where the architecture has one."""
     width, in_channels, categories = config.hidden_channels, info.in_channels + info.label_channels, info.categories
-    if config.conv == "gat":
+    if config.has_own_ends:
         if categories is not None or config.species:
             raise ValueError(
-                "conv='gat' encodes numeric features by its first layer; categories and species need another conv"
+                f"conv={config.conv!r} encodes numeric features by its first layer; categories and species need "
+                "another conv"
             )
-        return nn.Identity(), GATConv(in_channels, width, options=config.gat)
+        return nn.Identity(), _conv(config, in_channels, width, edge_channels)
     encoder: nn.Module
     if categories is not None:
         encoder = CategoricalEncoder(categories, width)
@@ -275,6 +288,11 @@ def _head(config: ModelConfig, info: GraphInfo) -> nn.Module:
     norm = _norm(config, config.hidden_channels)
     if config.backprop == "implicit":  # the fixed point is normalised by its own block
         norm = NormActDrop(config.hidden_channels, "none", act=False)
-    if config.conv == "gat":
-        return GATHead(norm, info.num_outputs, replace(config.gat, heads=1))
-    return GraphHead(norm, info.num_outputs) if info.level == "graph" else NodeHead(norm, info.num_outputs)
+    head = HEADS[info.task_spec.head]
+    if not config.has_own_ends:
+        return head(norm, info.num_outputs)
+    if head is not NodeHead:
+        raise ValueError(
+            f"conv={config.conv!r} answers per node by its last layer; choose another conv for graph-level tasks"
+        )
+    return ConvHead(norm, _conv(config, config.hidden_channels, info.num_outputs, is_last=True), info.num_outputs)

@@ -79,7 +79,7 @@ def as_tried(run: Experiment, shape: GraphShape, size: Size) -> Iterator[tuple[E
         trial,
         dataset=replace(trial.dataset, undirected=False, self_loops=False),
         train=replace(trial.train, lr=1e-9),
-    )
+    ).for_data(shape.info)
     with _in_proportion(size.factor), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore", ConvergenceWarning)
         if trial.train.teacher.path is not None:
@@ -103,7 +103,7 @@ def sizes_of_trials(run: Experiment, shape: GraphShape) -> tuple[list[float], li
 def step_size(run: Experiment, shape: GraphShape) -> tuple[int, int]:
     """Nodes and edges that a training step sees, as expected."""
     loader = run.loader
-    if shape.info.level == "graph":
+    if shape.info.task_spec.has_many_graphs:
         share = min((run.batch_size or shape.graphs) / shape.graphs, 1.0)
         return max(round(shape.nodes * share), 1), round(shape.edges * share)
     if loader.kind in ("random", "clusters", "stored"):
@@ -283,6 +283,6 @@ def measured_seconds(
 
 def enough(run: Experiment, shape: GraphShape) -> GraphShape:
     """As many graphs as some steps see."""
-    if shape.info.level == "node" or run.batch_size is None:
+    if not shape.info.task_spec.has_many_graphs or run.batch_size is None:
         return shape
     return shape.scaled(min(2 * STEPS * run.batch_size / shape.graphs, 1.0))

@@ -70,7 +70,7 @@ def estimate(run: Experiment, shape: GraphShape) -> Prediction:
 
 @lru_cache(maxsize=256)
 def _predict(run: Experiment, shape: GraphShape) -> Prediction:
-    if shape.info.level == "graph" and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
+    if shape.info.task_spec.has_many_graphs and run.batch_size is not None and shape.graphs > STEPS * run.batch_size:
         # A step sees so many graphs, however many there are.
         shape = shape.scaled(STEPS * run.batch_size / shape.graphs)
     factors, depths = sizes_of_trials(run, shape)

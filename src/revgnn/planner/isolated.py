@@ -80,7 +80,7 @@ def _main() -> None:
     run = from_json(Experiment, request["run"])
     if request["shape"] is None:
         dataset = read_data(run.dataset, run.loader, Path(request["data_root"]))
-        found = _measured(ways_of(run), dataset)
+        found = _measured(ways_of(run.for_data(dataset.info)), dataset)
     else:
         shape = from_json(GraphShape, request["shape"])
         with as_tried(run, enough(run, shape), Size(1.0, None)) as (whole, dataset):

@@ -32,8 +32,8 @@ def process_bytes(run: Experiment, shape: GraphShape, peak: int) -> int:
         run, shape: what `estimate` takes.
         peak: bytes of tensors.
     """
-    in_parts = shape.info.level == "node" and run.loader.kind not in ("full", "stored")
-    is_sorted = shape.info.level == "node" and run.loader.kind != "stored"
+    in_parts = not shape.info.task_spec.has_many_graphs and run.loader.kind not in ("full", "stored")
+    is_sorted = not shape.info.task_spec.has_many_graphs and run.loader.kind != "stored"
     making = SORTED * shape.edges if is_sorted else 0
     training = (KEPT * shape.edges if in_parts else 0) + round(slack(run, shape) * peak)
     return interpreter_bytes() + FIXED + data_bytes(run, shape) + max(making, training)
@@ -51,8 +51,8 @@ def data_bytes(run: Experiment, shape: GraphShape) -> int:
     """Give the bytes of a data set in memory that are in no step's tensors: of a graph on disk none."""
     if run.loader.kind == "stored":
         return 0
-    by_row = 2 * INDEX if shape.info.task == "multiclass" else INDEX + shape.info.num_outputs * FLOAT
+    by_row = 2 * INDEX if shape.info.task_spec.has_classes else INDEX + shape.info.num_outputs * FLOAT
     edge_columns = len(shape.info.edge_categories or ()) or (shape.info.edge_channels or 0) * FLOAT
-    is_shared = shape.info.level == "node" and run.loader.kind == "full" and shape.info.categories is None
+    is_shared = not shape.info.task_spec.has_many_graphs and run.loader.kind == "full" and shape.info.categories is None
     node_columns = 0 if is_shared else len(shape.info.categories or ()) or shape.info.in_channels * FLOAT
     return shape.edges * (2 * INDEX + edge_columns) + shape.nodes * node_columns + shape.rows * by_row

@@ -151,7 +151,7 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int) -> Wor
             flops=ends + 6.0 * layers * nodes * width**2,
         )
     groups = model.num_groups if model.coupling == "grouped" else 1
-    forward, backward, products = CONVOLUTIONS[model.conv]
+    forward, backward, products = CONVOLUTIONS.get(model.conv, CONVOLUTIONS["gen"])
     if model.conv == "gen":
         products = max(model.gen.mlp_layers, 1)
     # Evaluations of a block, and how often it is differentiated.

@@ -123,7 +123,7 @@ def _suggestion(what: str, changes: Changes, same: str, run: Experiment, shape: 
 def steps_of(run: Experiment, shape: GraphShape) -> int:
     """Steps of an epoch."""
     rows = shape.train or round(0.6 * shape.rows)
-    if shape.info.level == "graph":
+    if shape.info.task_spec.has_many_graphs:
         return -(-rows // (run.batch_size or rows))
     loader = run.loader
     if loader.kind == "khop":
@@ -142,7 +142,7 @@ def _candidates(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tup
             yield from _budget(run, shape, room)
     if run.loader.kind == "stored":
         yield from _fewer_parts(run, shape, room)
-    elif shape.info.level == "node":
+    elif not shape.info.task_spec.has_many_graphs:
         yield from _parts(run, lean, shape, room)
     elif run.batch_size is None or run.batch_size > 1:
         half = max((run.batch_size or shape.graphs) // 4, 1)

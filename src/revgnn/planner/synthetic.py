@@ -17,6 +17,7 @@ import torch
 
 from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store
 from ..data.readers.ogb import OGB
+from ..data.task import find_task
 
 CLASSES = 40
 """Assumed of tables, whose footers do not tell."""
@@ -90,6 +91,16 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
         ValueError: the data set's sizes are not known without it.
         FileNotFoundError: the folder has neither tables nor a manifest.
     """
+    shape = _read_shape(config)
+    if config.task is None:
+        return shape
+    task = find_task(shape.info.level, config.task)
+    num_outputs = task.num_outputs or shape.info.num_outputs
+    info = replace(shape.info, task=task.name, metric="", num_outputs=num_outputs, class_names=None)
+    return replace(shape, info=info)
+
+
+def _read_shape(config: DatasetConfig) -> GraphShape:
     if config.path is not None:
         return _with_edges(shape_of_folder(Path(config.path), config.columns), config)
     if config.name == "digits":
@@ -212,7 +223,7 @@ def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.
     rng, info = np.random.default_rng(seed), shape.info
     node_ptr, edge_ptr, edge_index = _edges(shape, rng, runs, kept)
     edges = edge_index.shape[1]
-    if info.task == "multiclass":
+    if info.task_spec.has_classes:
         y = torch.from_numpy(np.arange(shape.rows) % info.num_outputs)
     else:
         y = torch.from_numpy(rng.integers(0, 2, (shape.rows, info.num_outputs)).astype(np.float32))
@@ -243,7 +254,7 @@ def _features(rng: np.random.Generator, rows: int, columns: int, categories: tup
 def _edges(
     shape: GraphShape, rng: np.random.Generator, runs: int, kept: float
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[Any, Any]]:
-    if shape.info.level == "graph":
+    if shape.info.task_spec.has_many_graphs:
         return _small_graphs(shape, rng)
     loops = np.arange(shape.nodes) if shape.info.self_loops else np.empty(0, np.int64)
     pairs = max(shape.edges - len(loops), 0) // 2

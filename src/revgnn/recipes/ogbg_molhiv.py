@@ -42,7 +42,7 @@ def _rev(norm: Literal["graph", "batch"]) -> Experiment:
         edge_encoder=False,
         gen=GENOptions(aggr="softmax", learn_t=True, mlp_layers=1, edge_bias=False),
     )
-    train = TrainConfig(epochs=300, lr=1e-4, loss="bce", checkpoint_every=10)
+    train = TrainConfig(epochs=300, lr=1e-4, checkpoint_every=10)
     return Experiment(
         dataset=DatasetConfig(name="ogbg-molhiv"),
         model=model,

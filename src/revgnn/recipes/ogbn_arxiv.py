@@ -19,7 +19,7 @@ from ..target import TableRow, Target
 from ..train import LabelOptions, TeacherOptions, TrainConfig
 
 ARXIV = DatasetConfig(name="ogbn-arxiv", undirected=True, self_loops=True)
-TRAIN = TrainConfig(epochs=500, optimizer="adam", lr=0.001, loss="cross_entropy", select="metric")
+TRAIN = TrainConfig(epochs=500, optimizer="adam", lr=0.001, select="metric")
 GAT_TRAIN = TrainConfig(
     epochs=2000,
     optimizer="rmsprop",

@@ -17,7 +17,7 @@ from ..target import Target
 from ..train import TrainConfig
 
 PRODUCTS = DatasetConfig(name="ogbn-products", self_loops=True)
-TRAIN = TrainConfig(epochs=1000, optimizer="adam", lr=0.003, loss="cross_entropy", eval_every=10, checkpoint_every=10)
+TRAIN = TrainConfig(epochs=1000, optimizer="adam", lr=0.003, eval_every=10, checkpoint_every=10)
 ASSUMED = (
     "dataset.self_loops",
     "model.conv",

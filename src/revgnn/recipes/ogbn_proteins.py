@@ -20,7 +20,7 @@ from ..train import LabelOptions, TrainConfig
 PROTEINS = DatasetConfig(name="ogbn-proteins")
 """Sums of edge features and one column per species; edges keep their features."""
 WITHOUT_SPECIES = replace(PROTEINS, proteins=ProteinsFeatures(species=False))
-TRAIN = TrainConfig(epochs=2000, optimizer="adam", lr=0.001, clip_norm=1.0, loss="bce", checkpoint_every=10)
+TRAIN = TrainConfig(epochs=2000, optimizer="adam", lr=0.001, clip_norm=1.0, checkpoint_every=10)
 MAX = GENOptions(aggr="max")
 SECOND_HAND = "Table 6 is known from a reader's transcription only."
 VIEWS = "The printed score averages logits over 10 views, random partitions in 3 parts; of one view it is {} ± {}."
@@ -88,7 +88,7 @@ def gat() -> Experiment:
         input_dropout=0.1,
         edge_drop=0.1,
     )
-    train = TrainConfig(epochs=1200, optimizer="adamw", lr=0.01, loss="bce", eval_every=5, checkpoint_every=10)
+    train = TrainConfig(epochs=1200, optimizer="adamw", lr=0.01, eval_every=5, checkpoint_every=10)
     loader = LoaderConfig(kind="khop", fanouts=(32,) * 6, batch_size=8_662, eval_parts=5)
     return Experiment(dataset=WITHOUT_SPECIES, model=model, train=train, loader=loader, paper=target)
 
@@ -231,14 +231,14 @@ def _deq(hidden_channels: int) -> ModelConfig:
 def _plain(model: BaselineConfig, target: Target) -> Experiment:
     """OGB's own examples: the whole graph, mean edge features as node features, no features of edges."""
     dataset = replace(PROTEINS, edge_features=False, proteins=ProteinsFeatures(reduce="mean", species=False))
-    train = TrainConfig(epochs=1000, optimizer="adam", lr=0.01, loss="bce", eval_every=5)
+    train = TrainConfig(epochs=1000, optimizer="adam", lr=0.01, eval_every=5)
     return Experiment(dataset=dataset, model=model, train=train, paper=replace(target, runs=10))
 
 
 def _unimp(kind: Any, epochs: int, target: Target) -> Experiment:
     model = BaselineConfig(kind=kind, num_layers=7, hidden_channels=256, heads=4, dropout=0.1)
     labels = LabelOptions(reuse=True, rate=0.5, refine=0)
-    train = TrainConfig(epochs=epochs, optimizer="adam", lr=0.001, loss="bce", labels=labels, checkpoint_every=10)
+    train = TrainConfig(epochs=epochs, optimizer="adam", lr=0.001, labels=labels, checkpoint_every=10)
     run = Experiment(dataset=WITHOUT_SPECIES, model=model, train=train, paper=target)
     return _in_parts(run, train=9, evaluate=5)
 

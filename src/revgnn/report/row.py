@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_IN_PERCENT = frozenset({"accuracy", "rocauc"})
-_METRIC_TITLES = {"accuracy": "accuracy", "rocauc": "ROC-AUC", "rmse": "RMSE", "mae": "MAE"}
+from ..train import METRICS
 
 MARKDOWN_HEADER = (
     "| run | parameters | best epoch | valid | test | paper | peak memory | resident growth | time per step |\n"
@@ -34,12 +33,18 @@ def markdown_row(report: Mapping[str, Any]) -> str:
 def metric_title(report: Mapping[str, Any]) -> str:
     """Name the metric with its unit."""
     name = str(report["result"]["metric"])
-    return _METRIC_TITLES.get(name, name) + (" [%]" if name in _IN_PERCENT else "")
+    return (METRICS[name].title if name in METRICS else name) + (" [%]" if in_percent(report) else "")
+
+
+def in_percent(report: Mapping[str, Any]) -> bool:
+    """Whether the metric is written times 100."""
+    name = report["result"]["metric"]
+    return name in METRICS and METRICS[name].in_percent
 
 
 def in_unit(report: Mapping[str, Any], value: float) -> float:
     """Bring a metric into the unit that `metric_title` names."""
-    return 100.0 * value if report["result"]["metric"] in _IN_PERCENT else value
+    return 100.0 * value if in_percent(report) else value
 
 
 def score(report: Mapping[str, Any], split: str) -> str:
@@ -47,12 +52,12 @@ def score(report: Mapping[str, Any], split: str) -> str:
     value = report["result"]["scores"].get(split, {}).get("metric")
     if value is None:
         return "–"
-    return f"{in_unit(report, value):.2f}" if report["result"]["metric"] in _IN_PERCENT else f"{value:.4g}"
+    return f"{in_unit(report, value):.2f}" if in_percent(report) else f"{value:.4g}"
 
 
 def mean_and_std(report: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
     """Write a mean and, of more than one run, a standard deviation in the unit of `metric_title`."""
-    digits = ".2f" if report["result"]["metric"] in _IN_PERCENT else ".4g"
+    digits = ".2f" if in_percent(report) else ".4g"
     known = [spread[name] for name in ("mean", "std") if spread[name] is not None]
     return " ± ".join(f"{in_unit(report, value):{digits}}" for value in known) or "–"
 

@@ -102,8 +102,8 @@ def step_of(run: Experiment) -> tuple[Experiment, GraphShape, int, str]:
     What making a part takes is left out: it is no part of a step.
     """
     shape = shape_of_config(run.dataset)
-    if run.loader.kind == "full" or shape.info.level == "graph":
-        return run, shape, 0, "the whole graph" if shape.info.level == "node" else "a batch of graphs"
+    if run.loader.kind == "full" or shape.info.task_spec.has_many_graphs:
+        return run, shape, 0, "a batch of graphs" if shape.info.task_spec.has_many_graphs else "the whole graph"
     nodes, edges = step_size(run, shape)
     part = shape.counted(nodes=nodes, edges=edges, train=min(shape.train * nodes // shape.nodes, nodes - 4))
     channels = shape.info.edge_channels or 0

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..data import TASKS
 from ..data.readers.ogb import OGB
-from ..experiment import REPORT_FILE
+from ..experiment import REPORT_FILE, Experiment
 from ..files import parts_of, read_object
 from ..recipes import find_recipe
 from ..repeat import RUNS_FILE
@@ -120,7 +121,7 @@ def _row(run: Path) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "run",
         "recipe": name,
-        "changed": {**_changed(asdict(recipe()), report["config"]), **_other_data(report["dataset"])},
+        "changed": {**_changed(_as_run(recipe(), report), report["config"]), **_other_data(report["dataset"])},
         "seed": report["config"]["train"]["seed"],
         "metric": report["result"]["metric"],
         "scores": report["result"]["scores"],
@@ -143,6 +144,14 @@ def _row(run: Path) -> dict[str, Any]:
         "commit": report["git_commit"],
         "date": report["date"],
     }
+
+
+def _as_run(recipe: Experiment, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a recipe, with the loss that the task of the data decides where it names none."""
+    config = asdict(recipe)
+    if recipe.train.loss is None:
+        config["train"]["loss"] = next(task.loss for task in TASKS.values() if str(task) == report["dataset"]["task"])
+    return config
 
 
 def _curve(run: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Training: objectives, optimizers, the loop, checkpoints that resume. Knows no model and no data set."""
+"""Training: losses, metrics, optimizers, the loop, checkpoints that resume. Knows no model and no data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .evaluate import predict
 from .inference import Inference, InferenceBatch
 from .interrupt import Interrupted
 from .label_inputs import LabelOptions
-from .objective import LOSSES, METRICS
+from .losses import LOSSES, Loss
+from .metrics import METRICS, Metric
 from .optim import OPTIMIZERS, learning_rate
 from .progress import Progress, ProgressBar
 from .result import FitResult
@@ -32,6 +33,8 @@ __all__ = [
     "InferenceBatch",
     "Interrupted",
     "LabelOptions",
+    "Loss",
+    "Metric",
     "Progress",
     "ProgressBar",
     "Row",

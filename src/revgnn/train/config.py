@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from ..data.task import Task
 from .distill import TeacherOptions
 from .distributed.ranks import ParallelName
 from .label_inputs import LabelOptions
-from .objective import LossName
+from .losses import LOSSES, choose_loss
+from .metrics import check_metric
 from .optim import OptimizerName, ScheduleName
 
 _LARGEST_SEED = 2**32 - 1
@@ -64,8 +66,9 @@ class TrainConfig:
     ema_decay: float | None = None
     """Decay, in (0, 1), of a running mean of the weights along the steps: it is what is evaluated, selected and kept;
     0.99 remembers a hundred steps. ``None``: the weights themselves are."""
-    loss: LossName = "cross_entropy"
-    """"cross_entropy", "log_cross_entropy" (log-shifted), "bce" (independent tasks, NaN unlabelled) or "mse"."""
+    loss: str | None = None
+    """A key of `LOSSES`: "cross_entropy", "log_cross_entropy" (log-shifted), "bce" (yes or no, NaN unlabelled), "mse";
+    ``None``: that of the data's task."""
     select: Literal["metric", "loss"] = "metric"
     """Whose best value on the valid split selects the weights: the data set's "metric", or the lowest "loss"."""
     eval_every: int = 1
@@ -91,6 +94,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_choices()
+        if self.loss is not None and self.loss not in LOSSES:
+            raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}")
         self._check_least(1, "epochs", "accumulate", "eval_every", "checkpoint_every", "patience")
         self._check_least(2, "keep_checkpoints")
         self._check_least(0, "weight_decay", "warmup_epochs", "seed")
@@ -107,6 +112,17 @@ class TrainConfig:
                 f"schedule='cosine' needs epochs after the warm-up: epochs={self.epochs}, "
                 f"warmup_epochs={self.warmup_epochs}; shorten the warm-up"
             )
+
+    def for_task(self, task: Task, metric: str) -> TrainConfig:
+        """Give it with the loss of a task, where it names none.
+
+        Args:
+            task: of the data.
+            metric: that judges.
+        Raises: ValueError: loss or metric do not go with the task, with those that do.
+        """
+        check_metric(task, metric)
+        return replace(self, loss=choose_loss([task], self.loss))
 
     def _check_choices(self) -> None:
         hints = get_type_hints(type(self))

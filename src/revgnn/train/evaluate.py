@@ -14,7 +14,7 @@ from .curve import Score
 from .distributed.batch_sharding import RankPosition
 from .distributed.ranks import Ranks
 from .metric_accumulator import MetricAccumulator
-from .objective import METRICS
+from .metrics import METRICS
 from .row_sums import Sums
 
 Forward = Callable[[Batch], tuple[Tensor, Batch]]
@@ -37,8 +37,9 @@ def evaluate(
     Returns: split name -> score, on every rank; a figure that is undefined or not finite is ``None``.
     Raises: ValueError: some batches of a split have ids and others have none.
     Cost: one forward pass over the batches. Kept are, without ids, a few numbers for each batch; with ids, one row of
-        logits for each row of every split, however often it comes, in a temporary file where they are many. ROC-AUC
-        keeps them all in memory. Ranks send what they keep to the first.
+        logits for each row of every split, however often it comes, in a temporary file where they are many. Metrics
+        that do not add up over batches, such as ROC-AUC, keep them all in memory. Ranks send what they keep to the
+        first.
     """
     accumulators: dict[str, MetricAccumulator] = {}
     place = RankPosition(rank=0, size=1) if ranks is None else ranks.place

@@ -1,7 +1,8 @@
 """What an evaluation counts of one split, batch by batch, and how the counts of several ranks come together.
 
 Rows that come once are counted batch by batch. Rows that come several times (in several views of the graph) are known
-by their ids, and their logits are averaged first. Only ROC-AUC, which ranks all rows, needs all logits at once.
+by their ids, and their logits are averaged first. Metrics that do
+not add up over batches, such as ROC-AUC, need all logits at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from .curve import Score
-from .objective import LOSSES, METRICS, mean, num_labelled
+from .labels import num_labelled
+from .losses import LOSSES
+from .metrics import METRICS, mean
 from .row_sums import RowArray, Sums
 
 _ROWS = 2**16

@@ -19,8 +19,8 @@ from .distill import load_teacher, rows_of, with_teacher
 from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .label_inputs import reuse_labels
+from .losses import LOSSES
 from .model_hooks import ModelHooks, Ranged
-from .objective import LOSSES
 from .optim import check_and_clip
 
 
@@ -63,7 +63,9 @@ class Stepper:
         num_outputs: int,
     ) -> None:
         self.model, self.trained, self.optimizer, self.config, self.ranks = model, trained, optimizer, config, ranks
-        self.num_outputs = num_outputs
+        if config.loss is None:
+            raise ValueError("train.loss must be named here, where nothing says what the task of the data is")
+        self.num_outputs, self.loss = num_outputs, config.loss
         self.ranged = [module for module in model.modules() if isinstance(module, Ranged)]
         self.placed: tuple[Batch, Batch] | None = None
         """The last batch as it came and as it lies on the device."""
@@ -133,7 +135,7 @@ class Stepper:
         rows = placed.rows["train"]
         y = placed.y[rows]
         weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
-        loss = LOSSES[self.config.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
+        loss = LOSSES[self.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
         if self.teacher is not None:
             loss = with_teacher(loss, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
         auxiliary = self.model.auxiliary_loss() if isinstance(self.model, ModelHooks) else None

@@ -12,7 +12,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +30,9 @@ from .distributed.fsdp import load_weights
 from .distributed.ranks import Ranks, one_run, own_statistics
 from .evaluate import evaluate, evaluating, is_better
 from .interrupt import Interrupted, Interrupts
+from .losses import choose_loss
+from .metrics import tasks_of
 from .model_hooks import ModelHooks
-from .objective import METRICS
 from .optim import learning_rate, make_optimizer, set_learning_rate
 from .progress import Progress, Silent
 from .result import FitResult
@@ -63,7 +64,7 @@ def fit(
         model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels. It may be
             `ModelHooks`.
         batches: where the training and evaluation batches come from.
-        metric: a key of `METRICS`.
+        metric: a key of `METRICS`. Where ``config`` names no loss, it is the default of the task that this judges.
         final: evaluates the selected weights once more, for the scores of the result; ``None``: they are those of the
             evaluation that selected.
         out: the run folder, made where missing; ``None`` writes nothing.
@@ -75,15 +76,15 @@ def fit(
         device: "auto" is the first accelerator that Accelerate finds, or the CPU.
         num_outputs: T; only ``config.labels.reuse`` asks for it.
     Raises:
-        ValueError: the valid split has no rows or no defined value; the checkpoint is of another configuration.
+        ValueError: the loss does not go with the metric; the valid split has no rows or no defined value; the
+            checkpoint is of another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         ClaimedError: another run is writing to ``out``.
         FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
         LostRankError: another rank ended.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    config = replace(config, loss=choose_loss(tasks_of(metric), config.loss))
     if resume and out is None:
         raise ValueError("resume=True needs out: the run folder to go on from")
     with one_run(out):
@@ -260,8 +261,10 @@ class _Fit:
         self.progress.epoch(row)
 
     def _evaluate(self, batches: Batches) -> dict[str, Score]:
-        forward, config = self.stepper.forward, self.config
-        return evaluate(self.model, batches, loss=config.loss, metric=self.metric, forward=forward, ranks=self.ranks)
+        forward = self.stepper.forward
+        return evaluate(
+            self.model, batches, loss=self.stepper.loss, metric=self.metric, forward=forward, ranks=self.ranks
+        )
 
     def _select(self) -> dict[str, Score]:
         """Score the weights, or their mean where one is asked for, and keep them where they are the best so far."""

@@ -40,8 +40,8 @@ ARRAYS = {
         ArrayFile("x.npy", lambda m: np.dtype("<f4"), lambda m, p: (p.nodes, m.info.in_channels)),
         ArrayFile(
             "y.npy",
-            lambda m: np.dtype("<i8" if m.info.task == "multiclass" else "<f4"),
-            lambda m, p: (p.nodes,) if m.info.task == "multiclass" else (p.nodes, m.info.num_outputs),
+            lambda m: np.dtype("<i8" if m.info.task_spec.has_classes else "<f4"),
+            lambda m, p: m.info.task_spec.label_shape(p.nodes, m.info.num_outputs),
         ),
         ArrayFile("split.npy", lambda m: np.dtype("i1"), lambda m, p: (p.nodes,)),
         ArrayFile("block_ptr.npy", lambda m: np.dtype("<i8"), lambda m, p: (m.num_parts + 1,)),

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ class Store:
     def info(self) -> GraphInfo:
         """What is known of it without its arrays."""
         return self.manifest.info
+
+    def judged_by(self, metric: str) -> Store:
+        """Give the same graph with another metric."""
+        return Store(self.folder, replace(self.manifest, info=replace(self.info, metric=metric)))
 
     @property
     def name(self) -> str:
@@ -208,7 +213,7 @@ class Store:
 
     def _labels(self, number: int) -> NDArray[Any]:
         y = self.array(number, "y.npy")
-        if self.info.task == "multiclass":
+        if self.info.task_spec.has_classes:
             known = y[self._splits(number) >= 0]
             outside = y.size and (y.min() < -1 or y.max() >= self.info.num_outputs)
             if outside or (known.size and known.min() < 0):

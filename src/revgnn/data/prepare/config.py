@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from ..task import TASKS, Task
+
 MAX_BYTES = 2**20
 """Of graph.yaml: it names files, it does not hold them."""
 MAX_PARTS = 100_000
@@ -48,7 +50,8 @@ class Nodes:
     features: tuple[FeatureConfig, ...]
     """Side by side in this order."""
     label: tuple[str, ...]
-    """One column for multiclass; several, or one of lists, for multilabel (0, 1 or null) and regression. An empty list:
+    """One column for multiclass and binary (0, 1 or null); several, or one of lists, for multilabel (0, 1 or null) and
+    regression. An empty list:
     nothing is known of the nodes, which can be predicted and not learned from."""
 
 
@@ -116,8 +119,8 @@ class GraphConfig:
 
     name: str | None = None
     """``None``: the name of the folder that is written."""
-    task: Literal["multiclass", "multilabel", "regression"] = "multiclass"
-    """What is learned."""
+    task: Literal["multiclass", "binary", "multilabel", "regression"] = "multiclass"
+    """What is learned: one class of several; a yes or no; several of them; numbers."""
     nodes: Nodes
     edges: Edges
     split: Split | None = None
@@ -131,13 +134,13 @@ class GraphConfig:
     parts: Parts = Parts()
 
     def __post_init__(self) -> None:
-        if self.task == "multiclass" and len(self.nodes.label) > 1:
-            raise ValueError(f"multiclass has one label column; got {', '.join(self.nodes.label)}")
+        if self.spec.has_one_column and len(self.nodes.label) > 1:
+            raise ValueError(f"{self.task} has one label column; got {', '.join(self.nodes.label)}")
         if self.nodes.label and self.split is None:
             raise ValueError("lacks split; see docs/prepare.md for an example")
         if not self.nodes.label and (self.split is not None or self.classes is not None):
             raise ValueError("nodes.label names no column: leave out split and classes too")
-        if self.classes is not None and self.task != "multiclass":
+        if self.classes is not None and not self.spec.has_classes:
             raise ValueError(f"classes go with task: multiclass, not {self.task}; leave them out")
         if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise ValueError("classes must be two or more, each once")
@@ -149,6 +152,11 @@ class GraphConfig:
         twice = sorted({name for name in used if used.count(name) > 1})
         if twice:
             raise ValueError(f"column {twice[0]} of nodes is used twice, as id, label or feature; keep one use")
+
+    @property
+    def spec(self) -> Task:
+        """All that follows from the task."""
+        return TASKS["node", self.task]
 
 
 def read_config(path: Path) -> GraphConfig:

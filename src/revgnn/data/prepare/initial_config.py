@@ -17,7 +17,7 @@ from .inputs import open_table
 
 _FRACTIONS = {"fractions": [0.8, 0.1, 0.1]}
 _COMMENTS = {
-    "task": "multiclass, multilabel (label columns of 0, 1 or null) or regression",
+    "task": "multiclass, binary (0, 1 or null), multilabel (columns of 0, 1 or null) or regression",
     "id": "integers or strings, each once",
     "features": "numbers or lists of numbers; for others {column: NAME, encode: one_hot} or ordinal",
     "label": "one column; several for multilabel and regression",

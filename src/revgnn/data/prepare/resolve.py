@@ -212,7 +212,7 @@ def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> 
         classes=classes or (),
         learned=bool(labels),
         unknown_class=number(labels, "outside the classes; name it in classes, or null it"),
-        binary=number(labels, "that are neither 0 nor 1 nor null") if config.task == "multilabel" else None,
+        binary=number(labels, "that are neither 0 nor 1 nor null") if config.spec.labels == "flags" else None,
         unlabelled=number(labels, "in a split but without a label; label them or null their split"),
         split=split,
         unknown_split=number(split or "", f"outside {', '.join(SPLITS)}; rename or null them"),
@@ -244,7 +244,7 @@ def _listed(config: GraphConfig, node: Resolver, edge: Resolver) -> list[tuple[R
         for feature in features:
             if feature.encode != "number" and side.categories(feature.column) and feature.categories is None:
                 wanted[id(side)].append(feature.column)
-    for name in config.nodes.label if config.task == "multiclass" else ():
+    for name in config.nodes.label if config.spec.has_classes else ():
         if node.categories(name) and config.classes is None:
             wanted[id(node)].append(name)
     return [(node, wanted[id(node)]), (edge, wanted[id(edge)])]
@@ -295,8 +295,12 @@ def _label(
     config: GraphConfig, node: Resolver, found: dict[str, tuple[str, ...]]
 ) -> tuple[tuple[str, ...] | None, tuple[Numbers, ...]]:
     names = config.nodes.label
-    if config.task != "multiclass" or not names:
+    if not config.spec.has_classes or not names:
         columns = [node.numbers(name, null=None) for name in names]
+        if config.spec.has_one_column:
+            for column in columns:
+                if column is not None and column.width > 1:
+                    node.fault(column.column, f"holds {column.width} numbers; a {config.task} label is one, 0 or 1")
         return None, tuple(column for column in columns if column is not None)
     if names[0] not in node.text:
         return None, ()

@@ -169,7 +169,7 @@ class NodeRows:
     key: Key
     features: tuple[Column, ...]
     labels: tuple[Numbers, ...]
-    """Of multilabel and regression."""
+    """Of tasks whose labels are columns."""
     label: str | None
     """Of multiclass."""
     classes: tuple[str, ...]
@@ -177,7 +177,7 @@ class NodeRows:
     """Whether anything is known of the nodes."""
     unknown_class: int
     binary: int | None
-    """The check of multilabel: 0, 1 or null."""
+    """The check of yes-or-no labels: 0, 1 or null."""
     unlabelled: int
     """The check of rows in a split without a label."""
     split: str | None
@@ -197,7 +197,7 @@ class NodeRows:
 
     @property
     def num_targets(self) -> int:
-        """T of multilabel and regression, 0 for multiclass."""
+        """T where labels are columns, 0 for classes."""
         return sum(column.width for column in self.labels)
 
     @property

@@ -43,9 +43,6 @@ from .resolve import Plan, resolve
 _logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
 
-METRICS = {"multiclass": "accuracy", "multilabel": "rocauc", "regression": "rmse"}
-"""What selects the best epoch, by task."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DropFaulty:
@@ -243,7 +240,6 @@ class _Preparation:
                 info=GraphInfo(
                     name=config.name or out.resolve().name,
                     task=config.task,
-                    metric=METRICS[config.task],
                     num_outputs=plan.num_outputs,
                     class_names=plan.classes,
                     features=plan.features,

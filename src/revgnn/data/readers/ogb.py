@@ -83,7 +83,6 @@ OGB = {
             info=GraphInfo(
                 name="ogbn-proteins",
                 task="multilabel",
-                metric="rocauc",
                 num_outputs=112,
                 edge_channels=8,
                 counts=Counts(nodes=132_534, edges=79_122_504, splits=(("train", 86_619),)),
@@ -98,7 +97,6 @@ OGB = {
                 name="ogbg-molhiv",
                 level="graph",
                 task="multilabel",
-                metric="rocauc",
                 num_outputs=1,
                 in_channels=len(ATOM_CATEGORIES),
                 categories=ATOM_CATEGORIES,
@@ -214,8 +212,8 @@ def _read_csv(raw: Path, facts: OgbFacts) -> _Raw:
         labels=read_csv_gz(
             label_file,
             np.float32,
-            rows=num_nodes if facts.info.level == "node" else len(node_counts),
-            columns=1 if facts.info.task == "multiclass" else facts.info.num_outputs,
+            rows=len(node_counts) if facts.info.task_spec.has_many_graphs else num_nodes,
+            columns=1 if facts.info.task_spec.has_classes else facts.info.num_outputs,
         ),
     )
 
@@ -289,7 +287,7 @@ def _assemble(
     node_ptr, edge_ptr = _pointers(raw.node_counts), _pointers(raw.edge_counts)
     edge_index = torch.from_numpy(np.ascontiguousarray(raw.edge_index))
     edge_attr = None if raw.edge_feat is None else torch.from_numpy(raw.edge_feat)
-    if facts.info.level == "graph":
+    if facts.info.task_spec.has_many_graphs:
         edge_index = edge_index + torch.repeat_interleave(node_ptr[:-1], edge_ptr.diff())
     if inverse:
         edge_index, edge_attr = interleave_inverse(edge_index, edge_attr)
@@ -306,8 +304,8 @@ def _assemble(
         edge_attr=edge_attr,
         y=_labels(name, facts, raw.labels),
         splits=splits,
-        node_ptr=node_ptr if facts.info.level == "graph" else None,
-        edge_ptr=edge_ptr if facts.info.level == "graph" else None,
+        node_ptr=node_ptr if facts.info.task_spec.has_many_graphs else None,
+        edge_ptr=edge_ptr if facts.info.task_spec.has_many_graphs else None,
     )
 
 
@@ -348,7 +346,7 @@ def _features_from_edges(
 
 
 def _labels(name: str, facts: OgbFacts, labels: NDArray[Any]) -> Tensor:
-    if facts.info.task != "multiclass":
+    if not facts.info.task_spec.has_classes:
         return torch.from_numpy(labels)
     classes = np.where(np.isnan(labels[:, 0]), -1, labels[:, 0])
     broken = classes != np.round(classes)

@@ -31,7 +31,7 @@ class FullBatch:
         Raises: ValueError: if the data set is graph-level.
         Cost: one sort of E keys, unless the graph is given; a second copy of the edge features.
         """
-        if dataset.info.level != "node":
+        if dataset.node_ptr is not None:
             raise ValueError(f"{dataset.name} is graph-level; use GraphBatches, which can take all graphs at once too")
         self._dataset, self._graph = dataset, graph
 

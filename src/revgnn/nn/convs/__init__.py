@@ -7,7 +7,8 @@ A convolution takes ``(x, graph, edge_attr=None)``, the graph as `Graph` or as P
 
 from __future__ import annotations
 
-from torch import nn
+import inspect
+from importlib import import_module
 
 from .gat import GATConv, GATOptions
 from .gcn import GCNConv
@@ -27,6 +28,39 @@ __all__ = [
     "GENOptions",
     "SAGEConv",
     "SAGEOptions",
+    "find_conv",
 ]
 
-CONVS: dict[str, type[nn.Module]] = {"gcn": GCNConv, "sage": SAGEConv, "gen": GENConv, "gat": GATConv}
+CONVS: dict[str, type[Conv]] = {"gcn": GCNConv, "sage": SAGEConv, "gen": GENConv, "gat": GATConv}
+"""Name -> class. What is particular about one is declared on the class: see `Conv`."""
+
+
+def find_conv(name: str) -> type[Conv]:
+    """Give the convolution of a name.
+
+    Args:
+        name: a key of `CONVS`, or ``package.module:Name`` of a class of one's own, which is imported.
+    Raises: ValueError: there is none, it cannot be imported, or it is no `Conv`.
+    """
+    if name in CONVS:
+        return CONVS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"conv={name!r} is unknown; choose one of {', '.join(CONVS)}, or name a class as 'package.module:Name'"
+        )
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"conv={name!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
+    if not (isinstance(found, type) and issubclass(found, Conv)):
+        raise ValueError(f"conv={name!r} must be a subclass of revgnn.nn.Conv, got {found!r:.80}")
+    try:
+        inspect.signature(found.forward).bind(None, None, None, None, edge_map=None, seed=None)
+    except TypeError as error:
+        raise ValueError(
+            f"conv={name!r} must have forward(self, x, graph, edge_attr=None, *, edge_map=None, seed=None): {error}"
+        ) from error
+    if found.forward is Conv.forward:
+        raise ValueError(f"conv={name!r} must have a forward(x, graph, edge_attr) of its own")
+    return found

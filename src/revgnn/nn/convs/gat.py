@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
 from ..fusable import is_plain, keeps_forward, mapped, reads
-from .interface import EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
+from .interface import Conv, EdgeMap, Gradients, border, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class GATOptions:
     """Slope of the leaky ReLU."""
 
 
-class GATConv(nn.Module):
+class GATConv(Conv):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
 
     An edge is dropped independently with probability ``edge_drop``, as a pure function of (seed, position).
@@ -45,7 +47,9 @@ class GATConv(nn.Module):
     Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency).
     """
 
-    takes_edge_attr = False
+    options_type = GATOptions
+    width_divisor = "heads"
+    last_options: ClassVar[Mapping[str, Any]] = {"heads": 1}
 
     def __init__(
         self,

@@ -10,10 +10,10 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, uncompiled
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
-from .interface import EdgeMap, Gradients, border, draw_glorot, empty_grads
+from .interface import Conv, EdgeMap, Gradients, border, draw_glorot, empty_grads
 
 
-class GCNConv(nn.Module):
+class GCNConv(Conv):
     """Graph convolution with symmetric normalisation: ``y = D^-1/2 A D^-1/2 x W^T + b``, A with one self loop per node.
 
     Args:
@@ -25,8 +25,6 @@ class GCNConv(nn.Module):
         ``fullgraph``, ask for ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
     """
-
-    takes_edge_attr = False
 
     def __init__(self, in_channels: int, out_channels: int, *, add_self_loops: bool = True, bias: bool = True) -> None:
         super().__init__()

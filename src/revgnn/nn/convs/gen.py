@@ -14,7 +14,7 @@ from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
 from ..norms import ActDrop, NormActDrop
-from .interface import EdgeMap, Gradients, border, empty_grads
+from .interface import Conv, EdgeMap, Gradients, border, empty_grads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class GENOptions:
     """Whether that map has a bias; False for a sum of embeddings of multi-hot features."""
 
 
-class GENConv(nn.Module):
+class GENConv(Conv):
     """Generalised graph convolution: ``y = MLP(x_i + aggr_j(relu(x_j + W e_ij + b) + 1e-7))``.
 
     Args:
@@ -60,6 +60,7 @@ class GENConv(nn.Module):
     """
 
     takes_edge_attr = True
+    options_type = GENOptions
 
     def __init__(
         self,
@@ -72,6 +73,12 @@ class GENConv(nn.Module):
         super().__init__()
         if options.mlp_layers < 1:
             raise ValueError(f"mlp_layers must be 1 or more, got {options.mlp_layers}")
+        if edge_channels is not None and not options.edge_linear and edge_channels != in_channels:
+            raise ValueError(
+                f"edge_linear=False adds {edge_channels} edge features as they are to {in_channels} channels "
+                "(a group has hidden_channels/num_groups, a shared edge encoder gives hidden_channels); set "
+                "edge_linear=True"
+            )
         self.in_channels, self.out_channels, self.edge_channels = in_channels, out_channels, edge_channels
         self.options = options
         widths = [in_channels] + [2 * in_channels] * (options.mlp_layers - 1) + [out_channels]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,24 @@ class EdgeMap(NamedTuple):
     """[D]"""
 
 
-class Conv(Protocol):
-    """What a block asks of a graph convolution."""
+class Conv(nn.Module):
+    """What a block asks of a graph convolution, and what a network must know to be made of one.
 
-    takes_edge_attr: bool
+    Made as ``Conv(in_channels, out_channels)``, with ``edge_channels=`` (K or ``None``) where it reads edge features,
+    and with ``options=`` where it has an `options_type`. It keeps the rows: [N, in] -> [N, out].
+    """
 
-    def __call__(
+    takes_edge_attr: ClassVar[bool] = False
+    """Whether it reads edge features."""
+    options_type: ClassVar[type | None] = None
+    """The dataclass of its options, which is the type of a field of `ModelConfig`; ``None``: it has none."""
+    width_divisor: ClassVar[str | None] = None
+    """Field of its options that must divide the width of the stream; ``None``: any width will do."""
+    last_options: ClassVar[Mapping[str, Any] | None] = None
+    """Fields of its options that differ in the last layer, where a network begins and ends with this convolution
+    itself; ``None``: it begins with an encoder and ends with a linear map."""
+
+    def forward(
         self,
         x: Tensor,
         graph: Graph | Tensor,
@@ -39,8 +52,17 @@ class Conv(Protocol):
         edge_map: EdgeMap | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """[N, in] -> [N, out]."""
-        ...
+        """Compute one layer.
+
+        Args:
+            x: [N, in].
+            graph: incoming edges by destination; or PyG's ``edge_index``, which `border` makes one of.
+            edge_attr: [E, K] in the graph's order.
+            edge_map: a shared encoder of ``edge_attr`` that is not applied yet.
+            seed: of every random choice of the layer.
+        Returns: [N, out].
+        """
+        raise NotImplementedError
 
 
 Gradients = dict[Tensor | None, Tensor]

@@ -12,7 +12,7 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_plain, keeps_forward, mapped
-from .interface import EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
+from .interface import Conv, EdgeMap, Gradients, border, draw_glorot, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SAGEOptions:
     as a neighbour where the data has self loops, which makes it the "GCN aggregator" of the source."""
 
 
-class SAGEConv(nn.Module):
+class SAGEConv(Conv):
     """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
 
     Args:
@@ -41,7 +41,7 @@ class SAGEConv(nn.Module):
     Source: Hamilton et al. 2017.
     """
 
-    takes_edge_attr = False
+    options_type = SAGEOptions
 
     def __init__(self, in_channels: int, out_channels: int, *, options: SAGEOptions = SAGEOptions()) -> None:
         super().__init__()
