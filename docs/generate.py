@@ -622,6 +622,7 @@ _ROOMS = {
     "report/": "report.json, the HTML page and the Markdown row of a finished run",
     "interop/": "a drop-in for PyG's GroupAddRev, and checkpoints of the official code",
     "paper/": "the paper's recipes, baselines and printed figures, and the recorded runs",
+    "demo/": "what depth brings and costs, in minutes, on a generated field of Minesweeper",
 }
 """Every folder of the package, and the modules to know first -> what is in it, in few words."""
 _COLUMNS = 100
