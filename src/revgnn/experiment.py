@@ -17,7 +17,7 @@ from torch import nn
 from .by_name import find_object, name_of
 from .data import Dataset, DatasetConfig, GraphInfo, LoaderConfig, Store, final_batches, make_batches, read_data
 from .launcher import is_writer
-from .overrides import from_json
+from .plain_config import from_json
 from .run_folder import RunRecord, check_out, read_facts
 from .train import Callback, Checkpoints, FinalScores, Goal, TrainConfig, fit, one_run
 

@@ -129,7 +129,7 @@ def test_the_stack_and_the_equilibria_import_nothing_else_of_the_package() -> No
 
 def test_training_knows_no_model_and_no_data_set() -> None:
     allowed = {"revgnn.data.batch", "revgnn.data.task", "revgnn.data"} | {
-        f"revgnn.{name}" for name in ("graph", "measure", "files", "run_lock", "launcher")
+        f"revgnn.{name}" for name in ("graph", "measure", "files", "plain_config", "run_lock", "launcher")
     }
     allowed |= {"revgnn.stack.batch_norm", "revgnn.stack.rank_group"}
     for name in MODULES:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from revgnn.overrides import flatten, override
+from revgnn.overrides import override
+from revgnn.plain_config import flatten
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from revgnn.data.edges import prepare_edges
 from revgnn.data.readers.ogb import ATOM_CATEGORIES, BOND_CATEGORIES
 from revgnn.experiment import Experiment, make_model
 from revgnn.nn.model import ModelConfig
-from revgnn.overrides import flatten
 from revgnn.paper.baselines import BaselineConfig
 from revgnn.paper.recipes import all_recipes, find_recipe, recipe_summaries
 from revgnn.paper.targets import TARGETS
+from revgnn.plain_config import flatten
 from revgnn.train import METRICS, Goal, fit
 from revgnn.train.distill import save_logits
 

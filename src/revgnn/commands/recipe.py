@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ..experiment import as_json
-from ..overrides import flatten
 from ..paper.recipes import find_recipe, recipe_summaries
 from ..paper.targets import find_target
+from ..plain_config import flatten
 from .output import print_json, print_lines
 
 

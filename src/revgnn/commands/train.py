@@ -10,7 +10,7 @@ from typing import Any
 from ..console import progress_console
 from ..experiment import Device, run_experiment
 from ..launcher import world_size
-from ..overrides import flatten
+from ..plain_config import flatten
 from ..planner.beside import set_beside
 from ..planner.out_of_memory import out_of_memory_answered
 from ..repeat import run_repeats

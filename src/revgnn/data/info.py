@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..overrides import from_json
+from ..plain_config import from_json
 from .task import Task, find_task
 
 

@@ -15,7 +15,7 @@ from ..data import TASKS
 from ..data.readers.ogb import OGB
 from ..experiment import Experiment, as_json
 from ..files import parts_of, read_object
-from ..overrides import flatten
+from ..plain_config import flatten
 from ..repeat import RUNS_FILE
 from ..report.row import resident
 from ..run_folder import REPORT_FILE

@@ -20,7 +20,7 @@ from ..data import Batches, Dataset, Store, make_batches, read_data
 from ..experiment import Experiment, as_json, experiment_of, make_model
 from ..files import parse_object
 from ..meter import resident_peak
-from ..overrides import from_json
+from ..plain_config import from_json
 from ..resident import Resident, resident_now
 from ..train import dry_run
 from .dry_run import as_tried, enough, made_up_batches, made_up_data, ways_of_trial

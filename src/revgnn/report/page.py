@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
-from ..overrides import flatten
+from ..plain_config import flatten
 from .collect import read_rows
 from .picture import draw_curves
 from .row import duration, integer, memory, metric_title, resident, score, target

@@ -17,7 +17,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import check_plain, read_object, room_for, sync, write_whole
+from ..files import check_plain, read_object, room_for, sha256_of, sync, versions_of, write_whole
 from .distributed.fsdp import load_weights, whole
 from .optim import flatten_state, unflatten_state
 from .rng import capture_rng, restore_rng
@@ -205,7 +204,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
         path = folder / f"{name}.safetensors"
         save_file(tensors, path)
         sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     content = {
         "epoch": snapshot.epoch,
         "step": snapshot.step,
@@ -359,7 +358,7 @@ def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
         check_plain(path, CheckpointError)
         if not isinstance(facts, dict) or path.stat().st_size != facts.get("bytes"):
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes where the manifest says {facts}")
-        if _sha256(path) != facts.get("sha256"):
+        if sha256_of(path) != facts.get("sha256"):
             raise CheckpointError(f"{path} does not match its checksum")
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -369,21 +368,9 @@ def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
 # ------------------------------------------------------------------ facts
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "accelerate", "revgnn"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            # Run from a source tree that was never installed.
-            found[package] = None
-    return found
+    return {"python": platform.python_version(), **versions_of("torch", "numpy", "accelerate", "revgnn")}

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from ..data.task import Task
+from ..plain_config import flatten
 from .distill import TeacherOptions
 from .distributed.ranks import ParallelName
 from .forward import Precision
@@ -163,7 +164,7 @@ def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
     Raises: ValueError: each field that differs, by its dotted name, with both values; or that there are other fields.
     """
-    before, now = dict(_flat(saved)), dict(_flat(own))
+    before, now = flatten(saved), flatten(own)
     free = _FREE_ON_RESUME if now["train.schedule"] == "constant" else _FREE_ON_RESUME - {"train.epochs"}
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)} - free
     if changed and changed.isdisjoint(before.keys() & now.keys()):
@@ -192,9 +193,3 @@ def check_as_many(together: int, own: int) -> None:
             f"a run resumes only with as many batches in a step: ranks * train.accumulate was {together} and is "
             f"{own}; start other ranks, or set train.accumulate, so that the product is {together}"
         )
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        return [(name, value)]
-    return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]

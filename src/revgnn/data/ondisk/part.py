@@ -6,7 +6,6 @@ that any two parts can be put together by reading the blocks between them. All a
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ...files import sha256_of
 from .manifest import FileFacts, Manifest, PartFacts, StoreError
 
 IDS = "ids.parquet"
@@ -191,7 +191,7 @@ def check_size(path: Path, facts: FileFacts) -> None:
 def check_hash(path: Path, facts: FileFacts) -> None:
     """Refuse a file whose bytes are not those that were written."""
     check_size(path, facts)
-    if _sha256(path) != facts.sha256:
+    if sha256_of(path) != facts.sha256:
         raise StoreError(f"{path} does not match its checksum; prepare the graph again")
 
 
@@ -220,9 +220,4 @@ def _write_array(path: Path, array: NDArray[Any]) -> FileFacts:
 def _facts(path: Path) -> FileFacts:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return FileFacts(bytes=path.stat().st_size, sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path))
