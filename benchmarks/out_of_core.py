@@ -150,7 +150,7 @@ def measure(
     pieces = -(-store.num_parts // together)
     model = ["--model", "revsage", "--set", f"model.num_layers={layers}", "--set", f"model.hidden_channels={hidden}"]
     common = ["train", str(folder), *model, "--set", "train.epochs=1", "--device", "cpu", "--json"]
-    stored = ["kind=stored", f"parts_per_batch={together}", f"eval_parts={pieces}"]
+    stored = ["kind=ondisk", f"parts_per_batch={together}", f"eval_parts={pieces}"]
     train = limited([*common, "--out", str(work / "run"), *(f"--set=loader.{each}" for each in stored)], limit)
     if train["rc"]:
         raise RuntimeError(f"training ended with {train['rc']}: {train['err'][-2000:]}")

@@ -327,7 +327,7 @@ _IN_WORDS = {
     "dataset.path=graph512": "",
     "dataset.path=graph512s": "self loops",
     "dataset.undirected=False": "",
-    "loader.kind=stored": "parts from disk",
+    "loader.kind=ondisk": "parts from disk",
     "loader.num_parts=None": "",
     "model.dropout": "dropout {}",
     "model.hidden_channels": "",

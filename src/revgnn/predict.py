@@ -146,8 +146,8 @@ def _evaluation(run: Experiment, options: Predicting, config: DatasetConfig) -> 
         parts, views = options.parts, 1
     views = views if options.views is None else options.views
     if config.name == "prepared":
-        return LoaderConfig(kind="stored", eval_parts=parts, eval_views=views)
-    if loader.kind == "stored":
+        return LoaderConfig(kind="ondisk", eval_parts=parts, eval_views=views)
+    if loader.kind == "ondisk":
         return LoaderConfig(eval_parts=parts, eval_views=views)
     return replace(loader, eval_parts=parts, eval_views=views, final_parts=None, final_views=1, prefetch=0)
 

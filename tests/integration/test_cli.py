@@ -96,7 +96,7 @@ def test_a_folder_of_tables_is_trained_resumed_and_reported(
             "in 2 parts of each of 3 views, whose logits are averaged",
         ),
         ({"kind": "clusters", "num_parts": 6, "parts_per_batch": 2, "eval_parts": 2}, 36, "in 2 parts"),
-        ({"kind": "khop", "fanouts": [3, -1], "batch_size": 200, "prefetch": 0}, 12, None),
+        ({"kind": "neighbor", "fanouts": [3, -1], "batch_size": 200, "prefetch": 0}, 12, None),
         ({"eval_parts": 2}, 12, "in 2 parts"),
     ],
 )
@@ -136,9 +136,9 @@ def test_a_step_takes_the_memory_of_a_part(prefetch: int, tmp_path: Path) -> Non
 def test_a_loader_that_cannot_be_is_a_mistake_of_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", str(folder), "--out", str(tmp_path / "mine"), "--set", "loader.kind=khop"]
+    words = ["train", str(folder), "--out", str(tmp_path / "mine"), "--set", "loader.kind=neighbor"]
     assert main(words) == 2
-    assert "loader.kind=khop needs loader.fanouts, got none; set it, such as [15, 10, 5]" in capsys.readouterr().err
+    assert "loader.kind=neighbor needs loader.fanouts, got none; set it, such as [15, 10, 5]" in capsys.readouterr().err
     assert main([*words, "--set", "loader.fanouts=five"]) == 2
     assert "loader.fanouts must be a list such as [a, b] or none, got 'five'" in capsys.readouterr().err
 

@@ -20,7 +20,7 @@ ARXIV = Path(os.environ.get("REVGNN_ARXIV_TEXT", Path(__file__).resolve().parent
 SIGN = 0.722
 """Test accuracy of SIGN on these tables, one seed, the epoch chosen on valid."""
 BEATS_SIGN = [
-    *("loader.kind=stored", "loader.parts_per_batch=32", "model.num_layers=56", "model.hidden_channels=128"),
+    *("loader.kind=ondisk", "loader.parts_per_batch=32", "model.num_layers=56", "model.hidden_channels=128"),
     *("model.norm=layer", "model.dropout=0.15", "model.sage.root_weight=false", "model.sage.init=glorot"),
     *("train.labels.reuse=true", "train.ema_decay=0.99", "train.eval_every=8"),
     *("train.epochs=64", "train.lr=0.004", "train.warmup_epochs=6", "train.schedule=cosine", "train.clip_norm=1.0"),
@@ -67,7 +67,7 @@ def test_from_tables_with_string_ids_to_predictions_keyed_by_them(tmp_path: Path
     graph = str(tmp_path / "graph")
 
     assert main(["prepare", str(nodes), str(tmp_path / "edges.parquet"), "--out", graph, "--parts", "5"]) == 0
-    changes = ["loader.kind=stored", "loader.parts_per_batch=2", "loader.eval_parts=3", "model.hidden_channels=16"]
+    changes = ["loader.kind=ondisk", "loader.parts_per_batch=2", "loader.eval_parts=3", "model.hidden_channels=16"]
     changes += ["model.num_layers=4", "train.epochs=30", "train.lr=0.01"]
     assert _trained_and_joined(graph, changes, nodes) > 0.6
 
@@ -78,7 +78,7 @@ def test_arxiv_text_by_parts(tmp_path: Path) -> None:
     graph = str(tmp_path / "graph")
     tables = [str(ARXIV / "nodes.parquet"), str(ARXIV / "edges.parquet")]
     assert main(["prepare", *tables, "--out", graph, "--parts", "16", "--undirected"]) == 0
-    changes = ["loader.kind=stored", "loader.parts_per_batch=4", "loader.eval_parts=2", "model.num_layers=3"]
+    changes = ["loader.kind=ondisk", "loader.parts_per_batch=4", "loader.eval_parts=2", "model.num_layers=3"]
     changes += ["model.hidden_channels=64", "train.epochs=4", "train.eval_every=4"]
     assert _trained_and_joined(graph, changes, ARXIV / "nodes.parquet") > 0.4
 

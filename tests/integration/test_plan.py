@@ -223,7 +223,7 @@ def test_what_an_epoch_keeps_is_counted() -> None:
 @pytest.mark.parametrize(("roots", "fanouts"), [(60, (5, 5)), (600, (10, 10)), (4000, (-1,)), (60, (2, 2, 2))])
 def test_the_size_of_sampled_neighbourhoods_is_bounded_closely(roots: int, fanouts: tuple[int, ...]) -> None:
     """Too large, by a quarter at most: a node with few edges draws fewer, and some draws meet what was drawn before."""
-    loader = LoaderConfig(kind="khop", batch_size=roots, fanouts=fanouts)
+    loader = LoaderConfig(kind="neighbor", batch_size=roots, fanouts=fanouts)
     nodes, edges = step_size(_by_parts(loader, labels=False), PLANTED)
     graph = next(iter(make_batches(made_up(PLANTED), None, 0, loader).train(1))).graph
     assert 0.99 <= nodes / graph.num_nodes <= 1.15
@@ -235,7 +235,7 @@ def test_batches_from_disk_are_predicted(together: int, tmp_path: Path, monkeypa
     monkeypatch.setattr(trial_module, "WORK", 2**14)
     whole = draw_whole(nodes=24_000, edges=240_000, num_parts=40, features=64, outputs=5)
     folder = write_store(tmp_path / "graph", whole, num_parts=40)
-    run = _by_parts(LoaderConfig(kind="stored", parts_per_batch=together), labels=False)
+    run = _by_parts(LoaderConfig(kind="ondisk", parts_per_batch=together), labels=False)
     shape = shape_of_folder(folder)
     assert shape.kept == pytest.approx(1 / 40, rel=0.1)
     found, measured = estimate(run, shape), training_memory(run, Store.open(folder))
@@ -326,7 +326,7 @@ def test_of_a_graph_on_disk_fewer_parts_are_suggested(tmp_path: Path, monkeypatc
     monkeypatch.setattr(trial_module, "WORK", 2**14)
     whole = draw_whole(nodes=24_000, edges=240_000, num_parts=40, features=64, outputs=5)
     folder = write_store(tmp_path / "graph", whole, num_parts=40)
-    run, shape = _by_parts(LoaderConfig(kind="stored", parts_per_batch=8), labels=False), shape_of_folder(folder)
+    run, shape = _by_parts(LoaderConfig(kind="ondisk", parts_per_batch=8), labels=False), shape_of_folder(folder)
     memory = round(0.7 * estimate(run, shape).peak)
     ways = [one for one in what_fits(run, shape, memory, rates_of("cuda"))[1:] if one.same == "model"]
     assert [one.settings for one in ways] == [("loader.parts_per_batch=4",)]
@@ -363,7 +363,7 @@ def test_data_that_no_step_holds_as_they_are_count_in_the_process() -> None:
     grown = process_bytes(run, whole, 10**9) - process_bytes(run, whole.counted(edges=0), 10**9)
     assert grown == 480_000 * (16 + KEPT)
     assert data_bytes(replace(run, loader=LoaderConfig()), whole) == 480_000 * 16 + 24_000 * 16
-    assert data_bytes(replace(run, loader=LoaderConfig(kind="stored", parts_per_batch=1)), whole) == 0
+    assert data_bytes(replace(run, loader=LoaderConfig(kind="ondisk", parts_per_batch=1)), whole) == 0
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ SMALL = [
     *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),
     *("--set", "train.epochs=40", "--set", "train.lr=0.01", "--device", "cpu", "--json"),
 ]
-STORED = ["--set", "loader.kind=stored", "--set", "loader.parts_per_batch=2", "--set", "loader.eval_parts=2"]
+STORED = ["--set", "loader.kind=ondisk", "--set", "loader.parts_per_batch=2", "--set", "loader.eval_parts=2"]
 CLASSES = ("red", "green", "blue")
 
 
@@ -37,7 +37,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphSource]:
 
 @pytest.fixture(scope="module")
 def run(graph: tuple[Path, GraphSource], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "stored"
+    out = tmp_path_factory.mktemp("runs") / "ondisk"
     assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(out), *SMALL, *STORED]) == 0
     return out
 

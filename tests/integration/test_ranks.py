@@ -31,8 +31,8 @@ STORE = "graph"
 RESTARTS = 3
 KINDS = {
     "parts": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2),
-    "khop": LoaderConfig(kind="khop", batch_size=11, fanouts=(3, 2)),
-    "stored": LoaderConfig(kind="stored", parts_per_batch=1, eval_parts=3),
+    "neighbor": LoaderConfig(kind="neighbor", batch_size=11, fanouts=(3, 2)),
+    "ondisk": LoaderConfig(kind="ondisk", parts_per_batch=1, eval_parts=3),
     "graphs": LoaderConfig(),
 }
 
@@ -58,7 +58,7 @@ class Disturbed(nn.Module):
 
 
 def data(kind: str, folder: Path) -> Dataset | Store:
-    if kind == "stored":
+    if kind == "ondisk":
         return Store.open(folder / STORE)
     return graph_dataset() if kind == "graphs" else node_dataset()
 
@@ -77,7 +77,7 @@ def train(folder: Path, kind: str, deed: str, accumulate: int = 1) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     dataset = data(kind, folder)
-    state = "exact" if kind == "khop" else "float"
+    state = "exact" if kind == "neighbor" else "float"
     config = ModelConfig(
         conv="sage", num_layers=4, hidden_channels=8, dropout=0.2, norm="layer", segments=2, state=state
     )

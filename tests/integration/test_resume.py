@@ -185,7 +185,7 @@ def test_a_run_can_be_made_longer_but_not_different(tmp_path: Path) -> None:
 KINDS: dict[str, dict[str, Any]] = {
     "random": {"num_parts": 4, "eval_parts": 3, "eval_views": 2},
     "clusters": {"num_parts": 12, "parts_per_batch": 3, "eval_parts": 2},
-    "khop": {"fanouts": (3, 2), "batch_size": 9},
+    "neighbor": {"fanouts": (3, 2), "batch_size": 9},
     "pyg": {},
 }
 
@@ -250,7 +250,7 @@ NETS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "full batch, exact state": ({"state": "exact"}, {}, "full"),
     "random parts, labels as an input": ({}, {"labels": LabelOptions(reuse=True)}, "random"),
     "clusters, batch norm": ({"norm": "batch", "dropout_mask": "independent"}, {}, "clusters"),
-    "neighbourhoods, attention": ({"conv": "gat", "gat": GATOptions(heads=2)}, {}, "khop"),
+    "neighbourhoods, attention": ({"conv": "gat", "gat": GATOptions(heads=2)}, {}, "neighbor"),
     "an equilibrium whose pre-training ends": (
         {
             "backprop": "implicit",

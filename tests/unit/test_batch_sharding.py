@@ -83,19 +83,19 @@ def test_an_evaluation_is_dealt_without_repeats() -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("kind", ["random", "clusters", "khop", "stored", "graphs"])
+@pytest.mark.parametrize("kind", ["random", "clusters", "neighbor", "ondisk", "graphs"])
 def test_every_loader_gives_a_batch_by_its_number(kind: str, prefetch: int, tmp_path: Path) -> None:
     loader = {
         "random": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2, prefetch=prefetch),
-        "khop": LoaderConfig(kind="khop", batch_size=11, fanouts=(3, 2), eval_parts=3, prefetch=prefetch),
-        "stored": LoaderConfig(kind="stored", eval_parts=3, prefetch=prefetch),
+        "neighbor": LoaderConfig(kind="neighbor", batch_size=11, fanouts=(3, 2), eval_parts=3, prefetch=prefetch),
+        "ondisk": LoaderConfig(kind="ondisk", eval_parts=3, prefetch=prefetch),
         "graphs": LoaderConfig(),
     }
     if kind == "clusters":
         pytest.importorskip("pymetis")
         loader[kind] = LoaderConfig(kind="clusters", num_parts=12, parts_per_batch=3, eval_parts=3, prefetch=prefetch)
     data: Dataset | Store = graph_dataset() if kind == "graphs" else node_dataset()
-    if kind == "stored":
+    if kind == "ondisk":
         data = Store.open(write_store(tmp_path / "graph", draw_whole(num_parts=4)))
     batches = make_batches(data, 4 if kind == "graphs" else None, 0, loader[kind])
     for series in (batches.train(2), batches.evaluate()):

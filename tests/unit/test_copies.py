@@ -41,8 +41,8 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 KINDS = {
     "full": LoaderConfig(),
     "parts": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2, prefetch=2),
-    "khop": LoaderConfig(kind="khop", batch_size=11, fanouts=(3, 2)),
-    "stored": LoaderConfig(kind="stored", parts_per_batch=1, eval_parts=3, prefetch=1),
+    "neighbor": LoaderConfig(kind="neighbor", batch_size=11, fanouts=(3, 2)),
+    "ondisk": LoaderConfig(kind="ondisk", parts_per_batch=1, eval_parts=3, prefetch=1),
     "graphs": LoaderConfig(),
     "pyg": None,
 }
@@ -56,7 +56,7 @@ def data_and_batches(kind: str, folder: Path) -> tuple[Dataset | Store, Batches]
         masks = {f"{name}_mask": torch.isin(rows, data.splits[name]) for name in ("train", "test")}
         whole = Data(data.x, data.edge_index, y=data.y, val_mask=torch.isin(rows, data.splits["valid"]), **masks)
         return data, PygBatches(RandomNodeLoader(whole, num_parts=4, shuffle=True, num_workers=1), [whole])
-    if kind == "stored":
+    if kind == "ondisk":
         data = Store.open(write_store(folder / "graph", draw_whole(num_parts=5), num_parts=5))
     else:
         data = graph_dataset() if kind == "graphs" else node_dataset()

@@ -15,7 +15,7 @@ import torch
 from torch.library import opcheck
 
 from revgnn import ops
-from revgnn.data import TASKS
+from revgnn.data import SAMPLERS, TASKS
 from revgnn.graph import Graph
 from revgnn.nn import CONVS
 from revgnn.ops import cpu, reference, triton
@@ -34,7 +34,7 @@ SECTIONS = {
 @pytest.fixture(autouse=True)
 def _tables() -> Iterator[None]:
     """Leave the tables of the package as they were."""
-    tables: tuple[dict[Any, Any], ...] = (TASKS, LOSSES, METRICS, CONVS)
+    tables: tuple[dict[Any, Any], ...] = (TASKS, LOSSES, METRICS, CONVS, SAMPLERS)
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):

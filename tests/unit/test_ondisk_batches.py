@@ -58,7 +58,7 @@ def test_an_epoch_goes_through_every_part_once(store: Store, together: int) -> N
 def test_batches_are_a_pure_function_of_seed_epoch_and_step(store: Store) -> None:
     first, again = list(StoredParts(store, 2, 5).train(3)), list(StoredParts(Store.open(store.folder), 2, 5).train(3))
     assert all(_same(one, other) for one, other in zip(first, again, strict=True))
-    ahead = make_batches(store, None, 5, LoaderConfig(kind="stored", parts_per_batch=2, prefetch=2))
+    ahead = make_batches(store, None, 5, LoaderConfig(kind="ondisk", parts_per_batch=2, prefetch=2))
     assert all(_same(one, other) for one, other in zip(first, ahead.train(3), strict=True))
     for seed, epoch in ((5, 4), (6, 3)):
         other = next(iter(StoredParts(store, 2, seed).train(epoch)))
@@ -76,7 +76,7 @@ def test_a_step_without_training_nodes_is_left_out(tmp_path: Path) -> None:
 def test_one_piece_answers_as_the_graph_in_memory(store: Store) -> None:
     model = _model(store).eval()
     in_memory = predict(model, make_batches(store.load()))
-    pieces = make_batches(store, None, 0, LoaderConfig(kind="stored", prefetch=0))
+    pieces = make_batches(store, None, 0, LoaderConfig(kind="ondisk", prefetch=0))
     assert_close(predict(model, pieces), in_memory)
 
 
@@ -118,7 +118,7 @@ class _Evaluation:
 
 
 def _fit(store: Store, out: Path, **kwargs: Any) -> torch.nn.Module:
-    loader = LoaderConfig(kind="stored", parts_per_batch=2, eval_parts=3, eval_views=2)
+    loader = LoaderConfig(kind="ondisk", parts_per_batch=2, eval_parts=3, eval_views=2)
     config = TrainConfig(epochs=3, lr=0.01, checkpoint_every=None, labels=LabelOptions(reuse=True))
     model = _model(store, labels=store.info.num_outputs)
     fit(
@@ -156,10 +156,10 @@ def test_a_run_that_stops_in_an_epoch_ends_as_one_that_does_not(store: Store, tm
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        ({"kind": "stored", "parts_per_batch": 8}, "loader.parts_per_batch=8 must be at most 7"),
-        ({"kind": "stored", "eval_parts": 8}, "loader.eval_parts=8 must be at most 7"),
-        ({"kind": "stored", "final_parts": 9}, "loader.final_parts=9 must be at most 7"),
-        ({"kind": "full"}, "the kind stored reads a prepared graph from disk"),
+        ({"kind": "ondisk", "parts_per_batch": 8}, "loader.parts_per_batch=8 must be at most 7"),
+        ({"kind": "ondisk", "eval_parts": 8}, "loader.eval_parts=8 must be at most 7"),
+        ({"kind": "ondisk", "final_parts": 9}, "loader.final_parts=9 must be at most 7"),
+        ({"kind": "full"}, "the kind ondisk reads a prepared graph from disk"),
     ],
 )
 def test_a_loader_that_does_not_fit_is_refused(store: Store, loader: dict[str, Any], message: str) -> None:
@@ -169,6 +169,6 @@ def test_a_loader_that_does_not_fit_is_refused(store: Store, loader: dict[str, A
 
 def test_a_graph_that_is_not_prepared_has_no_parts_on_disk(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reads the parts of a prepared graph, got dataset.name=karate"):
-        read_data(DatasetConfig(name="karate"), LoaderConfig(kind="stored"), tmp_path)
+        read_data(DatasetConfig(name="karate"), LoaderConfig(kind="ondisk"), tmp_path)
     with pytest.raises(ValueError, match="are what revgnn prepare made them"):
         DatasetConfig(name="prepared", path="graph", undirected=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from drawn_graphs import graphs
 from revgnn.data import induced
 from revgnn.data.induced import Cut, Subgraph, induce
-from revgnn.data.sampling.partition import ClusterPartition, RandomPartition, metis_clusters
+from revgnn.data.sampling.clusters import ClusterPartition, metis_clusters
+from revgnn.data.sampling.random import RandomPartition
 from revgnn.graph import Graph
 
 

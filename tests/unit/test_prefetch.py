@@ -56,7 +56,7 @@ def _no_thread_is_left() -> Iterator[None]:
     "loader",
     [
         {"kind": "random", "num_parts": 7, "eval_parts": 3, "eval_views": 2},
-        {"kind": "khop", "fanouts": (3, 2), "batch_size": 4},
+        {"kind": "neighbor", "fanouts": (3, 2), "batch_size": 4},
     ],
 )
 @pytest.mark.parametrize("depth", [1, 2, 50])

@@ -192,7 +192,7 @@ def test_the_same_model_trains_under_every_kind_of_batches() -> None:
     kinds = {
         "full": make_batches(dataset),
         "random": make_batches(dataset, None, 0, LoaderConfig(kind="random", num_parts=3, eval_parts=2)),
-        "khop": make_batches(dataset, None, 0, LoaderConfig(kind="khop", fanouts=(3, 2), batch_size=10)),
+        "neighbor": make_batches(dataset, None, 0, LoaderConfig(kind="neighbor", fanouts=(3, 2), batch_size=10)),
         "pyg list": PygBatches(parts, [data]),
         "pyg loader": PygBatches(RandomNodeLoader(data, num_parts=3, shuffle=True), [data]),
         "pyg parts": PygBatches(parts, RandomNodeLoader(data, num_parts=2)),

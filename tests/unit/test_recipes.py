@@ -243,7 +243,7 @@ def test_it_trains_two_steps(name: str, tmp_path: Path) -> None:
         metric=Goal(metric=dataset.info.metric, num_outputs=dataset.info.num_outputs),
         device="cpu",
     )
-    assert result.steps == 2 or run.loader.kind == "khop"
+    assert result.steps == 2 or run.loader.kind == "neighbor"
     assert result.metric in METRICS and result.scores["valid"]["metric"] is not None
     moved = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) > 0.9 * len(before), sorted(set(before) - set(moved))

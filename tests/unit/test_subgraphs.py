@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from drawn_graphs import EDGE_SIZES, one_graph
 from revgnn.data import Batch, Batches, Dataset, FullBatch, GraphInfo, LoaderConfig, final_batches, make_batches
-from revgnn.data.subgraphs import GraphSource, Views
+from revgnn.data.sampling.parts import Views
+from revgnn.data.subgraphs import GraphSource
 from revgnn.graph import Graph
 from revgnn.measure import peak_memory, tensor_bytes
 from revgnn.train import FinalScores, FitResult, TrainConfig, fit, predict
@@ -24,7 +25,7 @@ from revgnn.train.evaluate import evaluate
 from tolerances import assert_close
 
 RANDOM = LoaderConfig(kind="random", num_parts=4, eval_parts=3, eval_views=2)
-KHOP = LoaderConfig(kind="khop", fanouts=(2, 2), batch_size=5)
+KHOP = LoaderConfig(kind="neighbor", fanouts=(2, 2), batch_size=5)
 CLUSTERS = LoaderConfig(kind="clusters", num_parts=9, parts_per_batch=2)
 
 
@@ -106,7 +107,7 @@ def test_parts_of_clusters_keep_the_edges_between_them() -> None:
 @pytest.mark.parametrize("fanouts", [(-1,), (-1, -1), (2, 1)])
 def test_neighbourhoods_are_trained_on_their_seeds_alone(fanouts: tuple[int, ...]) -> None:
     data = one_graph(40, 60, seed=1)
-    batches = make_batches(data, None, 0, LoaderConfig(kind="khop", fanouts=fanouts, batch_size=7, prefetch=0))
+    batches = make_batches(data, None, 0, LoaderConfig(kind="neighbor", fanouts=fanouts, batch_size=7, prefetch=0))
     seeds: list[int] = []
     sizes = []
     for batch in batches.train(3):
@@ -158,7 +159,7 @@ def test_the_neighbours_of_one_node_are_drawn_anew_in_every_epoch_and_step() -> 
         edge_attr=None,
         splits={"train": torch.tensor([0, 1]), "valid": torch.tensor([2])},
     )
-    batches = make_batches(data, None, 0, LoaderConfig(kind="khop", fanouts=(5,), batch_size=1))
+    batches = make_batches(data, None, 0, LoaderConfig(kind="neighbor", fanouts=(5,), batch_size=1))
     drawn = []
     for epoch in (1, 2, 3):
         for batch in batches.train(epoch):

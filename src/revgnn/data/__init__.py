@@ -15,6 +15,7 @@ from .prefetch import Prefetched
 from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
 from .readers.tables import Columns, read_tables
+from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
 from .subgraphs import NodeBatches
@@ -22,6 +23,7 @@ from .task import TASKS, Task
 
 __all__ = [
     "DATASETS",
+    "SAMPLERS",
     "SPLITS",
     "TASKS",
     "Batch",
@@ -43,6 +45,7 @@ __all__ = [
     "ProteinsFeatures",
     "PygBatches",
     "RowKeys",
+    "Sampler",
     "Series",
     "Store",
     "StoreError",

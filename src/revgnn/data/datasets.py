@@ -150,7 +150,7 @@ def open_store(config: DatasetConfig, root: Path | str) -> Store:
     """
     if config.name != "prepared" or config.path is None:
         raise ValueError(
-            f"loader.kind=stored reads the parts of a prepared graph, got dataset.name={config.name}; make one with "
+            f"loader.kind=ondisk reads the parts of a prepared graph, got dataset.name={config.name}; make one with "
             "revgnn prepare, or choose another loader.kind"
         )
     store = Store.open(Path(root).expanduser() / Path(config.path).expanduser())

@@ -5,60 +5,71 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+from ..by_name import find_object, is_name
 from .batch import Batches
 from .dataset import Dataset
 from .datasets import DatasetConfig, load_dataset, open_store
 from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.store import Store
 from .prefetch import Prefetched
+from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
-from .sampling.partition import ClusterPartition, Partition, RandomPartition, metis_clusters
-from .subgraphs import GraphSource, NeighborBatches, NodeBatches, PartBatches, Views
+from .sampling.parts import Partition, Views
+from .sampling.random import RandomPartition
+from .subgraphs import GraphSource, NodeBatches
 
 _log = logging.getLogger(__name__)
 
-Kind = Literal["full", "random", "clusters", "khop", "stored"]
+_FULL, _ONDISK = "full", "ondisk"
+_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size")
+"""Fields of `LoaderConfig` that some samplers read."""
+_OF_DISK = ("parts_per_batch",)
 
-_BELONGS: dict[str, tuple[Kind, ...]] = {
-    "num_parts": ("random", "clusters"),
-    "parts_per_batch": ("clusters", "stored"),
-    "fanouts": ("khop",),
-    "batch_size": ("khop",),
-}
-"""Field -> the kinds that read it."""
 
-_NEEDED: dict[Kind, dict[str, str]] = {
-    "full": {},
-    "random": {"num_parts": "10"},
-    "clusters": {"num_parts": "1500"},
-    "khop": {"fanouts": "[15, 10, 5]", "batch_size": "1024"},
-    "stored": {},
-}
-"""Kind -> the fields that it cannot do without, each with a value to begin with."""
+def find_sampler(kind: str) -> Sampler | None:
+    """Look a sampler up in `SAMPLERS`, or import it by ``package.module:Name``; ``None``: there is none of this kind.
+
+    Raises: ImportError, ValueError: there is no such module, or no `Sampler` of this name in it.
+    """
+    if not is_name(kind):
+        return SAMPLERS.get(kind)
+    found = find_object(kind)
+    if not isinstance(found, Sampler):
+        raise ValueError(f"loader.kind={kind} must name a revgnn.data.Sampler, got {found!r}")
+    return found
+
+
+def _options_of(kind: str) -> tuple[str, ...]:
+    """The fields that a kind reads."""
+    sampler = find_sampler(kind)
+    if sampler is None:
+        return _OF_DISK if kind == _ONDISK else ()
+    return (*sampler.needs, *sampler.takes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
     """What the steps of an epoch see of a node-level data set, and what an evaluation sees."""
 
-    kind: Kind = "full"
+    kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
-    "clusters": METIS clusters, shuffled and put together in every epoch; "khop": training nodes and their sampled
-    neighbourhood; "stored": parts of a prepared graph, read from disk, shuffled and put together in every epoch."""
+    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and their sampled
+    neighbors; "ondisk": parts of a prepared graph, read from disk, shuffled and put together in every epoch; or a
+    `Sampler` of your own as package.module:Name."""
     num_parts: int | None = None
     """For "random": parts, and so steps, of an epoch; for "clusters": clusters that METIS cuts, once."""
     parts_per_batch: int | None = None
-    """For "clusters" and "stored": clusters or parts in a step, with the edges between them; ``None`` is 1."""
+    """For "clusters" and "ondisk": clusters or parts in a step, with the edges between them; ``None`` is 1."""
     fanouts: tuple[int, ...] | None = None
-    """For "khop": incoming edges that a node draws in each hop, the hop from the training nodes first; -1: all."""
+    """For "neighbor": incoming edges that a node draws in each hop, the hop from the training nodes first; -1: all."""
     batch_size: int | None = None
-    """For "khop": training nodes in a step."""
+    """For "neighbor": training nodes in a step."""
     prefetch: int = 2
     """Batches made ahead in the background, each in memory; 0: none. "full" has nothing to make."""
     eval_parts: int = 1
-    """Parts of the evaluation after an epoch; 1: the whole graph at once. For "stored", how many groups the parts on
+    """Parts of the evaluation after an epoch; 1: the whole graph at once. For "ondisk", how many groups the parts on
     disk are put into: at most as many as there are."""
     eval_views: int = 1
     """Partitions whose logits are averaged in the evaluation after an epoch."""
@@ -69,16 +80,21 @@ class LoaderConfig:
     """Partitions whose logits are averaged in that evaluation."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"loader.kind={self.kind!r} is unknown; choose one of {', '.join(get_args(Kind))}")
-        for name, kinds in _BELONGS.items():
+        sampler = find_sampler(self.kind)
+        if sampler is None and self.kind not in (_FULL, _ONDISK):
+            raise ValueError(
+                f"loader.kind={self.kind!r} is unknown; choose one of {', '.join((_FULL, *SAMPLERS, _ONDISK))}, or "
+                "name one of your own as package.module:Name"
+            )
+        for name in set(_OPTIONS) - set(_options_of(self.kind)):
             value = getattr(self, name)
-            if value is not None and self.kind not in kinds:
+            if value is not None:
+                kinds = [kind for kind in (*SAMPLERS, _ONDISK) if name in _options_of(kind)]
                 raise ValueError(
                     f"loader.{name}={_written(value)} belongs to loader.kind={' or '.join(kinds)}, got kind="
                     f"{self.kind}; set the kind, or leave {name} out"
                 )
-        for name, example in _NEEDED[self.kind].items():
+        for name, example in ({} if sampler is None else sampler.needs).items():
             if getattr(self, name) is None:
                 raise ValueError(f"loader.kind={self.kind} needs loader.{name}, got none; set it, such as {example}")
         self._check_numbers()
@@ -122,7 +138,7 @@ class LoaderConfig:
     @property
     def is_plain(self) -> bool:
         """Whether training and every evaluation see the whole graph."""
-        return self.kind == "full" and self.eval_parts == 1 and self.final_parts is None
+        return self.kind == _FULL and self.eval_parts == 1 and self.final_parts is None
 
 
 WHOLE_GRAPH = LoaderConfig()
@@ -140,7 +156,7 @@ def read_data(
         root, download: as in `load_dataset`.
     Raises: what `load_dataset` and `open_store` raise.
     """
-    return open_store(config, root) if loader.kind == "stored" else load_dataset(config, root, download=download)
+    return open_store(config, root) if loader.kind == _ONDISK else load_dataset(config, root, download=download)
 
 
 def make_batches(
@@ -149,20 +165,20 @@ def make_batches(
     """Choose how a data set is fed to training.
 
     Args:
-        dataset: what to feed; a `Store` for the kind "stored" alone.
+        dataset: what to feed; a `Store` for the kind "ondisk" alone.
         batch_size: graphs in a step; ``None``: everything in one step. At node level it must be ``None``.
         seed: of the order of graphs, the partitions and the draws.
         loader: what a step of a node-level data set sees; a graph-level one takes the default alone.
     Returns: batches whose epochs are a pure function of (seed, epoch), whatever is made ahead.
     Raises:
         ValueError: a node-level data set with a batch size, or a graph-level one with parts or neighbourhoods; a graph
-            in memory for the kind "stored", or one on disk for another; more parts than there are.
+            in memory for the kind "ondisk", or one on disk for another; more parts than there are.
         ModuleNotFoundError: clusters without pymetis.
     Cost: one sort of E keys; with clusters, METIS.
     """
-    if isinstance(dataset, Store) != (loader.kind == "stored"):
+    if isinstance(dataset, Store) != (loader.kind == _ONDISK):
         raise ValueError(
-            f"loader.kind={loader.kind} with {dataset.name}: the kind stored reads a prepared graph from disk, and "
+            f"loader.kind={loader.kind} with {dataset.name}: the kind ondisk reads a prepared graph from disk, and "
             "every other kind needs it in memory; read it with read_data, under the same loader"
         )
     if isinstance(dataset, Store):
@@ -183,18 +199,22 @@ def make_batches(
     full = FullBatch(dataset, source.graph)
     if loader.is_plain:
         return full
-    partition = _partition(source, loader)
+    sampler = find_sampler(loader.kind)
+    options = {name: getattr(loader, name) for name in _options_of(loader.kind)}
+    partition: Partition = RandomPartition(source.dataset.num_nodes)
+    if sampler is not None and sampler.partition is not None:
+        partition = sampler.partition(source, **options)
 
     def evaluation(parts: int, views: int) -> FullBatch | Views:
         return full if parts == 1 else Views(source, partition, parts, views, seed)
 
     final = None if loader.final_parts is None else evaluation(loader.final_parts, loader.final_views)
     batches = NodeBatches(
-        full if loader.kind == "full" else _training(source, partition, loader, seed),
+        full if sampler is None else sampler.make(source, partition, seed, **options),
         evaluation(loader.eval_parts, loader.eval_views),
         final,
     )
-    return Prefetched(batches, loader.prefetch) if loader.prefetch and loader.kind != "full" else batches
+    return Prefetched(batches, loader.prefetch) if loader.prefetch and loader.kind != _FULL else batches
 
 
 def _stored(store: Store, batch_size: int | None, seed: int, loader: LoaderConfig) -> Batches:
@@ -236,23 +256,6 @@ def final_batches(batches: Batches) -> Batches | None:
         final = final_batches(batches.batches)
         return None if final is None else Prefetched(final, batches.depth)
     return batches.final if isinstance(batches, NodeBatches) else None
-
-
-def _partition(source: GraphSource, loader: LoaderConfig) -> Partition:
-    if loader.kind != "clusters":
-        return RandomPartition(source.dataset.num_nodes)
-    assert loader.num_parts is not None, "LoaderConfig has checked it"
-    return ClusterPartition(metis_clusters(source.graph, loader.num_parts), loader.num_parts)
-
-
-def _training(
-    source: GraphSource, partition: Partition, loader: LoaderConfig, seed: int
-) -> PartBatches | NeighborBatches:
-    if loader.kind == "khop":
-        assert loader.batch_size is not None and loader.fanouts is not None, "LoaderConfig has checked it"
-        return NeighborBatches(source, loader.batch_size, loader.fanouts, seed)
-    assert loader.num_parts is not None, "LoaderConfig has checked it"
-    return PartBatches(source, partition, -(-loader.num_parts // (loader.parts_per_batch or 1)), seed)
 
 
 def _written(value: Any) -> str:

@@ -1,29 +1,21 @@
-"""Batches that are pieces of one graph: parts of a partition, or neighbourhoods of some nodes; and views of all of it.
+"""Subgraphs of a data set's one graph as batches, and what samplers and evaluations must offer
 
-Every batch is a pure function of (seed, epoch, step): a run that resumes in the middle of an epoch sees the batches
-that it would have seen. Features, labels and edge features are gathered piece by piece; no copy of them is kept.
+Features, labels and edge features are gathered subgraph by subgraph; no copy of them is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterable
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..graph import Graph
-from .batch import Batch, Footprint, Series
+from .batch import Batch, Footprint
 from .categorical import edge_columns, widen
 from .dataset import Dataset
-from .induced import EDGES_AT_ONCE, Cut, Subgraph, induce
-from .sampling.neighbor import sample_neighbors
-from .sampling.partition import Partition
-
-_EVALUATION = 0
-"""Stands where training has its epoch, which counts from 1."""
+from .induced import Subgraph
 
 
 class GraphSource:
@@ -68,118 +60,6 @@ class GraphSource:
             rows=rows,
             ids=subgraph.nodes,
         )
-
-
-class PartBatches:
-    """A partition of the nodes, drawn anew in every epoch; its parts are the training steps.
-
-    A part without training nodes is left out: there is nothing to learn from it.
-
-    Args:
-        whole: the graph.
-        partition: where partitions come from.
-        num_parts: parts of an epoch.
-        seed: of the partitions, 0 or above.
-        edges_at_once: edges that one round of that pass looks at, so that its temporaries do not grow with the graph.
-    Cost: per epoch, one pass over the edges; per step, gathers of one part.
-    """
-
-    def __init__(
-        self,
-        source: GraphSource,
-        partition: Partition,
-        num_parts: int,
-        seed: int,
-        *,
-        edges_at_once: int = EDGES_AT_ONCE,
-    ) -> None:
-        self._whole, self._partition, self._num_parts, self._seed = source, partition, num_parts, seed
-        self._edges_at_once = edges_at_once
-        self._is_train = source.split == list(source.dataset.splits).index("train")
-
-    def __len__(self) -> int:
-        """Steps in an epoch, those of parts without training nodes included."""
-        return self._num_parts
-
-    def train(self, epoch: int) -> Series:
-        """Give the parts of an epoch."""
-        part = self._partition.draw(np.random.default_rng((self._seed, epoch)), self._num_parts)
-        parts = torch.unique(part[self._is_train]).tolist()
-        cut = cache(lambda: Cut(self._whole.graph, part, self._num_parts, edges_at_once=self._edges_at_once))
-        return Series(len(parts), lambda number: self._whole.batch(cut().subgraph(parts[number])))
-
-
-class NeighborBatches:
-    """Some training nodes and their sampled neighbourhood, as an induced subgraph; the loss is of those nodes alone.
-
-    Args:
-        whole: the graph.
-        batch_size: training nodes in a step; the last step of an epoch may have fewer.
-        fanouts: edges that a node draws in each hop, the first hop first; -1 takes all.
-        seed: of the order of nodes and of the draws, 0 or above.
-    Cost: per step, `sample_neighbors` and `induce`.
-    """
-
-    def __init__(self, source: GraphSource, batch_size: int, fanouts: Sequence[int], seed: int) -> None:
-        self._whole, self._batch_size, self._fanouts, self._seed = source, batch_size, tuple(fanouts), seed
-        self._train = source.dataset.splits["train"]
-
-    def __len__(self) -> int:
-        """Steps in an epoch."""
-        return -(-self._train.numel() // self._batch_size)
-
-    def train(self, epoch: int) -> Series:
-        """Give the neighbourhoods of all training nodes, in an order of this epoch."""
-        order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
-        steps = torch.split(self._train[torch.from_numpy(order)], self._batch_size)
-
-        def make(step: int) -> Batch:
-            # From 1: a stream of (seed, epoch, 0) would be that of (seed, epoch).
-            rng = np.random.default_rng((self._seed, epoch, 1 + step))
-            nodes = sample_neighbors(self._whole.graph, steps[step], self._fanouts, rng)
-            rows = {"train": torch.searchsorted(nodes, steps[step])}
-            return self._whole.batch(induce(self._whole.graph, nodes), rows)
-
-        return Series(len(self), make)
-
-
-class Views:
-    """Every node once for each view: partitions of the nodes whose parts are evaluated one by one.
-
-    The partitions are drawn once and are the same in every evaluation. Logits of a node that comes V times are meant to
-    be averaged, by ``ids``.
-
-    Args:
-        whole: the graph.
-        partition: where partitions come from.
-        num_parts: parts of each view; the memory of an evaluation is that of a part.
-        num_views: V.
-        seed: of the partitions, 0 or above.
-    Cost: per view, two draws of its partition, one pass over the edges and a gather of the edges that stay.
-    """
-
-    def __init__(self, source: GraphSource, partition: Partition, num_parts: int, num_views: int, seed: int) -> None:
-        self._whole, self._partition, self._seed = source, partition, seed
-        self._num_parts, self._num_views = num_parts, num_views
-
-    def evaluate(self) -> Series:
-        """Give the parts of view after view; parts without nodes are left out."""
-        views = [(view, number) for view in range(self._num_views) for number in self._filled(view)]
-        # One view at a time: they are taken in order.
-        cut = lru_cache(1)(lambda view: Cut(self._whole.graph, self._draw(view), self._num_parts))
-
-        def make(place: int) -> Batch:
-            view, number = views[place]
-            return self._whole.batch(cut(view).subgraph(number))
-
-        return Series(len(views), make)
-
-    def _draw(self, view: int) -> Tensor:
-        return self._partition.draw(np.random.default_rng((self._seed, _EVALUATION, view)), self._num_parts)
-
-    def _filled(self, view: int) -> list[int]:
-        found: list[int] = torch.unique(self._draw(view)).tolist()
-        return found
 
 
 class Training(Protocol):

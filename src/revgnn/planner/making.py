@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..data import Batches, Dataset, FullBatch, LoaderConfig, NodeBatches, make_batches
 from ..data.induced import EDGES_AT_ONCE
-from ..data.sampling.partition import ClusterPartition, Partition
-from ..data.subgraphs import GraphSource, PartBatches
+from ..data.sampling.clusters import ClusterPartition
+from ..data.sampling.parts import PartBatches, Partition
+from ..data.subgraphs import GraphSource
 from ..measure import StepMemory, tensor_bytes
 from .step_size import kept_share, steps_by_parts
 from .synthetic import GraphShape, made_up
@@ -25,7 +26,7 @@ from .synthetic import GraphShape, made_up
 EDGES = 2**17
 """Of the larger graph, about."""
 LEAST_NODES = 2
-"""Of a part of the smaller graph; for "khop", training nodes of a step."""
+"""Of a part of the smaller graph; for "neighbor", training nodes of a step."""
 READING = 0.05
 """Of a batch, that reading it from disk takes for a moment: as was measured."""
 
@@ -72,7 +73,7 @@ def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
         small, large = (vars(_measured(loader, shape, size)) for size in (factor / 2, factor))
         times = (1.0 - factor / 2) / (factor / 2)
         found = BatchMemory(**{name: size + (large[name] - size) * times for name, size in small.items()})
-    if loader.kind == "stored":
+    if loader.kind == "ondisk":
         # Parts are read as they lie on disk, and of the whole graph nothing is kept.
         return BatchMemory(batch=found.batch, first=found.batch, later=READING * found.batch, kept=0.0)
     return found
@@ -113,7 +114,7 @@ def partitioned_data(loader: LoaderConfig, shape: GraphShape, small: GraphShape)
         shape: of the whole data set, whose share of edges is kept.
         small: what is made up.
     """
-    if loader.kind == "khop":
+    if loader.kind == "neighbor":
         return made_up(small)
     # What METIS would make of a random graph is nothing like its clusters: a batch is a run of nodes instead.
     return made_up(small, runs=steps_by_parts(loader, shape), kept=kept_share(loader, shape))
@@ -129,7 +130,7 @@ def partitioned_batches(
         data: what it gave.
         edges_at_once: as `PartBatches`.
     """
-    if loader.kind == "khop":
+    if loader.kind == "neighbor":
         return make_batches(data, None, 0, replace(loader, prefetch=0))
     parts, source = steps_by_parts(loader, shape), GraphSource(data)
     partition: Partition = EvenPartition(data.num_nodes)

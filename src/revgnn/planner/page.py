@@ -71,7 +71,7 @@ def make_plan(
     ):
         notes.append(
             f"The data, the sorting of their edges and the interpreter take {both_units(data)} without any step: "
-            "prepare the graph on disk (revgnn prepare) and read it with loader.kind=stored."
+            "prepare the graph on disk (revgnn prepare) and read it with loader.kind=ondisk."
         )
     return {
         "name": name,

@@ -33,8 +33,8 @@ def process_bytes(run: Experiment, shape: GraphShape, peak: int) -> int:
         run, shape: what `estimate` takes.
         peak: bytes of tensors.
     """
-    in_parts = not shape.info.task_spec.has_many_graphs and run.loader.kind not in ("full", "stored")
-    is_sorted = not shape.info.task_spec.has_many_graphs and run.loader.kind != "stored"
+    in_parts = not shape.info.task_spec.has_many_graphs and run.loader.kind not in ("full", "ondisk")
+    is_sorted = not shape.info.task_spec.has_many_graphs and run.loader.kind != "ondisk"
     making = SORTED * shape.edges if is_sorted else 0
     training = (KEPT * shape.edges if in_parts else 0) + round(slack(run, shape) * peak)
     return interpreter_bytes() + FIXED + data_bytes(run, shape) + max(making, training)
@@ -50,7 +50,7 @@ def slack(run: Experiment, shape: GraphShape) -> float:
 
 def data_bytes(run: Experiment, shape: GraphShape) -> int:
     """Give the bytes of a data set in memory that are in no step's tensors: of a graph on disk none."""
-    if run.loader.kind == "stored":
+    if run.loader.kind == "ondisk":
         return 0
     by_row = 2 * INDEX if shape.info.task_spec.has_classes else INDEX + shape.info.num_outputs * FLOAT
     edge_columns = len(shape.info.edge_categories or ()) or (shape.info.edge_channels or 0) * FLOAT

@@ -146,7 +146,7 @@ def run_seconds(run: Experiment, shape: GraphShape, rates: MachineRates) -> floa
         # Of random parts few edges are left; of clusters, or parts on disk, about those of a step.
         kept = 1.0
         if parts > 1:
-            is_cut = loader.kind in ("clusters", "stored")
+            is_cut = loader.kind in ("clusters", "ondisk")
             kept = kept_share(loader if is_cut else LoaderConfig(kind="random", num_parts=parts), shape)
         return views * step_work(run, shape, shape.nodes, round(kept * shape.edges), trains=False).seconds(rates)
 

@@ -31,7 +31,7 @@ def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
         return shape.counted(nodes=nodes, edges=edges, graphs=graphs, train=graphs)
     if loader.kind == "full":
         return shape
-    if loader.kind == "khop":
+    if loader.kind == "neighbor":
         nodes, edges = _reached(loader, shape)
         train = min(loader.batch_size or nodes, nodes)
         return replace(shape.counted(nodes=nodes, edges=edges, train=train), kept=None)
@@ -45,7 +45,7 @@ def steps_of(run: Experiment, shape: GraphShape) -> int:
     """Steps of an epoch."""
     rows = shape.train or round(TRAINED * shape.rows)
     batch = run.batch_size if shape.info.level == "graph" else run.loader.batch_size
-    if shape.info.level == "graph" or run.loader.kind == "khop":
+    if shape.info.level == "graph" or run.loader.kind == "neighbor":
         return -(-rows // (batch or rows))
     return 1 if run.loader.kind == "full" else steps_by_parts(run.loader, shape)
 
@@ -94,6 +94,6 @@ def kept_by(batches: Batches, shape: GraphShape) -> float:
 
 def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
     """Steps of an epoch by parts that are drawn, or read from disk."""
-    parts = shape.parts if loader.kind == "stored" else loader.num_parts
+    parts = shape.parts if loader.kind == "ondisk" else loader.num_parts
     assert parts is not None, "LoaderConfig has checked it"
     return -(-parts // (loader.parts_per_batch or 1))

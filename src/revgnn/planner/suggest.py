@@ -150,7 +150,7 @@ def _ways(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str
     if isinstance(model, ModelConfig):
         yield from _other_modes(model)
         lean = _leanest(run)
-    if run.loader.kind == "stored":
+    if run.loader.kind == "ondisk":
         yield from _fewer_parts(run, shape, room)
     elif not shape.info.task_spec.has_many_graphs:
         yield from _parts(run, lean, shape, room)

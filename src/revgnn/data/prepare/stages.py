@@ -32,7 +32,7 @@ from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
 from ..ondisk.part import write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
-from ..sampling.partition import metis_clusters
+from ..sampling.clusters import metis_clusters
 from .config import GraphConfig
 from .engine import DAMAGED, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
 from .finish import ELSEWHERE, TWICE, NodeParts, RowCounts, count_faulty_edges, matrix, read_edges, read_part

@@ -1,1 +1,15 @@
-"""Batches of a graph: all of it, its parts, or the neighbours of some nodes; one file for each way to cut a graph."""
+"""Samplers: one file for each way to cut a graph into training steps, and the batches of whole graphs"""
+
+from __future__ import annotations
+
+from . import clusters, neighbor, random
+from .sampler import Sampler
+
+__all__ = ["SAMPLERS", "Sampler"]
+
+SAMPLERS: dict[str, Sampler] = {
+    "random": random.SAMPLER,
+    "clusters": clusters.SAMPLER,
+    "neighbor": neighbor.SAMPLER,
+}
+"""Kind of `LoaderConfig` -> sampler, of a graph in memory."""

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from ...graph import Graph
-from ..induced import ranges
+from ..batch import Batch, Series
+from ..induced import induce, ranges
+from ..subgraphs import GraphSource
+from .parts import Partition
+from .sampler import Sampler
 
 
 def sample_neighbors(graph: Graph, seeds: Tensor, fanouts: Sequence[int], rng: np.random.Generator) -> Tensor:
@@ -69,3 +73,46 @@ def _distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
         taken = (drawn[:, :column] == number[:, None]).any(1)
         drawn[:, column] = np.where(taken, last, number)
     return drawn
+
+
+class NeighborBatches:
+    """Some training nodes and their sampled neighbourhood, as an induced subgraph; the loss is of those nodes alone.
+
+    Args:
+        whole: the graph.
+        batch_size: training nodes in a step; the last step of an epoch may have fewer.
+        fanouts: edges that a node draws in each hop, the first hop first; -1 takes all.
+        seed: of the order of nodes and of the draws, 0 or above.
+    Cost: per step, `sample_neighbors` and `induce`.
+    """
+
+    def __init__(self, source: GraphSource, batch_size: int, fanouts: Sequence[int], seed: int) -> None:
+        self._source, self._batch_size, self._fanouts, self._seed = source, batch_size, tuple(fanouts), seed
+        self._train = source.dataset.splits["train"]
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-self._train.numel() // self._batch_size)
+
+    def train(self, epoch: int) -> Series:
+        """Give the neighbourhoods of all training nodes, in an order of this epoch."""
+        order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
+        steps = torch.split(self._train[torch.from_numpy(order)], self._batch_size)
+
+        def make(step: int) -> Batch:
+            # From 1: a stream of (seed, epoch, 0) would be that of (seed, epoch).
+            rng = np.random.default_rng((self._seed, epoch, 1 + step))
+            nodes = sample_neighbors(self._source.graph, steps[step], self._fanouts, rng)
+            rows = {"train": torch.searchsorted(nodes, steps[step])}
+            return self._source.batch(induce(self._source.graph, nodes), rows)
+
+        return Series(len(self), make)
+
+
+def _make(
+    source: GraphSource, partition: Partition, seed: int, *, fanouts: Sequence[int], batch_size: int
+) -> NeighborBatches:
+    return NeighborBatches(source, batch_size, fanouts, seed)
+
+
+SAMPLER = Sampler(make=_make, needs={"fanouts": "[15, 10, 5]", "batch_size": "1024"})

@@ -58,7 +58,7 @@ def gat() -> Experiment:
         edge_drop=0.1,
     )
     train = TrainConfig(epochs=1200, optimizer="adamw", lr=0.01, eval_every=5, checkpoint_every=10)
-    loader = LoaderConfig(kind="khop", fanouts=(32,) * 6, batch_size=8_662, eval_parts=5)
+    loader = LoaderConfig(kind="neighbor", fanouts=(32,) * 6, batch_size=8_662, eval_parts=5)
     return Experiment(dataset=WITHOUT_SPECIES, model=model, train=train, loader=loader)
 
 

@@ -87,4 +87,4 @@ def _loader(store: Store) -> LoaderConfig:
     if size <= _IN_MEMORY or store.num_parts == 1:
         return LoaderConfig()
     parts = max(1, store.num_parts * _BYTES_PER_STEP // size)
-    return LoaderConfig(kind="stored", parts_per_batch=parts, eval_parts=-(-store.num_parts // parts))
+    return LoaderConfig(kind="ondisk", parts_per_batch=parts, eval_parts=-(-store.num_parts // parts))

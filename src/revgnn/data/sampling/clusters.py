@@ -1,43 +1,15 @@
-"""Partitions of the nodes: independent draws, or METIS clusters that are put together anew every time.
-
-A partition is [N] integers, the part of each node; it is drawn from a generator, so whoever holds the seed holds the
-partition. `Cut` makes subgraphs of it.
-"""
+"""METIS clusters: cut once, then shuffled and put together into parts in every epoch"""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...graph import Graph
-
-
-class Partition(Protocol):
-    """Where partitions of N nodes come from."""
-
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
-        """Give [N] integers in ``0..num_parts-1``; a part may come out empty."""
-        ...
-
-
-class RandomPartition:
-    """Each node falls into a part of its own accord, uniformly: parts of about N/P nodes, with about E/P^2 edges.
-
-    Args:
-        num_nodes: N.
-
-    Source: the training batches of the paper's ogbn-proteins code; Li et al. 2021 (arXiv:2106.07476).
-    """
-
-    def __init__(self, num_nodes: int) -> None:
-        self.num_nodes = num_nodes
-
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
-        """Draw the part of every node, independently."""
-        return torch.from_numpy(rng.integers(0, num_parts, self.num_nodes, dtype=np.int32))
+from ..subgraphs import GraphSource
+from .parts import PartBatches, Partition
+from .sampler import Sampler
 
 
 class ClusterPartition:
@@ -94,3 +66,16 @@ def metis_clusters(graph: Graph, num_clusters: int) -> Tensor:
     indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     _, membership = pymetis.part_graph(num_clusters, pymetis.CSRAdjacency(indptr.numpy(), (key % n).numpy()))
     return torch.as_tensor(np.asarray(membership), dtype=torch.int64)
+
+
+def _partition(source: GraphSource, *, num_parts: int, parts_per_batch: int | None = None) -> ClusterPartition:
+    return ClusterPartition(metis_clusters(source.graph, num_parts), num_parts)
+
+
+def _make(
+    source: GraphSource, partition: Partition, seed: int, *, num_parts: int, parts_per_batch: int | None = None
+) -> PartBatches:
+    return PartBatches(source, partition, -(-num_parts // (parts_per_batch or 1)), seed)
+
+
+SAMPLER = Sampler(make=_make, partition=_partition, needs={"num_parts": "1500"}, takes=("parts_per_batch",))
