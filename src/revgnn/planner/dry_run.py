@@ -38,6 +38,8 @@ WHOLE = 0.4
 """Factor from which the step itself is tried."""
 STEPS = 2
 """Of an epoch of a trial."""
+FEW, FEW_SEGMENTS = 3, 8
+"""Layers more in each segment of the deeper trial, where there are not more segments; else one."""
 
 
 class RepeatedBatch:
@@ -175,11 +177,13 @@ def depths_of_trials(run: Experiment) -> list[int | None]:
     stack = model.stack_arguments()
     outside = model.num_layers - stack["num_layers"]
     step = max(2, stack["num_distinct"])
-    if model.segments is not None:
-        # As many segments as the run has: of two layers and of three, for a segment of one layer keeps less.
-        step = max(step, num_segments(model.segments, stack["num_layers"], model.backprop))
     # Layers that share weights: only from the second on is a gradient added to what is there.
-    least = 2 * step if model.weight_tied or model.segments is not None else step
+    least = 2 * step if model.weight_tied else step
+    if model.segments is not None:
+        # As many segments as the run has, of some layers each: what is taken at their ends shows only then.
+        segments = num_segments(model.segments, stack["num_layers"], model.backprop)
+        step = max(step, segments * (FEW if segments <= FEW_SEGMENTS else 1))
+        least = 2 * step
     return [None] if stack["num_layers"] <= least + step else [outside + least, outside + least + step]
 
 
