@@ -36,8 +36,9 @@ from revgnn.planner.dry_run import at_most, measured_peak
 from revgnn.planner.estimate import predicted
 from revgnn.planner.isolated import resident_in_isolation
 from revgnn.planner.measured import pieces, training_memory
+from revgnn.planner.page import both_units
 from revgnn.planner.process import KEPT, SORTED, data_bytes, process_bytes
-from revgnn.planner.roofline import GPUS, MachineRates
+from revgnn.planner.roofline import GPUS, MachineRates, run_seconds, step_work
 from revgnn.planner.step_size import kept_by, step_size
 from revgnn.planner.suggest import MARGIN
 from revgnn.resident import resident_now
@@ -80,15 +81,20 @@ def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HELD)
+<<<<<<< HEAD
 def test_a_prediction_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
     run = find_recipe(name)()
+=======
+def test_a_prediction_is_close_to_the_measured_peak(name: str) -> None:
+    run = replace(find_recipe(name)(), paper=None)
+>>>>>>> e
     run, shape = at_most(run, shape_of_config(run.dataset), times=1.5, deeper=2)
     found = estimate(run, shape)
     assert found.peak == pytest.approx(measured_peak(run, shape), rel=BOUND)
     assert sum(found.kinds.values()) == pytest.approx(found.peak, rel=0.01)
 
 
-def test_every_real_run_is_within_a_tenth() -> None:
+def test_every_real_run_is_close() -> None:
     """The rows of the docs: `python -m benchmarks.plan --real` writes them."""
     rows = {(row["recipe"], *row["changes"]): row for row in read_lines(REAL_ROWS)}
     kinds = {("arxiv-text/revgcn", "train.labels.reuse=true")}
@@ -97,8 +103,13 @@ def test_every_real_run_is_within_a_tenth() -> None:
     assert {name: row["ratio"] for name, row in rows.items() if abs(row["ratio"] - 1.0) > BOUND} == {}
 
 
+<<<<<<< HEAD
 def test_every_step_of_a_whole_data_set_is_within_a_tenth() -> None:
     """The rows of the docs: ``revgnn paper bench`` writes them."""
+=======
+def test_every_step_of_a_whole_data_set_is_close() -> None:
+    """The rows of the docs: ``revgnn bench memory`` writes them."""
+>>>>>>> e
     measured = {row["recipe"]: row for row in read_lines(FULL_ROWS) if row["how"] == "measured"}
     nets = {"ogbn-arxiv/revgcn_deep", "ogbn-arxiv/resgcn", "ogbn-proteins/revgnn_64", "ogbn-proteins/resgnn_64"}
     assert nets <= set(measured)
@@ -114,7 +125,7 @@ def test_every_process_is_within_a_quarter() -> None:
     assert {name: ratio for name, ratio in newest.items() if abs(ratio - 1.0) > PROCESS_BOUND} == {}
 
 
-def test_every_row_is_within_a_tenth_and_every_recipe_without_one_is_named() -> None:
+def test_every_row_is_close_and_every_recipe_without_one_is_named() -> None:
     """The rows of the docs: `python -m benchmarks.plan` writes them."""
     newest = {row["recipe"]: row for row in read_lines(ROWS)}
     off = {name: row["ratio"] for name, row in newest.items() if abs(row["ratio"] - 1.0) > BOUND}
@@ -179,6 +190,17 @@ def test_memory_does_not_grow_with_a_reversible_depth_but_for_parameters() -> No
     # Weight, gradient and two moments; at the highest moment of the shallow net some of them are not there yet.
     grown = 16 * (deep.parameters - shallow.parameters)
     assert 0.5 * grown <= deep.peak - shallow.peak <= 1.01 * grown
+
+
+@pytest.mark.usefixtures("small_trials")
+@pytest.mark.parametrize(("name", "backprop"), [("digits/revgnn", "reversible"), ("digits/resgnn", "checkpoint")])
+def test_segments_of_a_trial_are_as_many_as_the_whole_depth_has(name: str, backprop: str) -> None:
+    """Of 70 layers "auto" makes 3 segments where reversible and 9 where checkpointed: no line through fewer layers."""
+    run, shape = replace(find_recipe(name)(), paper=None), shape_of_config(find_recipe(name)().dataset).scaled(0.5)
+    run = replace(run, model=replace(run.model, num_layers=70, backprop=backprop, segments="auto"))
+    found = estimate(run, shape)
+    assert found.how == "fitted"
+    assert found.peak == pytest.approx(measured_peak(run, shape), rel=CLOSE)
 
 
 # ------------------------------------------------------------------ batches of real runs
@@ -344,7 +366,9 @@ def test_what_fits_on_a_cpu_is_decided_by_the_process() -> None:
     found = estimate(run, shape)
     assert found.process >= interpreter_bytes() + found.peak
     enough, lacking = (round(share * MARGIN * found.process) for share in (1.01, 0.99))
-    assert what_fits(run, shape, enough, HOST)[0].fits
+    tried: list[str] = []
+    assert what_fits(run, shape, enough, HOST, progress=tried.append)[0].fits
+    assert tried == ["as it is"], "where it fits, nothing else is searched for"
     as_is, *others = what_fits(run, shape, lacking, HOST)
     assert not as_is.fits and as_is.process == found.process
     assert others and all(MARGIN * one.process <= lacking for one in others)
@@ -387,12 +411,38 @@ def test_the_command_says_peak_time_and_what_fits(capsys: pytest.CaptureFixture[
     assert made["peak_bytes"] == sum(made["kinds"].values())
     assert made["seconds_per_step"] > 0.0
     assert made["suggestions"][0]["what"] == "as it is"
-    assert not made["suggestions"][0]["fits"], "the interpreter alone takes more"
+    assert not made["suggestions"][0]["fits"] and len(made["suggestions"]) == 1, "the interpreter alone takes more"
+    assert any("revgnn prepare" in note for note in made["notes"])
+    assert made["seconds"] > made["epochs"] * made["steps_per_epoch"] * made["seconds_per_step"]
     memory = f"{(made['process_bytes'] - made['peak_bytes'] // 2) * 11 // 10}"
     assert main(["plan", "digits/resgnn", "--memory", memory]) == 0
-    said = capsys.readouterr().out
+    said, tried = capsys.readouterr()
+    assert tried.count("plan: as it is") == 1 and "plan: checkpointed layer by layer" in tried
     assert "the process" in said
     assert "does not fit" in said and "--set" in said and "peak training memory" in said
+
+
+def test_whether_it_fits_is_said_of_the_number_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "digits/resgnn", "--memory", "8GB", "--device", "cuda"]) == 0
+    assert "It fits into 8 GB (7.45 GiB): " in capsys.readouterr().out
+    assert [both_units(size) for size in (999, 1500, 12_000_000, 3 * 2**40)] == [
+        "999 B (0.0 MiB)",
+        "1.5 kB (0.0 MiB)",
+        "12 MB (11.4 MiB)",
+        "3.3 TB (3072.00 GiB)",
+    ]
+
+
+def test_the_time_of_a_run_counts_every_step_and_every_evaluation() -> None:
+    run = replace(find_recipe("arxiv-text/revgcn")(), paper=None, loader=LoaderConfig(kind="random", num_parts=10))
+    run = replace(run, train=replace(run.train, epochs=7, eval_every=3))
+    step = step_work(run, PLANTED, *step_size(run, PLANTED)).seconds(HOST)
+    evaluation = step_work(run, PLANTED, PLANTED.nodes, PLANTED.edges, trains=False).seconds(HOST)
+    assert run_seconds(run, PLANTED, HOST) == pytest.approx(70 * step + 3 * evaluation)
+    assert evaluation < step_work(run, PLANTED, PLANTED.nodes, PLANTED.edges).seconds(HOST) / 2
+    final = replace(run, loader=replace(run.loader, final_parts=4, final_views=5))
+    parts = step_work(run, PLANTED, PLANTED.nodes, PLANTED.edges // 4, trains=False).seconds(HOST)
+    assert run_seconds(final, PLANTED, HOST) == pytest.approx(70 * step + 3 * evaluation + 5 * parts)
 
 
 def test_a_folder_is_planned_from_its_footers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,8 @@ WHOLE = 0.4
 """Factor from which the step itself is tried."""
 STEPS = 2
 """Of an epoch of a trial."""
+FEW, FEW_SEGMENTS = 3, 8
+"""Layers more in each segment of the deeper trial, where there are not more segments; else one."""
 
 
 class RepeatedBatch:
@@ -144,13 +146,18 @@ def ways_of_trial(run: Experiment) -> Iterator[Experiment]:
 
 def _scaled(run: Experiment, factor: float) -> Experiment:
     """Scale the numbers of a run's network that count rows, or bytes of them."""
-    model = run.model
-    if not isinstance(model, ModelConfig) or factor == 1.0:
+    run = with_budget(run, factor)
+    if not isinstance(run.model, ModelConfig):
         return run
-    model = replace(model, head_rows=max(math.ceil(model.head_rows * factor), 1))
-    if model.memory_budget is not None:
-        model = replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1))
-    return replace(run, model=model)
+    return replace(run, model=replace(run.model, head_rows=max(math.ceil(run.model.head_rows * factor), 1)))
+
+
+def with_budget(run: Experiment, factor: float) -> Experiment:
+    """Give a run with so many times its memory budget, where it has one."""
+    model = run.model
+    if not isinstance(model, ModelConfig) or model.memory_budget is None:
+        return run
+    return replace(run, model=replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1)))
 
 
 def factors_of_trials(run: Experiment, shape: GraphShape) -> list[float]:
@@ -171,11 +178,13 @@ def depths_of_trials(run: Experiment) -> list[int | None]:
     stack = model.stack_arguments()
     outside = model.num_layers - stack["num_layers"]
     step = max(2, stack["num_distinct"])
-    if model.segments is not None:
-        # As many segments as the run has, of one layer and of two.
-        step = max(step, num_segments(model.segments, stack["num_layers"], model.backprop))
     # Layers that share weights: only from the second on is a gradient added to what is there.
     least = 2 * step if model.weight_tied else step
+    if model.segments is not None:
+        # As many segments as the run has, of some layers each: what is taken at their ends shows only then.
+        segments = num_segments(model.segments, stack["num_layers"], model.backprop)
+        step = max(step, segments * (FEW if segments <= FEW_SEGMENTS else 1))
+        least = 2 * step
     return [None] if stack["num_layers"] <= least + step else [outside + least, outside + least + step]
 
 
@@ -209,14 +218,12 @@ def at_most(
 def at_size(
     run: Experiment, shape: GraphShape, factor: float, deeper: int | None = None
 ) -> tuple[Experiment, GraphShape]:
-    """Scale a run and its data down by a factor."""
+    """Scale a run and its data down by a factor; `at_most` says how deep it stays."""
     deepest = depths_of_trials(run)[-1]
     if deepest is not None and deeper is not None and isinstance(run.model, ModelConfig):
         run = replace(run, model=replace(run.model, num_layers=min(run.model.num_layers, deeper * deepest)))
-    model = run.model
-    if isinstance(model, ModelConfig) and model.memory_budget is not None:
-        model = replace(model, memory_budget=max(round(parse_bytes(model.memory_budget) * factor), 1))
-    return replace(run, model=model, loader=scaled_loader(run.loader, factor)), shape.scaled(factor)
+    run = replace(with_budget(run, factor), loader=scaled_loader(run.loader, factor))
+    return run, shape.scaled(factor)
 
 
 def measured_peak(run: Experiment, shape: GraphShape) -> int:

@@ -1,11 +1,10 @@
 """Peak memory of a run before it runs, from the sizes of its data set alone.
 
-``bytes(N, L) = a + b N + c L + d N L`` at every moment of a step; the largest is the peak.
-The numbers come from small trials of the very program that will run: made-up data in which everything that grows with
-the data set (nodes, edges, graphs, training rows, rows of a head's block) is scaled by one factor, and two depths of
-the same stack. So no formula can fall behind the code, and every convolution, peer and loader is covered. Moments of
-two trials of one depth are matched allocation by allocation: which of them will be the highest at the whole size, the
-trials need not have shown.
+``bytes(N, L) = a + b N + c L + d N L`` in every phase of a step; the largest is the peak. The four numbers come from
+trials of the very program that will run: steps on one batch in which everything that grows with a step (nodes, edges,
+graphs, training rows, rows of a head's block) is scaled by one factor, at two factors and two depths of the same stack.
+So no formula can fall behind the code, and every convolution, peer and loader is covered. What the making of batches
+takes beside the steps is measured apart (`making`).
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def estimate(run: Experiment, shape: GraphShape) -> Prediction:
         run: what will run on the CPU, with this process's choice of kernels and about its libraries.
         shape: of its data set, whole.
     Raises: ValueError: network and data do not go together.
-    Cost: up to four small trainings of two steps, seconds in all; none for what was asked before.
+    Cost: up to four small trainings of four steps, about a second in all; none for what was asked before.
     """
     found = _predict(run, shape)
     return replace(found, process=process_bytes(run, shape, found.peak))

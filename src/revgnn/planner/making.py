@@ -135,6 +135,8 @@ def partitioned_batches(
     parts, source = steps_by_parts(loader, shape), GraphSource(data)
     partition: Partition = EvenPartition(data.num_nodes)
     if loader.kind == "clusters":
+        # METIS has looked at the graph, which keeps what it derived, before the first batch is made.
+        assert source.graph.edge_index.size(1) == data.num_edges
         partition = ClusterPartition(partition.draw(np.random.default_rng(0), parts).long(), parts)
     training = PartBatches(source, partition, parts, 0, edges_at_once=edges_at_once)
     return NodeBatches(training, FullBatch(data, source.graph))
