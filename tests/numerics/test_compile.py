@@ -120,7 +120,7 @@ def test_a_compiled_network_on_inductor() -> None:
 
 def test_a_network_without_a_break_is_refused_with_the_reason() -> None:
     compiled = torch.compile(make(), fullgraph=True, backend="aot_eager")
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="revgnn runs this part as it is: its kernels are compiled"):
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="revgnn runs this part uncompiled: its kernels are compiled"):
         compiled(*drawn(0))
 
 
@@ -151,7 +151,7 @@ def test_nobody_who_does_not_compile_imports_the_compiler() -> None:
     code = (
         "import sys, torch, revgnn\n"
         "config = revgnn.ModelConfig(num_layers=3, hidden_channels=8)\n"
-        "model = revgnn.build_model(config, in_channels=2, out_channels=2)\n"
+        "model = config.build(revgnn.GraphInfo(in_channels=2, num_outputs=2))\n"
         "model(torch.ones(3, 2), torch.tensor([[0, 1], [1, 2]])).sum().backward()\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from op_cases import CASES, calls, results
 from revgnn import ModelConfig, build_model, ops
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.nn import Block, GATConv, GCNConv, GENConv, NormActDrop, SAGEConv
 from revgnn.nn.convs import GATOptions
@@ -102,7 +103,7 @@ def test_forces_are_matched_through_a_stored_network(conv: str) -> None:
     for choice in ("reference", "native"):
         torch.manual_seed(0)
         config = ModelConfig(conv=conv, num_layers=3, hidden_channels=12, dropout=0.0, backprop="store")
-        model = build_model(config, in_channels=4, out_channels=2).double()
+        model = build_model(config, GraphInfo(in_channels=4, num_outputs=2)).double()
         x = torch.randn(N, 4, dtype=torch.float64, requires_grad=True)
         with ops.using(choice):
             energy = model(x, _graph())

@@ -36,8 +36,7 @@ def test_predicted_logits_are_those_that_were_evaluated(
     torch.manual_seed(0)
     model = build_model(
         ModelConfig(conv="sage", num_layers=4, hidden_channels=16, norm="batch"),
-        in_channels=data.in_channels + reuse * CLASSES,
-        out_channels=CLASSES,
+        data.info.with_label_inputs() if reuse else data.info,
     )
     batches = make_batches(data, seed=0, loader=loader)
     # One epoch: the weights that were evaluated are those that are selected.
@@ -69,7 +68,7 @@ def test_predicted_logits_are_those_that_were_evaluated(
 
 def test_a_batch_that_comes_again_is_moved_once() -> None:
     (batch,) = make_batches(node_dataset()).evaluate()
-    forward = Forward(build_model(ModelConfig(num_layers=2, hidden_channels=8), in_channels=5, out_channels=CLASSES))
+    forward = Forward(build_model(ModelConfig(num_layers=2, hidden_channels=8), node_dataset().info))
     assert forward(batch, seed=0)[1] is forward(batch, seed=0)[1]
     assert forward(replace(batch), seed=0)[1] is not forward(batch, seed=0)[1]
 

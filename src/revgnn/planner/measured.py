@@ -57,6 +57,7 @@ def step_peaks(
         held: tensors of the batches that are there before the first step; ``None``: what the loader's kind holds.
     Returns: the phases of `dry_run`, gradients cut into `pieces`; and "first batch", where batches are made ahead.
     """
+    run = run.for_data(dataset.info)
     model = make_model(run, dataset.info)
     if held is None:
         memory = step_memory("cpu", model, batches, run.train.accumulate, detailed=True)
