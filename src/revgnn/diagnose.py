@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -189,4 +190,4 @@ def _weights(blocks: Any) -> float:
 
 
 def _norm(gradients: list[Tensor | None]) -> float:
-    return sum(float(each.double().square().sum()) for each in gradients if each is not None) ** 0.5
+    return math.sqrt(sum(float(each.double().square().sum()) for each in gradients if each is not None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .over_depth import Curve
 
@@ -63,20 +63,14 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    ink = theme.ink
     # A fixed salt, so that the same figures give the same file.
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "depth",
         "font.family": "sans-serif",
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink),
     }
-    with mpl.rc_context():
-        mpl.rcParams.update(style)
+    with mpl.rc_context(style):
         figure = Figure(figsize=(6.4 if scores is None else 9.6, 3.6), layout="constrained", facecolor=theme.paper)
         panels = figure.subplots(1, 1 if scores is None else 2, squeeze=False)[0]
         if scores is not None:
