@@ -826,6 +826,7 @@ BLOCKS = {
     "depth-claim": _depth_claim,
     "depth-minesweeper": partial(_depth_runs, "minesweeper"),
     "depth-roads": partial(_depth_runs, "roads"),
+    "depth-cora": partial(_depth_runs, "cora"),
     **{block: partial(_runs_of, block) for block in _RUNS},
     "out-of-core": _out_of_core,
     "billion": _billion,
