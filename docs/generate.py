@@ -430,7 +430,9 @@ def _depth_runs(dataset: str) -> str:
     found: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for row in read_rows(RESULTS):
         if row["recipe"].startswith(f"{dataset}/"):
-            key = row["recipe"].partition("/")[2], _size(row)[0], _changes(row)
+            layers, channels = _size(row)
+            width = f"{channels} channels" if "model.hidden_channels" in row["changed"] else ""
+            key = row["recipe"].partition("/")[2], layers, ", ".join(filter(None, [_changes(row), width]))
             found.setdefault(key, {})[row["seed"]] = row
     head = ["recipe", "layers", "changes", "parameters", "seeds", "valid", "test", "memory", "process", "training"]
     lines = ["| " + " | ".join(head) + " |", "|---|---:|---|" + "---:|" * (len(head) - 3)]
