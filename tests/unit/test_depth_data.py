@@ -174,6 +174,10 @@ def test_a_road_network_is_labelled_where_the_file_has_no_labels(tmp_path: Path)
     assert [rows.numel() for rows in bare.splits.values()] == [6, 6, 48]
     with pytest.raises(FileNotFoundError, match="name the folder below which it lies with --data-root"):
         load_dataset(DatasetConfig(name="roads", path="none.npz"), tmp_path)
+    np.save(tmp_path / "one.npy", length)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="one.npz is damaged"):
+        load_dataset(DatasetConfig(name="roads", path="one.npz"), tmp_path)
     np.savez(tmp_path / "still.npz", src=src, dst=dst, length=0 * length)
     with pytest.raises(ValueError, match="length must be above 0; road 0 is not"):
         load_dataset(DatasetConfig(name="roads", path="still.npz"), tmp_path)
