@@ -37,8 +37,8 @@ def run_repeats(
     """Take a run from its data to the summary of several seeds.
 
     Args:
-        run: what to do; its seed is the first, the others follow it one by one. Where the data set has numbered splits,
-            each seed trains on the split of its own number.
+        run: what to do; its seed is the first, the others follow it one by one. Where the data set has numbered splits
+            and none is chosen, each seed trains on the split of its own number.
         out: receives a run folder ``seed-K`` for each, and runs.json.
         runs: how many, at least 1.
         callbacks: seed -> those that are told of its training.

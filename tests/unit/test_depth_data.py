@@ -119,11 +119,11 @@ def test_a_damaged_heterophilous_file_is_refused(tmp_path: Path, changes: dict[s
         load_dataset(DatasetConfig(name="minesweeper"), tmp_path)
 
 
-def test_a_seed_takes_the_split_of_its_number() -> None:
+def test_a_seed_takes_the_split_of_its_number_where_none_is_chosen() -> None:
     config = DatasetConfig(name="minesweeper")
     assert [config.with_seed(seed).split for seed in (0, 3, 12)] == [0, 3, 2]
-    for name in ("digits", "cora"):
-        assert DatasetConfig(name=name).with_seed(3) == DatasetConfig(name=name)
+    for same in (DatasetConfig(name="digits"), DatasetConfig(name="cora"), DatasetConfig(name="minesweeper", split=4)):
+        assert same.with_seed(3) == same
 
 
 # ---------------------------------------------------------------------- roads

@@ -37,7 +37,8 @@ class DatasetConfig:
     """For ``tables`` alone: what the columns are called."""
     split: int | Literal["public", "full"] | None = None
     """Which split, where several are published: 0 to 9 of the heterophilous graphs and of ``minefield``; "public" or
-    "full" (all that neither select nor test) of Cora, CiteSeer and PubMed. ``None``: the first of these."""
+    "full" (all that neither select nor test) of Cora, CiteSeer and PubMed. ``None``: the first of these; with
+    ``--runs``, the number of each seed."""
     undirected: bool = False
     """Add the reverse of every edge and drop repeats."""
     self_loops: bool = False
@@ -83,8 +84,9 @@ class DatasetConfig:
         return tuple(range(NUM_SPLITS)) if self.name in HETEROPHILOUS or self.name == "minefield" else ()
 
     def with_seed(self, seed: int) -> DatasetConfig:
-        """Give what a run of this seed trains on: split ``seed % 10`` where the splits have numbers, else the same."""
-        return replace(self, split=seed % NUM_SPLITS) if self.splits and self.splits[0] == 0 else self
+        """Give what one of several runs trains on: split ``seed % 10`` where splits have numbers and none is chosen."""
+        is_open = self.split is None and 0 in self.splits
+        return replace(self, split=seed % NUM_SPLITS) if is_open else self
 
 
 def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = False) -> Dataset:
