@@ -456,17 +456,21 @@ def _depth_runs(dataset: str) -> str:
 
 def _depth_real() -> str:
     """What depth brings on the published minesweeper graph."""
-    rows = [row for row in read_rows(RESULTS) if not _changes(row)]
-    deep, shallow = (
-        {row["seed"]: row for row in rows if row["recipe"] == f"minesweeper/{name}"}
-        for name in ("revsage", "revsage_4")
-    )
+    rows = read_rows(RESULTS)
+    deep = {
+        row["seed"]: row
+        for row in rows
+        if row["recipe"] == "minesweeper/revsage" and row["changed"].keys() <= {"dataset.split"}
+    }
+    tried = [row for row in rows if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
+    shallow = max(tried, key=lambda row: _score(row, "valid"))
     return (
         f"On the published minesweeper graph 32 layers of RevSAGE reach a ROC-AUC of "
         f"**{_mean_and_std([_score(row, 'test') for row in deep.values()])}** over {len(deep)} of its ten splits; the "
         "best published mean that we know is 97.86 ± 0.24 over all ten (a tuned GCN of 12 layers, Luo et al. 2024). On "
-        f"the first split 4 layers reach {_score(shallow[0], 'test'):.2f} and 32 layers {_score(deep[0], 'test'):.2f}, "
-        f"in {memory(shallow[0]['peak_bytes'])} and {memory(deep[0]['peak_bytes'])} of tensors."
+        f"the first split 4 layers, the best of {len(tried)} settings, reach {_score(shallow, 'test'):.2f} and 32 layers "
+        f"{_score(deep[0], 'test'):.2f}, in {memory(shallow['peak_bytes'])} and {memory(deep[0]['peak_bytes'])} of "
+        "tensors."
     )
 
 
