@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,9 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     return Diagnosis(layers=layers, influence=influence, reach=reach)
 
 
-def look_into(model: GNN, stack: Stack, batch: Batch, loss: Any) -> tuple[LayerFacts, ...]:
+def look_into(
+    model: GNN, stack: Stack, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[LayerFacts, ...]:
     """Find the energy and the gradients of every layer.
 
     Args:
@@ -98,18 +100,18 @@ def look_into(model: GNN, stack: Stack, batch: Batch, loss: Any) -> tuple[LayerF
         batch: the whole graph.
         loss: logits and labels of the training rows -> scalar.
     """
-    caught: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = []
-    handle = stack.register_forward_pre_hook(lambda _, args, kwargs: caught.append((args, kwargs)), with_kwargs=True)
+    caught: list[tuple[Any, ...]] = []
+    handle = stack.register_forward_pre_hook(lambda _, arguments: caught.append(arguments))
     with torch.no_grad():
         model(batch.x, batch.graph, batch.edge_attr, seed=0)
     handle.remove()
-    (x, *context), _ = caught[0]
+    x, *context = caught[0]
     model.zero_grad(set_to_none=True)
     states = layer_states(stack, x.detach().requires_grad_(), *context, seed=0)
     for state in states[1:]:
         state.retain_grad()
     rows = batch.rows["train"]
-    loss(model.head(states[-1], batch.graph, 0)[rows], batch.y[rows]).backward()
+    torch.autograd.backward(loss(model.head(states[-1], batch.graph, 0)[rows], batch.y[rows]))
     return tuple(
         LayerFacts(
             layer=depth,
@@ -187,10 +189,9 @@ def _influence(model: nn.Module, dataset: Dataset, hops: int, nodes: int) -> tup
     return tuple(by_hop.tolist()), float(reach)
 
 
-def _weights(blocks: Any) -> float:
+def _weights(blocks: Sequence[nn.Module]) -> float:
     return _norm([parameter.grad for block in blocks for parameter in block.parameters()])
 
 
 def _norm(gradients: list[Tensor | None]) -> float:
-    squares = (float(each.double().square().sum()) for each in gradients if each is not None)
-    return math.sqrt(sum(squares))
+    return math.sqrt(sum(float(each.double().square().sum()) for each in gradients if each is not None))

@@ -103,7 +103,11 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--download", action="store_true", help="download missing data, if its source allows it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
     parser.add_argument(
-        "--runs", metavar="R", type=int, help="run R seeds, a folder each, and give their mean and standard deviation"
+        "--runs",
+        metavar="R",
+        type=int,
+        help="run R seeds, a folder each, and give their mean and standard deviation; where a data set has numbered "
+        "splits, each seed takes the split of its number",
     )
     parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in the run folder")
     parser.add_argument(

@@ -37,8 +37,8 @@ def run_repeats(
     """Run an experiment with consecutive seeds and summarise the reports.
 
     Args:
-        run: the experiment; its seed is the first one. Where the data set has numbered splits, each seed trains on the
-            split of its own number.
+        run: the experiment; its seed is the first one. Where the data set has numbered splits and none is
+            chosen, each seed trains on the split of its own number.
         out: receives a run folder ``seed-K`` per seed, and runs.json.
         runs: number of seeds, at least 1.
         callbacks: seed -> the callbacks of its training.

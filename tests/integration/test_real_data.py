@@ -11,6 +11,7 @@ import torch
 
 from revgnn.data import Dataset, DatasetConfig, load_dataset, make_batches
 from revgnn.data.readers.minefield import count_neighbours, grid_edges
+from revgnn.planner import shape_of_config
 
 
 def need(place: Path) -> None:
@@ -106,6 +107,8 @@ def test_planetoid_full_split_trains_on_all_that_neither_selects_nor_tests(real_
     need(real_data / "planetoid")
     public, full = (load_dataset(DatasetConfig(name="cora", split=split), real_data) for split in (None, "full"))
     assert full.splits["train"].numel() == 2_708 - 500 - 1_000
+    for split, data in ((None, public), ("full", full)):
+        assert shape_of_config(DatasetConfig(name="cora", split=split)).info == data.info
     for split in ("valid", "test"):
         assert torch.equal(full.splits[split], public.splits[split])
 
@@ -114,6 +117,7 @@ def test_minesweeper_follows_the_rule_that_the_generator_follows(real_data: Path
     need(real_data / "minesweeper.npz")
     data = load_dataset(DatasetConfig(name="minesweeper", split=4), real_data)
     assert (data.num_nodes, data.num_edges, int(data.y.sum())) == (10_000, 2 * 39_402, 2_000)
+    assert shape_of_config(DatasetConfig(name="minesweeper")).edges == data.num_edges
     assert torch.equal(data.edge_index, grid_edges(100))
     counts = torch.from_numpy(count_neighbours(data.y.view(100, 100).long().numpy())).view(-1)
     seen = data.x[:, 0] == 0

@@ -120,7 +120,9 @@ def test_a_compiled_network_on_inductor() -> None:
 
 def test_a_network_without_a_break_is_refused_with_the_reason() -> None:
     compiled = torch.compile(make(), fullgraph=True, backend="aot_eager")
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="revgnn runs this part uncompiled: its kernels are compiled"):
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match="revgnn runs this part uncompiled: its kernels are compiled"
+    ):
         compiled(*drawn(0))
 
 

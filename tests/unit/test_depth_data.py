@@ -119,11 +119,11 @@ def test_a_damaged_heterophilous_file_is_refused(tmp_path: Path, changes: dict[s
         load_dataset(DatasetConfig(name="minesweeper"), tmp_path)
 
 
-def test_a_seed_takes_the_split_of_its_number() -> None:
+def test_a_seed_takes_the_split_of_its_number_where_none_is_chosen() -> None:
     config = DatasetConfig(name="minesweeper")
     assert [config.with_seed(seed).split for seed in (0, 3, 12)] == [0, 3, 2]
-    for name in ("digits", "cora"):
-        assert DatasetConfig(name=name).with_seed(3) == DatasetConfig(name=name)
+    for same in (DatasetConfig(name="digits"), DatasetConfig(name="cora"), DatasetConfig(name="minesweeper", split=4)):
+        assert same.with_seed(3) == same
 
 
 # ---------------------------------------------------------------------- roads
@@ -174,6 +174,10 @@ def test_a_road_network_is_labelled_where_the_file_has_no_labels(tmp_path: Path)
     assert [rows.numel() for rows in bare.splits.values()] == [6, 6, 48]
     with pytest.raises(FileNotFoundError, match="name the folder below which it lies with --data-root"):
         load_dataset(DatasetConfig(name="roads", path="none.npz"), tmp_path)
+    np.save(tmp_path / "one.npy", length)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="one.npz is damaged"):
+        load_dataset(DatasetConfig(name="roads", path="one.npz"), tmp_path)
     np.savez(tmp_path / "still.npz", src=src, dst=dst, length=0 * length)
     with pytest.raises(ValueError, match="length must be above 0; road 0 is not"):
         load_dataset(DatasetConfig(name="roads", path="still.npz"), tmp_path)

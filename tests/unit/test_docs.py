@@ -20,6 +20,7 @@ from revgnn.parser import make_parser
 from revgnn.planner.measured import training_memory
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("architecture", "recipes", "paper", "depth")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_commands_of_the_readme_are_understood() -> None:
     text = "".join(_blocks("README.md", "sh") + _blocks("docs/recipes.md", "sh"))
     lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("revgnn")]
-    assert len(commands) == 15
+    assert len(commands) == 16
     for words in commands:
         make_parser().parse_args(words[1:])
 
@@ -109,7 +110,7 @@ def test_reversible_memory_grows_by_the_parameters_alone(generate: ModuleType) -
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/recipes.md", "docs/paper.md"):
+    for document in ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES)):
         path = ROOT / document
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / link).exists(), f"{document} links to {link}"

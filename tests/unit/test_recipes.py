@@ -109,6 +109,7 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
     else:
         features, classes = {
             "digits": (64, 10),
+            "cora": (1433, 7),
             "roads": (3, 10),
             "ogbn-arxiv": (128, 40),
             "ogbn-products": (100, 47),

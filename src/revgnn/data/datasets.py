@@ -21,7 +21,7 @@ from .readers.embedded import read_digits, read_karate
 from .readers.heterophilous import HETEROPHILOUS, NUM_SPLITS, read_heterophilous
 from .readers.minefield import MinefieldOptions, make_minefield
 from .readers.ogb import ProteinsFeatures, read_ogb
-from .readers.pyg import CLASSES, read_planetoid
+from .readers.pyg import PLANETOID, read_planetoid
 from .readers.roads import read_roads
 from .readers.tables import Columns, read_tables
 from .task import Task, find_task
@@ -40,7 +40,8 @@ class DatasetConfig:
     """For ``tables`` alone: what the columns are called."""
     split: int | Literal["public", "full"] | None = None
     """Which split, where several are published: 0 to 9 of the heterophilous graphs and of ``minefield``; "public" or
-    "full" (all that neither select nor test) of Cora, CiteSeer and PubMed. ``None``: the first of these."""
+    "full" (all that neither select nor test) of Cora, CiteSeer and PubMed. ``None``: the first of these; with
+    ``--runs``, the number of each seed."""
     undirected: bool = False
     """Add the reverse of every edge and drop repeats."""
     self_loops: bool = False
@@ -87,13 +88,14 @@ class DatasetConfig:
     @property
     def splits(self) -> tuple[int | str, ...]:
         """The published splits, the first of them the usual one; empty where there is only one."""
-        if self.name in PLANETOID:
+        if self.name in _FOLDERS:
             return ("public", "full")
         return tuple(range(NUM_SPLITS)) if self.name in HETEROPHILOUS or self.name == "minefield" else ()
 
     def with_seed(self, seed: int) -> DatasetConfig:
-        """Give what a run of this seed trains on: split ``seed % 10`` where the splits have numbers, else the same."""
-        return replace(self, split=seed % NUM_SPLITS) if self.splits and self.splits[0] == 0 else self
+        """Give what one of several runs trains on: split ``seed % 10`` where splits have numbers and none is chosen."""
+        is_open = self.split is None and 0 in self.splits
+        return replace(self, split=seed % NUM_SPLITS) if is_open else self
 
 
 def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = False) -> Dataset:
@@ -167,7 +169,7 @@ def _tables(config: DatasetConfig, root: Path, download: bool) -> Dataset:
 
 
 def _planetoid(config: DatasetConfig, root: Path, download: bool) -> Dataset:
-    return read_planetoid(PLANETOID[config.name], root, full=config.split == "full", download=download)
+    return read_planetoid(_FOLDERS[config.name], root, full=config.split == "full", download=download)
 
 
 def _heterophilous(config: DatasetConfig, root: Path, download: bool) -> Dataset:
@@ -187,14 +189,14 @@ def _roads(config: DatasetConfig, root: Path, download: bool) -> Dataset:
     return read_roads(root / Path(config.path).expanduser())
 
 
-PLANETOID = {name.lower(): name for name in CLASSES}
-"""Name -> how Planetoid's folders are called."""
+_FOLDERS = {info.name: folder for folder, info in PLANETOID.items()}
+"""Name -> how Planetoid's folder is called."""
 
 DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
     "digits": lambda config, root, download: read_digits(),
     "karate": lambda config, root, download: read_karate(),
     "minefield": lambda config, root, download: make_minefield(config.minefield, _number(config)),
-    **dict.fromkeys(PLANETOID, _planetoid),
+    **dict.fromkeys(_FOLDERS, _planetoid),
     **dict.fromkeys(HETEROPHILOUS, _heterophilous),
     **dict.fromkeys((f"city-{city}" for city in CITIES), _city),
     "roads": _roads,

@@ -63,17 +63,12 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    ink = theme.ink
     # A fixed salt, so that the same figures give the same file.
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "depth",
         "font.family": "sans-serif",
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink),
     }
     with mpl.rc_context(style):
         figure = Figure(figsize=(6.4 if scores is None else 9.6, 3.6), layout="constrained", facecolor=theme.paper)

@@ -19,6 +19,8 @@ from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is
 from ..data.readers.heterophilous import HETEROPHILOUS
 from ..data.readers.minefield import make_minefield
 from ..data.readers.ogb import OGB
+from ..data.readers.pyg import PLANETOID
+from ..data.readers.roads import read_roads
 from ..data.task import find_task
 
 CLASSES = 40
@@ -109,16 +111,17 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
     if config.name == "digits":
         counts = Counts(nodes=1797, edges=19_858, splits=(("train", 1078),))
         return GraphShape(info=GraphInfo(name="digits", in_channels=64, num_outputs=10, counts=counts))
-    if config.name == "minefield" or config.name in HETEROPHILOUS:
-        is_drawn = config.name == "minefield"
-        info = make_minefield(config.minefield).info if is_drawn else HETEROPHILOUS[config.name]
-        loops = info.counts.nodes if config.self_loops else 0
-        info = replace(info, undirected=config.undirected, self_loops=config.self_loops)
-        return GraphShape(info=info).counted(edges=info.counts.edges + loops)
+    if config.name == "roads":
+        assert config.path is not None, "DatasetConfig checks that roads have a path"
+        return _with_edges(shape_of_dataset(read_roads(Path(config.path))), config)
+    if (known := _published(config)) is not None:
+        loops = known.counts.nodes if config.self_loops else 0
+        info = replace(known, undirected=config.undirected, self_loops=config.self_loops)
+        return GraphShape(info=info).counted(edges=known.counts.edges + loops)
     if config.name not in OGB:
         raise ValueError(
             f"the sizes of {config.name} are not known without its data; choose one of "
-            f"{', '.join((*OGB, *HETEROPHILOUS))}, digits, minefield, or a folder"
+            f"{', '.join((*OGB, *HETEROPHILOUS))}, cora, citeseer, pubmed, digits, minefield, roads, or a folder"
         )
     facts = OGB[config.name]
     info = replace(facts.info, undirected=config.undirected, self_loops=config.self_loops)
@@ -130,6 +133,19 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
     if config.self_loops:
         edges = facts.both_ways - facts.loops + info.counts.nodes
     return _with_edge_features(GraphShape(info=info).counted(edges=edges), config)
+
+
+def _published(config: DatasetConfig) -> GraphInfo | None:
+    """What is known of a data set that has every edge in both directions and no self loops."""
+    if config.name == "minefield":
+        return make_minefield(config.minefield).info
+    planetoid = {info.name: info for info in PLANETOID.values()}
+    info = (planetoid | HETEROPHILOUS).get(config.name)
+    if info is not None and config.split == "full":
+        held_out = [(name, rows) for name, rows in info.counts.splits if name != "train"]
+        train = info.counts.nodes - sum(rows for _, rows in held_out)
+        info = replace(info, counts=replace(info.counts, splits=(("train", train), *held_out)))
+    return info
 
 
 def _with_edge_features(shape: GraphShape, config: DatasetConfig) -> GraphShape:

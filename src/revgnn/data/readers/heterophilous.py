@@ -6,7 +6,6 @@ A data set is one ``.npz`` file as its authors publish it, with ten splits. Noth
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ...run_lock import claimed
 from ..dataset import Dataset
 from ..edges import make_undirected
 from ..info import Counts, GraphInfo
+from .npz import read_npz
 from .pyg import quiet_pyg
 
 NUM_SPLITS = 10
@@ -105,14 +105,7 @@ def _find(name: str, root: Path, download: bool) -> Path:
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with np.load(path) as file:
-            arrays = {key: file[key] for key in _KEYS if key in file}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}; delete it and fetch it again with --download") from error
-    missing = [key for key in _KEYS if key not in arrays]
-    if missing:
-        raise ValueError(f"{path} must hold {', '.join(_KEYS)}; it lacks {', '.join(missing)}")
+    arrays = read_npz(path, _KEYS)
     nodes, edges = len(arrays["node_features"]), arrays["edges"]
     if edges.ndim != 2 or edges.shape[1] != 2 or (edges.size and not 0 <= edges.min() <= edges.max() < nodes):
         raise ValueError(f"{path}: edges must be [E, 2] numbers of {nodes} nodes, got {list(edges.shape)}")

@@ -14,12 +14,24 @@ from pathlib import Path
 
 from ...run_lock import claimed
 from ..dataset import Dataset
-from ..info import GraphInfo
+from ..info import Counts, GraphInfo
 from .planetoid import check_arrays_only
 
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
-CLASSES = {"Cora": 7, "CiteSeer": 6, "PubMed": 3}
-"""Planetoid's names, as its folders are called, with their number of classes."""
+PLANETOID = {
+    name: GraphInfo(
+        name=name.lower(),
+        num_outputs=classes,
+        in_channels=features,
+        counts=Counts(nodes=nodes, edges=edges, splits=(("train", 20 * classes), ("valid", 500), ("test", 1000))),
+    )
+    for name, nodes, edges, features, classes in (
+        ("Cora", 2_708, 10_556, 1_433, 7),
+        ("CiteSeer", 3_327, 9_104, 3_703, 6),
+        ("PubMed", 19_717, 88_648, 500, 3),
+    )
+}
+"""Planetoid's names, as its folders are called, and what is known of each, under the public split."""
 
 
 def read_planetoid(name: str, root: Path, *, full: bool = False, download: bool = False) -> Dataset:
@@ -59,7 +71,7 @@ def read_planetoid(name: str, root: Path, *, full: bool = False, download: bool 
             check_arrays_only(folder / part)
         data = read_planetoid_data(str(folder), name)
     return Dataset(
-        info=GraphInfo(name=name.lower(), num_outputs=CLASSES[name]),
+        info=PLANETOID[name],
         x=data.x,
         edge_index=data.edge_index,
         y=data.y,

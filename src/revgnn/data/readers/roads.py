@@ -6,7 +6,6 @@ The file is an ``.npz`` with an edge list and lengths; the labels follow from th
 from __future__ import annotations
 
 import heapq
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..dataset import Dataset
 from ..info import GraphInfo
+from .npz import read_npz
 
 HOPS, CLASSES = 16, 10
 _EDGES = ("src", "dst", "length")
@@ -39,14 +39,7 @@ def read_roads(path: Path) -> Dataset:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; name the folder below which it lies with --data-root")
-    try:
-        with np.load(path) as file:
-            arrays = {key: file[key] for key in (*_EDGES, "x", "ecc") if key in file}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}; write it again") from error
-    missing = [key for key in _EDGES if key not in arrays]
-    if missing:
-        raise ValueError(f"{path} must hold {', '.join(_EDGES)}; it lacks {', '.join(missing)}")
+    arrays = read_npz(path, _EDGES, ("x", "ecc"))
     src, dst = (arrays[key].astype(np.int64) for key in _EDGES[:2])
     length = arrays["length"].astype(np.float32)
     if not len(src) == len(dst) == len(length) or not len(src) or min(src.min(), dst.min()) < 0:
