@@ -24,7 +24,7 @@ from .train.curve import CURVE_FILE
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class RunRecord:
@@ -135,8 +135,19 @@ def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
         raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
     facts = read_object(path)
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{path} must have format {FORMAT}; use the revgnn that wrote it")
+        raise ValueError(
+            f"{path} must have format {FORMAT}, got {facts.get('format')!r}, which {_writer(facts)} wrote; use that "
+            "version, or train again"
+        )
     return path, facts
+
+
+def _writer(facts: Mapping[str, Any]) -> str:
+    """Name the version that wrote a run folder."""
+    where = facts.get("where")
+    versions = where.get("versions") if isinstance(where, Mapping) else None
+    version = versions.get("revgnn") if isinstance(versions, Mapping) else None
+    return f"revgnn {version}" if isinstance(version, str) else "another revgnn"
 
 
 def describe(info: GraphInfo) -> dict[str, Any]:

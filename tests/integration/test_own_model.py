@@ -159,3 +159,21 @@ def test_it_is_the_model_of_an_experiment(tmp_path: Path) -> None:
     report = revgnn.run_experiment(run, tmp_path / "run", name="linear", data_root=tmp_path, device="cpu")
     assert report["parameters"] == 64 * 10
     assert read_experiment(tmp_path / "run") == run
+
+
+def test_a_run_folder_of_another_format_names_the_version_that_wrote_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_train(epochs=1)) == 0
+    path = folder / "run" / "run.json"
+    facts = json.loads(path.read_text())
+    facts["format"], facts["where"]["versions"]["revgnn"] = 1, "0.0.7"
+    path.write_text(json.dumps(facts))
+    for words in (["predict", "run", "--out", "p.parquet"], ["report", "run"]):
+        capsys.readouterr()
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "must have format 2, got 1, which revgnn 0.0.7 wrote; use that version, or train again" in said
+    path.write_text(json.dumps({"format": 1, "where": ["nowhere"]}))
+    assert main(["report", "run"]) == 2
+    assert "which another revgnn wrote" in capsys.readouterr().err
