@@ -128,8 +128,10 @@ def limited(words: list[str], limit: int) -> dict[str, Any]:
 
 def imports_bytes() -> int:
     """Anonymous memory that is mapped once everything is imported, before there is any data."""
-    imports = "import revgnn.commands.train, torchmetrics.functional.classification"
-    code = f"{imports}\nprint(open('/proc/self/status').read())"
+    # Of every command, for what one of them does not import at the top it may import later.
+    commands = ("train", "predict", "prepare", "paper", "demo", "convert")
+    modules = (*(f"revgnn.commands.{name}" for name in commands), "torchmetrics.functional.classification")
+    code = f"import {', '.join(modules)}\nprint(open('/proc/self/status').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmData"))
 
