@@ -1,4 +1,4 @@
-"""The demonstration: the same network at three depths, stored and reversible, on a field of Minesweeper."""
+"""The demo: the same network at three depths, with stored and with recomputed activations, on a Minesweeper field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dry runs of a run's training steps: the very program, on made-up data of any size and at any depth of its stack."""
+"""Dry runs: takes training steps with the real program on synthetic data of any size and at any depth."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEAST_NODES, NODES_PER_CHANNEL = 128, 1
 MOST_WORK = 2**24
 """Numbers in that tensor at the most, however few nodes are left: a peer may keep dozens of its size."""
 WHOLE = 0.4
-"""Factor from which the step itself is tried."""
+"""Factor from which the full step is tried instead of a scaled one."""
 STEPS = 2
 """Of an epoch of a trial."""
 FEW, FEW_SEGMENTS = 3, 8
@@ -73,16 +73,16 @@ class RepeatedBatch:
 
 
 def trial_peaks(run: Experiment, shape: GraphShape, factor: float, layers: int | None) -> Peaks:
-    """Take the first steps of a run at a size, and measure the peaks of their phases; the making of batches apart.
+    """Take the first steps of a run at a scaled size, and measure the peak of each phase, without making batches.
 
     Args:
-        run, shape: what `estimate` takes.
-        factor: of all that grows with what a step sees, in (0, 1].
-        layers: of the network; ``None``: as many as it has.
+        run, shape: as in `estimate`.
+        factor: scale of the step's sizes, in (0, 1].
+        layers: number of layers; ``None``: the configured number.
     """
     small = step_shape(run, shape).scaled(factor)
     if shape.info.level == "graph":
-        # So many graphs are trained on that an epoch has some steps.
+        # Use enough graphs for an epoch of several steps.
         graphs = small.graphs
         run = replace(run, batch_size=graphs)
         small = small.scaled(2.0 * STEPS).counted(train=STEPS * graphs)
@@ -103,8 +103,8 @@ def trial_peaks(run: Experiment, shape: GraphShape, factor: float, layers: int |
 
 @contextmanager
 def as_tried(run: Experiment, shape: GraphShape) -> Iterator[Experiment]:
-    """Give a run as it can be taken on made-up data of a shape."""
-    # So small a rate that no loss runs away; both directions and loops are in the edges of a shape already.
+    """Return the run, adapted to synthetic data of a shape."""
+    # The learning rate is so small that the loss does not diverge; the shape's edges include reverse edges and loops.
     trial = replace(
         run,
         dataset=replace(run.dataset, undirected=False, self_loops=False),
@@ -120,14 +120,14 @@ def as_tried(run: Experiment, shape: GraphShape) -> Iterator[Experiment]:
 
 
 def made_up_data(run: Experiment, shape: GraphShape) -> Dataset:
-    """Make up a data set of a shape, of which `made_up_batches` are taken."""
+    """Make a synthetic data set of a shape, for `made_up_batches`."""
     if shape.info.level == "graph" or run.loader.kind == "full":
         return made_up(shape)
     return partitioned_data(run.loader, shape, shape)
 
 
 def made_up_batches(run: Experiment, shape: GraphShape, data: Dataset) -> Batches:
-    """Give the batches that a run takes of made-up data; parts are runs of nodes of equal size."""
+    """Return the batches of a run on synthetic data; parts are consecutive nodes, of equal size."""
     if shape.info.level == "graph" or run.loader.kind == "full":
         return make_batches(data, run.batch_size, run.train.seed, run.loader)
     batches = partitioned_batches(run.loader, shape, data)

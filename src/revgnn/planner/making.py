@@ -1,7 +1,7 @@
-"""The memory of making batches: measured on small graphs, without a model.
+"""Measures the memory for making batches on small graphs, without a model.
 
-Parts, clusters and neighbourhoods are made beside the steps, ahead of them. What that takes is linear in everything
-that grows with the graph, so two graphs of one shape tell it.
+Parts, clusters and neighbourhoods are prefetched during the steps. Their memory is linear in the graph's sizes, so two
+graphs of one shape determine it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ READING = 0.05
 
 @dataclass(frozen=True)
 class BatchMemory:
-    """What making batches takes, in bytes."""
+    """Memory for making batches, in bytes."""
 
     batch: float
     """One batch."""
     first: float
-    """The making of an epoch's first batch at its peak, the batch included."""
+    """Peak while an epoch's first batch is made, including the batch."""
     later: float
-    """The making of a later one, the batch apart."""
+    """Peak while a later batch is made, without the batch."""
     kept: float
-    """What is kept of the whole graph while an epoch lasts."""
+    """Memory kept for the whole graph during an epoch."""
 
 
 class EvenPartition:

@@ -1,4 +1,4 @@
-"""What `revgnn plan` says: one JSON value, and its lines."""
+"""Makes the plan of `revgnn plan` as a JSON value, and prints it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fits into so much memory: other ways to differentiate, more groups, parts, less depth or width.
+"""Searches for settings that fit a memory limit: backpropagation, groups, parts, fewer layers or channels.
 
 Each suggestion is a set of ``--set`` assignments with its own predicted peak and time.
 """
@@ -33,7 +33,7 @@ MARGIN = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """One way to run, and what it takes."""
+    """A set of settings with its predicted memory and time."""
 
     what: str
     """In words, such as "reversible"."""
@@ -64,7 +64,7 @@ def what_fits(
     *,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Suggestion]:
-    """Search for ways to run within a memory, the most faithful first.
+    """Search for settings that fit a memory limit, those closest to the original run first.
 
     Args:
         run: what is wanted.
@@ -96,7 +96,7 @@ Changes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Room:
-    """A memory that something is to fit into."""
+    """A memory limit."""
 
     memory: int
     rates: MachineRates
