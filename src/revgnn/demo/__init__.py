@@ -1,4 +1,4 @@
-"""The demo: the same network at three depths, with stored and with recomputed activations, on a Minesweeper field."""
+"""The demo: a network at three depths, with stored or recomputed activations, on a Minesweeper field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the sizes of a data set without reading its data, and makes synthetic data of such sizes, also scaled down.
+"""Finds the sizes of a data set without its data, and makes synthetic data of these sizes, also scaled down.
 
 Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from the footers of
 its Parquet files or from its manifest.

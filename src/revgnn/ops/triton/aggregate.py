@@ -1,4 +1,4 @@
-"""Messages of generalised graph convolution by softmax, sum or mean: the forward. The softmax is found online."""
+"""Triton kernels of GEN aggregation by softmax, sum or mean: the forward, with an online softmax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Additive attention: one program a row, a head and a block of its channels; the softmax is found online."""
+"""Triton kernels of additive attention: one program per row, head and channel block, with an online softmax."""
 
 from __future__ import annotations
 

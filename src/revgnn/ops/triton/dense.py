@@ -1,4 +1,4 @@
-"""Dense layers and products of rows in place: the device's own library is the kernel, so these are calls of torch."""
+"""Dense layers and row products in place on CUDA, by torch, which calls the device's own library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def linear(
     sign: int = 0,
     plus: Tensor | None = None,
 ) -> None:
-    """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `native.linear`."""
+    """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `revgnn.ops.cpu.linear`."""
     operands.linear(x, plus, weight, bias, out)
     _send(x if plus is None else x + plus, weight, bias, out, sign)
 

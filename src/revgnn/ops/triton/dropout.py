@@ -1,4 +1,4 @@
-"""Which elements are kept: by the caller's mask, or by `reference.keep_mask`'s hash of (seed, position)."""
+"""Dropout in Triton kernels: reads the caller's mask, or computes it by `reference.keep_mask`'s hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Largest value of each channel over the neighbours, where it stands, and the way back."""
+"""Triton kernels of the maximum of each channel over the neighbours, its position, and its gradient."""
 
 from __future__ import annotations
 

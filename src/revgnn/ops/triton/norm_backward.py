@@ -1,4 +1,4 @@
-"""The head of a block backward; everything but the statistics is made again from x.
+"""Triton kernels of norm, ReLU and dropout: the backward, which recomputes everything but the statistics from x.
 
 Sums over rows, for the affine and for BatchNorm's own statistics, go through partial sums of fixed ranges of rows.
 """
