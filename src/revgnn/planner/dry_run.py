@@ -32,24 +32,24 @@ from .synthetic import GraphShape, made_up
 WORK = 2**20
 """Numbers in the largest tensor of the larger trial, about: a width for every edge of a step."""
 LEAST_NODES, NODES_PER_CHANNEL = 128, 1
-"""Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
+"""Least nodes of a step of the smaller trial; with fewer, constant memory dominates memory that grows."""
 MOST_WORK = 2**24
 """Numbers in that tensor at the most, however few nodes are left: a peer may keep dozens of its size."""
 WHOLE = 0.4
 """Factor from which the full step is tried instead of a scaled one."""
 STEPS = 2
-"""Of an epoch of a trial."""
+"""Steps per epoch of a trial."""
 FEW, FEW_SEGMENTS = 3, 8
-"""Layers more in each segment of the deeper trial, where there are not more segments; else one."""
+"""Additional layers per segment of the deeper trial, with at most ``FEW_SEGMENTS`` segments; otherwise one."""
 
 
 class RepeatedBatch:
-    """One batch as every step of an epoch.
+    """A source that returns the same batch in every step of an epoch.
 
     Args:
-        batch: what a step sees.
-        count: steps of an epoch.
-        is_new: whether each step's graph has nothing derived yet, as where batches are made one after another.
+        batch: the batch.
+        count: steps per epoch.
+        is_new: whether each step's graph has empty caches, as with batches that are made per step.
     """
 
     def __init__(self, batch: Batch, count: int, *, is_new: bool) -> None:
@@ -60,7 +60,7 @@ class RepeatedBatch:
         return self._count
 
     def train(self, epoch: int) -> Series:
-        """Give the batch, so many times."""
+        """Yield the batch ``count`` times."""
         return Series(self._count, lambda number: self._underived() if self._is_new else self._batch)
 
     def evaluate(self) -> Series:
@@ -153,7 +153,7 @@ def _scaled(run: Experiment, factor: float) -> Experiment:
 
 
 def with_budget(run: Experiment, factor: float) -> Experiment:
-    """Give a run with so many times its memory budget, where it has one."""
+    """Scale the memory budget of a run, if it has one."""
     model = run.model
     if not isinstance(model, ModelConfig) or model.memory_budget is None:
         return run
@@ -189,7 +189,7 @@ def depths_of_trials(run: Experiment) -> list[int | None]:
 
 
 def with_layers(run: Experiment, layers: int | None) -> Experiment:
-    """Give a run at a depth, in as many segments as it has; ``None``: at its own."""
+    """Return the run with another depth and the same number of segments; ``None``: unchanged."""
     model = run.model
     if layers is None:
         return run

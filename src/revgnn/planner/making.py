@@ -24,11 +24,11 @@ from .step_size import kept_share, steps_by_parts
 from .synthetic import GraphShape, made_up
 
 EDGES = 2**17
-"""Of the larger graph, about."""
+"""Approximate number of edges of the larger graph."""
 LEAST_NODES = 2
 """Of a part of the smaller graph; for "neighbor", training nodes of a step."""
 READING = 0.05
-"""Of a batch, that reading it from disk takes for a moment: as was measured."""
+"""Temporary memory for reading a batch from disk, as a measured share of the batch."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class EvenPartition:
 
 @lru_cache(maxsize=64)
 def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
-    """Tell what making the batches of a node-level data set takes.
+    """Measure the memory for making the batches of a node-level data set.
 
     Args:
-        loader: how they are made; not the kind "full", which makes none.
-        shape: of the data set.
+        loader: the loader's configuration; not the kind "full", which makes no batches.
+        shape: shape of the data set.
     Cost: batches of two graphs of about `EDGES` edges at most, a fraction of a second.
     """
     per_step = shape.nodes / steps_by_parts(loader, shape) if loader.batch_size is None else loader.batch_size
