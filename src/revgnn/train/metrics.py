@@ -216,8 +216,8 @@ def _of_columns(logits: Tensor, y: Tensor, figure: Callable[[Tensor, Tensor], fl
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    # torchmetrics squashes scores outside 0..1 by a float32 sigmoid, which ties all large logits; the area depends on
-    # the order alone, so give it the order.
+    # torchmetrics applies a float32 sigmoid to scores outside 0..1, which makes all large logits equal. The area
+    # depends on the order only, so pass ranks.
     distinct: Tensor
     place: Tensor
     distinct, place = torch.unique(scores, return_inverse=True)
