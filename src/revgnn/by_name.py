@@ -1,4 +1,4 @@
-"""Import a user's object by its name ``package.module:Name``, also from the current folder"""
+"""Imports a user's object by its name ``package.module:Name``, also from the current folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def is_name(text: str) -> bool:
 def find_object(name: str) -> object:
     """Import the object that ``package.module:Name`` names.
 
-    Raises: ValueError: the text is no such name, or the module has no such object; ImportError: the module cannot be
-        imported.
+    Raises: ValueError: the text does not have this form, or the module has no such object; ImportError: the module
+        cannot be imported.
     """
     if not is_name(name):
         raise ValueError(f"{name!r} must look like package.module:Name")

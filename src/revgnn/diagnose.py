@@ -1,4 +1,4 @@
-"""What happens inside a trained network, layer by layer: over-smoothing, gradients, and how far it sees."""
+"""Diagnoses a trained network layer by layer: over-smoothing, gradient norms and the reach of its outputs."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ from .train import check_weights, load_best
 from .train.losses import LOSSES
 
 MOST_HOPS = 24
-"""Of the reach, where nobody says more: PyG takes a subgraph of so many hops around each node."""
+"""Default limit on the hops of the reach; PyG extracts a subgraph of this many hops around each node."""
 _EDGES_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFacts:
-    """What was found of a layer."""
+    """Measurements of one layer."""
 
     layer: int
-    """Counted from 1; 0 is what enters the stack."""
+    """Counted from 1; 0: the input of the stack."""
     energy: float
-    """Dirichlet energy of the stream after it: see `dirichlet_energy`."""
+    """Dirichlet energy of the layer's output stream: see `dirichlet_energy`."""
     stream_gradient: float
-    """Euclidean norm of the gradient of the training loss by the stream after it."""
+    """Euclidean norm of the training loss's gradient with respect to the layer's output stream."""
     weight_gradient: float | None
-    """The same by the layer's own weights; ``None`` for layer 0."""
+    """The same with respect to the layer's weights; ``None`` for layer 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was found of a network."""
+    """Measurements of a network."""
 
     layers: tuple[LayerFacts, ...]
     """From layer 0 to the last."""
     influence: tuple[float, ...]
-    """Share of the nodes at hop 0, 1, ... in what the logits of a node depend on (L1 norm of the Jacobian), in
-    units of hop 0; empty where it was not asked for."""
+    """Influence of the nodes at hop 0, 1, ... on a node's logits (L1 norm of the Jacobian), relative to hop 0; empty
+    if it was not requested."""
     reach: float | None
-    """Mean hop distance of that influence."""
+    """Mean hop distance, weighted by influence."""
 
 
 def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, nodes: int = 8) -> Diagnosis:
-    """Look into the selected weights of a finished run, on the CPU, on its own graph and without dropout.
+    """Diagnose the best weights of a finished run on its own graph, on the CPU and without dropout.
 
     Args:
-        folder: of the run.
-        data_root: where data lies, as in training.
-        hops: farthest hop of the reach; ``None``: the number of layers, at most `MOST_HOPS`.
-        nodes: how many nodes the reach is averaged over, drawn from seed 0; 0: it is left out.
+        folder: the run folder.
+        data_root: folder of the data, as in training.
+        hops: largest hop of the reach; ``None``: the number of layers, at most `MOST_HOPS`.
+        nodes: number of nodes over which the reach is averaged, drawn from seed 0; 0: no reach.
     Raises:
-        FileNotFoundError: no finished run.
-        ValueError: its network has no layers to look at, or reads labels, or its graph is not one in memory.
+        FileNotFoundError: the folder has no finished run.
+        ValueError: the network has no stack of layers or reads labels, or the data is not one graph in memory.
     Cost: one step with every activation stored, L N D; and for each node as many backwards as there are outputs.
     """
     trained = read_schema(folder)
@@ -92,11 +92,11 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
 def look_into(
     model: GNN, stack: Stack, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[LayerFacts, ...]:
-    """Find the energy and the gradients of every layer.
+    """Measure the energy and the gradients of every layer.
 
     Args:
-        model: in evaluation.
-        stack: that of the model.
+        model: in evaluation mode.
+        stack: the model's stack.
         batch: the whole graph.
         loss: logits and labels of the training rows -> scalar.
     """
@@ -124,10 +124,10 @@ def look_into(
 
 
 def dirichlet_energy(x: Tensor, graph: Graph) -> float:
-    """Measure how much neighbours differ, beside how much any two nodes do.
+    """Measure the difference of neighbours relative to the difference of random nodes.
 
-    ``mean_(i,j) |x_i - x_j|^2 / (2 mean_i |x_i - mean x|^2)`` over the edges: 0 where neighbours are alike (smoothed
-    over), 1 where they are as different as nodes drawn at random, above 1 where they differ more.
+    ``mean_(i,j) |x_i - x_j|^2 / (2 mean_i |x_i - mean x|^2)`` over the edges: 0 if neighbours are equal
+    (over-smoothed), 1 if they differ as much as random nodes, above 1 if they differ more.
 
     Args:
         x: [N, D].
@@ -144,7 +144,7 @@ def dirichlet_energy(x: Tensor, graph: Graph) -> float:
 
 
 def draw(diagnosis: Diagnosis, path: Path) -> None:
-    """Draw a diagnosis to a file: energy and gradients over layers, and influence over hops where it is there.
+    """Plot a diagnosis to a file: energy and gradients over layers and, if measured, influence over hops.
 
     Raises: ModuleNotFoundError: matplotlib is not installed.
     """
@@ -182,7 +182,7 @@ def _influence(model: nn.Module, dataset: Dataset, hops: int, nodes: int) -> tup
         from torch_geometric.utils import total_influence
 
         data = Data(x=dataset.x, edge_index=dataset.edge_index)
-        # PyG draws from the global generator, and draws a bar.
+        # PyG uses the global random generator and shows a progress bar.
         with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):
             torch.manual_seed(0)
             by_hop, reach = total_influence(model, data, max_hops=hops, num_samples=nodes, vectorize=False)

@@ -1,7 +1,6 @@
-"""A run from data to report: what it consists of, and the whole path on one page.
+"""Runs an experiment from its configuration to its report: data, batches, model, training, checkpoints, report.
 
-tables or data set -> batches -> model -> training -> checkpoints -> report. Every stage is one call to the piece that
-knows it.
+Each stage is one call to the module that implements it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Device = Literal["auto", "cpu"]
 
 
 class ModelBuilder(Protocol):
-    """What builds a network for a data set: a configuration of this package, or an object of the user's own."""
+    """Builds a network for a data set: a configuration of this package, or a user's object."""
 
     def build(self, info: GraphInfo) -> nn.Module:
         """Make the network, called as ``model(x, graph, edge_attr, seed=...)``, with random weights."""
@@ -34,24 +33,23 @@ class ModelBuilder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that decides what a run computes."""
+    """The configuration of a run."""
 
     dataset: DatasetConfig
-    """Which data, and what is done to its edges."""
+    """The data set and the changes to its edges."""
     model: ModelBuilder
-    """What builds the network: a `ModelConfig`, a baseline of the paper's tables, or an object of the user's own with
-    ``build(info)``."""
+    """Builds the network: a `ModelConfig`, a baseline of the paper, or a user's object with ``build(info)``."""
     train: TrainConfig
-    """How it is trained."""
+    """The training configuration."""
     batch_size: int | None = None
-    """Graphs in a step, for graph-level data; ``None``: all in one step. At node level it must be ``None``."""
+    """Graphs per step, for graph-level data; ``None``: all in one step. At node level it must be ``None``."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """What a step and an evaluation see of a node-level graph: all of it, parts, or neighbourhoods."""
+    """Sampling of a node-level graph in training and evaluation: the whole graph, parts, or neighbourhoods."""
 
     def for_data(self, info: GraphInfo) -> Experiment:
-        """Give it with the loss that the task of its data decides, where it names none.
+        """Return a copy whose loss is the default of the data's task, if none is configured.
 
-        Raises: ValueError: loss or metric do not go with the task.
+        Raises: ValueError: loss or metric do not fit the task.
         """
         return replace(self, train=self.train.for_task(info.task_spec, info.metric))
 
@@ -69,24 +67,24 @@ def run_experiment(
     target: Mapping[str, Any] | None = None,
     dataset: Dataset | Store | None = None,
 ) -> dict[str, Any]:
-    """Take a run from its data to its report.
+    """Read the data, build and train the model, and write the report.
 
     Args:
-        run: what to do.
+        run: the experiment.
         out: the run folder; receives run.json, curve.jsonl, ckpt/, result.json, report.json and report.html.
-        name: what reports call it.
-        data_root: where data lies, or goes.
-        device: "auto" is an accelerator where there is one.
-        resume: go on from the newest checkpoint in ``out``.
-        download: fetch data that is missing, where its source allows it.
-        callbacks: told of the training, such as a `ProgressBar`.
-        target: what a publication prints for the experiment, to stand beside the results in the report.
-        dataset: the data of the run where it is read already, as `read_data` gives it; ``None`` reads it.
-    Returns: the report; nothing on ranks after the first, which write none.
+        name: name in reports.
+        data_root: folder of the data and of downloads.
+        device: "auto": an accelerator if there is one.
+        resume: continue from the newest checkpoint in ``out``.
+        download: download missing data if possible.
+        callbacks: callbacks of the training, such as a `ProgressBar`.
+        target: published results, shown next to this run's results in the report.
+        dataset: the data if it is loaded already, from `read_data`; ``None``: it is read.
+    Returns: the report; ``None`` on all ranks but the first.
     Raises:
-        FileExistsError: ``out`` holds something that is no run.
+        FileExistsError: ``out`` contains something else than a run.
         ClaimedError: another run is writing to ``out``.
-        Whatever loading, building and training raise.
+        The exceptions of loading, building and training.
     """
     check_out(out)
     with one_run(out):
@@ -112,16 +110,16 @@ def run_experiment(
 
 
 def make_model(run: Experiment, info: GraphInfo) -> nn.Module:
-    """Build the network of a run for a data set, its weights drawn from the seed of the run.
+    """Build the network of a run for a data set, with weights drawn from the run's seed.
 
-    Raises: ValueError: where network and data do not go together.
+    Raises: ValueError: the network does not fit the data.
     """
     torch.manual_seed(run.train.seed)
     return run.model.build(info.with_label_inputs() if run.train.labels.reuse else info)
 
 
 def as_json(run: Experiment) -> dict[str, Any]:
-    """Give an experiment as plain values; of its model also the class, so that `experiment_of` finds it."""
+    """Convert an experiment to JSON values, including the class of its model, for `experiment_of`."""
     model = run.model
     facts = {key: asdict(getattr(run, key)) for key in ("dataset", "train", "loader")}
     return {
@@ -134,10 +132,10 @@ def as_json(run: Experiment) -> dict[str, Any]:
 
 
 def experiment_of(facts: Mapping[str, Any]) -> Experiment:
-    """Make an experiment again of what `as_json` and JSON made of it.
+    """Create an experiment from the result of `as_json`.
 
-    Raises: ValueError: a field that is unknown or missing, or of another type; ImportError: the module of the model
-        cannot be imported.
+    Raises: ValueError: a field is unknown, missing or of another type; ImportError: the module of the model cannot be
+        imported.
     """
     fields = dict(facts["model"])
     kind = find_object(fields.pop("class"))
@@ -148,9 +146,10 @@ def experiment_of(facts: Mapping[str, Any]) -> Experiment:
 
 
 def find_model(name: str) -> ModelBuilder:
-    """Import a model of the user's own, ``package.module:Name``: a class that is made without arguments.
+    """Import a user's model by ``package.module:Name`` and create it without arguments.
 
-    Raises: ValueError: there is no such class, or it has no ``build(info)``; ImportError: its module cannot be.
+    Raises: ValueError: there is no such class, or it has no ``build(info)``; ImportError: its module cannot be
+        imported.
     """
     kind = find_object(name)
     if not isinstance(kind, type) or not callable(getattr(kind, "build", None)):
@@ -163,9 +162,9 @@ def find_model(name: str) -> ModelBuilder:
 
 
 def read_experiment(out: Path) -> Experiment:
-    """Read what a finished run did from its folder.
+    """Read the experiment of a finished run from its folder.
 
-    Raises: FileNotFoundError: the folder holds no finished run; ValueError: what it says cannot be.
+    Raises: FileNotFoundError: the folder has no finished run; ValueError: its configuration is invalid.
     """
     path, facts = read_facts(out)
     try:
@@ -175,5 +174,5 @@ def read_experiment(out: Path) -> Experiment:
 
 
 def _decides(run: Experiment) -> dict[str, Any]:
-    """The configuration that a resumed run must share, apart from its training."""
+    """Return the configuration that a resumed run must share, without the training configuration."""
     return {key: value for key, value in as_json(run).items() if key != "train"}

@@ -1,4 +1,4 @@
-"""What the process of a run takes of the machine: where its growth begins, and what is there without a run."""
+"""Measures the resident memory of a run's process, and of the interpreter with its libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .resident import ResidentPeak, give_back, load_libraries, resident_now
 
 
 def resident_peak(dataset: Dataset | Store) -> ResidentPeak:
-    """Begin to follow the resident size of a run; its data are read already, and count."""
+    """Begin to measure the peak resident size of a run; its loaded data counts as part of the run."""
     load_libraries()
     tensors = (
         [] if isinstance(dataset, Store) else [value for value in vars(dataset).values() if torch.is_tensor(value)]
@@ -22,8 +22,8 @@ def resident_peak(dataset: Dataset | Store) -> ResidentPeak:
 
 @lru_cache(maxsize=1)
 def interpreter_bytes() -> int:
-    """Give what the interpreter and its libraries take: what is resident beside tensors at the first call, which loads
-    them; a usual value where the system does not tell."""
+    """Return the resident size of the interpreter and its libraries without tensors, measured at the first call, which
+    loads the libraries; a typical value if the system does not report it."""
     load_libraries()
     give_back()
     present = resident_now()
@@ -31,4 +31,4 @@ def interpreter_bytes() -> int:
 
 
 _USUAL = 500_000_000
-"""Bytes of an interpreter with torch's CPU build and PyG, rounded down."""
+"""Typical bytes of an interpreter with torch's CPU build and PyG, rounded down."""

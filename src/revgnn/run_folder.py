@@ -1,4 +1,4 @@
-"""The folder of a run: what is written into it beside the training itself, and read from it again."""
+"""Writes and reads the files of a run folder outside training: ``run.json`` and the report."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ FORMAT = 2
 
 
 class RunRecord:
-    """Gathers what a report says of a run beside its result: begun when the data are read, written at the end.
+    """Collects the facts of a run for its report; created after the data is read, written at the end.
 
     Args:
-        name: what reports call the run.
-        dataset: its data.
+        name: name of the run in reports.
+        dataset: the run's data.
     """
 
     def __init__(self, name: str, dataset: Dataset | Store) -> None:
         self._resident = resident_peak(dataset)
         self._memory = MemoryRecorder()
-        # The code that trains is loaded: what a checkout holds at the end is another matter.
+        # Record the commit now: the code is loaded, and the checkout may change during the run.
         self._facts = {
             "format": FORMAT,
             "name": name,
@@ -50,7 +50,7 @@ class RunRecord:
 
     @property
     def callbacks(self) -> list[Callback]:
-        """Those that the training must tell."""
+        """Callbacks that the training must call."""
         return [self._memory]
 
     def write(
@@ -64,11 +64,11 @@ class RunRecord:
         """Write ``run.json`` and the report.
 
         Args:
-            out: the run folder, with what training wrote.
+            out: the run folder, with the files that training wrote.
             config: the whole configuration of the run.
-            target: what a publication prints for it.
-            model: as it was trained.
-            result: of the training.
+            target: published results.
+            model: the trained model.
+            result: the result of training.
         Returns: the report.
         """
         warning = own_statistics(model, synchronise=config["train"]["sync_batchnorm"])
@@ -85,11 +85,11 @@ class RunRecord:
 
 
 def add_prediction(out: Path, predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """Set what the planner expected of the memory beside what a finished run measured; give the new report.
+    """Add the planner's prediction to the report of a finished run, and return the new report.
 
     Args:
         out: a run folder.
-        predicted: "peak_bytes", and "how" they were found.
+        predicted: "peak_bytes", and "how" it was predicted.
     """
     _, facts = read_facts(out)
     return _write(out, {**facts, "predicted": predicted})
@@ -101,7 +101,7 @@ def _write(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder of the user's own: of what stands in it nothing may be written over."""
+    """Check that a folder is empty or a run folder, so that no user's files are overwritten."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -112,9 +112,9 @@ def check_out(out: Path) -> None:
 
 
 def read_schema(out: Path) -> GraphInfo:
-    """Read from the folder of a finished run what its model was made for.
+    """Read the metadata of the graph that a finished run's model was built for.
 
-    Raises: FileNotFoundError: the folder holds no finished run; ValueError: what it says cannot be.
+    Raises: FileNotFoundError: the folder has no finished run; ValueError: the metadata is invalid.
     """
     path, facts = read_facts(out)
     try:
@@ -126,9 +126,9 @@ def read_schema(out: Path) -> GraphInfo:
 
 
 def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
-    """Read what ``run.json`` in the folder of a finished run says; give its path too.
+    """Read ``run.json`` of a finished run; return it with its path.
 
-    Raises: FileNotFoundError: the folder holds no finished run; ValueError: the file is of another format.
+    Raises: FileNotFoundError: the folder has no finished run; ValueError: the file has another format.
     """
     path = out / RUN_FILE
     if not path.is_file():
@@ -151,7 +151,7 @@ def _writer(facts: Mapping[str, Any]) -> str:
 
 
 def describe(info: GraphInfo) -> dict[str, Any]:
-    """Give the facts of a data set that a report names."""
+    """Return the facts of a data set for a report."""
     return {
         "name": info.name,
         "task": f"{info.level}-level {info.task}",
@@ -166,13 +166,13 @@ def describe(info: GraphInfo) -> dict[str, Any]:
 
 
 def report_on(out: Path) -> dict[str, Any]:
-    """Write the report of a finished run from what its folder holds.
+    """Write the report of a finished run from the files in its folder.
 
     Args:
         out: a run folder.
-    Returns: the report, which now stands in ``report.json`` and ``report.html``.
+    Returns: the report, as written to ``report.json`` and ``report.html``.
     Raises:
-        FileNotFoundError, ValueError: the folder holds no finished run, or what it holds is damaged.
+        FileNotFoundError, ValueError: the folder has no finished run, or its files are damaged.
         ClaimedError: a run is writing to it.
     """
     _, facts = read_facts(out)

@@ -1,4 +1,4 @@
-"""From tables to batches: the data sets by name, readers of their files, and what a training step receives."""
+"""Data: data sets by name, readers of their files, preparation of large graphs, samplers and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of training or evaluation receives: features, graph, labels, and which rows belong to which split."""
+"""The batch of a training or evaluation step: features, graph, labels and the rows of each split."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """One self-contained piece of a data set: a graph, a part of one, or several graphs side by side.
+    """A batch: a whole graph, a subgraph, or the disjoint union of several graphs.
 
-    The model gives one output row per node, or per graph where `graph.batch` is set and the task is graph-level; `y`
-    and `rows` count those rows.
+    The model returns one output row per node, or per graph if `graph.batch` is set and the task is graph-level; `y` and
+    `rows` refer to these rows.
     """
 
     x: Tensor
     """[N, F] float32, or [N, F] int64 for categorical features (OGB atoms)."""
     graph: Graph
     edge_attr: Tensor | None = None
-    """[E, K] float32 in the graph's own order of edges; ``None``: the edges carry nothing."""
+    """[E, K] float32 edge features in the graph's order of edges; ``None``: the edges have no features."""
     y: Tensor
     """[n] int64 class of each output row, or [n, T] float32 with NaN where a label is missing."""
     rows: Mapping[str, Tensor]
     """Split name -> int64 positions in the output rows; a split without rows here may be absent."""
     ids: Tensor | None = None
-    """[n] int64: which row of the data set each output row is, so that an evaluation can average the logits of rows
-    that come more than once; ``None``: each comes once."""
+    """[n] int64 row of the data set of each output row, so that an evaluation can average the logits of a row that
+    occurs in several batches; ``None``: each row occurs once."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to a device."""
@@ -48,19 +48,19 @@ class Batch:
         )
 
     def tensors(self) -> list[Tensor]:
-        """Give every tensor of the batch, for counting their bytes."""
+        """Return every tensor of the batch, to count their bytes."""
         optional = (self.edge_attr, self.ids, self.graph.batch)
         present = [tensor for tensor in optional if tensor is not None]
         return [self.x, self.y, self.graph.indptr, self.graph.indices, *self.rows.values(), *present]
 
 
 class Series:
-    """Batches in order, each made when it is reached; any of them without those before it.
+    """A lazy sequence of batches: each batch is made when it is needed, and can be made without the earlier ones.
 
     Args:
-        count: how many there are.
-        make: gives the batch of a number, from 0; the same one whenever it is asked.
-        through: what the batches pass on their way, such as a thread that makes them ahead; ``None``: nothing.
+        count: number of batches.
+        make: returns the batch of a number, from 0; repeated calls return the same batch.
+        through: wraps the iterator of batches, for example to prefetch them in a thread; ``None``: no wrapper.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class Series:
         self._count, self._make, self._through = count, make, through
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of batches."""
         return self._count
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go over all of them."""
+        """Iterate over all batches."""
         return self.take(range(self._count))
 
     def take(self, numbers: Iterable[int]) -> Iterator[Batch]:
-        """Go over those of the given numbers; no other is made."""
+        """Iterate over the batches of the given numbers; no other batch is made."""
         return self._passed(map(self._make, numbers))
 
     def through(self, channel: Callable[[Iterator[Batch]], Iterator[Batch]]) -> Series:
-        """Give the same batches, on their way through one thing more."""
+        """Return the same batches with one more wrapper."""
         return Series(self._count, self._make, lambda batches: channel(self._passed(batches)))
 
     def _passed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -92,36 +92,36 @@ class Series:
 
 
 class Footprint:
-    """What a source of batches takes of memory beside those that a step makes; what such a source may inherit from."""
+    """Base class for sources of batches: the memory that a source uses in addition to a step's own batch."""
 
     @property
     def waiting_bytes(self) -> int:
-        """Most bytes of training batches that were made ahead and wait while a step is taken."""
+        """Largest total bytes of prefetched training batches that wait during a step."""
         return 0
 
     @property
     def most_waiting(self) -> int:
-        """Training batches that wait while a step is taken, at most."""
+        """Largest number of training batches that wait during a step."""
         return 0
 
     def held(self) -> list[Tensor]:
-        """Give the tensors of training batches that stay from step to step."""
+        """Return the tensors of training batches that stay in memory between steps."""
         return []
 
     def record(self, count: int, around: Callable[[], AbstractContextManager[None]]) -> None:
-        """Make the next training batches in the caller's thread, where a recording of its allocations sees them.
+        """Make the next training batches in the caller's thread, so that a recording sees their allocations.
 
         Args:
-            count: of them.
-            around: entered while one is made that another thread would have made.
+            count: number of batches.
+            around: context for making a batch that another thread would otherwise make.
         """
 
 
 class Batches(Protocol):
-    """Where a training loop takes its batches from. The batches of an epoch are a pure function of (seed, epoch).
+    """A source of batches for the training loop. The batches of an epoch are a pure function of (seed, epoch).
 
-    What comes as a `Series` is made by the rank that needs it alone, and a run that resumes goes to where it was at
-    once. Of any other iterable every rank makes all batches, and drops those that are not its own.
+    Each rank makes only its own batches of a `Series`, and a resumed run skips earlier batches at no cost. Of any other
+    iterable every rank makes all batches and drops those of other ranks.
     """
 
     def __len__(self) -> int:
@@ -129,9 +129,9 @@ class Batches(Protocol):
         ...
 
     def train(self, epoch: int) -> Iterable[Batch]:
-        """The training batches of an epoch (epochs count from 1), each with ``rows["train"]``."""
+        """Return the training batches of an epoch (counted from 1), each with ``rows["train"]``."""
         ...
 
     def evaluate(self) -> Iterable[Batch]:
-        """Batches that cover every row of every split once; or several times each, with ``ids``."""
+        """Return batches that cover every row of every split once, or several times with ``ids``."""
         ...

@@ -1,4 +1,4 @@
-"""Category codes as a model takes them: node codes widened to int64, edge codes as columns of zeros and ones."""
+"""Converts category codes for models: node codes to int64, edge codes to multi-hot columns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def multi_hot(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Write category codes as columns of zeros and ones, so that a sum of embeddings is one matrix product.
+    """Convert category codes to multi-hot columns, so that a sum of embeddings is one matrix product.
 
     Args:
         codes: [n, k] integer, column j in ``0..sizes[j]-1``.
-        sizes: codes of each column.
+        sizes: number of codes of each column.
     Returns: [n, sum(sizes)] float32 with k ones in each row.
     """
     starts = torch.tensor([0, *sizes[:-1]], device=codes.device).cumsum(0)
@@ -20,10 +20,10 @@ def multi_hot(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Give node features as a `Batch` holds them: uint8 codes as int64, numbers as they are."""
+    """Convert node features for a `Batch`: uint8 codes to int64; numbers are unchanged."""
     return x.long() if x.dtype == torch.uint8 else x
 
 
 def edge_columns(edge_attr: Tensor | None, categories: tuple[int, ...] | None) -> Tensor | None:
-    """Give edge features as a `Batch` holds them: codes as `multi_hot`, numbers as they are."""
+    """Convert edge features for a `Batch`: codes by `multi_hot`; numbers are unchanged."""
     return edge_attr if edge_attr is None or categories is None else multi_hot(edge_attr, categories)

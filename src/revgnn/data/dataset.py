@@ -1,8 +1,8 @@
-"""The one value that every reader returns: features, edges, labels, splits, and what is to be predicted and measured.
+"""The `Dataset` that every reader returns: features, edges, labels, splits, task and metric.
 
-Hides where the data came from. It checks itself when it is made, so what comes after trusts it: features are finite,
-splits are disjoint and in range, labels exist where a split asks for them. Categorical columns are held as uint8 codes,
-an eighth of int64 and a 17th of OGB's bonds as floats; the loader widens them batch by batch.
+A `Dataset` checks itself on creation, so later stages rely on it: features are finite, splits are disjoint and in
+range, and every row of a split has a label. Categorical columns are stored as uint8 codes, which take an eighth of the
+memory of int64 and, for OGB's bonds, a 17th of multi-hot floats; the loader converts them batch by batch.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class Dataset:
     """One graph of N nodes and E directed edges, or B graphs numbered one after the other, with labels and splits."""
 
     info: GraphInfo
-    """What the arrays do not tell; what they tell of widths and counts is filled in."""
+    """Metadata; widths and counts are filled in from the arrays."""
     x: Tensor
     """[N, F] float32; or [N, F] uint8 codes where ``info.categories`` is set, which a `Batch` delivers as int64."""
     edge_index: Tensor
-    """[2, E] int64, sources above destinations; nodes are numbered over all graphs, as the rows of ``x``."""
+    """[2, E] int64, row 0 sources and row 1 destinations; nodes are numbered over all graphs, as the rows of ``x``."""
     edge_attr: Tensor | None = None
     """[E, K] float32; or [E, k] uint8 codes where ``info.edge_categories`` is set, delivered as multi-hot float32."""
     y: Tensor
     """[n] int64 classes, -1 where unknown; or [n, T] float32, NaN where missing. n counts nodes or graphs."""
     splits: Mapping[str, Tensor]
-    """``train``, ``valid`` and ``test`` -> int64 numbers of nodes or graphs; no number stands in two of them."""
+    """``train``, ``valid`` and ``test`` -> int64 numbers of nodes or graphs; the splits are disjoint."""
     node_ptr: Tensor | None = None
     """[B+1] int64: nodes of graph g are ``node_ptr[g]`` to ``node_ptr[g+1]``; ``None`` at node level."""
     edge_ptr: Tensor | None = None
-    """[B+1] int64: likewise its edges; ``None`` at node level."""
+    """[B+1] int64: edges of graph g, in the same way; ``None`` at node level."""
     node_ids: Any = None
     """[N] Arrow array of the user's own node ids; ``None``: the row numbers."""
 
@@ -60,7 +60,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return self.info.name
 
     @property
@@ -75,7 +75,7 @@ class Dataset:
 
 
 def _counted(data: Dataset) -> GraphInfo:
-    """Fill in the widths and counts that the arrays tell."""
+    """Fill in the widths and counts from the arrays."""
     info, edge_attr = data.info, data.edge_attr
     codes = None if edge_attr is None else info.edge_categories
     return replace(

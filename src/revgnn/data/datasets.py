@@ -1,7 +1,6 @@
-"""Every data set by its name: one table, one configuration, one function.
+"""Loads a data set by name: the table of data sets, their configuration and the function that reads them.
 
-Hides which reader a name belongs to and where under the data root its files lie. Adding a data set is one line of
-`DATASETS`.
+A new data set needs one line in `DATASETS`.
 """
 
 from __future__ import annotations
@@ -29,35 +28,35 @@ from .task import Task, find_task
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """Which data set, and what is done to its edges before training."""
+    """The choice of a data set and the changes to its edges before training."""
 
     name: str
-    """One of `DATASETS`."""
+    """A key of `DATASETS`."""
     path: str | None = None
     """For ``tables``: the folder with nodes.parquet and edges.parquet; for ``prepared``: the folder that
     ``revgnn prepare`` wrote; for ``roads``: the ``.npz`` file. Absolute, or below the data root."""
     columns: Columns = field(default_factory=Columns)
-    """For ``tables`` alone: what the columns are called."""
+    """For ``tables`` only: the names of the columns."""
     split: int | Literal["public", "full"] | None = None
-    """Which split, where several are published: 0 to 9 of the heterophilous graphs and of ``minefield``; "public" or
-    "full" (all that neither select nor test) of Cora, CiteSeer and PubMed. ``None``: the first of these; with
+    """The split, for data sets with several: 0 to 9 for the heterophilous graphs and ``minefield``; "public" or "full"
+    (train on all nodes outside valid and test) for Cora, CiteSeer and PubMed. ``None``: the first of these; with
     ``--runs``, the number of each seed."""
     undirected: bool = False
     """Add the reverse of every edge and drop repeats."""
     self_loops: bool = False
-    """Give every node exactly one self loop; those that exist are replaced. Not with edge features."""
+    """Add one self loop to every node and replace existing ones. Not available with edge features."""
     edge_features: bool = True
-    """Whether edges keep their features; False drops them once node features are made of them."""
+    """Whether edges keep their features; False drops them after node features are computed from them."""
     proteins: ProteinsFeatures = field(default_factory=ProteinsFeatures)
-    """For ``ogbn-proteins`` alone: which node features are made of its edges."""
+    """For ``ogbn-proteins`` only: which node features are computed from its edges."""
     minefield: MinefieldOptions = field(default_factory=MinefieldOptions)
-    """For ``minefield`` alone: which field is generated."""
+    """For ``minefield`` only: size and seed of the generated field."""
 
     task: str | None = None
-    """What is predicted, where it is another than the data say: "binary" makes one yes-or-no label of two classes, the
-    second being yes. ``None``: as the data say."""
+    """Overrides the task of the data: "binary" turns two classes into one binary label, with the second class as
+    positive. ``None``: the task of the data."""
     metric: str | None = None
-    """What selects the best epoch, one of those that go with the task; ``None``: the data set's own."""
+    """Metric that selects the best epoch; must fit the task. ``None``: the data set's own."""
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
@@ -87,13 +86,13 @@ class DatasetConfig:
 
     @property
     def splits(self) -> tuple[int | str, ...]:
-        """The published splits, the first of them the usual one; empty where there is only one."""
+        """The published splits, the default first; empty if there is only one."""
         if self.name in _FOLDERS:
             return ("public", "full")
         return tuple(range(NUM_SPLITS)) if self.name in HETEROPHILOUS or self.name == "minefield" else ()
 
     def with_seed(self, seed: int) -> DatasetConfig:
-        """Give what one of several runs trains on: split ``seed % 10`` where splits have numbers and none is chosen."""
+        """Return the configuration of one of several runs: split ``seed % 10`` if splits are numbered, none set."""
         is_open = self.split is None and 0 in self.splits
         return replace(self, split=seed % NUM_SPLITS) if is_open else self
 
@@ -102,14 +101,14 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
     """Read a data set and prepare its edges.
 
     Args:
-        config: which one, and what to do to its edges.
-        root: the folder under which data lies or goes (``--data-root``); nothing is written there but downloads.
-        download: fetch what is missing where its source allows it (OGB through the ogb package, others through PyG).
+        config: the data set and the changes to its edges.
+        root: the data folder (``--data-root``); only downloads are written to it.
+        download: download missing files if possible (OGB through the ogb package, others through PyG).
     Returns: the data set.
     Raises:
-        FileNotFoundError: if it is not there, saying where was looked and how to get it.
+        FileNotFoundError: files are missing; the message lists the searched folders and says how to get the data.
         ValueError: if its files are damaged or contradict each other.
-    Cost: the whole data set is held in memory.
+    Cost: the whole data set is in memory.
     """
     dataset = DATASETS[config.name](config, Path(root).expanduser(), download)
     if not config.edge_features and dataset.edge_attr is not None:
@@ -121,9 +120,9 @@ def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = Fa
 
 
 def _as_task(dataset: Dataset, wanted: Task) -> Dataset:
-    """Give a data set whose labels are read as another task's.
+    """Return the data set with its labels converted to another task.
 
-    Raises: ValueError: they cannot be.
+    Raises: ValueError: the labels do not allow this task.
     """
     info, own, y = dataset.info, dataset.info.task_spec, dataset.y
     if wanted is own:
@@ -144,11 +143,11 @@ def open_store(config: DatasetConfig, root: Path | str) -> Store:
     """Open a prepared graph without reading it.
 
     Args:
-        config: of the name ``prepared``.
-        root: what its path is below, unless it is absolute.
+        config: its name is ``prepared``.
+        root: folder for a relative path.
     Raises:
-        ValueError: another data set, which is no folder of parts; or a damaged one.
-        FileNotFoundError: the folder is no prepared graph.
+        ValueError: another data set is configured, or the prepared graph is damaged.
+        FileNotFoundError: the folder is not a prepared graph.
     """
     if config.name != "prepared" or config.path is None:
         raise ValueError(
@@ -190,7 +189,7 @@ def _roads(config: DatasetConfig, root: Path, download: bool) -> Dataset:
 
 
 _FOLDERS = {info.name: folder for folder, info in PLANETOID.items()}
-"""Name -> how Planetoid's folder is called."""
+"""Name -> name of Planetoid's folder."""
 
 DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
     "digits": lambda config, root, download: read_digits(),

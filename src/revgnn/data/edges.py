@@ -1,7 +1,7 @@
-"""What can be done to the edges of a data set before training: the inverse of each, both directions, self loops.
+"""Adds reverse edges and self loops to a data set, and removes duplicate edges.
 
-Vectorised over all edges at once, features following their edge. Repeated edges are told apart by where they stood: the
-first one stays.
+All operations are vectorised over the edges and permute edge features accordingly. Of duplicate edges the first one is
+kept.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .dataset import Dataset
 
 
 def prepare_edges(dataset: Dataset, *, undirected: bool, self_loops: bool) -> Dataset:
-    """Add the reverse of every edge, then one self loop per node, as asked for.
+    """Add the reverse of every edge and one self loop per node, as requested.
 
     Args:
-        dataset: the edges as they were read.
+        dataset: the data set with its original edges.
         undirected: see `make_undirected`.
         self_loops: see `add_self_loops`.
-    Returns: the same data set where neither is wanted; else one with its edges by (source, destination).
-    Raises: ValueError: if self loops are wanted and the edges carry features.
+    Returns: the same data set if neither is requested; otherwise one with its edges sorted by (source, destination).
+    Raises: ValueError: if self loops are requested and the edges have features.
     Cost: one sort of the edges for each.
     """
     if not undirected and not self_loops:
@@ -37,7 +37,7 @@ def prepare_edges(dataset: Dataset, *, undirected: bool, self_loops: bool) -> Da
         edge_index, edge_attr = make_undirected(edge_index, edge_attr, dataset.num_nodes)
     if self_loops:
         edge_index = add_self_loops(edge_index, dataset.num_nodes)
-    # Nodes of a graph stand together, so edges in order of their source keep the graphs apart.
+    # The nodes of a graph are contiguous, so edges sorted by source remain grouped by graph.
     edge_ptr = None if dataset.node_ptr is None else torch.searchsorted(edge_index[0].contiguous(), dataset.node_ptr)
     return replace(
         dataset,
@@ -49,7 +49,7 @@ def prepare_edges(dataset: Dataset, *, undirected: bool, self_loops: bool) -> Da
 
 
 def interleave_inverse(edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Follow every edge by its inverse with the same features; nothing is dropped.
+    """Insert after every edge its inverse with the same features; no edge is dropped.
 
     Args:
         edge_index: [2, E] int64.
@@ -64,13 +64,13 @@ def interleave_inverse(edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Te
 def make_undirected(edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int) -> tuple[Tensor, Tensor | None]:
     """Add the reverse of every edge and drop repeats.
 
-    A direction that had an edge keeps the features of the first such edge; one that had none takes its partner's.
+    An edge that exists keeps the features of its first occurrence; an added reverse edge copies its partner's features.
 
     Args:
         edge_index: [2, E] int64 in 0..N-1.
         edge_attr: [E, K] or ``None``.
         num_nodes: N.
-    Returns: [2, E'] by (source, destination), and [E', K].
+    Returns: [2, E'] sorted by (source, destination), and [E', K].
     Cost: one stable sort of 2E keys.
     """
     both = torch.cat([edge_index, edge_index.flip(0)], dim=1)
@@ -84,12 +84,12 @@ def make_undirected(edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int
 
 
 def add_self_loops(edge_index: Tensor, num_nodes: int) -> Tensor:
-    """Give every node exactly one self loop; those that exist are replaced, other repeats stay.
+    """Give every node exactly one self loop; existing self loops are replaced, other duplicate edges are kept.
 
     Args:
         edge_index: [2, E] int64 in 0..N-1.
         num_nodes: N.
-    Returns: [2, E'] by (source, destination).
+    Returns: [2, E'] sorted by (source, destination).
     Cost: one sort of E' keys.
     """
     others = edge_index[:, edge_index[0] != edge_index[1]]

@@ -1,9 +1,9 @@
-"""Induced subgraphs: some nodes of a graph, and every edge between two of them, without sorting anything again.
+"""Extracts induced subgraphs (some nodes and every edge between two of them) without sorting the edges again.
 
-Nodes of a subgraph stand in the order of the whole graph, so its edges do too: they are ordered by (destination,
-source) because the whole graph's are, and repeated edges keep their order. `Cut` takes all subgraphs of a partition in
-one pass over the edges; `induce` takes one, and looks at the edges into its nodes alone. Gathers are by
-`index_select`, which copies rows several times as fast as indexing with a tensor does.
+The nodes and edges of a subgraph keep the order of the whole graph: edges are sorted by (destination, source), and
+duplicate edges keep their order. `Cut` extracts all subgraphs of a partition in one pass over the edges; `induce`
+extracts one and reads only the edges into its nodes. Gathers use `index_select`, which copies rows several times as
+fast as indexing with a tensor.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from ..graph import Graph
 
 _INT32_MAX = 2**31 - 1
 EDGES_AT_ONCE = 2**24
-"""Edges that one round of `Cut` looks at, so that its temporaries do not grow with the graph."""
+"""Edges that `Cut` processes at a time, which bounds its temporary memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subgraph:
-    """A subgraph, and where its nodes and edges stand in the whole graph."""
+    """A subgraph, and the positions of its nodes and edges in the whole graph."""
 
     graph: Graph
     """n nodes, e edges, ``edge_ids`` ``None``."""
     nodes: Tensor
     """[n] int64, ascending: the number of each node in the whole graph."""
     edges: Tensor
-    """[e] int64, ascending: the position of each edge in the whole graph's own order."""
+    """[e] int64, ascending: the position of each edge in the whole graph's order of edges."""
 
 
 def induce(graph: Graph, nodes: Tensor) -> Subgraph:
-    """Take the subgraph of some nodes.
+    """Extract the subgraph of some nodes.
 
     Args:
-        graph: the whole, one graph.
+        graph: the whole graph.
         nodes: [n] int64, ascending, each once.
-    Returns: the piece.
-    Cost: one gather of the edges into ``nodes``, and a vector of N.
+    Returns: the subgraph.
+    Cost: one gather of the edges into ``nodes``, and a vector of length N.
     """
     place = torch.full((graph.num_nodes,), -1, dtype=torch.int32)
     place[nodes] = torch.arange(nodes.numel(), dtype=torch.int32)
@@ -56,15 +56,15 @@ def induce(graph: Graph, nodes: Tensor) -> Subgraph:
 
 
 class Cut:
-    """The subgraphs of all parts of a partition; each is put together when it is asked for.
+    """The subgraphs of all parts of a partition; each subgraph is built on request.
 
     Args:
-        graph: the whole, one graph.
+        graph: the whole graph.
         part: [N] integer, the part of each node, in ``0..num_parts-1``; a part may have no nodes.
         num_parts: P.
-        edges_at_once: edges that one round looks at.
-    Cost: one pass over the edges, which reads a part number of one or two bytes at both ends of each, and one sort of
-        those that stay, by part. Kept are their positions, 16 bytes for each of them: about E/P for a random partition.
+        edges_at_once: edges processed at a time.
+    Cost: one pass over the edges, which reads a part number of one or two bytes for both ends of each edge, and one
+        sort of the kept edges by part. It stores 16 bytes per kept edge; a random partition keeps about E/P edges.
     """
 
     def __init__(self, graph: Graph, part: Tensor, num_parts: int, *, edges_at_once: int = EDGES_AT_ONCE) -> None:
@@ -74,18 +74,18 @@ class Cut:
         self._nodes, self._node_ptr = _grouped(part, num_parts)
         edges, self._edge_ptr = _grouped(kept_part, num_parts)
         self._edges = kept.index_select(0, edges)
-        # How many edges stay at each destination: kept positions ascend, as the destinations do.
+        # Count the kept edges of each destination; kept positions and destinations are both ascending.
         self._degree = torch.searchsorted(kept, graph.indptr.long()).diff()
         starts = torch.repeat_interleave(self._node_ptr[:-1], self._node_ptr.diff())
         self._place = torch.empty(graph.num_nodes, dtype=torch.int32)
         self._place[self._nodes] = (torch.arange(graph.num_nodes) - starts).int()
 
     def subgraph(self, number: int) -> Subgraph:
-        """Put the subgraph of one part together.
+        """Build the subgraph of one part.
 
         Cost: gathers of its nodes and of its edges.
         """
-        # A copy: a batch that is kept must not keep a vector of all nodes with it.
+        # Copy, so that a stored batch does not hold a vector of all nodes.
         nodes = self._nodes[self._node_ptr[number] : self._node_ptr[number + 1]].clone()
         edges = self._edges[self._edge_ptr[number] : self._edge_ptr[number + 1]]
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self._degree[nodes].cumsum(0)])
@@ -102,7 +102,7 @@ def ranges(ptr: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kept_edges(graph: Graph, part: Tensor, at_once: int) -> tuple[Tensor, Tensor]:
-    """Positions of the edges within a part, ascending, and the part of each."""
+    """Return the positions of the edges with both ends in one part, ascending, and the part of each."""
     indptr, degree = graph.indptr.long(), graph.in_degree
     targets = torch.arange(0, graph.num_edges + at_once, at_once)
     bounds = torch.searchsorted(indptr, targets).clamp(max=graph.num_nodes).tolist()
@@ -118,14 +118,14 @@ def _kept_edges(graph: Graph, part: Tensor, at_once: int) -> tuple[Tensor, Tenso
 
 
 def _grouped(part: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
-    """Positions of ``part`` in order of their part, ascending within each, and where each part begins."""
+    """Return the positions sorted by part, ascending within each part, and the start of each part."""
     order = np.argsort(part.numpy(), kind="stable")
     counts = torch.bincount(part, minlength=num_parts)
     return torch.from_numpy(order), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _narrowest(num_parts: int) -> torch.dtype:
-    # Narrow numbers are less to read, and numpy sorts those of one or two bytes without comparing.
+    # Narrow integers need less memory traffic, and numpy uses a radix sort for one or two bytes.
     if num_parts <= 2**8:
         return torch.uint8
     return torch.int16 if num_parts <= 2**15 else torch.int64

@@ -1,6 +1,6 @@
-"""A graph as it is gone through for predictions: piece by piece, every row with the user's own id.
+"""Iterates a graph for inference and yields each row with the user's id.
 
-Hides whether the graph lies in memory or on disk, and that pieces come in another order than the user's rows.
+The graph may be in memory or on disk, and its batches may come in another order than the user's rows.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .ondisk.store import Store
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowKeys:
-    """Who some rows are."""
+    """The user's ids and the splits of some rows."""
 
     ids: Any
     """[n] Arrow array of the user's own ids."""
     split: Tensor
-    """[n] int8: the number of each one's split in `SPLITS`; -1: in none."""
+    """[n] int8 number of each row's split in `SPLITS`; -1: no split."""
 
 
 class InferenceSource(Protocol):
@@ -37,20 +37,20 @@ class InferenceSource(Protocol):
     num_rows: int
 
     def batches(self) -> Iterator[Batch]:
-        """Batches that cover every row equally often, each with ``ids``."""
+        """Return batches that cover every row equally often, each with ``ids``."""
         ...
 
     def keys(self, rows: Tensor) -> RowKeys:
-        """Who the rows of some numbers are: [n] int64, ascending."""
+        """Return ids and splits of rows [n] int64, ascending."""
         ...
 
 
 class DatasetSource:
-    """A data set in memory; graph-level ones are gone through split by split.
+    """A data set in memory; graph-level data sets are iterated split by split.
 
     Args:
         dataset: the graph, or graphs.
-        batch_size, seed, loader: as in `make_batches`; the evaluation of the loader is what is gone through.
+        batch_size, seed, loader: as in `make_batches`; the loader's evaluation batches are used.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int | None, seed: int, loader: LoaderConfig) -> None:
@@ -63,7 +63,7 @@ class DatasetSource:
         self.num_rows = len(self._split)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; where they have no ids, rows come in their order."""
+        """Yield the batches of an evaluation; batches without ids contain the rows in order."""
         done = 0
         for batch in self._batches.evaluate():
             rows = batch.y.size(0)
@@ -74,16 +74,16 @@ class DatasetSource:
             done += rows
 
     def keys(self, rows: Tensor) -> RowKeys:
-        """Look them up."""
+        """Look up ids and splits."""
         return RowKeys(ids=self._ids.take(pa.array(rows.numpy())), split=self._split[rows])
 
 
 class StoreSource:
-    """A prepared graph on disk, of which one piece is in memory at a time.
+    """A prepared graph on disk; one group of parts is in memory at a time.
 
     Args:
         store: the graph.
-        views: its parts in groups.
+        views: the groups of parts.
     """
 
     def __init__(self, store: Store, views: StoredViews) -> None:
@@ -91,13 +91,13 @@ class StoreSource:
         self.num_rows = store.num_nodes
 
     def batches(self) -> Iterator[Batch]:
-        """Yield group after group of view after view."""
+        """Yield the groups of every view in order."""
         for view in range(self._views.num_views):
             for group in self._views.groups(view):
                 yield self._store.batch(group)
 
     def keys(self, rows: Tensor) -> RowKeys:
-        """Read the ids and splits of the parts that the rows are in."""
+        """Read the ids and splits of the parts that contain the rows."""
         numbers, starts = rows.numpy(), self._store.starts
         where = np.searchsorted(starts, numbers, side="right") - 1
         ids, splits = [], []

@@ -1,4 +1,4 @@
-"""What is known of a data set without its arrays: one value that readers give, models keep and the planner scales."""
+"""Metadata of a data set without its arrays: readers return it, models store it and the planner scales it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .task import Task, find_task
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column of the user's, which may be several numbers wide."""
+    """A feature column of the user's table, which may hold several numbers."""
 
     name: str
     width: int
@@ -20,7 +20,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How large a data set is; 0 where that is not known."""
+    """The size of a data set; 0: unknown."""
 
     nodes: int = 0
     """N, over all graphs."""
@@ -34,44 +34,43 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInfo:
-    """What is known of a graph, or of many small ones, without its arrays.
+    """Metadata of a graph, or of many small graphs.
 
-    Whoever makes a `Dataset` states what its arrays do not tell; the widths and counts that they do tell are filled in.
+    The creator of a `Dataset` gives what the arrays do not contain; widths and counts are filled in from the arrays.
     """
 
     name: str = "graph"
-    """How reports call it."""
+    """Name in reports."""
     level: str = "node"
-    """What carries a label: every "node", or every "graph"."""
+    """What has labels: "node" or "graph"."""
     task: str = "multiclass"
-    """What is predicted; with ``level``, the key of a row of `TASKS`."""
+    """The task; with ``level``, a key of `TASKS`."""
     metric: str = ""
-    """What selects the best epoch, a key of `METRICS`; empty: the task's default, which is filled in."""
+    """Metric that selects the best epoch, a key of `METRICS`; empty: the task's default, which is filled in."""
     num_outputs: int = 0
-    """T: classes of a multiclass task, else columns of the labels; 0: nothing is known of the labels."""
+    """T: classes of a multiclass task, otherwise label columns; 0: there are no labels."""
     class_names: tuple[str, ...] | None = None
-    """The label that each class number stands for; of a multilabel task, the name of each column; ``None``: the
-    number itself."""
+    """Label of each class number; for a multilabel task, the name of each column; ``None``: the number itself."""
     in_channels: int = 0
-    """F, the columns of node features."""
+    """F, number of node feature columns."""
     features: tuple[Feature, ...] = ()
-    """The user's columns that the node features were made of, in this order; empty where they have no names."""
+    """The user's columns that form the node features, in order; empty: they have no names."""
     categories: tuple[int, ...] | None = None
-    """How many codes each column of node features has; ``None``: the columns are numbers."""
+    """Number of codes of each node feature column; ``None``: the columns are numbers."""
     edge_channels: int | None = None
-    """K as a `Batch` delivers it: multi-hot columns counted one by one; ``None``: the edges carry nothing."""
+    """K as in a `Batch`, with multi-hot columns counted one by one; ``None``: the edges have no features."""
     edge_features: tuple[Feature, ...] = ()
-    """The user's columns of the edges; empty where they have no names."""
+    """The user's edge feature columns; empty: they have no names."""
     edge_categories: tuple[int, ...] | None = None
-    """How many codes each column of edge features has; ``None``: the columns are numbers."""
+    """Number of codes of each edge feature column; ``None``: the columns are numbers."""
     undirected: bool = False
     """Whether the reverse of every edge was added after reading."""
     self_loops: bool = False
-    """Whether every node was given a self loop after reading."""
+    """Whether a self loop was added to every node after reading."""
     label_channels: int = 0
-    """How many columns of labels a model reads beside the F columns of features."""
+    """Label columns that a model reads in addition to the F feature columns."""
     counts: Counts = Counts()
-    """How large it is; a model keeps none of it."""
+    """Size of the data set; not stored with a model."""
 
     def __post_init__(self) -> None:
         task = self.task_spec
@@ -87,15 +86,15 @@ class GraphInfo:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> GraphInfo:
-        """Take it back from JSON.
+        """Create a `GraphInfo` from JSON.
 
-        Raises: ValueError: it is not what `asdict` of one came to.
+        Raises: ValueError: the value is not the `asdict` of a `GraphInfo`.
         """
         return from_json(cls, facts)
 
     @property
     def task_spec(self) -> Task:
-        """All that follows from level and task: labels, losses, metrics, head, columns of a prediction."""
+        """The `Task` of level and task: labels, loss, metric, head and prediction columns."""
         return find_task(self.level, self.task)
 
     @property
@@ -105,17 +104,17 @@ class GraphInfo:
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Split name -> how many nodes or graphs it has."""
+        """Split name -> number of nodes or graphs."""
         return dict(self.counts.splits)
 
     def without_counts(self) -> GraphInfo:
-        """Give what a model must know to read another graph as it reads this one."""
+        """Return the metadata that a model needs to read another graph in the same way."""
         return replace(self, counts=Counts())
 
     def with_label_inputs(self) -> GraphInfo:
-        """Give what a model reads where labels stand beside the features.
+        """Return the metadata for a model that reads labels in addition to features.
 
-        Raises: ValueError: graphs carry the labels, not nodes.
+        Raises: ValueError: the task is graph-level.
         """
         if self.task_spec.has_many_graphs:
             raise ValueError(
@@ -124,7 +123,7 @@ class GraphInfo:
         return replace(self, label_channels=self.num_outputs)
 
     def scaled(self, factor: float) -> GraphInfo:
-        """Give the same data set with so many times the nodes, edges, graphs and rows of splits; factor above 0."""
+        """Return the metadata with nodes, edges, graphs and split rows multiplied by a factor above 0."""
         if factor == 1.0:
             return self
         counts, graphs = self.counts, 1
@@ -142,11 +141,11 @@ class GraphInfo:
         )
 
     def check_applies(self, other: GraphInfo) -> None:
-        """Refuse another graph whose features or edges are not what a model of this one learnt.
+        """Check that a model trained on this graph can be applied to another graph.
 
         Args:
-            other: of that graph; what it is labelled with does not matter.
-        Raises: ValueError: every column that differs, and every other difference.
+            other: metadata of the other graph; its labels are ignored.
+        Raises: ValueError: features or edges differ; the message lists every difference.
         """
         wrong = []
         if self.features and other.features:

@@ -1,4 +1,4 @@
-"""How a data set is fed to training and evaluation: one configuration, one function that chooses."""
+"""Makes the batches of training and evaluation from a data set, according to the loader's configuration."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _OF_DISK = ("parts_per_batch",)
 
 
 def find_sampler(kind: str) -> Sampler | None:
-    """Look a sampler up in `SAMPLERS`, or import it by ``package.module:Name``; ``None``: there is none of this kind.
+    """Find a sampler in `SAMPLERS`, or import it by ``package.module:Name``; ``None``: there is none of this kind.
 
-    Raises: ImportError, ValueError: there is no such module, or no `Sampler` of this name in it.
+    Raises: ImportError, ValueError: the module does not exist, or has no `Sampler` of this name.
     """
     if not is_name(kind):
         return SAMPLERS.get(kind)
@@ -42,7 +42,7 @@ def find_sampler(kind: str) -> Sampler | None:
 
 
 def _options_of(kind: str) -> tuple[str, ...]:
-    """The fields that a kind reads."""
+    """Return the fields that a sampler reads."""
     sampler = find_sampler(kind)
     if sampler is None:
         return _OF_DISK if kind == _ONDISK else ()
@@ -51,7 +51,7 @@ def _options_of(kind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """What the steps of an epoch see of a node-level data set, and what an evaluation sees."""
+    """The sampling of a node-level data set for training and for evaluation."""
 
     kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
@@ -59,25 +59,25 @@ class LoaderConfig:
     neighbors; "ondisk": parts of a prepared graph, read from disk, shuffled and put together in every epoch; or a
     `Sampler` of your own as package.module:Name."""
     num_parts: int | None = None
-    """For "random": parts, and so steps, of an epoch; for "clusters": clusters that METIS cuts, once."""
+    """For "random": parts per epoch, one step each; for "clusters": number of METIS clusters, computed once."""
     parts_per_batch: int | None = None
-    """For "clusters" and "ondisk": clusters or parts in a step, with the edges between them; ``None`` is 1."""
+    """For "clusters" and "ondisk": clusters or parts per step, with the edges between them; ``None``: 1."""
     fanouts: tuple[int, ...] | None = None
-    """For "neighbor": incoming edges that a node draws in each hop, the hop from the training nodes first; -1: all."""
+    """For "neighbor": incoming edges sampled per node in each hop, starting at the training nodes; -1: all."""
     batch_size: int | None = None
-    """For "neighbor": training nodes in a step."""
+    """For "neighbor": training nodes per step."""
     prefetch: int = 2
-    """Batches made ahead in the background, each in memory; 0: none. "full" has nothing to make."""
+    """Batches prefetched in the background, each in memory; 0: none. "full" ignores it."""
     eval_parts: int = 1
-    """Parts of the evaluation after an epoch; 1: the whole graph at once. For "ondisk", how many groups the parts on
-    disk are put into: at most as many as there are."""
+    """Parts of the evaluation after an epoch; 1: the whole graph at once. For "ondisk", the number of groups into which
+    the parts on disk are combined, at most the number of parts."""
     eval_views: int = 1
-    """Partitions whose logits are averaged in the evaluation after an epoch."""
+    """Random partitions over which the evaluation after an epoch averages the logits."""
     final_parts: int | None = None
-    """Parts of one more evaluation of the selected weights, whose scores are reported; ``None``: those of the
-    evaluation that selected them are."""
+    """Parts of a final evaluation of the best weights, whose scores are reported; ``None``: no final evaluation, the
+    scores of the selection are reported."""
     final_views: int = 1
-    """Partitions whose logits are averaged in that evaluation."""
+    """Random partitions over which the final evaluation averages the logits."""
 
     def __post_init__(self) -> None:
         sampler = find_sampler(self.kind)
@@ -137,7 +137,7 @@ class LoaderConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether training and every evaluation see the whole graph."""
+        """Whether training and every evaluation use the whole graph."""
         return self.kind == _FULL and self.eval_parts == 1 and self.final_parts is None
 
 
@@ -148,13 +148,13 @@ WHOLE_GRAPH = LoaderConfig()
 def read_data(
     config: DatasetConfig, loader: LoaderConfig, root: Path | str, *, download: bool = False
 ) -> Dataset | Store:
-    """Read a data set into memory; or, where batches are read from disk, open it.
+    """Read a data set into memory, or open it if its batches are read from disk.
 
     Args:
-        config: which one.
-        loader: how it will be fed.
+        config: the data set.
+        loader: the loader's configuration.
         root, download: as in `load_dataset`.
-    Raises: what `load_dataset` and `open_store` raise.
+    Raises: the exceptions of `load_dataset` and `open_store`.
     """
     return open_store(config, root) if loader.kind == _ONDISK else load_dataset(config, root, download=download)
 
@@ -162,17 +162,17 @@ def read_data(
 def make_batches(
     dataset: Dataset | Store, batch_size: int | None = None, seed: int = 0, loader: LoaderConfig = WHOLE_GRAPH
 ) -> Batches:
-    """Choose how a data set is fed to training.
+    """Make the source of batches for a data set.
 
     Args:
-        dataset: what to feed; a `Store` for the kind "ondisk" alone.
-        batch_size: graphs in a step; ``None``: everything in one step. At node level it must be ``None``.
-        seed: of the order of graphs, the partitions and the draws.
-        loader: what a step of a node-level data set sees; a graph-level one takes the default alone.
-    Returns: batches whose epochs are a pure function of (seed, epoch), whatever is made ahead.
+        dataset: the data set; a `Store` only for the kind "ondisk".
+        batch_size: graphs per step; ``None``: all graphs in one step. At node level it must be ``None``.
+        seed: seed of the order of graphs, the partitions and the samples.
+        loader: sampling of a node-level data set; a graph-level one requires the default.
+    Returns: batches whose epochs are a pure function of (seed, epoch), independent of prefetching.
     Raises:
         ValueError: a node-level data set with a batch size, or a graph-level one with parts or neighbourhoods; a graph
-            in memory for the kind "ondisk", or one on disk for another; more parts than there are.
+            in memory for the kind "ondisk", or one on disk for another kind; more groups than parts.
         ModuleNotFoundError: clusters without pymetis.
     Cost: one sort of E keys; with clusters, METIS.
     """
@@ -247,10 +247,10 @@ def _stored(store: Store, batch_size: int | None, seed: int, loader: LoaderConfi
 
 
 def final_batches(batches: Batches) -> Batches | None:
-    """Give the batches of the evaluation whose scores are reported; ``None`` where those of the last one are.
+    """Return the batches of the final evaluation; ``None`` if there is none.
 
     Args:
-        batches: what `make_batches` gave.
+        batches: the result of `make_batches`.
     """
     if isinstance(batches, Prefetched):
         final = final_batches(batches.batches)
@@ -259,5 +259,5 @@ def final_batches(batches: Batches) -> Batches | None:
 
 
 def _written(value: Any) -> str:
-    """A value as `--set` takes it."""
+    """Format a value for `--set`."""
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Batches made ahead by one thread in the background, while the model works on those before."""
+"""Prefetches batches in a background thread while the model processes the previous ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .batch import Batch, Batches, Footprint, Series
 
 
 class Prefetched(Footprint):
-    """The same batches in the same order, each begun up to ``depth`` batches before it is wanted.
+    """The same batches in the same order, each made up to ``depth`` batches before it is needed.
 
-    The batches must not depend on global random states, which the thread would share with the model; those of this
-    package do not. An exception of their making is raised where the batch is wanted. The thread ends with the epoch,
-    and when the iterator is closed or dropped before.
+    The batches must not depend on global random states, which the thread would share with the model; this package's
+    batches do not. An exception in making a batch is raised when that batch is requested. The thread ends with the
+    epoch, or when the iterator is closed or deleted.
 
     Args:
-        batches: what to make ahead.
-        depth: batches that wait at most, at least 1.
+        batches: the batches to prefetch.
+        depth: largest number of waiting batches, at least 1.
     Raises: ValueError: ``depth`` is below 1.
-    Cost: the memory of ``depth`` more batches.
+    Cost: the memory of ``depth`` additional batches.
     """
 
     def __init__(self, batches: Batches, depth: int = 2) -> None:
@@ -35,7 +35,7 @@ class Prefetched(Footprint):
         self._largest = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # A recording is of these batches, and not of their copies.
+        # A recording refers to these batches, not to copies.
         return {**self.__dict__, "_direct": 0, "_around": nullcontext}
 
     def __len__(self) -> int:
@@ -54,20 +54,20 @@ class Prefetched(Footprint):
 
     @property
     def waiting_bytes(self) -> int:
-        """Most bytes of the training batches that wait: an upper bound from the largest one so far."""
+        """Upper bound on the bytes of waiting training batches, from the largest batch so far."""
         return self.most_waiting * self._largest
 
     @property
     def most_waiting(self) -> int:
-        """Training batches that wait while a step is taken, at most: none of another epoch."""
+        """Largest number of training batches that wait during a step, all of the same epoch."""
         return min(self.depth, max(len(self) - 1, 0))
 
     def record(self, count: int, around: Callable[[], AbstractContextManager[None]]) -> None:
-        """Make the next training batches in the caller's thread, where a recording of its allocations sees them.
+        """Make the next training batches in the caller's thread, so that a recording sees their allocations.
 
         Args:
-            count: of them.
-            around: entered while one is made.
+            count: number of batches.
+            around: context for making a batch.
         """
         self._direct, self._around = count, around
 

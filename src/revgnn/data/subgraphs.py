@@ -1,6 +1,6 @@
-"""Subgraphs of a data set's one graph as batches, and what samplers and evaluations must offer
+"""Makes batches from subgraphs of a data set's graph, and defines the interfaces of samplers and evaluations.
 
-Features, labels and edge features are gathered subgraph by subgraph; no copy of them is kept.
+Features, labels and edge features are gathered per subgraph, without a second copy of the whole arrays.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .induced import Subgraph
 
 
 class GraphSource:
-    """The one graph of a node-level data set, from which batches are taken.
+    """The graph of a node-level data set, from which batches are made.
 
     Args:
-        dataset: node-level; its arrays are read where they lie.
-        graph: of its edges, where it is at hand; ``None`` builds it.
+        dataset: node-level; its arrays are not copied.
+        graph: the graph of its edges, if it exists already; ``None``: it is built.
     Raises: ValueError: the data set is graph-level.
-    Cost: one sort of E keys. Edge features stay in the order in which the data set has them.
+    Cost: one sort of E keys. Edge features keep the data set's order.
     """
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
@@ -38,11 +38,11 @@ class GraphSource:
             self.split[ids] = number
 
     def batch(self, subgraph: Subgraph, rows: dict[str, Tensor] | None = None) -> Batch:
-        """Give a piece its features, labels and splits.
+        """Make a batch of a subgraph with its features, labels and splits.
 
         Args:
-            piece: of `graph`.
-            rows: split name -> positions in the piece; ``None``: every node that is in a split.
+            piece: a subgraph of `graph`.
+            rows: split name -> positions in the subgraph; ``None``: every node that is in a split.
         """
         data, edge_attr = self.dataset, None
         if data.edge_attr is not None:
@@ -63,7 +63,7 @@ class GraphSource:
 
 
 class Training(Protocol):
-    """The training half of `Batches`."""
+    """The training part of `Batches`."""
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -75,7 +75,7 @@ class Training(Protocol):
 
 
 class Evaluation(Protocol):
-    """The evaluating half of `Batches`."""
+    """The evaluation part of `Batches`."""
 
     def evaluate(self) -> Iterable[Batch]:
         """Batches that cover every row of every split, equally often."""
@@ -83,12 +83,12 @@ class Evaluation(Protocol):
 
 
 class NodeBatches(Footprint):
-    """Batches whose training comes from one place and whose evaluation comes from another.
+    """Combines training batches and evaluation batches of different samplers.
 
     Args:
-        training: the steps of an epoch.
-        evaluation: the evaluation after an epoch.
-        final: the evaluation of the weights that were selected; ``None``: there is no other.
+        training: batches of training.
+        evaluation: batches of the evaluation after an epoch.
+        final: batches of the final evaluation; ``None``: there is none.
     """
 
     def __init__(self, training: Training, evaluation: Evaluation, final: Evaluation | None = None) -> None:
@@ -108,5 +108,5 @@ class NodeBatches(Footprint):
         return self.evaluation.evaluate()
 
     def held(self) -> list[Tensor]:
-        """Give the tensors of a training batch that stays."""
+        """Return the tensors of a training batch that stays in memory."""
         return self.training.held() if isinstance(self.training, Footprint) else []

@@ -1,7 +1,7 @@
-"""What can be learned: how labels look, which loss and metric go with them, which head answers, what predictions say.
+"""The table of tasks: label format, default loss and metric, head, and columns of predictions.
 
-`TASKS` is the one table. A task names its default loss and metric by their keys in `train.losses.LOSSES` and
-`train.metrics.METRICS`; the entries there say which tasks they go with.
+A task names its default loss and metric by their keys in `train.losses.LOSSES` and `train.metrics.METRICS`; the entries
+there list the tasks that they fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Names = tuple[str, ...] | None
-"""Of the classes or columns of an answer; ``None``: they are numbered."""
+"""Names of classes or output columns; ``None``: they are numbered."""
 Answers = Callable[[Tensor, Names], Mapping[str, Any]]
 """Logits [n, T] and names -> the columns of a table of predictions, Arrow arrays [n]."""
 
@@ -42,58 +42,58 @@ def _value_columns(logits: Tensor, names: Names) -> dict[str, Any]:
 
 
 def lists(values: Tensor) -> Any:
-    """[n, m] as an Arrow array of n lists of m float32."""
+    """Convert [n, m] to an Arrow array of n lists of m float32."""
     flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.size(1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is learned of a data set, and all that follows from it."""
+    """A learning task: label format, default loss and metric, head and predictions."""
 
     name: str
-    """What is predicted; the second half of its key in `TASKS`."""
+    """Name; the second half of the key in `TASKS`."""
     level: str = "node"
-    """What carries a label; the first half of its key."""
+    """What has labels, "node" or "graph"; the first half of the key."""
     labels: Literal["classes", "flags", "numbers"]
     """``classes``: [n] int64, the number of a class, -1 where it is missing; ``flags``: [n, T] float32, 0 or 1;
     ``numbers``: [n, T] float32; NaN where one of either is missing."""
     loss: str
-    """Key of the loss that a run minimises where it names none."""
+    """Key of the default loss."""
     metric: str
-    """Key of the metric that selects the best epoch where a data set names none."""
+    """Key of the default metric, which selects the best epoch."""
     answers: Answers
-    """What a table of predictions says."""
+    """Columns of a table of predictions."""
     num_outputs: int | None = None
-    """T, where the task fixes it; ``None``: as many as there are classes or columns of labels."""
+    """T, if the task fixes it; ``None``: the number of classes or label columns."""
     num_names: int | None = None
-    """How many classes have a name, where they are not T."""
+    """Number of named classes, if it is not T."""
     head: str = "node"
-    """Key of the head in `nn.heads.HEADS` that a network answers by."""
+    """Key of the network's head in `nn.heads.HEADS`."""
     has_many_graphs: bool = False
-    """Whether a data set is many small graphs, told apart by ``node_ptr`` and ``edge_ptr``; else it is one graph."""
+    """Whether a data set consists of many small graphs, separated by ``node_ptr`` and ``edge_ptr``."""
 
     @property
     def has_classes(self) -> bool:
-        """Whether a label is the number of a class."""
+        """Whether labels are class numbers."""
         return self.labels == "classes"
 
     @property
     def has_one_column(self) -> bool:
-        """Whether labels stand in one column of a table."""
+        """Whether a table has one label column."""
         return self.has_classes or self.num_outputs == 1
 
     @property
     def label_dtype(self) -> torch.dtype:
-        """Of y."""
+        """Dtype of y."""
         return torch.int64 if self.has_classes else torch.float32
 
     def label_shape(self, rows: int, num_outputs: int) -> tuple[int, ...]:
-        """Of y: [n], or [n, T]."""
+        """Shape of y: [n] or [n, T]."""
         return (rows,) if self.has_classes else (rows, num_outputs)
 
     def labelled(self, y: Tensor) -> Tensor:
-        """[n] bool: the rows that count, because they have a label."""
+        """Return the mask [n] bool of rows with a label."""
         return y >= 0 if self.has_classes else ~y.isnan().all(1)
 
     def __str__(self) -> str:
@@ -117,17 +117,17 @@ _OF_NODES = (
 _OF_GRAPHS = tuple(replace(task, level="graph", head="graph", has_many_graphs=True) for task in _OF_NODES)
 
 TASKS: dict[tuple[str, str], Task] = {(task.level, task.name): task for task in (*_OF_NODES, *_OF_GRAPHS)}
-"""(What carries a label, what is predicted) -> all that follows.
+"""(Level, name) -> task.
 
-``multiclass``: one class of several; ``binary``: yes or no, as one logit; ``multilabel``: T of those; ``regression``: T
-numbers.
+``multiclass``: one of several classes; ``binary``: one binary label, as one logit; ``multilabel``: T binary labels;
+``regression``: T numbers.
 """
 
 
 def find_task(level: str, name: str) -> Task:
-    """Give a row of `TASKS`.
+    """Return a task of `TASKS`.
 
-    Raises: ValueError: there is none, with those that there are.
+    Raises: ValueError: there is no such task; the message lists the tasks.
     """
     names = [task for at, task in TASKS if at == level]
     if not names:

@@ -1,4 +1,4 @@
-"""The demonstration: the same network at three depths, stored and reversible, on a field of Minesweeper."""
+"""The demo: a network at three depths, with stored or recomputed activations, on a Minesweeper field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of training steps over depth: of tensors, and of a process of its own."""
+"""Measures the memory of training steps over depth: of tensors, and of a separate process."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def memory_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], pro
 
 
 def resident_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], progress: Console) -> Curve:
-    """Measure by how much a process of its own grows in training steps of each run at each depth.
+    """Measure the growth of a separate process during training steps of each run at each depth.
 
-    Args: as `memory_over_depth`.
-    Returns: no points where the system does not tell.
+    Args: as in `memory_over_depth`.
+    Returns: depth -> bytes of each run; empty if the system does not report resident sizes.
     """
     curve: dict[str, dict[int, int]] = {name: {} for name in runs}
     for name, depth in _tracked(runs, depths, progress, "growth of the process over depth"):
@@ -49,7 +49,7 @@ def resident_over_depth(runs: Mapping[str, Experiment], depths: Sequence[int], p
 
 
 def as_deep(run: Experiment, depth: int) -> Experiment:
-    """Give a run of a `ModelConfig` another number of layers."""
+    """Return a run with another number of layers in its `ModelConfig`."""
     assert isinstance(run.model, ModelConfig), "the models that are compared over depth have layers"
     return replace(run, model=replace(run.model, num_layers=depth))
 

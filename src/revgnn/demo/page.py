@@ -1,4 +1,4 @@
-"""The page of the demonstration: its headline, its picture and its table, in light and dark."""
+"""Renders the demo's HTML page: headline, picture and table, in a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def render(
     reports: Mapping[str, str],
     has_picture: bool,
 ) -> str:
-    """Give the whole page as text.
+    """Return the whole page as text.
 
     Args:
-        headline: what was found, in one sentence.
-        paragraphs: what was compared, and what the figures mean.
+        headline: the result in one sentence.
+        paragraphs: description of the comparison and of the numbers.
         head, rows: the table.
-        reports: name of a run -> the address of its report.
-        has_picture: whether depth.svg and depth-dark.svg lie beside the page.
+        reports: name of a run -> URL of its report.
+        has_picture: whether depth.svg and depth-dark.svg exist next to the page.
     """
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

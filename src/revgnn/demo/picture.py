@@ -1,4 +1,4 @@
-"""Pictures over depth, drawn by matplotlib: memory alone, or the score and the memory side by side."""
+"""Plots memory over depth, or score and memory side by side, with matplotlib."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Theme:
     paper: str
     """The background."""
     models: tuple[str, ...]
-    """One colour a model, told apart by the colour-blind too (Okabe and Ito)."""
+    """One colour per model, from a colour-blind safe palette (Okabe and Ito)."""
 
 
 LIGHT = Theme("#1d2733", "#dde3ea", "#ffffff", ("#d55e00", "#0072b2", "#009e73"))
@@ -35,19 +35,19 @@ DARK = Theme("#e6ebf1", "#33404e", "#12181f", ("#ff9a4d", "#5cb8ff", "#3ddcab"))
 
 
 def draw_memory(tensors: Curve, path: Path, process: Curve | None = None) -> None:
-    """Draw memory over depth to a file; its ending says whether as SVG or PNG.
+    """Plot memory over depth to a file; the file extension selects SVG or PNG.
 
     Args:
-        tensors: bytes of tensors, drawn dashed where there is something beside them.
-        path: of the file.
-        process: bytes that the process grows by, drawn solid.
+        tensors: bytes of tensors, drawn dashed if ``process`` is given.
+        path: the file.
+        process: growth of the process in bytes, drawn solid.
     Raises: ModuleNotFoundError: matplotlib is not installed.
     """
     _draw(None, "", tensors, process or {}, path, LIGHT)
 
 
 def draw_depth(scores: Scores, title: str, tensors: Curve, process: Curve, path: Path, *, theme: Theme = LIGHT) -> None:
-    """Draw the score and, beside it, the memory over depth to a file.
+    """Plot score and memory over depth, side by side, to a file.
 
     Args:
         scores: of the test split, in the unit that ``title`` names.
@@ -63,7 +63,7 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # A fixed salt, so that the same figures give the same file.
+    # A fixed salt, so that the same numbers give the same file.
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "depth",

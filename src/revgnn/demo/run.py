@@ -1,6 +1,6 @@
-"""The demonstration on one page: train both networks at every depth, measure them, write and print what was found.
+"""Runs the demo: trains both networks at every depth, measures score and memory, and writes the page.
 
-Everything it shows is measured while it runs.
+All numbers on the page are measured during the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .page import render
 from .picture import DARK, LIGHT, Scores, draw_depth
 
 MODELS = {"ResGNN": minefield.ressage, "RevGNN": minefield.revsage}
-"""The one that stores every activation, then the one that recomputes them."""
+"""The network that stores every activation, then the one that recomputes them."""
 DEPTHS = (2, 8, 32)
 HEAD = ("model", "layers", "parameters", "valid [%]", "test [%]", "tensors", "process", "time per step")
 NOTE = (
@@ -42,14 +42,15 @@ _RESULT = "demo.json"
 
 
 def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[str, Any]:
-    """Train both networks at every depth, measure their memory, and write what was found.
+    """Train both networks at every depth, measure their memory, and write the results.
 
     Args:
-        out: the folder for demo.json, index.html, pictures and one run folder per network; an earlier demo in it goes.
-        results: where the table is printed; ``None``: nowhere.
-        progress: where bars and lines are shown meanwhile.
-    Returns: the headline, the rows of the table, score and memory over depth, and the files written.
-    Raises: FileExistsError: ``out`` holds something else than a demo.
+        out: the folder for demo.json, index.html, pictures and one run folder per network; an earlier demo in it is
+            deleted.
+        results: console for the table; ``None``: it is not printed.
+        progress: console for progress bars.
+    Returns: the headline, the rows of the table, score and memory over depth, and the written files.
+    Raises: FileExistsError: ``out`` contains something else than a demo.
     """
     _make_room(out)
     with _one_thread():
@@ -148,7 +149,7 @@ def _make_room(out: Path) -> None:
         for depth in DEPTHS:
             shutil.rmtree(out / _folder(name, depth), ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    # Written before the work begins: an interrupted demo, too, makes room for the next.
+    # Write this first, so that the next demo may also replace an interrupted one.
     (out / _RESULT).write_text("{}\n", encoding="utf-8")
 
 
@@ -166,7 +167,7 @@ def _row(name: str, report: Mapping[str, Any], process: int | None) -> list[str]
 
 
 def _draw(out: Path, scores: Scores, title: str, tensors: Curve, process: Curve) -> list[Path]:
-    """Draw the pictures where matplotlib is installed; give their paths."""
+    """Plot the pictures if matplotlib is installed; return their paths."""
     themes = {"depth.svg": LIGHT, "depth-dark.svg": DARK, "depth.png": LIGHT}
     try:
         for name, theme in themes.items():

@@ -1,6 +1,6 @@
-"""Pure tensor functions with forward and backward: message passing and the head of every block. No modules here.
+"""Differentiable tensor functions (ops): message passing, and norm, ReLU and dropout; without modules.
 
-`api` has the functions and their contracts; `KernelOp` and `Backend` make ops of one's own.
+`api` has the functions and their contracts; use `KernelOp` and `Backend` to define your own ops.
 """
 
 from .api import (

@@ -1,12 +1,12 @@
-"""The ops and their contracts: what each takes, returns and refuses, whichever implementation runs it.
+"""The ops and their contracts: arguments, results and errors, the same for all implementations.
 
-Each call goes to one of three implementations (`implementation` names a device's, ``REVGNN_OPS`` chooses): `reference`,
-every op in plain torch; `native`, compiled CPU kernels, and `triton`, the same kernels for CUDA, neither of which makes
-a tensor per edge and channel. The kernels take float32, bfloat16 and float64.
-What is wrong is refused here, by the same errors whichever implementation runs: ValueError for a shape or a choice,
-TypeError for a type, RuntimeError for a device. What the kernels have no code for runs on the reference:
+Each call runs on one of three implementations (`implementation` names a device's, ``REVGNN_OPS`` selects one):
+`reference`, every op in plain torch; `native`, compiled CPU kernels; `triton`, the same kernels for CUDA. The kernels
+never allocate a tensor per edge and channel. They support float32, bfloat16 and float64.
+Invalid arguments raise the same errors on every implementation: ValueError for a shape or a choice, TypeError for a
+type, RuntimeError for a device. Cases that the kernels do not support run on the reference:
 
-| op | on the reference where kernels are chosen |
+| op | runs on the reference although kernels are selected |
 |---|---|
 | all | float16; int64 indices (2^31 nodes or edges); D = 0; transforms of `torch.func`, forward-mode differentiation, |
 | | `torch.jit.trace`, ``make_fx``; tensors that wrap others, or have no memory of their own |
@@ -93,7 +93,7 @@ def gen_aggr(
         edge_attr: [E, K] edge features in the graph's order, or [E, D] where ``weight`` is ``None``; ``None`` means
         no term. weight: [D, K] map of the edge features; ``None`` adds ``edge_attr`` as it is.
         bias: [D] added to every message; only with ``weight``.
-        reduce: how the messages are put together.
+        reduce: the reduction of the messages.
         t: inverse temperature of the softmax, dimensionless; larger approaches max. A tensor may be learned.
         p: exponent of the power mean; a tensor may be learned.
     Returns: [N, D] in the dtype of ``x``.
@@ -161,14 +161,14 @@ def attention(
 
 
 def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Multiply each head's values by the attention vectors of both ends: what `attention` takes as scores.
+    """Compute the scores of `attention`: the product of each head's values with the attention vectors of both ends.
 
     ``s_ih = <x_ih, a_h>``.
 
     Args:
         x: [N, H, F] values.
         attn_src: [H, F] or [1, H, F] vectors of the sources.
-        attn_dst: the same of the destinations; ``None``: only the source has a part.
+        attn_dst: the same for the destinations; ``None``: the score depends on the source only.
     Returns: [N, H] of the source, and of the destination or ``None``; float32 for half precision.
     Raises: ValueError, TypeError, RuntimeError: if a vector has another shape, type or device.
     Cost: kernels: one pass over N x H x F, one more in the backward; saves x. reference: one [N, H, F] product each.
@@ -199,7 +199,7 @@ def norm_act_drop(
     mask: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    """Normalise, rectify and drop: the head of every block.
+    """Apply norm, ReLU and dropout, as at the start of every block.
 
     ``y = keep * relu(norm(x)) / (1 - p)``.
 
@@ -209,13 +209,13 @@ def norm_act_drop(
         norm: ``layer`` (over channels), ``batch`` (over nodes), ``graph`` (over the nodes of each graph) or ``none``.
         eps: added to the variance.
         stats: ([D] mean, [D] variance) to use instead of the batch's own; for ``batch`` in evaluation.
-        graph: which nodes belong together; for ``graph``.
-        mean_scale: [D] learned share of the mean that is taken away; for ``graph``.
+        graph: assigns nodes to graphs; for ``graph``.
+        mean_scale: [D] learned factor of the subtracted mean; for ``graph``.
         act: whether to apply the ReLU.
-        p: probability of dropping; 0 leaves dropout out.
-        mask: [N, D] bool, True keeps, or the same packed, [N, D / 8] uint8 (`draw_mask`): the mask that a whole
-            network shares. ``None``: drawn from ``seed``.
-        seed: which elements drop, as a pure function of (seed, position); ``None`` without a mask: no dropout.
+        p: dropout probability; 0: no dropout.
+        mask: [N, D] bool, True keeps, or the same packed, [N, D / 8] uint8 (`draw_mask`): a mask shared by all layers.
+            ``None``: drawn from ``seed``.
+        seed: determines the mask, a pure function of (seed, position); ``None`` without a mask: no dropout.
     Returns: [N, D].
     Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree, or the mask is not bool.
     Cost: kernels: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
@@ -265,15 +265,16 @@ def norm_act_drop(
 
 
 def draw_mask(seed: int, rows: int, width: int, p: float, device: torch.device, *, groups: int = 1) -> Tensor:
-    """Draw a dropout mask for a network to share: `keep_mask` of ``rows * width`` positions.
+    """Draw a dropout mask that all layers share: `keep_mask` of ``rows * width`` positions.
 
     Args:
-        seed: what the mask is a pure function of, on every implementation.
+        seed: determines the mask, equally on every implementation.
         rows, width: N and D.
-        p: probability of dropping.
-        device: where it is needed.
-        groups: into how many runs of channels it will be cut.
-    Returns: [N, D / 8] uint8, a bit an element, where the kernels read that and no byte is cut; else [N, D] bool.
+        p: dropout probability.
+        device: device of the mask.
+        groups: number of channel groups into which the mask will be split.
+    Returns: [N, D / 8] uint8, one bit per element, if the kernels support it and no group splits a byte; otherwise [N,
+        D] bool.
     """
     backend = backend_for(device)
     if "keep_bits" in backend.names and width % (8 * groups) == 0 and not torch.compiler.is_compiling():
@@ -288,7 +289,7 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
 
     Args:
         x: [N, D] node features.
-        graph: its ``batch`` says which graph each node belongs to; without one, all nodes are one graph.
+        graph: its ``batch`` assigns each node to a graph; without it, all nodes form one graph.
         reduce: ``sum``, ``mean`` or ``max``; a graph without nodes receives 0.
     Returns: [B, D].
     Raises: ValueError, TypeError, RuntimeError: if ``x`` does not have one row per node, or is elsewhere.
@@ -306,9 +307,9 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
         seed: 64 bits.
         numel: how many.
         p: probability of False, in [0, 1).
-        device: where they shall lie; the bits are the same everywhere.
-    Returns: [numel] bool, what `norm_act_drop` with the same ``seed`` keeps.
-    Cost: triton: one write. Elsewhere several integer temporaries of ``numel``.
+        device: device of the result; the bits are the same on every device.
+    Returns: [numel] bool, the elements that `norm_act_drop` keeps with the same ``seed``.
+    Cost: triton: one write. Otherwise several integer temporaries of ``numel``.
     """
     backend = backend_for(device)
     if torch.compiler.is_compiling() or "keep_mask" not in backend.names:
@@ -319,8 +320,8 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
 
 
 def runs_in_place(x: Tensor, graph: Graph) -> bool:
-    """Whether the functions of `kernels` may be called for these arguments: they write where they are told to, and make
-    no graph. float32 and float64 outside of autocast and torch.compile."""
+    """Whether the functions of `kernels`, which write into given tensors without an autograd graph, may be called for
+    these arguments: float32 or float64, outside autocast and torch.compile."""
     device = x.device
     return (
         x.dtype in (torch.float32, torch.float64)
@@ -358,7 +359,7 @@ def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
 
 
 def _exponent(value: Tensor | float, name: str, x: Tensor) -> Tensor | float:
-    """A learned exponent beside x: one number, which may lie on the CPU as in torch, or one of each channel."""
+    """Move a learned exponent to x's device: one number, which may be on the CPU as in torch, or one per channel."""
     if not isinstance(value, Tensor):
         return value
     check_dtype(value, name, x, any_width=True)

@@ -1,7 +1,7 @@
-"""Additive attention on the kernels, all heads in one visit of each row's edges.
+"""Additive attention on the kernels, with all heads in one pass over each row's edges.
 
-Saved for the backward: x, the scores, y, [N, 2, H] normalisers and, for the gradient of ``score_dst``, one more sum
-[N, H, F] that the forward leaves behind in place of a second gather.
+Saved for the backward: x, the scores, y, [N, 2, H] normalisers and, for the gradient of ``score_dst``, another sum
+[N, H, F] that the forward computes to avoid a second gather.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The scores of attention on the kernels: one pass over the values for both ends, and one for all gradients.
 
-Saved for the backward: x and the vectors. A compiler fuses the reference itself.
+Saved for the backward: x and the vectors. torch.compile fuses the reference itself.
 """
 
 from __future__ import annotations

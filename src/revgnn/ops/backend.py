@@ -1,22 +1,22 @@
-"""The kernels of one implementation, each a method of one object. What it has none for runs on the reference."""
+"""The `Backend` class: the kernels of one implementation as methods; ops without a kernel run on the reference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 Kernel = Callable[..., None]
-"""Writes its results into tensors that the caller gives; `revgnn.ops.cpu` says which arguments each kernel takes."""
+"""A kernel writes its results into tensors of the caller; `revgnn.ops.cpu` documents the arguments of each kernel."""
 
 
 class Backend:
-    """The kernels that run on one kind of device: ``backend.spmm(x, csr, out=y)``.
+    """The kernels of one device type: ``backend.spmm(x, csr, out=y)``.
 
     Args:
-        name: of the implementation, as `REVGNN_OPS` says it.
-        kernels: what it has, by name. A kernel may exist for one backend alone.
-        node_scratch: whether `gen_aggr` and `gen_aggr_backward` have a use for their ``scratch``.
+        name: name of the implementation, as in `REVGNN_OPS`.
+        kernels: its kernels by name. A kernel may exist in one backend only.
+        node_scratch: whether `gen_aggr` and `gen_aggr_backward` use their ``scratch``.
 
-    ``names`` are those of the kernels that it has.
+    ``names`` are the names of its kernels.
     """
 
     attention: Kernel
@@ -45,7 +45,7 @@ class Backend:
             self.register(kernel, kernels[kernel])
 
     def register(self, name: str, kernel: Kernel) -> None:
-        """Add a kernel, or put another in its place."""
+        """Add or replace a kernel."""
         setattr(self, name, kernel)
         self.names.add(name)
 

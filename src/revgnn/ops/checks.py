@@ -1,8 +1,8 @@
-"""The border in front of the kernels: what may reach one, what goes the plain way, and what is an error.
+"""Checks arguments before kernels run: raises errors for invalid ones, and selects the reference for others.
 
-A kernel reads raw memory and believes every number that it is given. The ops refuse what a user can get wrong
-(`check_features`, `check_operand`) whichever implementation runs, and send what is right but no plain memory to the
-reference (`is_readable`). Each kernel then compares every operand with its contract (`dense`, `rows`, in `operands`).
+A kernel reads raw memory and does not validate its arguments. The ops check everything that a user can get wrong
+(`check_features`, `check_operand`), for all implementations, and run valid tensors without plain memory on the
+reference (`is_readable`). Each kernel then checks every operand against its contract (`dense`, `rows`, in `operands`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TRACED = (FakeTensor, FunctionalTensor)
 
 # ---------------------------------------------------------------------- what goes the plain way
 def is_transformed() -> bool:
-    """Whether somebody follows the values through torch's own operators, who would not see a kernel: a transform of
+    """Whether a transform that must see torch's own operators is active, to which a kernel is invisible: a transform of
     `torch.func`, forward-mode differentiation, `torch.jit.trace` or ``make_fx``."""
     if torch.compiler.is_compiling():
         return False
@@ -32,8 +32,8 @@ def is_transformed() -> bool:
 
 
 def is_readable(*tensors: Tensor | None) -> bool:
-    """Whether the values of all tensors lie in memory as they are, or are followed by a tracer that knows the custom
-    ops: not wrappers of other tensors, zeros without memory, or views that are negated when they are read."""
+    """Whether all tensors are plain memory, or are traced by a tracer that supports custom ops: not wrappers of other
+    tensors, zeros without memory, or lazily negated views."""
     for tensor in tensors:
         if tensor is None or type(tensor) is Parameter:
             continue
@@ -46,7 +46,7 @@ def is_readable(*tensors: Tensor | None) -> bool:
 
 
 def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
-    """Whether a kernel can read a dense tensor of this shape beside ``like``; ``None`` always fits."""
+    """Whether a kernel accepts a dense tensor of this shape together with ``like``; ``None`` is always accepted."""
     return tensor is None or (
         (type(tensor) is Parameter or type(tensor) is Tensor)
         and tensor.dtype is like.dtype
@@ -59,13 +59,13 @@ def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
 
 # ---------------------------------------------------------------------- what a user can get wrong
 def check_features(x: Tensor, dims: str, num_nodes: int | None = None, device: torch.device | None = None) -> None:
-    """Refuse values of nodes that are no floating-point matrix with a row for each node of the graph beside it.
+    """Check that node features are floating point, with one row per node of the graph and on its device.
 
     Args:
-        x: what came.
-        dims: names of its dimensions, such as ``N, D``; empty: any number of them.
-        num_nodes, device: of the graph; ``None``: there is none.
-    Raises: TypeError, ValueError, RuntimeError: naming both sides.
+        x: the argument.
+        dims: names of its dimensions, such as ``N, D``; empty: any number of dimensions.
+        num_nodes, device: of the graph; ``None``: there is no graph.
+    Raises: TypeError, ValueError, RuntimeError: the message names the expected and the actual value.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {type(x).__name__}")
@@ -82,15 +82,15 @@ def check_features(x: Tensor, dims: str, num_nodes: int | None = None, device: t
 
 
 def check_operand(value: Tensor | None, name: str, x: Tensor, *shape: int, any_width: bool = False) -> None:
-    """Refuse an operand that is not of its shape, on another device than x, or of a type that x would lose to.
+    """Check the shape, device and dtype of an operand.
 
     Args:
-        value: what came; ``None`` is left to the caller.
-        name: of the argument.
-        x: the values of nodes beside it.
-        shape: what it must be.
-        any_width: whether a type wider than that of the sums over x is converted instead.
-    Raises: TypeError, ValueError, RuntimeError: naming both sides.
+        value: the operand; ``None`` is accepted.
+        name: the argument's name.
+        x: the node features of the same call.
+        shape: the required shape.
+        any_width: whether a dtype wider than that of sums over x is accepted, to be converted.
+    Raises: TypeError, ValueError, RuntimeError: the message names the expected and the actual value.
     """
     if value is not None:
         check_place(value, name, x, *shape)
@@ -99,7 +99,7 @@ def check_operand(value: Tensor | None, name: str, x: Tensor, *shape: int, any_w
 
 
 def check_place(value: Tensor, name: str, x: Tensor, *shape: int) -> None:
-    """Refuse what has another shape, or lies on another device than x."""
+    """Check that a tensor has the required shape and is on x's device."""
     if value.shape != shape:
         raise ValueError(f"{name} must be {list(shape)}, as x is {list(x.shape)}; got {list(value.shape)}")
     if value.device != x.device:
@@ -107,7 +107,7 @@ def check_place(value: Tensor, name: str, x: Tensor, *shape: int) -> None:
 
 
 def check_dtype(value: Tensor, name: str, x: Tensor, *, any_width: bool = False) -> None:
-    """Refuse what is not floating point, or wider than the sums over x."""
+    """Check that a tensor is floating point and not wider than the sums over x."""
     if not value.is_floating_point():
         raise TypeError(f"{name} must have a floating-point type, as x {x.dtype}; got {value.dtype}")
     if value.dtype == torch.float64 and x.dtype != torch.float64 and not any_width:
@@ -118,15 +118,15 @@ def check_dtype(value: Tensor, name: str, x: Tensor, *, any_width: bool = False)
 
 # ---------------------------------------------------------------------- what a kernel relies on
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums over ``dtype`` are kept in."""
+    """Return the dtype of sums over values of ``dtype``."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> int:
-    """Compare an operand of a kernel with what it must be: dense memory of this type, device and shape.
+    """Check that an operand of a kernel is dense memory of this dtype, device and shape.
 
     Returns: its address; 0 for ``None``.
-    Raises: ValueError, TypeError, RuntimeError: naming it.
+    Raises: ValueError, TypeError, RuntimeError: the message names the operand.
     """
     if tensor is None:
         return 0
@@ -138,7 +138,7 @@ def dense(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.de
 
 
 def rows(tensor: Tensor | None, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> tuple[int, int]:
-    """Compare an operand as `dense` does, whose rows may stand apart: a column slice of a wider tensor.
+    """Check an operand as `dense` does, but allow a row stride, as in a column slice of a wider tensor.
 
     Returns: its address, and the elements from one row to the next; 0, 0 for ``None``.
     """

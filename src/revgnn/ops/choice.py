@@ -1,8 +1,8 @@
-"""Which backend runs the ops on a device: chosen once, said once.
+"""Selects the backend that runs the ops on a device, and logs the choice once.
 
-`REVGNN_OPS` in the environment asks for one: ``auto`` (the default: the fastest there is), ``native`` (the compiled CPU
-kernels or an error), ``triton`` (the CUDA kernels or an error; on the CPU with TRITON_INTERPRET=1, for tests) or
-``reference`` (plain torch everywhere).
+The environment variable `REVGNN_OPS` selects one: ``auto`` (the default: the fastest available), ``native`` (the
+compiled CPU kernels, or an error), ``triton`` (the CUDA kernels, or an error; on the CPU with TRITON_INTERPRET=1, for
+tests) or ``reference`` (plain torch everywhere).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def implementation(device: torch.device | str) -> str:
 
 
 def backend_for(device: torch.device | str) -> Backend:
-    """Return the backend that runs the ops on ``device``, as was chosen; the first time, say which.
+    """Return the backend that runs the ops on ``device``; log it on the first call.
 
     Raises: RuntimeError: if Triton was asked for and has no way to run on ``device``.
     """
@@ -76,15 +76,15 @@ def _compiled(device_type: str) -> Backend:
 
 
 def kernels(x: Tensor) -> Backend:
-    """Return the backend whose kernels read a tensor: that of the CPU or Triton's, whatever runs the ops.
+    """Return the backend whose kernels can read a tensor, the CPU's or Triton's, independent of the selected one.
 
-    What one's forward saved the other's backward can read, and neither is asked for where the reference runs.
+    Each backend's backward can read what the other's forward saved; neither is used if the reference runs.
     """
     return triton.BACKEND if x.is_cuda or _choice == "triton" else cpu.BACKEND
 
 
 def lacks(backend: Backend, device: torch.device, op: str) -> None:
-    """Say once that an op has no kernels where others have them."""
+    """Log once that an op has no kernels in the selected backend."""
     if (device.type, op) not in _said and not torch.compiler.is_compiling():
         _said.add((device.type, op))
         _LOG.warning(
@@ -107,9 +107,9 @@ def _say(device_type: str, name: str) -> None:
 
 @contextmanager
 def using(choice: Choice) -> Iterator[None]:
-    """Run the ops on another implementation for a while; in every thread.
+    """Context in which the ops run on another implementation, in every thread.
 
-    Raises: ValueError, RuntimeError: for a choice that does not exist, or not here.
+    Raises: ValueError, RuntimeError: the implementation does not exist, or is not available here.
     """
     global _choice
     before, _choice = _choice, _checked(choice)

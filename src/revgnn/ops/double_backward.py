@@ -1,8 +1,8 @@
-"""Gradients by the reference: where a backward is itself differentiated (``create_graph=True``).
+"""Computes gradients by the reference when a backward is itself differentiated (``create_graph=True``).
 
-The kernels differentiate once. Where autograd follows a backward, its gradients are formed by differentiating the plain
-reference, which can be differentiated any number of times; so are those of a cotangent that no kernel can read. A
-custom op, which a compiler may hold, says no instead.
+The kernels support first-order gradients. If the backward is recorded by autograd, or a kernel cannot read a cotangent,
+gradients are computed by differentiating the reference, which supports any order. A custom op, which may be part of a
+compiled graph, raises an error instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .checks import is_readable
 
 
 def asks_reference(*cotangents: Tensor) -> bool:
-    """Whether the backward that runs is to be differentiated again, or given what no kernel can read."""
+    """Whether the current backward is itself differentiated, or has a cotangent that no kernel can read."""
     return torch.is_grad_enabled() or not is_readable(*cotangents)
 
 

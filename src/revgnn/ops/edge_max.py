@@ -1,7 +1,7 @@
-"""The largest GEN message of each channel, with edge features, on the kernels. Saved: the int32 positions [N, D].
+"""Max aggregation of GEN messages with edge features on the kernels; it saves the int32 positions [N, D].
 
-Only the edge that attains a maximum receives a gradient, so the backward visits [N, D] positions for the edge map and
-each source's edges for x; neither makes a message again.
+Only the edge that attains a maximum receives a gradient, so the backward reads [N, D] positions for the edge map and
+each source's edges for x, without recomputing messages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Messages of generalised graph convolution on the kernels: softmax, sum, mean, power and max, with edge features.
+"""GEN aggregation on the kernels by softmax, sum, mean, power or max, with or without edge features.
 
-Without edge features messages belong to nodes, and all but the softmax are `spmm` of them. With edge features the map
-[E, K] -> [E, D] happens inside the loop over edges. Saved for the backward of the softmax: x, y, and the [N, D]
-normaliser.
+Without edge features a message depends on its source only, and all reductions but the softmax are `spmm` of node
+messages. With edge features the map [E, K] -> [E, D] is computed inside the loop over edges. Saved for the backward of
+the softmax: x, y, and the [N, D] normaliser.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""An op on kernels, declared once: its autograd Function, and its custom op for tracers, are made from plain functions.
+"""The `KernelOp` class: makes an autograd Function and a custom op from the plain functions of a kernel op.
 
-Outside of torch.compile a lean autograd Function carries the call (a custom op costs several times its overhead, which
-nets of a thousand small layers would feel); inside, and on tensor subclasses, a custom op of `torch.library`. Both run
-the same functions. The kernels differentiate once: where autograd follows a backward (``create_graph=True``), gradients
-are formed by differentiating the reference, and so are those of a cotangent that no kernel can read. A custom op, which
-a compiler may hold, refuses a second differentiation.
+Outside torch.compile an autograd Function runs the op, because a custom op has several times its overhead, which
+matters for networks of a thousand small layers. Under torch.compile, and on tensor subclasses, a custom op of
+`torch.library` runs it. Both call the same functions. The kernels support first-order gradients: if the backward is
+recorded by autograd (``create_graph=True``), or a kernel cannot read a cotangent, gradients are computed by
+differentiating the reference. A custom op, which may be part of a compiled graph, raises an error for second-order
+gradients.
 """
 
 from __future__ import annotations
@@ -50,31 +51,31 @@ class KernelOp(Generic[P, A, O]):
     """
 
     name: str
-    """Of the custom op: ``namespace::name``."""
+    """Name of the custom op: ``namespace::name``."""
     arguments: Callable[P, A]
-    """A NamedTuple of what a call takes: the tensors first, then the `Graph` if there is one, then numbers and text."""
+    """NamedTuple of a call's arguments: first tensors, then the `Graph` if there is one, then numbers and strings."""
     kernels: Collection[str]
-    """Which kernels a backend must have."""
+    """Names of the kernels that a backend must have."""
     outputs: Callable[[A, Needs], O]
-    """Allocates what the forward writes, and so tells tracers its shapes: the results first, then what the backward
-    needs, empty where nothing that it is for needs a gradient."""
+    """Allocates the outputs of the forward, and so defines their shapes for tracers: first the results, then tensors
+    for the backward, which are empty if no gradient needs them."""
     forward: Callable[[A, O], None]
     """Writes the outputs."""
     saved: Callable[[A, O, Needs], tuple[Tensor | None, ...]]
-    """The tensors among the arguments, then the outputs, each in its place or ``None`` where the backward can do
-    without: what is kept until then."""
+    """Returns the tensors to save for the backward: argument tensors, then outputs, each in its position, or ``None``
+    if the backward does not need it."""
     backward: Callable[[A, O, Sequence[Tensor], Needs], Sequence[Tensor | None]]
     """Returns the gradients of the tensors, of their shapes and types, from what was saved and the results' cotangents;
     ``None`` where there is no tensor. What was not saved and needs one has the first result's shape and type."""
     reference: Callable[[A], Results]
-    """The same in plain torch: differentiable any number of times."""
+    """The op in plain torch, differentiable any number of times."""
     again: Callable[[A, O], Results] | None = None
     """The same from what was saved, if `reference` needs more than that: what is differentiated where the backward is
     to be differentiated. Zeros take the place of tensors that were not saved."""
     num_results: int = 1
-    """How many outputs are results, with gradients."""
+    """Number of outputs that are results and have gradients."""
     is_traceable: bool = True
-    """Whether a custom op is made; else tracers see the reference."""
+    """Whether to make a custom op; otherwise tracers use the reference."""
     fields: dict[str, object] = field(init=False)
     """The types of the arguments by name."""
     num_tensors: int = field(init=False)

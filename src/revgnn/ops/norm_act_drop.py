@@ -1,7 +1,7 @@
-"""The head of every block on the kernels: norm, ReLU and dropout in one pass, and one or two for the backward.
+"""Norm, ReLU and dropout in one pass on the kernels, with one or two passes in the backward.
 
-Saved for the backward: x, the statistics ([N] pairs for layer, [D] for batch) and the caller's own mask; a mask drawn
-from a seed is drawn again.
+Saved for the backward: x, the statistics ([N] pairs for layer, [D] for batch) and the caller's mask; a mask drawn from
+a seed is drawn again.
 """
 
 from __future__ import annotations

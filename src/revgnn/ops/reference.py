@@ -1,9 +1,9 @@
-"""Every op in plain torch, as the paper writes it: the specification, the portable path and the oracle of the kernels.
+"""Every op in plain torch, as in the paper: the specification, the portable fallback and the oracle in tests.
 
-One edge tensor [E, D] is made per message step and freed by autograd's rules. Sums run over each destination's edges in
-the graph's order and gradients over each source's, without atomics: the same call gives the same bits on any device.
-Half-precision inputs are computed with in float32, from the messages to the last division, and come back in their own
-dtype. All of it can be differentiated again, and followed by the transforms of `torch.func`.
+Each message step allocates one edge tensor [E, D], which autograd frees. Sums run over each destination's edges in the
+graph's order and gradients over each source's edges, without atomics: the same call gives the same bits on any device.
+Half-precision inputs are computed in float32, from the messages to the last division, and results have the input's
+dtype. All ops support higher-order gradients and the transforms of `torch.func`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When an op must be a custom op, and how graphs come to it: as tensors, converted and reversed by custom ops too."""
+"""Decides when an op must run as a custom op, and passes graphs to custom ops as tensors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_traced(x: object) -> bool:
-    """Whether ``x`` is not memory that a kernel could read: under torch.compile, or a fake or other subclass."""
+    """Whether a kernel cannot read ``x`` from memory: under torch.compile, or a fake tensor or other subclass."""
     return torch.compiler.is_compiling() or type(x) not in _PLAIN
 
 
 def reverse_tensors(graph: Graph, *inputs: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The reverse's (indptr, indices, edge_ids) if one of ``inputs`` needs a gradient, else three times ``None``."""
+    """Return the reverse graph's (indptr, indices, edge_ids) if an input needs a gradient, otherwise three ``None``."""
     if not torch.is_grad_enabled() or not any(value is not None and value.requires_grad for value in inputs):
         return None, None, None
     if "reverse" in graph.__dict__:

@@ -1,4 +1,4 @@
-"""The planner: peak memory and time of a run before it runs and without its data, and what fits into so much memory."""
+"""The planner: predicts peak memory and time of a run without its data, and suggests settings that fit a memory."""
 
 from .estimate import Prediction, estimate
 from .roofline import MachineRates, rates_of

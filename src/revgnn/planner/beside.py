@@ -1,4 +1,4 @@
-"""The memory that the planner predicts of a run, set beside what the finished run measured."""
+"""Adds the planner's memory prediction to the report of a finished run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .estimate import predicted
 
 
 def set_beside(report: dict[str, Any], run: Experiment, out: Path, data_root: Path) -> dict[str, Any]:
-    """Write the prediction into the report of a finished run, where it ran on the CPU and its data are in memory.
+    """Write the prediction into the report of a finished run, if it ran on the CPU with data in memory.
 
     Args:
-        report: of the run.
-        run: what was done.
+        report: the run's report.
+        run: the experiment.
         out: the run folder.
-        data_root: where its data lie.
-    Returns: the new report, or the same one where nothing is predicted.
-    Cost: reads the data once more; the trials of the planner, seconds.
+        data_root: folder of the data.
+    Returns: the new report, or the same one if there is no prediction.
+    Cost: reads the data once more; the planner's trials take seconds.
     """
     if report["machine"]["device"] != "cpu":
         return report

@@ -1,4 +1,4 @@
-"""Dry runs of a run's training steps: the very program, on made-up data of any size and at any depth of its stack."""
+"""Dry runs: takes training steps with the real program on synthetic data of any size and at any depth."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from .synthetic import GraphShape, made_up
 WORK = 2**20
 """Numbers in the largest tensor of the larger trial, about: a width for every edge of a step."""
 LEAST_NODES, NODES_PER_CHANNEL = 128, 1
-"""Of a step of the smaller trial: below, what does not grow with the graph hides what does."""
+"""Least nodes of a step of the smaller trial; with fewer, constant memory dominates memory that grows."""
 MOST_WORK = 2**24
 """Numbers in that tensor at the most, however few nodes are left: a peer may keep dozens of its size."""
 WHOLE = 0.4
-"""Factor from which the step itself is tried."""
+"""Factor from which the full step is tried instead of a scaled one."""
 STEPS = 2
-"""Of an epoch of a trial."""
+"""Steps per epoch of a trial."""
 FEW, FEW_SEGMENTS = 3, 8
-"""Layers more in each segment of the deeper trial, where there are not more segments; else one."""
+"""Additional layers per segment of the deeper trial, with at most ``FEW_SEGMENTS`` segments; otherwise one."""
 
 
 class RepeatedBatch:
-    """One batch as every step of an epoch.
+    """A source that returns the same batch in every step of an epoch.
 
     Args:
-        batch: what a step sees.
-        count: steps of an epoch.
-        is_new: whether each step's graph has nothing derived yet, as where batches are made one after another.
+        batch: the batch.
+        count: steps per epoch.
+        is_new: whether each step's graph has empty caches, as with batches that are made per step.
     """
 
     def __init__(self, batch: Batch, count: int, *, is_new: bool) -> None:
@@ -60,7 +60,7 @@ class RepeatedBatch:
         return self._count
 
     def train(self, epoch: int) -> Series:
-        """Give the batch, so many times."""
+        """Yield the batch ``count`` times."""
         return Series(self._count, lambda number: self._underived() if self._is_new else self._batch)
 
     def evaluate(self) -> Series:
@@ -73,16 +73,16 @@ class RepeatedBatch:
 
 
 def trial_peaks(run: Experiment, shape: GraphShape, factor: float, layers: int | None) -> Peaks:
-    """Take the first steps of a run at a size, and measure the peaks of their phases; the making of batches apart.
+    """Take the first steps of a run at a scaled size, and measure the peak of each phase, without making batches.
 
     Args:
-        run, shape: what `estimate` takes.
-        factor: of all that grows with what a step sees, in (0, 1].
-        layers: of the network; ``None``: as many as it has.
+        run, shape: as in `estimate`.
+        factor: scale of the step's sizes, in (0, 1].
+        layers: number of layers; ``None``: the configured number.
     """
     small = step_shape(run, shape).scaled(factor)
     if shape.info.level == "graph":
-        # So many graphs are trained on that an epoch has some steps.
+        # Use enough graphs for an epoch of several steps.
         graphs = small.graphs
         run = replace(run, batch_size=graphs)
         small = small.scaled(2.0 * STEPS).counted(train=STEPS * graphs)
@@ -103,8 +103,8 @@ def trial_peaks(run: Experiment, shape: GraphShape, factor: float, layers: int |
 
 @contextmanager
 def as_tried(run: Experiment, shape: GraphShape) -> Iterator[Experiment]:
-    """Give a run as it can be taken on made-up data of a shape."""
-    # So small a rate that no loss runs away; both directions and loops are in the edges of a shape already.
+    """Return the run, adapted to synthetic data of a shape."""
+    # The learning rate is so small that the loss does not diverge; the shape's edges include reverse edges and loops.
     trial = replace(
         run,
         dataset=replace(run.dataset, undirected=False, self_loops=False),
@@ -120,14 +120,14 @@ def as_tried(run: Experiment, shape: GraphShape) -> Iterator[Experiment]:
 
 
 def made_up_data(run: Experiment, shape: GraphShape) -> Dataset:
-    """Make up a data set of a shape, of which `made_up_batches` are taken."""
+    """Make a synthetic data set of a shape, for `made_up_batches`."""
     if shape.info.level == "graph" or run.loader.kind == "full":
         return made_up(shape)
     return partitioned_data(run.loader, shape, shape)
 
 
 def made_up_batches(run: Experiment, shape: GraphShape, data: Dataset) -> Batches:
-    """Give the batches that a run takes of made-up data; parts are runs of nodes of equal size."""
+    """Return the batches of a run on synthetic data; parts are consecutive nodes, of equal size."""
     if shape.info.level == "graph" or run.loader.kind == "full":
         return make_batches(data, run.batch_size, run.train.seed, run.loader)
     batches = partitioned_batches(run.loader, shape, data)
@@ -153,7 +153,7 @@ def _scaled(run: Experiment, factor: float) -> Experiment:
 
 
 def with_budget(run: Experiment, factor: float) -> Experiment:
-    """Give a run with so many times its memory budget, where it has one."""
+    """Scale the memory budget of a run, if it has one."""
     model = run.model
     if not isinstance(model, ModelConfig) or model.memory_budget is None:
         return run
@@ -189,7 +189,7 @@ def depths_of_trials(run: Experiment) -> list[int | None]:
 
 
 def with_layers(run: Experiment, layers: int | None) -> Experiment:
-    """Give a run at a depth, in as many segments as it has; ``None``: at its own."""
+    """Return the run with another depth and the same number of segments; ``None``: unchanged."""
     model = run.model
     if layers is None:
         return run

@@ -1,10 +1,10 @@
 """Peak memory of a run before it runs, from the sizes of its data set alone.
 
-``bytes(N, L) = a + b N + c L + d N L`` in every phase of a step; the largest is the peak. The four numbers come from
-trials of the very program that will run: steps on one batch in which everything that grows with a step (nodes, edges,
-graphs, training rows, rows of a head's block) is scaled by one factor, at two factors and two depths of the same stack.
-So no formula can fall behind the code, and every convolution, peer and loader is covered. What the making of batches
-takes beside the steps is measured apart (`making`).
+``bytes(N, L) = a + b N + c L + d N L`` in every phase of a step; the largest phase is the peak. The four coefficients
+are fitted to trials of the real program: steps on one batch in which all sizes (nodes, edges, graphs, training rows,
+rows of a head's block) are scaled by one factor, at two factors and two depths of the same stack. So the estimate
+follows the code and covers every convolution, peer and loader. The memory for making batches is measured separately
+(`making`).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a training step on the CPU will take at its peak, in bytes."""
+    """Predicted peak memory of a training step on the CPU, in bytes."""
 
     peak: int
-    """All that tensors take."""
+    """Bytes of all tensors."""
     kinds: dict[str, int]
     """Kind -> bytes; they add up to the peak."""
     phase: str
@@ -51,17 +51,17 @@ class Prediction:
     parameters: int
     """Trained numbers."""
     process: int = 0
-    """All that the process takes: see `process_bytes`."""
+    """Bytes of the process: see `process_bytes`."""
 
 
 def estimate(run: Experiment, shape: GraphShape) -> Prediction:
     """Predict the peak memory of a run's training steps.
 
     Args:
-        run: what will run on the CPU, with this process's choice of kernels and about its libraries.
-        shape: of its data set, whole.
-    Raises: ValueError: network and data do not go together.
-    Cost: up to four small trainings of four steps, about a second in all; none for what was asked before.
+        run: the experiment, on the CPU with this process's kernels and libraries.
+        shape: shape of its whole data set.
+    Raises: ValueError: the network does not fit the data.
+    Cost: up to four small trainings of four steps, about a second in total; repeated calls are cached.
     """
     found = _predict(run, shape)
     return replace(found, process=process_bytes(run, shape, found.peak))
@@ -94,7 +94,7 @@ def _predict(run: Experiment, shape: GraphShape) -> Prediction:
 def fitted(
     trials: Sequence[Sequence[Peaks]], factors: Sequence[float], depths: Sequence[int], layers: int
 ) -> dict[str, float]:
-    """Carry peaks on to the whole size and depth, along straight lines.
+    """Extrapolate peaks linearly to the full size and depth.
 
     Args:
         trials: the peaks of each phase, at each depth and of each factor.
@@ -110,7 +110,7 @@ def fitted(
 
 
 def _along(places: Sequence[float], values: Sequence[float], where: float) -> float:
-    """The value somewhere on the line through one point or two."""
+    """Evaluate the line through one or two points."""
     first, last = values[0], values[-1]
     return first if len(places) == 1 else first + (last - first) * (where - places[0]) / (places[1] - places[0])
 

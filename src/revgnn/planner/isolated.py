@@ -1,7 +1,7 @@
-"""The first training steps of a run in a process of their own, for the resident size that they lead to.
+"""Measures the resident memory of a run's first training steps in a separate process.
 
-In a process that has done something before, free memory is used again unseen; and a recording of allocations takes
-memory itself. So the steps run alone in a new interpreter, and nobody records them.
+A process that has worked before reuses freed memory without growing, and recording allocations takes memory itself. So
+the steps run in a new interpreter without a recording.
 """
 
 from __future__ import annotations

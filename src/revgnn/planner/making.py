@@ -1,7 +1,7 @@
-"""The memory of making batches: measured on small graphs, without a model.
+"""Measures the memory for making batches on small graphs, without a model.
 
-Parts, clusters and neighbourhoods are made beside the steps, ahead of them. What that takes is linear in everything
-that grows with the graph, so two graphs of one shape tell it.
+Parts, clusters and neighbourhoods are prefetched during the steps. Their memory is linear in the graph's sizes, so two
+graphs of one shape determine it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from .step_size import kept_share, steps_by_parts
 from .synthetic import GraphShape, made_up
 
 EDGES = 2**17
-"""Of the larger graph, about."""
+"""Approximate number of edges of the larger graph."""
 LEAST_NODES = 2
 """Of a part of the smaller graph; for "neighbor", training nodes of a step."""
 READING = 0.05
-"""Of a batch, that reading it from disk takes for a moment: as was measured."""
+"""Temporary memory for reading a batch from disk, as a measured share of the batch."""
 
 
 @dataclass(frozen=True)
 class BatchMemory:
-    """What making batches takes, in bytes."""
+    """Memory for making batches, in bytes."""
 
     batch: float
     """One batch."""
     first: float
-    """The making of an epoch's first batch at its peak, the batch included."""
+    """Peak while an epoch's first batch is made, including the batch."""
     later: float
-    """The making of a later one, the batch apart."""
+    """Peak while a later batch is made, without the batch."""
     kept: float
-    """What is kept of the whole graph while an epoch lasts."""
+    """Memory kept for the whole graph during an epoch."""
 
 
 class EvenPartition:
@@ -58,11 +58,11 @@ class EvenPartition:
 
 @lru_cache(maxsize=64)
 def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
-    """Tell what making the batches of a node-level data set takes.
+    """Measure the memory for making the batches of a node-level data set.
 
     Args:
-        loader: how they are made; not the kind "full", which makes none.
-        shape: of the data set.
+        loader: the loader's configuration; not the kind "full", which makes no batches.
+        shape: shape of the data set.
     Cost: batches of two graphs of about `EDGES` edges at most, a fraction of a second.
     """
     per_step = shape.nodes / steps_by_parts(loader, shape) if loader.batch_size is None else loader.batch_size

@@ -1,4 +1,4 @@
-"""The peak memory of the first training steps of a run, phase by phase, measured on data that are there."""
+"""Measures the peak memory of a run's first training steps on given data, for each phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth and width of a model, whatever builds it: what the planner's counts of work and of streams go by."""
+"""Reads depth and width from any model's configuration, for the planner's estimates."""
 
 from __future__ import annotations
 

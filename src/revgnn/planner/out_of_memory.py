@@ -1,4 +1,4 @@
-"""What is answered when memory runs out: how much the run needs, how much there is, and what would fit."""
+"""Handles out-of-memory errors: says how much memory the run needs, how much there is, and which settings fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CGROUP, _MEMINFO = Path("/sys/fs/cgroup/memory.max"), Path("/proc/meminfo")
 
 
 class DoesNotFitError(MemoryError):
-    """A run did not fit; the message says what would."""
+    """A run did not fit into memory; the message lists settings that fit."""
 
 
 @contextmanager
@@ -49,9 +49,9 @@ def out_of_memory_answered(run: Experiment, data_root: Path, *, device: str) -> 
         if not _is_of_memory(error):
             raise
         said = str(error).partition("\n")[0] or type(error).__name__
-    # Only here, where nothing holds the frames of what failed any more, is their memory free.
+    # The failed call's frames, and so its memory, are free only from here on.
     available = memory_there_is(device)
-    # Another rank may have had enough memory, and takes no part in trials.
+    # Another rank may have had enough memory and does not take part in trials.
     with alone():
         answer = _answer(run, data_root, available, is_gpu=_is_gpu(device))
     raise DoesNotFitError(f"out of memory ({said}). {answer}")

@@ -1,4 +1,4 @@
-"""What `revgnn plan` says: one JSON value, and its lines."""
+"""Makes the plan of `revgnn plan` as a JSON value, and prints it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .suggest import MARGIN, what_fits
 from .synthetic import shape_of_config
 
 FIRST = 10
-"""Suggestions that are shown."""
+"""Number of suggestions shown."""
 TIMES = (
     "Times are orders of magnitude: of the recipes that were measured most are within a factor of two, small steps and "
     "fixed points up to ten times off (docs/planner.md)."
@@ -38,11 +38,11 @@ def make_plan(
     """Plan a run without its data.
 
     Args:
-        name: of the run.
-        run: what would run.
-        memory_limit: bytes that the process may take, or a GPU's tensors; ``None`` searches for nothing.
-        device, gpu: as `rates_of`.
-        progress: told what is predicted.
+        name: name of the run.
+        run: the experiment.
+        memory_limit: bytes for the process, or for tensors on a GPU; ``None``: no search for suggestions.
+        device, gpu: as in `rates_of`.
+        progress: called with a description of each prediction.
     Returns: one JSON value: sizes, peak by kind, time, and suggestions (the run as it is first).
     Raises: ValueError: sizes that are not known without the data; a peer that the data do not suit.
     """

@@ -1,4 +1,4 @@
-"""What a process on the CPU takes, from what its tensors take: the interpreter, the data, and what malloc keeps.
+"""Estimates the memory of a CPU process from its tensors: interpreter, data, and malloc's overhead.
 
 ``process = interpreter + FIXED + data + max(SORTED E, whole graph + slack peak)``. The interpreter is measured in this
 process; the numbers below are from processes that were measured (docs/planner.md says how well they fit).
@@ -27,10 +27,10 @@ layers are stored, so that the heap breaks around what outlives them; and where 
 
 
 def process_bytes(run: Experiment, shape: GraphShape, peak: int) -> int:
-    """Give what the process takes at its peak.
+    """Return the peak bytes of the process.
 
     Args:
-        run, shape: what `estimate` takes.
+        run, shape: as in `estimate`.
         peak: bytes of tensors.
     """
     in_parts = not shape.info.task_spec.has_many_graphs and run.loader.kind not in ("full", "ondisk")
@@ -41,7 +41,7 @@ def process_bytes(run: Experiment, shape: GraphShape, peak: int) -> int:
 
 
 def slack(run: Experiment, shape: GraphShape) -> float:
-    """Give how many times their peak malloc takes for the tensors of a run."""
+    """Return the ratio of malloc's memory to the tensors' peak for a run."""
     nodes, _ = step_size(run, shape)
     if isinstance(run.model, ModelConfig) and run.model.backprop != "store":
         return SLACK

@@ -1,4 +1,4 @@
-"""Time of training: bytes and operations that it cannot do without, over the rates of a machine.
+"""Estimates training time by the roofline model: required bytes and operations over the machine's rates.
 
 ``t = gathered / gather rate + flops / product rate + streamed / stream rate``. The rates of this machine are measured
 in a second; those of a GPU that is not here come from its maker's data sheet. What the network alone does not tell (the
@@ -33,7 +33,7 @@ WIDTH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class MachineRates:
-    """What a machine does in a second."""
+    """Throughput of a machine per second."""
 
     gather: float
     """Bytes of whole rows read in random order."""
@@ -105,7 +105,7 @@ def measured_rates(threads: int, clock: Callable[[], float] = time.perf_counter)
 
 @dataclass(frozen=True)
 class Work:
-    """What a step cannot do without."""
+    """Required memory traffic and operations of a step."""
 
     gathered: float
     """Bytes of rows in random order."""

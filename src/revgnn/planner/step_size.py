@@ -1,4 +1,4 @@
-"""What a training step sees of a data set, in counts: its nodes and edges, and how many steps an epoch has."""
+"""Computes the nodes and edges of a training step, and the number of steps per epoch."""
 
 from __future__ import annotations
 

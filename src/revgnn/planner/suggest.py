@@ -1,4 +1,4 @@
-"""What fits into so much memory: other ways to differentiate, more groups, parts, less depth or width.
+"""Searches for settings that fit a memory limit: backpropagation, groups, parts, fewer layers or channels.
 
 Each suggestion is a set of ``--set`` assignments with its own predicted peak and time.
 """
@@ -22,18 +22,18 @@ from .step_size import step_size, steps_of
 from .synthetic import GraphShape
 
 MOST_PARTS = 1024
-"""That are tried."""
+"""Largest number of parts to try."""
 BUDGET_LAYERS = 64
-"""Deepest stack of which a budget is tried: its layers are all in the trial."""
+"""Deepest stack for which a memory budget is tried, because the trial contains all its layers."""
 HELPS = 0.95
 """Times what fewer parts take, that more parts take at most where they help."""
 MARGIN = 1.1
-"""By which a prediction must stay below the memory: its own error."""
+"""Safety factor on a prediction, for its error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """One way to run, and what it takes."""
+    """A set of settings with its predicted memory and time."""
 
     what: str
     """In words, such as "reversible"."""
@@ -64,7 +64,7 @@ def what_fits(
     *,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Suggestion]:
-    """Search for ways to run within a memory, the most faithful first.
+    """Search for settings that fit a memory limit, those closest to the original run first.
 
     Args:
         run: what is wanted.
@@ -96,7 +96,7 @@ Changes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Room:
-    """A memory that something is to fit into."""
+    """A memory limit."""
 
     memory: int
     rates: MachineRates
@@ -107,7 +107,7 @@ class _Room:
         return self.rates.device != "cpu" or MARGIN * process_bytes(run, shape, 0) <= self.memory
 
     def predict(self, what: str, run: Experiment, shape: GraphShape) -> Prediction:
-        """Predict a way to run, and say so."""
+        """Predict the memory of a run and report progress."""
         self.progress(what)
         return estimate(run, shape)
 
@@ -186,7 +186,7 @@ def _leanest(run: Experiment) -> Experiment:
 
 
 def _budget(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """Layers stored instead of recomputed, in the memory that is left."""
+    """Suggest a memory budget that stores layers in the remaining memory instead of recomputing them."""
     model = run.model
     if not isinstance(model, ModelConfig) or model.backprop != "reversible" or model.memory_budget is not None:
         return
@@ -241,7 +241,7 @@ def _mode(run: Experiment, start: Experiment) -> Changes:
 
 
 def _smaller(run: Experiment, model: ModelConfig, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """Fewer layers where they cost memory, and half the width, over and over."""
+    """Suggest fewer layers, if they save memory, and repeatedly half the width."""
     if model.backprop in ("store", "checkpoint"):
         layers = model.num_layers
         while layers > 4:

@@ -1,7 +1,7 @@
-"""The sizes of a data set without its data, and a made-up data set of such sizes, whole or scaled down.
+"""Finds the sizes of a data set without its data, and makes synthetic data of these sizes, also scaled down.
 
-Memory depends on sizes alone. Those of OGB's data sets stand in `data/readers/ogb.py`; those of a folder are read from
-the footers of its Parquet files or from its manifest.
+Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from the footers of
+its Parquet files or from its manifest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ READ_PARTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class GraphShape:
-    """A data set as training sees it, its edges prepared, and how it falls into parts."""
+    """Sizes of a data set with prepared edges, and its partition."""
 
     info: GraphInfo
     """Of the data set; ``self_loops`` says whether N of its edges are self loops, one of every node."""
@@ -41,7 +41,7 @@ class GraphShape:
     """Share of the edges, loops apart, that batches of METIS clusters keep, or that a part on disk has within itself;
     ``None``: not known."""
     assumed: tuple[str, ...] = ()
-    """What the sizes do not tell and was assumed, a sentence each."""
+    """Assumptions about unknown sizes, one sentence each."""
 
     @property
     def nodes(self) -> int:
@@ -80,14 +80,14 @@ class GraphShape:
 
 
 def shape_of_dataset(dataset: Dataset) -> GraphShape:
-    """Take the counts of a data set that is loaded."""
+    """Return the shape of a loaded data set."""
     src, dst = dataset.edge_index
     self_loops = int((src == dst).sum()) == dataset.num_nodes
     return GraphShape(info=replace(dataset.info, self_loops=self_loops))
 
 
 def shape_of_config(config: DatasetConfig) -> GraphShape:
-    """Know the counts of a data set from its configuration, without its data.
+    """Return the shape of a data set from its configuration, without its data.
 
     Args:
         config: of an OGB or embedded data set, or of a folder of tables.
@@ -236,7 +236,7 @@ def _columns(table: pq.ParquetFile, wanted: tuple[str, ...]) -> int:
 
 # ------------------------------------------------------------------ data of a shape
 def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.0) -> Dataset:
-    """Make a data set of a shape: random features, labels and edges, every edge in both directions.
+    """Make a synthetic data set of a shape: random features, labels and edges, every edge in both directions.
 
     Args:
         shape: its counts are met exactly but for an odd edge.

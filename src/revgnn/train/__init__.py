@@ -1,4 +1,4 @@
-"""Training: losses, metrics, optimizers, the loop, checkpoints that resume. Knows no model and no data set."""
+"""Training: losses, metrics, optimizers, the loop and checkpoints, independent of any model or data set."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Checkpoints: a folder of safetensors and one JSON manifest, whole or absent, and never a pickle.
+"""Writes and reads checkpoints: folders of safetensors files and a JSON manifest, written atomically, no pickle.
 
 ``<run>/ckpt/epoch-000123/`` is the state after 123 epochs; ``epoch-000123-step-000004`` is four steps further. Each
-holds the weights, the optimizer, the random states, the best weights so far and where the run stands, so any one of
-them resumes the run. It is written under a temporary name, synced and renamed; on reading every file is compared with
-its checksum, and a damaged checkpoint is passed over for the one before, aloud.
+holds the weights, the optimizer state, the states of the random generators, the best weights so far and the position
+of the run, so a run can resume from any of them. A checkpoint is written under a temporary name, synced and renamed. On
+reading, every file is compared with its checksum; a damaged checkpoint is skipped with a warning, and the previous one
+is read.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
-    """All that a run needs to go on as if it had never stopped, on the CPU."""
+    """The complete state of a run, on the CPU; a run that resumes from it takes the same steps as without a stop."""
 
     epoch: int
-    """Epochs that are finished."""
+    """Finished epochs."""
     step: int = 0
-    """Steps taken in the epoch after them."""
+    """Steps taken in the current epoch."""
     model: dict[str, Tensor]
     """The state dict of the model."""
     optimizer: dict[str, Tensor]
@@ -59,11 +60,11 @@ class Snapshot:
     groups: list[dict[str, Any]]
     """Hyper-parameters of each parameter group."""
     best: dict[str, Tensor] | None = None
-    """The weights that were selected so far; ``None``: none yet."""
+    """The best weights so far; ``None``: none yet."""
     rng: dict[str, Tensor]
     rng_facts: dict[str, Any]
     progress: dict[str, Any]
-    """What the loop counts along the way, as JSON."""
+    """Counters of the training loop, as JSON."""
     config: dict[str, Any]
     """The configuration of the run, as JSON."""
     versions: dict[str, str | None] = field(default_factory=dict)
@@ -99,9 +100,9 @@ def take(
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the state dict of a model to the CPU, every entry whole and with storage of its own.
+    """Copy the state dict of a model to the CPU; every entry is a full tensor with its own storage.
 
-    Of a model in shards all ranks must ask for it.
+    If the model is sharded, all ranks must call this.
 
     Raises: TypeError: an entry that is not a tensor, which safetensors cannot hold.
     """
@@ -137,7 +138,7 @@ def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Refuse weights of another model.
+    """Check that weights fit a model.
 
     Raises: CheckpointError: the first name that is missing or too many, has another shape or dtype, or is not finite.
     """
@@ -164,12 +165,13 @@ def save(run: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
 
     Args:
         run: the run folder; the checkpoint goes to ``ckpt`` inside.
-        keep: how many stay, at least 1; with 2, one damaged on disk does not lose the run.
+        keep: number of checkpoints to keep, at least 1; with 2, the run survives one damaged checkpoint.
     Returns: the folder of the checkpoint.
     Raises:
-        OSError: a full disk (with the bytes that are needed) and the like; the checkpoints before it are untouched.
-        CheckpointError: the folder of the checkpoints is a link, which could lead anywhere.
-    Cost: the model twice (now and best), the optimizer once; read back once for the checksums.
+        OSError: for example the disk is full (the message gives the required bytes); older checkpoints are untouched.
+        CheckpointError: the folder of the checkpoints is a link, which could point outside the run folder.
+    Cost: writes the model twice (current and best weights) and the optimizer state once; reads the files back once for
+        the checksums.
     """
     folder = run / CHECKPOINT_FOLDER
     if folder.is_symlink():
@@ -186,7 +188,7 @@ def save(run: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if final.exists():
-        # Only a damaged one can stand here: a run that resumed from a whole one has moved on.
+        # An existing folder of this name is a damaged checkpoint: a run that resumed from an intact one is past it.
         shutil.rmtree(final)
     os.rename(temporary, final)
     sync(folder)
@@ -220,7 +222,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _bytes(snapshot: Snapshot) -> int:
-    """How much a snapshot takes on disk, but for some kilobytes of names."""
+    """Size of a snapshot on disk, without a few kilobytes of names."""
     tensors = (snapshot.model, snapshot.optimizer, snapshot.best or {}, snapshot.rng)
     return sum(value.nbytes for group in tensors for value in group.values())
 
@@ -228,7 +230,7 @@ def _bytes(snapshot: Snapshot) -> int:
 def _prune(folder: Path, newest: Path, keep: int) -> None:
     names = list_checkpoints(folder.parent)
     place = names.index(newest)
-    # What sorts after the newest is a damaged one that was passed over.
+    # Checkpoints that sort after the newest one are damaged and were skipped.
     for path in names[: max(0, place + 1 - keep)] + names[place + 1 :]:
         shutil.rmtree(path)
 
@@ -237,17 +239,17 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Give the checkpoints of a run folder, oldest first, whole or not."""
+    """Return the checkpoints of a run folder, oldest first, including damaged ones."""
     folder = run / CHECKPOINT_FOLDER
     found = [(match, path) for path in folder.glob("epoch-*") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0)))]
 
 
 def load_latest(run: Path) -> Snapshot | None:
-    """Read the newest whole checkpoint of a run folder; each damaged one on the way is named in a warning.
+    """Read the newest intact checkpoint of a run folder, with a warning for each damaged one that is skipped.
 
-    Returns: the snapshot; ``None`` where no checkpoint was ever written.
-    Raises: CheckpointError: there are checkpoints, and none is whole.
+    Returns: the snapshot; ``None`` if no checkpoint was written.
+    Raises: CheckpointError: every checkpoint is damaged.
     """
     newest_first = list_checkpoints(run)[::-1]
     for path in newest_first:
@@ -261,7 +263,7 @@ def load_latest(run: Path) -> Snapshot | None:
 
 
 def load_best(run: Path) -> dict[str, Tensor]:
-    """Read the weights that the run selected, from its newest whole checkpoint.
+    """Read the run's best weights from its newest intact checkpoint.
 
     Raises: CheckpointError: every checkpoint is damaged, or nothing was selected yet.
         FileNotFoundError: there is no checkpoint.
@@ -275,9 +277,9 @@ def load_best(run: Path) -> dict[str, Tensor]:
 
 
 def load(path: Path) -> Snapshot:
-    """Read one checkpoint and compare every byte with its checksums.
+    """Read one checkpoint and verify the checksum of every file.
 
-    Raises: CheckpointError: what is wrong with which file.
+    Raises: CheckpointError: the checkpoint is damaged; the message names the file and the error.
     """
     content = _read_manifest(path / _MANIFEST)
     tensors = {}
@@ -306,7 +308,7 @@ def load(path: Path) -> Snapshot:
 
 
 def _check_kinds(path: Path, snapshot: Snapshot) -> None:
-    """Refuse facts of another kind than `save` writes, whatever their checksum says."""
+    """Check that the manifest has the types that `save` writes, even if its checksum is right."""
     kinds: dict[str, type] = dict.fromkeys(("rng_facts", "progress", "config", "versions"), dict)
     kinds |= {"epoch": int, "step": int, "groups": list}
     for name, kind in kinds.items():
@@ -321,7 +323,7 @@ def _check_kinds(path: Path, snapshot: Snapshot) -> None:
 
 
 def _is_sound(progress: Mapping[str, Any], *, has_best: bool) -> bool:
-    """Whether what the loop counts is of the kinds that it counts, as far as it is there."""
+    """Whether the loop's counters, if present, have the right types."""
     numbers = [progress.get(name, 0) for name in ("best_epoch", "loss_sum", "rows", "seconds")]
     scores = progress.get("best_scores", {})
     if not all(type(number) in (int, float) and number >= 0 for number in numbers[:1] + numbers[2:]):

@@ -1,6 +1,6 @@
-"""TrainConfig: everything that decides how a model is trained, and nothing of where and on what.
+"""The training configuration, independent of device and data, and the check that a resumed run has the same one.
 
-And whether a run may go on under a configuration: only under its own, save for fields that move no weight.
+A run may only resume with its own configuration, except for fields that do not affect the weights.
 """
 
 from __future__ import annotations
@@ -46,53 +46,53 @@ class TrainConfig:
     epochs: int = 500
     """Passes over the training batches."""
     accumulate: int = 1
-    """Batches of an epoch that each rank takes for one step of the optimizer; their gradient is the mean over all
-    training rows of the step."""
+    """Batches that each rank processes per optimizer step; the gradient is the mean over all training rows of the
+    step."""
     parallel: ParallelName = "ddp"
-    """How several ranks hold a model: "ddp", each the whole of it; or "fsdp", each a shard of weights, gradients and
-    optimizer state, gathered where they are needed."""
+    """Distributed training: with "ddp" each rank holds the whole model; with "fsdp" each rank holds a shard of the
+    weights, gradients and optimizer state, and gathers the weights when it needs them."""
     sync_batchnorm: bool = True
-    """Whether BatchNorm normalises by the rows of all ranks; False: by those of each rank's own batch."""
+    """Whether BatchNorm uses the statistics of all ranks' rows; False: of each rank's own batch."""
     optimizer: OptimizerName = "adam"
     """"adam", "adamw" (decay apart from the gradient) or "rmsprop"."""
     lr: float = 0.001
     """Learning rate after the warm-up."""
     weight_decay: float = 0.0
-    """Coefficient of the decay of every parameter; 0 is none."""
+    """Weight decay of every parameter; 0: none."""
     warmup_epochs: int = 0
-    """Epochs of linear rise, ``lr * epoch / warmup_epochs``; 0 is none."""
+    """Epochs of linear warm-up, ``lr * epoch / warmup_epochs``; 0: none."""
     schedule: ScheduleName = "constant"
     """After the warm-up: "constant", or "cosine" towards 0 at the end."""
     clip_norm: float | None = None
-    """Largest Euclidean norm of the gradient of all parameters together; ``None``: not clipped."""
+    """Largest Euclidean norm of the gradient over all parameters; ``None``: no clipping."""
     ema_decay: float | None = None
-    """Decay, in (0, 1), of a running mean of the weights along the steps: it is what is evaluated, selected and kept;
-    0.99 remembers a hundred steps. ``None``: the weights themselves are."""
+    """Decay, in (0, 1), of an exponential moving average (EMA) of the weights over steps. The averaged weights are
+    evaluated, selected and saved; 0.99 averages about 100 steps. ``None``: no averaging."""
     loss: str | None = None
     """A key of `LOSSES`: "cross_entropy", "log_cross_entropy" (log-shifted), "bce" (yes or no, NaN unlabelled), "mse";
-    ``None``: that of the data's task."""
+    ``None``: the default loss of the data's task."""
     select: Literal["metric", "loss"] = "metric"
-    """Whose best value on the valid split selects the weights: the data set's "metric", or the lowest "loss"."""
+    """Which score on the valid split selects the best weights: the data set's "metric", or the "loss"."""
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     seed: int = 0
-    """Where every random number of the training comes from; 0 to 2^32 - 1."""
+    """Seed of all random numbers in training; 0 to 2^32 - 1."""
     precision: Precision = "float32"
     """"float32", or "bf16": bfloat16 autocast of the forward, with weights and loss in float32."""
     checkpoint_every: int | None = 50
-    """Epochs between checkpoints; ``None``: only at the end, when interrupted, and as minutes go by."""
+    """Epochs between checkpoints; ``None``: only at the end, on interruption, and by ``checkpoint_minutes``."""
     checkpoint_minutes: float | None = 30.0
-    """Minutes of training after which a checkpoint is written within an epoch too; ``None``: never."""
+    """Minutes between checkpoints, which may then fall within an epoch; ``None``: no limit."""
     keep_checkpoints: int = 2
-    """How many checkpoints stay on disk, at least 2, so that a damaged one does not lose the run."""
+    """Number of checkpoints kept on disk, at least 2, so that the run survives one damaged checkpoint."""
     patience: int | None = None
-    """Epochs without a better valid value after which the run ends; ``None``: it never ends early."""
+    """Early stopping: epochs without a better valid score after which the run ends; ``None``: no early stopping."""
     labels: LabelOptions = field(default_factory=LabelOptions)
-    """Training labels as an input."""
+    """Training labels as an additional input."""
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
-    """A teacher to learn from beside the labels."""
+    """Knowledge distillation from a teacher's logits."""
     keep_logits: bool = False
-    """Whether logits.safetensors keeps the selected weights' answer for every node, for a student to learn from."""
+    """Whether to write the logits of every node, from the best weights, to logits.safetensors for distillation."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -116,12 +116,12 @@ class TrainConfig:
             )
 
     def for_task(self, task: Task, metric: str) -> TrainConfig:
-        """Give it with the loss of a task, where it names none.
+        """Return a copy whose loss is the task's default, if the configuration names none.
 
         Args:
-            task: of the data.
-            metric: that judges.
-        Raises: ValueError: loss or metric do not go with the task, with those that do.
+            task: the task of the data.
+            metric: the metric of the run.
+        Raises: ValueError: the loss or the metric does not fit the task; the message lists those that do.
         """
         check_metric(task, metric)
         return replace(self, loss=choose_loss([task], self.loss))
@@ -143,7 +143,7 @@ class TrainConfig:
 
 
 def remedy(config: TrainConfig) -> str:
-    """Say what to try where a loss or a gradient is not finite."""
+    """Return advice for a loss or gradient that is not finite."""
     remedies = [] if config.precision == "float32" else ["precision='float32'"]
     remedies.append(f"lr below {config.lr:g}")
     remedies.append("clip_norm=1.0" if config.clip_norm is None else f"clip_norm below {config.clip_norm:g}")
@@ -153,16 +153,17 @@ def remedy(config: TrainConfig) -> str:
 
 
 def as_json(config: TrainConfig, configuration: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Give a run's configuration as JSON would hold it: ``config`` as "train" beside what the caller adds."""
+    """Return a run's configuration as JSON values: ``config`` under "train", next to the caller's entries."""
     whole = {**(configuration or {}), "train": asdict(config)}
     plain: dict[str, Any] = json.loads(json.dumps(whole, default=str))
     return plain
 
 
 def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse to continue a run under another configuration.
+    """Check that a resumed run has the configuration that it was started with.
 
-    Raises: ValueError: each field that differs, by its dotted name, with both values; or that there are other fields.
+    Raises: ValueError: the message lists each field that differs, by its dotted name, with both values, or the fields
+        that only one configuration has.
     """
     before, now = flatten(saved), flatten(own)
     free = _FREE_ON_RESUME if now["train.schedule"] == "constant" else _FREE_ON_RESUME - {"train.epochs"}
@@ -181,11 +182,11 @@ def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 
 def check_as_many(together: int, own: int) -> None:
-    """Refuse to continue a run with other steps.
+    """Check that a resumed run takes as many batches per step as before.
 
     Args:
-        together: batches in a step of the run, over all ranks.
-        own: batches in a step now.
+        together: batches per step of the checkpointed run, over all ranks.
+        own: batches per step now.
     Raises: ValueError: they differ.
     """
     if together != own:

@@ -1,4 +1,4 @@
-"""The curve of a run: one JSON line per epoch in ``curve.jsonl``, readable while the run goes on and after a crash."""
+"""Writes and reads the training curve of a run: one JSON line per epoch in ``curve.jsonl``, also after a crash."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CURVE_FILE = "curve.jsonl"
 
 
 class Score(TypedDict):
-    """How one split did."""
+    """Metric and loss of one split."""
 
     metric: float | None
-    """The run's metric; ``None`` where it is undefined (ROC-AUC without both classes)."""
+    """The run's metric; ``None`` if it is undefined (for example ROC-AUC with one class)."""
     loss: float | None
     """The run's loss without dropout; ``None`` where it is not finite."""
 
@@ -27,29 +27,29 @@ class Row(TypedDict):
     epoch: int
     """Counted from 1."""
     lr: float
-    """Learning rate of every step in it."""
+    """Learning rate of the epoch's steps."""
     loss: float
-    """Mean over the training rows of the loss that was minimised, with dropout, each row before its step."""
+    """Mean training loss over the epoch's rows, with dropout, each row evaluated before its step's update."""
     steps: int
     seconds: float
-    """Wall-clock of the steps, evaluation apart."""
+    """Wall-clock time of the steps, without evaluation."""
     memory: int | None
-    """Peak bytes of the steps; ``None`` where nobody measured."""
+    """Peak memory of the steps in bytes; ``None`` if it was not measured."""
     scores: dict[str, Score] | None
-    """Split name -> score after the epoch; ``None`` where it was not evaluated."""
+    """Split name -> score after the epoch; ``None`` if the epoch was not evaluated."""
     observed: dict[str, float]
-    """What the model showed of the last step, such as the residuals of its solver; empty where it shows nothing."""
+    """Quantities that the model reports of the last step, for example solver residuals; empty if it reports none."""
 
 
 class Curve:
-    """The rows so far, in memory and, where a run folder is given, on disk."""
+    """The training curve so far, in memory and, if a run folder is given, on disk."""
 
     def __init__(self, out: Path | None) -> None:
         self.rows: list[Row] = []
         self._path = None if out is None else out / CURVE_FILE
 
     def resume(self, epoch: int) -> None:
-        """Take up the rows on disk as far as ``epoch`` and drop what an interrupted run wrote after it."""
+        """Load the rows on disk up to ``epoch`` and drop later rows of the interrupted run."""
         if self._path is None:
             return
         self.rows = [row for row in read_curve(self._path) if row["epoch"] <= epoch]
@@ -58,7 +58,7 @@ class Curve:
         write_whole(self._path, "".join(_line(row) for row in self.rows))
 
     def append(self, row: Row) -> None:
-        """Add an epoch; a reader sees it at once."""
+        """Append an epoch and flush it to the file."""
         self.rows.append(row)
         if self._path is not None:
             line = _line(row)
@@ -67,16 +67,16 @@ class Curve:
                 file.write(line)
 
     def sync(self) -> None:
-        """Wait until the rows are on the disk, so that no checkpoint is ahead of its curve."""
+        """Sync the file to disk, so that no checkpoint is ahead of its curve."""
         if self._path is not None and self._path.exists():
             with self._path.open("rb+") as file:
                 os.fsync(file.fileno())
 
 
 def read_curve(path: Path) -> list[Row]:
-    """Read ``curve.jsonl``; a last line cut short by a crash is left out, a missing file is an empty curve.
+    """Read ``curve.jsonl``. An incomplete last line (after a crash) is ignored; a missing file gives an empty curve.
 
-    Raises: ValueError: a line before the last that is not an epoch of a run.
+    Raises: ValueError: a line before the last is not a valid epoch.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Learning from a teacher's logits beside the labels, and keeping logits for a student.
+"""Knowledge distillation: trains a student on a teacher's logits, and writes logits for a student.
 
 Source: the paper's official code, ogbn_arxiv_dgl (self-knowledge distillation).
 """
@@ -21,14 +21,15 @@ LOGITS_FILE = "logits.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
-    """Whose logits a student learns from, and how much."""
+    """The teacher's logits and the weight of the distillation loss."""
 
     path: str | None = None
-    """What a run with keep_logits wrote; ``{seed}`` in it stands for the seed of the run. ``None``: no teacher."""
+    """Path of the logits that a run with keep_logits wrote; ``{seed}`` is replaced by the run's seed. ``None``: no
+    teacher."""
     alpha: float = 0.95
-    """Share of the teacher's term in the loss; the labels' has the rest."""
+    """Weight of the distillation loss; the loss on the labels has weight 1 - alpha."""
     temperature: float = 0.7
-    """T of both softmaxes, dimensionless."""
+    """Temperature T of both softmaxes, dimensionless."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
@@ -38,12 +39,12 @@ class TeacherOptions:
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean over all entries of the divergence of the student's distribution from the teacher's.
+    """Distillation loss: mean over all entries of the KL divergence between the teacher's and the student's softmax.
 
     ``T^2 sum_ik p_ik (log p_ik - log q_ik) / (n K)`` with ``p = softmax(t / T)`` and ``q = softmax(s / T)``.
 
     Args:
-        student, teacher: [n, K] logits; the teacher's get no gradient.
+        student, teacher: [n, K] logits; the teacher receives no gradient.
         temperature: T.
     Returns: a scalar. It is divided by n K (the official code's reduction "mean"), not by n.
     """
@@ -53,9 +54,11 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 def with_teacher(loss: Tensor, student: Tensor, teacher: Tensor, options: TeacherOptions) -> Tensor:
-    """Mix the labels' loss with the teacher's: ``(1 - alpha) loss + alpha distillation``, over all rows of the latter.
+    """Combine the loss on the labels with the distillation loss: ``(1 - alpha) loss + alpha distillation``.
 
-    Raises: ValueError: the teacher's logits are of other rows or classes.
+    The distillation loss is over all rows of ``student``.
+
+    Raises: ValueError: the teacher's logits have another shape.
     """
     if teacher.shape != student.shape:
         raise ValueError(
@@ -67,13 +70,13 @@ def with_teacher(loss: Tensor, student: Tensor, teacher: Tensor, options: Teache
 
 
 def rows_of(teacher: Tensor, ids: Tensor | None) -> Tensor:
-    """Give a teacher's logits of a batch.
+    """Select the teacher's logits of a batch.
 
     Args:
-        teacher: [N, T], of every row of the data set, in its order.
-        ids: [n] int64 rows of the data set that are in the batch; ``None``: it is the data set.
+        teacher: [N, T] logits of every row of the data set, in the data set's order.
+        ids: [n] int64 rows of the data set that are in the batch; ``None``: the batch is the whole data set.
     Returns: [n, T].
-    Raises: ValueError: the teacher's logits are of a smaller data set.
+    Raises: ValueError: the teacher has fewer rows than the data set.
     """
     if ids is None:
         return teacher
@@ -86,9 +89,9 @@ def rows_of(teacher: Tensor, ids: Tensor | None) -> Tensor:
 
 
 def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:
-    """Read the teacher's logits of a seed; ``None`` where there is no teacher.
+    """Read the teacher's logits for a seed; ``None`` if there is no teacher.
 
-    Raises: FileNotFoundError, ValueError: naming the file and how it is made.
+    Raises: FileNotFoundError, ValueError: the file is missing or invalid; the message says how to make it.
     """
     if options.path is None:
         return None
@@ -111,12 +114,12 @@ def load_teacher(options: TeacherOptions, *, seed: int) -> Tensor | None:
 
 
 def save_logits(folder: Path, logits: Tensor, ids: Tensor | None = None) -> Path:
-    """Write the logits of all rows into a run folder, for students, which find a row by its number (`rows_of`).
+    """Write the logits of all rows into a run folder, for a student that selects rows by number (`rows_of`).
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         logits: [n, T].
-        ids: [n] int64: which row of the data set each is; ``None``: they are in its order.
+        ids: [n] int64 row of the data set of each logit row; ``None``: the rows are in the data set's order.
     """
     path = folder / LOGITS_FILE
     if ids is not None:

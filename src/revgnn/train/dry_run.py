@@ -1,4 +1,4 @@
-"""The first steps of a run for whoever measures them: the steps that `fit` takes, and nothing around them."""
+"""Takes the first training steps of a run, as `fit` does, to measure their memory and time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .optim import make_optimizer
 from .step import Stepper
 
 BETWEEN, FIRST, GRADIENT, UPDATE = "making of a batch", "first gradient", "gradient", "update"
-"""Phases of a recording: a batch is made, where none is made ahead; the first gradient (forward, backward), which also
-makes what graphs derive and keep; those of later steps; the optimizer's update. Each grows in its own way."""
+"""Phases of a memory recording: making a batch (if no thread prefetches it); the first forward and backward, which also
+fill the graphs' caches; later forwards and backwards; the optimizer's update. Each phase scales differently."""
 
 
 def dry_run(
@@ -36,15 +36,15 @@ def dry_run(
     num_outputs: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Take the first steps of some epochs on the CPU; evaluate and keep nothing.
+    """Take the first steps of some epochs on the CPU, without evaluation and without writing files.
 
     Args:
-        model, batches, config, num_outputs: as `fit`; how many epochs are configured does not matter.
-        memory: records the steps, cut into `BETWEEN`, `FIRST`, `GRADIENT` and `UPDATE`; ``None``: nothing does.
-        epochs: that are begun.
-        steps: of each, at most.
-        clock: tells the seconds.
-    Returns: seconds that each step took, without making its batch.
+        model, batches, config, num_outputs: as in `fit`; ``config.epochs`` is ignored.
+        memory: records the steps in the phases `BETWEEN`, `FIRST`, `GRADIENT` and `UPDATE`; ``None``: no recording.
+        epochs: number of epochs to begin.
+        steps: largest number of steps per epoch.
+        clock: returns the time in seconds.
+    Returns: seconds per step, without the time to make its batch.
     Raises: FloatingPointError: a loss or gradient is not finite.
     """
     ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
@@ -81,7 +81,7 @@ def dry_run(
 
 
 def _marks(memory: StepMemory | None, model: nn.Module, optimizer: Optimizer) -> Callable[[str], None]:
-    """Give what begins a phase; updates begin and end theirs by themselves."""
+    """Return a function that begins a phase; optimizer hooks begin and end the update phase."""
     if memory is None:
         return lambda phase: None
     optimizer.register_step_pre_hook(

@@ -1,4 +1,4 @@
-"""How a model does on every split: one metric and one loss, of all rows of all batches, whichever rank took them."""
+"""Evaluates a model on every split: one metric and one loss over all rows of all batches and ranks."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from .metrics import METRICS
 from .row_sums import Sums
 
 Logits = Callable[[Batch], tuple[Tensor, Batch]]
-"""A batch -> its logits, and the batch on the device of the model, such as a `Forward`."""
+"""Batch -> its logits, and the batch on the model's device; for example a `Forward`."""
 
 
 def evaluate(
     model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Logits, ranks: Ranks | None = None
 ) -> dict[str, Score]:
-    """Score every split that has rows, without dropout and without gradients; the model comes back in its mode.
+    """Score every non-empty split without dropout and without gradients; the model's mode is restored afterwards.
 
-    Of W ranks each takes every W-th batch, and the first adds up what all of them counted.
+    Each of W ranks evaluates every W-th batch; the first rank combines the results.
 
     Args:
-        batches: whose ``evaluate()`` covers every row of every split once; or several times, with ``ids``.
+        batches: ``batches.evaluate()`` must cover every row of every split once, or several times with ``ids``.
         loss: a key of `LOSSES`.
         metric: a key of `METRICS`.
-        forward: gives the logits, as `Forward` does.
-        ranks: those who call this together; ``None``: this process alone.
-    Returns: split name -> score, on every rank; a figure that is undefined or not finite is ``None``.
+        forward: computes the logits, as `Forward` does.
+        ranks: the ranks that call this together; ``None``: this process alone.
+    Returns: split name -> score, on every rank; a value that is undefined or not finite is ``None``.
     Raises: ValueError: some batches of a split have ids and others have none.
-    Cost: one forward pass over the batches. Kept are, without ids, a few numbers for each batch; with ids, one row of
-        logits for each row of every split, however often it comes, in a temporary file where they are many. Metrics
-        that do not add up over batches, such as ROC-AUC, keep them all in memory. Ranks send what they keep to the
-        first.
+    Cost: one forward pass over the batches. Without ids it keeps a few numbers per batch; with ids it keeps one row of
+        logits per row of every split, in a temporary file if they are large. Metrics that cannot be combined over
+        batches, such as ROC-AUC, keep all logits in memory. Every rank sends its part to the first rank.
     """
     accumulators: dict[str, MetricAccumulator] = {}
     place = RankPosition(rank=0, size=1) if ranks is None else ranks.place
@@ -65,16 +64,16 @@ def evaluate(
 def is_better(
     scores: Mapping[str, Score], before: Mapping[str, Score], *, metric: str, config: TrainConfig, epoch: int
 ) -> bool:
-    """Whether the weights of these scores are to be selected over those of the scores before, by the valid split.
+    """Whether scores are better than the best scores so far, on the valid split.
 
     Args:
-        scores, before: split -> score; ``before`` is empty where nothing was selected yet.
+        scores, before: split -> score; ``before`` is empty if no weights were selected yet.
         metric: a key of `METRICS`.
-        config: what of the valid split decides.
-        epoch: for the words of an error.
+        config: its ``select`` chooses between metric and loss.
+        epoch: named in error messages.
     Raises:
         ValueError: the valid split has no rows, or its metric is undefined.
-        FloatingPointError: its loss decides and is not finite.
+        FloatingPointError: weights are selected by the loss, and it is not finite.
     """
     select = config.select
     if "valid" not in scores:
@@ -101,21 +100,21 @@ def _scores(accumulators: Mapping[str, MetricAccumulator]) -> dict[str, Score]:
 
 
 def _named(accumulators: Mapping[str, MetricAccumulator]) -> Iterator[dict[str, Tensor]]:
-    """What was counted, in pieces whose tensors are named by their split."""
+    """Yield the accumulated counts in pieces; tensor names begin with the split's name."""
     for split, accumulator in accumulators.items():
         for piece in accumulator.counts():
             yield {f"{split}/{name}": value for name, value in piece.items()}
 
 
 def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -> Tensor:
-    """Give the logits of every row of a data set, whatever split it is in, averaged over the times that it comes.
+    """Return the logits of every row of a data set, of all splits, averaged over the batches that contain the row.
 
     Args:
-        model: lies where it shall run, and comes back in its mode.
-        batches: whose ``evaluate()`` covers every row; with `LoaderConfig`'s ``eval_parts`` and ``eval_views``, part by
-            part and in several views.
-        forward: gives the logits; ``None``: a `Forward` of the model alone, which must then take no labels as an input.
-    Returns: [n, T] float32 on the CPU, in the order of the rows' ids; of batches without ids, in the order of batches.
+        model: on the device where it runs; its mode is restored afterwards.
+        batches: ``batches.evaluate()`` must cover every row; with `LoaderConfig`'s ``eval_parts`` and ``eval_views``
+            part by part and in several views.
+        forward: computes the logits; ``None``: a `Forward` of the model, which must then take no labels as an input.
+    Returns: [n, T] float32 on the CPU, ordered by the rows' ids, or by batch if the batches have no ids.
     Raises: ValueError: some batches have ids and others have none.
     Cost: one forward pass over the batches; [n, T] on the CPU.
     """
@@ -137,9 +136,9 @@ def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation and back, and take no gradients.
+    """Set evaluation mode and disable gradients inside the context; restore the model's mode at the end.
 
-    Not inference_mode: a model of the user's may keep tensors for its next training step, as SGC does.
+    Not inference_mode: a user's model may cache tensors for its next training step, as SGC does.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""The logits of a batch: in training, in evaluation and in prediction they are computed here and nowhere else."""
+"""Computes the logits of a batch, for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ Precision = Literal["float32", "bf16"]
 
 
 class Forward:
-    """Calls a model on batches: moves them to its device, autocasts, and adds labels to the input where asked.
+    """Calls a model on batches: moves them to its device, applies autocast, and optionally adds labels to the input.
 
-    The model's mode decides between training and evaluation; gradients are taken where the caller takes them.
+    The model's mode selects training or evaluation; the caller enables or disables gradients.
 
     Args:
-        model: lies on the device where it shall run.
-        labels: how labels serve as an input; ``None``: not at all.
-        num_outputs: T, columns of the labels; only ``labels.reuse`` asks for it.
+        model: on the device where it runs.
+        labels: how labels are used as an input; ``None``: they are not.
+        num_outputs: T, number of label columns; only needed with ``labels.reuse``.
         precision: "bf16" runs the model in bfloat16 autocast.
-        trained: called in place of ``model`` in training, such as one that averages gradients; ``None``: the model.
+        trained: called instead of ``model`` in training, for example a wrapper that averages gradients; ``None``: the
+            model.
     """
 
     def __init__(
@@ -39,17 +40,17 @@ class Forward:
         self.model, self.trained = model, model if trained is None else trained
         self._labels, self._num_outputs, self._precision = labels or LabelOptions(), num_outputs, precision
         self._placed: tuple[Batch, Batch] | None = None
-        """The last batch as it came and as it lies on the device."""
+        """The last batch: as given, and on the device."""
 
     def __call__(self, batch: Batch, seed: int | None = None) -> tuple[Tensor, Batch]:
         """Compute the logits of a batch.
 
         Args:
-            batch: its features without labels.
-            seed: of the random choices of a training step; ``None`` in evaluation.
-        Returns: [n, T] logits in float32 or wider; and the batch on the model's device, with the labels that were given
-            as an input, whose ``rows["train"]`` are those that the loss is of.
-        Raises: ValueError: the model gives another number of rows than there are labels.
+            batch: features without labels.
+            seed: seed of a training step's random choices; ``None`` in evaluation.
+        Returns: [n, T] logits in float32 or wider; and the batch on the model's device, with any labels that were added
+            to the input. Its ``rows["train"]`` are the rows that the loss covers.
+        Raises: ValueError: the number of logit rows differs from the number of labels.
         """
         placed = self._on_device(batch)
         if not self._labels.reuse:
@@ -60,14 +61,14 @@ class Forward:
         )
 
     def _on_device(self, batch: Batch) -> Batch:
-        # A full batch is the same object every time: it, and what its graph derived, stay on the device.
+        # A full batch is the same object every time: keep it and its graph's caches on the device.
         if self._placed is None or self._placed[0] is not batch:
             self._placed = None
             self._placed = batch, batch.to(self._device)
         return self._placed[1]
 
     def _logits(self, placed: Batch, seed: int | None) -> Tensor:
-        # Ranks evaluate different batches, and must not meet in the exchange of buffers.
+        # Ranks evaluate different numbers of batches, so DDP must not synchronise buffers.
         model = self.trained if self.model.training else self.model
         with self._autocast():
             logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)

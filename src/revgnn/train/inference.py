@@ -1,4 +1,4 @@
-"""The answers of a trained model, batch by batch: its logits, and its last hidden state where that is wanted."""
+"""Runs a trained model on batches and yields its logits and, on request, its last hidden state."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .label_inputs import LabelOptions
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InferenceBatch:
-    """What a model says of a batch, on the CPU."""
+    """A model's outputs for a batch, on the CPU."""
 
     logits: Tensor
     """[n, T] float32."""
     hidden: Tensor | None = None
-    """[n, D] float32, what the head read; ``None``: not asked for."""
+    """[n, D] float32 input of the head; ``None``: not requested."""
 
 
 class Inference:
-    """A trained model as it was evaluated in training.
+    """Runs a trained model in the way that it was evaluated in training.
 
     Args:
-        model: lies where it shall run.
-        labels: how labels were an input.
+        model: on the device where it runs.
+        labels: how labels were used as an input.
         num_outputs: T.
         precision: "bf16" runs it in bfloat16 autocast, as in training.
-        hidden: whether the last hidden state is wanted.
-    Raises: ValueError: the model has no head that reads one.
+        hidden: whether to return the last hidden state.
+    Raises: ValueError: ``hidden`` is set and the model has no head.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Inference:
         self._head = head if hidden else None
 
     def answers(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, InferenceBatch]]:
-        """Yield each batch with what the model says of it; the model comes back in its mode at the end."""
+        """Yield each batch with the model's outputs; the model's mode is restored at the end."""
         seen: list[Tensor] = []
         with ExitStack() as stack:
             stack.enter_context(evaluating(self._model))
             if self._head is not None:
-                # A head that is watched is called as a module, whatever else it could be done with.
+                # A head with hooks is called as a module, so that the hook receives its input.
                 hook = self._head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
                 stack.callback(hook.remove)
             for batch in batches:

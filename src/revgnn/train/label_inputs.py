@@ -1,8 +1,9 @@
-"""Labels as an input: some are given, the loss is of the others, and predictions fill what is not given.
+"""Label reuse: some training labels are added to the input, and predictions replace the missing ones.
 
-In training each training row tosses a coin: given, or predicted. A first pass in the mode of training, without
-gradients, predicts everything that is not given; the pass that counts reads those predictions. In evaluation all
-training labels are given. Source: Wang et al. 2021, Bag of Tricks for Node Classification (arXiv:2103.13355).
+In training a random subset of the training rows has its labels in the input; the loss covers the other training rows. A
+first pass in training mode, without gradients, predicts the missing labels; the last pass reads those predictions. In
+evaluation all training labels are in the input. Source: Wang et al. 2021, Bag of Tricks for Node Classification
+(arXiv:2103.13355).
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 
-_COIN, _PASS = 1, 2  # draws of a step, apart from the step's own
+_COIN, _PASS = 1, 2  # random streams of a step, separate from the step's own
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """How labels serve as an input."""
+    """How labels are used as an input."""
 
     reuse: bool = False
-    """Whether labels of training rows are appended to the features, T columns."""
+    """Whether to append the labels of training rows to the features, as T columns."""
     rate: float = 0.5
-    """Probability that a training row's label is given in a step; the loss is of the rows that tossed otherwise."""
+    """Probability that a training row's label is in a step's input; the loss covers the other training rows."""
     refine: int = 1
-    """Passes whose predictions fill the labels that are not given, before the pass that counts; 0 leaves zeros."""
+    """Passes before the last one whose predictions replace missing labels in the input; 0: missing labels are zeros."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate < 1.0:
@@ -50,16 +51,16 @@ def reuse_labels(
     """Run a model on features with labels appended.
 
     Args:
-        forward: (a batch, the seed of its random choices) -> logits [n, T].
-        batch: node-level, its features without labels.
+        forward: (batch, seed) -> logits [n, T].
+        batch: node-level, features without labels.
         options: see `LabelOptions`.
-        model: what ``forward`` runs; its mode decides between training and evaluation, and its buffers (running
-            statistics) move in the last pass alone.
+        model: the model that ``forward`` runs; its mode selects training or evaluation, and only the last pass updates
+            its buffers (running statistics).
         num_outputs: T.
-        seed: of the step; ``None`` in evaluation.
-    Returns: the logits of the last pass, and the batch with labels appended whose ``rows["train"]`` are those that the
-        loss is of.
-    Cost: ``refine`` forward passes more.
+        seed: the step's seed; ``None`` in evaluation.
+    Returns: the logits of the last pass, and the batch with labels appended; its ``rows["train"]`` are the rows that
+        the loss covers.
+    Cost: ``refine`` additional forward passes.
     """
     train = batch.rows.get("train", batch.y.new_empty(0, dtype=torch.int64))
     given, rows = train, dict(batch.rows)
@@ -78,13 +79,13 @@ def reuse_labels(
 
 
 def toss(train: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split training rows by independent coins into those whose label is given and those to predict.
+    """Split training rows at random into rows whose label is given and rows to predict, each row independently.
 
     Args:
         train: [n] int64 rows.
         rate: probability of being given.
-        seed: of the coins, which are a pure function of it.
-    Returns: the given and the predicted; at least one row is predicted, where there are any.
+        seed: determines the split.
+    Returns: given rows and rows to predict; if there are rows, at least one is to predict.
     """
     generator = torch.Generator().manual_seed(_fold(seed, _COIN))
     coin = torch.rand(train.numel(), generator=generator) < rate
@@ -95,7 +96,7 @@ def toss(train: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _as_features(y: Tensor, is_given: Tensor, num_outputs: int) -> Tensor:
-    """[n, T]: one-hot classes, or labels of tasks with missing ones as 0; zeros where a row is not given."""
+    """Labels as [n, T] features: one-hot classes, or task labels with 0 for missing ones; zeros in rows not given."""
     if y.is_floating_point():
         return y.nan_to_num(0.0) * is_given
     one_hot = torch.zeros(y.size(0), num_outputs, device=y.device)

@@ -1,4 +1,4 @@
-"""What losses and metrics ask of labels: their type and shape, and which entries there are."""
+"""Checks the dtype and shape of labels for losses and metrics, and finds the labelled entries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_classes(logits: Tensor, y: Tensor) -> None:
-    """Refuse labels that are not [n] int64 beside logits [n, T].
+    """Check that labels are [n] int64 for logits [n, T].
 
     Raises: TypeError, ValueError: labels of another dtype or shape.
     """
@@ -20,7 +20,7 @@ def check_classes(logits: Tensor, y: Tensor) -> None:
 
 
 def labelled_entries(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Split [n, T] labels into where they exist and their values with 0 elsewhere.
+    """Return the mask of labelled entries of [n, T] labels, and the labels with 0 for missing ones.
 
     Raises: TypeError, ValueError: labels of another dtype or shape.
     """
@@ -33,5 +33,5 @@ def labelled_entries(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def num_labelled(y: Tensor) -> int:
-    """Count the labels of rows: one for each row of classes, and those of [n, T] that are not NaN."""
+    """Count labels: one per row for classes, the entries that are not NaN for [n, T]."""
     return int((~torch.isnan(y)).sum()) if y.is_floating_point() else y.size(0)

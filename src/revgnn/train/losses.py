@@ -1,7 +1,7 @@
-"""What a run minimises: the table of losses, and which of them go with which task.
+"""The table of losses, and the tasks that each loss fits.
 
-A loss takes logits and labels of the rows of one split and returns a scalar that can be differentiated. Missing labels
-are NaN and never count.
+A loss takes the logits and labels of one split's rows and returns a differentiable scalar. Missing labels are NaN and
+are ignored.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def log_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over the rows of the log-shifted cross-entropy, which grows slowly on rows that are badly wrong.
+    """Mean over the rows of the log-shifted cross-entropy, which is robust to rows with a large error.
 
     ``log(eps + CE_i) - log(eps)`` with ``eps = 1 - ln 2``, natural logarithms.
 
     Args: as `cross_entropy`.
-    Returns: a scalar in the dtype of ``logits``; 0 where every row is certain and right.
+    Returns: a scalar in the dtype of ``logits``; 0 if every row's cross-entropy is 0.
     Raises: TypeError, ValueError: labels of another dtype or shape.
     Source: Wang et al. 2021, Bag of Tricks for Node Classification (arXiv:2103.13355).
     """
@@ -75,15 +75,15 @@ def mse(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Loss:
-    """What can be minimised, and of what tasks."""
+    """A loss function and the tasks that it fits."""
 
     compute: Callable[[Tensor, Tensor], Tensor]
     """Logits and labels of a split -> a scalar."""
     tasks: tuple[str, ...]
-    """Names of the tasks that it goes with."""
+    """Names of the tasks that the loss fits."""
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Compute it."""
+        """Compute the loss."""
         return self.compute(logits, y)
 
 
@@ -96,12 +96,12 @@ LOSSES: dict[str, Loss] = {
 
 
 def choose_loss(tasks: Sequence[Task], asked: str | None) -> str:
-    """Choose what a run minimises.
+    """Choose the loss of a run.
 
     Args:
-        tasks: of which the labels are one; the first says what is minimised where nothing is asked for.
+        tasks: possible tasks of the labels; the first one's default loss is used if ``asked`` is ``None``.
         asked: a key of `LOSSES`, or ``None``.
-    Raises: ValueError: it goes with none of the tasks, with those that do.
+    Raises: ValueError: the loss fits none of the tasks; the message lists those that do.
     """
     name = tasks[0].loss if asked is None else asked
     names = [task.name for task in tasks]

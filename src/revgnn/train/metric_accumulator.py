@@ -1,8 +1,8 @@
-"""What an evaluation counts of one split, batch by batch, and how the counts of several ranks come together.
+"""Accumulates the metric and loss of one split over batches, and combines the accumulators of several ranks.
 
-Rows that come once are counted batch by batch. Rows that come several times (in several views of the graph) are known
-by their ids, and their logits are averaged first. Metrics that do
-not add up over batches, such as ROC-AUC, need all logits at once.
+If each row occurs in one batch, metric and loss are computed per batch and averaged. If rows occur in several batches
+(in several views of the graph), they are identified by their ids and their logits are averaged first. Metrics that
+cannot be combined over batches, such as ROC-AUC, need all logits at once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .metrics import METRICS, mean
 from .row_sums import RowArray, Sums
 
 _ROWS = 2**16
-"""Rows that are averaged, scored or sent together."""
+"""Rows that are averaged, scored or sent at a time."""
 
 
 class MetricAccumulator:
-    """One split: figures of batches and their weights; or sums of logits by row, where rows have ids.
+    """Accumulates one split: metric and loss per batch with weights, or sums of logits per row if rows have ids.
 
     Args:
-        split: its name, for the words of an error.
+        split: its name, used in error messages.
         loss: a key of `LOSSES`.
         metric: a key of `METRICS`.
     """
@@ -35,20 +35,20 @@ class MetricAccumulator:
     def __init__(self, split: str, loss: str, metric: str) -> None:
         self.split, self._loss, self._metric = split, loss, metric
         self._figures: list[tuple[int, float, float, int]] = []
-        """Number, loss, metric and labelled entries of each batch."""
+        """Number, loss, metric and count of labelled entries of each batch."""
         self._rows: list[tuple[int, Tensor, Tensor]] = []
-        """Number, logits and labels of each batch, where the metric needs all of them at once."""
+        """Number, logits and labels of each batch, for metrics that need all of them at once."""
         self._sums: Sums | None = None
         self._y: RowArray | None = None
 
     def add(self, number: int, logits: Tensor, y: Tensor, ids: Tensor | None) -> None:
-        """Count the rows of a batch.
+        """Add the rows of a batch.
 
         Args:
-            number: of the batch in the evaluation.
+            number: the batch's position in the evaluation.
             logits: [n, T].
             y: [n] or [n, T].
-            ids: [n] int64; ``None``: these rows come once.
+            ids: [n] int64; ``None``: each row occurs in one batch only.
         Raises: ValueError: some batches have ids and others have none.
         """
         if (ids is None) != (self._sums is None) and (self._rows or self._figures or self._sums is not None):
@@ -63,7 +63,7 @@ class MetricAccumulator:
         labels.reach(len(sums))[ids] = y
 
     def score(self) -> Score:
-        """Give the figures of the split; one that is undefined or not finite is ``None``."""
+        """Return the split's metric and loss; a value that is undefined or not finite is ``None``."""
         if self._sums is not None and self._y is not None:
             for low in range(0, len(self._sums), _ROWS):
                 ids, logits = self._sums.means(low, low + _ROWS)
@@ -71,12 +71,12 @@ class MetricAccumulator:
                     self._count(low, logits, self._y.reach(0)[ids])
         combine = METRICS[self._metric].combine
         if combine is None:
-            # In the order of the batches, whoever evaluated them.
+            # In batch order, independent of the rank that evaluated each batch.
             ordered = sorted(self._rows, key=lambda row: row[0])
             logits, y = torch.cat([row[1] for row in ordered]), torch.cat([row[2] for row in ordered])
             metric, loss = METRICS[self._metric].compute(logits, y), float(LOSSES[self._loss](logits, y))
         else:
-            # Batches without a label have no figures; of nothing but such, the first says so.
+            # Batches without labels have no scores; if all batches are such, the first one's (NaN) are the result.
             ordered_figures = sorted(self._figures, key=lambda row: row[0])
             figures = [row for row in ordered_figures if row[3]] or ordered_figures[:1]
             if len(figures) == 1:
@@ -88,7 +88,7 @@ class MetricAccumulator:
         return Score(metric=_finite(metric), loss=_finite(loss))
 
     def counts(self) -> Iterator[dict[str, Tensor]]:
-        """Yield what was counted, in pieces that another rank's tally of the split can `take`."""
+        """Yield the accumulated values in pieces for another rank's `take`."""
         if self._figures:
             yield {"figures": torch.tensor(self._figures, dtype=torch.float64)}
         for number, logits, y in self._rows:
@@ -100,7 +100,7 @@ class MetricAccumulator:
                     yield {"ids": ids, "sums": sums, "counts": counts, "y": self._y.reach(0)[ids]}
 
     def take(self, counts: Mapping[str, Tensor]) -> None:
-        """Add what a rank counted."""
+        """Add a piece of another rank's accumulated values."""
         if "figures" in counts:
             self._figures += [(int(row[0]), row[1], row[2], int(row[3])) for row in counts["figures"].tolist()]
         elif "ids" in counts:

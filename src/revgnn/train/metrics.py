@@ -1,7 +1,7 @@
-"""What a run is judged by: the table of metrics, and which of them go with which task.
+"""The table of metrics, and the tasks that each metric fits.
 
-A metric takes logits and labels of the rows of one split and returns a float. Missing labels are NaN and never count.
-torchmetrics computes them.
+A metric takes the logits and labels of one split's rows and returns a float. Missing labels are NaN and are ignored.
+torchmetrics computes the metrics.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from ..data.task import TASKS, Task
 from .labels import check_classes, labelled_entries
 
-# torchmetrics takes longer to import than everything else here together, and a command line that only prints its help
-# has no use for it: hence the imports inside the metrics.
+# The metrics import torchmetrics when they are called, because its import is slow and a command line that only prints
+# its help does not need it.
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
-    """Share of rows whose largest logit is the label: logits [n, T], y [n] int64; NaN for no rows."""
+    """Share of rows whose largest logit is the label's; logits [n, T], y [n] int64; NaN for no rows."""
     from torchmetrics.functional.classification import multiclass_accuracy
 
     check_classes(logits, y)
@@ -32,7 +32,7 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
 
 
 def balanced_accuracy(logits: Tensor, y: Tensor) -> float:
-    """Mean over the classes that occur of the share of their rows that are right: shapes and NaN as in `accuracy`."""
+    """Mean recall over the classes that occur; shapes and NaN as in `accuracy`."""
     from torchmetrics.functional.classification import multiclass_recall
 
     check_classes(logits, y)
@@ -44,7 +44,7 @@ def balanced_accuracy(logits: Tensor, y: Tensor) -> float:
 
 
 def macro_f1(logits: Tensor, y: Tensor) -> float:
-    """Mean of F1 over the classes that occur or are predicted: shapes and NaN as in `accuracy`."""
+    """Mean F1 over the classes that occur or are predicted; shapes and NaN as in `accuracy`."""
     from torchmetrics.functional.classification import multiclass_f1_score
 
     check_classes(logits, y)
@@ -55,14 +55,14 @@ def macro_f1(logits: Tensor, y: Tensor) -> float:
 
 
 def rocauc(logits: Tensor, y: Tensor) -> float:
-    """Mean over tasks of the area under the ROC curve, as OGB's evaluator counts it.
+    """Mean over tasks of the area under the ROC curve, as in OGB's evaluator.
 
-    Per task over its labelled entries; a task without both classes among them is skipped.
+    Each task uses its labelled entries; a task with only one class among them is skipped.
 
     Args:
         logits: [n, T] floating point.
         y: [n, T] floating point, 0 or 1, NaN where a label is missing.
-    Returns: the mean in 0..1; NaN where no task has both classes.
+    Returns: the mean in 0..1; NaN if no task has both classes.
     Raises: TypeError, ValueError: labels of another dtype or shape.
     """
     from torchmetrics.functional.classification import binary_auroc
@@ -76,7 +76,7 @@ def rocauc(logits: Tensor, y: Tensor) -> float:
 
 
 def average_precision(logits: Tensor, y: Tensor) -> float:
-    """Mean over tasks of the average precision, as OGB's evaluator counts it; skipped tasks and NaN as in `rocauc`."""
+    """Mean over tasks of the average precision, as in OGB's evaluator; skipped tasks and NaN as in `rocauc`."""
     from torchmetrics.functional.classification import binary_average_precision
 
     def precision(scores: Tensor, truth: Tensor) -> float | None:
@@ -88,7 +88,7 @@ def average_precision(logits: Tensor, y: Tensor) -> float:
 
 
 def f1(logits: Tensor, y: Tensor) -> float:
-    """Mean over tasks of F1 of the answer yes (a logit above 0); a task without a labelled yes is skipped.
+    """Mean over tasks of the F1 of the positive class (logit above 0); a task without positive labels is skipped.
 
     Args, Returns, Raises: as `rocauc`.
     """
@@ -103,7 +103,7 @@ def f1(logits: Tensor, y: Tensor) -> float:
 
 
 def rmse(logits: Tensor, y: Tensor) -> float:
-    """Root of the mean squared error over labelled entries; logits and y [n, T]; NaN where nothing is labelled."""
+    """Root mean squared error over labelled entries; logits and y [n, T]; NaN if nothing is labelled."""
     from torchmetrics.functional.regression import mean_squared_error
 
     labelled, _ = labelled_entries(logits, y)
@@ -113,7 +113,7 @@ def rmse(logits: Tensor, y: Tensor) -> float:
 
 
 def mae(logits: Tensor, y: Tensor) -> float:
-    """Mean absolute error over labelled entries; logits and y [n, T]; NaN where nothing is labelled."""
+    """Mean absolute error over labelled entries; logits and y [n, T]; NaN if nothing is labelled."""
     from torchmetrics.functional.regression import mean_absolute_error
 
     labelled, _ = labelled_entries(logits, y)
@@ -123,11 +123,11 @@ def mae(logits: Tensor, y: Tensor) -> float:
 
 
 def r2(logits: Tensor, y: Tensor) -> float:
-    """Mean over columns of the share of the labels' variance that is explained, each over its labelled entries.
+    """Mean over columns of the coefficient of determination R^2, each over its labelled entries.
 
     Args:
         logits, y: [n, T] floating point, NaN where a label is missing.
-    Returns: at most 1; a column with fewer than two different labels is skipped, and NaN where all are.
+    Returns: at most 1; a column with fewer than two different labels is skipped; NaN if all columns are skipped.
     Raises: TypeError, ValueError: labels of another dtype or shape.
     """
     from torchmetrics.functional.regression import r2_score
@@ -140,23 +140,23 @@ def r2(logits: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit and its direction."""
+    """A metric, the tasks that it fits, and whether higher values are better."""
 
     compute: Callable[[Tensor, Tensor], float]
-    """Logits and labels of a split -> the figure; NaN where it is undefined."""
+    """Logits and labels of a split -> value; NaN if it is undefined."""
     larger_is_better: bool
     combine: Callable[[Sequence[float], Sequence[int]], float] | None
-    """Figures of batches and the labelled entries of each -> the figure of all; ``None``: it needs all rows at once."""
+    """Values and counts of labelled entries of batches -> value over all; ``None``: it needs all rows at once."""
     tasks: tuple[str, ...]
-    """Names of the tasks that it goes with."""
+    """Names of the tasks that the metric fits."""
     title: str
-    """How reports call it."""
+    """Name in reports."""
     in_percent: bool = False
-    """Whether reports write it times 100."""
+    """Whether reports show the value in percent."""
 
 
 def mean(figures: Sequence[float], weights: Sequence[int]) -> float:
-    """Weighted mean of figures that have a weight; NaN where none has."""
+    """Weighted mean of the values with a weight above 0; NaN if there are none."""
     total = sum(weights)
     kept = [(figure, weight) for figure, weight in zip(figures, weights, strict=True) if weight]
     return math.fsum(figure * weight for figure, weight in kept) / total if total else math.nan
@@ -183,9 +183,9 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metric(task: Task, name: str) -> None:
-    """Refuse a metric that does not go with a task.
+    """Check that a metric fits a task.
 
-    Raises: ValueError: with those that do.
+    Raises: ValueError: it does not; the message lists those that do.
     """
     allowed = [key for key, metric in METRICS.items() if task.name in metric.tasks]
     if name not in allowed:
@@ -193,9 +193,9 @@ def check_metric(task: Task, name: str) -> None:
 
 
 def tasks_of(name: str) -> list[Task]:
-    """Give the tasks that a metric goes with, each once.
+    """Return the tasks that a metric fits, each once.
 
-    Raises: ValueError: there is no such metric, with those that there are.
+    Raises: ValueError: there is no such metric; the message lists the metrics.
     """
     if name not in METRICS:
         raise ValueError(f"metric={name!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -203,11 +203,11 @@ def tasks_of(name: str) -> list[Task]:
 
 
 def _of_columns(logits: Tensor, y: Tensor, figure: Callable[[Tensor, Tensor], float | None]) -> float:
-    """Mean of a figure over the columns of labels, each over its labelled entries; NaN where no column has one.
+    """Mean of a metric over label columns, each over its labelled entries; NaN if it is undefined for all columns.
 
     Args:
         logits, y: [n, T], NaN where a label is missing.
-        figure: logits and labels of the labelled entries of a column -> the figure; ``None``: it has none.
+        figure: logits and labels of a column's labelled entries -> value; ``None``: undefined.
     """
     labelled, target = labelled_entries(logits, y)
     columns = (figure(logits[rows, column], target[rows, column]) for column, rows in enumerate(labelled.unbind(1)))
@@ -216,8 +216,8 @@ def _of_columns(logits: Tensor, y: Tensor, figure: Callable[[Tensor, Tensor], fl
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    # torchmetrics squashes scores outside 0..1 by a float32 sigmoid, which ties all large logits; the area depends on
-    # the order alone, so give it the order.
+    # torchmetrics applies a float32 sigmoid to scores outside 0..1, which makes all large logits equal. The area
+    # depends on the order only, so pass ranks.
     distinct: Tensor
     place: Tensor
     distinct, place = torch.unique(scores, return_inverse=True)

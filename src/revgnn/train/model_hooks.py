@@ -1,4 +1,4 @@
-"""What a model may tell a training loop, and be told by it, beyond its forward."""
+"""Optional methods of a model that the training loop calls in addition to its forward."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from torch import Tensor
 
 @runtime_checkable
 class Ranged(Protocol):
-    """A module whose steps depend on the range of the values that it has met, which ranks must therefore share."""
+    """A module whose results depend on the range of the values it has seen, so all ranks must share that range."""
 
     def ranges(self) -> Tensor | None:
-        """Give the largest magnitudes so far, [k] float64, below 0 where there is none; ``None``: it goes by none."""
+        """Return the largest magnitudes so far, [k] float64, negative if none was seen; ``None``: not tracked."""
         ...
 
     def widen(self, ranges: Tensor) -> None:
-        """Go by larger ones from now on."""
+        """Raise the ranges to these magnitudes."""
         ...
 
 
 @runtime_checkable
 class ModelHooks(Protocol):
-    """What a model may offer beyond its forward: to follow the epochs, add to the loss, and be watched."""
+    """Optional methods of a model: begin an epoch, add to the loss, and report quantities of a step."""
 
     def begin_epoch(self, epoch: int) -> str | None:
-        """Be told which epoch (from 1) comes, and name its phase where there are several ways to compute.
+        """Begin an epoch (counted from 1) and return the name of its phase, if the model has several phases.
 
-        Returns: a word such as "unroll" or "solve"; ``None``: there is one way.
+        Returns: a word such as "unroll" or "solve"; ``None``: the model has no phases.
         """
         ...
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Hand over, once, what the last training forward adds to the loss."""
+        """Return, once, the auxiliary loss of the last training forward."""
         ...
 
     def observe(self) -> dict[str, float]:
-        """Give figures of the last step by name, for the curve and the progress."""
+        """Return quantities of the last step by name, for the curve and the progress bar."""
         ...

@@ -1,6 +1,6 @@
-"""Optimizers and their state by name, the learning rate as a function of the epoch, the checked and clipped gradient.
+"""Makes optimizers, sets the learning rate of an epoch, checks and clips gradients, and saves optimizer states.
 
-Nothing here has state beyond the optimizer itself: a resumed run needs no scheduler to be restored.
+There is no scheduler state: the learning rate is a function of the epoch, so a resumed run has nothing to restore.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Build an optimizer with torch's defaults over the parameters that ask for a gradient.
+    """Build an optimizer with torch's defaults over the parameters that require a gradient.
 
     Args:
         name: a key of `OPTIMIZERS`; "adam" and "rmsprop" add the decay to the gradient, "adamw" to the weight.
         lr: learning rate before any schedule.
-        weight_decay: coefficient of the decay, for every parameter alike; 0 is none.
-    Raises: ValueError: an unknown name, or nothing to train.
+        weight_decay: weight decay of every parameter; 0: none.
+    Raises: ValueError: the name is unknown, or no parameter requires a gradient.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer={name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
@@ -47,7 +47,7 @@ def make_optimizer(
 def learning_rate(
     epoch: int, *, lr: float, epochs: int, warmup_epochs: int = 0, schedule: ScheduleName = "constant"
 ) -> float:
-    """Give the learning rate of an epoch, counted from 1.
+    """Return the learning rate of an epoch, counted from 1.
 
     ``lr * epoch / warmup_epochs`` up to ``warmup_epochs``; then ``lr``, or half a cosine from ``lr`` towards 0, which
     would be reached in the epoch after the last.
@@ -55,8 +55,8 @@ def learning_rate(
     Args:
         epoch: 1..epochs.
         lr: the highest rate.
-        epochs: the length of the run; only the cosine looks at it.
-        warmup_epochs: length of the linear rise; 0 is none.
+        epochs: the length of the run; only the cosine schedule uses it.
+        warmup_epochs: length of the linear warm-up; 0: none.
     """
     if epoch <= warmup_epochs:
         return lr * epoch / warmup_epochs
@@ -73,17 +73,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def check_and_clip(model: nn.Module, loss: Tensor, clip_norm: float | None) -> float:
-    """Refuse a non-finite loss or gradient, then scale the gradient to a norm of at most ``clip_norm``.
+    """Check that the loss and the gradients are finite, then clip the gradient norm to ``clip_norm``.
 
-    The check comes first: clipping by a norm of NaN would overwrite every gradient and hide where it began.
+    The check comes first: clipping by a NaN norm would make every gradient NaN and hide the parameter that caused it.
 
     Args:
         model: after the backward pass.
-        loss: the scalar that was differentiated.
-        clip_norm: largest Euclidean norm of all gradients together; ``None`` leaves them as they are.
+        loss: the differentiated scalar.
+        clip_norm: largest Euclidean norm over all gradients; ``None``: no clipping.
     Returns: the loss as a float.
-    Raises: FloatingPointError: naming the loss, or the first parameter with a bad entry and how many it has.
-    Cost: one pass over the gradients and one transfer from the device; a second pass where they are clipped.
+    Raises: FloatingPointError: the message names the loss, or the first parameter with non-finite entries and their
+        number.
+    Cost: one pass over the gradients and one transfer from the device; a second pass to clip them.
     """
     value = float(loss)
     if not math.isfinite(value):
@@ -114,7 +115,7 @@ def _describe_bad(gradients: dict[str, Tensor]) -> str:
 def flatten_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Copy an optimizer's state to the CPU.
 
-    Returns: ``<parameter>/<key>`` -> tensor, and the hyper-parameters of each group, fit for JSON.
+    Returns: ``<parameter>/<key>`` -> tensor, and the hyper-parameters of each group as JSON values.
     """
     state = optimizer.state_dict()
     names = _parameter_names(model, optimizer)
@@ -130,9 +131,10 @@ def flatten_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[d
 def unflatten_state(
     tensors: Mapping[str, Tensor], groups: list[dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Give what ``optimizer.load_state_dict`` takes from what `flatten_state` gave.
+    """Convert the result of `flatten_state` back to the argument of ``optimizer.load_state_dict``.
 
-    Raises: ValueError: the state of another model or another kind of optimizer, naming the first offender.
+    Raises: ValueError: the state belongs to another model or another type of optimizer; the message names the first
+        entry that differs.
     """
     places = {name: index for index, name in enumerate(_parameter_names(model, optimizer))}
     own_parameters = dict(model.named_parameters())
@@ -166,9 +168,9 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
 
 
 def _like(own: Any, saved: Any) -> Any:
-    """Give a saved hyper-parameter back as the kind of value that the optimizer has."""
+    """Convert a saved hyper-parameter to the optimizer's type."""
     if isinstance(own, tuple) and isinstance(saved, list) and len(own) == len(saved):
-        # JSON has no tuples, and Adam's betas are one.
+        # JSON has no tuples, and Adam's betas are a tuple.
         return tuple(_like(one, other) for one, other in zip(own, saved, strict=True))
     numbers = (int, float)
     if type(own) is type(saved) or (type(own) in numbers and type(saved) in numbers):

@@ -1,4 +1,4 @@
-"""What a rank may ask of the loop between two steps, and every rank then does: stop, or write a checkpoint."""
+"""Requests to the training loop to stop or to write a checkpoint, which all ranks share between steps."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .distributed.ranks import Ranks
 
 @dataclass(kw_only=True)
 class Requests:
-    """Requests that are not met yet. Callbacks set them; the loop shares and meets them after a step or an epoch."""
+    """Pending requests. Callbacks set them; the loop shares and handles them after a step or an epoch."""
 
     stop: int | None = None
-    """Number of the signal to end with, as if it had come; ``None``: go on."""
+    """Signal number to stop with, as if the signal had arrived; ``None``: continue."""
     checkpoint: bool = False
     """Whether to write a checkpoint."""
 
     def share(self, ranks: Ranks) -> None:
-        """Let every rank have what any of them asked for, so that all stop after the same step."""
+        """Share the requests among all ranks, so that all stop after the same step."""
         stopping, writing = ranks.total(float(self.stop is not None), float(self.checkpoint))
         if stopping and self.stop is None:
             self.stop = signal.SIGTERM

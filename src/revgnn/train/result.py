@@ -1,4 +1,4 @@
-"""What a run came to, in memory and in ``result.json``."""
+"""The result of a run, in memory and in ``result.json``."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a run came to; the model itself holds the selected weights."""
+    """The result of a run; the model itself holds the best weights."""
 
     metric: str
     """Name of the metric in the scores."""
     best_epoch: int
-    """Epoch whose weights were selected."""
+    """Epoch of the best weights."""
     scores: dict[str, Score]
-    """Split name -> score of those weights, by the final batches where there are such."""
+    """Split name -> score of the best weights, on the final batches if there are any."""
     selection: dict[str, Score]
-    """Split name -> score by which they were selected, at that epoch."""
+    """Split name -> score by which the best weights were selected, at that epoch."""
     epochs: int
-    """Epochs that were run."""
+    """Number of epochs run."""
     steps: int
-    """Optimizer steps that were taken."""
+    """Number of optimizer steps taken."""
     stopped: Literal["finished", "patience"]
     """Why the run ended."""
     seconds_per_step: float
-    """Median over the epochs of the wall-clock of a training step, evaluation apart."""
+    """Wall-clock time of a training step, without evaluation; median over the epochs."""
     peak_memory: int | None
-    """Largest peak of the training steps in bytes; ``None`` where nobody measured."""
+    """Peak memory of the training steps in bytes; ``None`` if it was not measured."""
     parameters: int
-    """Trained numbers in the model; a shared tensor counts once."""
+    """Number of trainable parameters; a shared tensor counts once."""
     device: str
     precision: str
     curve: list[Row]
     """One row per epoch."""
 
     def write(self, out: Path) -> None:
-        """Write ``result.json``, without the curve, which has a file of its own."""
+        """Write ``result.json`` without the curve, which has its own file."""
         facts = {name: value for name, value in asdict(self).items() if name != "curve"}
         write_whole(out / RESULT_FILE, json.dumps(facts, indent=1, allow_nan=False))

@@ -1,4 +1,4 @@
-"""The states of the global random number generators as tensors and plain numbers, for checkpoints without pickle."""
+"""Saves and restores the states of the global random generators as tensors and JSON values, without pickle."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PYTHON_WORDS, _NUMPY_WORDS = 625, 624
 
 
 def capture_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take the states of torch (CPU, and CUDA once it is in use), Python and numpy.
+    """Capture the states of torch (CPU, and CUDA if it is initialised), Python and numpy.
 
-    Returns: named tensors, and the few numbers beside them, fit for JSON.
+    Returns: named tensors, and a few numbers as JSON values.
     """
     version, words, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -38,9 +38,9 @@ def capture_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_rng(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Put back what `capture_rng` took.
+    """Restore the states that `capture_rng` returned.
 
-    Raises: ValueError: states of the wrong name, dtype or length.
+    Raises: ValueError: a state has the wrong name, dtype or length.
     """
     wanted = {
         "torch": (torch.uint8, torch.get_rng_state().numel()),

@@ -1,4 +1,4 @@
-"""Sums of rows that come in any order and several times, in memory while few and in a temporary file beyond."""
+"""Accumulates sums of rows by row number, in memory or, if they are large, in a temporary file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 from ..files import room_for
 
 IN_MEMORY = 2**28
-"""Bytes beyond which an array goes to a file without a name in the folder for temporary files (``TMPDIR``)."""
+"""Largest array in bytes that is kept in memory; a larger one goes to an unnamed temporary file (in ``TMPDIR``)."""
 
 
 class RowArray:
-    """A growing array of rows, zero where nothing was written.
+    """A growing array of rows, initially zero.
 
     Args:
-        width: numbers of a row; ``None``: one, and the array has one dimension.
-        dtype: of the numbers.
-        in_memory: bytes beyond which it lies in a file.
+        width: columns; ``None``: the array has one dimension.
+        dtype: dtype of the array.
+        in_memory: largest size in bytes that is kept in memory; a larger array is in a file.
     """
 
     def __init__(self, width: int | None, dtype: torch.dtype, in_memory: int = IN_MEMORY) -> None:
@@ -35,11 +35,11 @@ class RowArray:
         self._rows = 0
 
     def __len__(self) -> int:
-        """Rows so far."""
+        """Number of rows so far."""
         return self._rows
 
     def reach(self, rows: int) -> Tensor:
-        """Give the array with at least so many rows; what was given before must not be used any more."""
+        """Return the array with at least this many rows; tensors returned before are no longer valid."""
         if rows > self._held.size(0):
             self._grow(max(rows, 2 * self._held.size(0)))
         self._rows = max(self._rows, rows)
@@ -66,9 +66,9 @@ class RowArray:
 
 
 def _lengthen(file: IO[bytes], size: int) -> None:
-    """Make a file longer by zeros, and take the room for them now where the system can do that.
+    """Extend a file with zeros and, where the system supports it, allocate the disk space now.
 
-    A page without room would end the process when it is written to (SIGBUS), where no error can be said.
+    If the disk were full at the first write to a page, SIGBUS would end the process without an error message.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
@@ -77,10 +77,10 @@ def _lengthen(file: IO[bytes], size: int) -> None:
 
 
 class Sums:
-    """Sums of rows by their number, and how often each came.
+    """Sums of rows by row number, and how often each row was added.
 
     Args:
-        width: numbers of a row.
+        width: columns.
         in_memory: see `RowArray`.
     """
 
@@ -89,23 +89,23 @@ class Sums:
         self._counts = RowArray(None, torch.int32, in_memory)
 
     def add(self, ids: Tensor, rows: Tensor, counts: Tensor | None = None) -> None:
-        """Add rows [n, width] to those numbered ``ids`` [n]; each is ``counts`` [n] int32 rows already, or one."""
+        """Add rows [n, width] to the sums of ``ids`` [n]; each is itself a sum of ``counts`` [n] int32 rows, or one."""
         reach = int(ids.max()) + 1 if ids.numel() else 0
         self._sums.reach(reach).index_add_(0, ids, rows.to(torch.float32))
         counts = torch.ones(ids.numel(), dtype=torch.int32) if counts is None else counts
         self._counts.reach(reach).index_add_(0, ids, counts)
 
     def __len__(self) -> int:
-        """One more than the largest number that came."""
+        """One more than the largest row number added."""
         return len(self._counts)
 
     def sums(self, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the numbers in ``low..high-1`` that came, ascending, the sum of each, and how often it came."""
+        """Return the row numbers in ``low..high-1`` that were added, ascending, the sum of each, and its count."""
         counts = self._counts.reach(0)[low:high]
         came = counts.nonzero()[:, 0]
         return came + low, self._sums.reach(0)[low:high][came], counts[came]
 
     def means(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Give the numbers in ``low..high-1`` that came, ascending, and the mean of each."""
+        """Return the row numbers in ``low..high-1`` that were added, ascending, and the mean of each."""
         ids, sums, counts = self.sums(low, high)
         return ids, sums / counts[:, None]

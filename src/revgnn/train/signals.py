@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that the loop asks between steps, so that a run stops where it can go on from."""
+"""Records Ctrl-C and SIGTERM, so that the training loop can stop between steps and the run can resume."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _STDERR = 2
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and did, between two steps; the message says what was kept and how to go on."""
+    """A signal stopped the run between two steps; the message says what was saved and how to resume."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
-        """The signal that asked; a command line exits with 128 plus it."""
+        """Signal number; the command line exits with 128 plus this number."""
 
 
 class Interrupts:
-    """Catch SIGINT and SIGTERM while inside; a second one of them stops at once, as Python would.
+    """Context that records SIGINT and SIGTERM; a second signal ends the process at once, as Python does by default.
 
-    With ``patient``, a second one changes nothing: launchers pass on what every rank has already received.
-    Outside the main thread, where Python allows no handlers, it catches nothing.
+    With ``patient``, a second signal is ignored, because launchers forward a signal that every rank has already
+    received. Outside the main thread, where Python allows no signal handlers, nothing is recorded.
     """
 
     _open: ClassVar[list[Interrupts]] = []
@@ -34,7 +34,7 @@ class Interrupts:
     def __init__(self, *, patient: bool = False) -> None:
         self._patient, self._process = patient, os.getpid()
         self.signum: int | None = None
-        """The signal that came; ``None``: none yet."""
+        """Number of the received signal; ``None``: none yet."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -49,12 +49,12 @@ class Interrupts:
     ) -> None:
         self._open.remove(self)
         for signum, handler in self._before.items():
-            # None stands for a handler that was not installed from Python and cannot be put back from it.
+            # None: the previous handler was not installed from Python, so Python cannot restore it.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
     @classmethod
     def ask(cls, signum: int) -> None:
-        """Ask whoever catches in this process to stop, as a signal would that does not reach it; once is enough."""
+        """Request a stop in this process as if a signal had arrived; repeated calls have no effect."""
         for one in list(cls._open):
             one.signum = one.signum or signum
 
@@ -64,10 +64,10 @@ class Interrupts:
                 return
             raise KeyboardInterrupt
         self.signum = signum
-        # Ranks hear it together, and so do a loader's workers, which were forked.
+        # All ranks receive the signal, and so do a loader's forked workers.
         if not is_writer() or os.getpid() != self._process:
             return
-        # A handler may run in the middle of a print or a log call, which must not be entered twice: write directly.
+        # The handler may interrupt a print or log call, which is not reentrant: write to the file descriptor.
         os.write(
             _STDERR, f"\n{signal.Signals(signum).name}: stopping after this step; again to stop at once\n".encode()
         )

@@ -1,6 +1,6 @@
-"""One step of training: the batches of this rank forward and backward, the mean over all rows of the step, the weights.
+"""Takes one training step: forward and backward of this rank's batches, mean gradient over ranks, and update.
 
-What is random in it is a pure function of (seed, epoch, number of the batch), whoever takes the batch.
+Random choices are a pure function of (seed, epoch, batch number), independent of the rank that processes the batch.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .optim import check_and_clip
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """Give the seed of one training batch: 63 bits, a pure function of the run's seed, the epoch and the batch."""
+    """Return the 63-bit seed of a training batch, a pure function of the run's seed, epoch and batch number."""
     return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step came to, over all ranks."""
+    """Loss and row count of a step, over all ranks."""
 
     loss: float
-    """Mean over the rows."""
+    """Mean loss over the rows."""
     rows: int
-    """Training rows."""
+    """Number of training rows."""
 
 
 class Stepper:
-    """Takes steps with a model.
+    """Takes training steps of a model.
 
     Args:
-        forward: of the model, whose ``trained`` is what `Ranks.wrap` made of it.
-        optimizer: of its parameters.
+        forward: calls the model; its ``trained`` is the module that `Ranks.wrap` returned.
+        optimizer: optimizer of the model's parameters.
     """
 
     def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, config: TrainConfig, ranks: Ranks) -> None:
@@ -59,9 +59,9 @@ class Stepper:
         """Take one step.
 
         Args:
-            rank_batches: what `RankPosition.training` gave.
-            epoch, step: for the words of an error, from 1.
-        Raises: FloatingPointError: the loss or a gradient is not finite, on every rank; the optimizer has not stepped.
+            rank_batches: this rank's batches of the step, from `RankPosition.training`.
+            epoch, step: counted from 1; named in error messages.
+        Raises: FloatingPointError: the loss or a gradient is not finite; raised on every rank, before the update.
         """
         self.optimizer.zero_grad(set_to_none=True)
         alone = self.ranks.batches_per_step == 1
@@ -88,9 +88,9 @@ class Stepper:
         return StepResult(loss=value, rows=int(counted))
 
     def _loss(self, batch: Batch, seed: int, counts: bool, *, alone: bool) -> tuple[Tensor, int, int]:
-        """The mean loss of a batch, how many labels it is the mean of, and its training rows."""
+        """Return the mean loss of a batch, the number of labels that it averages, and the number of training rows."""
         if not alone:
-            # Ranks draw differently often: global states would depend on who took which batch.
+            # Ranks draw differently often, so the global state would depend on the assignment of batches.
             torch.manual_seed(seed)
         logits, placed = self.forward(batch, seed)
         rows = placed.rows["train"]

@@ -1,7 +1,7 @@
-"""The training loop: epochs of steps, evaluation, selection of the best weights. All else is done by callbacks.
+"""The training loop: steps, evaluation and selection of the best weights; callbacks do everything else.
 
-What is random in a step is a pure function of (seed, epoch, step), or comes from the global generators, whose states
-the checkpoints hold: a resumed run takes the same steps. Of several ranks the first selects and writes.
+A step's random choices are a pure function of (seed, epoch, step) or come from the global generators, whose states are
+in the checkpoints, so a resumed run takes the same steps. With several ranks, the first one selects and writes.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What a run is judged by, and how wide its answers are."""
+    """The metric of a run, and the number of outputs of its model."""
 
     metric: str
     """A key of `METRICS`."""
     num_outputs: int | None = None
-    """T; only ``TrainConfig.labels.reuse`` asks for it."""
+    """T; only needed with ``TrainConfig.labels.reuse``."""
 
 
 def fit(
@@ -65,28 +65,28 @@ def fit(
     callbacks: Sequence[Callback] = (),
     device: Literal["auto", "cpu"] = "auto",
 ) -> FitResult:
-    """Train a model and leave the best weights in it.
+    """Train a model and load the best weights into it.
 
     Seeds the global random generators with ``config.seed``. Writes ``curve.jsonl``, ``ckpt/`` and ``result.json``.
 
     Args:
-        model: called as ``model(x, graph, edge_attr, seed=...)``; gives one row of logits per row of labels. It may be
-            `ModelHooks`.
-        batches: where the training and evaluation batches come from.
-        metric: a key of `METRICS`; or a `Goal`, where labels are an input. Where ``config`` names no loss, it is the
-            default of the task that the metric judges.
-        out: the run folder, made where missing; ``None`` writes nothing.
-        resume: go on from the newest whole checkpoint in ``out``, or start where there is none.
-        callbacks: told of the run in this order, after those of the loop itself: the mean of the weights where
-            ``config.ema_decay`` asks for it, and a `Checkpoints` where none is among them.
-        device: "auto" is the first accelerator that Accelerate finds, or the CPU.
+        model: called as ``model(x, graph, edge_attr, seed=...)``; returns one row of logits per row of labels. It may
+            implement `ModelHooks`.
+        batches: provides the training and evaluation batches.
+        metric: a key of `METRICS`; or a `Goal` if labels are an input. If ``config`` names no loss, the loss is the
+            default of the metric's task.
+        out: the run folder, created if missing; ``None``: no files are written.
+        resume: continue from the newest intact checkpoint in ``out``, or start if there is none.
+        callbacks: called in this order, after the loop's own: a `WeightAverage` if ``config.ema_decay`` is set, and a
+            `Checkpoints` if ``callbacks`` has none.
+        device: "auto": the first accelerator that Accelerate finds, or the CPU.
     Raises:
-        ValueError: the loss does not go with the metric; the valid split has no rows or no defined value; the
-            checkpoint is of another configuration.
+        ValueError: the loss does not fit the metric; the valid split has no rows or no defined score; the checkpoint
+            has another configuration.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         ClaimedError: another run is writing to ``out``.
-        FloatingPointError: a loss or gradient is not finite; the optimizer has not stepped.
-        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written where ``out`` is given.
+        FloatingPointError: a loss or gradient is not finite; raised before the update.
+        Interrupted: Ctrl-C or SIGTERM stopped the run; a checkpoint was written if ``out`` is given.
         LostRankError: another rank ended.
     """
     goal = Goal(metric=metric) if isinstance(metric, str) else metric
@@ -101,7 +101,7 @@ def fit(
         bf16 = config.precision == "bf16"
         ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
         ranks.check(len(batches))
-        # Nobody writes before everybody has looked.
+        # No rank writes before every rank has read the folder.
         ranks.wait()
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def fit(
             if resume and out is not None:
                 next(one for one in run.callbacks if isinstance(one, Checkpoints)).resume(run, out)
             result = _Loop(run).run()
-            # What the first rank wrote is there for all of them.
+            # Wait until the first rank has written.
             ranks.wait()
         return result
 
@@ -131,8 +131,8 @@ def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, goal:
 def _begin(
     model: nn.Module, batches: Batches, config: TrainConfig, goal: Goal, out: Path | None, ranks: Ranks
 ) -> TrainState:
-    """The state before the first step."""
-    # The optimizer comes after, for parameters may be shards from here on.
+    """Return the state before the first step."""
+    # Make the optimizer after this, because parameters may be shards from here on.
     trained = ranks.wrap(model)
     return TrainState(
         model=model,
@@ -154,7 +154,7 @@ def _begin(
 
 
 def _ordered(config: TrainConfig, callbacks: Sequence[Callback]) -> list[Callback]:
-    """The callbacks of a run: the user's between those that act first and the one that stops, which hears last."""
+    """Return a run's callbacks in order: the loop's own, the user's, and last the one that stops the run."""
     first: list[Callback] = [] if config.ema_decay is None else [WeightAverage(config.ema_decay)]
     if not any(isinstance(one, Checkpoints) for one in callbacks):
         first.append(Checkpoints())
@@ -162,7 +162,7 @@ def _ordered(config: TrainConfig, callbacks: Sequence[Callback]) -> list[Callbac
 
 
 class _Loop:
-    """Takes a run from where it stands to its result."""
+    """Runs the training loop from a given state to the result."""
 
     def __init__(self, run: TrainState) -> None:
         self._run, self._told = run, run.callbacks
@@ -179,7 +179,7 @@ class _Loop:
                 self._train_epoch()
                 self._finish_epoch()
             if run.best is None:
-                # Shortened on resuming to end where no evaluation was due.
+                # A resumed run may be shortened to an epoch without evaluation.
                 self._select()
             self._checkpoint()
         assert run.best is not None, "the first selection takes whatever is defined, or raises"
@@ -196,7 +196,7 @@ class _Loop:
         run.memory = None
         for callback in self._told:
             callback.on_epoch_start(run)
-        # Held by no name: an error that leaves the loop ends whatever makes batches ahead.
+        # No variable holds the iterator, so an exception that leaves the loop also ends the prefetch thread.
         for taken in run.ranks.place.training(run.batches.train(epoch), accumulate=run.ranks.accumulate, done=run.step):
             started = time.perf_counter()
             found = self._stepper.step(taken, epoch=epoch, step=run.step + 1)
@@ -234,7 +234,7 @@ class _Loop:
         self._meet_requests()
 
     def _select(self) -> dict[str, Score]:
-        """Score the weights, or what callbacks put in their place, and keep them where they are the best so far."""
+        """Score the weights, or their average from a callback, and keep them if they are the best so far."""
         run = self._run
         with ExitStack() as contexts:
             for callback in self._told:
@@ -250,7 +250,7 @@ class _Loop:
         return patience is not None and run.best_epoch > 0 and run.epoch - run.best_epoch >= patience
 
     def _meet_requests(self) -> None:
-        """Do between two steps what any rank asks for."""
+        """Handle the requests of all ranks between two steps."""
         run, requests = self._run, self._run.requests
         requests.share(run.ranks)
         if requests.checkpoint or requests.stop is not None:

@@ -1,1 +1,1 @@
-"""A prepared graph on disk: its manifest, its parts, and the batches that are read from it."""
+"""Prepared graphs on disk: the manifest, the parts, and batches read from them."""

@@ -1,6 +1,6 @@
-"""Batches that are read from a prepared graph on disk, a few parts at a time: memory follows the batch, not the graph.
+"""Reads batches of a few parts from a prepared graph on disk, with memory for one batch instead of the graph.
 
-Every batch is a pure function of (seed, epoch, step). Nothing of length N is held: what is drawn is an order of parts.
+Every batch is a pure function of (seed, epoch, step). The sampler shuffles parts and stores nothing of length N.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from ..batch import Series
 from .store import Store
 
 _EVALUATION = 0
-"""Stands where training has its epoch, which counts from 1."""
+"""Number that evaluations use instead of an epoch in their seeds; training epochs count from 1."""
 
 
 class StoredParts:
-    """Training on some parts at a time, put together anew in every epoch; edges between parts of a step are kept.
+    """Training batches of some parts each, shuffled in every epoch; edges between the parts of a step are kept.
 
-    A step whose parts have no training nodes is left out: there is nothing to learn from it.
+    Steps without training nodes are skipped.
 
     Args:
         store: the graph.
-        parts_per_batch: parts of a step, at least 1; the last step of an epoch may have fewer.
-        seed: of the order of parts, 0 or above.
-    Cost: per step, a read of its parts and of the edges between them; per epoch, of q/P of the edges.
+        parts_per_batch: q, parts per step, at least 1; the last step of an epoch may have fewer.
+        seed: seed of the order of parts, 0 or above.
+    Cost: each step reads its parts and the edges between them; an epoch reads about q/P of the edges.
     """
 
     def __init__(self, store: Store, parts_per_batch: int, seed: int) -> None:
         self._store, self._together, self._seed = store, parts_per_batch, seed
 
     def __len__(self) -> int:
-        """Steps in an epoch, those without training nodes included."""
+        """Steps in an epoch, including steps without training nodes."""
         return -(-self._store.num_parts // self._together)
 
     def train(self, epoch: int) -> Series:
-        """Give the steps of an epoch."""
+        """Yield the batches of an epoch."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._store.num_parts)
         steps = [
             sorted(order[first : first + self._together].tolist()) for first in range(0, len(order), self._together)
@@ -44,15 +44,15 @@ class StoredParts:
 
 
 class StoredViews:
-    """Every node once for each view: the parts of the graph in groups that are evaluated one by one.
+    """Evaluation batches of groups of parts, so that every node occurs once per view.
 
-    The groups are drawn once and are the same in every evaluation.
+    The groups are the same in every evaluation.
 
     Args:
         store: the graph.
         num_pieces: groups of each view, at most P.
-        num_views: V; logits of a node are meant to be averaged over them, by ``ids``. With one view there are no ids.
-        seed: of the groups, 0 or above.
+        num_views: V; the evaluation averages a node's V logits by ``ids``. With one view there are no ids.
+        seed: seed of the groups, 0 or above.
     """
 
     def __init__(self, store: Store, num_pieces: int, num_views: int, seed: int) -> None:
@@ -60,13 +60,13 @@ class StoredViews:
         self.num_views = num_views
 
     def groups(self, view: int) -> list[list[int]]:
-        """Give the parts of each group of a view, ascending; groups have equally many, or one more than others."""
+        """Return the parts of each group of a view, ascending; the sizes of two groups differ by at most one."""
         order = np.random.default_rng((self._seed, _EVALUATION, view)).permutation(self._store.num_parts)
         groups = [sorted(group.tolist()) for group in np.array_split(order, self._num_pieces)]
         nodes = self._store.manifest.parts
         return [group for group in groups if any(nodes[number].nodes for number in group)]
 
     def evaluate(self) -> Series:
-        """Give the groups of view after view; groups without nodes are left out."""
+        """Yield the groups of every view; empty groups are skipped."""
         groups = [group for view in range(self.num_views) for group in self.groups(view)]
         return Series(len(groups), lambda number: self._store.batch(groups[number], with_ids=self.num_views > 1))

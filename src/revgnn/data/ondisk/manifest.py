@@ -1,7 +1,7 @@
-"""The manifest of a prepared graph: what its parts hold, where it came from, and how it is checked before use.
+"""Writes, reads and checks the manifest of a prepared graph: metadata, sizes and hashes of files, provenance.
 
-``manifest.json`` says everything about the graph but its numbers. It is read as a stranger's: every field has a type
-and a range, parts have no names of their own, and its own checksum stands beside it.
+``manifest.json`` describes everything except the arrays. It is treated as untrusted input: every field has a type and a
+range, folders of parts are numbered and not named, and the manifest has its own checksum.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _MOST_COLUMNS = 2**20
 _FILLED_IN = {"in_channels", "edge_channels", "label_channels", "counts"}
 _NEVER_STORED = {"level", "categories", "edge_categories"}
 _FACTS = {name: hint for name, hint in get_type_hints(GraphInfo).items() if name not in _FILLED_IN | _NEVER_STORED}
-"""Fields of `GraphInfo` that stand in a manifest, with their types."""
+"""Fields of `GraphInfo` in a manifest, with their types."""
 
 
 class StoreError(ValueError):
-    """A prepared graph that is damaged, contradicts itself, or is of another format."""
+    """A prepared graph is damaged, inconsistent, or has another format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """What one file of a part must be."""
+    """Size and hash of one file of a part."""
 
     bytes: int
     sha256: str
@@ -49,34 +49,34 @@ class FileFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PartFacts:
-    """How large one part is."""
+    """Size and files of one part."""
 
     nodes: int
     edges: int
-    """Edges into its nodes, from wherever."""
+    """Edges into its nodes, from all parts."""
     files: Mapping[str, FileFacts]
-    """Name in the folder of the part -> facts; the names are those of `part.file_names`."""
+    """File name -> facts; the names are those of `part.file_names`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a prepared graph of P parts, N nodes and E edges but its numbers."""
+    """Description of a prepared graph of P parts, N nodes and E edges, without its arrays."""
 
     info: GraphInfo
-    """What is known of the graph; its widths and counts, which features and parts come to, are filled in."""
+    """Metadata of the graph; widths and counts are filled in from features and parts."""
     splits: Mapping[str, int]
-    """``train``, ``valid`` and ``test`` -> nodes."""
+    """``train``, ``valid`` and ``test`` -> number of nodes."""
     partition: Mapping[str, Any] = field(default_factory=dict)
-    """How the parts were chosen: method, seed, name of the hash."""
+    """How the graph was partitioned: method, seed, name of the hash."""
     parts: tuple[PartFacts, ...]
     inputs: Sequence[Mapping[str, Any]] = ()
-    """The files that it was made of: name, bytes, sha256."""
+    """The input files: name, bytes, sha256."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The configuration that made it."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """What was left out, and how many rows of it."""
+    """Reason -> number of dropped rows."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
-    """The software that wrote it."""
+    """Package -> version that wrote the graph."""
 
     def __post_init__(self) -> None:
         info = self.info
@@ -109,7 +109,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     content = {"num_parts": manifest.num_parts, **_counts(manifest), **asdict(manifest)}
     info = content.pop("info")
     content |= {name: info[name] for name in ("level", *_FACTS)}
-    # As it will be read: keys are text and tuples are lists.
+    # Convert to the form in which it is read: keys are strings and tuples are lists.
     content = json.loads(json.dumps(content, allow_nan=False))
     text = json.dumps({"format": FORMAT, "sha256": _digest(content), "content": content}, indent=1, ensure_ascii=False)
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
@@ -122,9 +122,9 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check ``manifest.json`` of a folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        StoreError: what is wrong with which field.
-    Cost: the text of the manifest; no other file is looked at.
+        FileNotFoundError: there is no manifest.
+        StoreError: a field is invalid; the message names it.
+    Cost: reads the manifest only.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -187,7 +187,7 @@ def _part(fields: _Fields, number: int, record: Any) -> PartFacts:
 
 
 class _Fields:
-    """One JSON object, field by field; whatever is not as it must be is a `StoreError` that names it."""
+    """Reads the fields of a JSON object; an invalid field raises a `StoreError` that names it."""
 
     def __init__(self, path: Path, record: Any, where: str = "") -> None:
         self.path, self._where = path, where
@@ -206,7 +206,7 @@ class _Fields:
 
     def integer(self, name: str) -> int:
         value = self._record.get(name)
-        # Truth values are integers to Python, and are none here.
+        # bool is a subclass of int in Python, but is not accepted as an integer here.
         if type(value) is not int or not 0 <= value < 2**63:
             self.fail(name, "must be a whole number of 0 or more")
         return value
@@ -268,7 +268,7 @@ class _Fields:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what fields must be together; ValueError names the field."""
+    """Check the consistency of the fields; the ValueError names the field."""
     info = manifest.info
     if not 1 <= len(manifest.parts) <= MOST_PARTS:
         raise ValueError(f"parts must be 1 to {MOST_PARTS}, got {len(manifest.parts)}")

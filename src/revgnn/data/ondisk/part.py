@@ -1,7 +1,7 @@
-"""The files of one part of a prepared graph: which there are, how they are written, and how they are mapped.
+"""Writes and memory-maps the files of one part of a prepared graph.
 
-A part holds some nodes and every edge into them. Its edges stand in blocks, one for each part that they come from, so
-that any two parts can be put together by reading the blocks between them. All arrays are plain ``.npy``.
+A part contains some nodes and every edge into them. Its edges are grouped into blocks by the part of their source, so
+that any parts can be combined by reading only the blocks between them. All arrays are plain ``.npy`` files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PARTS = "parts"
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array of a part: what its file must hold."""
+    """Expected dtype and shape of an array file of a part."""
 
     name: str
     dtype: Callable[[Manifest], np.dtype[Any]]
@@ -55,16 +55,16 @@ ARRAYS = {
         ),
     )
 }
-"""Name of the file -> what it holds."""
+"""File name -> expected contents."""
 
 
 def file_names(manifest: Manifest) -> set[str]:
-    """Give the files that every part of a graph has, and no other."""
+    """Return the file names of every part of a graph."""
     return {IDS} | {array.name for array in ARRAYS.values() if array.present(manifest)}
 
 
 def part_folder(folder: Path, number: int) -> Path:
-    """Give the folder of a part; it follows from the number alone."""
+    """Return the folder of a part, which depends on its number only."""
     return folder / _PARTS / f"{number:05d}"
 
 
@@ -85,8 +85,8 @@ def write_part(
     """Write one part; its edges may come in any order.
 
     Args:
-        folder: of the graph, as `new_store` gives it.
-        number: of the part, in ``0..num_parts-1``.
+        folder: the graph's folder, from `new_store`.
+        number: the part's number, in ``0..num_parts-1``.
         num_parts: P.
         ids: [n] Arrow array of the user's own ids, integers or strings, in the order of the rows.
         x: [n, F] finite float32.
@@ -95,11 +95,11 @@ def write_part(
         src_part: [e] integer, the part of each edge's source.
         src: [e] integer, the row of the source in its part.
         dst: [e] integer, the row of the destination in this part.
-        edge_attr: [e, K] finite float32; ``None``: edges carry nothing.
+        edge_attr: [e, K] finite float32; ``None``: edges have no features.
     Returns: the facts for the manifest.
-    Raises: ValueError: arrays of another shape or type, or numbers out of range.
-    Cost: one stable sort of e keys, and a read of what was written for its hash. Nothing is shared between parts, so
-        they may be written by several processes.
+    Raises: ValueError: an array has another shape or type, or numbers are out of range.
+    Cost: one stable sort of e keys, and a read of the written files for their hashes. Parts are independent, so several
+        processes may write them.
     """
     nodes, edges = len(x), len(dst)
     _check_rows(number, nodes, ids=ids, y=y, split=split)
@@ -132,9 +132,9 @@ def write_part(
 
 
 def map_array(folder: Path, manifest: Manifest, number: int, name: str) -> NDArray[Any]:
-    """Map an array of a part into memory, read only.
+    """Memory-map an array of a part, read-only.
 
-    Raises: StoreError: the file is not what the manifest says; nothing was allocated for it.
+    Raises: StoreError: the file does not match the manifest; checked before any allocation.
     """
     facts, array = manifest.parts[number], ARRAYS[name]
     path = part_folder(folder, number) / name
@@ -162,7 +162,7 @@ def map_array(folder: Path, manifest: Manifest, number: int, name: str) -> NDArr
 def read_ids(folder: Path, manifest: Manifest, number: int) -> Any:
     """Read the user's ids of a part as one Arrow array.
 
-    Raises: StoreError: the file is not what the manifest says.
+    Raises: StoreError: the file does not match the manifest.
     """
     path, facts = part_folder(folder, number) / IDS, manifest.parts[number]
     check_size(path, facts.files[IDS])
@@ -180,7 +180,7 @@ def read_ids(folder: Path, manifest: Manifest, number: int) -> Any:
 
 
 def check_size(path: Path, facts: FileFacts) -> None:
-    """Refuse a file that is missing, a link, or of another size than the manifest says."""
+    """Check that a file exists, is not a link, and has the size in the manifest."""
     if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
         raise StoreError(f"{path} must be a plain file; it is missing, a link or a folder")
     size = path.stat().st_size
@@ -189,7 +189,7 @@ def check_size(path: Path, facts: FileFacts) -> None:
 
 
 def check_hash(path: Path, facts: FileFacts) -> None:
-    """Refuse a file whose bytes are not those that were written."""
+    """Check the hash of a file."""
     check_size(path, facts)
     if sha256_of(path) != facts.sha256:
         raise StoreError(f"{path} does not match its checksum; prepare the graph again")
@@ -202,7 +202,7 @@ def _check_rows(number: int, rows: int, what: str = "node", **columns: Any) -> N
 
 
 def _edge_order(src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any]) -> NDArray[np.int64]:
-    """Order edges by (part of the source, destination, source); repeats keep their order."""
+    """Sort edges by (part of the source, destination, source); duplicates keep their order."""
     if not len(dst):
         return np.empty(0, np.int64)
     wide, high = int(src.max()) + 1, int(dst.max()) + 1

@@ -1,8 +1,8 @@
-"""A prepared graph on disk: opened without reading it, its parts mapped into memory when they are wanted.
+"""Opens a prepared graph on disk without reading it, and memory-maps its parts on demand.
 
-``manifest.json`` beside ``parts/00000/`` and so on. Nodes are numbered so that those of a part stand together: node
-number = first number of the part + row. Nothing that the folder says is believed before it is checked: sizes when it is
-opened, types when an array is mapped, hashes when a part is first read, and edges when a batch is put together.
+The folder contains ``manifest.json``, ``parts/00000/`` and so on. The nodes of a part have consecutive numbers: node
+number = first number of the part + row. All contents are checked before use: sizes on opening, types on mapping an
+array, hashes on the first read of a part, and edges on building a batch.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _INT32_MAX = 2**31 - 1
 
 @contextmanager
 def new_store(out: Path) -> Iterator[Path]:
-    """Give a folder to write a graph into; it becomes ``out`` when all is well, and vanishes when not.
+    """Context with a temporary folder to write a graph into; on success it becomes ``out``, otherwise it is deleted.
 
-    Write parts into it with `part.write_part`, then the manifest with `manifest.write_manifest`.
+    Write the parts with `part.write_part`, then the manifest with `manifest.write_manifest`.
 
     Args:
-        out: does not exist yet, or is an empty folder.
+        out: a path that does not exist, or an empty folder.
     Raises:
-        FileExistsError: something stands there.
-        StoreError: what was written is no whole graph.
+        FileExistsError: ``out`` exists and is not empty.
+        StoreError: the written graph is incomplete.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise FileExistsError(f"{out} exists already; remove it, or choose another folder")
@@ -63,16 +63,16 @@ def new_store(out: Path) -> Iterator[Path]:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder says of itself that it is a prepared graph."""
+    """Whether a folder has the manifest of a prepared graph."""
     return (folder / MANIFEST).is_file()
 
 
 class Store:
-    """A prepared graph of P parts; it has the `info` of a `Dataset`, and holds none of its arrays.
+    """A prepared graph of P parts; it has the `info` of a `Dataset`, without the arrays in memory.
 
     Args:
-        folder: holds the manifest and the parts.
-        manifest: of the folder, checked.
+        folder: contains the manifest and the parts.
+        manifest: the folder's manifest, checked.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -81,12 +81,12 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Read the manifest, and look at the size of every file.
+        """Read the manifest and check the size of every file.
 
         Raises:
-            FileNotFoundError: the folder is no prepared graph.
-            StoreError: the manifest is not valid, or a file is missing or of another size.
-        Cost: one question to the file system for each file.
+            FileNotFoundError: the folder is not a prepared graph.
+            StoreError: the manifest is invalid, or a file is missing or has another size.
+        Cost: one ``stat`` call per file.
         """
         store = cls(folder, read_manifest(folder))
         names = file_names(store.manifest)
@@ -103,16 +103,16 @@ class Store:
     # ------------------------------------------------------------------ what it is
     @property
     def info(self) -> GraphInfo:
-        """What is known of it without its arrays."""
+        """Metadata of the graph."""
         return self.manifest.info
 
     def judged_by(self, metric: str) -> Store:
-        """Give the same graph with another metric."""
+        """Return the same graph with another metric."""
         return Store(self.folder, replace(self.manifest, info=replace(self.info, metric=metric)))
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
         return self.info.name
 
     @property
@@ -137,12 +137,12 @@ class Store:
 
     # ------------------------------------------------------------------ what it holds
     def array(self, number: int, name: str) -> NDArray[Any]:
-        """Map an array of a part; the first time that a part is asked for, its bytes are compared with their hashes.
+        """Memory-map an array of a part; on the first access to a part, the hashes of its files are verified.
 
         Args:
-            number: of the part.
+            number: the part's number.
             name: a key of `part.ARRAYS` that the graph has.
-        Raises: StoreError: the file is not what the manifest says.
+        Raises: StoreError: the file does not match the manifest.
         """
         self._check(number)
         return map_array(self.folder, self.manifest, number, name)
@@ -153,15 +153,15 @@ class Store:
         return read_ids(self.folder, self.manifest, number)
 
     def batch(self, parts: Sequence[int], *, with_ids: bool = True) -> Batch:
-        """Put parts together: their nodes, and every edge between two of them.
+        """Build the batch of some parts: their nodes, and every edge between two of these nodes.
 
         Args:
-            parts: numbers, ascending, each once; nodes come in this order.
-            with_ids: whether the batch says which node each row is.
+            parts: numbers, ascending, each once; nodes have this order.
+            with_ids: whether to set the batch's ``ids``.
         Returns: the induced subgraph with features, labels and splits.
         Raises: StoreError: a file is damaged.
-        Cost: reads the nodes of the parts and the blocks of edges between them, and nothing else; a stable sort of each
-            part's edges, which come in ordered runs.
+        Cost: reads only the nodes of the parts and the blocks of edges between them; a stable sort of each part's
+            edges, which consist of sorted runs.
         """
         split = _together([self._splits(number) for number in parts])
         y = _together([self._labels(number) for number in parts])
@@ -178,11 +178,11 @@ class Store:
         )
 
     def has_split(self, parts: Sequence[int], split: str) -> bool:
-        """Whether some node of these parts is in a split."""
+        """Whether any node of these parts is in a split."""
         return any(bool((self._splits(number) == SPLITS.index(split)).any()) for number in parts)
 
     def load(self) -> Dataset:
-        """Read all of it into memory.
+        """Read the whole graph into memory.
 
         Cost: the whole graph, its edges as [2, E] int64.
         """
@@ -231,7 +231,7 @@ class Store:
         return values
 
     def _graph(self, parts: Sequence[int]) -> tuple[Graph, Tensor | None]:
-        """Merge the blocks between parts; edges come by (destination, source), features following."""
+        """Merge the blocks between parts; edges and features are sorted by (destination, source)."""
         counts = np.array([self.manifest.parts[number].nodes for number in parts], np.int64)
         offsets = np.cumsum([0, *counts])
         merged = [self._incoming(number, parts, counts, offsets) for number in parts]
@@ -246,7 +246,7 @@ class Store:
     def _incoming(
         self, number: int, parts: Sequence[int], counts: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]:
-        """Give the edges into one part from some: degree of each row, sources in the batch, features of edges."""
+        """Return the edges into one part from some parts: degree of each row, sources in the batch, edge features."""
         nodes = self.manifest.parts[number].nodes
         starts, lengths = self._blocks(number, parts)
         block = np.repeat(np.arange(len(parts)), lengths)
@@ -255,14 +255,14 @@ class Store:
         # Edges of a block stand by (destination, source), and blocks by source: the stable order by destination (a
         # radix sort, where 16 bits hold the rows of a part) is that of all of them.
         order = np.argsort(dst.astype(np.min_scalar_type(nodes)), kind="stable")
-        # int32 holds the rows of any batch that fits in memory; a larger one has int64.
+        # int32 holds the rows of most batches; a larger batch uses int64.
         indices = (src + offsets[block])[order].astype(np.int32 if offsets[-1] < _INT32_MAX else np.int64)
         degree: NDArray[np.int64] = np.bincount(dst, minlength=nodes)
         edge_attr = None if self.info.edge_channels is None else self._features(number, "edge_attr.npy", rows[order])
         return degree, indices, edge_attr
 
     def _blocks(self, number: int, parts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the edges from each of some parts begin, and how many they are."""
+        """Return the start and the number of the edges from each of some parts."""
         ptr = self.array(number, "block_ptr.npy")
         if ptr[0] != 0 or ptr[-1] != self.manifest.parts[number].edges or (np.diff(ptr) < 0).any():
             raise self._fault(number, "block_ptr.npy", f"must ascend from 0 to {self.manifest.parts[number].edges}")
@@ -277,7 +277,7 @@ class Store:
         counts: NDArray[np.int64],
         nodes: int,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Read the two ends of edges, of which each belongs to a block, and check them."""
+        """Read and check sources and destinations of the edges of some blocks."""
         src, dst = self.array(number, "src.npy")[rows], self.array(number, "dst.npy")[rows]
         for name, values, end in (("src.npy", src, counts[block]), ("dst.npy", dst, np.broadcast_to(nodes, dst.shape))):
             outside = (values < 0) | (values >= end)
@@ -295,7 +295,7 @@ class Store:
 
 
 def _together(arrays: Sequence[NDArray[Any]]) -> Tensor:
-    """Copy arrays one below the other into memory that torch allocates, and so counts."""
+    """Concatenate arrays into memory that torch allocates, so that memory measurements include it."""
     first = arrays[0]
     rows = sum(len(array) for array in arrays)
     out = torch.empty((rows, *first.shape[1:]), dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)

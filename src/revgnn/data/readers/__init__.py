@@ -1,1 +1,1 @@
-"""Readers: one file for each layout in which data sets lie on disk."""
+"""Readers of data sets, one file for each file layout on disk."""

@@ -1,6 +1,6 @@
 """Reader of City-Networks in PyG's raw layout: Paris, Shanghai, Los Angeles and London.
 
-Reads tensors alone: a file that would run anything is refused by torch.
+Reads tensors only: torch refuses a file that contains code.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def read_city(name: str, root: Path, *, download: bool = False) -> Dataset:
 
     Args:
         name: one of `CITIES`.
-        root: looked into at ``city/NAME/raw/NAME`` and ``NAME/raw/NAME``.
-        download: let PyG fetch it into ``root/city`` where it is in neither.
-    Returns: the network, features as they are stored.
+        root: searched at ``city/NAME/raw/NAME`` and ``NAME/raw/NAME``.
+        download: if it is in neither place, let PyG download it into ``root/city``.
+    Returns: the network, with features as stored.
     Raises:
         FileNotFoundError: it is missing, or a part of it is.
         ValueError: a file holds something else than a tensor; nothing of it was run.
@@ -52,7 +52,7 @@ def read_city(name: str, root: Path, *, download: bool = False) -> Dataset:
         with quiet_pyg():
             from torch_geometric.datasets import CityNetwork
 
-            # Ranks, and other processes, that want it too wait for the first one.
+            # Other ranks and processes wait for the first one to download.
             with claimed(root / "city" / name, beside=True, patience=math.inf):
                 CityNetwork(str(root / "city"), name)
         folder = looked[0]
@@ -79,5 +79,5 @@ def _tensor(path: Path) -> Tensor:
 
 
 def _numbers(split: Tensor) -> Tensor:
-    """Node numbers of a split, which is stored as a mask or as numbers."""
+    """Return the node numbers of a split, which is stored as a mask or as numbers."""
     return split.nonzero().view(-1) if split.dtype == torch.bool else split.long().sort().values

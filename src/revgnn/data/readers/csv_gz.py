@@ -1,7 +1,7 @@
-"""Headerless, gzipped CSV files of numbers, as OGB writes them, into arrays.
+"""Reads headerless, gzipped CSV files of numbers, as OGB writes them, into arrays.
 
-Hides the streaming: a file is parsed block by block into the array it ends in, so that reading 40 million edges takes
-the memory of the result. What is wrong with a file is said with its name.
+A file is parsed block by block directly into the result, so that reading 40 million edges takes only the memory of the
+result. Errors name the file.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def read_csv_gz(path: Path, dtype: DTypeLike, *, rows: int | None = None, column
 
     Args:
         path: gzipped, separated by commas, without a header.
-        dtype: of the result; an empty cell, or ``nan``, is NaN in a float and an error in an integer.
-        rows: how many there must be; ``None`` takes what there is, for twice the memory.
-        columns: how many there must be; ``None`` takes what there is.
+        dtype: dtype of the result; an empty cell, or ``nan``, is NaN in a float and an error in an integer.
+        rows: required number of rows; ``None``: any number, at twice the memory.
+        columns: required number of columns; ``None``: any number.
     Returns: [rows, columns].
     Raises: ValueError: if the file is damaged, holds something else, or has another size.
     """

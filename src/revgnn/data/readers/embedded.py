@@ -1,6 +1,6 @@
-"""Real data that comes with libraries: scikit-learn's digits as a nearest-neighbour graph, and Zachary's karate club.
+"""Loads data shipped with libraries: scikit-learn's digits as a nearest-neighbour graph, Zachary's karate club.
 
-Nothing is downloaded and nothing is written. Splits are drawn once from a fixed seed, so that every run sees the same.
+Nothing is downloaded or written. Splits are drawn from a fixed seed, so they are the same in every run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_digits() -> Dataset:
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, as packed in scikit-learn.
     """
-    # An optional heavyweight: a second of import that only this data set needs.
+    # An optional dependency with a slow import that only this data set needs.
     from sklearn.datasets import load_digits
 
     pixels, target = (torch.from_numpy(values) for values in load_digits(return_X_y=True))

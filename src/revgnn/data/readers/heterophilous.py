@@ -1,6 +1,6 @@
 """Reader of the heterophilous graphs: minesweeper, tolokers, questions, roman-empire and amazon-ratings.
 
-A data set is one ``.npz`` file as its authors publish it, with ten splits. Nothing in it is unpickled.
+A data set is one ``.npz`` file as published by its authors, with ten splits. It is read without pickle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .npz import read_npz
 from .pyg import quiet_pyg
 
 NUM_SPLITS = 10
-"""Published splits of each: half to train, a quarter to select, a quarter to test."""
+"""Published splits of each data set: half train, a quarter valid, a quarter test."""
 
 
 def _info(name: str, *, nodes: int, edges: int, features: int, classes: int) -> GraphInfo:
@@ -97,7 +97,7 @@ def _find(name: str, root: Path, download: bool) -> Path:
         with quiet_pyg():
             from torch_geometric.datasets import HeterophilousGraphDataset
 
-            # Ranks, and other processes, that want it too wait for the first one.
+            # Other ranks and processes wait for the first one to download.
             with claimed(folder / name, beside=True, patience=math.inf):
                 HeterophilousGraphDataset(str(folder), name)
         found = looked[-1]

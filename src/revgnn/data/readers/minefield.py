@@ -1,6 +1,6 @@
-"""Fields of Minesweeper: a seeded generator by the published rule of the minesweeper data set.
+"""Generates Minesweeper fields from a seed, by the published rule of the minesweeper data set.
 
-Nothing is downloaded. What a cell hides follows from counts that reach it over many steps, so depth pays here.
+Nothing is downloaded. A cell's label depends on counts many hops away, so deeper networks score higher here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SPLITS = {"train": 0.5, "valid": 0.25, "test": 0.25}
 
 @dataclass(frozen=True, kw_only=True)
 class MinefieldOptions:
-    """Which field is generated."""
+    """Size and seed of the generated field."""
 
     side: int = 100
     """Cells along each side of the square; 100 as published."""
     seed: int = 0
-    """Where the mines lie and which counts are hidden."""
+    """Seed of the positions of mines and of the hidden counts."""
 
     def __post_init__(self) -> None:
         if self.side < 4 or self.seed < 0:

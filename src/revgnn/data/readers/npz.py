@@ -1,4 +1,4 @@
-"""Arrays of an ``.npz`` file, checked for being there; nothing in it is unpickled."""
+"""Reads required arrays of an ``.npz`` file without pickle."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Reader of OGB's raw folders: compressed CSV and the binary form, node and graph level, splits included.
 
-Needs nothing of the ogb package but its downloader, and that only when asked to download. A folder looks like
-``ogbn_arxiv/raw/edge.csv.gz`` and ``ogbn_arxiv/split/time/train.csv.gz``. The facts of each data set are those of OGB's
-own table. Source: Hu et al. 2020 (arXiv:2005.00687).
+The ogb package is only needed to download. A folder contains files such as ``ogbn_arxiv/raw/edge.csv.gz`` and
+``ogbn_arxiv/split/time/train.csv.gz``. The facts of each data set are from OGB's own table. Source: Hu et al. 2020
+(arXiv:2005.00687).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ BOND_CATEGORIES = (5, 6, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class OgbFacts:
-    """What OGB's table and pages say of a data set, and its folder does not."""
+    """Facts of a data set from OGB's table and pages that its folder does not contain."""
 
     info: GraphInfo
     """Of the published data set as `read_ogb` gives it: edges with their inverse where the files leave it out."""
     scheme: str
-    """The folder under ``split`` that leaderboards use."""
+    """Folder under ``split`` of the leaderboard's split."""
     url: str
-    """The archive; it unpacks into a folder of the archive's name."""
+    """URL of the archive, which unpacks into a folder of the archive's name."""
     one_way: bool
-    """Whether the CSV form holds each undirected edge once, so that its inverse is to be added."""
+    """Whether the CSV form has each undirected edge once, so that the reader adds its inverse."""
     both_ways: int
     """Edges after the reverse of every edge is added and repeats are dropped; self loops that exist stay."""
     loops: int = 0
@@ -116,12 +116,12 @@ OGB = {
 
 @dataclass(frozen=True, kw_only=True)
 class ProteinsFeatures:
-    """Which node features ogbn-proteins, which has none, is given."""
+    """How node features are computed for ogbn-proteins, which has none."""
 
     reduce: Literal["sum", "mean", "max"] = "sum"
-    """How the features of a node's edges become features of the node."""
+    """How the features of a node's edges are reduced to node features."""
     species: bool = True
-    """Whether one column per species follows."""
+    """Whether to append one column per species."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ def read_ogb(
                 f"{name} is not at {folder}; name the folder that holds {folder.name} with --data-root, or fetch it "
                 "with --download, which needs pip install 'revgnn[ogb]'"
             )
-        # Ranks, and other processes, that want it too wait for the first one.
+        # Other ranks and processes wait for the first one to download.
         with claimed(folder, beside=True, patience=math.inf):
             if not folder.is_dir():
                 _download(facts.url, folder)

@@ -1,7 +1,7 @@
-"""One Parquet file of a user, column by column, with every fault kept instead of the first one raised.
+"""Reads the columns of a user's Parquet file and collects all faults instead of raising the first one.
 
-Hides Arrow's many types: a column comes out as keys (int64 or text), as numbers (float32) or as text. A fault names the
-file, the column, the first bad row and how many rows are bad; `Faults.raise_if_any` says them all at once.
+Arrow's types are converted: a column is returned as keys (int64 or text), as numbers (float32) or as text. A fault
+names the file, the column, the first bad row and the number of bad rows; `Faults.raise_if_any` reports all faults.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 
 class Faults:
-    """What is wrong with a set of tables, gathered while they are read."""
+    """Faults of a set of tables, collected while the tables are read."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def add(self, file: str, column: str | None, text: str) -> None:
-        """Note a fault of a whole file or column."""
+        """Record a fault of a whole file or column."""
         self._lines.append(f"{file}: {text}" if column is None else f"{file}, column {column}: {text}")
 
     def add_rows(self, file: str, column: str, bad: NDArray[np.bool_], text: str, *, values: Any = None) -> bool:
-        """Note a fault of the rows marked in ``bad``, if there are any.
+        """Record a fault of the rows marked in ``bad``, if there are any.
 
         Args:
             file: which file.
@@ -57,10 +57,10 @@ class Faults:
 
 
 class ParquetTable:
-    """One Parquet file: its schema first, then the columns that are wanted, in memory."""
+    """A Parquet file: reads the schema first, then the requested columns into memory."""
 
     def __init__(self, path: Path, faults: Faults) -> None:
-        """Read the schema; a file that is not Parquet is a fault, and looks empty from then on."""
+        """Read the schema; a file that is not Parquet is a fault and is treated as empty."""
         self.file = path.name
         self.schema: pa.Schema | None = None
         self.table: pa.Table | None = None
@@ -71,7 +71,7 @@ class ParquetTable:
             self._unreadable(error)
 
     def load(self, names: list[str]) -> None:
-        """Read these columns; those that are missing, or stand there twice, are faults."""
+        """Read these columns; missing and duplicate columns are faults."""
         if self.schema is None:
             return
         once = [name for name in dict.fromkeys(names) if self._stands_once(self.schema.names, name)]

@@ -1,4 +1,4 @@
-"""The files of Planetoid are Python pickles; they are checked before anything in them can run."""
+"""Checks Planetoid's pickle files before they are loaded, so that no code in them runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Data sets in PyG's raw layout: Cora, CiteSeer and PubMed with the public and the full split.
+"""Reads Cora, CiteSeer and PubMed in PyG's raw layout, with the public or the full split.
 
-Reads ``<Name>/raw`` alone and writes nothing; only a download writes, by PyG itself. The raw files are Python pickles:
-`planetoid` lets none of them run anything.
+Reads ``<Name>/raw`` only and writes nothing, except that PyG writes downloads. The raw files are Python pickles, which
+`planetoid` checks first.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read_planetoid(name: str, root: Path, *, full: bool = False, download: bool 
         from torch_geometric.io import read_planetoid_data
 
         if folder is None:
-            # Ranks, and other processes, that want it too wait for the first one.
+            # Other ranks and processes wait for the first one to download.
             with claimed(root / "planetoid" / name, beside=True, patience=math.inf):
                 Planetoid(str(root / "planetoid"), name)
             folder = looked[0]

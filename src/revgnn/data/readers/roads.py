@@ -1,4 +1,4 @@
-"""Road networks: which tenth of the nodes is a node in by the length of the roads within 16 hops?
+"""Reads road networks; a node's label is its decile of eccentricity, by road length within 16 hops.
 
 The file is an ``.npz`` with an edge list and lengths; the labels follow from them by the rule of City-Networks.
 """
@@ -33,7 +33,7 @@ def read_roads(path: Path) -> Dataset:
     Returns: the network; features standardised, a tenth of the nodes to train, a tenth to select, the others to test.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, lacks an array, or holds what is no road.
+        ValueError: it is damaged, lacks an array, or has invalid roads.
     Cost: without ``ecc`` a shortest-path search per node, a minute or less for 100,000.
     Source: Liang et al. 2025 (arXiv:2503.09008).
     """

@@ -1,7 +1,7 @@
-"""A user's own graph from a pair of tables: nodes.parquet and edges.parquet, read in memory.
+"""Reads a user's graph from two tables, nodes.parquet and edges.parquet, into memory.
 
-Hides the renumbering of ids (integers or strings) to rows. All faults of both files are reported at once, in a form
-that can be acted on: file, column, first bad row, how many.
+Ids (integers or strings) are mapped to row numbers. All faults of both files are reported together, each with file,
+column, first bad row and number of bad rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Labels = tuple[NDArray[np.int64], tuple[str, ...] | None, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the columns of a pair of tables are called."""
+    """Names of the columns of the two tables."""
 
     id: str = "id"
     """Of nodes: an integer or a string, each once."""
@@ -65,7 +65,7 @@ def readable_columns(folder: Path, columns: Columns) -> Columns:
         if there and all(column.null_count < len(column) for column in pq.read_table(path, columns=wanted).columns):
             return columns
     except (pa.ArrowException, OSError):
-        # What cannot be read is said, with the other faults, by whoever reads it.
+        # `read_tables` reports unreadable files with all other faults.
         return columns
     return replace(columns, label=None, split=None)
 

@@ -1,4 +1,4 @@
-"""Samplers: one file for each way to cut a graph into training steps, and the batches of whole graphs"""
+"""Samplers: one file for each way to divide a graph into training steps, and batches of whole graphs."""
 
 from __future__ import annotations
 

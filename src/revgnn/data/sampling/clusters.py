@@ -1,4 +1,4 @@
-"""METIS clusters: cut once, then shuffled and put together into parts in every epoch"""
+"""Partitions a graph into METIS clusters once, and combines the shuffled clusters into parts in every epoch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .sampler import Sampler
 
 
 class ClusterPartition:
-    """Whole clusters of nodes, shuffled and put together into parts; edges between clusters of a part are kept.
+    """A partition into parts of several shuffled clusters; edges between the clusters of a part are kept.
 
     Args:
         clusters: [N] int64, the cluster of each node, in ``0..num_clusters-1``.
-        num_clusters: how many there are, empty ones included.
+        num_clusters: number of clusters, including empty ones.
 
     Source: Chiang et al. 2019, Cluster-GCN (arXiv:1905.07953), stochastic multiple partitions.
     """
@@ -26,21 +26,21 @@ class ClusterPartition:
         self.clusters, self.num_clusters = clusters, num_clusters
 
     def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
-        """Draw which clusters come together; parts have equally many clusters, or one more than others."""
+        """Assign clusters to parts at random; the numbers of clusters of two parts differ by at most one."""
         part = np.empty(self.num_clusters, np.int64)
         part[rng.permutation(self.num_clusters)] = np.arange(self.num_clusters) * num_parts // self.num_clusters
         return torch.from_numpy(part)[self.clusters]
 
 
 def metis_clusters(graph: Graph, num_clusters: int) -> Tensor:
-    """Cut a graph into clusters of about equal size with few edges between them.
+    """Partition a graph into clusters of about equal size with few edges between them.
 
-    Direction, repeats and self loops do not count. METIS takes its default seed: the same graph gives the same
+    Direction, duplicate edges and self loops are ignored. METIS uses its default seed: the same graph gives the same
     clusters with the same version of METIS.
 
     Args:
-        graph: the whole, one graph.
-        num_clusters: at least 1; where it is more than N, some clusters are empty.
+        graph: the whole graph.
+        num_clusters: at least 1; if it is above N, some clusters are empty.
     Returns: [N] int64 in ``0..num_clusters-1``.
     Raises: ModuleNotFoundError: pymetis is not installed.
     Cost: a sort of 2E keys, and METIS itself: seconds for a million edges.
@@ -55,7 +55,7 @@ def metis_clusters(graph: Graph, num_clusters: int) -> Tensor:
         ) from missing
     n = graph.num_nodes
     if num_clusters >= n:
-        # METIS would put several nodes together and leave clusters empty.
+        # METIS would combine nodes and leave other clusters empty.
         return torch.arange(n)
     if num_clusters == 1:
         return torch.zeros(n, dtype=torch.int64)

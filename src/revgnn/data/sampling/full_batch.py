@@ -1,7 +1,7 @@
-"""Batches of whole graphs: the one graph of a data set, or unions of whole small graphs.
+"""Batches of whole graphs: the graph of a node-level data set, or disjoint unions of small graphs.
 
-Hides the sorting of edges, and the slicing of graphs out of the one long list that a data set holds. The batches of an
-epoch are a pure function of (seed, epoch), so a resumed run sees what it would have seen.
+The edges are sorted once, and small graphs are sliced from the data set's arrays. The batches of an epoch are a pure
+function of (seed, epoch), so a resumed run gets the same batches.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..induced import ranges
 
 
 class FullBatch(Footprint):
-    """The one graph of a node-level data set, for training and evaluation alike; one step an epoch."""
+    """The whole graph of a node-level data set, for training and evaluation; one step per epoch."""
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
-        """Take the data set; the batch is built when it is first wanted.
+        """Store the data set; the batch is built on first use.
 
         Args:
             dataset: node-level.
-            graph: of its edges, where it is at hand; ``None`` builds it.
+            graph: the graph of its edges, if it exists already; ``None``: it is built.
         Raises: ValueError: if the data set is graph-level.
-        Cost: one sort of E keys, unless the graph is given; a second copy of the edge features.
+        Cost: one sort of E keys unless the graph is given; a second copy of the edge features.
         """
         if dataset.node_ptr is not None:
             raise ValueError(f"{dataset.name} is graph-level; use GraphBatches, which can take all graphs at once too")
@@ -37,7 +37,7 @@ class FullBatch(Footprint):
 
     @cached_property
     def batch(self) -> Batch:
-        """The batch, the same in every epoch."""
+        """The batch, which is the same in every epoch."""
         data, graph = self._dataset, self._graph
         if graph is None:
             graph = Graph.from_edge_index(data.edge_index, data.num_nodes)
@@ -68,15 +68,15 @@ class FullBatch(Footprint):
 
 
 class GraphBatches:
-    """Whole graphs of a graph-level data set side by side, reshuffled every epoch."""
+    """Disjoint unions of the graphs of a graph-level data set, reshuffled every epoch."""
 
     def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0) -> None:
-        """Sort the edges once, so that no batch has to.
+        """Sort the edges once for all batches.
 
         Args:
             dataset: graph-level.
-            batch_size: graphs in a batch; the last of an epoch may have fewer; ``None``: all training graphs at once.
-            seed: of the order of training graphs, 0 or above.
+            batch_size: graphs per batch; the last batch of an epoch may have fewer; ``None``: all training graphs.
+            seed: seed of the order of training graphs, 0 or above.
         Raises: ValueError: if the data set is node-level, or a number is out of range.
         Cost: one sort of E keys; a second copy of the edges and their features.
         """
@@ -91,7 +91,7 @@ class GraphBatches:
         self._seed = seed
         self._train = dataset.splits["train"]
         self.batch_size = batch_size or max(self._train.numel(), 1)
-        # By (destination, source), a graph's edges stay together, because its nodes do.
+        # Sorted by (destination, source), a graph's edges remain contiguous, because its nodes are.
         whole = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes)
         self._edge_index = whole.edge_index
         self._edge_attr = None if dataset.edge_attr is None else whole.sort_edges(dataset.edge_attr)
@@ -101,7 +101,7 @@ class GraphBatches:
         return -(-self._train.numel() // self.batch_size)
 
     def train(self, epoch: int) -> Series:
-        """Give the training graphs in the order of (seed, epoch)."""
+        """Yield the training graphs, shuffled by (seed, epoch)."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
         steps = torch.split(self._train[torch.from_numpy(order)], self.batch_size)
         return Series(
@@ -109,7 +109,7 @@ class GraphBatches:
         )
 
     def evaluate(self) -> Series:
-        """Give the graphs of every split once, split after split; a batch may hold parts of two."""
+        """Yield the graphs of every split once, split by split; a batch may contain graphs of two splits."""
         splits = self._dataset.splits
         starts = dict(zip(splits, np.cumsum([0, *(ids.numel() for ids in splits.values())]).tolist(), strict=False))
         pieces = torch.split(torch.cat(list(splits.values())), self.batch_size)
@@ -127,7 +127,7 @@ class GraphBatches:
         return Series(len(pieces), make)
 
     def _union(self, graphs: Tensor, rows: dict[str, Tensor]) -> Batch:
-        """Put graphs side by side.
+        """Build the disjoint union of some graphs.
 
         Args:
             graphs: [B] int64 numbers of graphs.

@@ -1,6 +1,6 @@
-"""The neighbourhood of some nodes, hop by hop, with at most so many neighbours of each: which nodes a step needs.
+"""Neighbour sampling: samples incoming edges of training nodes hop by hop, and makes batches of the subgraphs.
 
-Written over the incoming edges (CSR) a whole hop at a time; no compiled extension.
+Vectorised over the incoming edges (CSR) of a hop, without a compiled extension.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .sampler import Sampler
 
 
 def sample_neighbors(graph: Graph, seeds: Tensor, fanouts: Sequence[int], rng: np.random.Generator) -> Tensor:
-    """Collect the sources from which messages reach the seeds within as many hops as there are fanouts.
+    """Sample the neighbourhood of seed nodes, with one hop per fanout.
 
-    In hop h every node that was first reached in hop h-1 draws ``fanouts[h]`` of its incoming edges, uniformly and
-    without replacement, and all of them where it has no more; the sources that were not reached before are the nodes
-    of the next hop.
+    In hop h, ``fanouts[h]`` incoming edges are sampled for every node that was first reached in hop h-1, uniformly and
+    without replacement, or all edges if the node has no more. The sources not reached before are the nodes of the next
+    hop.
 
     Args:
-        graph: the whole, one graph.
+        graph: the whole graph.
         seeds: [s] int64, each once.
-        fanouts: edges that a node draws in each hop, at least 1; -1 takes all.
-        rng: where the draws come from; equal generators give equal nodes.
+        fanouts: sampled edges per node in each hop, at least 1; -1: all.
+        rng: random generator; equal generators give equal nodes.
     Returns: [n] int64, ascending: seeds and sources.
-    Cost: per hop, its edges that were taken times the fanout; a vector of N booleans. High degrees cost nothing unless
-        all edges are wanted.
+    Cost: per hop, sampled edges times the fanout; a vector of N booleans. High degrees cost nothing unless all edges
+        are requested.
     """
     indptr = graph.indptr.long()
     reached = torch.zeros(graph.num_nodes, dtype=torch.bool)
@@ -47,7 +47,7 @@ def sample_neighbors(graph: Graph, seeds: Tensor, fanouts: Sequence[int], rng: n
 
 
 def _draw_edges(indptr: Tensor, nodes: Tensor, fanout: int, rng: np.random.Generator) -> Tensor:
-    """Positions of up to ``fanout`` incoming edges of each node, in any order."""
+    """Sample the positions of up to ``fanout`` incoming edges of each node, in any order."""
     if fanout == -1:
         return ranges(indptr, nodes)[0]
     degree = indptr[nodes + 1] - indptr[nodes]
@@ -57,13 +57,13 @@ def _draw_edges(indptr: Tensor, nodes: Tensor, fanout: int, rng: np.random.Gener
 
 
 def _distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` different numbers below each bound, every set with equal probability.
+    """Draw ``count`` distinct numbers below each bound, every set with equal probability.
 
     Args:
         below: [r] int64, each above ``count``.
         count: k.
     Returns: [r, k] int64.
-    Cost: k^2 comparisons for each bound, however large it is.
+    Cost: k^2 comparisons per bound, independent of its value.
     Source: Bentley and Floyd 1987, A sample of brilliance (Communications of the ACM 30, 9): algorithm F2.
     """
     drawn = np.empty((below.size, count), np.int64)
@@ -76,13 +76,15 @@ def _distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
 
 
 class NeighborBatches:
-    """Some training nodes and their sampled neighbourhood, as an induced subgraph; the loss is of those nodes alone.
+    """Batches of some training nodes and their sampled neighbourhood; the loss covers these training nodes only.
+
+    A batch is the induced subgraph of the sampled nodes.
 
     Args:
         whole: the graph.
-        batch_size: training nodes in a step; the last step of an epoch may have fewer.
-        fanouts: edges that a node draws in each hop, the first hop first; -1 takes all.
-        seed: of the order of nodes and of the draws, 0 or above.
+        batch_size: training nodes per step; the last step of an epoch may have fewer.
+        fanouts: sampled edges per node in each hop, the first hop first; -1: all.
+        seed: seed of the order of nodes and of the samples, 0 or above.
     Cost: per step, `sample_neighbors` and `induce`.
     """
 
@@ -95,12 +97,12 @@ class NeighborBatches:
         return -(-self._train.numel() // self._batch_size)
 
     def train(self, epoch: int) -> Series:
-        """Give the neighbourhoods of all training nodes, in an order of this epoch."""
+        """Yield batches of all training nodes in the epoch's random order."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._train.numel())
         steps = torch.split(self._train[torch.from_numpy(order)], self._batch_size)
 
         def make(step: int) -> Batch:
-            # From 1: a stream of (seed, epoch, 0) would be that of (seed, epoch).
+            # Count from 1, because the stream of (seed, epoch, 0) equals that of (seed, epoch).
             rng = np.random.default_rng((self._seed, epoch, 1 + step))
             nodes = sample_neighbors(self._source.graph, steps[step], self._fanouts, rng)
             rows = {"train": torch.searchsorted(nodes, steps[step])}

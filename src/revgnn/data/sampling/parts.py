@@ -1,8 +1,7 @@
-"""Parts of a partition as batches: one part a training step, or every part of several partitions in an evaluation
+"""Makes batches from partitions: one part per training step, or all parts of several partitions to evaluate.
 
-A partition is [N] integers, the part of each node; it is drawn from a generator, so whoever holds the seed holds the
-partition. Every batch is a pure function of (seed, epoch, step): a run that resumes in the middle of an epoch sees the
-batches that it would have seen.
+A partition is a vector of [N] integers, the part of each node, drawn from a seeded generator. Every batch is a pure
+function of (seed, epoch, step), so a run that resumes within an epoch gets the same batches.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from ..induced import EDGES_AT_ONCE, Cut
 from ..subgraphs import GraphSource
 
 _EVALUATION = 0
-"""Stands where training has its epoch, which counts from 1."""
+"""Number that evaluations use instead of an epoch in their seeds; training epochs count from 1."""
 
 
 class Partition(Protocol):
-    """Where partitions of N nodes come from."""
+    """A generator of partitions of N nodes."""
 
     def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
-        """Give [N] integers in ``0..num_parts-1``; a part may come out empty."""
+        """Draw [N] integers in ``0..num_parts-1``; a part may be empty."""
         ...
 
 
 class PartBatches:
-    """A partition of the nodes, drawn anew in every epoch; its parts are the training steps.
+    """Training batches from a new partition of the nodes in every epoch, one part per step.
 
-    A part without training nodes is left out: there is nothing to learn from it.
+    Parts without training nodes are skipped.
 
     Args:
         whole: the graph.
-        partition: where partitions come from.
-        num_parts: parts of an epoch.
-        seed: of the partitions, 0 or above.
-        edges_at_once: edges that one round of that pass looks at, so that its temporaries do not grow with the graph.
+        partition: draws the partitions.
+        num_parts: parts per epoch.
+        seed: seed of the partitions, 0 or above.
+        edges_at_once: edges that the pass processes at a time, which bounds its temporary memory.
     Cost: per epoch, one pass over the edges; per step, gathers of one part.
     """
 
@@ -58,11 +57,11 @@ class PartBatches:
         self._is_train = source.split == list(source.dataset.splits).index("train")
 
     def __len__(self) -> int:
-        """Steps in an epoch, those of parts without training nodes included."""
+        """Steps in an epoch, including parts without training nodes."""
         return self._num_parts
 
     def train(self, epoch: int) -> Series:
-        """Give the parts of an epoch."""
+        """Yield the parts of an epoch."""
         part = self._partition.draw(np.random.default_rng((self._seed, epoch)), self._num_parts)
         parts = torch.unique(part[self._is_train]).tolist()
         cut = cache(lambda: Cut(self._source.graph, part, self._num_parts, edges_at_once=self._edges_at_once))
@@ -70,18 +69,17 @@ class PartBatches:
 
 
 class Views:
-    """Every node once for each view: partitions of the nodes whose parts are evaluated one by one.
+    """Evaluation batches from V partitions (views), part by part, so that every node occurs once per view.
 
-    The partitions are drawn once and are the same in every evaluation. Logits of a node that comes V times are meant to
-    be averaged, by ``ids``.
+    The partitions are the same in every evaluation. The evaluation averages the V logits of a node by ``ids``.
 
     Args:
         whole: the graph.
-        partition: where partitions come from.
-        num_parts: parts of each view; the memory of an evaluation is that of a part.
+        partition: draws the partitions.
+        num_parts: parts per view; the memory of an evaluation is that of one part.
         num_views: V.
-        seed: of the partitions, 0 or above.
-    Cost: per view, two draws of its partition, one pass over the edges and a gather of the edges that stay.
+        seed: seed of the partitions, 0 or above.
+    Cost: per view, two draws of its partition, one pass over the edges and a gather of the kept edges.
     """
 
     def __init__(self, source: GraphSource, partition: Partition, num_parts: int, num_views: int, seed: int) -> None:
@@ -89,9 +87,9 @@ class Views:
         self._num_parts, self._num_views = num_parts, num_views
 
     def evaluate(self) -> Series:
-        """Give the parts of view after view; parts without nodes are left out."""
+        """Yield the parts of every view; empty parts are skipped."""
         views = [(view, number) for view in range(self._num_views) for number in self._filled(view)]
-        # One view at a time: they are taken in order.
+        # Views are requested in order, so one is kept at a time.
         cut = lru_cache(1)(lambda view: Cut(self._source.graph, self._draw(view), self._num_parts))
 
         def make(place: int) -> Batch:

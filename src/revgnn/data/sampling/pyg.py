@@ -1,7 +1,7 @@
-"""Batches from PyG: whatever yields its ``Data`` (its loaders, a list, a generator of one's own) feeds the same loop.
+"""Makes batches from any iterable of PyG ``Data``: PyG's loaders, a list, or a user's generator.
 
-Which rows a batch is trained or judged on is read from what PyG's loaders leave on it: masks, seed nodes first
-(``batch_size``), or whole graphs (``batch``).
+The rows of a split follow from the attributes that PyG's loaders set: masks, the number of seed nodes (``batch_size``),
+or whole graphs (``batch``).
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 _MASKS = {"train": ("train_mask",), "valid": ("val_mask", "valid_mask"), "test": ("test_mask",)}
-"""Split -> the names under which PyG's data sets have its mask."""
+"""Split -> names of its mask in PyG's data sets."""
 
 
 class PygBatches:
-    """What a training loop takes, from iterables of PyG ``Data``.
+    """A source of batches for the training loop, from iterables of PyG ``Data``.
 
-    While a loader works, the global random generators (torch on the CPU, numpy, Python) are its own, seeded by (seed,
-    epoch): its batches do not depend on the model's random numbers, nor those on it, and a run that resumes sees the
-    batches that it would have seen. A compiled sampler with generators of its own is seeded from these or not at all.
-    Weights that a sampler leaves beside nodes and edges (GraphSAINT's ``node_norm``, ``edge_norm``) are not applied.
-    Several ranks each make all of them and take their own, since a loader does not say how to leave some out.
-    These batches must not be `Prefetched`, because generators are global; PyG's loaders have ``num_workers``.
+    While a loader runs, the global random generators (torch on the CPU, numpy, Python) have separate states, seeded by
+    (seed, epoch). So loader and model do not influence each other's random numbers, and a resumed run gets the same
+    batches. A compiled sampler with its own generators is seeded from these or not at all. Weights that a sampler
+    attaches to nodes and edges (GraphSAINT's ``node_norm``, ``edge_norm``) are not applied. With several ranks, each
+    rank makes all batches and uses its own, because a loader cannot skip batches. These batches must not be
+    `Prefetched`, because the generators are global; use ``num_workers`` of PyG's loaders.
 
     Args:
-        train: the training batches, iterated over once per epoch; or a function from the epoch (from 1) to them.
+        train: the training batches, iterated once per epoch; or a function from the epoch (from 1) to them.
         evaluate: batches that cover every row of every split once, such as ``[data]``, with masks; or split name ->
-            batches whose rows (seed nodes where there are such, else all) are of that split. Rows may come several
-            times where each batch has ``n_id``: their logits are averaged.
-        seed: of the loaders, 0 or above.
-        steps: training batches of an epoch; ``None`` asks ``len(train)``.
+            batches whose rows (the seed nodes if there are any, otherwise all) belong to that split. Rows may occur
+            several times if each batch has ``n_id``: their logits are averaged.
+        seed: seed of the loaders, 0 or above.
+        steps: training batches per epoch; ``None``: ``len(train)``.
     Raises: ValueError: ``steps`` is not given and ``train`` has no length; or a loader has persistent workers.
 
     Cost: one sort of the edges of each batch.
@@ -77,8 +77,8 @@ class PygBatches:
         return self._steps
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch; those without training rows are left out."""
-        # In this order: some of PyG's loaders can be called too.
+        """Yield the training batches of an epoch; batches without training rows are skipped."""
+        # Check in this order, because some of PyG's loaders are also callable.
         batches = self._train if isinstance(self._train, Iterable) else self._train(epoch)
         for data in _reproducibly(batches, (self._seed, epoch)):
             batch = self._taken(data)
@@ -91,7 +91,7 @@ class PygBatches:
                 yield batch
 
     def evaluate(self) -> Iterator[Batch]:
-        """Yield the batches of an evaluation, the same ones every time."""
+        """Yield the batches of an evaluation, the same in every evaluation."""
         if not isinstance(self._evaluate, Mapping):
             for data in _reproducibly(self._evaluate, (self._seed, 0)):
                 yield self._taken(data)
@@ -112,16 +112,15 @@ class PygBatches:
 def from_pyg(data: Data, split: str | None = None) -> Batch:
     """Make a batch of a PyG ``Data`` or ``Batch``.
 
-    Rows of a split are those of its mask (``train_mask``, ``val_mask``, ``test_mask``), one per node. Where
-    ``batch_size`` says that the first so many nodes are the seeds of a neighbourhood, only those count, and they are
-    training rows where there is no mask at all. Graphs side by side without masks are all training rows.
+    The rows of a split follow from its mask (``train_mask``, ``val_mask``, ``test_mask``), one entry per node. If
+    ``batch_size`` is set, the first ``batch_size`` nodes are the seeds, only seeds are used, and without masks they are
+    training rows. In a union of graphs without masks all rows are training rows.
 
     Args:
-        data: with ``x``, ``edge_index`` and ``y``; ``edge_attr`` where edges carry something, ``n_id`` where the nodes
-            of a part are to be told from each other. ``y`` is integer [n] or [n, 1], or floating point [n] or [n, T].
-        split: the split of all rows (of the seeds, where ``batch_size`` names them), whatever the masks say; ``None``
-            asks the masks.
-    Returns: the batch; it shares what needs no conversion.
+        data: with ``x``, ``edge_index`` and ``y``; optional ``edge_attr``, and ``n_id`` to identify nodes over batches.
+            ``y`` is integer [n] or [n, 1], or floating point [n] or [n, T].
+        split: the split of all rows (or seeds), regardless of masks; ``None``: use the masks.
+    Returns: the batch; tensors that need no conversion are shared.
     Raises: ValueError: ``x``, ``y`` or ``edge_index`` is missing, or a mask is not boolean, one per row.
     Cost: one sort of E keys.
     """
@@ -165,7 +164,7 @@ def _labels(y: Tensor) -> Tensor:
 
 
 def _reproducibly(source: Iterable[Data], seed: tuple[int, int]) -> Iterator[Data]:
-    """Iterate with global generators that are the source's own while it works, and nobody's else."""
+    """Iterate a source with separate states of the global random generators."""
     words = np.random.SeedSequence(seed).generate_state(3)
     own = (
         torch.Generator().manual_seed(int(words[0])).get_state(),
@@ -184,7 +183,7 @@ def _reproducibly(source: Iterable[Data], seed: tuple[int, int]) -> Iterator[Dat
 
 
 class _Generators:
-    """States of the global generators that are put in place for a while, and taken out again with what came of them."""
+    """States of the global generators that are swapped in for a while, and saved again afterwards."""
 
     def __init__(self, own: tuple[Tensor, Any, Any]) -> None:
         self._own = own

@@ -1,4 +1,4 @@
-"""Random parts: every node falls into a part of its own accord, anew in every epoch"""
+"""Partitions the nodes at random, independently for every node and every epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sampler import Sampler
 
 
 class RandomPartition:
-    """Each node falls into a part of its own accord, uniformly: parts of about N/P nodes, with about E/P^2 edges.
+    """Assigns each node to a part independently and uniformly: parts have about N/P nodes and E/P^2 edges.
 
     Args:
         num_nodes: N.

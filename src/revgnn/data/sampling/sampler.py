@@ -1,4 +1,4 @@
-"""What a sampler is: one way to cut the graph of a node-level data set into the steps of an epoch"""
+"""The `Sampler` type: a way to divide the graph of a node-level data set into the steps of an epoch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ class Sampler:
     """An entry of `SAMPLERS`."""
 
     make: Callable[..., Training]
-    """``(source, partition, seed, **fields)`` -> the batches of training, of a `GraphSource`, a partition, a seed from
-    0 on, and the fields named below."""
+    """``(source, partition, seed, **fields)`` -> training batches, from a `GraphSource`, a partition, a seed of 0 or
+    above, and the fields named below."""
     partition: Callable[..., Partition] | None = None
-    """``(source, **fields)`` -> the partition by which an evaluation in parts is cut, handed to ``make`` too; ``None``:
-    random parts."""
+    """``(source, **fields)`` -> partition for evaluations in parts, also passed to ``make``; ``None``: random."""
     needs: Mapping[str, str] = field(default_factory=dict)
-    """Fields of `LoaderConfig` that it cannot do without -> a value to begin with."""
+    """Required fields of `LoaderConfig` -> a suggested value."""
     takes: tuple[str, ...] = ()
-    """Further fields that it reads; they may be ``None``."""
+    """Optional fields of `LoaderConfig` that the sampler reads."""

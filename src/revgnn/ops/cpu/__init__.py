@@ -1,9 +1,9 @@
-"""The compiled CPU kernels as functions on tensors: no autograd, results written into tensors that the caller gives.
+"""The compiled CPU kernels as functions without autograd that write results into the caller's tensors.
 
-Hides finding and loading the library, the C structs and raw pointers. The kernels are the layer under the ops and under
-fused steps that run in a work space of their own: `out=` is written, or added to with `accumulate=True`; nothing is
-allocated. Rows may be strided (a column slice of a wider tensor), columns must be dense. `operands` looks at every
-tensor before its address is taken; the public ops explain what a user can get wrong.
+This package finds and loads the library and handles C structs and raw pointers. The ops and fused steps with their own
+work space call the kernels: `out=` is written, or added to with `accumulate=True`; nothing is allocated. Rows may be
+strided (a column slice of a wider tensor), columns must be dense. `operands` checks every tensor before its address is
+taken; the public ops raise the errors for users.
 """
 
 from ..backend import Backend

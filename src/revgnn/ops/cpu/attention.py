@@ -1,4 +1,4 @@
-"""Additive attention over any number of heads, and the scores that it starts from."""
+"""CPU kernels of additive attention with any number of heads, and of its scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled library: where it lies, what it exports, and how tensors become its arguments."""
+"""Finds and loads the compiled library, binds its kernels, and converts tensors to their arguments."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DTYPES = {dtype: abi.DTYPE[name] for dtype, name in zip(operands.DTYPES, ("f32",
 
 
 def forward_csr(graph: Graph) -> Csr:
-    """The edges by destination; values per edge stand in the graph's own order."""
+    """Return the edges sorted by destination; values per edge are in the graph's order."""
     csr: Csr = graph.keep("forward_csr", lambda: Csr(graph.indptr, graph.indices))
     return csr
 
 
 def reverse_csr(graph: Graph) -> Csr:
-    """The edges by source; `edge_ids` finds the values per edge."""
+    """Return the edges sorted by source; `edge_ids` gives the positions of values per edge."""
     csr: Csr = graph.keep("reverse_csr", lambda: _by_source(graph.reverse))
     return csr
 
@@ -40,8 +40,8 @@ def _by_source(reverse: Graph) -> Csr:
 
 
 def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor | None]:
-    """The edges by source, and their weights: the graph's own brought into that order once (by edge number each is a
-    random read), the caller's as they are, for nobody knows when he changes them."""
+    """Return the edges sorted by source, and their weights. The graph's own weights are permuted once, because reading
+    by edge number is a random access; the caller's are not, because the caller may change them."""
     csr = reverse_csr(graph)
     name = None if weight is None else graph.kept_as(weight)
     if weight is None or name is None or csr.edge_ids is None:
@@ -60,8 +60,8 @@ def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
 
 
 def _find() -> Path | None:
-    """Where REVGNN_LIBRARY says, another build of it; else beside this file, or where an editable install puts compiled
-    files: the package path names both."""
+    """Find the library: the path in REVGNN_LIBRARY (another build), next to this file, or in the folder of an editable
+    install; the package path contains both folders."""
     if "REVGNN_LIBRARY" in os.environ:
         return Path(os.environ["REVGNN_LIBRARY"])
     for folder in sys.modules[__name__.rpartition(".")[0]].__path__:
@@ -89,7 +89,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 _library, STATE = _load()
 AVAILABLE = _library is not None
-"""Whether the kernels are there; `STATE` says from where, or why not."""
+"""Whether the kernels are available; `STATE` says from which file, or why not."""
 
 
 def isa() -> str:

@@ -1,4 +1,4 @@
-"""Dense layers of narrow width over many rows, in place."""
+"""CPU kernels of narrow dense layers over many rows, in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of generalised graph convolution, with and without edge features."""
+"""CPU kernels of generalised graph convolution, with and without edge features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _edge_max_backward = kernel("edge_max_backward")
 
 
 class EdgeTerm(NamedTuple):
-    """What edges add to messages: ``edge_attr @ weight + bias``; all in the type of the sums, dense."""
+    """The edge term of messages, ``edge_attr @ weight + bias``; all in the type of the sums, dense."""
 
     edge_attr: Tensor | None = None
     """[E, K], in the forward graph's order; ``None``: messages are ``relu(x_j) + eps``."""
@@ -62,14 +62,14 @@ def gen_aggr(
 
 
 class EdgeGrads(NamedTuple):
-    """Where the gradients of an `EdgeTerm` go; all in the type of the sums."""
+    """Output tensors for the gradients of an `EdgeTerm`; all in the type of the sums."""
 
     weight: Tensor | None = None
     """[K, D]"""
     bias: Tensor | None = None
     """[D]"""
     edge_attr: Tensor | None = None
-    """[E, K], or ``None``: not asked for."""
+    """[E, K]; ``None``: not requested."""
 
 
 NO_EDGE_GRADS = EdgeGrads()

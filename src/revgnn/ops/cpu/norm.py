@@ -1,4 +1,4 @@
-"""The head of a block: norm, rectifier and dropout."""
+"""CPU kernels of norm, ReLU and dropout in one pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _keep_bits = kernel("keep_bits")
 
 
 class Drop(NamedTuple):
-    """Which elements drop out, and by what the others are scaled."""
+    """Dropout: the mask, and the scale of the kept elements."""
 
     p: float = 0.0
     mask: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Sums and maxima of neighbours."""
+"""CPU kernels of sums and maxima over neighbours."""
 
 from __future__ import annotations
 

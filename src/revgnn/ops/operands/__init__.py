@@ -1,6 +1,6 @@
-"""What every kernel relies on: type, device, shape and stride of each operand, the same for all implementations.
+"""Checks the operands of every kernel: dtype, device, shape and stride, the same for all implementations.
 
-One function per kernel, called by its wrappers in `native` and `triton` with what they were given. N rows, E edges, D
+One function per kernel, which its wrappers in `cpu` and `triton` call with their arguments. N rows, E edges, D
 channels, H heads of F channels, K edge features; "sum" is the type that sums over the elements are kept in.
 Returns, all of them: the fields of the kernel's C struct up to its last operand: sizes, addresses and row strides.
 Raises, all of them: ValueError, TypeError, RuntimeError: naming the operand, what the kernel needs, and what it got.

@@ -1,4 +1,4 @@
-"""Additive attention, and the scores that it starts from."""
+"""Checks the operands of the kernels for additive attention and its scores."""
 
 from __future__ import annotations
 

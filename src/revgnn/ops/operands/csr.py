@@ -1,4 +1,4 @@
-"""The edges that a kernel walks, and the types of what it computes with."""
+"""The `Csr` type: the edges that a kernel iterates, and the dtypes that kernels support."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Fields = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Csr:
-    """The edges of one direction of a graph, as plain tensors that have been looked at."""
+    """The edges of one direction of a graph, as checked plain tensors."""
 
     indptr: Tensor
     """[N+1] int32."""
     indices: Tensor
     """[E] int32."""
     edge_ids: Tensor | None = None
-    """[E] int64: where each edge's own values stand; ``None``: at its position."""
+    """[E] int64 position of each edge's values; ``None``: the edge's own position."""
     num_sources: int | None = None
-    """Rows that the indices name; ``None``: N."""
+    """Number of source rows; ``None``: N."""
     on: tuple[torch.device, int, int, int] = field(init=False, repr=False)
     """The device, N, E, and how many rows the indices name."""
 

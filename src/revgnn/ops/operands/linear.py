@@ -1,4 +1,4 @@
-"""Dense layers."""
+"""Checks the operands of the kernels for dense layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of generalised graph convolution, with and without edge features."""
+"""Checks the operands of the kernels for generalised graph convolution, with and without edge features."""
 
 from __future__ import annotations
 

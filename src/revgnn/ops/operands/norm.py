@@ -1,4 +1,4 @@
-"""The head of a block: norm, rectifier and dropout."""
+"""Checks the operands of the kernels for norm, ReLU and dropout."""
 
 from __future__ import annotations
 

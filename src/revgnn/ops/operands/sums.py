@@ -1,4 +1,4 @@
-"""Sums and maxima of neighbours."""
+"""Checks the operands of the kernels for sums and maxima over neighbours."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The ops' kernels for CUDA, written in Triton: the same kernels as `revgnn.ops.cpu` has, argument by argument.
+"""The ops' CUDA kernels, written in Triton, with the same names and arguments as those of `revgnn.ops.cpu`.
 
-Importing this package imports no Triton: a kernel's module is imported when the kernel is first called. One program
-owns a row of the result (forward: a destination, backward: a source) and a block of its columns, and gathers its
-neighbours several at a time; nothing is added atomically, and what is summed over all rows (gradients of weights, of t,
-of an affine) goes through partial sums of fixed ranges of rows, so that the same call gives the same bits. A program is
-a warp that walks 8 to 32 neighbours a step; rows of more than 512 get programs of sixteen warps, which walk sixteen
-times as many.
+Importing this package does not import Triton: a kernel's module is imported when the kernel is first called. One
+program computes a row of the result (forward: a destination, backward: a source) and a block of its columns, and
+gathers several neighbours at a time. There are no atomic additions: sums over all rows (gradients of weights, of t, of
+an affine) use partial sums of fixed ranges of rows, so the same call gives the same bits. A program is one warp that
+processes 8 to 32 neighbours per iteration; rows of more than 512 neighbours get programs of sixteen warps, which
+process sixteen times as many.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def interpreted() -> bool:
 
 
 def _imported(name: str) -> Kernel:
-    """A kernel that, the first time it is called, imports the true one and puts it in its own place."""
+    """Return a function that imports the kernel on its first call and replaces itself by the kernel."""
 
     def kernel(*arguments: Any, **more: Any) -> None:
         found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

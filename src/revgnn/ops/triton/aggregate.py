@@ -1,4 +1,4 @@
-"""Messages of generalised graph convolution by softmax, sum or mean: the forward. The softmax is found online."""
+"""Triton kernels of GEN aggregation by softmax, sum or mean: the forward, with an online softmax."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _gen_aggr(
             value += edge_term(edge_attr, weight, bias, place, live, d, inside, width, K, SUM)
         m = rectified(value)
         if REDUCE == "softmax":
-            # Messages are subtracted before t multiplies: a large logit has no digits to spare. Every tile has an edge.
+            # Subtract messages before multiplying by t, because large logits lose precision. Every tile has an edge.
             m = tl.where(temperature < 0, -1.0, 1.0)[None, :] * m
             shift = tl.maximum(top, tl.max(tl.where(live[:, None], m, -_INF), 0))
             step = tl.where(first == start, 0.0, top - shift)

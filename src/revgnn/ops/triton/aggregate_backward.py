@@ -1,7 +1,7 @@
-"""Gradients of GEN messages by softmax, sum or mean, over the reverse graph.
+"""Triton kernels of GEN aggregation by softmax, sum or mean: the backward, over the reverse graph.
 
-Each message is made again where its gradient is needed. A program walks a fixed range of sources, writes their dx and
-keeps its sums for the edge map and for t; these partial sums are then added up in a fixed order.
+Each message is recomputed for its gradient. A program processes a fixed range of sources, writes their dx and
+accumulates its partial sums for the edge map and for t; the partial sums are then added in a fixed order.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def gen_aggr_backward(
     is_softmax, has_edges, features = reduce == "softmax", edges.weight is not None, edges.num_features
     own = (x, *edges, t, *((y, lse) if is_softmax else (None, None)), grad, indptr)
     strides = (x.stride(0), y.stride(0) if is_softmax and y is not None else 0, grad.stride(0))
-    # Beside the sums for an edge map, narrow tiles leave registers free, and there are more programs.
+    # With sums for an edge map, narrow tiles leave registers free and allow more programs.
     block = column_block(width, min(32, columns_under(features))) if has_edges else column_block(width)
     shape = {"BLOCK_E": edge_block(block), "num_warps": 4 if has_edges else 1}
     constants: dict[str, Any] = {
@@ -74,7 +74,7 @@ def gen_aggr_backward(
     num_sums = has_edges * (features + 1) + is_softmax
     per_part = rows_per_part(num_rows, 2 * num_sums, 8192)
     num_parts, long = blocks(num_rows, per_part), long_rows(reverse.indptr)
-    # A long row is a part of its own, behind those that leave it out.
+    # Each long row is a separate part after the parts of short rows.
     num_long = 0 if long is None else long.numel()
     parts = x.new_empty(num_parts + num_long, num_sums, width, dtype=sum_dtype(x.dtype))
 

@@ -1,4 +1,4 @@
-"""Additive attention: one program a row, a head and a block of its channels; the softmax is found online."""
+"""Triton kernels of additive attention: one program per row, head and channel block, with an online softmax."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def attention(
 
 @triton.jit
 def edge_scores(edge_ids, keep, own, others, at, e, live, SLOPE: tl.constexpr):
-    """Logits of some edges, their derivatives by the sum of the scores, and which edges are kept."""
+    """Return the logits of some edges, their derivatives by the sum of the scores, and the mask of kept edges."""
     if keep is not None:
         live = live & (tl.load(keep + places_of(edge_ids, e, live), mask=live, other=0) != 0)
     score = own

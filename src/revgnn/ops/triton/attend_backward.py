@@ -1,4 +1,4 @@
-"""Gradients of additive attention over the reverse graph; neither weights nor logits of edges are kept or made whole.
+"""Triton kernels of additive attention: the backward, over the reverse graph, without stored weights or logits.
 
 With ``p`` an edge's weight and ``s`` its slope: ``dx_j = sum p g_i``, and ``dscore_src_j = <x_j, sum p s g_i> -
 sum p s <g_i, y_i>``. The gradient of ``score_dst`` needs no edges: ``<g_i, slope_y_i> - <g_i, y_i> slope_sum_i``.
@@ -75,7 +75,7 @@ def _destinations(
     grad, y, slope_y, slope_sum, products, dscore_dst, count, heads, width, grad_stride, y_stride,
     SUM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """``<g, y>`` of every node and head, and the gradient of ``score_dst``."""
+    """Compute ``<g, y>`` of every node and head, and the gradient of ``score_dst``."""
     pair = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = pair < count
     node, head = pair // heads, pair % heads

@@ -1,4 +1,4 @@
-"""Dense layers and products of rows in place: the device's own library is the kernel, so these are calls of torch."""
+"""Dense layers and row products in place on CUDA, by torch, which calls the device's own library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def linear(
     sign: int = 0,
     plus: Tensor | None = None,
 ) -> None:
-    """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `native.linear`."""
+    """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `revgnn.ops.cpu.linear`."""
     operands.linear(x, plus, weight, bias, out)
     _send(x if plus is None else x + plus, weight, bias, out, sign)
 
@@ -36,7 +36,7 @@ def linear_backward(
     sign: int = 0,
     plus: Tensor | None = None,
 ) -> None:
-    """Write the gradients of `linear`, and its value; arguments as in `native.linear_backward`."""
+    """Write the gradients of `linear`, and its value; arguments as in `revgnn.ops.cpu.linear_backward`."""
     operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
     whole = x if plus is None else x + plus
     if value is not None:
@@ -57,7 +57,7 @@ def linear_backward(
 def attention_scores(
     x: Tensor, attn_src: Tensor, attn_dst: Tensor | None, *, score_src: Tensor, score_dst: Tensor | None
 ) -> None:
-    """Write every head's products with its vectors; arguments as in `native.attention_scores`."""
+    """Write every head's products with its vectors; arguments as in `revgnn.ops.cpu.attention_scores`."""
     operands.attention_scores(x, attn_src, attn_dst, score_src, score_dst)
     for attn, score in ((attn_src, score_src), (attn_dst, score_dst)):
         if attn is not None and score is not None:
@@ -76,7 +76,7 @@ def attention_scores_backward(
     dattn_dst: Tensor | None,
     accumulate: bool = False,
 ) -> None:
-    """Write the gradients of `attention_scores`; arguments as in `native.attention_scores_backward`."""
+    """Write the gradients of `attention_scores`; arguments as in `revgnn.ops.cpu.attention_scores_backward`."""
     vectors, scores, dvectors = (attn_src, attn_dst), (dscore_src, dscore_dst), (dattn_src, dattn_dst)
     operands.attention_scores_backward(x, vectors, scores, dx, dvectors)
     if not accumulate:
@@ -88,7 +88,7 @@ def attention_scores_backward(
 
 
 def _send(x: Tensor, weight: Tensor, bias: Tensor | None, to: Tensor, sign: int) -> None:
-    # Formed apart and then added, so that the value has the same bits wherever it goes.
+    # Compute the value first and then add it, so that it has the same bits for every ``sign``.
     value = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
     if sign == 0:
         to.copy_(value)

@@ -1,4 +1,4 @@
-"""Which elements are kept: by the caller's mask, or by `reference.keep_mask`'s hash of (seed, position)."""
+"""Dropout in Triton kernels: reads the caller's mask, or computes it by `reference.keep_mask`'s hash."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..cpu import Drop
 from .launch import TILE, as_bytes, blocks, launch
 
 SEED_ARGUMENTS = ["seed_low", "seed_high", "threshold"]
-"""Kernels must not be specialised for their values: every step draws new ones."""
+"""Arguments for whose values kernels must not be specialised, because they change in every step."""
 
 
 def drop_arguments(drop: Drop) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a kernel needs to know: (mask, its stride, seed's words, threshold), and the constants DROP and SCALE.
+    """Return a kernel's dropout arguments (mask, its stride, seed words, threshold), and the constants DROP and SCALE.
 
-    The words of the seed are arguments, so that a new seed is not a new kernel.
+    The seed words are arguments, so that a new seed does not compile a new kernel.
     """
     if drop.p == 0.0 or (drop.mask is None and drop.seed is None):
         return (None, 0, 0, 0, 0), {"DROP": "none", "SCALE": 1.0}
@@ -32,7 +32,7 @@ def drop_arguments(drop: Drop) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def keep_mask(seed: int, p: float, *, out: Tensor) -> None:
-    """Write the mask of `reference.keep_mask` into ``out``, bool and dense, in one pass and with no temporary."""
+    """Write the mask of `reference.keep_mask` into ``out``, bool and dense, in one pass without temporaries."""
     operands.bits(out, torch.bool)
     grid = (blocks(out.numel(), TILE),)
     launch(_keep_mask, grid, out, as_bytes(out), *_words(seed, p), out.numel(), BLOCK=TILE, num_warps=4)

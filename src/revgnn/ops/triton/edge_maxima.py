@@ -1,6 +1,6 @@
-"""The largest GEN message of each channel, with raw edge features, and the gradients of the edge map.
+"""Triton kernels of max aggregation of GEN messages with edge features, and of the gradients of the edge map.
 
-Only the edge that attains a maximum has a gradient: the backward visits [N, D] positions, never all edges' channels.
+Only the edge that attains a maximum has a gradient: the backward reads [N, D] positions, not all edges' channels.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _edge_max(
 ):  # fmt: skip
     row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
-    # The rectifier is a maximum with 0, where the search starts; -1 stays where nothing exceeds it.
+    # The ReLU is a maximum with 0, so the search starts at 0; the position remains -1 if no message exceeds it.
     best = tl.zeros((BLOCK_D,), SUM)
     where = tl.full((BLOCK_D,), -1, tl.int32)
     for first in range(start, end, BLOCK_E):

@@ -1,6 +1,6 @@
-"""How programs are started, and the tiles that all kernels share: which rows, which columns, which neighbours.
+"""Launches Triton kernels, chooses tile sizes, and gives kernels the rows, columns and neighbours of a tile.
 
-A program of one warp works on tiles of about 1024 elements, 32 registers a thread each: neighbours times columns.
+A program of one warp uses tiles of about 1024 elements (neighbours times columns), 32 registers per thread each.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 SUMS = {torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float64: tl.float64}
-"""The type that sums over an element type are kept in."""
+"""Element type -> type of sums over it."""
 
 TILE = 1024
 LONG = 512
-"""Edges from which on a row is long: one warp would still walk it when all others are done."""
+"""Number of edges from which a row counts as long, because one warp would finish it after all other programs."""
 _MANY_WARPS = 16
-# On indptr -> the length that was asked for, and the rows.
+# indptr -> the requested length, and the rows.
 _long_rows: MutableMapping[Tensor, tuple[int, Tensor | None]] = WeakTensorKeyDictionary()
 _COLUMNS = 128
 _OVERHEAD = 16
 
 
 def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Start a kernel on the device of a tensor; an empty grid starts nothing.
+    """Launch a kernel on the device of a tensor; an empty grid launches nothing.
 
     Args:
-        kernel: what `triton.jit` made.
+        kernel: a function compiled by `triton.jit`.
         grid: numbers of programs.
-        on: a tensor of the device.
-        arguments: of the kernel: tensors, integers and ``None``.
+        on: a tensor on the device.
+        arguments: the kernel's arguments: tensors, integers and ``None``.
         constants: its `constexpr` parameters by name, and ``num_warps``.
     """
     if min(grid) == 0:
@@ -72,7 +72,7 @@ def launch_rows(
 
 
 def many_warps(edges: int, num_warps: int) -> dict[str, int]:
-    """The shape of a program for one long row: more warps, and as many more edges at a time."""
+    """Return the constants of a program for one long row: more warps, and more edges per tile by the same factor."""
     return {"BLOCK_E": edges * (_MANY_WARPS // num_warps), "num_warps": _MANY_WARPS, "LONG": 0}
 
 
@@ -91,9 +91,9 @@ def long_rows(indptr: Tensor) -> Tensor | None:
 
 
 def column_block(width: int, most: int = _COLUMNS) -> int:
-    """Columns of a tile, a power of two: as much to do as possible is beside existing columns, in few programs.
+    """Choose the columns of a tile, a power of two, to minimise padding and the number of programs.
 
-    A program's work beside its columns (positions, neighbours, scores) is counted as `_OVERHEAD` columns more.
+    A program's work per edge (positions, neighbours, scores) is counted as `_OVERHEAD` additional columns.
     """
     widest = min(most, power_of_two(width))
     candidates = [block for block in (128, 64, 32, 16) if block <= widest] or [widest]
@@ -101,7 +101,7 @@ def column_block(width: int, most: int = _COLUMNS) -> int:
 
 
 def columns_under(features: int) -> int:
-    """The most columns of a tile beside which a program can keep [features, columns] sums in registers."""
+    """Largest number of columns of a tile with which a program can keep [features, columns] sums in registers."""
     return max(16, min(_COLUMNS, TILE // features))
 
 

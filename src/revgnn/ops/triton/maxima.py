@@ -1,4 +1,4 @@
-"""Largest value of each channel over the neighbours, where it stands, and the way back."""
+"""Triton kernels of the maximum of each channel over the neighbours, its position, and its gradient."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _neighbour_max(
     row, start, end = row_of(rows, indptr, tl.program_id(0).to(tl.int64), LONG)
     d, inside = columns_of(tl.program_id(1), width, BLOCK_D)
     best = tl.full((BLOCK_D,), -_INF, SUM)
-    # Where all are -inf none is larger than the start, and the first edge attains the maximum.
+    # If all values are -inf, none exceeds the start value, and the first edge attains the maximum.
     where = tl.zeros((BLOCK_D,), tl.int32) + tl.where(start < end, start, -1)
     for first in range(start, end, BLOCK_E):
         e, live, j = edges_of(indices, first, end, BLOCK_E)
@@ -142,7 +142,7 @@ def _neighbour_max_backward(
         place = places_of(edge_ids, e, live)
         at = arg + i[:, None] * width + d[None, :]
         won = tl.load(at, mask=live[:, None] & inside[None, :], other=-1) == place[:, None]
-        # Only the winners are read: most of a tile is not.
+        # Read only the elements that attain a maximum, which are a small part of a tile.
         here = grad + i[:, None] * grad_stride + d[None, :]
         total += tl.sum(tl.load(here, mask=won & live[:, None] & inside[None, :], other=0.0).to(SUM), 0)
     put(dx + row * dx_stride, d, total, inside, ACCUMULATE)

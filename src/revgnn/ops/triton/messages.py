@@ -1,4 +1,4 @@
-"""What GEN kernels share: a tile of messages made from nodes and raw edge features, and its gradient."""
+"""Helpers of the GEN kernels: compute a tile of messages from nodes and raw edge features, and its gradient."""
 
 from __future__ import annotations
 

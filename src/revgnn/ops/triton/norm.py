@@ -1,4 +1,4 @@
-"""The head of a block forward: a tile of rows is normalised, rectified and dropped in one visit."""
+"""Triton kernels of norm, ReLU and dropout: the forward, in one pass over tiles of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head of a block backward; everything but the statistics is made again from x.
+"""Triton kernels of norm, ReLU and dropout: the backward, which recomputes everything but the statistics from x.
 
 Sums over rows, for the affine and for BatchNorm's own statistics, go through partial sums of fixed ranges of rows.
 """
@@ -93,7 +93,7 @@ def _normalised(value, mean, rstd, rows, d, live, inside, KIND: tl.constexpr, SU
 
 @triton.jit
 def _less_its_means(found, value, width):
-    """What is left of rows of gradients when their means, and what lies along the values, are taken away."""
+    """Subtract from rows of gradients their means and their projections onto the values."""
     along = tl.sum(found * value, 1) / width
     return found - (tl.sum(found, 1) / width)[:, None] - value * along[:, None]
 

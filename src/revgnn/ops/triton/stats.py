@@ -1,6 +1,6 @@
-"""Mean and variance of every channel over the rows: blocks of rows by two passes in registers, then merged (Chan).
+"""Triton kernels of each channel's mean and variance: two passes per block of rows, merged by Chan's formula.
 
-All of it relative to the first row, so that large means keep the digits of small variances.
+All values are relative to the first row, so that large means do not reduce the precision of small variances.
 """
 
 from __future__ import annotations

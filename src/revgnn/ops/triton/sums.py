@@ -1,4 +1,4 @@
-"""Weighted sums of neighbours, and the gradient of the weights."""
+"""Triton kernels of weighted sums over neighbours, and of the gradient of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks of the training loop: what is done while it goes on, and at its end, and is not the loop."""
+"""Callbacks of the training loop: checkpoints, weight averaging, progress, memory, tracking and final scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of a callback, and the state of a training run that it is told with."""
+"""The interface of a callback, and the state of a training run that callbacks receive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..requests import Requests
 
 @dataclass(kw_only=True, eq=False)
 class TrainState:
-    """A training run: what it was given, and where it stands. Only the loop and a checkpoint move it."""
+    """The inputs and the progress of a training run; only the loop and a restored checkpoint change it."""
 
     model: nn.Module
     batches: Batches
@@ -36,35 +36,35 @@ class TrainState:
     """Computes logits as in training and evaluation."""
     curve: Curve
     callbacks: list[Callback] = field(default_factory=list)
-    """Those that are told on this rank, in order."""
+    """Callbacks of this rank, in calling order."""
     requests: Requests = field(default_factory=Requests)
-    """What a callback asks of the loop."""
+    """Requests of callbacks to the loop."""
 
     epoch: int = 0
-    """Epochs that are finished."""
+    """Finished epochs."""
     step: int = 0
-    """Steps taken in the one after them; the three sums are over these."""
+    """Steps taken in the current epoch; the three sums are over these steps."""
     loss_sum: float = 0.0
     rows: int = 0
     seconds: float = 0.0
     loss: float = 0.0
     """Mean loss of the last step."""
     phase: str | None = None
-    """What the model calls the way in which it computes in this epoch; ``None``: it has only one."""
+    """The model's phase in this epoch; ``None``: the model has no phases."""
     memory: int | None = None
-    """Peak bytes of the epoch's steps; ``None``: no callback measured them."""
+    """Peak memory of the epoch's steps in bytes; ``None``: no callback measured it."""
     best: dict[str, Tensor] | None = None
-    """The selected weights, on the CPU; ``None``: none yet."""
+    """The best weights, on the CPU; ``None``: none yet."""
     best_epoch: int = 0
-    """0: nothing was selected yet."""
+    """Epoch of the best weights; 0: none yet."""
     best_scores: dict[str, Score] = field(default_factory=dict)
-    """Split -> score by which the weights were selected."""
+    """Split -> score of the best weights when they were selected."""
     final_scores: dict[str, Score] | None = None
-    """Split -> score that the result gives; ``None``: those by which the weights were selected."""
+    """Split -> score in the result; ``None``: ``best_scores``."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch; the last one may find fewer batches than the others."""
+        """Steps per epoch; the last step may have fewer batches."""
         return self.ranks.steps(len(self.batches))
 
     @property
@@ -73,7 +73,7 @@ class TrainState:
         return self.curve.rows[-1]
 
     def evaluate(self, batches: Batches) -> dict[str, Score]:
-        """Score the weights as they are, on every rank together."""
+        """Score the current weights; all ranks must call this together."""
         assert self.config.loss is not None, "fit() has chosen one"
         return evaluate(
             self.model, batches, loss=self.config.loss, metric=self.metric, forward=self.forward, ranks=self.ranks
@@ -81,46 +81,46 @@ class TrainState:
 
 
 class Callback:
-    """Is told of a training run as it goes on. Every method does nothing; override those that matter.
+    """Base class of callbacks: the loop calls these methods during a run. By default they do nothing.
 
-    A callback may read all of the state and set ``run.requests``; it changes nothing else unless it says so. An
-    exception that it raises ends the run.
+    A callback may read the whole state and set ``run.requests``; it changes nothing else unless its docstring says so.
+    An exception from a callback ends the run.
     """
 
     every_rank: ClassVar[bool] = False
-    """Whether every rank of a run tells its own copy; otherwise only the rank that writes does."""
+    """Whether the callback runs on every rank; False: only on the rank that writes."""
 
     def on_start(self, run: TrainState) -> None:
-        """The first step comes next; what a checkpoint held is restored."""
+        """Called before the first step, after a checkpoint is restored."""
 
     def on_epoch_start(self, run: TrainState) -> None:
-        """The first step of an epoch comes next, or the one after those that a resumed run had taken."""
+        """Called before the first step of an epoch; in a resumed epoch, before the first remaining step."""
 
     def on_step_end(self, run: TrainState) -> None:
-        """Step ``run.step`` of epoch ``run.epoch + 1`` was taken, both counted from 1, with the loss ``run.loss``."""
+        """Called after step ``run.step`` of epoch ``run.epoch + 1``, both counted from 1; its loss is ``run.loss``."""
 
     def on_steps_end(self, run: TrainState) -> None:
-        """All steps of an epoch are taken; its evaluation may come next."""
+        """Called after all steps of an epoch, before its evaluation."""
 
     def around_evaluation(self, run: TrainState) -> AbstractContextManager[None]:
-        """Give a context in which the weights are evaluated and selected."""
+        """Return a context in which the weights are evaluated and selected."""
         return nullcontext()
 
     def on_epoch_end(self, run: TrainState) -> None:
-        """Epoch ``run.epoch`` is finished; ``run.row`` has its figures."""
+        """Called after epoch ``run.epoch``; ``run.row`` is its row of the curve."""
 
     def on_checkpoint(self, run: TrainState) -> None:
-        """A checkpoint is written, on every rank after the same step: keep what a resumed run needs."""
+        """Called to write a checkpoint, on every rank after the same step; save the state that a resumed run needs."""
 
     def on_end(self, run: TrainState) -> None:
-        """Training is over, however it ended, and even where `on_start` was not reached."""
+        """Called when training ends, also by an exception, and even if `on_start` was not called."""
 
     def on_selected(self, run: TrainState) -> None:
-        """Training has finished, and the model holds the selected weights; the result comes next."""
+        """Called after training with the best weights in the model, before the result is written."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps of this callback, under the name of its class; JSON."""
+        """Return this callback's state for a checkpoint, as JSON values; it is saved under the name of the class."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; not called where a checkpoint has nothing of this callback."""
+        """Restore the result of `state_dict`; not called if the checkpoint has no state of this callback."""

@@ -1,4 +1,4 @@
-"""When a run writes a checkpoint, and how it goes on from one; `train.checkpoint` is the format of the folder."""
+"""Decides when a run writes a checkpoint, and resumes from one; `train.checkpoint` defines the format."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 class Checkpoints(Callback):
-    """Writes checkpoints into the run folder, after epochs and as minutes go by; without a folder, none.
+    """Writes checkpoints into the run folder every few epochs and minutes; without a folder, writes none.
 
     Args:
-        configuration: the whole configuration of the run (model, data), JSON, kept in every checkpoint and compared on
-            resuming; the `TrainConfig` stands in it as "train".
+        configuration: the whole configuration of the run (model, data) as JSON, with the `TrainConfig` under "train".
+            It is saved in every checkpoint and compared on resuming.
     """
 
     every_rank = True
@@ -31,14 +31,14 @@ class Checkpoints(Callback):
         self._saved_at: tuple[int, int] | None = None
         """Epoch and step of the newest checkpoint."""
         self._waited_since = 0.0
-        """When the minutes began that go by until the next one."""
+        """Time of the last checkpoint, or of the start."""
 
     def on_start(self, run: TrainState) -> None:
-        """Let the minutes begin."""
+        """Start the timer."""
         self._waited_since = time.monotonic()
 
     def on_step_end(self, run: TrainState) -> None:
-        """Ask for a checkpoint where the minutes have gone by, on the rank that writes: each may hold a shard."""
+        """Request a checkpoint after ``checkpoint_minutes``, on the rank that writes; all ranks handle the request."""
         minutes = run.config.checkpoint_minutes
         if run.out is None or not minutes or not run.ranks.writes:
             return
@@ -47,13 +47,13 @@ class Checkpoints(Callback):
             self._waited_since, run.requests.checkpoint = now, True
 
     def on_epoch_end(self, run: TrainState) -> None:
-        """Ask for a checkpoint where enough epochs are finished too."""
+        """Request a checkpoint also after ``checkpoint_every`` epochs."""
         self.on_step_end(run)
         if run.config.checkpoint_every and run.epoch % run.config.checkpoint_every == 0:
             run.requests.checkpoint = True
 
     def on_checkpoint(self, run: TrainState) -> None:
-        """Write a checkpoint, unless the newest one is of this very place."""
+        """Write a checkpoint, unless the newest one has the same epoch and step."""
         if run.out is None or self._saved_at == (run.epoch, run.step):
             return
         self._saved_at = run.epoch, run.step
@@ -82,13 +82,13 @@ class Checkpoints(Callback):
             save(run.out, snapshot, keep=run.config.keep_checkpoints)
 
     def on_end(self, run: TrainState) -> None:
-        """Forget the place, which the next run may come to as well."""
+        """Forget the position of the newest checkpoint, because another run may reach the same position."""
         self._saved_at = None
 
     def resume(self, run: TrainState, out: Path) -> None:
-        """Go on from the newest whole checkpoint in the run folder ``out``, or begin where there is none.
+        """Resume from the newest intact checkpoint in the run folder ``out``, or start if there is none.
 
-        Raises: ValueError: the checkpoint is of another configuration; CheckpointError: none is whole.
+        Raises: ValueError: the checkpoint has another configuration; CheckpointError: every checkpoint is damaged.
         """
         snapshot = load_latest(out)
         if snapshot is None:
@@ -109,7 +109,7 @@ class Checkpoints(Callback):
 
 
 def _take_up(snapshot: Snapshot, run: TrainState, out: Path) -> None:
-    """Put back where a run stood."""
+    """Restore the position and the counters of a run."""
     progress = snapshot.progress
     try:
         run.best_epoch, run.best_scores = int(progress["best_epoch"]), progress["best_scores"]
@@ -125,7 +125,7 @@ def _take_up(snapshot: Snapshot, run: TrainState, out: Path) -> None:
 
 
 def _named(run: TrainState) -> Iterator[tuple[str, Callback]]:
-    """Each callback of a run under the name of its class, with a number from the second of a class on."""
+    """Return class name -> callback; the second callback of a class and later ones get a number."""
     seen: Counter[str] = Counter()
     for callback in run.callbacks:
         name = type(callback).__name__

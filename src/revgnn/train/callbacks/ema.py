@@ -1,7 +1,8 @@
-"""An exponential moving average of the weights along the steps, which is evaluated, selected and kept in their place.
+"""An exponential moving average (EMA) of the weights, which is evaluated, selected and saved in their place.
 
-A step of parts sees a few of the classes, and while the rate is high the weights swing with it; their mean does not.
-The mean lies in the optimizer's state, beside the moments: checkpoints, shards and resuming carry it as those.
+When a step sees one part of a graph, with only some of the classes, the weights fluctuate while the learning rate is
+high; their average is more stable. The average is in the optimizer's state, next to the moments, so checkpoints,
+sharding and resuming handle it in the same way.
 
 Source: Polyak and Juditsky 1992; with decay and its warm-up, Tarvainen and Valpola 2017.
 """
@@ -22,10 +23,10 @@ _MEAN = "mean_weight"
 
 
 class WeightAverage(Callback):
-    """Keeps the mean of the weights, and holds it in their place while they are evaluated and selected.
+    """Averages the weights over steps, and replaces them by the average during evaluation and selection.
 
     Args:
-        decay: in (0, 1); some ``1 / (1 - decay)`` steps are remembered.
+        decay: in (0, 1); the average covers about ``1 / (1 - decay)`` steps.
     """
 
     every_rank = True
@@ -35,34 +36,34 @@ class WeightAverage(Callback):
         self._hook: RemovableHandle | None = None
 
     def on_start(self, run: TrainState) -> None:
-        """Take part in every step of the optimizer."""
+        """Update the average after every optimizer step."""
         self._hook = average_steps(run.optimizer, self._decay)
 
     def around_evaluation(self, run: TrainState) -> AbstractContextManager[None]:
-        """Give the context in which the model has the means."""
+        """Return a context in which the model has the averaged weights."""
         return averaged(run.optimizer)
 
     def on_end(self, run: TrainState) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the hook from the optimizer."""
         if self._hook is not None:
             self._hook.remove()
 
 
 def average_steps(optimizer: torch.optim.Optimizer, decay: float) -> RemovableHandle:
-    """Let every step of an optimizer end with `follow`, until the handle is removed."""
+    """Call `follow` after every step of an optimizer, until the returned handle is removed."""
     return optimizer.register_step_post_hook(lambda stepped, *_: follow(stepped, decay))
 
 
 @torch.no_grad()
 def follow(optimizer: torch.optim.Optimizer, decay: float) -> None:
-    """Take the weights of the t-th step into their mean: ``mean = d mean + (1 - d) weight``.
+    """Update the average after step t: ``mean = d mean + (1 - d) weight``.
 
-    The mean begins as the first weights, and ``d = min(decay, (1 + t) / (10 + t))``, so that it forgets them.
+    The average starts at the initial weights; the warm-up ``d = min(decay, (1 + t) / (10 + t))`` removes them quickly.
 
     Args:
-        optimizer: has just taken a step; its state receives the mean.
-        decay: in (0, 1); some ``1 / (1 - decay)`` steps are remembered.
-    Cost: one tensor as large as the weights, for good; one pass over both.
+        optimizer: has just taken a step; its state holds the average.
+        decay: in (0, 1); the average covers about ``1 / (1 - decay)`` steps.
+    Cost: permanent memory as large as the weights; one pass over weights and averages.
     """
     stepped = list(_stepped(optimizer))
     for parameter, state in stepped:
@@ -76,11 +77,11 @@ def follow(optimizer: torch.optim.Optimizer, decay: float) -> None:
 
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Hold the means in place of the weights, to the bit those of before afterwards; without means, change nothing.
+    """Context that swaps weights and averages; the weights are restored bit for bit. Without averages it does nothing.
 
-    Buffers stay: BatchNorm has its own running statistics, which are those of the weights.
+    Buffers are unchanged: BatchNorm's running statistics remain those of the weights.
 
-    Cost: one more copy of the largest weight, twice for a moment; no memory that stays.
+    Cost: a temporary copy of one weight at a time, at entry and exit; no permanent memory.
     """
     _swap(optimizer)
     try:
@@ -93,14 +94,14 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 def _swap(optimizer: torch.optim.Optimizer) -> None:
     for parameter, state in _stepped(optimizer):
         if _MEAN in state:
-            # In place, for shards are views.
+            # In place, because shards are views.
             weight = parameter.detach().clone()
             parameter.copy_(state[_MEAN])
             state[_MEAN].copy_(weight)
 
 
 def _stepped(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """The parameters that have taken a step, each with what the optimizer keeps of it."""
+    """Yield each parameter that has been updated, with its optimizer state."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if optimizer.state.get(parameter):

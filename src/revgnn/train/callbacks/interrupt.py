@@ -1,4 +1,4 @@
-"""Stops a run between two steps where Ctrl-C or SIGTERM comes."""
+"""Stops a run between two steps after Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .callback import Callback, TrainState
 
 
 class StopOnSignal(Callback):
-    """Asks the loop to stop once a signal has come; a second signal ends the process at once, on one rank alone."""
+    """Requests a stop after a signal; with one rank, a second signal ends the process at once."""
 
     every_rank = True
 
@@ -18,18 +18,18 @@ class StopOnSignal(Callback):
         self._interrupts: Interrupts | None = None
 
     def on_start(self, run: TrainState) -> None:
-        """Catch signals from now on."""
+        """Install the signal handlers."""
         self._interrupts = self._catching.enter_context(Interrupts(patient=run.ranks.size > 1))
 
     def on_step_end(self, run: TrainState) -> None:
-        """Hand a signal on."""
+        """Request a stop if a signal has arrived."""
         if self._interrupts is not None and self._interrupts.signum is not None:
             run.requests.stop = self._interrupts.signum
 
     def on_epoch_end(self, run: TrainState) -> None:
-        """Hand a signal on that came in the evaluation."""
+        """Request a stop if a signal arrived during the evaluation."""
         self.on_step_end(run)
 
     def on_end(self, run: TrainState) -> None:
-        """Give the signals back to who had them before."""
+        """Restore the previous signal handlers."""
         self._catching.close()

@@ -1,7 +1,7 @@
-"""Records the peak memory of training steps, and again where the model goes over to another phase.
+"""Records the peak memory of training steps, and records again when the model enters another phase.
 
-A recording sees what its own thread allocates. Batches that another thread would make ahead are made in this one while
-steps are recorded, and told apart, because they come beside other moments than the recording has them at.
+A recording sees the allocations of its own thread only. While steps are recorded, this thread makes the batches that
+the prefetch thread otherwise makes; the recording marks their allocations, because they otherwise overlap other steps.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from .callback import Callback, TrainState
 
 
 class MemoryRecorder(Callback):
-    """Gives every row of the curve the peak memory of its steps; on an accelerator that cannot be asked, nothing."""
+    """Adds the steps' peak memory to every row of the curve, if the accelerator reports its memory."""
 
     def __init__(self) -> None:
         self.how: str | None = None
-        """How the figures come about, once training is over; ``None``: there are none."""
+        """How the memory was measured, known after training; ``None``: not measured."""
         self._memory: StepMemory | None = None
         self._phase: str | None = None
 
     def on_start(self, run: TrainState) -> None:
-        """Begin anew."""
+        """Reset the recorder."""
         kind = run.ranks.accelerator.device.type
         self._memory, self._phase = step_memory(kind, run.model, run.batches, run.config.accumulate), None
 
     def on_epoch_start(self, run: TrainState) -> None:
-        """Begin an epoch's recording; of the first steps of a phase, on the CPU."""
+        """Begin an epoch's recording; on the CPU, record the first steps of each phase."""
         if self._memory is None:
             return
         if self._phase is not None and run.phase != self._phase:
@@ -45,7 +45,7 @@ class MemoryRecorder(Callback):
             self._memory.step()
 
     def on_steps_end(self, run: TrainState) -> None:
-        """Set the epoch's peak."""
+        """Set the epoch's peak memory."""
         if self._memory is not None:
             run.memory = self._memory()
 
@@ -59,18 +59,18 @@ class MemoryRecorder(Callback):
 def step_memory(
     kind: str, model: nn.Module, batches: Batches, accumulate: int, *, detailed: bool = False
 ) -> StepMemory | None:
-    """Make the meter of a run's steps; ``None`` for an accelerator that cannot be asked.
+    """Make the memory meter of a run's steps; ``None`` for an accelerator that does not report its memory.
 
     Args:
-        kind: of the device where the run goes, such as "cpu" or "cuda".
-        model, batches: of the run.
-        accumulate: batches of a step.
-        detailed: whether an allocation trace is wanted, as `StepMemory`.
+        kind: type of the run's device, such as "cpu" or "cuda".
+        model, batches: the run's model and batches.
+        accumulate: batches per step.
+        detailed: whether to record an allocation trace, as in `StepMemory`.
     """
     if kind not in {"cpu", "cuda"}:
         return None
     footprint = batches if isinstance(batches, Footprint) else Footprint()
-    # Ranks may put weights into shards before the first step: they are looked up then.
+    # Weights may be sharded before the first step: look them up when the step begins.
     held = chain(model.parameters(), model.buffers(), footprint.held())
     memory = StepMemory(kind, held, waiting=lambda: footprint.waiting_bytes, detailed=detailed)
     record_batches(memory, batches, accumulate)
@@ -78,13 +78,13 @@ def step_memory(
 
 
 def record_batches(memory: StepMemory, batches: Batches, accumulate: int) -> None:
-    """Make the batches of the steps that are recorded next in this thread; CUDA's allocator sees all that is there."""
+    """Make the batches of the next recorded steps in this thread; CUDA's allocator sees all threads without this."""
     if memory.device.type == "cpu" and isinstance(batches, Footprint):
         batches.record(StepMemory.RECORDED_STEPS * accumulate, memory.making)
 
 
 def memory_words(memory: StepMemory, batches: Batches) -> str:
-    """Say how the figure of a run comes about."""
+    """Describe how the memory of a run was measured."""
     if memory.device.type != "cpu" or not isinstance(batches, Footprint) or not batches.most_waiting:
         return memory.how
     waiting = f"{batches.most_waiting} times the largest batch for those made ahead, and the making of one"

@@ -1,4 +1,4 @@
-"""How a run shows itself while it works: a bar on a terminal, a line now and then elsewhere."""
+"""Shows the progress of a run: a progress bar on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .callback import Callback, TrainState
 
 
 class ProgressBar(Callback):
-    """Shows loss, valid metric, peak memory and the time that is left.
+    """Shows loss, valid metric, peak memory and the remaining time.
 
-    On a terminal a bar that moves with every step; elsewhere one line per tenth of the run, and no more than one in
-    ten seconds except for the last; where a tenth takes long, one line in five minutes, in the middle of an epoch too.
+    On a terminal it is a bar that advances with every step. Elsewhere it prints one line per tenth of the run, at most
+    one every ten seconds except for the last, and at least one every five minutes, also within an epoch.
 
     Args:
-        label: what stands at the left, such as the name of the model.
-        console: where to; ``None`` is standard error, so that standard output stays for results.
+        label: text at the left, such as the name of the model.
+        console: output; ``None``: standard error, because standard output is for results.
     """
 
     SECONDS_BETWEEN_LINES = 10.0
     SECONDS_OF_SILENCE = 300.0
     WIDTH_OF_ALL = 100
-    """Columns below which only the count, loss, metric, memory and time left are shown, without their names."""
+    """Terminal width in columns below which only count, loss, metric, memory and remaining time appear, unlabelled."""
 
     def __init__(self, label: str = "train", console: Console | None = None) -> None:
         self.label = label
@@ -42,7 +42,7 @@ class ProgressBar(Callback):
         self._done = self._lines_done = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # A console belongs to its process: a copy, there or here, shows itself on standard error.
+        # A console belongs to its process: a copy of the callback writes to standard error.
         return {**self.__dict__, "console": None, "_bar": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class ProgressBar(Callback):
         )
 
     def on_step_end(self, run: TrainState) -> None:
-        """Move the bar by one step."""
+        """Advance the bar by one step."""
         facts = self._facts(run.epoch + 1, run.loss)
         if self._bar is not None:
             self._bar.update(self._task, completed=run.epoch * self._steps + run.step, facts=facts)
@@ -86,7 +86,7 @@ class ProgressBar(Callback):
             self._say(f"step {run.step}/{self._steps}, {facts}, {left}")
 
     def on_epoch_end(self, run: TrainState) -> None:
-        """Show the figures of an epoch."""
+        """Show the scores of an epoch."""
         row = run.row
         scores = row["scores"]
         if scores is not None and "valid" in scores:
@@ -100,7 +100,7 @@ class ProgressBar(Callback):
             self._say(f"{facts}, {self._left(row['epoch'])}")
 
     def on_end(self, run: TrainState) -> None:
-        """Close the bar and leave its last state."""
+        """Close the bar and leave its last state on screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -110,7 +110,7 @@ class ProgressBar(Callback):
 
     @property
     def _is_narrow(self) -> bool:
-        """Whether there is room for nothing but the count, bare figures and the time that is left."""
+        """Whether the terminal is too narrow for labels."""
         return self.console.is_terminal and self.console.width < self.WIDTH_OF_ALL
 
     def _facts(self, epoch: int, loss: float) -> str:
@@ -137,7 +137,7 @@ class ProgressBar(Callback):
         return time.monotonic() - max(self._began, self._last_line) >= self.SECONDS_OF_SILENCE
 
     def _left(self, epochs: float) -> str:
-        """Say how long the rest takes, by what ``epochs`` (a part of one counts) took."""
+        """Estimate the remaining time from the time of the ``epochs`` so far (fractions allowed)."""
         per_epoch = (time.monotonic() - self._began) / (epochs - self._done)
         seconds = round(per_epoch * (self._epochs - epochs))
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d} left"

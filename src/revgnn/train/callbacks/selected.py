@@ -1,4 +1,4 @@
-"""What is done with the selected weights before the result: scores on other batches, and logits for a student."""
+"""Callbacks that use the best weights after training: final scores on other batches, and logits for a student."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .callback import Callback, TrainState
 
 
 class FinalScores(Callback):
-    """Evaluates the selected weights once more, on batches of its own, for the scores of the result.
+    """Evaluates the best weights again, on separate batches, for the scores of the result.
 
     Args:
-        batches: as in training; ``None``: the scores are those by which the weights were selected.
+        batches: as in training; ``None``: keep the scores of the selection.
     """
 
     every_rank = True
@@ -27,12 +27,12 @@ class FinalScores(Callback):
 
 
 class KeepLogits(Callback):
-    """Writes the logits of every row by the selected weights into the run folder; of one whole graph."""
+    """Writes the best weights' logits of every row into the run folder; for a single graph in one batch."""
 
     every_rank = True
 
     def on_selected(self, run: TrainState) -> None:
-        """Write them."""
+        """Write the logits."""
         assert run.out is not None, "fit() has checked it"
         with evaluating(run.model), run.ranks.evaluating(run.model):
             if run.ranks.writes:

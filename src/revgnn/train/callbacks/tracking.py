@@ -1,4 +1,4 @@
-"""Sends the figures of a run to experiment trackers: TensorBoard, W&B, MLflow and whatever else Accelerate knows."""
+"""Logs a run to experiment trackers: TensorBoard, W&B, MLflow and every other tracker of Accelerate."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PACKAGES = {"comet_ml": "comet-ml"}
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that cannot work, before anything is computed.
+    """Check that trackers exist and are installed, before any computation.
 
     Raises:
-        ValueError: a name that Accelerate does not know, with those that it does.
-        ImportError: the package of a tracker is not installed, with what to install.
+        ValueError: Accelerate does not know a name; the message lists the names that it knows.
+        ImportError: the package of a tracker is not installed; the message says what to install.
     """
     built_in = {"aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
     available = {str(one) for one in get_available_trackers()}
@@ -35,19 +35,20 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Tracking(Callback):
-    """Tells trackers of every epoch.
+    """Logs every epoch to trackers.
 
     Logged for each epoch: ``loss``, ``lr``, ``seconds``, ``memory`` (bytes), ``<split>/<metric>`` and
-    ``<split>/loss``, and what the model shows of itself. Files of trackers lie in the run folder's ``track``.
+    ``<split>/loss``, and the quantities that the model reports. Trackers write their files to ``track`` in the run
+    folder.
 
-    A tracker that cannot start ends the run before its first step. One that fails later is told no more, which is said
-    once: a run of weeks does not end with a server that it only reports to, and ``curve.jsonl`` has every figure.
+    If a tracker cannot start, the run ends before its first step. If a tracker fails later, it gets no more data, and
+    one warning says so: a failing server does not end a long run, and ``curve.jsonl`` has all values.
 
     Args:
-        names: of trackers, as Accelerate calls them; each once.
-        run: what the run is called.
+        names: Accelerate's names of the trackers, each once.
+        run: the name of the run.
         out: the run folder.
-        settings: the configuration by dotted names, kept as hyper-parameters.
+        settings: the configuration by dotted names, logged as hyper-parameters.
     Raises: as `check_trackers`.
     """
 
@@ -62,18 +63,18 @@ class Tracking(Callback):
         self._trackers: list[GeneralTracker] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy opens trackers of its own when its run begins.
+        # A copy of the callback opens its own trackers when its run begins.
         return {**self.__dict__, "_trackers": []}
 
     def on_start(self, run: TrainState) -> None:
         """Open the trackers.
 
-        Raises: OSError: one that cannot start, and why.
+        Raises: OSError: a tracker cannot start; the message says why.
         """
         self._trackers = [self._opened(name) for name in self._names]
 
     def on_epoch_end(self, run: TrainState) -> None:
-        """Log the figures of an epoch."""
+        """Log an epoch."""
         row = run.row
         values: dict[str, Any] = {name: row[name] for name in ("loss", "lr", "seconds")}
         if row["memory"] is not None:
@@ -118,5 +119,5 @@ class Tracking(Callback):
 
 
 def _told(fault: Exception) -> str:
-    """A tracker's own words, as one line."""
+    """Return a tracker's error message as one line."""
     return " ".join(str(fault).split()) or type(fault).__name__

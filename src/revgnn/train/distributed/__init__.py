@@ -1,1 +1,1 @@
-"""Several processes that train one model: what they exchange, which batches each takes, and weights in shards."""
+"""Distributed training: communication between ranks, assignment of batches to ranks, sharded weights and Ray."""

@@ -1,6 +1,6 @@
-"""Whose batches are whose: an epoch cut into steps, each step's batches dealt to the ranks; an evaluation likewise.
+"""Assigns each epoch's batches to optimizer steps and to ranks, and an evaluation's batches to ranks.
 
-What comes as a `Series` is made where it is needed alone; of any other iterable every rank makes everything.
+Each rank makes only its own batches of a `Series`; of any other iterable, every rank makes all batches.
 """
 
 from __future__ import annotations
@@ -14,33 +14,34 @@ from ...data.batch import Batch, Series
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RankBatch:
-    """A batch that a rank takes in a step."""
+    """A batch that a rank processes in a step."""
 
     number: int
-    """Its place among the batches of the epoch, from 0."""
+    """Position in the epoch, from 0."""
     batch: Batch
     counts: bool
-    """False: it is another rank's, repeated with no weight, so that every rank joins every exchange."""
+    """False: a repeated batch of another rank, with weight 0, so that every rank joins every collective operation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankPosition:
-    """A rank among all of them."""
+    """The number of a rank and the number of ranks."""
 
     rank: int
     size: int
     """W, the number of ranks."""
 
     def training(self, epoch: Iterable[Batch], *, accumulate: int, done: int) -> Iterator[list[RankBatch]]:
-        """Cut an epoch into steps, and give what this rank does in each after the first ``done``.
+        """Divide an epoch into steps, and yield this rank's batches of each step after the first ``done``.
 
-        Step s takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. A rank that finds fewer than others in the
-        last step repeats the first batch of the step without counting it: every rank takes equally many.
+        In step s a rank takes batches ``s * W * A + a * W + rank`` for a = 0..A-1. If the last step has fewer batches
+        for a rank than for others, the rank repeats the step's first batch with weight 0, so that all ranks process
+        equally many batches.
 
         Args:
             epoch: the batches of an epoch.
-            accumulate: A, batches of a rank in a step.
-        Cost: a rank's batches of a step are held at once.
+            accumulate: A, batches per rank and step.
+        Cost: all of a rank's batches of a step are in memory at once.
         """
         if not isinstance(epoch, Series):
             yield from self._dealt(epoch, self.size * accumulate, done)
@@ -67,7 +68,7 @@ class RankPosition:
             yield own + [filler] * (place // self.size + 1 - len(own))
 
     def evaluation(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
-        """Give every W-th batch of an evaluation from this rank's first on, each with its number."""
+        """Yield this rank's batches of an evaluation, every W-th one, each with its number."""
         if isinstance(batches, Series):
             numbers = range(self.rank, len(batches), self.size)
             return zip(numbers, batches.take(numbers), strict=True)

@@ -1,7 +1,7 @@
-"""Weights, gradients and optimizer state in shards, one on each rank (FSDP2); and whole tensors from and to shards.
+"""Shards weights, gradients and optimizer state over the ranks (FSDP2), and converts tensors to and from shards.
 
-The model is sharded in place: its parameters become DTensors, which are gathered before they are used and let go
-after. A stack's segments are gathered one at a time, all else together.
+The model is sharded in place: its parameters become DTensors, which are gathered before use and freed after. The
+segments of a stack are gathered one at a time, all other parameters together.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _LOOKED_FOR = "segments while they are looked for"
 
 @runtime_checkable
 class Segmented(Protocol):
-    """A module whose parts can be evaluated as modules of their own, one after the other."""
+    """A module whose parts can be evaluated as separate modules, one after the other."""
 
     def cut(self) -> Sequence[nn.Module]:
-        """Evaluate each part by a call of a module from now on, and give these; none where it cannot be cut."""
+        """Evaluate each part by a module call from now on, and return these modules; empty if it cannot be divided."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sharded:
-    """What of a model is gathered together."""
+    """The FSDP modules of a model, each of which is gathered as a unit."""
 
     root: FSDPModule
     """The model."""
@@ -40,7 +40,7 @@ class Sharded:
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> Sharded:
-        """Shard a model over all ranks, beginning with the weights of the first."""
+        """Shard a model over all ranks; the first rank's weights are used."""
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), 0)
@@ -59,7 +59,7 @@ class Sharded:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Hold all weights on every rank, so that each may call the model by itself."""
+        """Context in which every rank holds all weights, so that each rank may call the model independently."""
         for module in (self.root, *self.segments):
             module.set_reshard_after_forward(False)
             module.unshard()
@@ -73,7 +73,7 @@ class Sharded:
 
     @contextmanager
     def exchange(self, *, last: bool) -> Iterator[None]:
-        """Exchange gradients in the last backward of a step alone."""
+        """Reduce gradients in the last backward of a step only."""
         for module in (self.root, *self.segments):
             module.set_requires_gradient_sync(last)
             module.set_is_last_backward(last)
@@ -81,19 +81,19 @@ class Sharded:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Give all of a tensor of which each rank holds a shard, which all ranks must ask for; any other as it is."""
+    """Gather a sharded tensor, which all ranks must do together; return any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def as_held(tensor: Tensor, held: Tensor) -> Tensor:
-    """Give of a whole tensor what this rank holds where ``held`` is a shard; else the tensor as it is."""
+    """Return this rank's shard of a full tensor if ``held`` is a shard; otherwise the tensor unchanged."""
     if not isinstance(held, DTensor):
         return tensor
     return distribute_tensor(tensor.to(held.device), held.device_mesh, held.placements, src_data_rank=None)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put whole weights into a model, by name; of one in shards, each rank takes its own."""
+    """Load full weights into a model by name; if the model is sharded, each rank takes its own shards."""
     own = model.state_dict()
     model.load_state_dict({name: as_held(value, own[name]) for name, value in weights.items()})
 

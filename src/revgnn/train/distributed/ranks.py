@@ -1,7 +1,7 @@
-"""The ranks of a run: what they add up and tell each other, when they stop; with `sharded`, all of torch.distributed.
+"""Communication between the ranks of a run: sums, broadcasts, gradient exchange, and errors when a rank is lost.
 
-A launcher (torchrun, accelerate launch) starts the same program W times and says so in the environment. Accelerate
-opens the process group. Without a launcher there is one rank, and nothing here communicates.
+A launcher (torchrun, accelerate launch) starts the same program W times and sets environment variables. Accelerate
+opens the process group. Without a launcher there is one rank and no communication.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from .fsdp import Sharded
 ParallelName = Literal["ddp", "fsdp"]
 
 TIMEOUT = timedelta(minutes=30)
-"""Longest wait of one rank for another, which must cover an evaluation; a rank that died is noticed at once by gloo."""
+"""Longest wait of one rank for another, which must cover an evaluation; gloo detects a dead rank at once."""
 
 _SURVIVORS = 3.0
-"""Seconds that a rank that lost another waits for the rest to say that they are there."""
+"""Seconds that a rank waits, after it lost another rank, for the remaining ranks to report."""
 
 
 _SECONDS_FOR_THE_FIRST = 2.0
-"""In which a rank that meets an error leaves the word to the first one, which may have met it too."""
+"""Seconds that another rank waits with its error message, in case the first rank reports the same error."""
 
 _PATIENCE = 60.0
-"""Seconds that a rank which was started again waits for the one before it to be gone."""
+"""Seconds that a restarted rank waits for its predecessor to end."""
 
 
 class LostRankError(ConnectionError):
-    """Another rank ended or went silent in the middle of a run."""
+    """Another rank ended or stopped responding during a run."""
 
 
 @contextmanager
 def one_run(out: Path | None) -> Iterator[None]:
-    """Be one run, of however many ranks: the first one speaks, and claims the folder for all of them.
+    """Context of a run with one or more ranks: the first rank prints, and locks the run folder for all ranks.
 
     Args:
-        out: the run folder, made where it is missing; ``None``: there is none.
+        out: the run folder, created if missing; ``None``: no folder.
     Raises: ClaimedError: another run writes to the folder.
     """
     with (
@@ -74,29 +74,29 @@ def one_run(out: Path | None) -> Iterator[None]:
 
 @dataclass(kw_only=True, eq=False)
 class Ranks:
-    """The ranks of a run, and this one's place among them."""
+    """The ranks of a run, seen from this rank."""
 
     accelerator: Accelerator
     accumulate: int
-    """Batches of a step that each rank takes one after the other."""
+    """Batches that each rank processes per step, one after the other."""
     parallel: ParallelName = "ddp"
     sharded: Sharded | None = None
-    """What `wrap` made of a model with the choice "fsdp"."""
+    """The sharded model, after `wrap` with "fsdp"."""
     rows: RankGroup | None = None
-    """What the BatchNorms of a model share."""
+    """The rank group over which BatchNorm shares its statistics."""
 
     @classmethod
     def open(cls, *, cpu: bool, bf16: bool, accumulate: int, parallel: ParallelName = "ddp") -> Ranks:
-        """Open the process group, where a launcher has started several ranks.
+        """Open the process group if a launcher has started several ranks.
 
-        Raises: ValueError: Accelerate knows no way to join ranks on this accelerator.
+        Raises: ValueError: Accelerate cannot connect ranks on this accelerator.
         """
         # Accelerate keeps device and precision in process-wide singletons and refuses a second run that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
-        # Accelerate joins ranks on the CPU only where it is told to compute there; else each would train by itself.
+        # Accelerate connects CPU ranks only if it is told to use the CPU; otherwise each rank would train alone.
         cpu = cpu or not torch.accelerator.is_available()
         _join(cpu=cpu)
-        # Gloo's threads must end before the process does, or it is aborted.
+        # Gloo's threads must end before the process, which is otherwise aborted.
         atexit.unregister(_leave)
         atexit.register(_leave)
         accelerator = Accelerator(
@@ -123,22 +123,22 @@ class Ranks:
 
     @property
     def batches_per_step(self) -> int:
-        """Batches of the epoch that one step of the optimizer takes, over all ranks."""
+        """Batches per optimizer step, over all ranks."""
         return self.size * self.accumulate
 
     @property
     def place(self) -> RankPosition:
-        """This rank among the others."""
+        """The position of this rank."""
         return RankPosition(rank=int(self.accelerator.process_index), size=self.size)
 
     def steps(self, batches: int) -> int:
-        """Give the steps of an epoch of so many batches; the last one may find fewer than the others."""
+        """Return the number of steps of an epoch of this many batches; the last step may have fewer batches."""
         return -(-batches // self.batches_per_step)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give the module that training calls: gradients are averaged over the ranks while the backward goes on.
+        """Return the module that training calls; it averages gradients over the ranks during the backward.
 
-        With "fsdp" that is the model itself, whose parameters are shards from now on: optimizers are made after this.
+        With "fsdp" this is the model itself, whose parameters become shards: make the optimizer after this call.
         """
         if self.size == 1:
             return model
@@ -150,7 +150,7 @@ class Ranks:
 
     @contextmanager
     def sharing_rows(self, model: nn.Module, *, synchronise: bool) -> Iterator[None]:
-        """Let BatchNorm normalise by the rows of all ranks inside, or by each rank's own under "ddp" too."""
+        """Context in which BatchNorm uses all ranks' rows, if ``sync_batchnorm`` is set, or each rank's own rows."""
         if self.size == 1:
             yield
             return
@@ -158,10 +158,10 @@ class Ranks:
             yield
 
     def exchange(self, trained: nn.Module, *, last: bool, counts: bool) -> AbstractContextManager[Any]:
-        """Exchange gradients in the backward of the last batch of a step alone; around forward and backward.
+        """Context of a forward and backward; gradients are exchanged in the last batch's backward only.
 
         Args:
-            counts: whether the batch has a weight in the step, and its rows in BatchNorm's statistics.
+            counts: whether the batch has a weight in the step and in BatchNorm's statistics.
         """
         if self.rows is not None:
             self.rows.counts = counts
@@ -170,7 +170,7 @@ class Ranks:
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
 
     def agree(self, modules: Sequence[Ranged]) -> None:
-        """Let every rank go on with the widest of their ranges, so that one checkpoint holds for all."""
+        """Set the ranges of all ranks to their maximum, so that one checkpoint is valid for all ranks."""
         for module in modules if self.size > 1 else ():
             ranges = module.ranges()
             if ranges is not None:
@@ -179,7 +179,7 @@ class Ranks:
                 module.widen(ranges)
 
     def total(self, *values: float) -> list[float]:
-        """Add numbers up over the ranks."""
+        """Sum numbers over the ranks."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
@@ -187,7 +187,7 @@ class Ranks:
         return [float(value) for value in tensor.tolist()]
 
     def tell(self, value: Any) -> Any:
-        """Give every rank the JSON value of the one that writes."""
+        """Broadcast a JSON value from the rank that writes."""
         if self.size == 1:
             return value
         text = json.dumps(value).encode() if self.writes else b""
@@ -197,11 +197,11 @@ class Ranks:
         return json.loads(bytes(content.tolist()))
 
     def collect(self, counts: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """Send pieces to the rank that writes; it is given those of the others, and they nothing.
+        """Send pieces to the rank that writes, which receives those of all other ranks; other ranks receive nothing.
 
         Args:
-            pieces: this rank's, each with a tensor at least; as many as it has.
-        Cost: one piece of each rank is held at a time.
+            pieces: any number of pieces of this rank, each with at least one tensor.
+        Cost: one piece of each rank is in memory at a time.
         """
         own: Iterator[dict[str, Tensor]] = iter(()) if self.writes else counts
         while self.size > 1:
@@ -222,7 +222,7 @@ class Ranks:
 
     @contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """Let every rank call a model by itself, as it is on the rank that writes."""
+        """Context in which every rank may call the model independently, with the state of the rank that writes."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -231,9 +231,9 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Say plainly what it means when an exchange inside fails.
+        """Context that converts communication errors to `LostRankError`.
 
-        Raises: LostRankError: in place of what the backend raised.
+        Raises: LostRankError: instead of the backend's exception.
         """
         try:
             yield
@@ -251,7 +251,7 @@ class Ranks:
             ) from error
 
     def _lost(self) -> list[int]:
-        """Ranks that do not say that they are there."""
+        """Return the ranks that do not report."""
         store = dist.distributed_c10d._get_default_store()
         names = [f"there-{rank}" for rank in range(self.size)]
         try:
@@ -261,16 +261,16 @@ class Ranks:
                 time.sleep(0.05)
             return [rank for rank, name in enumerate(names) if not store.check([name])]
         except RuntimeError:
-            # The store was with the rank that is lost.
+            # The lost rank hosted the store.
             return []
 
     def wait(self) -> None:
-        """Wait until every rank has come here."""
+        """Barrier: wait for all ranks."""
         if self.size > 1:
             self.total(0.0)
 
     def check(self, batches: int) -> None:
-        """Refuse ranks that would find nothing to do.
+        """Check that every rank has a batch in an epoch.
 
         Raises: ValueError: an epoch has fewer batches than there are ranks.
         """
@@ -282,9 +282,9 @@ class Ranks:
 
 
 def _join(*, cpu: bool) -> None:
-    """Open the process group of a job that torchrun can start again; of another launcher's, Accelerate does it.
+    """Open the process group of a torchrun job, which can be restarted; for other launchers Accelerate opens it.
 
-    All attempts of such a job share one store, and a new attempt must not find the addresses of a dead one in it.
+    All attempts of such a job share one store; a new attempt must not read the addresses of an ended one.
     """
     cuda = not cpu and torch.cuda.is_available()
     if "TORCHELASTIC_RESTART_COUNT" not in os.environ or not (cpu or cuda):
@@ -310,12 +310,12 @@ def _leave() -> None:
 
 
 def is_first_to_say(error: BaseException) -> bool:
-    """Whether no other rank has said the same, and the first rank does not say it either within a moment."""
+    """Whether this rank should report an error: no other rank has, and the first rank does not within a short wait."""
     try:
         store = _common_store()
         if store is None:
             return True
-        # All that are left of a run lose the same rank, each in its own words.
+        # All remaining ranks report the same lost rank, with different texts.
         text = LostRankError.__name__ if isinstance(error, LostRankError) else str(error)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         said = f"said-{attempt}-{hashlib.sha256(text.encode()).hexdigest()}"
@@ -326,12 +326,12 @@ def is_first_to_say(error: BaseException) -> bool:
                 time.sleep(0.05)
             return bool(store.add(said, 1) == 1)
     except RuntimeError:
-        # The store was with a rank that is gone.
+        # A rank that has ended hosted the store.
         return True
 
 
 def _common_store() -> Any:
-    """Give the store that all ranks write to: the process group's, or torchrun's own before there is one; else None."""
+    """Return the store shared by all ranks: the process group's, or before it exists torchrun's; otherwise None."""
     if dist.is_initialized():
         return dist.distributed_c10d._get_default_store()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
@@ -347,10 +347,10 @@ def scale_gradients(parameters: Iterator[nn.Parameter], factor: float) -> None:
 
 
 def own_statistics(model: nn.Module, *, synchronise: bool) -> str | None:
-    """Say which batch statistics are not shared by the ranks, where a model has such and there are several.
+    """Describe the batch statistics of a model that several ranks do not share, if there are any.
 
     Args:
-        synchronise: whether those are shared that can be.
+        synchronise: whether statistics are shared where possible.
     """
     left = {type(module).__name__ for module in left_out(model)} if synchronise else {"BatchNorm"}
     if world_size() == 1 or not left or not any("BatchNorm" in type(module).__name__ for module in model.modules()):

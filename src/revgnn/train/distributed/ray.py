@@ -1,7 +1,7 @@
-"""The ranks of a run as workers of a Ray cluster: started together, stopped together, started again where one is lost.
+"""Runs the ranks of a run as workers of a Ray cluster, stops them together, and restarts them if one is lost.
 
-Ray Train opens the process group and says in the environment who is who; what a worker does is what any other rank
-does. Hides Ray: what comes back is what the first rank returned, or one error.
+Ray Train opens the process group and sets the ranks' environment variables; a worker then behaves as any other rank.
+Callers do not see Ray: they get the first rank's result, or one error.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from ..signals import Interrupted, Interrupts
 _log = logging.getLogger(__name__)
 
 _FOLDER = ".ray"
-"""In the run folder: Ray's own notes, while it runs."""
+"""Folder in the run folder for Ray's own files during the run."""
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 _PACKAGE = __name__.partition(".")[0]
 _SECONDS = 1.0
-"""Between two looks at whether the run is to stop."""
+"""Seconds between two checks for a stop request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Which workers of which cluster."""
+    """The Ray cluster and its workers."""
 
     address: str
-    """Of a Ray cluster; ``local`` starts one on this machine."""
+    """Address of a Ray cluster; ``local`` starts one on this machine."""
     count: int
-    """W: ranks, one worker each."""
+    """W, the number of workers, one per rank."""
     cpus: int = 1
-    """Cores of a worker, and the threads that it computes with."""
+    """CPU cores and compute threads per worker."""
     restarts: int = 3
-    """How often all of them are started again after one was lost."""
+    """How often all workers are restarted after one was lost."""
 
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("cpus", 1), ("restarts", 0)):
@@ -54,36 +54,36 @@ class Workers:
 
 @dataclass(frozen=True)
 class _Stopped:
-    """A rank stopped because it was asked to."""
+    """A rank stopped on request."""
 
     message: str
     signum: int
 
 
 def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, cpu: bool) -> Any:
-    """Do some work on every rank at once, in the folder where this process stands.
+    """Call a function on every rank, in this process's working directory.
 
-    Ctrl-C and SIGTERM reach all ranks, which stop after the same step.
+    Ctrl-C and SIGTERM are forwarded to all ranks, which stop after the same step.
 
     Args:
-        work: importable by name on every machine; called with the device and whether it goes on from a checkpoint that
-            an attempt before it left.
-        workers: who does it.
-        folder: of the run: the same files under the same path on every machine.
-        cpu: leave the cluster's GPUs alone; else each worker has one, if there are any.
+        work: importable by name on every machine; called with the device and with whether to resume from a checkpoint
+            of an earlier attempt.
+        workers: the cluster and its workers.
+        folder: the run folder, a shared folder with the same path on every machine.
+        cpu: do not use the cluster's GPUs; otherwise each worker has one, if there are any.
     Returns: what the first rank returned.
     Raises:
-        ClaimedError: another run is writing to the folder, or other ranks are at work for it.
+        ClaimedError: another run is writing to the folder, or other ranks still work on it.
         Interrupted: a signal stopped the run.
         ChildProcessError: workers were lost, more often than ``workers.restarts``.
         FileNotFoundError: a machine does not see the folder.
         ModuleNotFoundError: Ray is not installed.
-        ValueError, MemoryError...: what a rank raised.
+        ValueError, MemoryError...: a rank's exception.
     """
     ray, torch_trainer = _load()
     folder = folder.resolve()
     with claimed(folder):
-        # Refused before anything is started; while the run goes on, the first rank holds this claim.
+        # Check the lock before the start; during the run the first rank holds it.
         pass
     with _notes(folder) as notes, _cluster(ray, workers):
         gpu = not cpu and ray.cluster_resources().get("GPU", 0) >= 1
@@ -104,9 +104,9 @@ def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, 
 
 
 def _load() -> tuple[Any, Callable[[Any, Workers, bool, Path], Any]]:
-    """Import Ray with its telemetry off; give it, and what makes a trainer."""
+    """Import Ray with telemetry disabled; return it and its trainer class."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Train would step into a folder of its own, where relative paths of the run lead nowhere.
+    # Ray Train would change the working directory, and relative paths of the run would break.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     try:
         import ray
@@ -126,7 +126,7 @@ def _load() -> tuple[Any, Callable[[Any, Workers, bool, Path], Any]]:
             run_config=RunConfig(
                 name="job",
                 storage_path=str(notes),
-                # Attempts are counted here, because only a lost worker deserves another.
+                # Count the attempts here, because only a lost worker justifies a restart.
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
             ),
@@ -137,14 +137,14 @@ def _load() -> tuple[Any, Callable[[Any, Workers, bool, Path], Any]]:
 
 @contextmanager
 def _cluster(ray: Any, workers: Workers) -> Iterator[None]:
-    """Join a cluster, or start one; what was joined before is left as it is."""
+    """Connect to a cluster or start one; keep an existing connection."""
     if ray.is_initialized():
         yield
         return
     local = {"address": "local", "num_cpus": workers.count * workers.cpus, "include_dashboard": False}
     where = local if workers.address == "local" else {"address": workers.address}
     try:
-        # Ray's warnings come every second where a cluster has no dashboard; what a run says has handlers of its own.
+        # Ray warns every second if a cluster has no dashboard; the run's own messages have their own handlers.
         ray.init(**where, logging_level=logging.WARNING, logging_config=ray.LoggingConfig(log_level="ERROR"))
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(
@@ -159,7 +159,7 @@ def _cluster(ray: Any, workers: Workers) -> Iterator[None]:
 
 @contextmanager
 def _notes(folder: Path) -> Iterator[Path]:
-    """Give Ray a folder inside that of the run, by which machines also see whether it is the same."""
+    """Create Ray's folder inside the run folder; machines also use it to verify that they share the run folder."""
     notes = folder / _FOLDER
     with claimed(notes):
         try:
@@ -182,7 +182,7 @@ def _say_who_waits(there: dict[str, float], workers: Workers, gpu: bool) -> None
 
 
 class _Switch:
-    """An actor that says whether the run is to stop."""
+    """A Ray actor that holds the stop request."""
 
     def __init__(self) -> None:
         self._signum: int | None = None
@@ -195,7 +195,7 @@ class _Switch:
 
 
 def _returned(trainer: Any, switch: Any) -> Any:
-    """Run one attempt to its end, while this thread listens to signals.
+    """Run one attempt to its end, while this thread handles signals.
 
     Raises: ChildProcessError: a worker was lost.
     """
@@ -207,7 +207,7 @@ def _returned(trainer: Any, switch: Any) -> Any:
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             done.append(error)
 
-    # In a thread of its own Ray leaves the signals alone.
+    # In another thread Ray does not replace the signal handlers.
     thread = threading.Thread(target=fit, daemon=True)
     with Interrupts() as interrupts:
         thread.start()
@@ -226,15 +226,15 @@ def _returned(trainer: Any, switch: Any) -> Any:
 
 
 def _spoken(error: BaseException) -> BaseException:
-    """Give the error of a rank where another attempt would meet it too, else say that a worker was lost."""
+    """Return a rank's error if a restart would repeat it; otherwise an error that a worker was lost."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     if not failures:
         return ChildProcessError(f"Ray ended the job: {_in_short(error)}") if _is_of_ray(error) else error
     for _, failure in sorted(failures.items()):
-        # What ranks say when another one goes away is a RuntimeError.
+        # Ranks raise a RuntimeError when another rank ends.
         if not isinstance(failure, RuntimeError) and not _is_of_ray(failure):
             return failure
-    # Those that waited for the lost one failed too, and say so: it is the one that says nothing of its own.
+    # Ranks that waited for the lost rank report an error too; the lost rank is the one without an error of its own.
     rank, failure = min(failures.items(), key=lambda pair: (not _is_of_ray(pair[1]), pair[0]))
     lost = ChildProcessError(f"rank {rank} {'was lost' if _is_of_ray(failure) else 'failed'}: {_in_short(failure)}")
     lost.__cause__ = failure
@@ -251,7 +251,7 @@ def _in_short(error: BaseException) -> str:
 
 
 def _rank(work: Callable[[str, bool], Any], device: str, again: bool, switch: Any, folders: tuple[str, str]) -> Any:
-    """Be one rank, in a process of a worker."""
+    """Run one rank in a worker process."""
     for path in folders:
         if not Path(path).is_dir():
             raise FileNotFoundError(
@@ -262,7 +262,7 @@ def _rank(work: Callable[[str, bool], Any], device: str, again: bool, switch: An
     if again:
         say_restarted()
     threading.Thread(target=_listen, args=(switch,), daemon=True).start()
-    # Ray hands on what stands on standard error, and would say it twice.
+    # Ray forwards standard error and would print the message twice.
     logging.getLogger(_PACKAGE).propagate = False
     try:
         return work(device, again)
@@ -271,7 +271,7 @@ def _rank(work: Callable[[str, bool], Any], device: str, again: bool, switch: An
 
 
 def _listen(switch: Any) -> None:
-    """Hand on what the switch says for as long as this process lives."""
+    """Poll the stop request until this process ends."""
     import ray
 
     while True:
