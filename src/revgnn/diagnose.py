@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .data import Batch, Dataset, load_dataset, make_batches
+from .data import Batch, Dataset, GraphInfo, load_dataset, make_batches
 from .data.readers.pyg import quiet_pyg
 from .experiment import Experiment, make_model, read_experiment
 from .graph import Graph
@@ -71,7 +71,7 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     trained = read_schema(folder)
     run = read_experiment(folder).for_data(trained)
     assert run.train.loss is not None, "the task of the data has one"
-    _check(run, trained.level)
+    _check(run, trained)
     dataset = load_dataset(run.dataset, data_root)
     trained.check_applies(dataset.info)
     model = make_model(run, trained)
@@ -169,8 +169,8 @@ def draw(diagnosis: Diagnosis, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def _check(run: Experiment, level: str) -> None:
-    if level != "node" or run.dataset.name == "prepared":
+def _check(run: Experiment, info: GraphInfo) -> None:
+    if info.task_spec.has_many_graphs or run.dataset.name == "prepared":
         raise ValueError("diagnose looks at one graph in memory, not at many small ones nor at a graph on disk")
     if run.train.labels.reuse:
         raise ValueError("diagnose does not look at networks that read labels (train.labels.reuse=true)")

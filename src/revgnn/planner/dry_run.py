@@ -81,7 +81,7 @@ def trial_peaks(run: Experiment, shape: GraphShape, factor: float, layers: int |
         layers: number of layers; ``None``: the configured number.
     """
     small = step_shape(run, shape).scaled(factor)
-    if shape.info.level == "graph":
+    if shape.info.task_spec.has_many_graphs:
         # Use enough graphs for an epoch of several steps.
         graphs = small.graphs
         run = replace(run, batch_size=graphs)
@@ -91,7 +91,7 @@ def trial_peaks(run: Experiment, shape: GraphShape, factor: float, layers: int |
     with as_tried(trial, small) as trial:
         data = made_up(small)
         for number, way in enumerate(ways_of_trial(trial)):
-            if shape.info.level == "graph":
+            if shape.info.task_spec.has_many_graphs:
                 peaks = step_peaks(way, make_batches(data, run.batch_size, 0), data)
             else:
                 batch = FullBatch(data).batch
@@ -121,14 +121,14 @@ def as_tried(run: Experiment, shape: GraphShape) -> Iterator[Experiment]:
 
 def made_up_data(run: Experiment, shape: GraphShape) -> Dataset:
     """Make a synthetic data set of a shape, for `made_up_batches`."""
-    if shape.info.level == "graph" or run.loader.kind == "full":
+    if shape.info.task_spec.has_many_graphs or run.loader.kind == "full":
         return made_up(shape)
     return partitioned_data(run.loader, shape, shape)
 
 
 def made_up_batches(run: Experiment, shape: GraphShape, data: Dataset) -> Batches:
     """Return the batches of a run on synthetic data; parts are consecutive nodes, of equal size."""
-    if shape.info.level == "graph" or run.loader.kind == "full":
+    if shape.info.task_spec.has_many_graphs or run.loader.kind == "full":
         return make_batches(data, run.batch_size, run.train.seed, run.loader)
     batches = partitioned_batches(run.loader, shape, data)
     return Prefetched(batches, run.loader.prefetch) if run.loader.prefetch else batches

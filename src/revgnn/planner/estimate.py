@@ -78,7 +78,7 @@ def _predict(run: Experiment, shape: GraphShape) -> Prediction:
     )
     parameters, tensors = count_weights(run, shape)
     weights = weight_kinds(run, parameters, tensors)
-    if shape.info.level == "node" and run.loader.kind != "full":
+    if not shape.info.task_spec.has_many_graphs and run.loader.kind != "full":
         peaks = _with_batches(run, shape, peaks)
     highest = max(peaks, key=lambda phase: peaks[phase])
     peak = round(peaks[highest])

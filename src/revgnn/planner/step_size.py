@@ -24,7 +24,7 @@ def step_size(run: Experiment, shape: GraphShape) -> tuple[int, int]:
 def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
     """The shape of what a training step sees: of a data set of its own, all of which is in the step."""
     loader = run.loader
-    if shape.info.level == "graph":
+    if shape.info.task_spec.has_many_graphs:
         graphs = min(run.batch_size or shape.graphs, shape.graphs)
         share = graphs / shape.graphs
         nodes, edges = max(round(shape.nodes * share), 1), round(shape.edges * share)
@@ -44,8 +44,8 @@ def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
 def steps_of(run: Experiment, shape: GraphShape) -> int:
     """Steps of an epoch."""
     rows = shape.train or round(TRAINED * shape.rows)
-    batch = run.batch_size if shape.info.level == "graph" else run.loader.batch_size
-    if shape.info.level == "graph" or run.loader.kind == "neighbor":
+    batch = run.batch_size if shape.info.task_spec.has_many_graphs else run.loader.batch_size
+    if shape.info.task_spec.has_many_graphs or run.loader.kind == "neighbor":
         return -(-rows // (batch or rows))
     return 1 if run.loader.kind == "full" else steps_by_parts(run.loader, shape)
 

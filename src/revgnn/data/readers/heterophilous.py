@@ -75,7 +75,7 @@ def read_heterophilous(name: str, root: Path, *, split: int = 0, download: bool 
         info=info,
         x=x,
         edge_index=edge_index,
-        y=y if info.task == "multiclass" else y[:, None].float(),
+        y=y if info.task_spec.labels == "classes" else y[:, None].float(),
         splits={
             ours: torch.from_numpy(np.flatnonzero(arrays[f"{theirs}_masks"][split]))
             for ours, theirs in (("train", "train"), ("valid", "val"), ("test", "test"))
