@@ -80,7 +80,7 @@ def run_experiment(
         callbacks: callbacks of the training, such as a `ProgressBar`.
         target: published results, shown next to this run's results in the report.
         dataset: the data if it is loaded already, from `read_data`; ``None``: it is read.
-    Returns: the report; ``None`` on all ranks but the first.
+    Returns: the report; an empty dictionary on all ranks but the first.
     Raises:
         FileExistsError: ``out`` contains something else than a run.
         ClaimedError: another run is writing to ``out``.
@@ -121,13 +121,12 @@ def make_model(run: Experiment, info: GraphInfo) -> nn.Module:
 def as_json(run: Experiment) -> dict[str, Any]:
     """Convert an experiment to JSON values, including the class of its model, for `experiment_of`."""
     model = run.model
-    facts = {key: asdict(getattr(run, key)) for key in ("dataset", "train", "loader")}
     return {
-        "dataset": facts["dataset"],
+        "dataset": asdict(run.dataset),
         "model": {"class": name_of(type(model)), **(asdict(model) if is_dataclass(model) else {})},
-        "train": facts["train"],
+        "train": asdict(run.train),
         "batch_size": run.batch_size,
-        "loader": facts["loader"],
+        "loader": asdict(run.loader),
     }
 
 

@@ -154,7 +154,7 @@ def describe(info: GraphInfo) -> dict[str, Any]:
     """Return the facts of a data set for a report."""
     return {
         "name": info.name,
-        "task": f"{info.level}-level {info.task}",
+        "task": str(info.task_spec),
         "nodes": info.counts.nodes,
         "edges": info.counts.edges,
         "graphs": info.counts.graphs,

@@ -38,8 +38,8 @@ class _OneCall(Graph):
     def __post_init__(self) -> None:
         pass
 
-    def _kept_in(self, place: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
-        value = place[name] = make()
+    def _cached(self, cache: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
+        value = cache[name] = make()
         return value
 
 
