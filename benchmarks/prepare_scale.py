@@ -1,4 +1,4 @@
-"""What `revgnn prepare` takes by the size of a graph: seconds, memory of the whole process tree, and disk, beside DuckDB.
+"""What `revgnn prepare` and DuckDB take by the size of a graph: seconds, memory of the whole process tree, and disk.
 
 python -m benchmarks.prepare_scale --edges 1000000          seeded tables in a folder that goes away, and one line
 python -m benchmarks.prepare_scale --edges 100000000 --out benchmarks/results/prepare.jsonl
@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -193,10 +192,11 @@ def main() -> None:
     }
     print(f"{nodes:,} nodes, {options.edges:,} edges, {parts} parts, medians of {options.repeats}:")
     for what, found in (("revgnn prepare", ours), ("DuckDB", theirs)):
+        memory, between, wrote = (found[f"{name}_bytes"] / 1e9 for name in ("peak", "between", "graph"))
         print(
-            f"{what}: {found['seconds']:.1f} s, {found['own_seconds']:.1f} s without imports, {found['cpu_seconds']:.1f} "
-            f"s of processors, at most {found['peak_bytes'] / 1e9:.2f} GB of memory, {found['between_bytes'] / 1e9:.2f} "
-            f"GB between; wrote {found['graph_bytes'] / 1e9:.2f} GB"
+            f"{what}: {found['seconds']:.1f} s, {found['own_seconds']:.1f} s without imports, "
+            f"{found['cpu_seconds']:.1f} s of processors, at most {memory:.2f} GB of memory and {between:.2f} GB of "
+            f"disk between; wrote {wrote:.2f} GB"
         )
     if options.out is not None:
         with options.out.open("a", encoding="utf-8") as file:
