@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .inputs import Chunk, read_chunk
-from .rows import as_text
 
 _logger = logging.getLogger(__name__)
 
@@ -48,33 +46,10 @@ class Scan:
     rows: RowReader
     chunks: tuple[Chunk, ...]
     columns: tuple[str, ...]
-    text: tuple[str, ...]
-    kinds: tuple[tuple[str, pa.DataType], ...]
     num_bytes: int
     """Estimated size of all rows in memory: a join holds its smaller side there."""
     damaged: int = 0
     """The check of files that prove damaged while they are read."""
-
-
-@dataclass(frozen=True)
-class Values:
-    """Reads the distinct values of columns in a batch, as text."""
-
-    columns: tuple[str, ...]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Schema of the result of `read`."""
-        return pa.schema([("column", pa.large_string()), ("value", pa.large_string())])
-
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
-        """Return rows (column, value)."""
-        tables = []
-        for name in self.columns:
-            values = pc.unique(as_text(batch.column(name))).drop_null()
-            names = pa.array([name] * len(values), pa.large_string())
-            tables.append(pa.Table.from_arrays([names, values], schema=self.schema))
-        return pa.concat_tables(tables)
 
 
 def load_daft() -> Any:
@@ -123,16 +98,6 @@ def choose_runner(ray: str | None) -> None:
         raise ValueError(
             f"this process computes on the {running} runner already, and cannot change; prepare in another process"
         )
-
-
-def distinct(scan: Scan) -> dict[str, list[str]]:
-    """Return the distinct values of each column of a scan of `Values`, unordered."""
-    found: dict[str, list[str]] = {}
-    with _settings():
-        table = _frame(scan).distinct().to_arrow()
-    for name, value in zip(table.column("column").to_pylist(), table.column("value").to_pylist(), strict=True):
-        found.setdefault(name, []).append(value)
-    return found
 
 
 def split_nodes(scan: Scan, out: Path, assigned: Path | None) -> None:
@@ -265,7 +230,7 @@ def read(scan: Scan, chunk: Chunk) -> Iterator[Any]:
     record_batch = load_daft().recordbatch.RecordBatch
     row, last = chunk.first_row, chunk.first_row
     try:
-        for row, batch in read_chunk(chunk, scan.columns, scan.text, dict(scan.kinds)):
+        for row, batch in read_chunk(chunk, scan.columns):
             last = row + batch.num_rows
             yield record_batch.from_arrow_table(scan.rows.read(batch, chunk.file, row))._recordbatch
         _logger.info("read rows %s to %s of %s", f"{chunk.first_row:,}", f"{last:,}", Path(chunk.path).name)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..batch import SPLITS
 from ..readers.parquet import Faults, is_null
-from .rows import Checks
+from .columns import Checks
 
 TWICE = "with an id that an earlier row has; give every node one row, or --drop-duplicate-nodes"
 ELSEWHERE = "with an id that another part has too; give every node one part"

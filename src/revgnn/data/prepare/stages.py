@@ -27,6 +27,7 @@ import torch
 from ...files import versions_of
 from ...graph import Graph
 from ...run_lock import claimed
+from ..hashing import HASH_NAME
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
 from ..ondisk.part import write_part
@@ -36,7 +37,6 @@ from ..sampling.clusters import metis_clusters
 from .config import GraphConfig
 from .engine import DAMAGED, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
 from .finish import ELSEWHERE, TWICE, NodeParts, RowCounts, count_faulty_edges, matrix, read_edges, read_part
-from .hashing import HASH_NAME
 from .inputs import Table, describe, open_table
 from .resolve import Plan, resolve
 
@@ -106,6 +106,7 @@ def prepare(
     drop: DropFaulty | None = None,
     overwrite: bool = False,
     ray: str | None = None,
+    like: GraphInfo | None = None,
 ) -> Prepared:
     """Prepare a graph from tables.
 
@@ -116,6 +117,7 @@ def prepare(
         drop: the faulty rows to drop; ``None``: none.
         overwrite: whether to replace a prepared graph in ``out``.
         ray: the address of a Ray cluster that sees ``base`` and the folder of ``out``, or ``local``.
+        like: metadata of a graph whose encodings and classes are taken over; ``None``: they are fitted.
     Returns: the prepared graph.
     Raises:
         FileExistsError: ``out`` contains something else.
@@ -127,11 +129,12 @@ def prepare(
     """
     started, drop = time.monotonic(), drop or DropFaulty()
     faults = Faults()
-    nodes, edges = (open_table(side.files, base, faults) for side in (config.nodes, config.edges))
+    nodes, edges = (open_table(side.files, base, faults, side.csv) for side in (config.nodes, config.edges))
     if nodes is None or edges is None:
         faults.raise_if_any(base)
         raise AssertionError("a table without files is a fault")
-    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop)}))
+    taken = {} if like is None else {"like": asdict(like.without_counts())}
+    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop), **taken}))
     inputs = describe(nodes) + describe(edges)
     existing = _existing(out, inputs, settings, overwrite)
     if existing is not None:
@@ -140,7 +143,7 @@ def prepare(
     choose_runner(ray)
     with claimed(out, beside=True), _work_folder(out) as work:
         preparation = _Preparation(config, drop, nodes, edges, work, faults)
-        preparation.resolve(base)
+        preparation.resolve(base, like)
         preparation.sort_rows(base)
         manifest = preparation.write(out, {"inputs": tuple(inputs), "config": settings})
     _logger.info(
@@ -163,13 +166,13 @@ class _Preparation:
         self.tables = nodes, edges
         self.dropped: Counter[str] = Counter()
 
-    def resolve(self, base: Path) -> None:
+    def resolve(self, base: Path, like: GraphInfo | None) -> None:
         """Find the columns.
 
         Raises: ValueError: all faults so far, if too much is missing to continue.
         """
         _logger.info("reading the columns of %s", _files(self.tables))
-        plan = resolve(self.config, *self.tables, self.faults)
+        plan = resolve(self.config, *self.tables, self.faults, like)
         if plan is None:
             self.faults.raise_if_any(base)
             raise AssertionError("a column that cannot be read is a fault")
@@ -249,13 +252,8 @@ class _Preparation:
                     edges = sum(facts.edges for facts in parts)
                     _logger.info("part %d of %d: %s edges so far", part + 1, config.parts.count, f"{edges:,}")
             manifest = Manifest(
-                info=GraphInfo(
-                    name=config.name or out.resolve().name,
-                    task=config.task,
-                    num_outputs=plan.num_outputs,
-                    class_names=plan.classes,
-                    features=plan.features,
-                    edge_features=plan.edge_features,
+                info=replace(
+                    plan.info(config, config.name or out.resolve().name),
                     undirected=config.direction == "undirected",
                     self_loops=config.self_loops,
                 ),
@@ -294,7 +292,9 @@ class _Preparation:
         if nodes is None:
             nodes = rows.schema.empty_table()
         y = nodes.column("y")
-        labels = matrix(y, rows.num_targets) if rows.labels else np.asarray(y).astype(np.int64)
+        labels = matrix(y, rows.num_targets) if rows.num_targets else np.asarray(y).astype(np.int64)
+        if not rows.num_targets and not self.config.spec.has_classes:
+            labels = np.empty((len(labels), 0), np.float32)
         return write_part(
             folder,
             part,
