@@ -116,6 +116,8 @@ class Numbers:
     text: int
     """The check of texts that are no numbers."""
     csv: CsvFormat = PLAIN
+    negative: int | None = None
+    """The check of numbers below 0; ``None``: they are allowed."""
 
     def raw(self, batch: Any, marks: Marks) -> Raw:
         """Return [rows, size] float64; NaN: missing, or marked."""
@@ -138,6 +140,8 @@ class Numbers:
         if large.any():
             marks.add(self.finite, np.asarray(large.any(axis=1)))
             out = np.where(large, np.nan, out)
+        if self.negative is not None:
+            marks.add(self.negative, np.asarray((out < 0).any(axis=1)))
         return out
 
 

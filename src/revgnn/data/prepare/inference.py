@@ -175,7 +175,7 @@ def _split(nodes: Table, columns: Columns, used: dict[str, str], found: Inferred
         used |= {name: "mask" for name in masks.values() if name is not None}
         found.said.append(f"split: the masks {', '.join(name for name in masks.values() if name is not None)}")
         return {"masks": {split: name for split, name in masks.items() if name is not None}}
-    found.said.append("split: no column says it, so 80, 10 and 10% are drawn by the hash of the id (--split COLUMN)")
+    found.said.append("split: no column says it, so 80, 10 and 10% are drawn by the hash of the id (--split)")
     return {"fractions": list(FRACTIONS)}
 
 
@@ -196,7 +196,7 @@ def _task(
     if not there or len(there) < len(label):
         return "multiclass"
     kind, why = _task_of(nodes, there, columns.unlabelled)
-    found.said.append(f"task: {kind}, because {', '.join(there)} {why} (--task changes it)")
+    found.said.append(f"task: {kind}, because {', '.join(there)} {why} (--task)")
     return kind
 
 
@@ -252,9 +252,7 @@ def _features(
         return list(columns.features)
     free = [one for one in nodes.schema if one.name not in used]
     if any(one.name == "x" for one in free):
-        found.left_out += [
-            (one.name, "x holds the features (--features names others)") for one in free if one.name != "x"
-        ]
+        found.left_out += [(one.name, "x holds the features (--features)") for one in free if one.name != "x"]
         return ["x"]
     chosen: list[Any] = []
     texts = _texts(nodes, [one.name for one in free if is_text(value_type(one.type))])
@@ -266,7 +264,7 @@ def _features(
             chosen.append(one.name if encode == "number" else {"column": one.name, "encode": encode})
     if not chosen:
         why = "; ".join(f"{name}: {reason}" for name, reason in found.left_out) or "there is no other column"
-        raise ValueError(f"{nodes.names[0]} has no column of features; --features names some ({why})")
+        raise ValueError(f"{nodes.names[0]} has no column of features: name some by --features ({why})")
     return chosen
 
 
@@ -331,7 +329,7 @@ def _edge_features(
             why = "the index of pandas" if is_index else "no feature by default (--edge-features, --weight)"
             found.left_out.append((f"edges.{one.name}", why))
     if weight is not None:
-        found.said.append(f"edge weights: {weight} multiplies messages (--edge-features {weight} makes it a feature)")
+        found.said.append(f"edge weights: {weight} multiplies messages (--edge-features makes a feature of it)")
     return chosen, weight
 
 

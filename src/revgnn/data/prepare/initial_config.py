@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,12 +73,22 @@ def chosen_config(arguments: Namespace, like: GraphInfo | None = None) -> tuple[
     return config if like is None else config.with_task(like.task), base
 
 
-def tell(inferred: Inferred) -> None:
-    """Log what was inferred, and what is left out."""
-    for sentence in inferred.said:
-        _logger.info("%s", sentence)
-    for column, why in inferred.left_out:
-        _logger.info("column %s is left out: %s", column, why)
+def tell(inferred: Inferred, *, in_training: bool = False) -> None:
+    """Log what was inferred, and what is left out.
+
+    Args:
+        inferred: by `infer`.
+        in_training: whether flags of ``revgnn prepare`` are named as fields that ``revgnn train`` can set.
+    """
+    left_out = [f"column {column} is left out: {why}" for column, why in inferred.left_out]
+    for sentence in (*inferred.said, *left_out):
+        _logger.info("%s", as_fields(sentence) if in_training else sentence)
+
+
+def as_fields(text: str) -> str:
+    """Name flags of ``revgnn prepare`` as fields that ``revgnn train --set`` can change."""
+    text = text.replace("--task", "--set dataset.task=")
+    return re.sub(r"--(?!set )([a-z-]+)", lambda flag: f"--set dataset.columns.{flag[1].replace('-', '_')}=", text)
 
 
 def write_first(arguments: Namespace, path: Path) -> Path:

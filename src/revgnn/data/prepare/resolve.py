@@ -51,7 +51,7 @@ class Plan:
             name=name,
             task=config.task,
             num_outputs=self.num_outputs,
-            class_names=self.classes,
+            class_names=self.classes or _names(config, self.num_outputs),
             features=_described(self.node_rows.features),
             edge_features=_described(self.edge_rows.features),
             edge_weight=config.edges.weight is not None,
@@ -87,6 +87,7 @@ def resolve(
     attr = [found for found in map(edge.column, features[1]) if found is not None]
     weight = None if config.edges.weight is None else edge.weight(config.edges.weight)
     part = None if config.parts.column is None else _part(config.parts.column, config, node)
+    _logger.info("%s: features %s", node.file, ", ".join(map(_told, x)) or "none")
     classes = label.classes()
     number, labels = node.checks.number, label.name
     node_rows = NodeRows(
@@ -125,6 +126,16 @@ def resolve(
         classes=None if numbered else classes,
         num_outputs=len(classes) if node_rows.num_targets == 0 and classes is not None else node_rows.num_targets,
     )
+
+
+def _told(column: FeatureColumn) -> str:
+    return column.column if column.width == 1 else f"{column.column} ({column.width} columns)"
+
+
+def _names(config: GraphConfig, num_outputs: int) -> tuple[str, ...] | None:
+    """Return the names of several label columns."""
+    names = config.nodes.label
+    return names if config.task == "multilabel" and 1 < len(names) == num_outputs else None
 
 
 def _described(columns: tuple[FeatureColumn, ...]) -> tuple[Feature, ...]:
@@ -235,8 +246,9 @@ class _Labels:
         if self._given is None and classes[0] == "-1" and classes != ("-1", "1") and classes[1].isdecimal():
             self._node.fault(
                 self.name,
-                f"{self._counts['-1']} rows have the label -1, which usually means an unknown one; --unlabelled -1 "
-                "(unlabelled: -1) takes it so, and classes lists it as a class",
+                f"{self._counts['-1']} rows have the label -1, which usually means an unknown one: say so by "
+                "unlabelled: -1 (--unlabelled -1, in training --set dataset.columns.unlabelled=-1), or name it in "
+                "classes",
             )
             return None
         return classes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -220,7 +220,8 @@ class Resolver:
         if numbers.size != 1:
             self.fault(name, f"holds lists of {numbers.size} numbers; a weight is one number")
             return None
-        return self.column(Pending(numbers, NumberEncoding(size=1)))
+        negative = self.checks.number(name, "with a weight below 0; as an edge feature it may be: edges.features")
+        return self.column(Pending(replace(numbers, negative=negative), NumberEncoding(size=1)))
 
     def fit(self, pending: list[Pending], others: list[tuple[str, Callable[[Any, Mask], None]]], train: Train) -> None:
         """Fit the encodings of columns, and show every row to others, in one pass.
@@ -302,8 +303,8 @@ class Train:
 
 
 _NO_INTEGER = "with an id that is no whole number, as the ids of the nodes are; mend it, or --drop-bad-edges"
-_WITHOUT = "without a value; fill or drop them"
-_NAN = "with NaN, null or infinity; fill or drop them"
+_WITHOUT = "without a value; set fill (such as mean), or drop them"
+_NAN = "with NaN, null or infinity; set fill for the missing, or drop them"
 _PROSE = (
     "which are no categories; make numbers of them first, such as a list from a text embedding, or leave the column out"
 )

@@ -135,7 +135,7 @@ def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | 
             faults.raise_if_any(folder)
         assert nodes is not None and edges is not None, "a table without files is a fault"
         inferred = infer(nodes, edges, (first, second), columns, task=task, like=like)
-        tell(inferred)
+        tell(inferred, in_training=True)
         config = parse(GraphConfig, inferred.values, str(folder))
     return config if like is None else config.with_task(like.task)
 
