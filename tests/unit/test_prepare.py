@@ -268,7 +268,7 @@ def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
         "one row, or --drop-duplicate-nodes",
         "nodes.parquet, column x: 1 row, first row 2, without a value; set fill (such as mean), or drop them",
         "nodes.parquet, column x: 1 row, first row 1, of another length than 2, that of the first row; make them equal",
-        "nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; set fill for the missing, or drop them",
+        "nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; set fill, or drop them",
         "nodes.parquet, column label: 1 row, first row 1, outside the classes; name it in classes, or null it",
         "nodes.parquet, column label: 2 rows, first row 1, in a split but without a label; label them or null "
         "their split",
@@ -278,7 +278,7 @@ def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
         "--drop-bad-edges",
         "edges.parquet, column dst: 1 row, first row 3 (x), with an id that the nodes do not have; add the node, or "
         "--drop-bad-edges",
-        "edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; set fill for the missing, or drop them",
+        "edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; set fill, or drop them",
     }
 
 

@@ -28,6 +28,8 @@ MAX_CATEGORIES = 10_000
 """Maximum number of categories of a column; a column with more has ids or texts."""
 FEW_CATEGORIES = 100
 """Categories that a column of texts gets if its encoding is not given: the most frequent ones."""
+FEW_OF_PROSE = 20
+"""Different texts that are categories even if few rows share one."""
 MAX_WIDTH = 1 << 16
 """Maximum length of a list of numbers, so that many rows fit into memory."""
 _EXACT, _UNIX = 2**24, (946_684_800, 4_102_444_800)
@@ -260,7 +262,7 @@ class Resolver:
         if isinstance(fitter, CategoryFitter) and isinstance(encoding, CategoryEncoding):
             count, rows = len(fitter.counts), sum(fitter.counts.values())
             is_open = pending.feature is not None and pending.feature.encode == "auto"
-            if is_open and count > FEW_CATEGORIES and 2 * count > rows:
+            if is_open and count > FEW_OF_PROSE and 2 * count > rows:
                 self.fault(name, f"holds texts, {count} different ones in {rows} rows, {_PROSE}")
                 return False
             if count == 0 or (not is_open and count > MAX_CATEGORIES):
@@ -304,7 +306,7 @@ class Train:
 
 _NO_INTEGER = "with an id that is no whole number, as the ids of the nodes are; mend it, or --drop-bad-edges"
 _WITHOUT = "without a value; set fill (such as mean), or drop them"
-_NAN = "with NaN, null or infinity; set fill for the missing, or drop them"
+_NAN = "with NaN, null or infinity; set fill, or drop them"
 _PROSE = (
     "which are no categories; make numbers of them first, such as a list from a text embedding, or leave the column out"
 )
