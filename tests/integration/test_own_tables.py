@@ -19,8 +19,6 @@ from revgnn.data.ondisk.manifest import MANIFEST, _digest
 from revgnn.data.prepare import read_config
 from revgnn.data.prepare.csv_format import CsvFormat
 
-pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
-
 N = 60
 INFERRED = Columns()
 KIND = np.arange(N) % 3

@@ -221,7 +221,7 @@ def test_missing_and_doubled_columns_are_faults(tmp_path: Path) -> None:
         "nodes.parquet, column label: is missing",
         "nodes.parquet, column height: is missing",
     ]
-    with pytest.raises(ValueError, match=r"nodes.parquet has no column of features; .*\(label_id: ids"):
+    with pytest.raises(ValueError, match=r"nodes.parquet has no column of features: .*\(label_id: ids"):
         read(tmp_path, {"id": [1, 2], "label_id": [1, 2], "label": [0, 1]}, {"src": [1], "dst": [2]})
     doubled = pa.Table.from_arrays([pa.array([10]), pa.array([10]), pa.array([20])], names=["src", "dst", "dst"])
     pq.write_table(pa.table(good_nodes()), tmp_path / "nodes.parquet")
