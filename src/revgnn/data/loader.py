@@ -11,6 +11,7 @@ from ..by_name import find_object, is_name
 from .batch import Batches
 from .dataset import Dataset
 from .datasets import DatasetConfig, load_dataset, open_store
+from .info import GraphInfo
 from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.store import Store
 from .prefetch import Prefetched
@@ -146,17 +147,24 @@ WHOLE_GRAPH = LoaderConfig()
 
 
 def read_data(
-    config: DatasetConfig, loader: LoaderConfig, root: Path | str, *, download: bool = False
+    config: DatasetConfig,
+    loader: LoaderConfig,
+    root: Path | str,
+    *,
+    download: bool = False,
+    like: GraphInfo | None = None,
 ) -> Dataset | Store:
     """Read a data set into memory, or open it if its batches are read from disk.
 
     Args:
         config: the data set.
         loader: the loader's configuration.
-        root, download: as in `load_dataset`.
+        root, download, like: as in `load_dataset`.
     Raises: the exceptions of `load_dataset` and `open_store`.
     """
-    return open_store(config, root) if loader.kind == _ONDISK else load_dataset(config, root, download=download)
+    if loader.kind == _ONDISK:
+        return open_store(config, root)
+    return load_dataset(config, root, download=download, like=like)
 
 
 def make_batches(
