@@ -25,14 +25,13 @@ import pyarrow.parquet as pq
 import torch
 
 from ...files import versions_of
-from ...graph import Graph
+from ...node_order import metis_clusters
 from ...run_lock import claimed
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
 from ..ondisk.part import write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
-from ..sampling.clusters import metis_clusters
 from .config import GraphConfig
 from .engine import DAMAGED, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
 from .finish import ELSEWHERE, TWICE, NodeParts, RowCounts, count_faulty_edges, matrix, read_edges, read_part
@@ -329,8 +328,7 @@ def _metis(plan: Plan, work: Path, count: int) -> Path:
         edges = read_part(work / "metis-edges", 0, ["src_place", "dst_place"])
         names = ("src_place", "dst_place")
         ends = np.empty((2, 0)) if edges is None else np.stack([np.asarray(edges.column(name)) for name in names])
-        graph = Graph.from_edge_index(torch.from_numpy(ends.astype(np.int64)), len(ids))
-        part = metis_clusters(graph, count).numpy().astype(np.int32)
+        part = metis_clusters(torch.from_numpy(ends.astype(np.int64)), len(ids), count).numpy().astype(np.int32)
         pq.write_table(pa.table({"id": ids, "part": part}), out)
         for name in ("metis-nodes", "metis-places", "metis-edges"):
             shutil.rmtree(work / name, ignore_errors=True)
