@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import Graph
 from ..stack import WorkSpace, fold_seed, is_watched, parts_of
-from .convs import CONVS, EdgeMap, FusedConv
+from .convs import CONVS, Conv, EdgeMap, FusedConv
 from .convs.interface import Gradients
 from .norms import KINDS, NormActDrop
 
@@ -64,16 +64,20 @@ class Block(nn.Module):
         return is_made_of_pure(self)
 
     def fuses(
-        self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
+        self,
+        x: Tensor,
+        graph: Graph,
+        mask: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
     ) -> bool:
-        """Whether the fused evaluation applies: compiled kernels, no edge features, unmodified modules."""
-        kind: Any = type(self.conv)
+        """Whether the fused evaluation applies: compiled kernels and unmodified modules, which offer it."""
+        conv = self._fused_conv(edge_attr, edge_map)
         return (
-            edge_attr is None
-            and _offers_fusion(kind)
+            conv is not None
             and ops.runs_in_place(x, graph)
             and self.act_drop.fuses(self.norm, x)
-            and self._fused_conv.fuses(x, graph)
+            and conv.fuses(x, graph)
         )
 
     def add_value(
@@ -84,13 +88,15 @@ class Block(nn.Module):
         seed: int,
         graph: Graph,
         mask: Tensor | None = None,
-        *_: Tensor | None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
         work: WorkSpace,
     ) -> None:
         """Put the value into ``to``; see `FusedBlock`."""
-        h = work.empty("h", x)
+        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        assert conv is not None, "asked for after `fuses` only"
         self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
-        self._fused_conv.add_value(to, sign, h, graph, seed, work)
+        conv.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
         self,
@@ -102,14 +108,16 @@ class Block(nn.Module):
         seed: int,
         graph: Graph,
         mask: Tensor | None = None,
-        *_: Tensor | None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
         accumulate: bool,
         work: WorkSpace,
     ) -> Gradients:
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
-        h = work.empty("h", x)
+        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        assert conv is not None, "asked for after `fuses` only"
         self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
-        dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
+        dh, grads = conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
         return grads | self.act_drop.pull_back(
             self.norm, dx, x, dh, work, training=self.training, accumulate=accumulate, mask=mask, seed=seed
         )
@@ -118,9 +126,16 @@ class Block(nn.Module):
         """Show activation and dropout."""
         return str(self.act_drop)
 
-    @property
-    def _fused_conv(self) -> FusedConv:
-        return cast(FusedConv, self.conv)
+    def _fused_conv(self, edge_attr: Tensor | None, edge_map: tuple[Tensor | None, ...]) -> FusedConv | None:
+        """Return the convolution's fused evaluation, over edge features where there are some; ``None``: it has none."""
+        conv = self.conv
+        if edge_attr is None:
+            kind: Any = type(conv)
+            return cast(FusedConv, conv) if _offers_fusion(kind) else None
+        if not isinstance(conv, Conv):
+            return None
+        weight, bias = (*edge_map, None, None)[:2]
+        return conv.over(edge_attr, None if weight is None else EdgeMap(weight, bias))
 
 
 @cache

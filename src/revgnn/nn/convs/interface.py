@@ -64,6 +64,13 @@ class Conv(nn.Module):
         """
         raise NotImplementedError
 
+    def over(self, edge_attr: Tensor | None, edge_map: EdgeMap | None) -> FusedConv | None:
+        """Return a fused evaluation with edge features, for `Block`; ``None``: autograd differentiates them.
+
+        Its gradients may have ``edge_map``'s tensors as keys beside the parameters.
+        """
+        return None
+
 
 Gradients = dict[Tensor | None, Tensor]
 """Gradients by parameter."""
@@ -78,7 +85,7 @@ class FusedConv(Protocol):
     """
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Whether the fused evaluation supports these arguments, without edge features."""
+        """Whether the fused evaluation supports these arguments."""
         ...
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
