@@ -76,6 +76,9 @@ class Graph:
     """[N] int64, ascending: the graph of each node; ``None``: one graph."""
     num_graphs: int = 1
     """B."""
+    edge_weight: Tensor | None = None
+    """[E] float weights, 0 or more, in this graph's order of edges, by `weighted`; ``None``: every edge counts as 1.
+    Convolutions that can weigh edges read it."""
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -194,7 +197,7 @@ class Graph:
         indices = self.destinations[edge_ids].to(self.indices.dtype)
         if torch.equal(indptr, self.indptr) and torch.equal(indices, self.indices):
             indptr, indices = self.indptr, self.indices
-        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids)
+        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids, edge_weight=None)
 
     @property
     def is_symmetric(self) -> bool:
@@ -252,9 +255,23 @@ class Graph:
         return graph if outer is None else replace(graph, edge_ids=outer if inner is None else outer[inner])
 
     # ------------------------------------------------------------------ derived graphs
+    def weighted(self, edge_attr: Tensor) -> Graph:
+        """Return this graph with the weights [E, 1], in its order of edges; cached while the same tensor is given."""
+        key = id(edge_attr), edge_attr._version
+        kept: tuple[tuple[int, int], Tensor, Graph] | None = self._kept.get("weighted")
+        if kept is not None and kept[0] == key:
+            return kept[2]
+        graph = replace(self, edge_weight=edge_attr.detach().reshape(-1))
+        # The tensor is kept too, so that its identity stays its own.
+        self._kept["weighted"] = key, edge_attr, graph
+        return graph
+
     @property
     def self_looped(self) -> Graph:
-        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped."""
+        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped.
+
+        Of weights, an existing loop keeps its own, and an added one has 1.
+        """
         looped: Graph | None = self.keep("self_looped", self._with_loops)
         return self if looped is None else looped
 
@@ -266,6 +283,8 @@ class Graph:
     def _with_loops(self) -> Graph | None:
         """Return the self-looped graph; None if it is this graph itself, so that no reference cycle arises."""
         if not is_memory(self.indptr):
+            if self.edge_weight is not None:
+                raise ValueError("a traced graph cannot add self loops to weighted edges; trace one without weights")
             indptr, indices = torch.ops.revgnn.self_looped(self.indptr, self.indices)
             return replace(self, indptr=indptr, indices=indices, edge_ids=None)
         src, dst = self.edge_index
@@ -275,7 +294,11 @@ class Graph:
             return None
         edge_index = torch.stack([torch.cat([src[keep], loops]), torch.cat([dst[keep], loops])])
         graph = Graph.from_edge_index(edge_index, self.num_nodes)
-        return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None)
+        weight = None
+        if self.edge_weight is not None:
+            own = self.edge_weight.new_ones(self.num_nodes).index_copy(0, src[~keep], self.edge_weight[~keep])
+            weight = graph.sort_edges(torch.cat([self.edge_weight[keep], own]))
+        return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None, edge_weight=weight)
 
     def to(self, device: torch.device | str) -> Graph:
         """Copy to a device; derived tensors are computed again there on demand."""
@@ -291,6 +314,7 @@ class Graph:
             indices=self.indices.to(device),
             edge_ids=move(self.edge_ids),
             batch=move(self.batch),
+            edge_weight=move(self.edge_weight),
         )
 
     def keep(self, name: str, make: Callable[[], _T]) -> _T:

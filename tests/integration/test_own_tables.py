@@ -230,6 +230,28 @@ def test_a_graph_of_before_has_no_encodings_and_is_read(folder: Folder, tmp_path
     assert Store.open(path.parent).info.features[0].encoding is None
 
 
+def test_weights_of_edges_multiply_messages_and_what_is_ignored_is_said(folder: Folder, tmp_path: Path) -> None:
+    weight = [k % 5 / 4 for k in range(N - 3)]
+    folder.write(nodes(), EDGES | {"weight": weight, "kind": ["a", "b", "c"] * 19})
+    data, said = folder.agreed()
+    assert data.info.edge_weight and data.edge_attr is not None and data.edge_attr[:, 0].tolist() == weight
+    assert "edge weights: weight multiplies messages" in said
+    assert "column edges.kind is left out: no feature by default (--edge-features, --weight)" in said
+    words = ["train", str(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu", "--model"]
+    few = ["--set=model.num_layers=3", "--set=model.hidden_channels=12", "--set=train.epochs=1"]
+    assert main([*words, "revgat", *few]) == 0
+    said = folder._capsys.readouterr().err
+    assert "edge features are ignored (weight): conv=gat reads none" in said
+    assert "(--set dataset.columns.edge_features= makes a feature of it)" in said
+    flags = ["--edge-features", "weight", "kind"]
+    columns = Columns(edge_features=("weight", "kind"))
+    features, _ = folder.agreed(*flags, columns=columns)
+    assert not features.info.edge_weight and features.edge_attr is not None and features.edge_attr.shape == (N - 3, 4)
+    assert features.edge_attr[:, 0].mean() == pytest.approx(0, abs=1e-6)
+    folder.write(nodes(), EDGES | {"gain": [-1.0, *weight[1:]]})
+    assert "column gain: 1 row, first row 0, with a weight below 0" in folder.refused("--weight", "gain")
+
+
 # ------------------------------------------------------------------ the task
 @pytest.mark.parametrize(
     ("columns", "task", "why"),

@@ -84,6 +84,7 @@ def _counted(data: Dataset) -> GraphInfo:
         edge_channels=sum(codes) if codes is not None else None if edge_attr is None else edge_attr.size(1),
         edge_categories=codes,
         edge_features=() if edge_attr is None else info.edge_features,
+        edge_weight=info.edge_weight and edge_attr is not None,
         counts=Counts(
             nodes=data.num_nodes,
             edges=data.num_edges,

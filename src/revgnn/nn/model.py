@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 from torch import nn
@@ -29,6 +31,8 @@ from .encoders import CategoricalEncoder, SpeciesEncoder
 from .gnn import GNN
 from .heads import HEADS, ConvHead, NodeHead
 from .norms import NormActDrop
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ["GNN", "EquilibriumOptions", "ModelConfig", "build_model"]
 
@@ -207,6 +211,7 @@ def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
     Raises: ValueError: where data and configuration do not go together.
     """
     edge_channels = info.edge_channels if config.conv_type.takes_edge_attr else None
+    weighs = _weighs_edges(config, info)
     edge_encoder = None
     if edge_channels is not None and config.edge_encoder:
         edge_encoder = nn.Linear(edge_channels, config.hidden_channels)
@@ -220,11 +225,34 @@ def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
         head=_head(config, info),
         edge_encoder=edge_encoder,
         uses_edge_attr=edge_channels is not None,
+        uses_edge_weight=weighs,
         input_dropout=config.input_dropout,
         mask_dropout=config.dropout if is_shared else 0.0,
         pretrain_epochs=config.equilibrium.pretrain_epochs,
         jacobian_weight=config.equilibrium.jacobian_weight if config.backprop == "implicit" else 0.0,
     )
+
+
+def _weighs_edges(config: ModelConfig, info: GraphInfo) -> bool:
+    """Whether the network multiplies messages by the edges' weights; says once what of the edges it ignores."""
+    if info.edge_channels is None or config.conv_type.takes_edge_attr:
+        return False
+    if info.edge_weight and config.conv_type.takes_edge_weight:
+        if getattr(config.conv_options, "aggr", None) == "max":
+            raise ValueError(
+                "sage.aggr=max cannot weigh edges, and the edges have weights; choose mean or sum, or "
+                "dataset.edge_features=false"
+            )
+        return True
+    names = ", ".join(each.name for each in info.edge_features) or f"{info.edge_channels} columns"
+    _say(f"edge features are ignored ({names}): conv={config.conv} reads none; gen does, gcn and sage read weights")
+    return False
+
+
+@cache
+def _say(text: str) -> None:
+    """Log a text once in this process."""
+    _logger.info("%s", text)
 
 
 def _norm(config: ModelConfig, channels: int) -> NormActDrop:

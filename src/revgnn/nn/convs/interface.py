@@ -35,6 +35,8 @@ class Conv(nn.Module):
 
     takes_edge_attr: ClassVar[bool] = False
     """Whether it reads edge features."""
+    takes_edge_weight: ClassVar[bool] = False
+    """Whether it weighs messages by the weights of a `Graph.weighted`."""
     options_type: ClassVar[type | None] = None
     """The dataclass of its options, which is the type of a field of `ModelConfig`; ``None``: it has none."""
     width_divisor: ClassVar[str | None] = None
