@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +84,7 @@ class GroupAddRev(nn.Module):
         for conv in self.convs:
             _initialise(conv)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Evaluate the layer.
 
         Args:
@@ -102,7 +101,7 @@ class GroupAddRev(nn.Module):
         out: Tensor = self._reversible(x, arguments)
         return out
 
-    def inverse(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def inverse(self, y: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Return the x whose forward is y, for blocks without random numbers; differentiated by autograd."""
         y, arguments = self._prepared(y, args, kwargs)
         state = StoredState(y.movedim(arguments.dim, -1), self.num_groups)
@@ -114,7 +113,7 @@ class GroupAddRev(nn.Module):
         """Show the settings that the blocks do not show."""
         return f"num_groups={self.num_groups}, split_dim={self.split_dim}, disable={self.disable}"
 
-    def _prepared(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Arguments]:
+    def _prepared(self, x: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Tensor, Arguments]:
         """Check the call; return the stream in the dtype of the state, and the separated arguments."""
         dim = self.split_dim if self.split_dim < 0 else self.split_dim - x.dim()
         if not -x.dim() < dim < 0:
@@ -139,7 +138,7 @@ class GroupAddRev(nn.Module):
         GroupedAdditive(self.num_groups).forward(state, self._branch(arguments))
         return joined(state, arguments.dim)
 
-    def _branch(self, arguments: Arguments) -> Any:
+    def _branch(self, arguments: Arguments) -> Callable[[int, Tensor], Tensor]:
         def branch(i: int, part: Tensor) -> Tensor:
             args, kwargs = arguments.of_group(i, self.num_groups, arguments.tensors)
             return evaluated(lambda z: self.convs[i](z, *args, **kwargs), part, arguments.dim)

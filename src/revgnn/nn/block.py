@@ -5,9 +5,6 @@ Both are pure functions of their arguments.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, cast
-
 from torch import Tensor, nn
 
 from .. import ops
@@ -67,13 +64,12 @@ class Block(nn.Module):
         self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
     ) -> bool:
         """Whether the fused evaluation applies: compiled kernels, no edge features, unmodified modules."""
-        kind: Any = type(self.conv)
         return (
             edge_attr is None
-            and _offers_fusion(kind)
+            and isinstance(self.conv, FusedConv)
             and ops.runs_in_place(x, graph)
             and self.act_drop.fuses(self.norm, x)
-            and self._fused_conv.fuses(x, graph)
+            and self.conv.fuses(x, graph)
         )
 
     def add_value(
@@ -88,8 +84,8 @@ class Block(nn.Module):
         work: WorkSpace,
     ) -> None:
         """Put the value into ``to``; see `FusedBlock`."""
-        h = work.empty("h", x)
-        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
+        h, drop = work.empty("h", x), self.act_drop.drop(self.training, mask, seed)
+        self.act_drop.write(self.norm, h, x, work, drop)
         self._fused_conv.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
@@ -107,12 +103,10 @@ class Block(nn.Module):
         work: WorkSpace,
     ) -> Gradients:
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
-        h = work.empty("h", x)
-        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
+        h, drop = work.empty("h", x), self.act_drop.drop(self.training, mask, seed)
+        self.act_drop.write(self.norm, h, x, work, drop)
         dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
-        return grads | self.act_drop.pull_back(
-            self.norm, dx, x, dh, work, training=self.training, accumulate=accumulate, mask=mask, seed=seed
-        )
+        return grads | self.act_drop.pull_back(self.norm, dx, x, dh, work, drop, accumulate=accumulate)
 
     def extra_repr(self) -> str:
         """Show activation and dropout."""
@@ -120,13 +114,9 @@ class Block(nn.Module):
 
     @property
     def _fused_conv(self) -> FusedConv:
-        return cast(FusedConv, self.conv)
-
-
-@cache
-def _offers_fusion(kind: Any) -> bool:
-    """Whether a class implements `FusedConv`; cached, because the check takes as long as a small kernel."""
-    return issubclass(kind, FusedConv)
+        conv = self.conv
+        assert isinstance(conv, FusedConv), "`fuses` has said so"
+        return conv
 
 
 class EquilibriumBlock(nn.Module):

@@ -29,7 +29,7 @@ from ...graph import Graph
 from ...run_lock import claimed
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
-from ..ondisk.part import write_part
+from ..ondisk.part import PartArrays, write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
 from ..sampling.clusters import metis_clusters
@@ -298,15 +298,17 @@ class _Preparation:
         return write_part(
             folder,
             part,
+            PartArrays(
+                ids=nodes.column("id").combine_chunks(),
+                x=matrix(nodes.column("x"), rows.width),
+                y=labels,
+                split=np.asarray(nodes.column("split")).astype(np.int8),
+                src_part=edges.src_part,
+                src=edges.src,
+                dst=edges.dst,
+                edge_attr=edges.edge_attr,
+            ),
             num_parts=self.config.parts.count,
-            ids=nodes.column("id").combine_chunks(),
-            x=matrix(nodes.column("x"), rows.width),
-            y=labels,
-            split=np.asarray(nodes.column("split")).astype(np.int8),
-            src_part=edges.src_part,
-            src=edges.src,
-            dst=edges.dst,
-            edge_attr=edges.edge_attr,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
 from ..fusable import is_plain, keeps_forward, mapped, reads
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads, refuse_edge_attr
+from .interface import EdgeMap, FusedConv, Gradients, convert_inputs, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class GATOptions:
     """Slope of the leaky ReLU."""
 
 
-class GATConv(Conv):
+class GATConv(FusedConv):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
 
     Each edge is dropped independently with probability ``edge_drop``, as a pure function of (seed, edge position).
@@ -49,7 +49,7 @@ class GATConv(Conv):
 
     options_type = GATOptions
     width_divisor = "heads"
-    last_options: ClassVar[Mapping[str, Any]] = {"heads": 1}
+    last_options: ClassVar[Mapping[str, object]] = {"heads": 1}
 
     def __init__(
         self,

@@ -10,10 +10,10 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, uncompiled
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads
+from .interface import EdgeMap, FusedConv, Gradients, convert_inputs, draw_glorot, empty_grads
 
 
-class GCNConv(Conv):
+class GCNConv(FusedConv):
     """Graph convolution with symmetric normalisation: ``y = D^-1/2 A D^-1/2 x W^T + b``, A with one self loop per node.
 
     Args:
@@ -94,8 +94,7 @@ class GCNConv(Conv):
 
 def _looped(graph: Graph) -> Graph:
     if uncompiled.is_compiled() and not graph.has_loops_ready:
-        looped: Graph = uncompiled.call(_looped, graph)
-        return looped
+        return uncompiled.call(_looped, graph)
     return graph.self_looped
 
 

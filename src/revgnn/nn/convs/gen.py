@@ -14,7 +14,7 @@ from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
 from ..norms import ActDrop, NormActDrop
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads
+from .interface import EdgeMap, FusedConv, Gradients, convert_inputs, empty_grads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class GENOptions:
     """Whether that map has a bias; False for a sum of embeddings of multi-hot features."""
 
 
-class GENConv(Conv):
+class GENConv(FusedConv):
     """Generalised graph convolution: ``y = MLP(x_i + aggr_j(relu(x_j + W e_ij + b) + 1e-7))``.
 
     Args:

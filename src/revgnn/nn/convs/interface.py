@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class Conv(nn.Module):
     """The dataclass of its options, which is the type of a field of `ModelConfig`; ``None``: it has none."""
     width_divisor: ClassVar[str | None] = None
     """Field of its options that must divide the width of the stream; ``None``: any width will do."""
-    last_options: ClassVar[Mapping[str, Any] | None] = None
+    last_options: ClassVar[Mapping[str, object] | None] = None
     """Fields of its options that differ in the last layer, where a network begins and ends with this convolution
     itself; ``None``: it begins with an encoder and ends with a linear map."""
 
@@ -69,8 +69,7 @@ Gradients = dict[Tensor | None, Tensor]
 """Gradients by parameter."""
 
 
-@runtime_checkable
-class FusedConv(Protocol):
+class FusedConv(Conv):
     """A convolution with a fused evaluation: value and gradients without autograd, in buffers of a `WorkSpace`.
 
     `Block` uses it where no graph has to be kept, with a `Graph` and an input ``h`` in the work space, which the
@@ -79,11 +78,11 @@ class FusedConv(Protocol):
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """Whether the fused evaluation supports these arguments, without edge features."""
-        ...
+        raise NotImplementedError
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Put the value into ``to``."""
-        ...
+        raise NotImplementedError
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
@@ -92,7 +91,7 @@ class FusedConv(Protocol):
 
         Returns: ``J^T cotangent``, in the work space and possibly in the memory of ``h``; the parameters' gradients.
         """
-        ...
+        raise NotImplementedError
 
 
 def convert_inputs(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:
@@ -101,8 +100,7 @@ def convert_inputs(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -
     torch.compile takes a `Graph` without a graph break.
     """
     if isinstance(graph, Tensor) and uncompiled.is_compiled():
-        converted: tuple[Graph, Tensor | None] = uncompiled.call(convert_inputs, x, graph, edge_attr)
-        return converted
+        return uncompiled.call(convert_inputs, x, graph, edge_attr)
     found = as_graph(graph, x.size(0), x.device)
     if edge_attr is not None and isinstance(graph, Tensor):
         edge_attr = found.sort_edges(edge_attr)
