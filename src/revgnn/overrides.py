@@ -62,6 +62,8 @@ def _typed(name: str, hint: object, text: str) -> object:
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if types.NoneType in allowed and text.strip().lower() in ("none", "null"):
         return None
+    if tuple[str, ...] in allowed and not text.strip().startswith("["):
+        return tuple(text.split(","))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:

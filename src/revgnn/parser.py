@@ -71,15 +71,35 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: graph)")
     parser.add_argument("--init", action="store_true", help="write a first graph.yaml for two files, and stop")
+    parser.add_argument("--like", metavar="FOLDER", type=Path, help="encode columns as this run or prepared graph does")
     for flag, text in (
         ("--id", "the column of node ids (default: id)"),
-        ("--label", "the column of labels (default: label)"),
-        ("--split", "the column with train, valid or test (default: split if it exists, else fractions)"),
+        ("--split", "the column with train, valid or test (default: split, masks, or fractions)"),
         ("--src", "the column of the edges' sources (default: src)"),
         ("--dst", "the column of their destinations (default: dst)"),
+        ("--weight", "the column of the edges' weights (default: weight)"),
     ):
         parser.add_argument(flag, metavar="COLUMN", help=f"for two files: {text}")
-    parser.add_argument("--features", metavar="COLUMN", nargs="+", help="for two files: default: x, or all numbers")
+    for flag, text in (
+        ("--label", "columns of labels (default: label)"),
+        ("--features", "columns of features (default: x, or all that can be)"),
+        ("--edge-features", "columns of edge features (default: edge_attr)"),
+    ):
+        parser.add_argument(flag, metavar="COLUMN", nargs="+", help=f"for two files: {text}")
+    for name, choices, text in (
+        ("task", ("multiclass", "binary", "multilabel", "regression"), "the task (default: by the label)"),
+        ("scale", ("none", "standard", "robust", "quantile"), "scale of numbers (default: standard)"),
+        ("fill", ("mean", "median", "zero", "category"), "in place of missing values (default: a fault)"),
+        ("statistics", ("train", "all"), "nodes whose statistics are taken (default: train)"),
+    ):
+        parser.add_argument(f"--{name}", choices=choices, help=f"for two files: {text}")
+    parser.add_argument("--unlabelled", metavar="VALUE", nargs="+", help="for two files: labels that mean unknown")
+    parser.add_argument(
+        "--csv",
+        metavar="FIELD=VALUE",
+        action="append",
+        help="for two files: delimiter, decimal, thousands, encoding, null_words",
+    )
     parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
     parser.add_argument("--parts", metavar="P", type=int, help="number of parts, overriding graph.yaml")
     parser.add_argument("--ray", metavar="ADDRESS", help="compute on this Ray cluster; local starts one")

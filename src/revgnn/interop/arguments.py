@@ -62,7 +62,7 @@ class _Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitRule:
+class ChannelSplitRule:
     """The rule that decides which arguments are split by groups.
 
     By default an argument is split if it is a floating-point or Boolean tensor (not inside a tuple, list or dictionary)

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from ..stack.couplings import GroupedAdditive
 from ..stack.layer_run import Autocast
 from ..stack.state import FloatState, StoredState
-from .arguments import Arguments, SplitRule, names_after_x
+from .arguments import Arguments, ChannelSplitRule, names_after_x
 from .chain import call_reversibly
 from .evaluation import LayerCall, evaluated, joined
 
@@ -44,7 +44,7 @@ class GroupAddRev(nn.Module):
         disable: whether to keep all activations and leave differentiation to autograd.
         num_bwd_passes: accepted for compatibility; any number works.
         split_args: the arguments that are split by groups like x, as positions (0 is the first after x) or names;
-            ``None``: tensors of x's width with a row per node (a dropout mask), see `SplitRule`; ``[]``: none.
+            ``None``: tensors of x's width with a row per node (a dropout mask), see `ChannelSplitRule`; ``[]``: none.
     Raises: ValueError: fewer than two groups, or a number of groups that differs from that of blocks.
     Cost: two evaluations of each block per step, one with ``disable`` or without gradients; N x D for a whole chain.
     Source: the paper, section 3; the interface of PyG 2.8.
@@ -89,7 +89,7 @@ class GroupAddRev(nn.Module):
 
         Args:
             x: [N, D], or with more dimensions; D is divisible by the number of groups.
-            args, kwargs: passed to every block, split by groups according to `SplitRule`.
+            args, kwargs: passed to every block, split by groups according to `ChannelSplitRule`.
         Returns: the shape of x.
         Raises: ValueError: a width that the groups do not divide, or an argument that may or may not be split.
         """
@@ -129,7 +129,7 @@ class GroupAddRev(nn.Module):
         if x.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
             # A half-precision stream cannot be reconstructed: its rounding loses what a layer adds.
             x = x.float()
-        rule = SplitRule(num_groups=self.num_groups, names=self._names, chosen=self.split_args)
+        rule = ChannelSplitRule(num_groups=self.num_groups, names=self._names, chosen=self.split_args)
         return x, rule.apply(x, dim, args, kwargs)
 
     def _stored(self, x: Tensor, arguments: Arguments) -> Tensor:

@@ -5,12 +5,15 @@ Both are pure functions of their arguments.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import cast
+
 from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
 from ..stack import WorkSpace, fold_seed, is_watched, parts_of
-from .convs import CONVS, EdgeMap, FusedConv
+from .convs import CONVS, Conv, EdgeMap, FusedConv
 from .convs.interface import Gradients
 from .norms import KINDS, NormActDrop
 
@@ -61,15 +64,20 @@ class Block(nn.Module):
         return is_made_of_pure(self)
 
     def fuses(
-        self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
+        self,
+        x: Tensor,
+        graph: Graph,
+        mask: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
     ) -> bool:
-        """Whether the fused evaluation applies: compiled kernels, no edge features, unmodified modules."""
+        """Whether the fused evaluation applies: compiled kernels and unmodified modules, which offer it."""
+        conv = self._fused_conv(edge_attr, edge_map)
         return (
-            edge_attr is None
-            and isinstance(self.conv, FusedConv)
+            conv is not None
             and ops.runs_in_place(x, graph)
             and self.act_drop.fuses(self.norm, x)
-            and self.conv.fuses(x, graph)
+            and conv.fuses(x, graph)
         )
 
     def add_value(
@@ -80,13 +88,16 @@ class Block(nn.Module):
         seed: int,
         graph: Graph,
         mask: Tensor | None = None,
-        *_: Tensor | None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
         work: WorkSpace,
     ) -> None:
         """Put the value into ``to``; see `FusedBlock`."""
-        h, drop = work.empty("h", x), self.act_drop.drop(self.training, mask, seed)
+        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        assert conv is not None, "asked for after `fuses` only"
+        drop = self.act_drop.drop(self.training, mask, seed)
         self.act_drop.write(self.norm, h, x, work, drop)
-        self._fused_conv.add_value(to, sign, h, graph, seed, work)
+        conv.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
         self,
@@ -98,25 +109,39 @@ class Block(nn.Module):
         seed: int,
         graph: Graph,
         mask: Tensor | None = None,
-        *_: Tensor | None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
         accumulate: bool,
         work: WorkSpace,
     ) -> Gradients:
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
-        h, drop = work.empty("h", x), self.act_drop.drop(self.training, mask, seed)
+        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        assert conv is not None, "asked for after `fuses` only"
+        drop = self.act_drop.drop(self.training, mask, seed)
         self.act_drop.write(self.norm, h, x, work, drop)
-        dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
+        dh, grads = conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
         return grads | self.act_drop.pull_back(self.norm, dx, x, dh, work, drop, accumulate=accumulate)
 
     def extra_repr(self) -> str:
         """Show activation and dropout."""
         return str(self.act_drop)
 
-    @property
-    def _fused_conv(self) -> FusedConv:
+    def _fused_conv(self, edge_attr: Tensor | None, edge_map: tuple[Tensor | None, ...]) -> FusedConv | None:
+        """Return the convolution's fused evaluation, over edge features where there are some; ``None``: it has none."""
         conv = self.conv
-        assert isinstance(conv, FusedConv), "`fuses` has said so"
-        return conv
+        if edge_attr is None:
+            kind: type = type(conv)
+            return cast(FusedConv, conv) if _offers_fusion(kind) else None
+        if not isinstance(conv, Conv):
+            return None
+        weight, bias = (*edge_map, None, None)[:2]
+        return conv.over(edge_attr, None if weight is None else EdgeMap(weight, bias))
+
+
+@cache
+def _offers_fusion(kind: type) -> bool:
+    """Whether a class implements `FusedConv`; cached, because the check takes as long as a small kernel."""
+    return issubclass(kind, FusedConv)
 
 
 class EquilibriumBlock(nn.Module):

@@ -1,7 +1,7 @@
 """Finds the sizes of a data set without its data, and makes synthetic data of these sizes, also scaled down.
 
-Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from the footers of
-its Parquet files or from its manifest.
+Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from its tables or
+from its manifest.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store
+from ..data.prepare.config import FeatureConfig
+from ..data.prepare.inference import width_of
+from ..data.prepare.inputs import num_rows
 from ..data.readers.heterophilous import HETEROPHILOUS
 from ..data.readers.minefield import make_minefield
 from ..data.readers.ogb import OGB
 from ..data.readers.pyg import PLANETOID
 from ..data.readers.roads import read_roads
+from ..data.readers.tables import described_tables
 from ..data.task import find_task
 
 CLASSES = 40
-"""Assumed of tables, whose footers do not tell."""
+"""Assumed of tables, whose labels are not read."""
 READ_PARTS = 16
 """Parts of a prepared graph whose blocks of edges are looked at."""
 
@@ -154,34 +156,36 @@ def _with_edge_features(shape: GraphShape, config: DatasetConfig) -> GraphShape:
 
 
 def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
-    """Read the counts of a folder: from the manifest of a prepared graph, or from the footers of its two tables.
+    """Read the counts of a folder: from the manifest of a prepared graph, or from its two tables.
 
     Args:
-        folder: with ``manifest.json``, or with ``nodes.parquet`` and ``edges.parquet``.
-        columns: names of the columns of the tables; ``None``: the usual ones.
+        folder: with ``manifest.json``, with ``graph.yaml``, or with the tables nodes and edges.
+        columns: what is known of the columns; ``None``: all is inferred.
     Raises:
         FileNotFoundError: the folder has neither.
         ValueError: the manifest lacks a count, or the tables have no column of numbers.
     """
     if is_store(folder):
         return _from_manifest(folder)
-    for name in ("nodes.parquet", "edges.parquet"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has neither manifest.json nor {name}; name a folder with one of the two")
-    names = columns or Columns()
-    nodes, edges = (pq.ParquetFile(folder / f"{what}.parquet") for what in ("nodes", "edges"))
-    features = names.features or _usual(nodes, "x", {name for name in (names.id, names.label, names.split) if name})
-    edge_features = names.edge_features or (("edge_attr",) if "edge_attr" in edges.schema_arrow.names else ())
-    if not features:
-        raise ValueError(f"{folder / 'nodes.parquet'} must have a column of numbers; got {nodes.schema_arrow.names}")
+    try:
+        config, nodes, edges = described_tables(folder, columns or Columns())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} has neither manifest.json nor tables: {error}") from None
+    if not config.nodes.features:
+        raise ValueError(f"{nodes.names[0]} must have a column of numbers; got {nodes.schema.names}")
+    weight = [FeatureConfig(column=config.edges.weight, encode="number")] if config.edges.weight else []
+    outputs = CLASSES if config.spec.has_classes else config.spec.num_outputs or len(config.nodes.label)
     info = GraphInfo(
-        name=folder.resolve().name,
-        num_outputs=CLASSES,
-        in_channels=_columns(nodes, features),
-        edge_channels=_columns(edges, edge_features) or None,
-        counts=Counts(nodes=nodes.metadata.num_rows, edges=edges.metadata.num_rows),
+        name=config.name or folder.resolve().name,
+        task=config.task,
+        num_outputs=outputs,
+        in_channels=sum(width_of(nodes, feature) for feature in config.nodes.features),
+        edge_channels=sum(width_of(edges, feature) for feature in (*config.edges.features, *weight)) or None,
+        edge_weight=bool(weight),
+        counts=Counts(nodes=num_rows(nodes), edges=num_rows(edges)),
     )
-    return GraphShape(info=info, assumed=(f"Footers do not tell how many classes there are: {CLASSES} are assumed.",))
+    assumed = f"The columns do not tell how many classes there are: {CLASSES} are assumed."
+    return GraphShape(info=info, assumed=(assumed,) if config.spec.has_classes else ())
 
 
 def _with_edges(shape: GraphShape, config: DatasetConfig) -> GraphShape:
@@ -209,28 +213,6 @@ def _within_parts(store: Store) -> float:
         ptr = store.array(number, "block_ptr.npy")
         within, edges = within + int(ptr[number + 1] - ptr[number]), edges + int(ptr[-1])
     return round(within / max(edges, 1), 3)
-
-
-def _usual(table: pq.ParquetFile, name: str, other: set[str]) -> tuple[str, ...]:
-    """Return the columns that are features if none are named, by the rule of `Columns`."""
-    schema = table.schema_arrow
-    if name in schema.names:
-        return (name,)
-    types = pa.types
-    numeric = (field.name for field in schema if types.is_integer(field.type) or types.is_floating(field.type))
-    return tuple(column for column in numeric if column not in other)
-
-
-def _columns(table: pq.ParquetFile, wanted: tuple[str, ...]) -> int:
-    """Count the numbers in a row of some columns, from the footer's counts; a list counts by its values."""
-    facts = table.metadata
-    values = 0
-    for group in range(facts.num_row_groups):
-        for place in range(facts.num_columns):
-            chunk = facts.row_group(group).column(place)
-            if chunk.path_in_schema.partition(".")[0] in wanted:
-                values += chunk.num_values
-    return int(-(-values // max(facts.num_rows, 1)))
 
 
 # ------------------------------------------------------------------ data of a shape

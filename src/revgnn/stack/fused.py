@@ -25,6 +25,11 @@ class WorkSpace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._parts: dict[str, WorkSpace] = {}
+
+    def part(self, name: str) -> WorkSpace:
+        """Return a work space of its own, whose names are not those of this one; made on first use."""
+        return self._parts.setdefault(name, WorkSpace())
 
     def empty(self, name: str, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Return a contiguous, uninitialised buffer with the dtype and device of ``like``, and its shape unless
@@ -68,7 +73,7 @@ class FusedBlock(Protocol):
 
         Neither ``to`` nor ``dx`` shares memory with an input.
 
-        Returns: the gradients of the parameters.
+        Returns: the gradients of the parameters, and of the tensors in ``context`` that this block has a share in.
         """
         ...
 

@@ -273,8 +273,14 @@ class LayerRun:
                 target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
                 accumulate=into is not None, work=work,
             )  # fmt: skip
-        for parameter, share in found.items():
-            sums.parameters.add(self.recompute.position(parameter), share)
+        shared: dict[object, int] = {
+            arguments[place]: k for k, (place, is_split) in enumerate(self.places) if not is_split
+        }
+        for tensor, share in found.items():
+            if tensor in shared:
+                sums.context.add(shared[tensor], share)
+            else:
+                sums.parameters.add(self.recompute.position(tensor), share)
         return target if to is None else None, receiver if into is None else None
 
     def _value_and_grad(

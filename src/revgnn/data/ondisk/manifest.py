@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ...files import read_object
+from ...plain_config import from_json
 from ..batch import SPLITS
+from ..encodings import Encoding
 from ..info import Counts, Feature, GraphInfo
 
 MANIFEST = "manifest.json"
@@ -36,6 +38,13 @@ _FACTS = {name: hint for name, hint in get_type_hints(GraphInfo).items() if name
 
 class StoreError(ValueError):
     """A prepared graph is damaged, inconsistent, or has another format."""
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """An encoding as a field, for `from_json`."""
+
+    encoding: Encoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +138,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"{folder} is no prepared graph ({MANIFEST} is missing); make one with revgnn prepare")
-    content = _read_content(path)
+    # What older graphs do not say.
+    content = {"edge_weight": False, **_read_content(path)}
     fields = _Fields(path, content)
     own = {each.name for each in dataclass_fields(Manifest)} - {"info"}
     fields.check_known({*own, *_FACTS, "level", "num_nodes", "num_edges", "num_parts"})
@@ -264,7 +274,19 @@ class _Fields:
 
     def features(self, name: str) -> tuple[Feature, ...]:
         records = [_Fields(self.path, value, f"{name}[{at}]") for at, value in enumerate(self.sequence(name))]
-        return tuple(Feature(name=record.text("name"), width=record.integer("width")) for record in records)
+        return tuple(
+            Feature(name=record.text("name"), width=record.integer("width"), encoding=record.encoding("encoding"))
+            for record in records
+        )
+
+    def encoding(self, name: str) -> Encoding | None:
+        value = self._record.get(name)
+        if value is None:
+            return None
+        try:
+            return from_json(_Encoded, {"encoding": value}).encoding
+        except ValueError as error:
+            self.fail(name, f"must be an encoding ({error})")
 
 
 def _check(manifest: Manifest) -> None:
@@ -281,6 +303,9 @@ def _check(manifest: Manifest) -> None:
         names = [feature.name for feature in features]
         if len(set(names)) != len(names):
             raise ValueError(f"{what} must have different names, got {names}")
+        for feature in features:
+            if feature.encoding is not None and feature.encoding.width != feature.width:
+                raise ValueError(f"{what}: {feature.name} must be {feature.encoding.width} wide, got {feature.width}")
         if any(feature.width < 1 for feature in features) or sum(feature.width for feature in features) > _MOST_COLUMNS:
             raise ValueError(f"{what} must be 1 to {_MOST_COLUMNS} numbers wide, each at least 1")
     if not info.features:

@@ -16,7 +16,7 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
 from ..fusable import is_plain, keeps_forward, mapped, reads
-from .interface import EdgeMap, FusedConv, Gradients, convert_inputs, empty_grads, refuse_edge_attr
+from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class GATOptions:
     """Slope of the leaky ReLU."""
 
 
-class GATConv(FusedConv):
+class GATConv(Conv):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
 
     Each edge is dropped independently with probability ``edge_drop``, as a pure function of (seed, edge position).

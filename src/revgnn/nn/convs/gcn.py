@@ -10,10 +10,10 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, uncompiled
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
-from .interface import EdgeMap, FusedConv, Gradients, convert_inputs, draw_glorot, empty_grads
+from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads
 
 
-class GCNConv(FusedConv):
+class GCNConv(Conv):
     """Graph convolution with symmetric normalisation: ``y = D^-1/2 A D^-1/2 x W^T + b``, A with one self loop per node.
 
     Args:

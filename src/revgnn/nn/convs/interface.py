@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -64,12 +64,20 @@ class Conv(nn.Module):
         """
         raise NotImplementedError
 
+    def over(self, edge_attr: Tensor | None, edge_map: EdgeMap | None) -> FusedConv | None:
+        """Return a fused evaluation with edge features, for `Block`; ``None``: autograd differentiates them.
+
+        Its gradients may have ``edge_map``'s tensors as keys beside the parameters.
+        """
+        return None
+
 
 Gradients = dict[Tensor | None, Tensor]
 """Gradients by parameter."""
 
 
-class FusedConv(Conv):
+@runtime_checkable
+class FusedConv(Protocol):
     """A convolution with a fused evaluation: value and gradients without autograd, in buffers of a `WorkSpace`.
 
     `Block` uses it where no graph has to be kept, with a `Graph` and an input ``h`` in the work space, which the
@@ -77,12 +85,12 @@ class FusedConv(Conv):
     """
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Whether the fused evaluation supports these arguments, without edge features."""
-        raise NotImplementedError
+        """Whether the fused evaluation supports these arguments."""
+        ...
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Put the value into ``to``."""
-        raise NotImplementedError
+        ...
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
@@ -91,7 +99,7 @@ class FusedConv(Conv):
 
         Returns: ``J^T cotangent``, in the work space and possibly in the memory of ``h``; the parameters' gradients.
         """
-        raise NotImplementedError
+        ...
 
 
 def convert_inputs(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:

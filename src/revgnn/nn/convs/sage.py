@@ -12,7 +12,7 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_plain, keeps_forward, mapped
-from .interface import EdgeMap, FusedConv, Gradients, convert_inputs, draw_glorot, empty_grads, refuse_edge_attr
+from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SAGEOptions:
     connection, or through self loops of the graph, which gives the "GCN aggregator" of the source."""
 
 
-class SAGEConv(FusedConv):
+class SAGEConv(Conv):
     """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
 
     Args:
