@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +99,7 @@ def look_into(
         batch: the whole graph.
         loss: logits and labels of the training rows -> scalar.
     """
-    caught: list[tuple[Any, ...]] = []
+    caught: list[tuple[Tensor, ...]] = []
     handle = stack.register_forward_pre_hook(lambda _, arguments: caught.append(arguments))
     with torch.no_grad():
         model(batch.x, batch.graph, batch.edge_attr, seed=0)

@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 class _derived(Generic[_T]):  # noqa: N801 - a decorator
     """A cached property; functools' own takes a lock in Python 3.11, which torch.compile cannot trace."""
 
-    def __init__(self, make: Callable[[Any], _T]) -> None:
+    def __init__(self, make: Callable[[Graph], _T]) -> None:
         self._make, self._name, self.__doc__ = make, make.__name__, make.__doc__
 
     @overload
@@ -336,14 +336,14 @@ class Graph:
             value = cache[name] = make()
         return value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the fields without derived tensors, which are computed again on demand."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _kept={})
         self.__post_init__()
 

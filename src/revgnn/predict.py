@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,7 +70,7 @@ def predict_run(
     data: Path | None = None,
     device: Device = "auto",
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Apply the selected weights of a finished run to its own graph, or to another one of the same features.
 
     Args:

@@ -50,7 +50,7 @@ def check_piece(graph: Graph, subgraph: Subgraph, nodes: Sequence[int]) -> None:
 @given(graphs(), st.integers(1, 15), st.integers(1, 50), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=200)
 def test_a_cut_gives_the_subgraph_of_every_part(graph: Graph, parts: int, at_once: int, seed: int) -> None:
-    part = RandomPartition(graph.num_nodes).draw(np.random.default_rng(seed), parts)
+    part = RandomPartition(graph.num_nodes)(np.random.default_rng(seed), parts)
     assert part.shape == (graph.num_nodes,)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(induced, "EDGES_AT_ONCE", at_once)
@@ -87,7 +87,7 @@ def test_a_subgraph_of_wide_indices_is_narrow() -> None:
 
 
 def test_random_parts_are_drawn_independently_and_evenly() -> None:
-    part = RandomPartition(30_000).draw(np.random.default_rng(0), 3)
+    part = RandomPartition(30_000)(np.random.default_rng(0), 3)
     counts = torch.bincount(part, minlength=3).double()
     # Four standard deviations of a binomial count; equal counts would be a shuffled partition, not independent draws.
     assert bool(((counts - 10_000).abs() < 4 * (30_000 * 2 / 9) ** 0.5).all())
@@ -101,7 +101,7 @@ def test_clusters_stay_whole_and_parts_have_equally_many(clusters: int, parts: i
     owner = torch.from_numpy(rng.integers(0, clusters, n))
     # All clusters appear, so that how many a part has can be counted.
     owner = torch.cat([owner, torch.arange(clusters)])
-    part = ClusterPartition(owner, clusters).draw(rng, parts)
+    part = ClusterPartition(owner, clusters)(rng, parts)
     of_cluster = {int(cluster): set(part[owner == cluster].tolist()) for cluster in owner.unique()}
     assert all(len(where) == 1 for where in of_cluster.values())
     sizes = np.bincount([where.pop() for where in of_cluster.values()], minlength=parts)
@@ -111,7 +111,7 @@ def test_clusters_stay_whole_and_parts_have_equally_many(clusters: int, parts: i
 
 def test_clusters_come_together_anew() -> None:
     partition = ClusterPartition(torch.arange(12), 12)
-    draws = {tuple(partition.draw(np.random.default_rng((0, epoch)), 3).tolist()) for epoch in range(20)}
+    draws = {tuple(partition(np.random.default_rng((0, epoch)), 3).tolist()) for epoch in range(20)}
     assert len(draws) == 20
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..by_name import find_object, is_name
 from ..node_order import NodeOrder
@@ -20,7 +19,7 @@ from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.parts import Partition, Views
 from .sampling.random import RandomPartition
-from .subgraphs import GraphSource, NodeBatches
+from .subgraphs import Evaluation, GraphSource, NodeBatches
 
 _log = logging.getLogger(__name__)
 
@@ -218,8 +217,8 @@ def make_batches(
     if sampler is not None and sampler.partition is not None:
         partition = sampler.partition(source, **options)
 
-    def evaluation(parts: int, views: int) -> FullBatch | Views:
-        return full if parts == 1 else Views(source, partition, parts, views, seed)
+    def evaluation(parts: int, views: int) -> Evaluation:
+        return (full if parts == 1 else Views(source, partition, parts, views, seed)).evaluate
 
     final = None if loader.final_parts is None else evaluation(loader.final_parts, loader.final_views)
     batches = NodeBatches(
@@ -252,10 +251,12 @@ def _stored(store: Store, batch_size: int | None, seed: int, loader: LoaderConfi
         together,
         loader.eval_parts,
     )
-    final = None if loader.final_parts is None else StoredViews(store, loader.final_parts, loader.final_views, seed)
-    batches = NodeBatches(
-        StoredParts(store, together, seed), StoredViews(store, loader.eval_parts, loader.eval_views, seed), final
-    )
+
+    def evaluation(parts: int, views: int) -> Evaluation:
+        return StoredViews(store, parts, views, seed).evaluate
+
+    final = None if loader.final_parts is None else evaluation(loader.final_parts, loader.final_views)
+    batches = NodeBatches(StoredParts(store, together, seed), evaluation(loader.eval_parts, loader.eval_views), final)
     return Prefetched(batches, loader.prefetch) if loader.prefetch else batches
 
 
@@ -271,6 +272,6 @@ def final_batches(batches: Batches) -> Batches | None:
     return batches.final if isinstance(batches, NodeBatches) else None
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     """Format a value for `--set`."""
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)

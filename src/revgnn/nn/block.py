@@ -6,7 +6,7 @@ Both are pure functions of their arguments.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -95,7 +95,8 @@ class Block(nn.Module):
         """Put the value into ``to``; see `FusedBlock`."""
         h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
         assert conv is not None, "asked for after `fuses` only"
-        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
+        drop = self.act_drop.drop(self.training, mask, seed)
+        self.act_drop.write(self.norm, h, x, work, drop)
         conv.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
@@ -116,11 +117,10 @@ class Block(nn.Module):
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
         h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
         assert conv is not None, "asked for after `fuses` only"
-        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
+        drop = self.act_drop.drop(self.training, mask, seed)
+        self.act_drop.write(self.norm, h, x, work, drop)
         dh, grads = conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
-        return grads | self.act_drop.pull_back(
-            self.norm, dx, x, dh, work, training=self.training, accumulate=accumulate, mask=mask, seed=seed
-        )
+        return grads | self.act_drop.pull_back(self.norm, dx, x, dh, work, drop, accumulate=accumulate)
 
     def extra_repr(self) -> str:
         """Show activation and dropout."""
@@ -130,7 +130,7 @@ class Block(nn.Module):
         """Return the convolution's fused evaluation, over edge features where there are some; ``None``: it has none."""
         conv = self.conv
         if edge_attr is None:
-            kind: Any = type(conv)
+            kind: type = type(conv)
             return cast(FusedConv, conv) if _offers_fusion(kind) else None
         if not isinstance(conv, Conv):
             return None
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 @cache
-def _offers_fusion(kind: Any) -> bool:
+def _offers_fusion(kind: type) -> bool:
     """Whether a class implements `FusedConv`; cached, because the check takes as long as a small kernel."""
     return issubclass(kind, FusedConv)
 

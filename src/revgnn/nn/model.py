@@ -23,7 +23,7 @@ from torch import nn
 from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
 from ..stack import Stack
-from ..stack.choices import check_choices
+from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
 from .block import Block, EquilibriumBlock
 from .convs import Conv, GATOptions, GENOptions, SAGEOptions, find_conv
@@ -145,7 +145,7 @@ class ModelConfig:
         if self.backprop == "implicit":
             self._check_implicit()
         else:
-            check_choices(channels=self.hidden_channels, channels_name="hidden_channels", **self.stack_arguments())
+            check_choices(self.hidden_channels, self.stack_arguments(), channels_name="hidden_channels")
 
     def _check_implicit(self) -> None:
         if self.coupling != "residual" or not self.weight_tied:
@@ -183,8 +183,9 @@ class ModelConfig:
         """Make the network for a data set: see `build_model`."""
         return build_model(self, info)
 
-    def stack_arguments(self) -> dict[str, Any]:
+    def stack_arguments(self) -> StackChoices:
         """Return the arguments of `Stack`, without the width and the block."""
+        assert self.backprop != "implicit", "an equilibrium replaces the stack"
         stem_is_distinct = self.coupling == "residual" and not self.has_own_ends
         outside = 2 if self.has_own_ends else int(stem_is_distinct)
         return {

@@ -7,7 +7,7 @@ kept; the numerics tests compare the two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +49,11 @@ class FusedBlock(Protocol):
     ``to``: overwrite for ``sign`` 0, add for 1, subtract for -1.
     """
 
-    def fuses(self, x: Tensor, *context: Any) -> bool:
+    def fuses(self, x: Tensor, *context: object) -> bool:
         """Whether the fused evaluation supports these arguments; constant within a step."""
         ...
 
-    def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: Any, work: WorkSpace) -> None:
+    def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: object, work: WorkSpace) -> None:
         """Put ``f(x)`` into ``to``, which may be ``x`` itself."""
         ...
 
@@ -65,10 +65,10 @@ class FusedBlock(Protocol):
         cotangent: Tensor,
         dx: Tensor,
         seed: int,
-        *context: Any,
+        *context: object,
         accumulate: bool,
         work: WorkSpace,
-    ) -> Mapping[Any, Tensor]:
+    ) -> Mapping[Tensor | None, Tensor]:
         """Put ``f(x)`` into ``to`` and ``J^T cotangent`` into ``dx``: add to it with ``accumulate``, else overwrite.
 
         Neither ``to`` nor ``dx`` shares memory with an input.
@@ -78,7 +78,7 @@ class FusedBlock(Protocol):
         ...
 
 
-def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
+def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
     """Whether a block's fused evaluation supports these arguments; the caller checks for hooks."""
     return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
 

@@ -29,7 +29,7 @@ from ...run_lock import claimed
 from ..hashing import HASH_NAME
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
-from ..ondisk.part import write_part
+from ..ondisk.part import PartArrays, write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
 from .arrow_engine import ArrowEngine
@@ -313,15 +313,17 @@ class _Preparation:
         return write_part(
             folder,
             part,
+            PartArrays(
+                ids=nodes.column("id").combine_chunks(),
+                x=matrix(nodes.column("x"), rows.width),
+                y=labels,
+                split=np.asarray(nodes.column("split")).astype(np.int8),
+                src_part=edges.src_part,
+                src=edges.src,
+                dst=edges.dst,
+                edge_attr=edges.edge_attr,
+            ),
             num_parts=self.config.parts.count,
-            ids=nodes.column("id").combine_chunks(),
-            x=matrix(nodes.column("x"), rows.width),
-            y=labels,
-            split=np.asarray(nodes.column("split")).astype(np.int8),
-            src_part=edges.src_part,
-            src=edges.src,
-            dst=edges.dst,
-            edge_attr=edges.edge_attr,
         )
 
     def _edges(self, part: int, nodes: int) -> Edges:

@@ -25,7 +25,7 @@ class ClusterPartition:
     def __init__(self, clusters: Tensor, num_clusters: int) -> None:
         self.clusters, self.num_clusters = clusters, num_clusters
 
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+    def __call__(self, rng: np.random.Generator, num_parts: int) -> Tensor:
         """Assign clusters to parts at random; the numbers of clusters of two parts differ by at most one."""
         part = np.empty(self.num_clusters, np.int64)
         part[rng.permutation(self.num_clusters)] = np.arange(self.num_clusters) * num_parts // self.num_clusters

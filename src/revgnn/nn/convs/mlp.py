@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ... import ops
+from ...ops import cpu
 from ...stack import WorkSpace
 from ..fusable import is_plain
 from ..norms import ActDrop, kind_of
@@ -49,7 +50,7 @@ class FusedMLP(NamedTuple):
             inner = own.empty("inner", x, (x[rows].size(0), self._hidden))
             outer = own.empty("outer", inner)
             kernels.linear(x[rows], first.weight, first.bias, out=inner, plus=plus[rows])
-            RELU.write(self.norms[0], outer, inner, own, training=False)
+            RELU.write(self.norms[0], outer, inner, own, cpu.NO_DROP)
             kernels.linear(outer, last.weight, last.bias, out=to[rows], sign=sign)
 
     def add_value_and_grad(
@@ -67,10 +68,10 @@ class FusedMLP(NamedTuple):
             inner = own.empty("inner", x, (x[rows].size(0), self._hidden))
             outer = own.empty("outer", inner)
             kernels.linear(x[rows], first.weight, first.bias, out=inner, plus=plus[rows])
-            RELU.write(self.norms[0], outer, inner, own, training=False)
+            RELU.write(self.norms[0], outer, inner, own, cpu.NO_DROP)
             found = _linear_backward(last, cotangent[rows], outer, outer, value=to[rows], sign=sign)
             dinner = own.empty("dinner", inner)
-            found |= RELU.pull_back(self.norms[0], dinner, inner, outer, own, training=False, accumulate=False)
+            found |= RELU.pull_back(self.norms[0], dinner, inner, outer, own, cpu.NO_DROP, accumulate=False)
             found |= _linear_backward(first, dinner, x[rows], dx[rows], plus=plus[rows])
             for parameter, share in found.items():
                 grads[parameter] = grads[parameter].add_(share) if parameter in grads else share
