@@ -15,6 +15,8 @@ OURS = [subject for subject in guarantees.SUBJECTS if not subject.startswith("Py
 FIRST_ONLY = {"model, reversible", "own block, reversible", "own block, implicit", "GroupAddRev"}
 """What is differentiated once."""
 SECOND = {"a gradient penalty (`create_graph`)", "`functional.hessian`", "`functional.hvp`"}
+MANY = "`functional.jacobian`, `vectorize=True`"
+"""Cotangents are taken one at a time by kernels and by whatever evaluates again."""
 REFUSED = {"an optimizer's step before the backward"}
 """By torch for all."""
 
@@ -24,6 +26,8 @@ REFUSED = {"an optimizer's step before the backward"}
 def test_right_or_refused(surrounding: str) -> None:
     found = {subject: cell(subject, surrounding) for subject in OURS}
     refused = set(OURS) if surrounding in REFUSED else FIRST_ONLY if surrounding in SECOND else set()
+    if surrounding == MANY:
+        refused = set(OURS)
     if surrounding in ("`torch.func.grad`", "`torch.func.jvp`", "`torch.func.vmap`"):
         refused = {"own block, implicit"}
     assert found == {subject: "refused" if subject in refused else "right" for subject in OURS}
@@ -47,6 +51,9 @@ ROADS = [
     "`register_hook` on parameters",
     "forwards replaced on the instance",
     "`FlopCounterMode`",
+    "`torch.utils.checkpoint`, selective",
+    "hooks and forwards changed before the backward",
+    "`parametrize.cached`",
 ]
 
 

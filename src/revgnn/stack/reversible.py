@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .drift import DriftMonitor
 from .fused_head import FusedHead
-from .gradients import anchor_of, refusing_second
+from .gradients import anchor_of, check_single, refusing_second
 from .layer_run import Gradients, LayerRun
 from .state import FloatingPoint, FloatState, Form, ReversibleState
 
@@ -91,6 +91,7 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a reversible stack", "choose backprop='store'")
         saved = ctx.saved_tensors
         _, second = ctx.bounds
         with torch.no_grad():

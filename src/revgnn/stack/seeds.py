@@ -33,4 +33,4 @@ def draw_seed() -> int:
         return seed
     if torch.compiler.is_exporting():
         raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))
