@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from .recompute import is_watched, parts_of
+from .recompute import parts_of
+from .surface import is_watched
 
 
 class WorkSpace:

@@ -11,7 +11,6 @@ recorded, and in training the buffers are not either.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from .recomputing import is_recomputing, recomputing
+from .surface import Surface, put_surface, put_surfaces, surface_of
 
 _SMALL = 4096
 """Number of elements up to which a buffer's copy is kept without comparing."""
@@ -43,7 +43,7 @@ class View:
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
             self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
-        self.surfaces = [_surface(part) for part in self.parts]
+        self.surfaces = [surface_of(part) for part in self.parts]
         """Hooks and a replaced forward of every submodule."""
         self.is_bare = not any(self.surfaces)
         """Whether no submodule has hooks or a replaced forward."""
@@ -184,7 +184,7 @@ class Recompute:
         flags = [part.training for part in view.parts]
         rngs = self._generators(view)
         states = [rng.get_state() for rng in rngs] if seed is not None or conditions.states else []
-        changed: list[tuple[nn.Module, dict[str, Any]]] = []
+        changed: list[tuple[nn.Module, Surface]] = []
         try:
             self._leaves = self._leaves_at({position for _, _, position in slots})
             for holder, name, position in slots:
@@ -194,7 +194,7 @@ class Recompute:
                 kept.holder[kept.name] = kept.value.clone() if kept.is_copy and not view.is_pure else kept.value
             if flags != view.flags:
                 _set_flags(view.parts, view.flags)
-            changed = _put_surfaces(view)
+            changed = put_surfaces(view.parts, view.surfaces)
             for rng, state in zip(rngs, conditions.states, strict=False):
                 rng.set_state(state)
             if seed is not None:
@@ -211,7 +211,7 @@ class Recompute:
             if flags != view.flags:
                 _set_flags(view.parts, flags)
             for part, surface in changed:
-                _put_surface(part, surface)
+                put_surface(part, surface)
             for rng, state in zip(rngs, states, strict=False):
                 rng.set_state(state)
 
@@ -290,56 +290,6 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
                 found[child] = None
                 waiting.append(child)
     return list(found)
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether this module itself has hooks or a replaced forward."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-    )
-
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-"""Attributes of every module: dictionaries of hooks by their number."""
-
-
-def _surface(part: nn.Module) -> dict[str, Any]:
-    """Return a module's hooks and its replaced forward; empty for a module that has none."""
-    if not is_watched(part):
-        return {}
-    own = part.__dict__
-    found = {name: own[name].copy() for name in _HOOKS}
-    return {**found, "forward": own["forward"]} if "forward" in own else found
-
-
-def _put_surfaces(view: View) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """Give every module the hooks and the forward that a view found; return those that had others, with these."""
-    changed = []
-    for part, surface in zip(view.parts, view.surfaces, strict=True):
-        if (surface or is_watched(part)) and _surface(part) != surface:
-            # The dictionaries themselves, in which handles of hooks remove them.
-            own = {name: part.__dict__[name] for name in (*_HOOKS, "forward") if name in part.__dict__}
-            changed.append((part, own))
-            _put_surface(part, surface)
-    return changed
-
-
-def _put_surface(part: nn.Module, surface: Mapping[str, Any]) -> None:
-    part.__dict__.pop("forward", None)
-    part.__dict__.update({name: OrderedDict() for name in _HOOKS})
-    part.__dict__.update(surface)
 
 
 @contextmanager
