@@ -57,8 +57,7 @@ def evaluate(
         split = next(iter(piece)).partition("/")[0]
         accumulator = accumulators.setdefault(split, MetricAccumulator(split, loss, metric))
         accumulator.take({name.partition("/")[2]: value for name, value in piece.items()})
-    scores: dict[str, Score] = ranks.tell(_scores(accumulators) if ranks.writes else None)
-    return scores
+    return ranks.tell(_scores(accumulators) if ranks.writes else None)
 
 
 def is_better(
