@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..stack.gradients import FunctionContext, pull_back
+from ..stack.gradients import FunctionContext, check_single, pull_back
 from ..stack.layer_run import Autocast
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, View, check_recorders, detached_leaves, is_transformed
@@ -194,6 +194,7 @@ class _FixedPoint(torch.autograd.Function):
                 "a fixed point is differentiated once: got create_graph=True; "
                 "for second derivatives use unrolled, or mode='unroll' of Equilibrium"
             )
+        check_single(grad_outputs[0], "a fixed point", "use unrolled, or mode='unroll' of Equilibrium")
         job = ctx.job
         _check_unchanged(job.outside, job.versions)
         z, *saved = ctx.saved_tensors

@@ -30,7 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
 from ..resident import trim
-from ..stack.gradients import FunctionContext, anchor_of, refusing_second
+from ..stack.gradients import FunctionContext, anchor_of, check_single, refusing_second
 from ..stack.recompute import version_of
 from ..stack.state import FloatState
 from .evaluation import LayerCall
@@ -84,6 +84,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _LayerContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a reversible layer", "set disable=True on it")
         # Reading it raises torch's own error on a second backward without retain_graph.
         _ = ctx.saved_tensors
         lease = ctx.lease()

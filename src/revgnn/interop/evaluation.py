@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..stack.couplings import GroupedAdditive
+from ..stack.fused import unobserved
 from ..stack.gradients import pull_back
 from ..stack.layer_run import Autocast, Gradients
 from ..stack.recompute import Recompute, View, version_of
+from ..stack.repeatable import Checked, check_closed, check_repeats
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments
 
@@ -23,12 +25,19 @@ class LayerCall:
         arguments: the arguments of the call after x.
         autocast: the autocast state of the evaluation.
         device: the device of x.
+        checked: the blocks that are known to repeat their values.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], arguments: Arguments, autocast: Autocast, device: torch.device
+        self,
+        blocks: Sequence[nn.Module],
+        arguments: Arguments,
+        autocast: Autocast,
+        device: torch.device,
+        checked: Checked,
     ) -> None:
         self.blocks = blocks
+        self._checked = checked
         self.coupling = GroupedAdditive(len(blocks))
         self.arguments = arguments.detached()
         self.autocast = autocast
@@ -71,6 +80,10 @@ class LayerCall:
             value = self._recompute.first(
                 i, block, None, lambda: evaluated(lambda z: block(z, *args, **kwargs), x, self.dim), keep=True
             )
+            if block not in self._checked.repeats:
+                with unobserved():
+                    check_repeats(value, self._repeat(i, x), f"group {i}: {type(block).__name__}")
+                self._checked.repeats.add(block)
             if x._version != version:
                 raise RuntimeError(
                     f"the block of group {i} writes to its input, which is part of the stream; "
@@ -125,12 +138,10 @@ class LayerCall:
                 value = self._evaluate(i, leaf, tensors)
             if not value.requires_grad:
                 return value, None
+            wanted = [leaf, *(tensors[k] for k in places), *parameters.values()]
+            check_closed(value, wanted, type(self.blocks[i]).__name__)
             # Copied, because autograd may return the cotangent itself as a gradient, and the coupling adds to it.
-            grads = pull_back(
-                value,
-                cotangent.to(value.dtype, copy=True),
-                [leaf, *(tensors[k] for k in places), *parameters.values()],
-            )
+            grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
         for k, grad in zip(places, grads[1 : 1 + len(places)], strict=True):
             sums.context.add(k, grad)
         for k, grad in zip(parameters, grads[1 + len(places) :], strict=True):

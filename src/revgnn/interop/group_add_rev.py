@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from ..stack.couplings import GroupedAdditive
 from ..stack.layer_run import Autocast
+from ..stack.repeatable import Checked
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments, ChannelSplitRule, names_after_x
 from .chain import call_reversibly
@@ -29,7 +30,8 @@ class GroupAddRev(nn.Module):
     tensor of the caller's is freed or written to; an output may be used elsewhere too, and ``retain_graph`` allows any
     number of backward passes. Blocks may draw random numbers (torch's, on the CPU and on the device of x) and update
     buffers: both happen once per step. Gradients reach x, parameters, and every tensor among the arguments (also inside
-    tuples, lists and dictionaries), but no tensor that a block reads from elsewhere.
+    tuples, lists and dictionaries); a block that reads another one that needs a gradient, or does not repeat its value,
+    is an error.
 
     Under autocast the stream is kept and returned in float32. ``torch.compile`` excludes the layer from its graphs
     (compile the block, or set ``disable``); under ``torch.func`` and ``torch.export`` it is evaluated as with
@@ -73,6 +75,7 @@ class GroupAddRev(nn.Module):
         self.split_dim, self.disable, self.num_bwd_passes = split_dim, disable, num_bwd_passes
         self.split_args = None if split_args is None else tuple(split_args)
         self._names = names_after_x(self.convs[0])
+        self._checked = Checked()
 
     @property
     def num_groups(self) -> int:
@@ -153,7 +156,7 @@ class GroupAddRev(nn.Module):
             with torch.no_grad():
                 # Lazy parameters get their shapes in a first evaluation, before which they cannot be differentiated.
                 self._stored(x, arguments)
-        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device)
+        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device, self._checked)
         return call_reversibly(call, x, arguments.tensors)
 
 

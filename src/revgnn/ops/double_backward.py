@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._library.custom_ops import CustomOpDef
 
 from .checks import is_readable
@@ -35,7 +36,13 @@ def gradients(
         cotangents: of the tensors that it returns.
         needs: whose gradients are wanted.
     Returns: one gradient for each input, ``None`` where none is wanted.
+    Raises: RuntimeError: a cotangent stands for many.
     """
+    if any(is_legacy_batchedtensor(cotangent) for cotangent in cotangents):
+        raise RuntimeError(
+            "a kernel's gradient takes one cotangent at a time, got many at once (is_grads_batched or vectorize=True); "
+            'call it once for each, or evaluate the forward inside of revgnn.ops.using("reference")'
+        )
     tracks_autograd = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that what is wanted are the gradients at this call alone.

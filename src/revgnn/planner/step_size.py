@@ -11,6 +11,8 @@ from .synthetic import GraphShape
 
 KEPT = 0.5
 """Share of the edges that batches of METIS clusters keep, where it is not known: 0.51 of ogbn-arxiv's, by 32 of 512."""
+PARTS = ("random", "clusters", "ondisk")
+"""Kinds of loader whose batches are parts of the graph."""
 TRAINED = 0.6
 """Share of the rows to train on, where it is not known."""
 
@@ -71,7 +73,11 @@ def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
 
 
 def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
-    """Return the share of the edges, without self loops, that lie within a part of an epoch."""
+    """Return the share of the edges, without self loops, that lie within a part of an epoch.
+
+    Raises: ValueError: batches of this kind are not parts.
+    """
+    _check_parts(loader)
     if loader.kind == "random":
         return 1 / steps_by_parts(loader, shape)
     if loader.kind == "clusters":
@@ -93,7 +99,19 @@ def kept_by(batches: Batches, shape: GraphShape) -> float:
 
 
 def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
-    """Return the steps of an epoch by parts, which are drawn or read from disk."""
+    """Return the steps of an epoch by parts, which are drawn or read from disk.
+
+    Raises: ValueError: batches of this kind are not parts.
+    """
+    _check_parts(loader)
     parts = shape.parts if loader.kind == "ondisk" else loader.num_parts
     assert parts is not None, "LoaderConfig has checked it"
     return -(-parts // (loader.parts_per_batch or 1))
+
+
+def _check_parts(loader: LoaderConfig) -> None:
+    if loader.kind not in PARTS:
+        raise ValueError(
+            f"the size of a step is known for loader.kind=full, neighbor, {', '.join(PARTS)}, got {loader.kind}; plan "
+            "with one of these, or measure a run"
+        )

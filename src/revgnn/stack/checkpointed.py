@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .gradients import FunctionContext, pull_back
+from .gradients import FunctionContext, check_single, pull_back
 from .layer_run import Gradients, LayerRun
 from .recompute import detached_leaves
 from .state import FloatState, StoredState
@@ -49,13 +49,17 @@ class _Checkpointed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _CheckpointedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a checkpointed stack", "choose backprop='store'")
         run = ctx.run
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        # Under create_graph gradients are taken at the saved tensors themselves, so that they have a graph.
+        # Under create_graph gradients are taken at aliases of the saved tensors, so that they have a graph.
         creates_graph = torch.is_grad_enabled()
         count = 1 + ctx.num_context
         if creates_graph:
-            values = [value if need else value.detach() for value, need in zip(saved, needed, strict=True)]
+            # Aliases, because one of them may be another, or be computed from it.
+            values = [
+                value.view_as(value) if need else value.detach() for value, need in zip(saved, needed, strict=True)
+            ]
         else:
             sums = Gradients(saved[:count], saved[count:], needed)
             values = detached_leaves(saved, needed)
@@ -66,7 +70,7 @@ class _Checkpointed(torch.autograd.Function):
             y = state.join()
         wanted = [k for k, need in enumerate(needed) if need]
         if y.requires_grad and not creates_graph:
-            run.check_closed(y, [values[k] for k in wanted])
+            run.check_closed(y, [values[k] for k in wanted], run.layers[0][0])
         leaves = [values[k] for k in wanted]
         if not y.requires_grad:
             return None, None, *(None for _ in values)

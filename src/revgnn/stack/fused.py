@@ -7,14 +7,16 @@ kept; the numerics tests compare the two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from .recompute import is_watched, parts_of
+from .recompute import parts_of
+from .surface import is_watched
 
 
 class WorkSpace:
@@ -86,6 +88,16 @@ def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGu
 def has_hooks(module: nn.Module) -> bool:
     """Whether a module or a submodule has hooks or a replaced forward."""
     return any(is_watched(part) for part in parts_of(module))
+
+
+def unobserved() -> AbstractContextManager[object]:
+    """Hide what is evaluated inside from the caller's dispatch modes: selective checkpointing, for example, expects the
+    same operators in every forward. Modes that count memory or replace tensors stay."""
+    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
+    is_hidden = modes and not any(
+        getattr(mode, "counts_memory_only", False) or getattr(mode, "_mode_key", None) is not None for mode in modes
+    )
+    return _disable_current_modes() if is_hidden else nullcontext()
 
 
 def is_anything_watched() -> bool:

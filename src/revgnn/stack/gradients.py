@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd.function import FunctionCtx
 
 
@@ -82,6 +83,21 @@ class FunctionContext(FunctionCtx):
 def anchor_of(x: Tensor) -> Tensor:
     """Return an empty tensor that depends on ``x`` in autograd's graph and keeps no memory of it."""
     return x[..., :0].clone()
+
+
+def check_single(cotangent: Tensor, what: str, remedy: str) -> None:
+    """Raise RuntimeError if a cotangent stands for many, as under ``is_grads_batched`` and ``vectorize=True``: the
+    backward evaluates modules again, which cannot be done once for many.
+
+    Args:
+        what: name of what is differentiated, for the message.
+        remedy: what to do instead, for the message.
+    """
+    if is_legacy_batchedtensor(cotangent):
+        raise RuntimeError(
+            f"{what} takes one cotangent at a time, got many at once (is_grads_batched or vectorize=True); call it "
+            f"once for each, or {remedy}"
+        )
 
 
 def refusing_second(

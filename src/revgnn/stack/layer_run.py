@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .couplings import Coupling
-from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused
+from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobserved
 from .gradients import GradientSums, pull_back
 from .recompute import Recompute, View
 from .recomputing import is_recomputing
@@ -220,19 +220,16 @@ class LayerRun:
             # The library's own block is pure, and a rank without rows, which fuses nothing, must not evaluate more
             # often than the others.
             return
-        with torch.no_grad(), self._again(layer, group):
+        with torch.no_grad(), unobserved(), self._again(layer, group):
             other = block(x, seed, *arguments)
         check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
         self.checked.repeats.add(block)
 
-    def check_closed(self, value: Tensor, leaves: Iterable[Tensor], blocks: Sequence[nn.Module] | None = None) -> None:
-        """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that requires a gradient but
-        is not among the leaves, which receive one; checked once per block."""
-        blocks = [block for blocks in self.layers for block in blocks] if blocks is None else blocks
-        if self.checked is None or all(block in self.checked.closed for block in blocks):
-            return
-        check_closed(value, leaves, type(blocks[0]).__name__)
-        self.checked.closed.update(blocks)
+    def check_closed(self, value: Tensor, leaves: Iterable[Tensor], block: nn.Module) -> None:
+        """Raise RuntimeError if the value of a block depends on a tensor that requires a gradient but is not among the
+        leaves, which receive one."""
+        if self.checked is not None:
+            check_closed(value, leaves, type(block).__name__)
 
     @torch.no_grad()
     def _add_value(
@@ -309,7 +306,7 @@ class LayerRun:
         if not value.requires_grad:
             return value, None
         wanted = [leaf, *leaves, *parameters.values()]
-        self.check_closed(value, wanted, [block])
+        self.check_closed(value, wanted, block)
         # Copied, because autograd may return the cotangent itself as a gradient, and the caller keeps adding to it.
         grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
         for k, grad in zip(wanted_places, grads[1 : 1 + len(leaves)], strict=True):

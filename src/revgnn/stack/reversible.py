@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .drift import DriftMonitor
 from .fused_head import FusedHead
-from .gradients import FunctionContext, anchor_of, refusing_second
+from .gradients import FunctionContext, anchor_of, check_single, refusing_second
 from .layer_run import Gradients, LayerRun
 from .state import FloatingPoint, FloatState, Form, State
 
@@ -103,6 +103,7 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _ReversibleContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a reversible stack", "choose backprop='store'")
         saved = ctx.saved_tensors
         _, second = ctx.bounds
         with torch.no_grad():

@@ -31,4 +31,4 @@ def draw_seed() -> int:
         return uncompiled.call(draw_seed)
     if torch.compiler.is_exporting():
         raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))

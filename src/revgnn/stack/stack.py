@@ -27,6 +27,7 @@ from .choices import (
 )
 from .drift import DriftMonitor
 from .exact import ExactState
+from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
 from .layer_run import Autocast, ChannelSplit, LayerRun
@@ -322,16 +323,17 @@ class Stack(nn.Module):
         def recomputed(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], head: FusedHead | None = None) -> Tensor:
             return reversible(run, x, tensors, advance, None, head)
 
-        return layer_cost(
-            two,
-            x,
-            tensors,
-            _advance_stored,
-            recomputed,
-            saved_per_run=x.numel() * (word + lost),
-            lost_bits=x.numel() * lost,
-            with_head=None if head is None else lambda run, x, tensors: recomputed(run, x, tensors, head),
-        )
+        with unobserved():
+            return layer_cost(
+                two,
+                x,
+                tensors,
+                _advance_stored,
+                recomputed,
+                saved_per_run=x.numel() * (word + lost),
+                lost_bits=x.numel() * lost,
+                with_head=None if head is None else lambda run, x, tensors: recomputed(run, x, tensors, head),
+            )
 
     def _split_context(
         self, context: tuple[object, ...]

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from ...files import read_object
+from ...files import check_format, read_object
 from ...plain_config import from_json
 from ..batch import SPLITS
 from ..encodings import Encoding
@@ -172,10 +172,7 @@ def _counts(manifest: Manifest) -> dict[str, int]:
 
 def _read_content(path: Path) -> dict[str, Any]:
     whole = read_object(path, StoreError, largest=_LARGEST_MANIFEST)
-    if whole.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} must have format {FORMAT}, got {str(whole.get('format'))[:60]!r}; use the revgnn that wrote it"
-        )
+    check_format(path, whole, FORMAT, StoreError)
     content = whole.get("content")
     if not isinstance(content, dict) or whole.get("sha256") != _digest(content):
         raise StoreError(f"{path} does not match its checksum; prepare the graph again")
