@@ -202,15 +202,37 @@ class ModelConfig:
         }
 
 
-def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
-    """Make the network that a configuration describes, for the data that a `GraphInfo` describes.
+def build_model(
+    config: ModelConfig,
+    info: GraphInfo | None = None,
+    *,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    edge_channels: int | None = None,
+) -> GNN:
+    """Make the network that a configuration describes, for the data that a `GraphInfo` or plain widths describe.
+
+    ``build_model(config, in_channels=16, out_channels=4)`` is a network for node labels on tensors of your own.
 
     Args:
         config: what it is made of.
         info: of the data: widths of features, of edge features and of the answer, categories, and what carries a label.
+        in_channels: F, in place of ``info``: number of node feature columns.
+        out_channels: T, in place of ``info``: classes, or columns of the answer.
+        edge_channels: K, beside ``in_channels``: number of edge feature columns; ``None``: the edges have no features.
     Returns: the network, with weights from torch's global generator.
-    Raises: ValueError: where data and configuration do not go together.
+    Raises: ValueError: where data and configuration do not go together, or both or neither of ``info`` and the widths
+        are given.
     """
+    widths = (in_channels, out_channels, edge_channels)
+    if info is None and in_channels is not None and out_channels is not None:
+        info = GraphInfo(in_channels=in_channels, num_outputs=out_channels, edge_channels=edge_channels)
+    elif info is None or any(width is not None for width in widths):
+        raise ValueError(
+            "build_model needs either info, the GraphInfo of a data set, or in_channels and out_channels; got "
+            f"info={'None' if info is None else info.name}, in_channels={in_channels}, out_channels={out_channels}, "
+            f"edge_channels={edge_channels}"
+        )
     edge_channels = info.edge_channels if config.conv_type.takes_edge_attr else None
     weighs = _weighs_edges(config, info)
     edge_encoder = None
