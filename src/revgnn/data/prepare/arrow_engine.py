@@ -38,14 +38,6 @@ class ArrowEngine(Engine):
     def __init__(self) -> None:
         self._runs: dict[Path, list[tuple[Path, NDArray[np.int32]]]] = {}
 
-    def distinct(self, scan: Scan) -> dict[str, list[str]]:
-        """Return the distinct values of each column."""
-        found: dict[str, set[str]] = {}
-        for table in _tables(scan):
-            for name, value in zip(table.column("column").to_pylist(), table.column("value").to_pylist(), strict=True):
-                found.setdefault(name, set()).add(value)
-        return {name: list(values) for name, values in found.items()}
-
     def split_nodes(self, scan: Scan, out: Path, assigned: Path | None, on_faulty: OnFaulty) -> None:
         """Write nodes by part."""
         runs, tables = self._new_runs(out), _tables(scan)
