@@ -149,8 +149,7 @@ class Equilibrium(nn.Module):
         Returns: [N, D] state, in the dtype of ``x`` (float32 under autocast).
         """
         if uncompiled.is_compiled():
-            out: Tensor = uncompiled.call(Equilibrium.forward, self, x, *context, seed=seed)
-            return out
+            return uncompiled.call(Equilibrium.forward, self, x, *context, seed=seed)
         if torch.compiler.is_exporting() and self.mode == "solve":
             raise RuntimeError(
                 "torch.export cannot follow an equilibrium, which iterates until its residual is small; set "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +158,7 @@ class LayerCall:
         with self.autocast():
             return evaluated(lambda z: self.blocks[i](z, *args, **kwargs), x, self.dim)
 
-    def _arguments_of(self, i: int, tensors: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments_of(self, i: int, tensors: Sequence[Tensor]) -> tuple[list[object], dict[str, object]]:
         return self.arguments.of_group(i, self.coupling.num_groups, tensors)
 
 
@@ -168,7 +167,7 @@ def joined(state: StoredState, dim: int) -> Tensor:
     return torch.cat([part.movedim(-1, dim) for part in state.parts], dim=dim)
 
 
-def evaluated(block: Callable[[Tensor], Any], x: Tensor, dim: int) -> Tensor:
+def evaluated(block: Callable[[Tensor], object], x: Tensor, dim: int) -> Tensor:
     """Evaluate a block on a part of the stream whose split dimension is last, and check its output.
 
     Raises: TypeError: the output is not one tensor. ValueError: it has another shape than the input.

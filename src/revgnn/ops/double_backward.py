@@ -8,7 +8,6 @@ compiled graph, raises an error instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,10 @@ def asks_reference(*cotangents: Tensor) -> bool:
 
 
 def gradients(
-    call: Callable[..., Any], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor], needs: Sequence[bool]
+    call: Callable[..., Tensor | tuple[Tensor | None, ...]],
+    inputs: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor],
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Differentiate ``call(*inputs)`` by autograd, in a way that can be differentiated again where that is asked for.
 
@@ -58,7 +60,7 @@ def gradients(
 def refuse_second(backward_op: CustomOpDef) -> None:
     """Let the gradient of a custom op that is itself a gradient be an error that says what to do."""
 
-    def refuse(ctx: Any, *grads: Tensor) -> None:
+    def refuse(ctx: object, *grads: Tensor) -> None:
         raise RuntimeError(
             f"{backward_op._qualname} is a gradient, and has none of its own where torch.compile or a tensor subclass "
             'holds the op; differentiate twice outside of it, or inside of revgnn.ops.using("reference")'

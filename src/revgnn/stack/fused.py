@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,11 @@ class WorkSpace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._parts: dict[str, WorkSpace] = {}
+
+    def part(self, name: str) -> WorkSpace:
+        """Return a work space of its own, whose names are not those of this one; made on first use."""
+        return self._parts.setdefault(name, WorkSpace())
 
     def empty(self, name: str, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Return a contiguous, uninitialised buffer with the dtype and device of ``like``, and its shape unless
@@ -46,11 +51,11 @@ class FusedBlock(Protocol):
     ``to``: overwrite for ``sign`` 0, add for 1, subtract for -1.
     """
 
-    def fuses(self, x: Tensor, *context: Any) -> bool:
+    def fuses(self, x: Tensor, *context: object) -> bool:
         """Whether the fused evaluation supports these arguments; constant within a step."""
         ...
 
-    def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: Any, work: WorkSpace) -> None:
+    def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: object, work: WorkSpace) -> None:
         """Put ``f(x)`` into ``to``, which may be ``x`` itself."""
         ...
 
@@ -62,20 +67,20 @@ class FusedBlock(Protocol):
         cotangent: Tensor,
         dx: Tensor,
         seed: int,
-        *context: Any,
+        *context: object,
         accumulate: bool,
         work: WorkSpace,
-    ) -> Mapping[Any, Tensor]:
+    ) -> Mapping[Tensor | None, Tensor]:
         """Put ``f(x)`` into ``to`` and ``J^T cotangent`` into ``dx``: add to it with ``accumulate``, else overwrite.
 
         Neither ``to`` nor ``dx`` shares memory with an input.
 
-        Returns: the gradients of the parameters.
+        Returns: the gradients of the parameters, and of the tensors in ``context`` that this block has a share in.
         """
         ...
 
 
-def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
+def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
     """Whether a block's fused evaluation supports these arguments; the caller checks for hooks."""
     return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
 

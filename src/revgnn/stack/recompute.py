@@ -39,7 +39,7 @@ class View:
         self.flags = [part.training for part in self.parts]
         self.slots: list[tuple[dict[str, Any], str]] = []
         """For every parameter, the dictionary that holds it, and its name there."""
-        self.buffers: list[tuple[dict[str, Any], str]] = []
+        self.buffers: list[tuple[dict[str, Tensor | None], str]] = []
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
             self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
@@ -103,7 +103,7 @@ class Recompute:
         """Repeat with these very tensors in the places of parameters."""
         self._values, self._needed = leaves, None
 
-    def position(self, leaf: Tensor) -> int:
+    def position(self, leaf: Tensor | None) -> int:
         """Where a leaf of the module that is being evaluated again stands among the parameters."""
         return next(position for position, other in self._leaves.items() if other is leaf)
 
@@ -224,7 +224,7 @@ def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Te
 class _Buffer(NamedTuple):
     """A buffer's value at an evaluation: a copy, or the tensor itself with its version counter."""
 
-    holder: dict[str, Any]
+    holder: dict[str, Tensor | None]
     name: str
     value: Tensor
     is_copy: bool
@@ -250,8 +250,9 @@ class _Conditions(NamedTuple):
         for kept in self.buffers:
             now = kept.holder[kept.name]
             # Comparing synchronises with the device; a small copy is cheaper to keep.
-            is_same = kept.value.numel() > _SMALL and now is not None and torch.equal(now, kept.value)
-            buffers.append(kept._replace(value=now, is_copy=False, version=version_of(now)) if is_same else kept)
+            if now is not None and kept.value.numel() > _SMALL and torch.equal(now, kept.value):
+                kept = kept._replace(value=now, is_copy=False, version=version_of(now))
+            buffers.append(kept)
         has_drawn = any(
             not torch.equal(state, rng.get_state()) for state, rng in zip(self.states, self.rngs, strict=True)
         )
@@ -276,7 +277,11 @@ _NOTHING = _Conditions([], [], [])
 
 def _conditions(view: View, rngs: list[torch.Generator]) -> _Conditions:
     # Copied now, because batch norm updates its statistics without a change of the version counter.
-    buffers = [_Buffer(holder, name, holder[name].clone(), True) for holder, name in view.buffers]
+    buffers = [
+        _Buffer(holder, name, value.clone(), True)
+        for holder, name in view.buffers
+        if (value := holder[name]) is not None
+    ]
     return _Conditions(buffers, [rng.get_state() for rng in rngs], rngs)
 
 
