@@ -90,14 +90,18 @@ def has_hooks(module: nn.Module) -> bool:
     return any(is_watched(part) for part in parts_of(module))
 
 
+def is_observed() -> bool:
+    """Whether dispatch modes of the caller see every operator, except those that count memory or replace tensors."""
+    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
+    return bool(modes) and not any(
+        getattr(mode, "counts_memory_only", False) or getattr(mode, "_mode_key", None) is not None for mode in modes
+    )
+
+
 def unobserved() -> AbstractContextManager[object]:
     """Hide what is evaluated inside from the caller's dispatch modes: selective checkpointing, for example, expects the
     same operators in every forward. Modes that count memory or replace tensors stay."""
-    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
-    is_hidden = modes and not any(
-        getattr(mode, "counts_memory_only", False) or getattr(mode, "_mode_key", None) is not None for mode in modes
-    )
-    return _disable_current_modes() if is_hidden else nullcontext()
+    return _disable_current_modes() if is_observed() else nullcontext()
 
 
 def is_anything_watched() -> bool:
