@@ -304,8 +304,8 @@ class Graph:
         """Copy to a device; derived tensors are computed again there on demand."""
         if torch.device(device) == self.device:
             return self
-        own: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
-        moved = {name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)}
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
     def keep(self, name: str, make: Callable[[], _T]) -> _T:
