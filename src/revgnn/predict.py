@@ -6,7 +6,6 @@ written under a temporary name and renamed when it is complete.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from .data import (
     StoredViews,
     StoreSource,
     is_store,
+    make_batches,
     read_data,
 )
 from .data.readers.tables import readable_columns
@@ -109,7 +109,7 @@ def predict_run(
         inference_source = _inference_source(run, source, loader)
         # Always closed, because gradients are disabled in this process while the generator is open.
         with closing(_tables(inference_source, inference, options, loader.eval_views, trained, progress)) as tables:
-            rows = _write(tables, inference_source.num_rows, out, trained.class_names)
+            rows = _write(tables, inference_source.num_rows, out)
     return {
         "out": str(out),
         "rows": rows,
@@ -138,9 +138,7 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
 def _evaluation(run: Experiment, options: Predicting, config: DatasetConfig) -> LoaderConfig:
     """Return the run's loader with the requested evaluation; a prepared graph is read from disk part by part."""
     loader = run.loader
-    parts, views = loader.eval_parts, loader.eval_views
-    if loader.final_parts is not None:
-        parts, views = loader.final_parts, loader.final_views
+    parts, views = loader.final_evaluation
     if options.parts is not None:
         # With other parts, the run's number of views does not apply.
         parts, views = options.parts, 1
@@ -164,7 +162,7 @@ def _check(trained: GraphInfo, own: GraphInfo, *, reads_labels: bool) -> None:
 def _inference_source(run: Experiment, source: Dataset | Store, loader: LoaderConfig) -> InferenceSource:
     if isinstance(source, Store):
         return StoreSource(source, StoredViews(source, loader.eval_parts, loader.eval_views, run.train.seed))
-    return DatasetSource(source, run.batch_size, run.train.seed, loader)
+    return DatasetSource(source, make_batches(source, run.batch_size, run.train.seed, loader))
 
 
 def _device(device: Device) -> torch.device:
@@ -220,7 +218,7 @@ def _table(
     # Tables are read as large strings; strings are the usual type, which joins need.
     ids = keys.ids.cast(pa.string()) if pa.types.is_large_string(keys.ids.type) else keys.ids
     columns = {"id": ids, "split": names.take(pa.array(keys.split.numpy() % len(names)))}
-    columns |= trained.task_spec.answers(logits, trained.class_names)
+    columns |= trained.task_spec.answers(trained.in_unit(logits), trained.class_names)
     if hidden is not None:
         columns["embedding"] = lists(hidden)
     table = pa.table(columns)
@@ -229,14 +227,13 @@ def _table(
     return table.filter(pa.array((keys.split == SPLITS.index(options.split)).numpy()))
 
 
-def _write(tables: Iterator[pa.Table], total: int, out: Path, classes: tuple[str, ...] | None) -> int:
+def _write(tables: Iterator[pa.Table], total: int, out: Path) -> int:
     """Write tables one by one as row groups of one file, which appears when it is complete.
 
     Args:
         tables: the tables, of at most ``total`` rows.
         total: upper bound of the number of rows, for the message of a full disk.
         out: the file.
-        classes: class names, for the file's metadata.
     Returns: the number of rows.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -245,8 +242,7 @@ def _write(tables: Iterator[pa.Table], total: int, out: Path, classes: tuple[str
         raise ValueError("the graph has no rows to predict")
     # An upper bound: compression may save half of it or nothing.
     needed = total * first.nbytes // max(first.num_rows, 1)
-    metadata = {} if classes is None else {"classes": json.dumps(classes, ensure_ascii=False)}
-    schema, rows = first.schema.with_metadata(metadata), 0
+    schema, rows = first.schema, 0
     room = room_for(f"{out.name} with {total} rows", needed, out.parent, then="predict again")
     with room, replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for table in chain([first], tables):

@@ -16,8 +16,9 @@ from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
 from .report import build_report, circumstances, write_report
+from .resident import ResidentPeak
 from .run_lock import claimed
-from .train import Callback, FitResult, MemoryRecorder, own_statistics
+from .train import Callback, FitResult, MemoryRecorder, TrainState, own_statistics
 from .train.callbacks.tracking import TRACK_FOLDER
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
@@ -27,31 +28,44 @@ REPORT_FILE = "report.json"
 FORMAT = 2
 
 
+class _ResidentOfTraining(Callback):
+    """Reads the peak of the process when the best weights are selected, before the evaluation is described."""
+
+    def __init__(self, peak: ResidentPeak) -> None:
+        self._peak = peak
+        self.facts: dict[str, int | str | None] = {}
+
+    def on_selected(self, run: TrainState) -> None:
+        """Read the peak."""
+        self.facts = self._peak.facts()
+
+
 class RunRecord:
     """Collects the facts of a run for its report; created after the data is read, written at the end.
 
     Args:
         name: name of the run in reports.
         dataset: the run's data.
+        info: its metadata, as the model reads it.
     """
 
-    def __init__(self, name: str, dataset: Dataset | Store) -> None:
-        self._resident = resident_peak(dataset)
+    def __init__(self, name: str, dataset: Dataset | Store, info: GraphInfo) -> None:
+        self._resident = _ResidentOfTraining(resident_peak(dataset))
         self._memory = MemoryRecorder()
         # Record the commit now: the code is loaded, and the checkout may change during the run.
         self._facts = {
             "format": FORMAT,
             "name": name,
             "ranks": world_size(),
-            "dataset": describe(dataset.info),
-            "schema": asdict(dataset.info.without_counts()),
+            "dataset": describe(info),
+            "schema": asdict(info.without_counts()),
             "where": circumstances(),
         }
 
     @property
     def callbacks(self) -> list[Callback]:
         """Callbacks that the training must call."""
-        return [self._memory]
+        return [self._memory, self._resident]
 
     def write(
         self,
@@ -60,6 +74,7 @@ class RunRecord:
         target: Mapping[str, Any] | None,
         model: nn.Module,
         result: FitResult,
+        evaluation: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Write ``run.json`` and the report.
 
@@ -69,6 +84,7 @@ class RunRecord:
             target: published results.
             model: the trained model.
             result: the result of training.
+            evaluation: from `describe_evaluation`.
         Returns: the report.
         """
         warning = own_statistics(model, synchronise=config["train"]["sync_batchnorm"])
@@ -79,7 +95,8 @@ class RunRecord:
             "paper": target,
             "implementation": implementation(result.device),
             "memory_how": self._memory.how,
-            "resident": self._resident.facts(),
+            "resident": self._resident.facts,
+            "evaluation": evaluation,
         }
         return _write(out, facts)
 
@@ -190,6 +207,7 @@ def report_on(out: Path) -> dict[str, Any]:
             warnings=[*_warnings(paper), *facts.get("warnings", ())],
             predicted=facts.get("predicted"),
             where=facts.get("where"),
+            evaluation=facts.get("evaluation"),
         )
         write_report(out, report)
     return report

@@ -11,7 +11,7 @@ from typing import Any
 from ..files import read_object
 from ..repeat import RUNS_FILE
 from ..report import MARKDOWN_HEADER, markdown_row
-from ..report.row import duration, integer, mean_and_std, memory, metric_title, resident, score, target
+from ..report.row import duration, integer, mean_and_std, memory, metric_title, resident, score, target, verdict
 from ..run_folder import report_on
 from .output import print_facts, print_json, print_lines
 
@@ -38,7 +38,7 @@ def show_report(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         ("run", str(report["name"])),
         (f"valid {metric_title(report)}", score(report, "valid")),
         (f"test {metric_title(report)}", score(report, "test")),
-        ("paper", target(report)),
+        *([("paper", target(report))] if report["paper"] else []),
         ("best epoch", f"{report['result']['best_epoch']} of {report['result']['epochs']}"),
         ("parameters", integer(report["parameters"])),
         ("peak training memory", memory(report["memory"]["peak_bytes"])),
@@ -49,6 +49,7 @@ def show_report(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     ]
     print_facts(facts)
     print_lines(f"note: {warning}" for warning in report["warnings"])
+    print_lines(filter(None, [verdict(report)]))
 
 
 def show_runs(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
@@ -64,7 +65,7 @@ def show_runs(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         if split in summary["scores"]
     ]
     facts += [
-        ("paper", target(summary)),
+        *([("paper", target(summary))] if summary["paper"] else []),
         ("parameters", integer(summary["parameters"])),
         ("peak training memory", memory(summary["memory"]["peak_bytes"])),
         ("  growth of process", memory(resident(summary))),

@@ -33,6 +33,7 @@ def build_report(
     warnings: Sequence[str] = (),
     predicted: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build the report of a finished run as one JSON value.
 
@@ -50,6 +51,7 @@ def build_report(
         warnings: warnings to the reader, one sentence each.
         predicted: the planner's prediction of memory, "peak_bytes" and "how"; ``None``: no prediction.
         where: `circumstances` at the start of the run; ``None``: the current ones.
+        evaluation: from `describe_evaluation`; ``None``: the run was not described.
     Returns: the report.
     Raises: FileNotFoundError: the run has not finished.
     """
@@ -69,6 +71,7 @@ def build_report(
             # A result of an older version has one set of scores, which also selected the weights.
             "selection": result.get("selection", result["scores"]),
         },
+        "evaluation": evaluation,
         "curve": _summary(curve),
         "observed": curve[-1].get("observed", {}) if curve else {},
         "time": {

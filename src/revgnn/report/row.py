@@ -49,10 +49,35 @@ def in_unit(report: Mapping[str, Any], value: float) -> float:
 
 def score(report: Mapping[str, Any], split: str) -> str:
     """Format the metric of a split in the unit of `metric_title`; a dash if there is none."""
-    value = report["result"]["scores"].get(split, {}).get("metric")
+    return figure(report["result"]["metric"], report["result"]["scores"].get(split, {}).get("metric"))
+
+
+def figure(metric: str, value: float | None) -> str:
+    """Format a value of a metric, in percent where the metric is; a dash for ``None``."""
     if value is None:
         return "–"
-    return f"{in_unit(report, value):.2f}" if in_percent(report) else f"{value:.4g}"
+    percent = metric in METRICS and METRICS[metric].in_percent
+    return f"{100.0 * value:.2f}" if percent else f"{value:.4g}"
+
+
+def baselines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return name and formatted metric of each baseline, on the split that the report describes; empty without any."""
+    evaluation = report.get("evaluation") or {}
+    if not evaluation.get("split"):
+        return []
+    metrics = evaluation["metrics"][evaluation["split"]]
+    name = report["result"]["metric"]
+    return [(one["name"], figure(name, metrics[one["name"]].get(name))) for one in evaluation["baselines"]]
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """Return one line: the score of the network beside the baselines; empty if no split was evaluated."""
+    beside = baselines(report)
+    if not beside:
+        return ""
+    split = report["evaluation"]["split"]
+    others = ", ".join(f"{name} {value}" for name, value in beside)
+    return f"{split} {metric_title(report)}: network {score(report, split)}, {others}"
 
 
 def mean_and_std(report: Mapping[str, Any], spread: Mapping[str, Any]) -> str:

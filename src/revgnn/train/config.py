@@ -71,6 +71,9 @@ class TrainConfig:
     loss: str | None = None
     """A key of `LOSSES`: "cross_entropy", "log_cross_entropy" (log-shifted), "bce" (yes or no, NaN unlabelled), "mse";
     ``None``: the default loss of the data's task."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """Weight of a label in the training loss: "none", every label counts the same; "balanced", inversely to the
+    frequency of its class among the training rows. Evaluations weight nothing."""
     select: Literal["metric", "loss"] = "metric"
     """Which score on the valid split selects the best weights: the data set's "metric", or the "loss"."""
     eval_every: int = 1
@@ -121,9 +124,14 @@ class TrainConfig:
         Args:
             task: the task of the data.
             metric: the metric of the run.
-        Raises: ValueError: the loss or the metric does not fit the task; the message lists those that do.
+        Raises: ValueError: loss, metric or class weight do not fit the task; the message lists those that do.
         """
         check_metric(task, metric)
+        if self.class_weight != "none" and task.labels == "numbers":
+            raise ValueError(
+                f"class_weight={self.class_weight!r} does not go with a {task.name} task, which has no classes; leave "
+                "it out"
+            )
         return replace(self, loss=choose_loss([task], self.loss))
 
     def _check_choices(self) -> None:
