@@ -134,18 +134,23 @@ def _add_predict(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="write the predictions of a finished run, with your own ids",
-        description="Write the predictions of a finished run as one Parquet file: id, split, prediction and "
-        "probabilities of every node.",
+        description="Write the predictions of a finished run as one file: id, split, prediction and the probability of "
+        "each class, for every node; numbers in the unit of the training labels.",
         example=(
-            "  revgnn predict runs/first --out predictions.parquet\n"
-            "  revgnn predict runs/first --data other_graph/ --split all --embeddings --out other.parquet"
+            "  revgnn predict runs/first --out predictions.csv\n"
+            "  revgnn predict runs/first --data other_graph/ --embeddings --out other.parquet"
         ),
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the Parquet file to write")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help="file.parquet, .csv, .arrow or .feather"
+    )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="another graph with the same features")
     parser.add_argument("--split", choices=["all", "train", "valid", "test"], default="all", help="default: all")
     parser.add_argument("--embeddings", action="store_true", help="add the last hidden state of every row")
+    parser.add_argument(
+        "--columns", action="store_true", help="a column for each probability, such as probability_red; always in CSV"
+    )
     parser.add_argument("--parts", metavar="P", type=int, help="number of parts, one in memory at a time")
     parser.add_argument("--views", metavar="V", type=int, help="partitions whose logits are averaged; needs parts")
     _add_data_root(parser)

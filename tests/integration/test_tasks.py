@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import csv
 from sklearn import metrics as sk
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch_geometric.data import Data
 
+import revgnn
 from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import Store, class_weights, with_target_scale
+from revgnn.predict import flat
 from revgnn.run_folder import read_schema
 from revgnn.train import load_latest
 
@@ -244,3 +249,70 @@ def test_balanced_weights_find_the_rare_class(tmp_path: Path) -> None:
         recall[weight] = _report(run)["evaluation"]["classes"][1]["recall"]
     assert recall["balanced"] > recall["none"] + 0.2
     assert load_latest(tmp_path / "none").config["train"]["class_weight"] == "none"
+
+
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_predictions_are_the_same_in_every_format_and_in_python(
+    runs: dict[str, tuple[GraphSource, Path, Path]], tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, graph, run = runs[task]
+    words = ["predict", str(run), "--device", "cpu", "--embeddings", "--out"]
+    assert main([*words, str(tmp_path / "p.parquet")]) == 0
+    for name, more in (("p.arrow", []), ("columns.feather", ["--columns"]), ("p.csv", [])):
+        assert main([*words, str(tmp_path / name), *more]) == 0
+    table = pq.read_table(tmp_path / "p.parquet")
+    assert pa.ipc.open_file(tmp_path / "p.arrow").read_all().equals(table)
+    columns = pa.ipc.open_file(tmp_path / "columns.feather").read_all()
+    assert columns.equals(flat(table))
+    assert sorted(columns["id"].to_pylist()) == sorted(whole.ids)
+    names = {"multiclass": CLASSES, "binary": ("no", "yes"), "multilabel": CLASSES, "regression": ("price", "size")}
+    prefix = "prediction" if task == "regression" else "probability"
+    assert {f"{prefix}_{name}" for name in names[task]} | {"embedding_0", "embedding_15"} <= set(columns.column_names)
+    types = dict(zip(columns.column_names, columns.schema.types, strict=True))
+    as_read = csv.read_csv(
+        tmp_path / "p.csv", convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+    )
+    assert as_read.equals(columns)
+    assert main([*words, str(tmp_path / "p.xlsx")]) == 2
+    assert "--out must end in .parquet, .csv, .arrow, .feather" in capsys.readouterr().err
+    assert not (tmp_path / "p.xlsx").exists()
+
+    model = revgnn.load(run, device="cpu")
+    assert model.info == read_schema(run)
+    data = Store.open(graph).load()
+    plain = table.drop_columns(["embedding"])
+    for same in (data, Store.open(graph), _as_pyg(data)):
+        found = model.predict(same)
+        ids = plain["id"] if found["id"].type == plain["id"].type else pa.array(range(200))
+        assert found.set_column(0, "id", ids).equals(plain.set_column(0, "id", ids))
+    wanted = torch.tensor(table["embedding"].to_pylist())
+    assert torch.equal(model.embed(data), wanted)
+    logits = model(data.x, data.edge_index)
+    values = list(
+        columns.select([name for name in columns.column_names if name.startswith(prefix)]).to_pydict().values()
+    )
+    shares = {"multiclass": logits.softmax(1), "regression": logits}.get(task, logits.sigmoid())
+    shares = torch.cat([1 - shares, shares], 1) if task == "binary" else shares
+    assert torch.allclose(shares, torch.tensor(values).T, rtol=1e-4, atol=1e-6)
+
+
+def _as_pyg(data: revgnn.Dataset) -> Data:
+    masks = {}
+    for split, name in (("train", "train_mask"), ("valid", "val_mask"), ("test", "test_mask")):
+        masks[name] = torch.zeros(data.num_nodes, dtype=torch.bool)
+        masks[name][data.splits[split]] = True
+    return Data(x=data.x, edge_index=data.edge_index, y=data.y, **masks)
+
+
+def test_a_model_in_python_says_what_it_cannot_take(runs: dict[str, tuple[GraphSource, Path, Path]]) -> None:
+    model = revgnn.load(runs["multiclass"][2], device="cpu")
+    bare = Data(x=torch.randn(3, 5), edge_index=torch.tensor([[0, 1], [1, 2]]))
+    table = model.predict(bare)
+    assert table["split"].null_count == 3
+    assert set(table["prediction"].to_pylist()) <= set(CLASSES)
+    with pytest.raises(ValueError, match="nodes must have 5 features, got 4"):
+        model.predict(Data(x=torch.randn(3, 4), edge_index=bare.edge_index))
+    with pytest.raises(ValueError, match="data.edge_index is missing"):
+        model.embed(Data(x=torch.randn(3, 5)))
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        revgnn.load(runs["multiclass"][1])
