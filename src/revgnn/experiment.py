@@ -32,7 +32,7 @@ from .data import (
     with_target_scale,
 )
 from .launcher import is_writer
-from .plain_config import from_json
+from .plain_config import changed_fields, from_json
 from .report import describe_evaluation, strides
 from .run_folder import RunRecord, check_out, read_facts
 from .train import Callback, Checkpoints, FinalScores, Goal, KeepOutputs, TrainConfig, fit, one_run
@@ -110,7 +110,7 @@ def run_experiment(
         if not dataset.info.split_sizes.get("train"):
             raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
         info = with_target_scale(dataset)
-        run, record = run.for_data(info), RunRecord(name, dataset, info)
+        asked, run, record = run, run.for_data(info), RunRecord(name, dataset, info)
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
         model = make_model(run, info)
         source = _evaluated(dataset, batches, run)
@@ -129,7 +129,8 @@ def run_experiment(
         if not is_writer():
             return {}
         evaluation = describe_evaluation(dataset, info, source, kept.outputs)
-        return record.write(out, as_json(run), target, model, result, evaluation)
+        facts = {"evaluation": evaluation, "changed": changed_fields(asked), "paper": target}
+        return record.write(out, as_json(run), model, result, facts)
 
 
 def _goal(run: Experiment, dataset: Dataset | Store, info: GraphInfo) -> Goal:

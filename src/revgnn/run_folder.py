@@ -71,34 +71,34 @@ class RunRecord:
         self,
         out: Path,
         config: Mapping[str, Any],
-        target: Mapping[str, Any] | None,
         model: nn.Module,
         result: FitResult,
-        evaluation: Mapping[str, Any],
+        facts: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Write ``run.json`` and the report.
 
         Args:
             out: the run folder, with the files that training wrote.
             config: the whole configuration of the run.
-            target: published results.
             model: the trained model.
             result: the result of training.
-            evaluation: from `describe_evaluation`.
+            facts: "evaluation" from `describe_evaluation`; "changed", the fields of the configuration that differ from
+                their defaults; "paper", published results or ``None``.
         Returns: the report.
         """
         warning = own_statistics(model, synchronise=config["train"]["sync_batchnorm"])
-        facts = {
-            **self._facts,
-            "warnings": [] if warning is None else [warning],
-            "config": config,
-            "paper": target,
-            "implementation": implementation(result.device),
-            "memory_how": self._memory.how,
-            "resident": self._resident.facts,
-            "evaluation": evaluation,
-        }
-        return _write(out, facts)
+        return _write(
+            out,
+            {
+                **self._facts,
+                **facts,
+                "warnings": [] if warning is None else [warning],
+                "config": config,
+                "implementation": implementation(result.device),
+                "memory_how": self._memory.how,
+                "resident": self._resident.facts,
+            },
+        )
 
 
 def add_prediction(out: Path, predicted: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,6 +208,7 @@ def report_on(out: Path) -> dict[str, Any]:
             predicted=facts.get("predicted"),
             where=facts.get("where"),
             evaluation=facts.get("evaluation"),
+            changed=facts.get("changed"),
         )
         write_report(out, report)
     return report

@@ -24,6 +24,7 @@ from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import Store, class_weights, with_target_scale
 from revgnn.predict import flat
+from revgnn.report.row import figure, title_of
 from revgnn.run_folder import read_schema
 from revgnn.train import load_latest
 
@@ -184,12 +185,9 @@ def test_the_last_line_of_training_sets_the_score_beside_the_baselines(
     *_, last = capsys.readouterr().out.splitlines()
     constant = "mean of the training rows" if task == "regression" else "majority class"
     values = _report(run)["evaluation"]["metrics"]["test"]
-    shown = [100 * values[name][PRIMARY[task]] for name in ("network", constant, "linear model on the features alone")]
-    digits = ".2f"
-    if task == "regression":
-        shown, digits = [value / 100 for value in shown], ".4g"
-    assert f"network {shown[0]:{digits}}, {constant} {shown[1]:{digits}}" in last
-    assert last.endswith(f"linear model on the features alone {shown[2]:{digits}}")
+    names = ("network", constant, "linear model on the features alone")
+    said = ", ".join(f"{name} {figure(PRIMARY[task], values[name][PRIMARY[task]])}" for name in names)
+    assert last == f"test {title_of(PRIMARY[task])}: {said}"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..files import parse_object, read_object, versions_of
+from ..train import METRICS
 
 FORMAT = 1
 _PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
@@ -34,6 +35,7 @@ def build_report(
     predicted: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    changed: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Build the report of a finished run as one JSON value.
 
@@ -52,6 +54,7 @@ def build_report(
         predicted: the planner's prediction of memory, "peak_bytes" and "how"; ``None``: no prediction.
         where: `circumstances` at the start of the run; ``None``: the current ones.
         evaluation: from `describe_evaluation`; ``None``: the run was not described.
+        changed: dotted names of the fields of ``config`` that differ from their defaults; ``None``: not known.
     Returns: the report.
     Raises: FileNotFoundError: the run has not finished.
     """
@@ -91,8 +94,9 @@ def build_report(
         "machine": {**where["machine"], "device": result["device"], "precision": result["precision"]},
         "versions": where["versions"],
         "git_commit": where["git_commit"],
-        "warnings": [*warnings, *_failures(curve)],
+        "warnings": [*warnings, *_failures(curve), *_beaten(result, evaluation)],
         "config": dict(config),
+        "changed": None if changed is None else list(changed),
     }
     as_json: dict[str, Any] = json.loads(json.dumps(report, default=str))
     return as_json
@@ -133,6 +137,23 @@ def _failures(curve: list[dict[str, Any]]) -> list[str]:
         f"residual of the last one is {observed[f'{direction} residual']:.2g}."
         for direction in ("forward", "backward")
         if observed.get(f"{direction} failures") and f"{direction} residual" in observed
+    ]
+
+
+def _beaten(result: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Return a warning if a baseline is as good as the network or better, by the metric of the run."""
+    if not evaluation or not evaluation["split"]:
+        return []
+    name, scores = result["metric"], evaluation["metrics"][evaluation["split"]]
+    own = scores["network"].get(name)
+    sign = 1 if name in METRICS and METRICS[name].larger_is_better else -1
+    named = {model: values.get(name) for model, values in scores.items() if model != "network"}
+    better = [model for model, value in named.items() if None not in (own, value) and sign * value >= sign * own]
+    if not better:
+        return []
+    return [
+        f"The {' and the '.join(better)} {'are' if len(better) > 1 else 'is'} as good as the network or better: it has "
+        "not learned what the edges could add. Train longer, or try another model or learning rate."
     ]
 
 

@@ -32,8 +32,14 @@ def markdown_row(report: Mapping[str, Any]) -> str:
 
 def metric_title(report: Mapping[str, Any]) -> str:
     """Return the metric's name with its unit."""
-    name = str(report["result"]["metric"])
-    return (METRICS[name].title if name in METRICS else name) + (" [%]" if in_percent(report) else "")
+    return title_of(str(report["result"]["metric"]))
+
+
+def title_of(metric: str) -> str:
+    """Return the name of a metric with its unit."""
+    if metric not in METRICS:
+        return metric
+    return METRICS[metric].title + (" [%]" if METRICS[metric].in_percent else "")
 
 
 def in_percent(report: Mapping[str, Any]) -> bool:
@@ -57,7 +63,12 @@ def figure(metric: str, value: float | None) -> str:
     if value is None:
         return "–"
     percent = metric in METRICS and METRICS[metric].in_percent
-    return f"{100.0 * value:.2f}" if percent else f"{value:.4g}"
+    return f"{100.0 * value:.2f}" if percent else number(value)
+
+
+def number(value: float) -> str:
+    """Format a number in four digits, without an exponent below ten million."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def baselines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -82,9 +93,9 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 def mean_and_std(report: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
     """Format a mean and, for several runs, a standard deviation in the unit of `metric_title`."""
-    digits = ".2f" if in_percent(report) else ".4g"
+    form = "{:.2f}".format if in_percent(report) else number
     known = [spread[name] for name in ("mean", "std") if spread[name] is not None]
-    return " ± ".join(f"{in_unit(report, value):{digits}}" for value in known) or "–"
+    return " ± ".join(form(in_unit(report, value)) for value in known) or "–"
 
 
 def target(report: Mapping[str, Any]) -> str:
