@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from torch import nn
 
@@ -16,7 +16,8 @@ from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
 from .report import build_report, circumstances, write_report
-from .resident import ResidentPeak
+from .report.facts import Configuration, Described, Predicted, Published, Report, RunFacts
+from .resident import ResidentFacts, ResidentPeak
 from .run_lock import claimed
 from .train import Callback, FitResult, MemoryRecorder, TrainState, own_statistics
 from .train.callbacks.tracking import TRACK_FOLDER
@@ -33,7 +34,7 @@ class _ResidentOfTraining(Callback):
 
     def __init__(self, peak: ResidentPeak) -> None:
         self._peak = peak
-        self.facts: dict[str, int | str | None] = {}
+        self.facts: ResidentFacts | None = None
 
     def on_selected(self, run: TrainState) -> None:
         """Read the peak."""
@@ -53,14 +54,7 @@ class RunRecord:
         self._resident = _ResidentOfTraining(resident_peak(dataset))
         self._memory = MemoryRecorder()
         # Record the commit now: the code is loaded, and the checkout may change during the run.
-        self._facts = {
-            "format": FORMAT,
-            "name": name,
-            "ranks": world_size(),
-            "dataset": describe(info),
-            "schema": asdict(info.without_counts()),
-            "where": circumstances(),
-        }
+        self._name, self._info, self._where = name, info, circumstances()
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -70,11 +64,11 @@ class RunRecord:
     def write(
         self,
         out: Path,
-        config: Mapping[str, Any],
+        config: Configuration,
         model: nn.Module,
         result: FitResult,
-        facts: Mapping[str, Any],
-    ) -> dict[str, Any]:
+        described: Described,
+    ) -> Report:
         """Write ``run.json`` and the report.
 
         Args:
@@ -82,37 +76,41 @@ class RunRecord:
             config: the whole configuration of the run.
             model: the trained model.
             result: the result of training.
-            facts: "evaluation" from `describe_evaluation`; "changed", the fields of the configuration that differ from
-                their defaults; "paper", published results or ``None``.
+            described: what the experiment knows of the run.
         Returns: the report.
         """
-        warning = own_statistics(model, synchronise=config["train"]["sync_batchnorm"])
-        return _write(
-            out,
-            {
-                **self._facts,
-                **facts,
-                "warnings": [] if warning is None else [warning],
-                "config": config,
-                "implementation": implementation(result.device),
-                "memory_how": self._memory.how,
-                "resident": self._resident.facts,
-            },
-        )
+        warning = own_statistics(model, synchronise=bool(config["train"]["sync_batchnorm"]))
+        facts: RunFacts = {
+            "format": FORMAT,
+            "name": self._name,
+            "ranks": world_size(),
+            "dataset": describe(self._info),
+            "schema": asdict(self._info.without_counts()),
+            "where": self._where,
+            "warnings": [] if warning is None else [warning],
+            "config": config,
+            "paper": described["paper"],
+            "evaluation": described["evaluation"],
+            "changed": described["changed"],
+            "implementation": implementation(result.device),
+            "memory_how": self._memory.how,
+            "resident": self._resident.facts,
+        }
+        return _write(out, facts)
 
 
-def add_prediction(out: Path, predicted: Mapping[str, Any]) -> dict[str, Any]:
+def add_prediction(out: Path, predicted: Predicted) -> Report:
     """Add the planner's prediction to the report of a finished run, and return the new report.
 
     Args:
         out: a run folder.
-        predicted: "peak_bytes", and "how" it was predicted.
+        predicted: the prediction.
     """
     _, facts = read_facts(out)
     return _write(out, {**facts, "predicted": predicted})
 
 
-def _write(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _write(out: Path, facts: RunFacts) -> Report:
     write_whole(out / RUN_FILE, json.dumps(facts, indent=1, default=str) + "\n")
     return report_on(out)
 
@@ -142,7 +140,7 @@ def read_schema(out: Path) -> GraphInfo:
         ) from error
 
 
-def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
+def read_facts(out: Path) -> tuple[Path, RunFacts]:
     """Read ``run.json`` of a finished run; return it with its path.
 
     Raises: FileNotFoundError: the folder has no finished run; ValueError: the file has another format.
@@ -156,10 +154,10 @@ def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
             f"{path} must have format {FORMAT}, got {facts.get('format')!r}, which {_writer(facts)} wrote; use that "
             "version, or train again"
         )
-    return path, facts
+    return path, cast(RunFacts, facts)
 
 
-def _writer(facts: Mapping[str, Any]) -> str:
+def _writer(facts: Mapping[str, object]) -> str:
     """Name the version that wrote a run folder."""
     where = facts.get("where")
     versions = where.get("versions") if isinstance(where, Mapping) else None
@@ -167,7 +165,7 @@ def _writer(facts: Mapping[str, Any]) -> str:
     return f"revgnn {version}" if isinstance(version, str) else "another revgnn"
 
 
-def describe(info: GraphInfo) -> dict[str, Any]:
+def describe(info: GraphInfo) -> dict[str, str | int | None]:
     """Return the facts of a data set for a report."""
     return {
         "name": info.name,
@@ -182,7 +180,7 @@ def describe(info: GraphInfo) -> dict[str, Any]:
     }
 
 
-def report_on(out: Path) -> dict[str, Any]:
+def report_on(out: Path) -> Report:
     """Write the report of a finished run from the files in its folder.
 
     Args:
@@ -194,29 +192,26 @@ def report_on(out: Path) -> dict[str, Any]:
     """
     _, facts = read_facts(out)
     with claimed(out), parts_of(out):
-        paper = facts["paper"]
-        report = build_report(
-            out,
-            name=facts["name"],
-            config=facts["config"],
-            dataset=facts["dataset"],
-            implementation=facts["implementation"],
-            memory_how=facts["memory_how"],
-            resident=facts.get("resident"),
-            paper=paper,
-            warnings=[*_warnings(paper), *facts.get("warnings", ())],
-            predicted=facts.get("predicted"),
-            where=facts.get("where"),
-            evaluation=facts.get("evaluation"),
-            changed=facts.get("changed"),
-        )
+        warnings = [*_warnings(facts["paper"]), *facts.get("warnings", ())]
+        report = build_report(out, {**facts, "warnings": warnings})
         write_report(out, report)
     return report
 
 
-def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
+def read_report(out: Path) -> Report:
+    """Read ``report.json`` of a finished run.
+
+    Raises: FileNotFoundError: the folder has no finished run.
+    """
+    path = out / REPORT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} holds no finished run ({REPORT_FILE} is missing); finish or resume it first")
+    return cast(Report, read_object(path))
+
+
+def _warnings(paper: Published | None) -> list[str]:
     if not paper:
         return []
-    assumed = paper["assumed"]
+    assumed = paper.get("assumed")
     said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
     return [*said, *paper.get("notes", ())]

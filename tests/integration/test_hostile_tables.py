@@ -24,8 +24,6 @@ from revgnn.data.ondisk.store import Store
 from revgnn.data.prepare import DropFaulty, read_config
 from small_tables import good_edges, good_nodes, make, report, write
 
-pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
-
 DAYS = [datetime.datetime(2020, 1, day) for day in (1, 2, 3, 4)]
 COLUMNS: dict[str, tuple[str, Any, str]] = {
     "bytes as ids": ("id", [b"a", b"b", b"c", b"d"], "holds binary; ids are integers or strings"),

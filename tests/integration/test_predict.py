@@ -247,7 +247,6 @@ def test_graphs_of_which_nothing_is_known_are_predicted_and_not_learned_from(
     assert set(tables[0]["prediction"].to_pylist()) <= set(CLASSES)
     assert tables[0]["split"].null_count == 50
 
-    pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
     (folder / "graph.yaml").write_text(
         "nodes: {files: nodes.parquet, features: x, label: []}\nedges: {files: edges.parquet}\nparts: {count: 3}\n"
     )

@@ -24,7 +24,7 @@ from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
 from revgnn.data import Store, class_weights, with_target_scale
 from revgnn.predict import flat
-from revgnn.report.row import figure, title_of
+from revgnn.report.row import figure, metric_title
 from revgnn.run_folder import read_schema
 from revgnn.train import load_latest
 
@@ -187,7 +187,7 @@ def test_the_last_line_of_training_sets_the_score_beside_the_baselines(
     values = _report(run)["evaluation"]["metrics"]["test"]
     names = ("network", constant, "linear model on the features alone")
     said = ", ".join(f"{name} {figure(PRIMARY[task], values[name][PRIMARY[task]])}" for name in names)
-    assert last == f"test {title_of(PRIMARY[task])}: {said}"
+    assert last == f"test {metric_title(PRIMARY[task])}: {said}"
 
 
 @pytest.mark.parametrize(

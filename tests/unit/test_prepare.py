@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from pyarrow import csv, feather
 
 from revgnn.cli import main
+from revgnn.data.ondisk.part import edge_keys
 from revgnn.data.ondisk.store import Store
-from revgnn.data.prepare import DropFaulty, GraphConfig, read_config
+from revgnn.data.prepare import DropFaulty, GraphConfig, arrow_engine, read_config, stages
+from revgnn.data.prepare.daft_engine import DaftEngine
 from revgnn.data.prepare.hashing import hash_ids, uniform
 from small_tables import Table, good_edges, good_nodes, make, report, write
-
-pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
 
 MASK = 2**64 - 1
 
@@ -247,6 +247,43 @@ def test_parts_of_other_methods(method: str, tmp_path: Path) -> None:
     assert sorted(map(sorted, found)) == [list("abef"), list("cdgh")]
     assert method == "metis" or found[0] == set("cdgh")
     assert store.load().num_edges == 9
+
+
+@pytest.mark.parametrize("method", ["hash", "metis", "column"])
+def test_both_engines_give_the_same_bytes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("daft", reason="the engine of clusters is not installed")
+    pytest.importorskip("pymetis", reason="METIS parts need pymetis, which is not installed")
+    rng = np.random.default_rng(3)
+    ids = np.array([f"nöde-{k}" for k in range(200)]) if method == "hash" else np.arange(200) - 50
+    nodes = good_nodes(ids.tolist()) | {"part": [k % 4 for k in range(200)]}
+    edges = {name: ids[rng.integers(0, 200, 900)] for name in ("src", "dst")} | {"w": rng.integers(0, 9, 900)}
+    changes: dict[str, Any] = {"parts": {"count": 4, "method": method}, "direction": "undirected"}
+    if method == "column":
+        changes["parts"]["column"] = "part"
+    changes |= {"self_loops": True} if method == "metis" else {"edges": {"files": "edges.parquet", "features": "w"}}
+    config = write(tmp_path, nodes, edges, name="graph", **changes)
+    monkeypatch.setattr(arrow_engine, "RUN_BYTES", 2_000)
+    here = make(config).manifest
+    worse = nodes | {"x": [None, *range(199)], "id": [*ids[:199], ids[5]], "part": [*nodes["part"][:199], 1]}
+    unknown = edges | {"src": pa.array([None, *edges["src"][1:]])}
+    (tmp_path / "worse").mkdir()
+    faulty = write(tmp_path / "worse", worse, unknown, **changes)
+    said = sorted(report(faulty))
+    monkeypatch.setattr(stages, "ArrowEngine", lambda: DaftEngine(None))
+    there = make(config, out="daft").manifest
+    assert there.parts == here.parts and there.dropped == here.dropped and there.splits == here.splits
+    assert "daft" in there.versions and "daft" not in here.versions
+    assert sorted(report(faulty)) == said and len(said) >= 3
+
+
+def test_keys_of_edges_need_no_room() -> None:
+    """Edges whose three numbers take more than 63 bits are sorted and found equal like any others."""
+    wide = np.array([2**30, 3, 2**30, 0])
+    small, bits, _ = edge_keys(np.array([1, 0, 1, 0]), np.array([5, 6, 5, 7]), np.array([2, 2, 2, 1]))
+    large, none, _ = edge_keys(wide * 4, wide * 2, wide)
+    assert bits == 3 and none == 0
+    assert np.argsort(small, kind="stable").tolist() == [3, 1, 0, 2] and np.argsort(large).tolist()[:2] == [3, 1]
+    assert small[0] == small[2] and large[0] == large[2] and len(set(small)) == len(set(large)) == 3
 
 
 # ---------------------------------------------------------------- faults

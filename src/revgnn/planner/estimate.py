@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from ..data import Batches, Dataset, Store
 from ..experiment import Experiment, make_model
 from ..measure import FIRST_BATCH
 from ..nn.model import ModelConfig
+from ..report.facts import Predicted
 from ..stack.choices import num_segments
 from ..train.dry_run import BETWEEN
 from .dry_run import depths_of_trials, factors_of_trials, trial_peaks, with_layers
@@ -126,7 +126,7 @@ def _with_batches(run: Experiment, shape: GraphShape, peaks: dict[str, float]) -
     return found
 
 
-def predicted(run: Experiment, dataset: Dataset | Store, batches: Batches) -> dict[str, Any] | None:
+def predicted(run: Experiment, dataset: Dataset | Store, batches: Batches) -> Predicted | None:
     """Say what to expect of a run over data that are loaded, as reports keep it; ``None``: over a graph on disk."""
     if isinstance(dataset, Store):
         return None

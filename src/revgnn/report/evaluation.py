@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from ..data.tabular import take_rows
 from ..train import METRICS
 from ..train.split_rows import RowOutputs
 from .baselines import Baseline, fit_baselines
+from .facts import Confusion, Details, Evaluation, Line, Points
 
 LARGEST_BYTES = 2**28
 """Bytes of logits of a split that are kept at most; of a larger split every k-th row is described."""
@@ -38,7 +38,7 @@ def strides(info: GraphInfo) -> dict[str, int]:
 
 def describe_evaluation(
     dataset: Dataset | Store, info: GraphInfo, source: InferenceSource, outputs: Mapping[str, RowOutputs]
-) -> dict[str, Any]:
+) -> Evaluation:
     """Describe a run's outputs for its evaluated splits.
 
     Args:
@@ -46,8 +46,7 @@ def describe_evaluation(
         info: its metadata with the scale of the labels.
         source: looks up the user's ids.
         outputs: split -> the network's outputs.
-    Returns: JSON values: "metrics", a table of model, split and metric; "baselines", what they were fitted to; and of
-        the test split (else valid) "classes", "confusion", "columns", "points" and "worst", as the task has them.
+    Returns: the metrics of every evaluated split, and details of the test split, else of the valid split.
     Cost: fits the baselines; see `fit_baselines`.
     """
     kept = {
@@ -61,7 +60,7 @@ def describe_evaluation(
         metrics[split] = {"network": _scores(names, rows.logits, rows.y)}
         for baseline in baselines:
             metrics[split][baseline.name] = _scores(names, _outputs_of(baseline, dataset, rows.ids), rows.y)
-    facts: dict[str, Any] = {
+    facts: Evaluation = {
         "metrics": metrics,
         "baselines": [{"name": each.name, "rows": each.rows} for each in baselines],
         "training_rows": info.split_sizes["train"],
@@ -71,7 +70,8 @@ def describe_evaluation(
     if kept:
         split = "test" if "test" in kept else "valid"
         rows = kept[split]
-        facts |= {"split": split, **_DETAILS[info.task_spec.labels](info, rows), "worst": _worst(info, rows, source)}
+        facts["split"], facts["worst"] = split, _worst(info, rows, source)
+        return {**facts, **_DETAILS[info.task_spec.labels](info, rows)}
     return facts
 
 
@@ -94,23 +94,23 @@ def _outputs_of(baseline: Baseline, dataset: Dataset | Store, ids: Tensor) -> Te
 # ---------------------------------------------------------------------- details by kind of label
 
 
-def _class_details(info: GraphInfo, rows: RowOutputs) -> dict[str, Any]:
+def _class_details(info: GraphInfo, rows: RowOutputs) -> Details:
     """Precision, recall and F1 of every class, and the confusion matrix of the most frequent ones."""
     return _of_classes(_names(info), rows.y, rows.logits.argmax(1))
 
 
-def _of_classes(names: list[str], y: Tensor, predicted: Tensor) -> dict[str, Any]:
+def _of_classes(names: list[str], y: Tensor, predicted: Tensor) -> Details:
     size = len(names)
     matrix = torch.bincount(y * size + predicted, minlength=size * size).view(size, size)
     right, chosen, actual = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
-    table = [
+    table: list[Line] = [
         {"class": name, "rows": int(actual[k]), **_of_counts(right[k], chosen[k], actual[k])}
         for k, name in enumerate(names)
     ]
     return {"classes": table, "confusion": _confusion(matrix, names)}
 
 
-def _confusion(matrix: Tensor, names: list[str]) -> dict[str, Any]:
+def _confusion(matrix: Tensor, names: list[str]) -> Confusion:
     """Return counts, true classes in rows and predicted ones in columns; rare classes together in the last place."""
     if len(names) > MOST_CLASSES:
         order = matrix.sum(1).argsort(descending=True, stable=True)
@@ -123,22 +123,23 @@ def _confusion(matrix: Tensor, names: list[str]) -> dict[str, Any]:
     return {"names": names, "counts": matrix.tolist()}
 
 
-def _flag_details(info: GraphInfo, rows: RowOutputs) -> dict[str, Any]:
+def _flag_details(info: GraphInfo, rows: RowOutputs) -> Details:
     """Every metric of each label column; of a single column what `_class_details` gives of its two classes."""
     if info.task_spec.num_names is not None:
         known = ~rows.y[:, 0].isnan()
         return _of_classes(_names(info), rows.y[known, 0].long(), (rows.logits[known, 0] > 0).long())
-    columns = []
+    columns: list[Line] = []
     for column, title in enumerate(_names(info)):
         y = rows.y[:, column, None]
-        facts = {"column": title, "rows": int((~y.isnan()).sum()), "positive": int((y == 1).sum())}
-        columns.append(facts | _scores(_metrics_of(info), rows.logits[:, column, None], y))
+        facts: Line = {"column": title, "rows": int((~y.isnan()).sum()), "positive": int((y == 1).sum())}
+        columns.append({**facts, **_scores(_metrics_of(info), rows.logits[:, column, None], y)})
     return {"columns": columns}
 
 
-def _number_details(info: GraphInfo, rows: RowOutputs) -> dict[str, Any]:
+def _number_details(info: GraphInfo, rows: RowOutputs) -> Details:
     """Every metric of each label column, and a sample of true and predicted values."""
-    columns, points = [], []
+    columns: list[Line] = []
+    points: list[Points] = []
     chosen = torch.linspace(0, rows.ids.numel() - 1, min(rows.ids.numel(), MOST_POINTS)).long()
     for column, title in enumerate(_names(info)):
         y, values = rows.y[:, column, None], rows.logits[:, column, None]
@@ -148,14 +149,14 @@ def _number_details(info: GraphInfo, rows: RowOutputs) -> dict[str, Any]:
     return {"columns": columns, "points": points}
 
 
-_DETAILS: dict[str, Callable[[GraphInfo, RowOutputs], dict[str, Any]]] = {
+_DETAILS: dict[str, Callable[[GraphInfo, RowOutputs], Details]] = {
     "classes": _class_details,
     "flags": _flag_details,
     "numbers": _number_details,
 }
 
 
-def _of_counts(right: Tensor, predicted: Tensor, actual: Tensor) -> dict[str, float | None]:
+def _of_counts(right: Tensor, predicted: Tensor, actual: Tensor) -> Line:
     """Precision, recall and F1 from the counts of right, predicted and actual rows; ``None`` where undefined."""
 
     def share(count: Tensor, of: Tensor) -> float | None:
@@ -171,7 +172,7 @@ def _of_counts(right: Tensor, predicted: Tensor, actual: Tensor) -> dict[str, fl
 # ---------------------------------------------------------------------- the worst rows
 
 
-def _worst(info: GraphInfo, rows: RowOutputs, source: InferenceSource) -> list[dict[str, Any]]:
+def _worst(info: GraphInfo, rows: RowOutputs, source: InferenceSource) -> list[Line]:
     """Return the rows whose prediction is worst, with the user's ids: "id", "label", "prediction", and how bad."""
     errors, describe = _ERRORS[info.task_spec.labels](info, rows)
     worst = errors.nan_to_num(-1.0).argsort(descending=True, stable=True)[:WORST]
@@ -184,7 +185,7 @@ def _worst(info: GraphInfo, rows: RowOutputs, source: InferenceSource) -> list[d
     return [{"id": by_place[place], **describe(place)} for place in worst.tolist()]
 
 
-Describe = Callable[[int], dict[str, Any]]
+Describe = Callable[[int], Line]
 
 
 def _class_errors(info: GraphInfo, rows: RowOutputs) -> tuple[Tensor, Describe]:
@@ -192,7 +193,7 @@ def _class_errors(info: GraphInfo, rows: RowOutputs) -> tuple[Tensor, Describe]:
     names, probability = _names(info), rows.logits.softmax(1)
     own = probability.gather(1, rows.y[:, None])[:, 0]
 
-    def describe(place: int) -> dict[str, Any]:
+    def describe(place: int) -> Line:
         predicted = int(rows.logits[place].argmax())
         return {
             "label": names[int(rows.y[place])],
@@ -210,11 +211,11 @@ def _flag_errors(info: GraphInfo, rows: RowOutputs) -> tuple[Tensor, Describe]:
     error, column = wrong.nan_to_num(-1.0).max(1)
     names = _names(info)
 
-    def describe(place: int) -> dict[str, Any]:
+    def describe(place: int) -> Line:
         k = int(column[place])
         label, positive = int(rows.y[place, k]), bool(probability[place, k] > 0.5)
         if info.task_spec.num_names is not None:
-            facts: dict[str, Any] = {"label": names[label], "prediction": names[int(positive)]}
+            facts: Line = {"label": names[label], "prediction": names[int(positive)]}
         else:
             facts = {"column": names[k], "label": label, "prediction": int(positive)}
         return {**facts, "probability of the label": 1.0 - float(error[place])}
@@ -229,9 +230,9 @@ def _number_errors(info: GraphInfo, rows: RowOutputs) -> tuple[Tensor, Describe]
     error, column = (absolute / spread).nan_to_num(-1.0).max(1)
     names = _names(info)
 
-    def describe(place: int) -> dict[str, Any]:
+    def describe(place: int) -> Line:
         k = int(column[place])
-        facts = {} if len(names) == 1 else {"column": names[k]}
+        facts: Line = {} if len(names) == 1 else {"column": names[k]}
         return {
             **facts,
             "label": float(rows.y[place, k]),

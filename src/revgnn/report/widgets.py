@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 
 def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None, *, kind: str = "") -> str:
@@ -25,7 +24,7 @@ def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str 
     return f'<table class="{kind}">{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def pairs_table(pairs: Iterable[tuple[str, Any]], caption: str | None = None) -> str:
+def pairs_table(pairs: Iterable[tuple[str, object]], caption: str | None = None) -> str:
     """Render names and values."""
     title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
     rows = "".join(
@@ -34,7 +33,7 @@ def pairs_table(pairs: Iterable[tuple[str, Any]], caption: str | None = None) ->
     return f'<table class="pairs">{title}<tbody>{rows}</tbody></table>'
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Format a value of a configuration."""
     if value is None:
         return "–"

@@ -47,8 +47,7 @@ def evaluate(
     )
     if ranks is None:
         return _scores(accumulators)
-    scores: dict[str, Score] = ranks.tell(_scores(accumulators) if ranks.writes else None)
-    return scores
+    return ranks.tell(_scores(accumulators) if ranks.writes else None)
 
 
 class Accumulator(Protocol):

@@ -110,7 +110,7 @@ def write_part(
                 raise ValueError(f"part {number}: {name} must lie in 0..{end - 1}, got {values.min()}..{values.max()}")
     if not np.isfinite(x).all() or not (edge_attr is None or np.isfinite(edge_attr).all()):
         raise ValueError(f"part {number}: features must be finite; fill or drop what is not")
-    order = _edge_order(src_part, src, dst)
+    src, dst, edge_attr = _sorted_edges(src_part, src, dst, edge_attr)
     block_ptr = np.zeros(num_parts + 1, np.int64)
     np.cumsum(np.bincount(src_part, minlength=num_parts), out=block_ptr[1:])
     arrays = {
@@ -118,11 +118,11 @@ def write_part(
         "y.npy": y,
         "split.npy": split.astype("i1", copy=False),
         "block_ptr.npy": block_ptr,
-        "src.npy": src[order].astype("<i4", copy=False),
-        "dst.npy": dst[order].astype("<i4", copy=False),
+        "src.npy": src.astype("<i4", copy=False),
+        "dst.npy": dst.astype("<i4", copy=False),
     }
     if edge_attr is not None:
-        arrays["edge_attr.npy"] = edge_attr[order].astype("<f4", copy=False)
+        arrays["edge_attr.npy"] = edge_attr.astype("<f4", copy=False)
     place = part_folder(folder, number)
     place.mkdir(parents=True)
     files = {name: _write_array(place / name, array) for name, array in arrays.items()}
@@ -201,14 +201,32 @@ def _check_rows(number: int, rows: int, what: str = "node", **columns: Any) -> N
             raise ValueError(f"part {number}: {name} must have one row per {what}, {rows}, got {len(values)}")
 
 
-def _edge_order(src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any]) -> NDArray[np.int64]:
-    """Sort edges by (part of the source, destination, source); duplicates keep their order."""
-    if not len(dst):
-        return np.empty(0, np.int64)
-    wide, high = int(src.max()) + 1, int(dst.max()) + 1
-    if (int(src_part.max()) + 1) * high * wide >= 2**63:
-        return np.lexsort((src, dst, src_part))
-    return np.argsort((src_part.astype(np.int64) * high + dst) * wide + src, kind="stable")
+def edge_keys(src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any]) -> tuple[NDArray[np.int64], int, int]:
+    """Number edges: ascending by (part of the source, destination, source), equal for equal edges only.
+
+    Args: [e] non-negative integers, as in `write_part`.
+    Returns: [e] int64 numbers; how many of their lowest bits are ``src``; how many of the next bits are ``dst``. Both
+        are 0 where 63 bits are too few, and the numbers are ranks.
+    """
+    part_bits, dst_bits, src_bits = (int(one.max(initial=0)).bit_length() for one in (src_part, dst, src))
+    if part_bits + dst_bits + src_bits > 63:
+        ranks: NDArray[np.int64] = np.unique(np.stack([src_part, dst, src]), axis=1, return_inverse=True)[1].reshape(-1)
+        return ranks, 0, 0
+    keys: NDArray[np.int64] = (src_part.astype(np.int64) << dst_bits | dst) << src_bits | src
+    return keys, src_bits, dst_bits
+
+
+def _sorted_edges(
+    src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any], edge_attr: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Sort edges by (part of the source, destination, source); repeats keep their order."""
+    keys, src_bits, dst_bits = edge_keys(src_part, src, dst)
+    if edge_attr is None and src_bits:
+        # Repeats are alike, so the numbers alone are sorted, which is faster than finding their order.
+        keys.sort()
+        return keys & (1 << src_bits) - 1, keys >> src_bits & (1 << dst_bits) - 1, None
+    order = np.argsort(keys, kind="stable")
+    return src[order], dst[order], None if edge_attr is None else edge_attr[order]
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> FileFacts:

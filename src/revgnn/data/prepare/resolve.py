@@ -15,7 +15,7 @@ from ..batch import SPLITS
 from ..info import Feature
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
 from .config import FeatureConfig, GraphConfig, nearest
-from .engine import DAMAGED, Scan, Values, columns_of, distinct
+from .engine import DAMAGED, Engine, Scan, Values, columns_of
 from .inputs import Table, read_chunk, value_type
 from .rows import Categories, Checks, Column, EdgeRows, Key, NodeRows, Numbers, decoded
 
@@ -179,7 +179,7 @@ class Resolver:
         )
 
 
-def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> Plan | None:
+def resolve(config: GraphConfig, nodes: Table, edges: Table, engine: Engine, faults: Faults) -> Plan | None:
     """Find every column that a configuration names.
 
     Returns: the plan for reading them; ``None`` if faults leave nothing to read.
@@ -189,7 +189,7 @@ def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> 
     like = None if key is None else key.kind
     ends = [edge.key(name, like) for name in (config.edges.src, config.edges.dst)]
     unlisted = _unlisted_categories(config, node, edge)
-    found = {id(side): _values(side, names) for side, names in unlisted}
+    found = {id(side): _values(engine, side, names) for side, names in unlisted}
     features = _features(config.nodes.features, node, found[id(node)])
     attr = _features(config.edges.features, edge, found[id(edge)])
     label = _label(config, node, found[id(node)])
@@ -255,7 +255,7 @@ def _unlisted_categories(config: GraphConfig, node: Resolver, edge: Resolver) ->
     return [(node, wanted[id(node)]), (edge, wanted[id(edge)])]
 
 
-def _values(side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
+def _values(engine: Engine, side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the distinct values of columns in ascending order, numerically if all are integers."""
     if not names:
         return {}
@@ -267,7 +267,7 @@ def _values(side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
         kinds=(),
         num_bytes=side.table.num_bytes,
     )
-    found = distinct(scan)
+    found = engine.distinct(scan)
     return {name: _ascending(found.get(name, [])) for name in names}
 
 
