@@ -70,7 +70,8 @@ def _nearest(name: str, config: Any) -> list[str]:
 
     def likeness(known: str) -> float:
         own_group, _, own = known.rpartition(".")
-        is_part = min(len(last), len(own)) > 3 and (last in own or own in last)
+        shorter, longer = sorted((last, own), key=len)
+        is_part = len(shorter) > 3 and 3 * len(shorter) > len(longer) and shorter in longer
         alike = 1.0 if own == last else 0.9 if is_part else SequenceMatcher(None, last, own).ratio()
         return alike + 0.05 * (own_group == group)
 

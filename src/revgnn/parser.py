@@ -93,7 +93,8 @@ def _add_train(commands: Any) -> None:
         example=(
             "  revgnn train ogbn-arxiv/revgcn_deep --data-root data\n"
             "  revgnn train my_graph/ --model revsage \\\n"
-            "    --set model.num_layers=112 --set train.epochs=50"
+            "    --set model.num_layers=112 --set train.epochs=50\n"
+            "  revgnn train my_graph/ --time 10m --memory 2GB"
         ),
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder")
@@ -116,6 +117,12 @@ def _add_train(commands: Any) -> None:
         action="append",
         default=[],
         help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
+    )
+    parser.add_argument(
+        "--time", metavar="TIME", help="for a folder: choose network and epochs to end within it, such as 10m or 2h"
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="for a folder: choose network, loader and budget to fit into it, such as 2GB"
     )
     parser.add_argument("--plan", action="store_true", help="set the planner's prediction beside the measured memory")
     on_ray = parser.add_argument_group("on a Ray cluster, whose machines share the folders under the same paths")

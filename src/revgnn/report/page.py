@@ -73,7 +73,9 @@ def render(report: Report, curve: Sequence[Row]) -> str:
 
 def _subtitle(report: Report) -> str:
     result = report["result"]
-    ended = " (ended early: no better valid value)" if result["stopped"] == "patience" else ""
+    ended = {"patience": " (ended early: no better valid value)", "time": " (the time was up)"}.get(
+        result["stopped"], ""
+    )
     return (
         f"{report['date'].replace('T', ' ').replace('+00:00', ' UTC')} · best epoch {result['best_epoch']} of "
         f"{result['epochs']}{ended} · {duration(report['time']['training_seconds'])} of training on "

@@ -32,6 +32,7 @@ _FREE_ON_RESUME = frozenset(
         "train.checkpoint_minutes",
         "train.keep_checkpoints",
         "train.patience",
+        "train.max_minutes",
         "loader.prefetch",
         "loader.final_parts",
         "loader.final_views",
@@ -88,6 +89,9 @@ class TrainConfig:
     """Minutes between checkpoints, which may then fall within an epoch; ``None``: no limit."""
     keep_checkpoints: int = 2
     """Number of checkpoints kept on disk, at least 2, so that the run survives one damaged checkpoint."""
+    max_minutes: float | None = None
+    """Minutes after which the run ends with the epoch that it is in, as if it were the last; those before a resumption
+    count by their steps. ``None``: no limit."""
     patience: int | None = None
     """Early stopping: epochs without a better valid score after which the run ends; ``None``: no early stopping."""
     labels: LabelOptions = field(default_factory=LabelOptions)
@@ -106,7 +110,7 @@ class TrainConfig:
         self._check_least(0, "weight_decay", "warmup_epochs", "seed")
         if self.seed > _LARGEST_SEED:
             raise ValueError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
-        for name in ("lr", "clip_norm", "checkpoint_minutes"):
+        for name in ("lr", "clip_norm", "checkpoint_minutes", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and above 0, got {value}")

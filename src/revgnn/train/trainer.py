@@ -185,6 +185,8 @@ class _Loop:
 
     def __init__(self, run: TrainState) -> None:
         self._run, self._told = run, run.callbacks
+        self._began = 0.0
+        """Time of the start, as if earlier epochs of a resumed run had just been run."""
         self._stepper = Stepper(run.forward, run.optimizer, run.config, run.ranks, run.objective.training_loss)
 
     def run(self) -> FitResult:
@@ -194,7 +196,8 @@ class _Loop:
                 ending.callback(callback.on_end, run)
             for callback in self._told:
                 callback.on_start(run)
-            while run.epoch < run.config.epochs and not self._is_out_of_patience():
+            self._began = time.monotonic() - sum(row["seconds"] for row in run.curve.rows)
+            while run.epoch < run.config.epochs and not self._is_out_of_patience() and not self._is_out_of_time():
                 self._train_epoch()
                 self._finish_epoch()
             if run.best is None:
@@ -268,6 +271,13 @@ class _Loop:
         patience, run = self._run.config.patience, self._run
         return patience is not None and run.best_epoch > 0 and run.epoch - run.best_epoch >= patience
 
+    def _is_out_of_time(self) -> bool:
+        """Whether the minutes are over by the clock of the first rank, after at least one epoch."""
+        run, limit = self._run, self._run.config.max_minutes
+        if limit is None or not run.epoch:
+            return False
+        return run.ranks.tell(time.monotonic() - self._began >= 60.0 * limit)
+
     def _meet_requests(self) -> None:
         """Handle the requests of all ranks between two steps."""
         run, requests = self._run, self._run.requests
@@ -288,6 +298,11 @@ class _Loop:
         self._run.requests.checkpoint = False
 
     # ------------------------------------------------------------------ small answers
+    def _ending(self) -> Literal["finished", "patience", "time"]:
+        if self._run.epoch >= self._run.config.epochs:
+            return "finished"
+        return "patience" if self._is_out_of_patience() else "time"
+
     def _lr(self, epoch: int) -> float:
         config = self._run.config
         return learning_rate(
@@ -305,7 +320,7 @@ class _Loop:
             selection=run.best_scores,
             epochs=run.epoch,
             steps=sum(row["steps"] for row in rows),
-            stopped="finished" if run.epoch >= run.config.epochs else "patience",
+            stopped=self._ending(),
             seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
             peak_memory=max(peaks, default=None),
             parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad),
