@@ -11,18 +11,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from .data import DatasetConfig, is_store, read_data
-from .data.readers.tables import readable_columns
 from .experiment import Device
 from .files import replacing, room_for
 from .run_lock import claimed
-from .trained import Table, Which, evaluation_loader, load
+from .trained import Which, evaluation_loader, load
 
 
 class _Writer(Protocol):
@@ -32,12 +31,12 @@ class _Writer(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def write_table(self, table: Table) -> None:
+    def write_table(self, table: pa.Table) -> None:
         """Append rows."""
         ...
 
 
-_WRITERS: dict[str, Callable[[str, Any], _Writer]] = {
+_WRITERS: dict[str, Callable[[str, pa.Schema], _Writer]] = {
     ".parquet": pq.ParquetWriter,
     ".csv": pyarrow.csv.CSVWriter,
     ".arrow": pa.ipc.new_file,
@@ -76,7 +75,7 @@ def predict_run(
     data: Path | None = None,
     device: Device = "auto",
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Apply the selected weights of a finished run to its own graph, or to another one of the same features.
 
     Args:
@@ -103,7 +102,7 @@ def predict_run(
         config = model.run.dataset if data is None else _other(model.run.dataset, data)
         on_disk = config.name == "prepared"
         loader = evaluation_loader(model.run.loader, on_disk=on_disk, parts=options.parts, views=options.views)
-        graph = read_data(config, loader, data_root)
+        graph = read_data(config, loader, data_root, like=model.info)
         source = model.source(graph, loader)
         rows = model.tables(
             source, loader.eval_views, embeddings=options.embeddings, split=options.split, progress=progress
@@ -131,15 +130,15 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
         return DatasetConfig(name="prepared", path=path)
     if trained.name != "tables":
         trained = DatasetConfig(name="tables", path=path, undirected=trained.undirected, self_loops=trained.self_loops)
-    return replace(trained, path=path, columns=readable_columns(data, trained.columns))
+    return replace(trained, path=path)
 
 
-def flat(table: Table) -> Table:
+def flat(table: pa.Table) -> pa.Table:
     """Return a table whose columns of structures and lists are columns of single values.
 
     ``probabilities`` becomes ``probability_red``, ``embedding`` becomes ``embedding_0``.
     """
-    columns: dict[str, Any] = {}
+    columns: dict[str, pa.Array] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         values, prefix = column.combine_chunks(), _SINGULAR.get(name, name)
         if pa.types.is_struct(values.type):
@@ -154,7 +153,7 @@ def flat(table: Table) -> Table:
     return pa.table(columns)
 
 
-def _write(tables: Iterator[Table], total: int, out: Path) -> int:
+def _write(tables: Iterator[pa.Table], total: int, out: Path) -> int:
     """Write tables one by one into one file, which appears when it is complete.
 
     Args:

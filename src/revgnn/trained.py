@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import torch
@@ -38,8 +38,6 @@ _ROWS_PER_TABLE = 2**16
 """Rows that are given together after averaging several views."""
 
 Which = Literal["all", "train", "valid", "test"]
-Table: TypeAlias = Any
-"""A table of Arrow, which has no type for checkers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Rows:
 
     numbers: Tensor
     """[n] int64 row numbers of nodes or graphs."""
-    table: Table
+    table: pa.Table
     """[n] rows with the columns id, split, those of the task, and embedding if it was requested."""
 
 
@@ -72,7 +70,7 @@ class TrainedModel(nn.Module):
         """Compute logits [n, T] from features [N, F] and a `Graph` or an ``edge_index`` [2, E]."""
         return self.info.in_unit(self.module(x, graph, edge_attr))
 
-    def predict(self, data: Dataset | Store | Data) -> Table:
+    def predict(self, data: Dataset | Store | Data) -> pa.Table:
         """Predict every row of a graph.
 
         Args:
@@ -117,6 +115,9 @@ class TrainedModel(nn.Module):
                 "graph with the same"
             )
         seed = self.run.train.seed
+        if loader.node_order == "auto":
+            # Clusters, which training may order the nodes by, pay over many passes only.
+            loader = replace(loader, node_order="quick")
         if isinstance(data, Store):
             return StoreSource(data, StoredViews(data, loader.eval_parts, loader.eval_views, seed))
         return DatasetSource(data, make_batches(data, self.run.batch_size, seed, loader))
@@ -151,7 +152,10 @@ class TrainedModel(nn.Module):
         hidden: Sums | None = None
         for batch, answer in inference.answers(source.batches()):
             assert batch.ids is not None, "batches of an inference source have ids"
-            if views == 1:
+            if batch.is_permuted:
+                last = None if answer.hidden is None else batch.in_order(answer.hidden)
+                yield self._rows(source, torch.arange(source.num_rows), batch.in_order(answer.logits), last, split)
+            elif views == 1:
                 yield self._rows(source, batch.ids, answer.logits, answer.hidden, split)
             else:
                 logits = logits or Sums(answer.logits.size(1))

@@ -35,7 +35,7 @@ COLUMNS: dict[str, tuple[str, Any, str]] = {
     "lists of many lengths": ("x", [[1.0], [1.0, 2.0], [], [1.0]], "2 rows, first row 1, of another length than 1"),
     "structs": ("x", [{"a": 1}] * 4, "holds struct<a: int64>; it must hold numbers"),
     "decimals": ("x", [decimal.Decimal("1.5")] * 4, "holds decimal128(2, 1); it must hold numbers"),
-    "times": ("x", DAYS, "holds timestamp[us]; it must hold numbers"),
+    "durations": ("x", [datetime.timedelta(days=k) for k in range(4)], "holds duration[us]; it must hold numbers"),
     "bytes as labels": ("label", [b"a", b"b", b"a", b"b"], "holds binary; classes and categories are"),
 }
 

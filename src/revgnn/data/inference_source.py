@@ -5,10 +5,9 @@ The graph may be in memory or on disk, and its batches may come in another order
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,24 +24,10 @@ from .ondisk.store import Store
 class RowKeys:
     """The user's ids and the splits of some rows."""
 
-    ids: Any
+    ids: pa.Array
     """[n] Arrow array of the user's own ids."""
     split: Tensor
     """[n] int8 number of each row's split in `SPLITS`; -1: no split."""
-
-
-class InferenceSource(Protocol):
-    """A graph whose rows have numbers, ids and splits."""
-
-    num_rows: int
-
-    def batches(self) -> Iterable[Batch]:
-        """Return batches that cover every row equally often, each with ``ids``."""
-        ...
-
-    def keys(self, rows: Tensor) -> RowKeys:
-        """Return ids and splits of rows [n] int64, ascending."""
-        ...
 
 
 class DatasetSource:
@@ -110,3 +95,7 @@ class StoreSource:
             ids.append(self._store.ids(part).take(pa.array(local)))
             splits.append(np.array(self._store.array(part, "split.npy")[local]))
         return RowKeys(ids=pa.concat_arrays(ids), split=torch.from_numpy(np.concatenate(splits)))
+
+
+InferenceSource = DatasetSource | StoreSource
+"""A graph whose rows have numbers, ids and splits."""

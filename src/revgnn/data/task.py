@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,17 @@ from torch import Tensor
 
 Names = tuple[str, ...] | None
 """Names of classes or output columns; ``None``: they are numbered."""
-Column: TypeAlias = Any
-"""One column of a table of predictions: an Arrow array, which has no type for checkers."""
-Answers = Callable[[Tensor, Names], Mapping[str, Column]]
+Answers = Callable[[Tensor, Names], Mapping[str, pa.Array]]
 """Logits [n, T] and names -> the columns of a table of predictions, Arrow arrays [n]."""
 
 
-def _class_columns(logits: Tensor, names: Names) -> dict[str, Column]:
+def _class_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     values = pa.array(names or list(range(logits.size(1))))
     chosen = values.take(pa.array(logits.argmax(1).numpy()))
     return {"prediction": chosen, "probabilities": by_name(logits.softmax(1), names)}
 
 
-def _binary_columns(logits: Tensor, names: Names) -> dict[str, Column]:
+def _binary_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     probability = logits[:, 0].sigmoid()
     values = pa.array(names or [0, 1])
     chosen = values.take(pa.array((probability > 0.5).long().numpy()))
@@ -37,7 +35,7 @@ def _binary_columns(logits: Tensor, names: Names) -> dict[str, Column]:
     return {"prediction": chosen, "probabilities": by_name(both, names)}
 
 
-def _flag_columns(logits: Tensor, names: Names) -> dict[str, Column]:
+def _flag_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     probabilities = logits.sigmoid()
     return {
         "prediction": by_name((probabilities > 0.5).long(), names),
@@ -45,17 +43,17 @@ def _flag_columns(logits: Tensor, names: Names) -> dict[str, Column]:
     }
 
 
-def _value_columns(logits: Tensor, names: Names) -> dict[str, Column]:
+def _value_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     return {"prediction": pa.array(logits[:, 0].numpy()) if logits.size(1) == 1 else by_name(logits, names)}
 
 
-def by_name(values: Tensor, names: Names) -> Column:
+def by_name(values: Tensor, names: Names) -> pa.Array:
     """Convert [n, m] to an Arrow array of n structures with a field per name; without names their numbers."""
     fields = names or tuple(map(str, range(values.size(1))))
     return pa.StructArray.from_arrays([pa.array(column.numpy()) for column in values.T.contiguous()], names=fields)
 
 
-def lists(values: Tensor) -> Column:
+def lists(values: Tensor) -> pa.Array:
     """Convert [n, m] to an Arrow array of n lists of m float32."""
     flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.size(1))

@@ -77,6 +77,7 @@ def accumulate(
     forward: Logits,
     ranks: Ranks | None = None,
     splits: Collection[str] | None = None,
+    ids_of: Callable[[Batch], Tensor | None] = lambda batch: batch.averaged_ids,
 ) -> dict[str, A]:
     """Evaluate batches and accumulate the rows of every non-empty split.
 
@@ -85,6 +86,7 @@ def accumulate(
         make: split name -> an empty accumulator.
         forward, ranks: as in `evaluate`.
         splits: splits to accumulate; ``None``: all.
+        ids_of: a batch on the device -> row numbers of its rows for the accumulators; ``None``: they have none.
     Returns: split name -> accumulator; on the first rank with the rows of all ranks, on others with their own rows.
     """
     accumulators: dict[str, A] = {}
@@ -94,7 +96,8 @@ def accumulate(
             logits, placed = forward(batch)
             for split, rows in placed.rows.items():
                 if rows.numel() and (splits is None or split in splits):
-                    ids = None if placed.ids is None else placed.ids[rows].cpu()
+                    numbers = ids_of(placed)
+                    ids = None if numbers is None else numbers[rows].cpu()
                     accumulator = accumulators.get(split) or accumulators.setdefault(split, make(split))
                     accumulator.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
     for piece in () if ranks is None else ranks.collect(_named(accumulators)):
@@ -167,13 +170,14 @@ def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -
     with evaluating(model):
         for batch in batches.evaluate():
             logits = forward(batch)[0].float().cpu()
-            if (batch.ids is None) != (sums is None) and (logits_of or sums is not None):
+            ids = batch.averaged_ids
+            if (ids is None) != (sums is None) and (logits_of or sums is not None):
                 raise ValueError("either all batches of an evaluation have ids or none has; those given are mixed")
-            if batch.ids is None:
-                logits_of.append(logits)
+            if ids is None:
+                logits_of.append(batch.in_order(logits))
             else:
                 sums = sums or Sums(logits.size(1))
-                sums.add(batch.ids.cpu(), logits)
+                sums.add(ids.cpu(), logits)
     return torch.cat(logits_of) if sums is None else sums.means(0, len(sums))[1]
 
 

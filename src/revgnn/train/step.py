@@ -18,7 +18,7 @@ from .distill import load_teacher, rows_of, with_teacher
 from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
-from .model_hooks import ModelHooks, Ranged
+from .model_hooks import LayerStack, ModelHooks
 from .optim import check_and_clip
 
 
@@ -56,7 +56,7 @@ class Stepper:
     ) -> None:
         self.forward, self.optimizer, self.config, self.ranks, self.loss = forward, optimizer, config, ranks, loss
         self.model = forward.model
-        self.ranged = [module for module in self.model.modules() if isinstance(module, Ranged)]
+        self.stacks = [module for module in self.model.modules() if isinstance(module, LayerStack)]
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
@@ -80,7 +80,7 @@ class Stepper:
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
-        self.ranks.agree(self.ranged)
+        self.ranks.agree(self.stacks)
         weighted, labels, counted = self.ranks.total(*sums)
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))

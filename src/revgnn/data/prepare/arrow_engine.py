@@ -22,7 +22,7 @@ from pyarrow import ipc
 from .engine import Engine, OnFaulty, Scan, read_rows
 from .inputs import BATCH_ROWS
 
-RUN_BYTES = 1 << 26
+RUN_BYTES = 1 << 24
 """Bytes of rows that are sorted in memory at once, in three copies."""
 
 
@@ -34,14 +34,6 @@ class ArrowEngine(Engine):
 
     def __init__(self) -> None:
         self._runs: dict[Path, list[tuple[Path, NDArray[np.int32]]]] = {}
-
-    def distinct(self, scan: Scan) -> dict[str, list[str]]:
-        """Return the distinct values of each column."""
-        found: dict[str, set[str]] = {}
-        for table in _tables(scan):
-            for name, value in zip(table.column("column").to_pylist(), table.column("value").to_pylist(), strict=True):
-                found.setdefault(name, set()).add(value)
-        return {name: list(values) for name, values in found.items()}
 
     def split_nodes(self, scan: Scan, out: Path, assigned: Path | None, on_faulty: OnFaulty) -> None:
         """Write nodes by part."""
@@ -77,8 +69,8 @@ class ArrowEngine(Engine):
                 on_faulty(_with_columns(table.filter(where), unknown))
                 table, rows = table.filter(pc.invert(where)), rows[:, ~faulty]
             src, dst = rows
-            columns = {"src_part": part_of[src], "src_place": place_of[src], "dst_place": place_of[dst]}
-            runs.add(_with_columns(table.select(kept), columns), part_of[dst])
+            columns = {"src_part": part_of.take(src), "src_place": place_of.take(src), "dst_place": place_of.take(dst)}
+            runs.add(_with_columns(table.select(kept), columns), part_of.take(dst))
         runs.write()
 
     def reverse_edges(self, edges: Path, out: Path) -> None:
@@ -145,12 +137,13 @@ class _Runs:
         # NumPy sorts 16-bit integers by radix.
         order = np.argsort(parts.astype(np.uint16) if parts.max() < 2**16 else parts, kind="stable")
         table = pa.concat_tables(self._tables).combine_chunks().take(pa.array(order))
-        present, first = np.unique(parts[order], return_index=True)
+        parts = parts.take(order)
+        first = np.flatnonzero(np.diff(parts, prepend=-1))
         path = self._folder / f"{len(self._written):05d}.arrow"
         with ipc.new_file(str(path), table.schema) as file:
             for start, end in zip(first, [*first[1:], len(table)], strict=True):
                 file.write_batch(table.slice(start, end - start).combine_chunks().to_batches()[0])
-        self._written.append((path, present))
+        self._written.append((path, parts[first]))
         self._tables, self._parts, self._num_bytes = [], [], 0
 
 

@@ -57,15 +57,6 @@ class DaftEngine(Engine):
         """
         _choose_runner(address)
 
-    def distinct(self, scan: Scan) -> dict[str, list[str]]:
-        """Return the distinct values of each column."""
-        found: dict[str, list[str]] = {}
-        with _settings():
-            table = _frame(scan).distinct().to_arrow()
-        for name, value in zip(table.column("column").to_pylist(), table.column("value").to_pylist(), strict=True):
-            found.setdefault(name, []).append(value)
-        return found
-
     def split_nodes(self, scan: Scan, out: Path, assigned: Path | None, on_faulty: OnFaulty) -> None:
         """Write nodes by part."""
         daft = load_daft()

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .inputs import Chunk, read_chunk
-from .rows import as_text
 
 _logger = logging.getLogger(__name__)
 
@@ -46,8 +44,6 @@ class Scan:
     rows: RowReader
     chunks: tuple[Chunk, ...]
     columns: tuple[str, ...]
-    text: tuple[str, ...]
-    kinds: tuple[tuple[str, pa.DataType], ...]
     num_bytes: int
     """Estimated size of all rows in memory: a join on a cluster holds its smaller side there."""
     damaged: int = 0
@@ -59,10 +55,6 @@ class Engine(ABC):
 
     packages: tuple[str, ...] = ("pyarrow", "numpy")
     """The packages that compute, whose versions the manifest records."""
-
-    @abstractmethod
-    def distinct(self, scan: Scan) -> dict[str, list[str]]:
-        """Return the distinct values of each column of a scan of `Values`, unordered."""
 
     @abstractmethod
     def split_nodes(self, scan: Scan, out: Path, assigned: Path | None, on_faulty: OnFaulty) -> None:
@@ -101,32 +93,11 @@ class Engine(ABC):
         """Read the rows of one part that this engine wrote, every time in the same order; ``None``: it has none."""
 
 
-@dataclass(frozen=True)
-class Values:
-    """Reads the distinct values of columns in a batch, as text."""
-
-    columns: tuple[str, ...]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Schema of the result of `read`."""
-        return pa.schema([("column", pa.large_string()), ("value", pa.large_string())])
-
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
-        """Return rows (column, value)."""
-        tables = []
-        for name in self.columns:
-            values = pc.unique(as_text(batch.column(name))).drop_null()
-            names = pa.array([name] * len(values), pa.large_string())
-            tables.append(pa.Table.from_arrays([names, values], schema=self.schema))
-        return pa.concat_tables(tables)
-
-
 def read_rows(scan: Scan, chunk: Chunk) -> Iterator[pa.Table]:
     """Read one chunk: tables of rows in order, then a marked row if the file is damaged."""
     row, last = chunk.first_row, chunk.first_row
     try:
-        for row, batch in read_chunk(chunk, scan.columns, scan.text, dict(scan.kinds)):
+        for row, batch in read_chunk(chunk, scan.columns):
             last = row + batch.num_rows
             yield scan.rows.read(batch, chunk.file, row)
         _logger.info("read rows %s to %s of %s", f"{chunk.first_row:,}", f"{last:,}", Path(chunk.path).name)

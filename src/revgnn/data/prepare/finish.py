@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from ..batch import SPLITS
 from ..ondisk.part import edge_keys
 from ..readers.parquet import Faults, is_null
+from .columns import Checks
 from .engine import Engine
-from .rows import Checks
 
 TWICE = "with an id that an earlier row has; give every node one row, or --drop-duplicate-nodes"
 ELSEWHERE = "with an id that another part has too; give every node one part"

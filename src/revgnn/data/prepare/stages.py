@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ import numpy as np
 
 from ...files import versions_of
 from ...run_lock import claimed
+from ..hashing import HASH_NAME
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
-from ..ondisk.part import write_part
+from ..ondisk.part import PartArrays, write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
 from .arrow_engine import ArrowEngine
@@ -47,7 +48,6 @@ from .finish import (
     with_self_loops,
     without_repeats,
 )
-from .hashing import HASH_NAME
 from .inputs import Table, describe, open_table
 from .metis import metis_parts
 from .resolve import Plan, resolve
@@ -120,6 +120,7 @@ def prepare(
     drop: DropFaulty | None = None,
     overwrite: bool = False,
     ray: str | None = None,
+    like: GraphInfo | None = None,
 ) -> Prepared:
     """Prepare a graph from tables.
 
@@ -130,6 +131,7 @@ def prepare(
         drop: the faulty rows to drop; ``None``: none.
         overwrite: whether to replace a prepared graph in ``out``.
         ray: the address of a Ray cluster that sees ``base`` and the folder of ``out``, or ``local``.
+        like: metadata of a graph whose encodings and classes are taken over; ``None``: they are fitted.
     Returns: the prepared graph.
     Raises:
         FileExistsError: ``out`` contains something else.
@@ -141,11 +143,12 @@ def prepare(
     """
     started, drop = time.monotonic(), drop or DropFaulty()
     faults = Faults()
-    nodes, edges = (open_table(side.files, base, faults) for side in (config.nodes, config.edges))
+    nodes, edges = (open_table(side.files, base, faults, side.csv) for side in (config.nodes, config.edges))
     if nodes is None or edges is None:
         faults.raise_if_any(base)
         raise AssertionError("a table without files is a fault")
-    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop)}))
+    taken = {} if like is None else {"like": asdict(like.without_counts())}
+    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop), **taken}))
     inputs = describe(nodes) + describe(edges)
     existing = _existing(out, inputs, settings, overwrite)
     if existing is not None:
@@ -154,7 +157,7 @@ def prepare(
     engine = ArrowEngine() if ray is None else DaftEngine(ray)
     with claimed(out, beside=True), _work_folder(out) as work:
         preparation = _Preparation(config, drop, (nodes, edges), engine, work, faults)
-        preparation.resolve(base)
+        preparation.resolve(base, like)
         preparation.sort_rows(base)
         manifest = preparation.write(out, {"inputs": tuple(inputs), "config": settings})
     _logger.info(
@@ -184,13 +187,13 @@ class _Preparation:
         self.dropped: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def resolve(self, base: Path) -> None:
+    def resolve(self, base: Path, like: GraphInfo | None) -> None:
         """Find the columns.
 
         Raises: ValueError: all faults so far, if too much is missing to continue.
         """
         _logger.info("reading the columns of %s", _files(self.tables))
-        plan = resolve(self.config, *self.tables, self.engine, self.faults)
+        plan = resolve(self.config, *self.tables, self.faults, like)
         if plan is None:
             self.faults.raise_if_any(base)
             raise AssertionError("a column that cannot be read is a fault")
@@ -274,13 +277,8 @@ class _Preparation:
                         edges = f"{sum(one.edges for one in parts):,}"
                         _logger.info("part %d of %d: %s edges so far", len(parts), config.parts.count, edges)
             manifest = Manifest(
-                info=GraphInfo(
-                    name=config.name or out.resolve().name,
-                    task=config.task,
-                    num_outputs=plan.num_outputs,
-                    class_names=plan.classes,
-                    features=plan.features,
-                    edge_features=plan.edge_features,
+                info=replace(
+                    plan.info(config, config.name or out.resolve().name),
                     undirected=config.direction == "undirected",
                     self_loops=config.self_loops,
                 ),
@@ -309,19 +307,23 @@ class _Preparation:
         if nodes is None:
             nodes = rows.schema.empty_table()
         y = nodes.column("y")
-        labels = matrix(y, rows.num_targets) if rows.labels else np.asarray(y).astype(np.int64)
+        labels = matrix(y, rows.num_targets) if rows.num_targets else np.asarray(y).astype(np.int64)
+        if not rows.num_targets and not self.config.spec.has_classes:
+            labels = np.empty((len(labels), 0), np.float32)
         return write_part(
             folder,
             part,
+            PartArrays(
+                ids=nodes.column("id").combine_chunks(),
+                x=matrix(nodes.column("x"), rows.width),
+                y=labels,
+                split=np.asarray(nodes.column("split")).astype(np.int8),
+                src_part=edges.src_part,
+                src=edges.src,
+                dst=edges.dst,
+                edge_attr=edges.edge_attr,
+            ),
             num_parts=self.config.parts.count,
-            ids=nodes.column("id").combine_chunks(),
-            x=matrix(nodes.column("x"), rows.width),
-            y=labels,
-            split=np.asarray(nodes.column("split")).astype(np.int8),
-            src_part=edges.src_part,
-            src=edges.src,
-            dst=edges.dst,
-            edge_attr=edges.edge_attr,
         )
 
     def _edges(self, part: int, nodes: int) -> Edges:

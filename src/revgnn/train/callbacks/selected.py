@@ -53,6 +53,7 @@ class KeepOutputs(Callback):
             forward=run.forward,
             ranks=run.ranks,
             splits=self._strides,
+            ids_of=lambda batch: batch.ids,
         )
         if run.ranks.writes:
             self.outputs = {split: kept[split].outputs() for split in self._strides if split in kept}
