@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .edges import prepare_edges
-from .info import GraphInfo
+from .encodings import NumberEncoding
+from .info import Feature, GraphInfo
 from .sampling.pyg import split_rows
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
     """Return the data set of a graph that a trained model is to be applied to.
 
     Args:
-        data: ``x`` and ``edge_index``; optional ``edge_attr``, ``y`` and masks. Edges are as they were before the
-            training data got reverse edges and self loops, which are added here too.
+        data: ``x`` and ``edge_index``; optional ``edge_attr``, ``y`` and masks, all as they come: numbers are scaled as
+            those of the training data were, and edges get reverse edges and self loops as they did.
         info: metadata of the training data.
     Returns: the data set; without ``y`` or without masks no row is in a split.
-    Raises: ValueError, TypeError: ``x`` or ``edge_index`` is missing, or they are not what the model reads.
+    Raises: ValueError, TypeError: ``x`` or ``edge_index`` is missing, or they are not what the model reads; the
+        features were made of texts, times or lists, which tensors do not hold.
     """
     if info.task_spec.has_many_graphs:
         raise ValueError(
@@ -37,7 +39,8 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
     x, edge_attr = data.x, data.edge_attr
     assert x is not None and data.edge_index is not None, "checked above"
     if edge_attr is not None:
-        edge_attr = _values(edge_attr if edge_attr.dim() > 1 else edge_attr[:, None], info.edge_categories)
+        edge_attr = edge_attr if edge_attr.dim() > 1 else edge_attr[:, None]
+        edge_attr = _encoded(_values(edge_attr, info.edge_categories), info.edge_features, "edge_attr")
     y = _labels(data.y if isinstance(data.y, Tensor) else None, x.size(0), info)
     splits = split_rows(data, x.size(0)) if isinstance(data.y, Tensor) else {}
     made = Dataset(
@@ -50,8 +53,9 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
             class_names=info.class_names,
             categories=info.categories,
             edge_categories=info.edge_categories,
+            edge_weight=info.edge_weight,
         ),
-        x=_values(x, info.categories),
+        x=_encoded(_values(x, info.categories), info.features, "x"),
         edge_index=data.edge_index.long(),
         edge_attr=edge_attr if info.edge_channels is not None else None,
         y=y,
@@ -62,6 +66,28 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
 
 def _values(values: Tensor, categories: tuple[int, ...] | None) -> Tensor:
     return values.float() if categories is None else values.to(torch.uint8)
+
+
+def _encoded(values: Tensor, features: tuple[Feature, ...], name: str) -> Tensor:
+    """Scale and fill numbers as the training data were; values without encodings stay as they are."""
+    encodings = {each.name: each.encoding for each in features}
+    numbers = [each for each in encodings.values() if isinstance(each, NumberEncoding)]
+    if not any(encodings.values()):
+        return values
+    if len(numbers) < len(features):
+        others = ", ".join(column for column, each in encodings.items() if not isinstance(each, NumberEncoding))
+        raise ValueError(
+            f"data.{name} holds numbers, and the model reads the columns {others}, which are encoded from a table; "
+            "predict from tables, by revgnn predict --data FOLDER"
+        )
+    if values.size(1) != sum(each.size for each in numbers):
+        raise ValueError(
+            f"data.{name} must have {sum(each.size for each in numbers)} columns ({', '.join(encodings)}), got "
+            f"{values.size(1)}"
+        )
+    parts = torch.split(values.double(), [each.size for each in numbers], dim=1)
+    done = [torch.from_numpy(each.apply(part.numpy())) for each, part in zip(numbers, parts, strict=True)]
+    return torch.cat(done, dim=1)
 
 
 def _labels(y: Tensor | None, rows: int, info: GraphInfo) -> Tensor:
