@@ -61,6 +61,7 @@ def test_the_longer_the_time_the_larger_the_network(graph: Path) -> None:
         choose_within(run, shape, Limits(seconds=1e-6 * whole), SLOW)
 
 
+@pytest.mark.slow
 def test_a_memory_is_kept_by_the_same_network_where_it_can(graph: Path) -> None:
     model = replace(MODEL, num_layers=6, hidden_channels=16, backprop="store")
     run = replace(_run(graph), model=model)

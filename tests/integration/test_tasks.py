@@ -21,6 +21,7 @@ from torch_geometric.data import Data
 
 import revgnn
 from prepared_graphs import GraphSource, draw_whole, write_store
+from rank_jobs import launch
 from revgnn.cli import main
 from revgnn.data import Store, class_weights, with_target_scale
 from revgnn.predict import flat
@@ -314,3 +315,29 @@ def test_a_model_in_python_says_what_it_cannot_take(runs: dict[str, tuple[GraphS
         model.embed(Data(x=torch.randn(3, 5)))
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         revgnn.load(runs["multiclass"][1])
+
+
+@pytest.mark.slow
+def test_two_ranks_describe_what_one_process_describes(
+    runs: dict[str, tuple[GraphSource, Path, Path]], tmp_path: Path
+) -> None:
+    words = ["train", str(runs["regression"][1]), *SMALL, "--set", "loader.kind=random", "--set", "loader.num_parts=4"]
+    words += [
+        "--set",
+        "model.norm=layer",
+        "--set",
+        "loader.eval_parts=3",
+        "--set",
+        "loader.eval_views=2",
+        "--set",
+        "train.epochs=3",
+        "--out",
+    ]
+    assert main([*words, str(tmp_path / "one"), "--set", "train.accumulate=2"]) == 0
+    code, said = launch("-m", "revgnn", *words, str(tmp_path / "two"))
+    assert code == 0, said
+    one, two = _report(tmp_path / "one")["evaluation"], _report(tmp_path / "two")["evaluation"]
+    assert read_schema(tmp_path / "two").target_scale == read_schema(tmp_path / "one").target_scale
+    assert two["metrics"]["test"]["network"] == pytest.approx(one["metrics"]["test"]["network"], rel=1e-3)
+    assert two["rows"] == one["rows"]
+    assert [row["id"] for row in two["worst"][:3]] == [row["id"] for row in one["worst"][:3]]

@@ -66,8 +66,9 @@ def fit_baselines(dataset: Dataset | Store) -> list[Baseline]:
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     features, y = take_rows(dataset, rows)
     x = torch.from_numpy(features)
-    std = x.std(0, correction=0)
-    scale = {"mean": x.mean(0), "std": torch.where(std > 0, std, 1.0)}
+    wide = x.double()
+    std = wide.std(0, correction=0).float()
+    scale = {"mean": wide.mean(0).float(), "std": torch.where(std > 0, std, 1.0)}
     weight = torch.zeros(x.size(1), info.num_outputs)
     constant = Baseline(name=CONSTANT_NAMES[labels], rows=count, bias=bias, weight=weight, **scale)
     table = ((x - scale["mean"]) / scale["std"]).numpy()

@@ -121,8 +121,8 @@ def _beaten(metric: str, evaluation: Evaluation | None) -> list[str]:
     if not better:
         return []
     return [
-        f"The {' and the '.join(better)} {'are' if len(better) > 1 else 'is'} as good as the network or better: it has "
-        "not learned what the edges could add. Train longer, or try another model or learning rate."
+        f"The {' and the '.join(better)} {'are' if len(better) > 1 else 'is'} as good as the network or better: the "
+        "network has not learned what the edges could add. Train longer, or try another model or learning rate."
     ]
 
 
