@@ -97,7 +97,8 @@ void norm_rows(const revgnn_norm_args &a) {
 
 // ------------------------------------------------------------------ backward
 /// The gradient that reaches the normalised row, and that row itself.
-template <class T, int W, int kind, Drop drop>
+/// Rows of type T, gradients of type G.
+template <class T, class G, int W, int kind, Drop drop>
 struct Inside {
   using S = Sum<T>;
   using V = Vec<S, W>;
@@ -118,7 +119,7 @@ struct Inside {
   REVGNN_INLINE V at(int64_t i, int64_t d, const Keep<S, drop> &keep, V *row) const {
     *row = centred(i, d);
     const V u = *row * affine.template scale<W>(d) + affine.template shift<W>(d);
-    const V grad = load<W>(static_cast<const T *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(d);
+    const V grad = load<W>(static_cast<const G *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(d);
     return u > floor ? grad : V{};
   }
 
@@ -137,11 +138,11 @@ REVGNN_INLINE void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad,
   store<W>(sums + width + d, load<W>(sums + width + d) + grad * centred);
 }
 
-template <class T, int W, int NB, int kind, Drop drop>
+template <class T, class G, int W, int NB, int kind, Drop drop>
 void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
-  const Inside<T, W, kind, drop> inside(a);
+  const Inside<T, G, W, kind, drop> inside(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   Partials<S> partials(3 * a.width);
   for_parts(a.threads, 4 * a.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
@@ -175,11 +176,11 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   partials.sum_into(static_cast<S *>(a.dweight), a.width, a.width);
 }
 
-template <class T, int W, Drop drop>
+template <class T, class G, int W, Drop drop>
 void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
-  const Inside<T, W, REVGNN_NORM_BATCH, drop> inside(a);
+  const Inside<T, G, W, REVGNN_NORM_BATCH, drop> inside(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   S *dbias = static_cast<S *>(a.dbias), *dweight = static_cast<S *>(a.dweight);
   Partials<S> partials(2 * a.width);
@@ -258,6 +259,23 @@ int norm_any(const revgnn_norm_args &a) {
   return 0;
 }
 
+template <class T, class G>
+int norm_backward_any(const revgnn_norm_backward_args &a) {
+  with_drop(a, [&](auto kind_of_drop) REVGNN_LAMBDA {
+    constexpr Drop drop = decltype(kind_of_drop)::value;
+    with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
+      constexpr int W = decltype(w)::value;
+      if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, G, W, 0, REVGNN_NORM_NONE, drop>(a);
+      if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, G, W, drop>(a);
+      if (a.kind != REVGNN_NORM_LAYER) return;
+      with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
+        norm_backward_by_row<T, G, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
+      });
+    });
+  });
+  return 0;
+}
+
 }  // namespace
 
 namespace revgnn {
@@ -272,21 +290,11 @@ int norm(const revgnn_norm_args &a) {
 }
 
 int norm_backward(const revgnn_norm_backward_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
-    using T = decltype(zero);
-    with_drop(a, [&](auto kind_of_drop) REVGNN_LAMBDA {
-      constexpr Drop drop = decltype(kind_of_drop)::value;
-      with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
-        constexpr int W = decltype(w)::value;
-        if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, 0, REVGNN_NORM_NONE, drop>(a);
-        if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, W, drop>(a);
-        if (a.kind != REVGNN_NORM_LAYER) return;
-        with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
-          norm_backward_by_row<T, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
-        });
-      });
-    });
-  });
+  if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_F32) return norm_backward_any<float, float>(a);
+  if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_BF16) return norm_backward_any<float, bf16>(a);
+  if (a.dtype == REVGNN_BF16 && a.grad_dtype == REVGNN_BF16) return norm_backward_any<bf16, bf16>(a);
+  if (a.dtype == REVGNN_F64 && a.grad_dtype == REVGNN_F64) return norm_backward_any<double, double>(a);
+  return REVGNN_UNSUPPORTED;
 }
 
 }  // namespace REVGNN_ISA

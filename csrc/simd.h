@@ -158,6 +158,13 @@ REVGNN_INLINE void store(int32_t *p, Vec<int32_t, W> v) {
 /// Round to nearest even; a NaN stays one.
 template <int W>
 REVGNN_INLINE void store(bf16 *p, Vec<float, W> v) {
+#if defined(__AVX512BF16__)
+  if constexpr (W == 16) {
+    const auto half = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(p, &half, sizeof half);
+    return;
+  }
+#endif
   const auto u = (Vec<uint32_t, W>)v;
   auto rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   rounded = (v == v) ? rounded : ((u >> 16) | 0x40);

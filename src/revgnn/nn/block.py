@@ -53,7 +53,9 @@ class Block(nn.Module):
             edge_weight, edge_bias: [D, K] and [D], the network's edge encoder, to be fused into the convolution.
         Returns: [N, d].
         """
-        h = self.act_drop(self.norm, x, graph, training=self.training, mask=mask, seed=seed)
+        h = self.act_drop(
+            self.norm, x, graph, training=self.training, mask=mask, seed=seed, dtype=ops.row_dtype(x)
+        )  # fmt: skip
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
         return out
@@ -88,7 +90,7 @@ class Block(nn.Module):
         work: WorkSpace,
     ) -> None:
         """Put the value into ``to``; see `FusedBlock`."""
-        h = work.empty("h", x)
+        h = work.empty("h", x, dtype=ops.row_dtype(x))
         self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
         self._fused_conv.add_value(to, sign, h, graph, seed, work)
 
@@ -107,7 +109,7 @@ class Block(nn.Module):
         work: WorkSpace,
     ) -> Gradients:
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
-        h = work.empty("h", x)
+        h = work.empty("h", x, dtype=ops.row_dtype(x))
         self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
         dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
         return grads | self.act_drop.pull_back(

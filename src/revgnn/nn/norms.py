@@ -130,15 +130,27 @@ class ActDrop:
         training: bool = False,
         mask: Tensor | None = None,
         seed: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Apply to [N, D]; in ``training`` ``mask`` [N, D] bool or ``seed`` sets dropout, neither draws a seed."""
+        """Apply to [N, D]; in ``training`` ``mask`` [N, D] bool or ``seed`` sets dropout, neither draws a seed.
+
+        The result has ``dtype``, or that of x if it is ``None``.
+        """
         drop = self._drop(training, mask, seed)
         kind = kind_of(norm, x)
         if kind is None:
-            return self.by_op("none", nn.Identity(), _called(norm, x, graph), graph, drop)
-        return self.by_op(kind, norm, x, graph, drop)
+            return self.by_op("none", nn.Identity(), _called(norm, x, graph), graph, drop, dtype)
+        return self.by_op(kind, norm, x, graph, drop, dtype)
 
-    def by_op(self, kind: ops.Norm, norm: Any, x: Tensor, graph: Graph | None, drop: cpu.Drop = cpu.NO_DROP) -> Tensor:
+    def by_op(
+        self,
+        kind: ops.Norm,
+        norm: Any,
+        x: Tensor,
+        graph: Graph | None,
+        drop: cpu.Drop = cpu.NO_DROP,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
         """Apply through the op for a kind of norm, with the module's parameters and statistics."""
         x, stats = statistics(norm, x) if kind == "batch" else (x, None)
         return ops.norm_act_drop(
@@ -154,6 +166,7 @@ class ActDrop:
             p=drop.p,
             mask=drop.mask,
             seed=drop.seed,
+            dtype=dtype,
         )
 
     def fuses(self, norm: nn.Module, x: Tensor) -> bool:
@@ -177,7 +190,8 @@ class ActDrop:
         mask: Tensor | None = None,
         seed: int | None = None,
     ) -> None:
-        """Evaluate like a call, into a contiguous buffer; keep the statistics in the work space for `pull_back`."""
+        """Evaluate like a call, into a contiguous buffer of x's dtype or bfloat16; keep the statistics in the work
+        space for `pull_back`."""
         kind, kernels = KINDS[type(norm)], ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
         if kind == "batch":
@@ -220,8 +234,9 @@ class ActDrop:
             if group.counts:
                 scale = rstd / work.empty("count", x, ())
                 scale = scale if affine["weight"] is None else scale * affine["weight"]
-                torch.sub(x, mean, out=grad)
-                dx.sub_(grad.mul_(rstd * product * scale).add_(grad_sum * scale))
+                spare = grad if grad.dtype is x.dtype else work.empty("centred", x)
+                torch.sub(x, mean, out=spare)
+                dx.sub_(spare.mul_(rstd * product * scale).add_(grad_sum * scale))
         found = {affine["weight"]: dweight, affine["bias"]: dbias}
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 

@@ -33,6 +33,7 @@ from .choice import backend_for, kernels
 from .cpu import EdgeTerm
 from .gen_aggr import gen_aggr as gen_aggr_on_kernels
 from .gen_aggr import op_of
+from .linear import LINEAR
 from .norm_act_drop import NORM_ACT_DROP
 from .reference import Aggr, Norm, Reduce
 from .spmm import MAX, SUM
@@ -198,6 +199,7 @@ def norm_act_drop(
     p: float = 0.0,
     mask: Tensor | None = None,
     seed: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Apply norm, ReLU and dropout, as at the start of every block.
 
@@ -216,6 +218,7 @@ def norm_act_drop(
         mask: [N, D] bool, True keeps, or the same packed, [N, D / 8] uint8 (`draw_mask`): a mask shared by all layers.
             ``None``: drawn from ``seed``.
         seed: determines the mask, a pure function of (seed, position); ``None`` without a mask: no dropout.
+        dtype: of the result, rounded once at the end; ``None``: that of x.
     Returns: [N, D].
     Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree, or the mask is not bool.
     Cost: kernels: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
@@ -246,9 +249,10 @@ def norm_act_drop(
         if norm == "none":
             weight = bias = None
         mean, var = stats if stats is not None and norm == "batch" else (None, None)
-        used_mask = None if p == 0.0 else mask
-        return NORM_ACT_DROP.on_kernels(x, weight, bias, mean, var, used_mask, norm, eps, act, p, seed)[0]
-    return reference.norm_act_drop(
+        used_mask, narrow = None if p == 0.0 else mask, dtype is torch.bfloat16 and x.dtype is torch.float32
+        out = NORM_ACT_DROP.on_kernels(x, weight, bias, mean, var, used_mask, norm, eps, act, p, seed, narrow)[0]
+        return out if dtype is None else out.to(dtype)
+    out = reference.norm_act_drop(
         x,
         weight,
         bias,
@@ -262,6 +266,7 @@ def norm_act_drop(
         mask=mask,
         seed=seed,
     )
+    return out if dtype is None else out.to(dtype)
 
 
 def draw_mask(seed: int, rows: int, width: int, p: float, device: torch.device, *, groups: int = 1) -> Tensor:
@@ -319,14 +324,43 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
     return out
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map rows, ``y = x W^T + b``, and keep the sums of half-precision rows in float32.
+
+    torch rounds such sums to the dtype of the rows, here they may be added to a float32 stream as they are.
+
+    Args:
+        x: [N, K] rows; with bfloat16 rows the kernels may round W to bfloat16, as autocast does.
+        weight: [D, K] in the dtype of the sums over x.
+        bias: [D] in the same dtype; ``None`` adds nothing.
+    Returns: [N, D] in the dtype of sums over x: float64 for float64, else float32.
+    Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree.
+    Cost: one pass over the rows each way; saves x.
+    Source: the rule of mixed precision for sums, Micikevicius et al. 2018 (arXiv:1710.03740).
+    """
+    check_features(x, "N, K")
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be [D, {x.size(1)}], got {list(weight.shape)}")
+    for value, name, shape in ((weight, "weight", (weight.size(0), x.size(1))), (bias, "bias", (weight.size(0),))):
+        check_operand(value, name, x, *shape)
+        if value is not None and value.dtype is not sum_dtype(x.dtype):
+            raise TypeError(f"{name} must be {sum_dtype(x.dtype)}, as sums over x; got {value.dtype}")
+    if LINEAR.runs(x, weight, bias) and weight.size(0) > 0:
+        return LINEAR.on_kernels(x, weight, bias)[0]
+    return reference.linear(x, weight, bias)
+
+
 def runs_in_place(x: Tensor, graph: Graph) -> bool:
     """Whether the functions of `kernels`, which write into given tensors without an autograd graph, may be called for
-    these arguments: float32 or float64, outside autocast and torch.compile."""
+    these arguments: float32 or float64, outside torch.compile; under autocast float32, with rows of `row_dtype`."""
     device = x.device
     return (
         x.dtype in (torch.float32, torch.float64)
         and not is_traced(x)
-        and not torch.is_autocast_enabled(device.type)
+        and (
+            not torch.is_autocast_enabled(device.type)
+            or (row_dtype(x) is torch.bfloat16 and backend_for(device).narrow_rows)
+        )
         and x.dim() == 2
         and x.size(0) == graph.num_nodes > 0
         and device == graph.device
@@ -336,6 +370,15 @@ def runs_in_place(x: Tensor, graph: Graph) -> bool:
         and not is_transformed()
         and is_readable(x)
     )
+
+
+def row_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of a block's rows between its norm and its products: bfloat16 for float32 under autocast to it,
+    else that of ``x``; autocast to float16, which the kernels do not have, leaves float32."""
+    if x.dtype is torch.float32 and torch.is_autocast_enabled(x.device.type):
+        narrow = torch.get_autocast_dtype(x.device.type)
+        return narrow if narrow is torch.bfloat16 else x.dtype
+    return x.dtype
 
 
 _REDUCES, _AGGRS, _NORMS = get_args(Reduce), get_args(Aggr), get_args(Norm)

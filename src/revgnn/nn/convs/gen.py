@@ -125,7 +125,7 @@ class GENConv(Conv):
     def _mlp(self, x: Tensor, graph: Graph) -> Tensor:
         for lin, norm in zip(self.lins, self.norms, strict=False):
             x = _RELU(norm, mapped(lin, x), graph)
-        return mapped(self.lins[-1], x)
+        return mapped(self.lins[-1], x, wide=True)
 
     def _edge_weights(self, edge_map: EdgeMap | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the map from raw edge features to the width of x, with the shared encoder folded in."""
@@ -176,7 +176,7 @@ class GENConv(Conv):
         kernels = ops.kernels(h)
         (weight, bias), t = (self._lin.weight, self._lin.bias), self._temperature(h)
         grads = empty_grads(weight, bias)
-        y, lse, dz = (work.empty(name, h) for name in ("y", "lse", "dz"))
+        y, dz, lse = work.empty("y", h), work.empty("dz", h), work.empty("lse", h, dtype=t.dtype)
         kernels.gen_aggr(
             h, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
         )
@@ -206,10 +206,11 @@ class GENConv(Conv):
         return lin
 
     def _temperature(self, h: Tensor) -> Tensor:
-        """Return [D], the same inverse temperature for every channel."""
+        """Return [D], the same inverse temperature for every channel, in the type of sums over ``h``."""
+        dtype = cpu.sum_dtype(h.dtype)
         if isinstance(self.t, Tensor):
-            return self.t.detach().to(h.dtype).reshape(1).expand(h.size(1)).contiguous()
-        return h.new_full((h.size(1),), self.t)
+            return self.t.detach().to(dtype).reshape(1).expand(h.size(1)).contiguous()
+        return h.new_full((h.size(1),), self.t, dtype=dtype)
 
 
 _RELU = ActDrop()

@@ -70,8 +70,8 @@ class SAGEConv(Conv):
         """[N, in] -> [N, out]."""
         graph, edge_attr = convert_inputs(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        out = mapped(self.lin_l, ops.spmm(x, graph, reduce=self.options.aggr))
-        return out if self.lin_r is None else out + mapped(self.lin_r, x)
+        out = mapped(self.lin_l, ops.spmm(x, graph, reduce=self.options.aggr), wide=True)
+        return out if self.lin_r is None else out + mapped(self.lin_r, x, wide=True)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """Whether the fused evaluation applies: sum or mean; autograd differentiates a maximum."""
