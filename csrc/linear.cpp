@@ -305,9 +305,9 @@ REVGNN_INLINE void for_blocks(Range rows, F &&f) {
   }
 }
 
-template <class T, class Out>
+/// Rows of type T, multiplied in units of type U.
+template <class T, class Out, class U = Unit<T>>
 int linear_rows(const revgnn_linear_args &a) {
-  using U = Unit<T>;
   using S = Sum<T>;
   const Panels<U> weight(static_cast<const S *>(a.weight), 1, a.in_width, a.in_width, a.out_width);
   const Buffer<S> bias(round_up(a.out_width, Tile<S>::kColumns));
@@ -324,10 +324,9 @@ int linear_rows(const revgnn_linear_args &a) {
   return 0;
 }
 
-/// Rows of type T, gradients of type G.
-template <class T, class G>
+/// Rows of type T, gradients of type G, multiplied in units of type U.
+template <class T, class G, class U = Unit<T>>
 int linear_backward_rows(const revgnn_linear_backward_args &a) {
-  using U = Unit<T>;
   using S = Sum<T>;
   constexpr int64_t M = Tile<S>::M, C = Tile<S>::kColumns;
   const S *w = static_cast<const S *>(a.weight);
@@ -374,6 +373,7 @@ namespace revgnn {
 namespace REVGNN_ISA {
 
 int linear(const revgnn_linear_args &a) {
+  if (a.dtype == REVGNN_F32 && a.narrow) return linear_rows<float, float, Unit<bf16>>(a);
   if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return linear_rows<float, float>(a);
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_F32) return linear_rows<bf16, float>(a);
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return linear_rows<bf16, bf16>(a);
@@ -382,6 +382,7 @@ int linear(const revgnn_linear_args &a) {
 }
 
 int linear_backward(const revgnn_linear_backward_args &a) {
+  if (a.dtype == REVGNN_F32 && a.narrow) return linear_backward_rows<float, float, Unit<bf16>>(a);
   if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_F32) return linear_backward_rows<float, float>(a);
   if (a.dtype == REVGNN_BF16 && a.grad_dtype == REVGNN_F32) return linear_backward_rows<bf16, float>(a);
   if (a.dtype == REVGNN_BF16 && a.grad_dtype == REVGNN_BF16) return linear_backward_rows<bf16, bf16>(a);

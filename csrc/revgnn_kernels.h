@@ -350,6 +350,7 @@ typedef struct {
   int32_t sign;  /* 0 writes, 1 adds, -1 subtracts */
   int32_t dtype; /* of x and plus */
   int32_t out_dtype; /* dtype, or F32 for BF16 */
+  int32_t narrow;    /* F32: factors may be rounded to BF16 */
   int32_t threads;
 } revgnn_linear_args;
 
@@ -375,6 +376,7 @@ typedef struct {
   int32_t sign;  /* of value */
   int32_t dtype; /* of x, plus and dx */
   int32_t grad_dtype; /* dtype, or F32 for BF16 */
+  int32_t narrow;     /* F32: factors may be rounded to BF16 */
   int32_t accumulate; /* into dx alone */
   int32_t threads;
 } revgnn_linear_backward_args;

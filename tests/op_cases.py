@@ -281,6 +281,6 @@ def custom_ops(graph: Graph) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     yield kernels.edge_max, (x, attr, weight, None, *edges)
     yield kernels.attention, (values, src, dst, keep, *edges, 0.2)
     yield kernels.norm_act_drop, (x, t, bias, None, None, mask, "layer", 1e-5, True, 0.5, None, True)
-    yield kernels.linear, (torch.randn(5, 6).bfloat16().requires_grad_(), leaf(4, 6), leaf(4))
-    yield kernels.linear, (torch.randn(5, 6).bfloat16(), leaf(4, 6), None)
+    yield kernels.linear, (torch.randn(5, 6).bfloat16().requires_grad_(), leaf(4, 6), leaf(4), False)
+    yield kernels.linear, (torch.randn(5, 6).bfloat16(), leaf(4, 6), None, True)
     yield kernels.norm_act_drop, (x, t, bias, torch.zeros(6), torch.ones(6), None, "batch", 1e-5, True, 0.5, 7, False)

@@ -122,6 +122,21 @@ def test_a_dense_layer_of_bfloat16_rows_keeps_its_sums_in_float32() -> None:
         linear(x, weight[:, 1:])
 
 
+@pytest.mark.parametrize(("inside", "outside"), [(3, 17), (64, 64), (71, 33)])
+def test_float32_rows_may_be_multiplied_in_bfloat16(inside: int, outside: int, isa: str) -> None:
+    """Where the machine has no instruction for it, nothing is rounded."""
+    x, weight, bias = torch.randn(1101, inside), torch.randn(outside, inside), torch.randn(outside)
+    grad, found = torch.randn(1101, outside), []
+    for narrow in (False, True):
+        value, dx = torch.empty(1101, outside), torch.empty(1101, inside)
+        dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+        cpu.linear(x, weight, bias, out=value, narrow=narrow)
+        cpu.linear_backward(grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, narrow=narrow)
+        found.append((value, dx, dweight, dbias))
+    for a, b in zip(*found, strict=True):
+        assert relative_error(b, a) < (6e-3 if isa == "avx512_bf16" else 1e-9)
+
+
 @pytest.mark.parametrize("kind", ["layer", "batch", "none"])
 @pytest.mark.parametrize("width", [1, 6, 16, 64, 66, 200])
 def test_a_norm_rounds_its_result_alone(kind: str, width: int, isa: str) -> None:

@@ -324,15 +324,16 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
     return out
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, narrow: bool = False) -> Tensor:
     """Map rows, ``y = x W^T + b``, and keep the sums of half-precision rows in float32.
 
-    torch rounds such sums to the dtype of the rows, here they may be added to a float32 stream as they are.
+    torch rounds such sums to the dtype of the rows; these may be added to a float32 stream as they are.
 
     Args:
         x: [N, K] rows; with bfloat16 rows the kernels may round W to bfloat16, as autocast does.
         weight: [D, K] in the dtype of the sums over x.
         bias: [D] in the same dtype; ``None`` adds nothing.
+        narrow: whether the kernels may round float32 x and W to bfloat16 too, in place of a copy of x.
     Returns: [N, D] in the dtype of sums over x: float64 for float64, else float32.
     Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree.
     Cost: one pass over the rows each way; saves x.
@@ -346,7 +347,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if value is not None and value.dtype is not sum_dtype(x.dtype):
             raise TypeError(f"{name} must be {sum_dtype(x.dtype)}, as sums over x; got {value.dtype}")
     if LINEAR.runs(x, weight, bias) and weight.size(0) > 0:
-        return LINEAR.on_kernels(x, weight, bias)[0]
+        return LINEAR.on_kernels(x, weight, bias, narrow)[0]
     return reference.linear(x, weight, bias)
 
 

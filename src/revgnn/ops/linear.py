@@ -1,4 +1,4 @@
-"""A dense layer of bfloat16 rows on the kernels, whose sums stay float32; saved for the backward: x."""
+"""A dense layer with bfloat16 products on the kernels, whose sums stay float32; saved for the backward: x."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class _Mapped(NamedTuple):
     x: Tensor
     weight: Tensor
     bias: Tensor | None
+    narrow: bool
 
 
 def _outputs(a: _Mapped, needs: Needs) -> tuple[Tensor]:
@@ -28,7 +29,7 @@ def _outputs(a: _Mapped, needs: Needs) -> tuple[Tensor]:
 
 
 def _forward(a: _Mapped, outputs: tuple[Tensor]) -> None:
-    kernels(a.x).linear(dense_columns(a.x), a.weight.contiguous(), a.bias, out=outputs[0])
+    kernels(a.x).linear(dense_columns(a.x), a.weight.contiguous(), a.bias, out=outputs[0], narrow=a.narrow)
 
 
 def _backward(
@@ -37,7 +38,7 @@ def _backward(
     x, grad, weight = dense_columns(a.x), dense_columns(cotangents[0]), a.weight.contiguous()
     dx, dweight = empty_dense(x) if needs[0] else None, torch.empty_like(weight)
     dbias = None if a.bias is None else torch.empty_like(a.bias)
-    kernels(x).linear_backward(grad, x, weight, dweight=dweight, dbias=dbias, dx=dx)
+    kernels(x).linear_backward(grad, x, weight, dweight=dweight, dbias=dbias, dx=dx, narrow=a.narrow)
     return dx, dweight, dbias
 
 
@@ -47,7 +48,7 @@ LINEAR = KernelOp(
     kernels=("linear", "linear_backward"),
     outputs=_outputs,
     forward=_forward,
-    saved=lambda a, outputs, needs: (*a, None),
+    saved=lambda a, outputs, needs: (*a[:3], None),
     backward=_backward,
     reference=lambda a: reference.linear(a.x, a.weight, a.bias),
 )

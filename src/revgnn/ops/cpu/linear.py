@@ -20,6 +20,7 @@ def linear(
     out: Tensor,
     sign: int = 0,
     plus: Tensor | None = None,
+    narrow: bool = False,
 ) -> None:
     """Write, add or subtract ``(x + plus) weight^T + bias``.
 
@@ -28,9 +29,10 @@ def linear(
         weight, bias: [D, K] and [D] in the type of the sums, dense.
         out: [N, D] of x's type, or in that of the sums.
         sign: 0 writes ``out``, 1 adds to it, -1 subtracts from it.
+        narrow: whether float32 factors may be rounded to bfloat16 too, where the machine multiplies that faster.
     """
     fields = operands.linear(x, plus, weight, bias, out)
-    _linear(*fields, sign, DTYPES[x.dtype], DTYPES[out.dtype], torch.get_num_threads())
+    _linear(*fields, sign, DTYPES[x.dtype], DTYPES[out.dtype], narrow, torch.get_num_threads())
 
 
 def linear_backward(
@@ -46,6 +48,7 @@ def linear_backward(
     value: Tensor | None = None,
     sign: int = 0,
     plus: Tensor | None = None,
+    narrow: bool = False,
 ) -> None:
     """Write the gradients of `linear`, and its value from the same visit.
 
@@ -56,6 +59,8 @@ def linear_backward(
         accumulate: add to ``dx``.
         value: [N, D] in the type of the sums; receives the value as `linear`'s ``out`` does with ``sign``, bit for bit;
             ``None``: not wanted.
+        narrow: as in `linear`.
     """
     fields = operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
-    _linear_backward(*fields, sign, DTYPES[x.dtype], DTYPES[grad.dtype], accumulate, torch.get_num_threads())
+    dtypes, threads = (DTYPES[x.dtype], DTYPES[grad.dtype]), torch.get_num_threads()
+    _linear_backward(*fields, sign, *dtypes, narrow, accumulate, threads)
