@@ -12,13 +12,12 @@ from .api import (
     linear,
     norm_act_drop,
     pool,
-    row_dtype,
-    runs_in_place,
     spmm,
 )
 from .backend import Backend
 from .checks import fits
 from .choice import implementation, kernels, using
+from .in_place import row_dtype, runs_in_place
 from .kernel_op import KernelOp
 from .reference import Aggr, Norm, Reduce
 

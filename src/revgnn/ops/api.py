@@ -28,7 +28,7 @@ from . import reference
 from .attention import ATTENTION
 from .attention import attention as attention_on_kernels
 from .attention_scores import ATTENTION_SCORES
-from .checks import check_dtype, check_features, check_operand, check_place, is_readable, is_transformed, sum_dtype
+from .checks import check_dtype, check_features, check_operand, check_place, sum_dtype
 from .choice import backend_for, kernels
 from .cpu import EdgeTerm
 from .gen_aggr import gen_aggr as gen_aggr_on_kernels
@@ -37,7 +37,6 @@ from .linear import LINEAR
 from .norm_act_drop import NORM_ACT_DROP
 from .reference import Aggr, Norm, Reduce
 from .spmm import MAX, SUM
-from .tracing import is_traced
 
 
 def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduce = "sum") -> Tensor:
@@ -349,37 +348,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, narrow: boo
     if LINEAR.runs(x, weight, bias) and weight.size(0) > 0:
         return LINEAR.on_kernels(x, weight, bias, narrow)[0]
     return reference.linear(x, weight, bias)
-
-
-def runs_in_place(x: Tensor, graph: Graph) -> bool:
-    """Whether the functions of `kernels`, which write into given tensors without an autograd graph, may be called for
-    these arguments: float32 or float64, outside torch.compile; under autocast float32, with rows of `row_dtype`."""
-    device = x.device
-    return (
-        x.dtype in (torch.float32, torch.float64)
-        and not is_traced(x)
-        and (
-            not torch.is_autocast_enabled(device.type)
-            or (row_dtype(x) is torch.bfloat16 and backend_for(device).narrow_rows)
-        )
-        and x.dim() == 2
-        and x.size(0) == graph.num_nodes > 0
-        and device == graph.device
-        and graph.indices.dtype == torch.int32
-        and x.size(1) > 0
-        and bool(backend_for(device).names)
-        and not is_transformed()
-        and is_readable(x)
-    )
-
-
-def row_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype of a block's rows between its norm and its products: bfloat16 for float32 under autocast to it,
-    else that of ``x``; autocast to float16, which the kernels do not have, leaves float32."""
-    if x.dtype is torch.float32 and torch.is_autocast_enabled(x.device.type):
-        narrow = torch.get_autocast_dtype(x.device.type)
-        return narrow if narrow is torch.bfloat16 else x.dtype
-    return x.dtype
 
 
 _REDUCES, _AGGRS, _NORMS = get_args(Reduce), get_args(Aggr), get_args(Norm)
