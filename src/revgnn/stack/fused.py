@@ -33,13 +33,15 @@ class WorkSpace:
         """Return a work space of its own, whose names are not those of this one; made on first use."""
         return self._parts.setdefault(name, WorkSpace())
 
-    def empty(self, name: str, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """Return a contiguous, uninitialised buffer with the dtype and device of ``like``, and its shape unless
-        ``shape`` is given."""
-        size = torch.Size(like.shape if shape is None else shape)
+    def empty(
+        self, name: str, like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Return a contiguous, uninitialised buffer on the device of ``like``, with its shape and dtype unless they are
+        given."""
+        size, dtype = torch.Size(like.shape if shape is None else shape), like.dtype if dtype is None else dtype
         found = self._buffers.get(name)
-        if found is None or found.shape != size or found.dtype != like.dtype or found.device != like.device:
-            found = self._buffers[name] = torch.empty(size, dtype=like.dtype, device=like.device)
+        if found is None or found.shape != size or found.dtype != dtype or found.device != like.device:
+            found = self._buffers[name] = torch.empty(size, dtype=dtype, device=like.device)
         return found
 
 
