@@ -17,7 +17,7 @@ from .data.readers.pyg import quiet_pyg
 from .experiment import Experiment, make_model, read_experiment
 from .graph import Graph
 from .nn.gnn import GNN
-from .run_folder import read_schema
+from .run_file import read_schema
 from .stack import Stack, layer_states
 from .train import check_weights, load_best
 from .train.losses import LOSSES

@@ -36,7 +36,7 @@ from .data import (
 from .data.task import lists
 from .experiment import Device, Experiment, make_model, read_experiment
 from .files import replacing, room_for
-from .run_folder import read_schema
+from .run_file import read_schema
 from .run_lock import claimed
 from .train import Inference, Sums, check_weights, load_best
 
