@@ -248,6 +248,7 @@ def test_graphs_of_which_nothing_is_known_are_predicted_and_not_learned_from(
 
     (folder / "graph.yaml").write_text(
         "nodes: {files: nodes.parquet, features: x, label: []}\nedges: {files: edges.parquet}\nparts: {count: 3}\n"
+        "scale: none\n"
     )
     assert main(["prepare", str(folder / "graph.yaml"), "--out", str(tmp_path / "prepared")]) == 0
     parts = _predict(run, tmp_path / "parts.parquet", data=tmp_path / "prepared", parts=1)

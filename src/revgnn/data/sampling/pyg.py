@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...edge_index import fingerprint, plain
-from ...graph import Graph
+from ...graph import Graph, check_finite
 from ...weak_cache import Memo
 from ..batch import Batch
 
@@ -123,7 +123,8 @@ def from_pyg(data: Data, split: str | None = None) -> Batch:
             ``y`` is integer [n] or [n, 1], or floating point [n] or [n, T].
         split: the split of all rows (or seeds), regardless of masks; ``None``: use the masks.
     Returns: the batch; tensors that need no conversion are shared.
-    Raises: ValueError: ``x``, ``y`` or ``edge_index`` is missing, or a mask is not boolean, one per row.
+    Raises: ValueError: ``x``, ``y`` or ``edge_index`` is missing, ``x`` is not finite, a mask is not boolean, one per
+        row, or a row of a split has a negative class.
     Cost: one sort of E keys.
     """
     for name in ("x", "y"):
@@ -134,8 +135,20 @@ def from_pyg(data: Data, split: str | None = None) -> Batch:
     if edge_attr is not None:
         edge_attr = graph.sort_edges(edge_attr if edge_attr.dim() > 1 else edge_attr[:, None])
     y = _labels(data.y)
-    ids = getattr(data, "n_id", None)
-    return Batch(x=data.x, graph=graph, edge_attr=edge_attr, y=y, rows=_rows(data, y.size(0), split), ids=ids)
+    rows = _rows(data, y.size(0), split)
+    check_finite(data.x, "data.x")
+    _check_labelled(y, rows)
+    return Batch(x=data.x, graph=graph, edge_attr=edge_attr, y=y, rows=rows, ids=getattr(data, "n_id", None))
+
+
+def _check_labelled(y: Tensor, rows: dict[str, Tensor]) -> None:
+    for split, own in rows.items():
+        unknown = own[:0] if y.is_floating_point() else own[y[own] < 0]
+        if unknown.numel():
+            raise ValueError(
+                f"data.y must have a class of 0 or more in every row of a split: row {int(unknown[0])} of {split} has "
+                f"{int(y[unknown[0]])} ({unknown.numel()} such rows); take rows of unknown label out of the mask"
+            )
 
 
 def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
