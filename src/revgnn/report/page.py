@@ -17,6 +17,9 @@ from .collect import read_rows
 from .picture import draw_curves
 from .row import duration, integer, memory, metric_title, resident, score, target
 
+OBSERVED_ROWS = 12
+"""Most rows of the table of solves."""
+
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --quiet: #5b6774; --line: #dde3ea; --wash: #f5f7fa; --accent: #0b62a4; }
 * { box-sizing: border-box; }
@@ -89,7 +92,7 @@ def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
 {_warnings(report["warnings"])}
 {_tiles(report)}
 <section><h2>Curves</h2>{_pictures(report, curve)}</section>
-<section><h2>Result</h2>{_scores(report)}{_comparison(report)}{_observed(report)}</section>
+<section><h2>Result</h2>{_scores(report)}{_comparison(report)}{_observed(curve)}</section>
 <section><h2>Configuration</h2><div class="columns">{_configuration(report["config"])}</div></section>
 <div class="columns">
 <section><h2>Data</h2>{_pairs(flatten(report["dataset"]).items())}</section>
@@ -183,9 +186,16 @@ def _comparison(report: Mapping[str, Any]) -> str:
     return "<h2>Comparison with the paper</h2>" + _table(["", "this run", "paper"], rows, None)
 
 
-def _observed(report: Mapping[str, Any]) -> str:
-    observed = report["observed"]
-    return "" if not observed else "<h2>Solver, last step</h2>" + _pairs([(k, f"{v:.3g}") for k, v in observed.items()])
+def _observed(curve: list[dict[str, Any]]) -> str:
+    """Render what the model reported of its epochs, such as residuals of solves: at most `OBSERVED_ROWS` of them."""
+    rows = [row for row in curve if row.get("observed")]
+    if not rows:
+        return ""
+    step = -(-len(rows) // OBSERVED_ROWS)
+    shown = rows[::-1][::step][::-1]
+    names = list(dict.fromkeys(name for row in shown for name in row["observed"]))
+    cells = [[str(row["epoch"]), *(_number(row["observed"].get(name), digits=3) for name in names)] for row in shown]
+    return "<h2>Solves</h2>" + _table(["epoch", *names], cells, "Solves of the epoch's training steps")
 
 
 def _configuration(config: Mapping[str, Any]) -> str:
@@ -231,8 +241,8 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
+def _number(value: float | None, digits: int = 6) -> str:
+    return "–" if value is None else f"{value:.{digits}g}"
 
 
 def _table(head: list[str], rows: list[list[str]], caption: str | None) -> str:
