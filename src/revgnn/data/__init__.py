@@ -12,6 +12,7 @@ from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
 from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
+from .readers.chain import ChainOptions
 from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
 from .readers.tables import Columns, read_tables
@@ -28,6 +29,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "Batches",
+    "ChainOptions",
     "Columns",
     "Counts",
     "Dataset",

@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.init import xavier_uniform_
 
 from .. import ops
 from ..graph import Graph
@@ -90,9 +89,17 @@ class ContractiveBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw Glorot weights, which `weights` scales down to the bound."""
-        xavier_uniform_(self.first)
-        xavier_uniform_(self.second)
+        """Start with ``W_r = 0`` and ``W_n = bound I``, personalised PageRank: what is far away arrives at once.
+
+        Random weights mix channels with random signs, so what they pass on dies out within a few hops.
+        """
+        if self.norm == "row":
+            nn.init.zeros_(self.first)
+            nn.init.eye_(self.second)
+        else:
+            nn.init.eye_(self.first)
+            nn.init.eye_(self.second)
+            self.second.data.neg_()
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Return ``W_r`` and ``W_n``, each [D, D] as [out, in], within the bound."""
