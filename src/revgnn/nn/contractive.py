@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.init import xavier_uniform_
 
 from .. import ops
 from ..graph import Graph
@@ -18,6 +19,9 @@ from .norms import NormActDrop
 
 BoundNorm = Literal["spectral", "row"]
 """The matrix norm that is bounded: the largest singular value, or the largest absolute row sum."""
+
+Init = Literal["propagation", "glorot"]
+"""Initial weights: ``bound`` times the identity for the neighbours and 0 for the node itself; or random ones."""
 
 SQUARINGS = 6
 """Gram matrices squared for `spectral_bound`: at 64 channels it is at most 1.7% above the norm."""
@@ -70,36 +74,43 @@ class ContractiveBlock(nn.Module):
         channels: D.
         bound: the factor, in (0, 1).
         norm: the norm that is bounded.
-    Raises: ValueError: a bound outside (0, 1), or an unknown norm; in forward, a directed graph with the spectral norm.
+        init: initial weights; see `Init`.
+    Raises: ValueError: a bound outside (0, 1), an unknown name; in forward, the spectral norm on a directed graph.
     Cost: one aggregation of width D and two products per evaluation; the bound of the weights is computed each time.
     Source: Gu et al. 2020, Implicit Graph Neural Networks (arXiv:2009.06211), whose condition the row norm is.
     """
 
     is_pure = True
 
-    def __init__(self, channels: int, *, bound: float = 0.9, norm: BoundNorm = "spectral") -> None:
+    def __init__(
+        self, channels: int, *, bound: float = 0.9, norm: BoundNorm = "spectral", init: Init = "propagation"
+    ) -> None:
         super().__init__()
         if not 0.0 < bound < 1.0:
             raise ValueError(f"bound={bound} must lie in (0, 1); a larger one sees farther and needs more iterations")
-        if norm not in get_args(BoundNorm):
-            raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(get_args(BoundNorm))}")
-        self.bound, self.norm = bound, norm
+        for name, value, allowed in (("norm", norm, get_args(BoundNorm)), ("init", init, get_args(Init))):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(allowed)}")
+        self.bound, self.norm, self.init = bound, norm, init
         self.first = nn.Parameter(torch.empty(channels, channels))
         self.second = nn.Parameter(torch.empty(channels, channels))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with ``W_r = 0`` and ``W_n = bound I``, personalised PageRank: what is far away arrives at once.
+        """Draw or set the initial weights.
 
-        Random weights mix channels with random signs, so what they pass on dies out within a few hops.
+        "propagation" is personalised PageRank: what is far away arrives at once. Random weights mix channels with
+        random signs, so what they pass on dies out within a few hops.
         """
-        if self.norm == "row":
-            nn.init.zeros_(self.first)
-            nn.init.eye_(self.second)
-        else:
-            nn.init.eye_(self.first)
-            nn.init.eye_(self.second)
-            self.second.data.neg_()
+        if self.init == "glorot":
+            xavier_uniform_(self.first)
+            xavier_uniform_(self.second)
+            return
+        # The spectral norm's parameters are W_r + W_n and W_r - W_n.
+        first, second = (0.0, 1.0) if self.norm == "row" else (1.0, -1.0)
+        eye = torch.eye(self.first.size(0))
+        self.first.data.copy_(first * eye)
+        self.second.data.copy_(second * eye)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Return ``W_r`` and ``W_n``, each [D, D] as [out, in], within the bound."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..implicit.equilibrium import Equilibrium, Phantom
 from ..implicit.solvers import Solver
-from .contractive import BoundNorm
+from .contractive import BoundNorm, Init
 
 SolverName = Literal["broyden", "anderson", "picard"]
 
@@ -23,6 +23,9 @@ class EquilibriumOptions:
     None: the paper's block of two convolutions, which may have no fixed point that a solver finds."""
     contraction_norm: BoundNorm = "spectral"
     """The norm of the weights that is bounded: "spectral" for undirected graphs, "row" for any graph."""
+    contraction_init: Init = "propagation"
+    """Initial weights of a contractive map: "propagation", as in personalised PageRank, carries signals far from the
+    first step on, which suits neighbours of one class; "glorot" draws them."""
     solver: SolverName = "broyden"
     """Solver of the forward."""
     max_iter: int = 30

@@ -224,7 +224,9 @@ def _stack(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibriu
     options = config.equilibrium
     block: nn.Module
     if options.contraction is not None:
-        block = ContractiveBlock(width, bound=options.contraction, norm=options.contraction_norm)
+        block = ContractiveBlock(
+            width, bound=options.contraction, norm=options.contraction_norm, init=options.contraction_init
+        )
     else:
         block = EquilibriumBlock(
             _conv(config, width, width, edge_channels),

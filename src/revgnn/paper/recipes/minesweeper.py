@@ -65,7 +65,13 @@ def revgat() -> Experiment:
 def deq() -> Experiment:
     """DEQ: one contractive block at its fixed point, SAGE before it, 64 channels."""
     options = EquilibriumOptions(
-        contraction=0.98, solver="anderson", max_iter=30, tol=1e-3, backward_max_iter=30, backward_tol=1e-2
+        contraction=0.98,
+        contraction_init="glorot",
+        solver="anderson",
+        max_iter=30,
+        tol=1e-3,
+        backward_max_iter=30,
+        backward_tol=1e-2,
     )
     model = replace(_rev("sage", 2), coupling="residual", backprop="implicit", weight_tied=True, equilibrium=options)
     return Experiment(dataset=DATA, model=model, train=replace(TRAIN, schedule="cosine"))
