@@ -130,6 +130,7 @@ def _row(run: Path) -> dict[str, Any]:
         "epochs": report["result"]["epochs"],
         "stopped": report["result"]["stopped"],
         "curve": _curve(run),
+        **_observed(run),
         "parameters": report["parameters"],
         "peak_bytes": report["memory"]["peak_bytes"],
         "memory_how": report["memory"]["how"],
@@ -166,6 +167,14 @@ def _curve(run: Path) -> list[dict[str, Any]]:
         for row in read_curve(run / CURVE_FILE)
         if row["scores"]
     ]
+
+
+def _observed(run: Path) -> dict[str, dict[str, list[float | None]]]:
+    """Return what the model reported of every epoch, such as residuals, to 4 digits: ``{}`` if it reported nothing."""
+    rows = [row["observed"] for row in read_curve(run / CURVE_FILE)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    observed = {name: [float(f"{row[name]:.4g}") if name in row else None for row in rows] for name in names}
+    return {"observed": observed} if observed else {}
 
 
 def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, list[Any]]:
