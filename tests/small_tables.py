@@ -23,6 +23,7 @@ def write(folder: Path, node_table: Table, edge_table: Table, /, **changes: Any)
         "nodes": {"files": "nodes.parquet", "features": "x", "label": "label"},
         "edges": {"files": "edges.parquet"},
         "split": "split",
+        "scale": "none",
         "parts": {"count": 3},
     }
     (folder / "graph.yaml").write_text(yaml.safe_dump(config | changes), encoding="utf-8")

@@ -5,10 +5,10 @@ Each stage is one call to the module that implements it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from .by_name import find_object, name_of
 from .data import Dataset, DatasetConfig, GraphInfo, LoaderConfig, Store, final_batches, make_batches, read_data
 from .launcher import is_writer
 from .plain_config import from_json
+from .report.facts import Configuration, Published, Report
 from .run_folder import RunRecord, check_out, read_facts
 from .train import Callback, Checkpoints, FinalScores, Goal, TrainConfig, fit, one_run
 
@@ -64,9 +65,9 @@ def run_experiment(
     resume: bool = False,
     download: bool = False,
     callbacks: Sequence[Callback] = (),
-    target: Mapping[str, Any] | None = None,
+    target: Published | None = None,
     dataset: Dataset | Store | None = None,
-) -> dict[str, Any]:
+) -> Report | None:
     """Read the data, build and train the model, and write the report.
 
     Args:
@@ -80,7 +81,7 @@ def run_experiment(
         callbacks: callbacks of the training, such as a `ProgressBar`.
         target: published results, shown next to this run's results in the report.
         dataset: the data if it is loaded already, from `read_data`; ``None``: it is read.
-    Returns: the report; an empty dictionary on all ranks but the first.
+    Returns: the report; ``None`` on all ranks but the first.
     Raises:
         FileExistsError: ``out`` contains something else than a run.
         ClaimedError: another run is writing to ``out``.
@@ -106,7 +107,7 @@ def run_experiment(
             callbacks=[*own, *callbacks],
             device=device,
         )
-        return record.write(out, as_json(run), target, model, result) if is_writer() else {}
+        return record.write(out, as_json(run), target, model, result) if is_writer() else None
 
 
 def make_model(run: Experiment, info: GraphInfo) -> nn.Module:
@@ -118,7 +119,7 @@ def make_model(run: Experiment, info: GraphInfo) -> nn.Module:
     return run.model.build(info.with_label_inputs() if run.train.labels.reuse else info)
 
 
-def as_json(run: Experiment) -> dict[str, Any]:
+def as_json(run: Experiment) -> Configuration:
     """Convert an experiment to JSON values, including the class of its model, for `experiment_of`."""
     model = run.model
     return {
@@ -130,14 +131,14 @@ def as_json(run: Experiment) -> dict[str, Any]:
     }
 
 
-def experiment_of(facts: Mapping[str, Any]) -> Experiment:
+def experiment_of(facts: Configuration) -> Experiment:
     """Create an experiment from the result of `as_json`.
 
     Raises: ValueError: a field is unknown, missing or of another type; ImportError: the module of the model cannot be
         imported.
     """
     fields = dict(facts["model"])
-    kind = find_object(fields.pop("class"))
+    kind = find_object(str(fields.pop("class")))
     if not isinstance(kind, type):
         raise ValueError(f"model.class must name a class, got {kind!r}")
     model = from_json(kind, fields, "model") if is_dataclass(kind) else kind()
@@ -172,6 +173,6 @@ def read_experiment(out: Path) -> Experiment:
         raise ValueError(f"{path} does not say what the run did: {error}; use the revgnn that wrote it") from error
 
 
-def _decides(run: Experiment) -> dict[str, Any]:
+def _decides(run: Experiment) -> dict[str, object]:
     """Return the configuration that a resumed run must share, without the training configuration."""
     return {key: value for key, value in as_json(run).items() if key != "train"}

@@ -29,6 +29,7 @@ from .edge_index import (
     refuse_recording,
     remedy,
 )
+from .node_order import NEAR, NodeOrder, chosen_order, local_order
 from .weak_cache import Memo
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _T = TypeVar("_T")
 class _derived(Generic[_T]):  # noqa: N801 - a decorator
     """A cached property; functools' own takes a lock in Python 3.11, which torch.compile cannot trace."""
 
-    def __init__(self, make: Callable[[Any], _T]) -> None:
+    def __init__(self, make: Callable[[Graph], _T]) -> None:
         self._make, self._name, self.__doc__ = make, make.__name__, make.__doc__
 
     @overload
@@ -75,6 +76,9 @@ class Graph:
     """[N] int64, ascending: the graph of each node; ``None``: one graph."""
     num_graphs: int = 1
     """B."""
+    edge_weight: Tensor | None = None
+    """[E] float weights, 0 or more, in this graph's order of edges, by `weighted`; ``None``: every edge counts as 1.
+    Convolutions that can weigh edges read it."""
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -193,7 +197,7 @@ class Graph:
         indices = self.destinations[edge_ids].to(self.indices.dtype)
         if torch.equal(indptr, self.indptr) and torch.equal(indices, self.indices):
             indptr, indices = self.indptr, self.indices
-        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids)
+        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids, edge_weight=None)
 
     @property
     def is_symmetric(self) -> bool:
@@ -208,10 +212,66 @@ class Graph:
             )
         return edge_values if self.edge_ids is None else edge_values[self.edge_ids]
 
+    # ------------------------------------------------------------------ order of nodes
+    def local_order(self, order: NodeOrder = "auto") -> Tensor | None:
+        """Return an order of the nodes in which neighbours are near, so that sums over them read from caches.
+
+        Args:
+            order: "clusters": METIS clusters with reverse Cuthill-McKee (RCM) inside; "rcm"; "given"; "auto": clusters,
+                or RCM without pymetis or for more than 2^25 edges; "quick": RCM. These two keep the given order of
+                fewer than 16,384 nodes, or where half of the edges already join nodes less than 4,096 apart.
+        Returns: [N] int64, the node at each place; ``None``: the given order.
+        Raises: ModuleNotFoundError: "clusters" without pymetis.
+        Cost: about 0.1 us an edge for RCM, 2 to 4 for clusters.
+        """
+        chosen = chosen_order(order, self.num_nodes, self.num_edges, self._near())
+        if chosen == "given":
+            return None
+        return local_order(self.edge_index, self.num_nodes, clusters=chosen == "clusters")
+
+    def _near(self) -> float:
+        """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""
+        edges = torch.arange(0, self.num_edges, self.num_edges // 2**20 + 1)
+        destinations = torch.searchsorted(self.indptr, edges.to(self.indptr.dtype), right=True) - 1
+        return float(((self.indices[edges] - destinations).abs() < NEAR).double().mean()) if edges.numel() else 1.0
+
+    def reordered(self, order: Tensor) -> Graph:
+        """Return the same graph with node ``order[i]`` as node i; its ``edge_ids`` are still the caller's positions.
+
+        Args:
+            order: [N] int64, every node once, such as `local_order` gives.
+        Raises: ValueError: it is not; or the graph is a batch of graphs, whose nodes have to stay together.
+        Cost: one sort of E keys.
+        """
+        if self.batch is not None:
+            raise ValueError("a batch of graphs keeps the order of its nodes; reorder each graph before")
+        nodes = torch.arange(self.num_nodes, device=order.device)
+        if not torch.equal(order.sort().values, nodes):
+            raise ValueError(f"order must hold every node 0..{self.num_nodes - 1} once, got {list(order.shape)}")
+        place = torch.empty_like(order)
+        place[order] = nodes
+        graph = Graph.from_edge_index(place[self.edge_index], self.num_nodes)
+        inner, outer = graph.edge_ids, self.edge_ids
+        return graph if outer is None else replace(graph, edge_ids=outer if inner is None else outer[inner])
+
     # ------------------------------------------------------------------ derived graphs
+    def weighted(self, edge_attr: Tensor) -> Graph:
+        """Return this graph with the weights [E, 1], in its order of edges; cached while the same tensor is given."""
+        key = id(edge_attr), edge_attr._version
+        kept: tuple[tuple[int, int], Tensor, Graph] | None = self._kept.get("weighted")
+        if kept is not None and kept[0] == key:
+            return kept[2]
+        graph = replace(self, edge_weight=edge_attr.detach().reshape(-1))
+        # The tensor is kept too, so that its identity stays its own.
+        self._kept["weighted"] = key, edge_attr, graph
+        return graph
+
     @property
     def self_looped(self) -> Graph:
-        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped."""
+        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped.
+
+        Of weights, an existing loop keeps its own, and an added one has 1.
+        """
         looped: Graph | None = self.keep("self_looped", self._with_loops)
         return self if looped is None else looped
 
@@ -223,6 +283,8 @@ class Graph:
     def _with_loops(self) -> Graph | None:
         """Return the self-looped graph; None if it is this graph itself, so that no reference cycle arises."""
         if not is_memory(self.indptr):
+            if self.edge_weight is not None:
+                raise ValueError("a traced graph cannot add self loops to weighted edges; trace one without weights")
             indptr, indices = torch.ops.revgnn.self_looped(self.indptr, self.indices)
             return replace(self, indptr=indptr, indices=indices, edge_ids=None)
         src, dst = self.edge_index
@@ -232,7 +294,11 @@ class Graph:
             return None
         edge_index = torch.stack([torch.cat([src[keep], loops]), torch.cat([dst[keep], loops])])
         graph = Graph.from_edge_index(edge_index, self.num_nodes)
-        return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None)
+        weight = None
+        if self.edge_weight is not None:
+            own = self.edge_weight.new_ones(self.num_nodes).index_copy(0, src[~keep], self.edge_weight[~keep])
+            weight = graph.sort_edges(torch.cat([self.edge_weight[keep], own]))
+        return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None, edge_weight=weight)
 
     def to(self, device: torch.device | str) -> Graph:
         """Copy to a device; derived tensors are computed again there on demand."""
@@ -248,6 +314,7 @@ class Graph:
             indices=self.indices.to(device),
             edge_ids=move(self.edge_ids),
             batch=move(self.batch),
+            edge_weight=move(self.edge_weight),
         )
 
     def keep(self, name: str, make: Callable[[], _T]) -> _T:
@@ -269,14 +336,14 @@ class Graph:
             value = cache[name] = make()
         return value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the fields without derived tensors, which are computed again on demand."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _kept={})
         self.__post_init__()
 

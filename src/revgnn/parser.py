@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .launcher import is_writer
 
 _MODEL = "for a folder: revgcn (default), revsage, revgen or revgat; or package.module:Name, a class with build(info)"
+
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+    Commands = argparse._SubParsersAction["_Parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
 
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # Every rank parses the same arguments; only the first one prints usage errors.
         if is_writer():
             super()._print_message(message, file)
@@ -50,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_prepare(commands: Any) -> None:
+def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser(
         "prepare",
         help="prepare a graph on disk from your own tables, of any size",
@@ -65,15 +71,35 @@ def _add_prepare(commands: Any) -> None:
     parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: graph)")
     parser.add_argument("--init", action="store_true", help="write a first graph.yaml for two files, and stop")
+    parser.add_argument("--like", metavar="FOLDER", type=Path, help="encode columns as this run or prepared graph does")
     for flag, text in (
         ("--id", "the column of node ids (default: id)"),
-        ("--label", "the column of labels (default: label)"),
-        ("--split", "the column with train, valid or test (default: split if it exists, else fractions)"),
+        ("--split", "the column with train, valid or test (default: split, masks, or fractions)"),
         ("--src", "the column of the edges' sources (default: src)"),
         ("--dst", "the column of their destinations (default: dst)"),
+        ("--weight", "the column of the edges' weights (default: weight)"),
     ):
         parser.add_argument(flag, metavar="COLUMN", help=f"for two files: {text}")
-    parser.add_argument("--features", metavar="COLUMN", nargs="+", help="for two files: default: x, or all numbers")
+    for flag, text in (
+        ("--label", "columns of labels (default: label)"),
+        ("--features", "columns of features (default: x, or all that can be)"),
+        ("--edge-features", "columns of edge features (default: edge_attr)"),
+    ):
+        parser.add_argument(flag, metavar="COLUMN", nargs="+", help=f"for two files: {text}")
+    for name, choices, text in (
+        ("task", ("multiclass", "binary", "multilabel", "regression"), "the task (default: by the label)"),
+        ("scale", ("none", "standard", "robust", "quantile"), "scale of numbers (default: standard)"),
+        ("fill", ("mean", "median", "zero", "category"), "in place of missing values (default: a fault)"),
+        ("statistics", ("train", "all"), "nodes whose statistics are taken (default: train)"),
+    ):
+        parser.add_argument(f"--{name}", choices=choices, help=f"for two files: {text}")
+    parser.add_argument("--unlabelled", metavar="VALUE", nargs="+", help="for two files: labels that mean unknown")
+    parser.add_argument(
+        "--csv",
+        metavar="FIELD=VALUE",
+        action="append",
+        help="for two files: delimiter, decimal, thousands, encoding, null_words",
+    )
     parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
     parser.add_argument("--parts", metavar="P", type=int, help="number of parts, overriding graph.yaml")
     parser.add_argument("--ray", metavar="ADDRESS", help="compute on this Ray cluster; local starts one")
@@ -84,7 +110,7 @@ def _add_prepare(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_train(commands: Any) -> None:
+def _add_train(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a recipe, or on a graph of your own",
@@ -130,7 +156,7 @@ def _add_train(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_predict(commands: Any) -> None:
+def _add_predict(commands: Commands) -> None:
     parser = commands.add_parser(
         "predict",
         help="write the predictions of a finished run, with your own ids",
@@ -153,7 +179,7 @@ def _add_predict(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_diagnose(commands: Any) -> None:
+def _add_diagnose(commands: Commands) -> None:
     parser = commands.add_parser(
         "diagnose",
         help="look into the layers of a finished run: over-smoothing, gradients, reach",
@@ -181,7 +207,7 @@ def _add_assignments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_plan(commands: Any) -> None:
+def _add_plan(commands: Commands) -> None:
     parser = commands.add_parser(
         "plan",
         help="predict a run's memory and time without its data, and suggest settings that fit",
@@ -203,7 +229,7 @@ def _add_plan(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_recipes(commands: Any) -> None:
+def _add_recipes(commands: Commands) -> None:
     parser = commands.add_parser(
         "recipes",
         help="list the recipes, or show one",
@@ -214,7 +240,7 @@ def _add_recipes(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_demo(commands: Any) -> None:
+def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="show in minutes what depth brings and what it takes",
@@ -226,7 +252,7 @@ def _add_demo(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_report(commands: Any) -> None:
+def _add_report(commands: Commands) -> None:
     parser = commands.add_parser(
         "report",
         help="write the report of a finished run again, and print its row",
@@ -238,7 +264,7 @@ def _add_report(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_paper(commands: Any) -> None:
+def _add_paper(commands: Commands) -> None:
     parser = commands.add_parser(
         "paper",
         help="record runs of the paper's rows, measure their memory, show the tables",
@@ -254,7 +280,7 @@ def _add_paper(commands: Any) -> None:
     _add_bench(actions)
 
 
-def _add_record(commands: Any) -> None:
+def _add_record(commands: Commands) -> None:
     parser = commands.add_parser(
         "record",
         help="append a finished run of a recipe to the results",
@@ -266,7 +292,7 @@ def _add_record(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_table(commands: Any) -> None:
+def _add_table(commands: Commands) -> None:
     parser = commands.add_parser(
         "table",
         help="show a table of the paper with measured results",
@@ -279,7 +305,7 @@ def _add_table(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_bench(commands: Any) -> None:
+def _add_bench(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure the memory of the paper's rows on synthetic graphs of the same size",
@@ -307,7 +333,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_convert(commands: Any) -> None:
+def _add_convert(commands: Commands) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert a checkpoint of the official code to a model of this package",

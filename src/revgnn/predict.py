@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +33,6 @@ from .data import (
     is_store,
     read_data,
 )
-from .data.readers.tables import readable_columns
 from .data.task import lists
 from .experiment import Device, Experiment, make_model, read_experiment
 from .files import replacing, room_for
@@ -71,7 +70,7 @@ def predict_run(
     data: Path | None = None,
     device: Device = "auto",
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Apply the selected weights of a finished run to its own graph, or to another one of the same features.
 
     Args:
@@ -92,7 +91,7 @@ def predict_run(
         run, trained = read_experiment(folder), read_schema(folder)
         config = run.dataset if data is None else _other(run.dataset, data)
         loader = _evaluation(run, options, config)
-        source = read_data(config, loader, data_root)
+        source = read_data(config, loader, data_root, like=trained)
         _check(trained, source.info, reads_labels=run.train.labels.reuse)
         model = make_model(run, trained)
         weights = load_best(folder)
@@ -132,7 +131,7 @@ def _other(trained: DatasetConfig, data: Path) -> DatasetConfig:
         return DatasetConfig(name="prepared", path=path)
     if trained.name != "tables":
         trained = DatasetConfig(name="tables", path=path, undirected=trained.undirected, self_loops=trained.self_loops)
-    return replace(trained, path=path, columns=readable_columns(data, trained.columns))
+    return replace(trained, path=path)
 
 
 def _evaluation(run: Experiment, options: Predicting, config: DatasetConfig) -> LoaderConfig:
@@ -189,7 +188,11 @@ def _tables(
     hidden: Sums | None = None
     for batch, answer in inference.answers(source.batches()):
         assert batch.ids is not None, "batches of an inference source have ids"
-        if views == 1:
+        if batch.is_permuted:
+            hidden_rows = None if answer.hidden is None else batch.in_order(answer.hidden)
+            rows = torch.arange(source.num_rows)
+            yield _table(source, rows, batch.in_order(answer.logits), hidden_rows, options, trained)
+        elif views == 1:
             yield _table(source, batch.ids, answer.logits, answer.hidden, options, trained)
         else:
             logits = logits or Sums(answer.logits.size(1))

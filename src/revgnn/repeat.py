@@ -4,21 +4,57 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from .data import read_data
 from .experiment import Device, Experiment, run_experiment
-from .files import read_object, write_whole
+from .files import write_whole
 from .launcher import world_size
-from .report.row import resident
-from .run_folder import REPORT_FILE
+from .report.facts import Memory, Published, Result
+from .report.row import metric_of, resident_growth
+from .run_folder import read_report
 from .train import Callback, one_run
 
 RUNS_FILE = "runs.json"
 FORMAT = 1
+
+
+class Spread(TypedDict):
+    """Mean and spread of a figure over several runs; ``None``: a run lacks it."""
+
+    mean: float | None
+    std: float | None
+    """Sample standard deviation; also ``None`` for one run."""
+    runs: int
+
+
+class SeedResult(TypedDict):
+    """The run of one seed."""
+
+    seed: int
+    folder: str
+    result: Result
+
+
+class Summary(TypedDict):
+    """The content of ``runs.json``."""
+
+    format: int
+    name: str
+    metric: str
+    selected_by: object
+    """The ``select`` of the training configuration."""
+    scores: dict[str, Spread]
+    """Split -> its metric."""
+    parameters: int
+    memory: Memory
+    """The largest peaks."""
+    paper: Published | None
+    warnings: list[str]
+    runs: list[SeedResult]
 
 
 def run_repeats(
@@ -31,9 +67,9 @@ def run_repeats(
     device: Device = "auto",
     resume: bool = False,
     download: bool = False,
-    target: Mapping[str, Any] | None = None,
+    target: Published | None = None,
     callbacks: Callable[[int], Sequence[Callback]] = lambda seed: (),
-) -> dict[str, Any]:
+) -> Summary:
     """Run an experiment with consecutive seeds and summarise the reports.
 
     Args:
@@ -72,29 +108,28 @@ def run_repeats(
         return summary
 
 
-def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def summarise(out: Path, seeds: Sequence[int]) -> Summary:
     """Summarise the reports of several seeds.
 
     Args:
         out: the folder with a finished run ``seed-K`` per seed.
         seeds: the seeds.
-    Returns: name, metric, criterion of selection, mean and sample standard deviation of each split (``None`` for one
-        run), the largest peaks of tensors and of the process, and each run by its seed.
     """
-    reports = [read_object(out / f"seed-{seed}" / REPORT_FILE) for seed in seeds]
+    reports = [read_report(out / f"seed-{seed}") for seed in seeds]
     first = reports[0]
     splits = first["result"]["scores"]
     peaks = [report["memory"]["peak_bytes"] for report in reports]
-    grown = [growth for report in reports if (growth := resident(report)) is not None]
+    known = [peak for peak in peaks if peak is not None]
+    grown = [growth for report in reports if (growth := resident_growth(report["memory"])) is not None]
     return {
         "format": FORMAT,
         "name": first["name"],
         "metric": first["result"]["metric"],
         "selected_by": first["config"]["train"]["select"],
-        "scores": {split: spread([_score(report, split) for report in reports]) for split in splits},
+        "scores": {split: spread([metric_of(report["result"], split) for report in reports]) for split in splits},
         "parameters": first["parameters"],
         "memory": {
-            "peak_bytes": None if None in peaks else max(peaks),
+            "peak_bytes": max(known) if len(known) == len(peaks) else None,
             "how": first["memory"]["how"],
             "resident": {"growth_bytes": max(grown, default=None)},
         },
@@ -107,15 +142,10 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
+def spread(values: Sequence[float | None]) -> Spread:
     """Return mean, sample standard deviation and number of values; ``None`` with a missing value, or for one's std."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return {"mean": None, "std": None, "runs": len(values)}
     std = statistics.stdev(known) if len(known) > 1 else None
     return {"mean": statistics.fmean(known), "std": std, "runs": len(known)}
-
-
-def _score(report: Mapping[str, Any], split: str) -> float | None:
-    value: float | None = report["result"]["scores"].get(split, {}).get("metric")
-    return value

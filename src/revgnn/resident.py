@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 if sys.platform != "win32":
     import resource
@@ -21,6 +22,16 @@ if sys.platform != "win32":
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"
 """The value that makes Linux reset the peak resident size to the current one."""
+
+
+class ResidentFacts(TypedDict):
+    """The peak resident memory of a process, for a report."""
+
+    growth_bytes: int | None
+    """Above the interpreter and its libraries; ``None``: the system does not report it."""
+    process_bytes: NotRequired[int | None]
+    """In total; missing in a summary of several runs, and so is ``how``."""
+    how: NotRequired[str]
 
 
 class ResidentPeak:
@@ -78,8 +89,8 @@ class ResidentPeak:
             return "highest resident size of the process, above the highest before: a lower bound"
         return "highest resident size of the process" + ("" if self._is_forgotten else ", of its whole life")
 
-    def facts(self) -> dict[str, int | str | None]:
-        """Return the figures for a report: "growth_bytes", "process_bytes" and "how"."""
+    def facts(self) -> ResidentFacts:
+        """Return the figures for a report."""
         return {"growth_bytes": self.growth, "process_bytes": self.process, "how": self.how}
 
 

@@ -6,16 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from torch import nn
 
 from .data import Dataset, GraphInfo, Store
-from .files import parts_of, read_object, write_whole
+from .files import check_format, parts_of, read_object, write_whole
 from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
 from .report import build_report, circumstances, write_report
+from .report.facts import Configuration, Predicted, Published, Report, RunFacts
 from .run_lock import claimed
 from .train import Callback, FitResult, MemoryRecorder, own_statistics
 from .train.callbacks.tracking import TRACK_FOLDER
@@ -39,14 +40,7 @@ class RunRecord:
         self._resident = resident_peak(dataset)
         self._memory = MemoryRecorder()
         # Record the commit now: the code is loaded, and the checkout may change during the run.
-        self._facts = {
-            "format": FORMAT,
-            "name": name,
-            "ranks": world_size(),
-            "dataset": describe(dataset.info),
-            "schema": asdict(dataset.info.without_counts()),
-            "where": circumstances(),
-        }
+        self._name, self._info, self._where = name, dataset.info, circumstances()
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -56,11 +50,11 @@ class RunRecord:
     def write(
         self,
         out: Path,
-        config: Mapping[str, Any],
-        target: Mapping[str, Any] | None,
+        config: Configuration,
+        target: Published | None,
         model: nn.Module,
         result: FitResult,
-    ) -> dict[str, Any]:
+    ) -> Report:
         """Write ``run.json`` and the report.
 
         Args:
@@ -71,9 +65,14 @@ class RunRecord:
             result: the result of training.
         Returns: the report.
         """
-        warning = own_statistics(model, synchronise=config["train"]["sync_batchnorm"])
-        facts = {
-            **self._facts,
+        warning = own_statistics(model, synchronise=bool(config["train"]["sync_batchnorm"]))
+        facts: RunFacts = {
+            "format": FORMAT,
+            "name": self._name,
+            "ranks": world_size(),
+            "dataset": describe(self._info),
+            "schema": asdict(self._info.without_counts()),
+            "where": self._where,
             "warnings": [] if warning is None else [warning],
             "config": config,
             "paper": target,
@@ -84,18 +83,18 @@ class RunRecord:
         return _write(out, facts)
 
 
-def add_prediction(out: Path, predicted: Mapping[str, Any]) -> dict[str, Any]:
+def add_prediction(out: Path, predicted: Predicted) -> Report:
     """Add the planner's prediction to the report of a finished run, and return the new report.
 
     Args:
         out: a run folder.
-        predicted: "peak_bytes", and "how" it was predicted.
+        predicted: the prediction.
     """
     _, facts = read_facts(out)
     return _write(out, {**facts, "predicted": predicted})
 
 
-def _write(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _write(out: Path, facts: RunFacts) -> Report:
     write_whole(out / RUN_FILE, json.dumps(facts, indent=1, default=str) + "\n")
     return report_on(out)
 
@@ -125,7 +124,7 @@ def read_schema(out: Path) -> GraphInfo:
         ) from error
 
 
-def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
+def read_facts(out: Path) -> tuple[Path, RunFacts]:
     """Read ``run.json`` of a finished run; return it with its path.
 
     Raises: FileNotFoundError: the folder has no finished run; ValueError: the file has another format.
@@ -134,15 +133,12 @@ def read_facts(out: Path) -> tuple[Path, dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
     facts = read_object(path)
-    if facts.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} must have format {FORMAT}, got {facts.get('format')!r}, which {_writer(facts)} wrote; use that "
-            "version, or train again"
-        )
-    return path, facts
+    remedy = f", which {_writer(facts)} wrote; use that version, or train again"
+    check_format(path, facts, FORMAT, remedy=remedy)
+    return path, cast(RunFacts, facts)
 
 
-def _writer(facts: Mapping[str, Any]) -> str:
+def _writer(facts: Mapping[str, object]) -> str:
     """Name the version that wrote a run folder."""
     where = facts.get("where")
     versions = where.get("versions") if isinstance(where, Mapping) else None
@@ -150,7 +146,7 @@ def _writer(facts: Mapping[str, Any]) -> str:
     return f"revgnn {version}" if isinstance(version, str) else "another revgnn"
 
 
-def describe(info: GraphInfo) -> dict[str, Any]:
+def describe(info: GraphInfo) -> dict[str, str | int | None]:
     """Return the facts of a data set for a report."""
     return {
         "name": info.name,
@@ -165,7 +161,7 @@ def describe(info: GraphInfo) -> dict[str, Any]:
     }
 
 
-def report_on(out: Path) -> dict[str, Any]:
+def report_on(out: Path) -> Report:
     """Write the report of a finished run from the files in its folder.
 
     Args:
@@ -177,27 +173,26 @@ def report_on(out: Path) -> dict[str, Any]:
     """
     _, facts = read_facts(out)
     with claimed(out), parts_of(out):
-        paper = facts["paper"]
-        report = build_report(
-            out,
-            name=facts["name"],
-            config=facts["config"],
-            dataset=facts["dataset"],
-            implementation=facts["implementation"],
-            memory_how=facts["memory_how"],
-            resident=facts.get("resident"),
-            paper=paper,
-            warnings=[*_warnings(paper), *facts.get("warnings", ())],
-            predicted=facts.get("predicted"),
-            where=facts.get("where"),
-        )
+        warnings = [*_warnings(facts["paper"]), *facts.get("warnings", ())]
+        report = build_report(out, {**facts, "warnings": warnings})
         write_report(out, report)
     return report
 
 
-def _warnings(paper: Mapping[str, Any] | None) -> list[str]:
+def read_report(out: Path) -> Report:
+    """Read ``report.json`` of a finished run.
+
+    Raises: FileNotFoundError: the folder has no finished run.
+    """
+    path = out / REPORT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} holds no finished run ({REPORT_FILE} is missing); finish or resume it first")
+    return cast(Report, read_object(path))
+
+
+def _warnings(paper: Published | None) -> list[str]:
     if not paper:
         return []
-    assumed = paper["assumed"]
+    assumed = paper.get("assumed")
     said = [f"The paper does not say everything: assumed here are {', '.join(assumed)}."] if assumed else []
     return [*said, *paper.get("notes", ())]

@@ -14,8 +14,6 @@ import pytest
 
 from revgnn.cli import main
 
-pytest.importorskip("daft", reason="tables are prepared by Daft, an extra")
-
 ARXIV = Path(os.environ.get("REVGNN_ARXIV_TEXT", Path(__file__).resolve().parents[3] / "shared/data/arxiv_text"))
 SIGN = 0.722
 """Test accuracy of SIGN on these tables, one seed, the epoch chosen on valid."""

@@ -24,8 +24,6 @@ from revgnn.data.ondisk.store import Store
 from revgnn.data.prepare import DropFaulty, read_config
 from small_tables import good_edges, good_nodes, make, report, write
 
-pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
-
 DAYS = [datetime.datetime(2020, 1, day) for day in (1, 2, 3, 4)]
 COLUMNS: dict[str, tuple[str, Any, str]] = {
     "bytes as ids": ("id", [b"a", b"b", b"c", b"d"], "holds binary; ids are integers or strings"),
@@ -37,7 +35,7 @@ COLUMNS: dict[str, tuple[str, Any, str]] = {
     "lists of many lengths": ("x", [[1.0], [1.0, 2.0], [], [1.0]], "2 rows, first row 1, of another length than 1"),
     "structs": ("x", [{"a": 1}] * 4, "holds struct<a: int64>; it must hold numbers"),
     "decimals": ("x", [decimal.Decimal("1.5")] * 4, "holds decimal128(2, 1); it must hold numbers"),
-    "times": ("x", DAYS, "holds timestamp[us]; it must hold numbers"),
+    "durations": ("x", [datetime.timedelta(days=k) for k in range(4)], "holds duration[us]; it must hold numbers"),
     "bytes as labels": ("label", [b"a", b"b", b"a", b"b"], "holds binary; classes and categories are"),
 }
 

@@ -38,7 +38,7 @@ cluster.shutdown()
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
+    pytest.importorskip("daft", reason="a cluster computes with Daft, which is not installed")
     pytest.importorskip("ray", reason="a cluster needs Ray, which is not installed")
     rng = np.random.default_rng(0)
     ids = pa.array([f"näme-{k}" for k in range(3_000)])

@@ -9,10 +9,12 @@ import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
+from revgnn.data import GraphInfo
 from revgnn.graph import Graph
 from revgnn.nn import CONVS, GATConv, GCNConv, GENConv, SAGEConv
 from revgnn.nn.convs import EdgeMap, GATOptions, GENOptions, SAGEOptions
-from tolerances import assert_close
+from revgnn.nn.model import ModelConfig, build_model
+from tolerances import assert_close, relative_error
 
 N, D, O, K = 21, 6, 8, 3
 
@@ -59,6 +61,62 @@ def test_gcn_with_edge_weights_is_pygs(x: Tensor, edge_index: Tensor) -> None:
     wb = wa.detach().clone().requires_grad_()
     xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
     compare(ours(xa, edge_index, wa), theirs(xb, edge_index, wb), [xa, wa], [xb, wb])
+
+
+def test_weights_of_the_graph_are_pygs_in_gcn_and_those_of_a_mean_in_sage(x: Tensor) -> None:
+    """One of the loops is in the table, with a weight of its own; the others are added with 1."""
+    edges = torch.stack([torch.randint(N - 2, (60,)), torch.randint(N - 2, (60,))])
+    edges = torch.cat([edges[:, edges[0] != edges[1]], torch.tensor([[3], [3]])], dim=1)
+    weight = torch.rand(edges.size(1), dtype=torch.double)
+    graph = Graph.from_edge_index(edges, N)
+    weighted = graph.weighted(graph.sort_edges(weight[:, None]))
+    ours, theirs = GCNConv(D, O).double(), pyg.GCNConv(D, O).double()
+    theirs.lin.weight.data = ours.lin.weight.data.clone()
+    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
+    compare(ours(xa, weighted), theirs(xb, edges, weight), [xa, ours.lin.weight], [xb, theirs.lin.weight])
+    adjacency = torch.zeros(N, N, dtype=torch.double).index_put((edges[1], edges[0]), weight, accumulate=True)
+    for aggr, matrix in (("sum", adjacency), ("mean", adjacency / adjacency.sum(1, keepdim=True).clamp_min(1e-300))):
+        conv = SAGEConv(D, O, options=SAGEOptions(aggr=aggr)).double()  # type: ignore[arg-type]
+        assert conv.lin_r is not None
+        expected = conv.lin_l(matrix @ xb) + conv.lin_r(xb)
+        compare(conv(xa, weighted), expected, [xa, *conv.parameters()], [xb, *conv.parameters()])
+    with pytest.raises(ValueError, match="aggr='max' takes no edge weights"):
+        SAGEConv(D, O, options=SAGEOptions(aggr="max")).double()(x, weighted)
+
+
+@pytest.mark.parametrize("conv", ["gcn", "sage"])
+def test_a_network_weighs_edges_on_every_path(conv: str, edge_index: Tensor) -> None:
+    """Reversible and fused is equal to stored; weights of 1 are those of no weights, and others change the answer."""
+    info = GraphInfo(in_channels=D, num_outputs=3, edge_channels=1, edge_weight=True)
+    graph, features = Graph.from_edge_index(edge_index, N), torch.randn(N, D)
+    weight = torch.rand(edge_index.size(1), 1)
+    found = []
+    for backprop in ("reversible", "store"):
+        torch.manual_seed(3)
+        config = ModelConfig(conv=conv, num_layers=4, hidden_channels=16, dropout=0.0, backprop=backprop)  # type: ignore[arg-type]
+        model = build_model(config, info)
+        found.append((model, model(features, graph, weight)))
+        found[-1][1].square().sum().backward()
+    assert_close(found[0][1], found[1][1])
+    for mine, oracle in zip(found[0][0].parameters(), found[1][0].parameters(), strict=True):
+        assert mine.grad is not None and oracle.grad is not None
+        assert relative_error(mine.grad, oracle.grad) < 1e-4
+    model = found[0][0]
+    plain = build_model(config, GraphInfo(in_channels=D, num_outputs=3))
+    plain.load_state_dict(model.state_dict())
+    assert_close(model(features, graph, torch.ones_like(weight)), plain(features, graph))
+    assert relative_error(model(features, graph, weight).detach(), plain(features, graph).detach()) > 1e-2
+    with pytest.raises(ValueError, match="this network weighs edges"):
+        model(features, graph)
+
+
+def test_what_is_ignored_of_edges_is_said_and_impossible_weights_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    info = GraphInfo(in_channels=D, num_outputs=3, edge_channels=1, edge_weight=True)
+    with caplog.at_level("INFO", logger="revgnn"):
+        build_model(ModelConfig(conv="gat", num_layers=3, hidden_channels=12, num_groups=2), info)
+    assert "edge features are ignored (1 columns): conv=gat reads none" in caplog.text
+    with pytest.raises(ValueError, match="sage.aggr=max cannot weigh edges"):
+        build_model(ModelConfig(conv="sage", hidden_channels=8, sage=SAGEOptions(aggr="max")), info)
 
 
 @pytest.mark.parametrize("root_weight", [True, False])

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from pyarrow import csv, feather
 
 from revgnn.cli import main
+from revgnn.data.hashing import hash_ids, uniform
+from revgnn.data.ondisk.part import edge_keys
 from revgnn.data.ondisk.store import Store
-from revgnn.data.prepare import DropFaulty, GraphConfig, read_config
-from revgnn.data.prepare.hashing import hash_ids, uniform
+from revgnn.data.prepare import DropFaulty, GraphConfig, arrow_engine, read_config, stages
+from revgnn.data.prepare.daft_engine import DaftEngine
 from small_tables import Table, good_edges, good_nodes, make, report, write
-
-pytest.importorskip("daft", reason="graphs are prepared by Daft, which is not installed")
 
 MASK = 2**64 - 1
 
@@ -249,6 +249,43 @@ def test_parts_of_other_methods(method: str, tmp_path: Path) -> None:
     assert store.load().num_edges == 9
 
 
+@pytest.mark.parametrize("method", ["hash", "metis", "column"])
+def test_both_engines_give_the_same_bytes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("daft", reason="the engine of clusters is not installed")
+    pytest.importorskip("pymetis", reason="METIS parts need pymetis, which is not installed")
+    rng = np.random.default_rng(3)
+    ids = np.array([f"nöde-{k}" for k in range(200)]) if method == "hash" else np.arange(200) - 50
+    nodes = good_nodes(ids.tolist()) | {"part": [k % 4 for k in range(200)]}
+    edges = {name: ids[rng.integers(0, 200, 900)] for name in ("src", "dst")} | {"w": rng.integers(0, 9, 900)}
+    changes: dict[str, Any] = {"parts": {"count": 4, "method": method}, "direction": "undirected"}
+    if method == "column":
+        changes["parts"]["column"] = "part"
+    changes |= {"self_loops": True} if method == "metis" else {"edges": {"files": "edges.parquet", "features": "w"}}
+    config = write(tmp_path, nodes, edges, name="graph", **changes)
+    monkeypatch.setattr(arrow_engine, "RUN_BYTES", 2_000)
+    here = make(config).manifest
+    worse = nodes | {"x": [None, *range(199)], "id": [*ids[:199], ids[5]], "part": [*nodes["part"][:199], 1]}
+    unknown = edges | {"src": pa.array([None, *edges["src"][1:]])}
+    (tmp_path / "worse").mkdir()
+    faulty = write(tmp_path / "worse", worse, unknown, **changes)
+    said = sorted(report(faulty))
+    monkeypatch.setattr(stages, "ArrowEngine", lambda: DaftEngine(None))
+    there = make(config, out="daft").manifest
+    assert there.parts == here.parts and there.dropped == here.dropped and there.splits == here.splits
+    assert "daft" in there.versions and "daft" not in here.versions
+    assert sorted(report(faulty)) == said and len(said) >= 3
+
+
+def test_keys_of_edges_need_no_room() -> None:
+    """Edges whose three numbers take more than 63 bits are sorted and found equal like any others."""
+    wide = np.array([2**30, 3, 2**30, 0])
+    small, bits, _ = edge_keys(np.array([1, 0, 1, 0]), np.array([5, 6, 5, 7]), np.array([2, 2, 2, 1]))
+    large, none, _ = edge_keys(wide * 4, wide * 2, wide)
+    assert bits == 3 and none == 0
+    assert np.argsort(small, kind="stable").tolist() == [3, 1, 0, 2] and np.argsort(large).tolist()[:2] == [3, 1]
+    assert small[0] == small[2] and large[0] == large[2] and len(set(small)) == len(set(large)) == 3
+
+
 # ---------------------------------------------------------------- faults
 
 
@@ -266,9 +303,9 @@ def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
         "nodes.parquet, column id: 1 row, first row 3, without an id; give each one",
         "nodes.parquet, column id: 1 row, first row 2 (b), with an id that an earlier row has; give every node "
         "one row, or --drop-duplicate-nodes",
-        "nodes.parquet, column x: 1 row, first row 2, without a value; fill or drop them",
+        "nodes.parquet, column x: 1 row, first row 2, without a value; set fill (such as mean), or drop them",
         "nodes.parquet, column x: 1 row, first row 1, of another length than 2, that of the first row; make them equal",
-        "nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; fill or drop them",
+        "nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; set fill, or drop them",
         "nodes.parquet, column label: 1 row, first row 1, outside the classes; name it in classes, or null it",
         "nodes.parquet, column label: 2 rows, first row 1, in a split but without a label; label them or null "
         "their split",
@@ -278,7 +315,7 @@ def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
         "--drop-bad-edges",
         "edges.parquet, column dst: 1 row, first row 3 (x), with an id that the nodes do not have; add the node, or "
         "--drop-bad-edges",
-        "edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; fill or drop them",
+        "edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; set fill, or drop them",
     }
 
 
@@ -303,10 +340,19 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
             "column xx: is missing; the columns ",
         ),
         ({"nodes": {"files": "none*.parquet", "features": "x", "label": "label"}}, "none*.parquet: no such file in "),
-        ({"nodes": {"files": "nodes.parquet", "features": "text", "label": "label"}}, "column text: holds string; it "),
+        (
+            {
+                "nodes": {
+                    "files": "nodes.parquet",
+                    "features": [{"column": "text", "encode": "number"}],
+                    "label": "label",
+                }
+            },
+            "column text: holds string; it ",
+        ),
         (
             {"edges": {"files": "edges.parquet", "src": "number"}},
-            "column number: holds int64, but the ids of the nodes ",
+            "column number: holds bool; ids are integers or strings",
         ),
         ({"edges": {"files": "broken.parquet"}}, "broken.parquet: cannot be read: "),
         (
@@ -326,7 +372,7 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
 )
 def test_faults_of_files_and_columns(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     nodes = good_nodes() | {"text": ["p", "q", "r", "s"], "one": [7, 7, 7, 7]}
-    config = write(tmp_path, nodes, good_edges() | {"number": [1, 2, 3, 4]}, **change)
+    config = write(tmp_path, nodes, good_edges() | {"number": [True, False, True, True]}, **change)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 but not really")
     (tmp_path / "edges.txt").write_text("src,dst\n")
     (tmp_path / "empty.csv").write_text("")
@@ -446,7 +492,7 @@ def test_a_graph_that_is_there(tmp_path: Path) -> None:
             "must be one of multiclass, binary, multilabel, regression; got 'multi_class' (did you mean",
         ),
         ("{split: {fractions: [0.8, 0.3, 0.1]}}", "split.fractions must be three numbers of at most 1 in all"),
-        ("{split: {}}", "split needs either column or fractions"),
+        ("{split: {}}", "split needs either column, masks or fractions"),
     ],
 )
 def test_mistakes_in_graph_yaml(text: str, message: str, tmp_path: Path) -> None:
@@ -468,8 +514,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["prepare", "graph.yaml", "--label", "y", "--out", "three"]) == 2
     assert "--label go with two files" in capsys.readouterr().err
     shutil.rmtree("one")
-    assert main(["prepare", "nodes.parquet", "edges.parquet", "--out", "one", "--label", "x"]) == 2
-    assert "column x of nodes is used twice" in capsys.readouterr().err
+    assert main(["prepare", "nodes.parquet", "edges.parquet", "--out", "one", "--features", "label"]) == 2
+    assert "column label of nodes is used twice" in capsys.readouterr().err
     assert not Path("one").exists()
 
 

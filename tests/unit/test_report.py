@@ -68,7 +68,7 @@ def _report(run: Path, **changes: Any) -> dict[str, Any]:
         "memory_how": "bytes of live tensors",
         "paper": {"metric": 73.01, "std": 0.31, "memory_gb": 1.84, "parameters": 262_056},
     }
-    return build_report(run, **(facts | changes))
+    return build_report(run, facts | changes)
 
 
 class _Page(HTMLParser):
@@ -206,7 +206,7 @@ def test_a_run_with_little_to_say_still_has_a_page(tmp_path: Path) -> None:
     assert "1.235" in page.text
     assert "Comparison with the paper" not in page.text
     (tmp_path / "curve.jsonl").unlink()
-    assert build_report(tmp_path, name="x", config={}, dataset={}, implementation="r")["curve"]["last_loss"] is None
+    assert _report(tmp_path, memory_how=None, paper=None)["curve"]["last_loss"] is None
 
 
 def test_a_final_evaluation_stands_beside_the_one_that_selected(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def good_edges() -> Table:
 def read(folder: Path, nodes: Table, edges: Table, columns: Columns | None = None) -> Dataset:
     pq.write_table(pa.table(nodes), folder / "nodes.parquet")
     pq.write_table(pa.table(edges), folder / "edges.parquet")
-    return read_tables(folder, Columns() if columns is None else columns)
+    return read_tables(folder, Columns(scale="none") if columns is None else columns)
 
 
 def faults(folder: Path, nodes: Table, edges: Table, columns: Columns | None = None) -> list[str]:
@@ -81,11 +81,11 @@ def test_text_ids_labels_and_splits(tmp_path: Path, kind: pa.DataType) -> None:
 @pytest.mark.parametrize(
     ("labels", "y", "names"),
     [
-        ([7, -1, -1, 7], [1, 0, 0, 1], ("-1", "7")),
+        ([1, -1, -1, 1], [1, 0, 0, 1], ("-1", "1")),
         (pa.array([0, 1, 2, 2], pa.int16()), [0, 1, 2, 2], None),
         (pa.array([1.0, None, 0.0, 0.0]), [1, -1, 0, 0], None),
         ([1.0, float("nan"), 3.0, 1.0], [0, -1, 1, 0], ("1", "3")),
-        ([True, False, True, True], [1, 0, 1, 1], ("False", "True")),
+        ([True, False, True, True], [1, 0, 1, 1], ("false", "true")),
     ],
 )
 def test_labels_are_numbered_in_ascending_order(
@@ -127,8 +127,8 @@ def test_columns_can_be_renamed(tmp_path: Path) -> None:
     }
     edges = {"cites": [1], "cited": [2], "weight": [0.25], "age": pa.array([3], pa.uint8())}
     columns = Columns(
-        id="paper", label="topic", split="part", features=("q", "p"), src="cites", dst="cited",
-        edge_features=("weight", "age"),
+        id="paper", label=("topic",), split="part", features=("q", "p"), src="cites", dst="cited",
+        edge_features=("weight", "age"), scale="none",
     )  # fmt: skip
     data = read(tmp_path, nodes, edges, columns)
     assert data.x.tolist() == [[2, 0.5], [3, 1.5]]
@@ -162,15 +162,20 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         "label": ["a", "b", None, "a", "b"],
         "split": ["train", "val", "test", "train", "valid"],
     }
-    assert faults(tmp_path, nodes, {"src": [1, 9, 8], "to": [1, 1, 1]}) == [
-        "edges.parquet, column dst: is missing; the columns are src, to",
+    assert faults(tmp_path, nodes, {"src": [1, 9, 8], "dist": [1, 1, 1]}) == [
+        "edges.parquet, column dst: is missing; the columns are src, dist; did you mean dist?",
+    ]
+    assert set(faults(tmp_path, nodes, {"src": [1, 9, 8], "to": [1, 1, None]})) == {
         "nodes.parquet, column id: 2 rows, first row 2 (2), with an id that an earlier row has; "
         "give every node one row",
-        "nodes.parquet, column split: 1 row, first row 1 (val), outside train, valid, test; rename or null them",
-        "nodes.parquet, column x: 3 rows, first row 1, with NaN, null or infinity; fill or drop them",
-        "edges.parquet, column src: 2 rows, first row 1 (9), with an id that nodes.parquet has not; "
-        "add the node or drop the edge",
-    ]
+        "nodes.parquet, column x: 3 rows, first row 1, with NaN, null or infinity; set fill, or drop them",
+        "nodes.parquet, column label: 1 row, first row 2, in a split but without a label; label them or null their "
+        "split",
+        "nodes.parquet, column split: 1 row, first row 1, outside train, valid, test; rename or null them",
+        "edges.parquet, column src: 2 rows, first row 1 (9), with an id that the nodes do not have; add the node or "
+        "drop the edge",
+        "edges.parquet, column to: 1 row, first row 2, without an id; give each one",
+    }
 
 
 @pytest.mark.parametrize(
@@ -178,21 +183,25 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     [
         ({"id": [1, None, 3, None]}, {}, "column id: 2 rows, first row 1, without an id"),
         ({"id": [0.5, 1.5, 2.5, 3.5]}, {}, "column id: holds double; ids are integers or strings"),
-        ({"id": pa.array([2**63, 1, 2, 3], pa.uint64())}, {}, "column id: holds ids of 2^63 and above"),
+        (
+            {"id": pa.array([2**63, 10, 20, 30], pa.uint64())},
+            {"src": [10], "dst": [20]},
+            "column id: 1 row, first row 0, with an id of 2^63 or above",
+        ),
         ({"label": [None, 1, 1, 0]}, {}, "column label: 1 row, first row 0, in a split but without a label"),
-        ({"label": [0.5, 1, 1, 0]}, {}, "column label: 1 row, first row 0 (0.5), that are not whole"),
-        ({"label": [[0], [1], [1], [0]]}, {}, "column label: holds list<"),
-        ({"label": [3, 3, 3, 3]}, {}, "column label: has 1 classes; classification needs at least 2"),
+        ({"label": [b"a", b"b", b"a", b"b"]}, {}, "column label: holds binary; classes and categories are"),
+        ({"label": [3, 3, 3, 3]}, {}, "column label: has 1 classes; classification needs 2 to"),
+        ({"label": [-1, 0, 1, 2]}, {}, "column label: 1 rows have the label -1, which usually means an unknown one"),
         ({"split": ["test", "valid", "test", None]}, {}, "column split: no row says train"),
-        ({"split": [0, 1, 2, 0]}, {}, "column split: holds int64"),
-        ({"x": ["a", "b", "c", "d"]}, {}, "column x: holds string; features are numbers"),
-        ({"x": [[1.0], [1.0, 2.0], [1.0], []]}, {}, "column x: 2 rows, first row 1 (2), of another length than the 1"),
+        ({"split": [None, None, None, "train"], "label": [0, 1, 1, None]}, {}, "first row 3, in a split but without"),
+        ({"x": [b"a", b"b", b"c", b"d"]}, {}, "column x: holds binary; it must hold numbers or lists of numbers"),
+        ({"x": [[1.0], [1.0, 2.0], [1.0], []]}, {}, "column x: 2 rows, first row 1, of another length than 1"),
         ({"x": [[1.0], None, [1.0], None]}, {}, "column x: 2 rows, first row 1, without a value"),
         ({"x": [1.0, 1e300, 0.0, 0.0]}, {}, "column x: 1 row, first row 1, with NaN, null or infinity"),
         (
             {},
-            {"src": ["10", "40", "10", "10"]},
-            "column src: holds large_string, but the ids of nodes.parquet are int64",
+            {"src": ["10", "40", "010", "ten"]},
+            "column src: 2 rows, first row 2, with an id that is no whole number, as the ids of the nodes are",
         ),
         ({}, {"dst": [10, None, 10, 10]}, "edges.parquet, column dst: 1 row, first row 1, without an id"),
         ({}, {"edge_attr": [0.0, 1.0, None, 2.0]}, "edges.parquet, column edge_attr: 1 row, first row 2, without"),
@@ -212,11 +221,12 @@ def test_missing_and_doubled_columns_are_faults(tmp_path: Path) -> None:
         "nodes.parquet, column label: is missing",
         "nodes.parquet, column height: is missing",
     ]
-    assert "has no column of features" in faults(tmp_path, good_nodes() | nodes, good_edges(), Columns(features=()))[0]
+    with pytest.raises(ValueError, match=r"nodes.parquet has no column of features: .*\(label_id: ids"):
+        read(tmp_path, {"id": [1, 2], "label_id": [1, 2], "label": [0, 1]}, {"src": [1], "dst": [2]})
     doubled = pa.Table.from_arrays([pa.array([10]), pa.array([10]), pa.array([20])], names=["src", "dst", "dst"])
     pq.write_table(pa.table(good_nodes()), tmp_path / "nodes.parquet")
     pq.write_table(doubled, tmp_path / "edges.parquet")
-    with pytest.raises(ValueError, match=r"edges\.parquet, column dst: stands there 2 times"):
+    with pytest.raises(ValueError, match=r"edges\.parquet, column dst: occurs 2 times"):
         read_tables(tmp_path, Columns())
 
 
@@ -226,7 +236,7 @@ def test_unreadable_files_are_one_fault_each(tmp_path: Path, content: bytes) -> 
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match="have 2 faults") as caught:
         read_tables(tmp_path, Columns())
-    assert str(caught.value).count("cannot be read as Parquet") == 2
+    assert str(caught.value).count("cannot be read: ") == 2
 
 
 def test_damage_within_a_file_is_a_fault(tmp_path: Path) -> None:
@@ -235,7 +245,7 @@ def test_damage_within_a_file_is_a_fault(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:60] = bytes(56)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"nodes\.parquet: cannot be read as Parquet"):
+    with pytest.raises(ValueError, match=r"nodes\.parquet: 1 row, first row 0, cannot be read from about"):
         read_tables(tmp_path, Columns())
 
 
@@ -243,7 +253,7 @@ _IDS = st.one_of(st.none(), st.integers(0, 6))
 _NUMBER = st.one_of(st.none(), st.floats(allow_nan=True, width=32))
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(
@@ -267,9 +277,6 @@ def test_tables_are_refused_exactly_when_a_rule_is_broken(
         "column src": None in sources or (None not in ids and not set(sources) <= set(ids)),
         "column dst": None in targets or (None not in ids and not set(targets) <= set(ids)),
     }
-    # A label can only be missing from a split once the splits are known to be well named.
-    if "val" in split and len({label for label in labels if label is not None}) >= 2:
-        broken["column label"] = False
     nodes = {
         "id": pa.array(ids, pa.int64()),
         "x": pa.array(x, pa.float32()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from ..by_name import is_name
 from ..experiment import Experiment, find_model
@@ -14,6 +14,7 @@ from ..paper.recipes import find_recipe, recipe_summaries
 from ..paper.recipes.tables import MODELS, on_tables
 from ..paper.results import IRRELEVANT
 from ..paper.targets import find_target
+from ..report.facts import Published
 
 
 def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
@@ -46,7 +47,7 @@ def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
     return f"tables/{folder.resolve().name}-{kind}", MODELS[kind](folder)
 
 
-def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, dict[str, Any] | None]:
+def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, Published | None]:
     """Build the experiment of the arguments of ``train``.
 
     Returns: the experiment's name, the experiment, its run folder, and its target in the paper (None if it was
@@ -59,4 +60,4 @@ def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, dict[str, An
     if changes:
         name = f"{name} with {', '.join(changes)}"
     target = find_target(name)
-    return name, experiment, out, None if target is None else asdict(target)
+    return name, experiment, out, None if target is None else cast(Published, asdict(target))

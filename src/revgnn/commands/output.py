@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -14,7 +13,7 @@ from rich.logging import RichHandler
 from ..console import results_console
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print one JSON value to standard output."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False, default=str)
     sys.stdout.write("\n")

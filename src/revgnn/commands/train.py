@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..console import progress_console
 from ..experiment import Device, run_experiment
@@ -13,7 +12,8 @@ from ..launcher import world_size
 from ..plain_config import flatten
 from ..planner.beside import set_beside
 from ..planner.out_of_memory import out_of_memory_answered
-from ..repeat import run_repeats
+from ..repeat import Summary, run_repeats
+from ..report.facts import Report
 from ..train import Callback, ProgressBar, Tracking
 from ..train.callbacks.tracking import check_trackers
 from ..train.distributed.ray import Workers, on_ray
@@ -30,7 +30,7 @@ def run(arguments: Namespace) -> None:
     if arguments.plan and (arguments.runs is not None or arguments.ray is not None or world_size() > 1):
         raise ValueError("--plan is of one run in one process; leave it out, or --runs, --ray and other ranks")
     if arguments.ray is None:
-        done = _trained(arguments, arguments.device, False)
+        summary, report = _trained(arguments, arguments.device, False)
     elif arguments.runs is not None:
         raise ValueError("--runs trains its seeds one after another in one process; leave out --runs or --ray")
     else:
@@ -40,15 +40,15 @@ def run(arguments: Namespace) -> None:
             cpus=arguments.ray_cpus,
             restarts=arguments.ray_restarts,
         )
-        done = on_ray(partial(_trained, arguments), workers, out, cpu=arguments.device == "cpu")
-    if arguments.runs is not None:
-        show_runs(done, out, as_json=arguments.json)
-    elif done:
-        show_report(done, out, as_json=arguments.json)
+        summary, report = on_ray(partial(_trained, arguments), workers, out, cpu=arguments.device == "cpu")
+    if summary is not None:
+        show_runs(summary, out, as_json=arguments.json)
+    elif report is not None:
+        show_report(report, out, as_json=arguments.json)
 
 
-def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any]:
-    """Train as one of the ranks; return the report, or the summary of several seeds.
+def _trained(arguments: Namespace, device: Device, again: bool) -> tuple[Summary | None, Report | None]:
+    """Train as one of the ranks; return the summary of several seeds, or the report of one on the first rank.
 
     Args:
         arguments: the parsed arguments.
@@ -74,12 +74,15 @@ def _trained(arguments: Namespace, device: Device, again: bool) -> dict[str, Any
 
     with out_of_memory_answered(experiment, arguments.data_root, device=device):
         if arguments.runs is not None:
-            return run_repeats(
+            summary = run_repeats(
                 experiment,
                 out,
                 runs=arguments.runs,
                 callbacks=lambda seed: shown(f"{out.name} seed {seed}", out / f"seed-{seed}", seed),
                 **options,
             )
+            return summary, None
         report = run_experiment(experiment, out, callbacks=shown(out.name, out, experiment.train.seed), **options)
-    return set_beside(report, experiment, out, arguments.data_root) if arguments.plan else report
+    if arguments.plan and report is not None:
+        report = set_beside(report, experiment, out, arguments.data_root)
+    return None, report

@@ -12,10 +12,11 @@ from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
 from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
+from .prepare.inference import Columns
 from .readers.chain import ChainOptions
 from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
-from .readers.tables import Columns, read_tables
+from .readers.tables import read_tables
 from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches

@@ -14,7 +14,9 @@ import torch
 
 from .dataset import Dataset
 from .edges import prepare_edges
+from .info import GraphInfo
 from .ondisk.store import Store
+from .prepare.inference import Columns
 from .readers.chain import ChainOptions, make_chains
 from .readers.city import CITIES, read_city
 from .readers.embedded import read_digits, read_karate
@@ -23,7 +25,7 @@ from .readers.minefield import MinefieldOptions, make_minefield
 from .readers.ogb import ProteinsFeatures, read_ogb
 from .readers.pyg import PLANETOID, read_planetoid
 from .readers.roads import read_roads
-from .readers.tables import Columns, read_tables
+from .readers.tables import read_tables
 from .task import Task, find_task
 
 
@@ -34,10 +36,10 @@ class DatasetConfig:
     name: str
     """A key of `DATASETS`."""
     path: str | None = None
-    """For ``tables``: the folder with nodes.parquet and edges.parquet; for ``prepared``: the folder that
+    """For ``tables``: the folder with nodes and edges, or graph.yaml; for ``prepared``: the folder that
     ``revgnn prepare`` wrote; for ``roads``: the ``.npz`` file. Absolute, or below the data root."""
     columns: Columns = field(default_factory=Columns)
-    """For ``tables`` only: the names of the columns."""
+    """For ``tables`` only: what is known of the columns; the rest is inferred."""
     split: int | Literal["public", "full"] | None = None
     """The split, for data sets with several: 0 to 9 for the heterophilous graphs and ``minefield``; "public" or "full"
     (train on all nodes outside valid and test) for Cora, CiteSeer and PubMed. ``None``: the first of these; with
@@ -102,20 +104,28 @@ class DatasetConfig:
         return replace(self, split=seed % NUM_SPLITS) if is_open else self
 
 
-def load_dataset(config: DatasetConfig, root: Path | str, *, download: bool = False) -> Dataset:
+def load_dataset(
+    config: DatasetConfig, root: Path | str, *, download: bool = False, like: GraphInfo | None = None
+) -> Dataset:
     """Read a data set and prepare its edges.
 
     Args:
         config: the data set and the changes to its edges.
         root: the data folder (``--data-root``); only downloads are written to it.
         download: download missing files if possible (OGB through the ogb package, others through PyG).
+        like: for tables only: metadata of the graph that a model was trained on, whose encodings and classes are taken
+            over; ``None``: they are fitted to the tables.
     Returns: the data set.
     Raises:
         FileNotFoundError: files are missing; the message lists the searched folders and says how to get the data.
         ValueError: if its files are damaged or contradict each other.
     Cost: the whole data set is in memory.
     """
-    dataset = DATASETS[config.name](config, Path(root).expanduser(), download)
+    root = Path(root).expanduser()
+    if config.name == "tables" and like is not None:
+        dataset = _tables(config, root, download, like)
+    else:
+        dataset = DATASETS[config.name](config, root, download)
     if not config.edge_features and dataset.edge_attr is not None:
         dataset = replace(dataset, edge_attr=None)
     dataset = prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
@@ -167,9 +177,9 @@ def _ogb(config: DatasetConfig, root: Path, download: bool) -> Dataset:
     return read_ogb(config.name, root, download=download, proteins=config.proteins)
 
 
-def _tables(config: DatasetConfig, root: Path, download: bool) -> Dataset:
+def _tables(config: DatasetConfig, root: Path, download: bool, like: GraphInfo | None = None) -> Dataset:
     assert config.path is not None, "DatasetConfig checks that tables have a path"
-    return read_tables(root / Path(config.path).expanduser(), config.columns)
+    return read_tables(root / Path(config.path).expanduser(), config.columns, task=config.task, like=like)
 
 
 def _planetoid(config: DatasetConfig, root: Path, download: bool) -> Dataset:

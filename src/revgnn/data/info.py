@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..plain_config import from_json
+from .encodings import Encoding
 from .task import Task, find_task
 
 
@@ -16,6 +16,8 @@ class Feature:
 
     name: str
     width: int
+    encoding: Encoding | None = None
+    """What was done to its values, fitted; ``None``: nothing, or it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class GraphInfo:
     """K as in a `Batch`, with multi-hot columns counted one by one; ``None``: the edges have no features."""
     edge_features: tuple[Feature, ...] = ()
     """The user's edge feature columns; empty: they have no names."""
+    edge_weight: bool = False
+    """Whether the one edge feature is a weight, which multiplies messages."""
     edge_categories: tuple[int, ...] | None = None
     """Number of codes of each edge feature column; ``None``: the columns are numbers."""
     undirected: bool = False
@@ -85,7 +89,7 @@ class GraphInfo:
             raise ValueError(f"class_names must be one for each of {named} outputs, got {len(self.class_names)}")
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> GraphInfo:
+    def from_json(cls, facts: Mapping[str, object]) -> GraphInfo:
         """Create a `GraphInfo` from JSON.
 
         Raises: ValueError: the value is not the `asdict` of a `GraphInfo`.
@@ -151,13 +155,21 @@ class GraphInfo:
         if self.features and other.features:
             wrong += _columns(*({each.name: each.width for each in info.features} for info in (self, other)))
             if not wrong and self.features != other.features:
-                wrong.append(f"the columns must come in the order {', '.join(each.name for each in self.features)}")
+                wrong += _encodings(self.features, other.features) or [
+                    f"the columns must come in the order {', '.join(each.name for each in self.features)}"
+                ]
         elif self.in_channels != other.in_channels:
             wrong.append(f"nodes must have {self.in_channels} features, got {other.in_channels}")
         if (self.level, self.categories) != (other.level, other.categories):
             wrong.append(f"it must be {self.level}-level with the same categories, got {other.level}-level")
         if self.edge_channels != other.edge_channels:
             wrong.append(f"edges must have {self.edge_channels or 0} features, got {other.edge_channels or 0}")
+        if not wrong and self.edge_features != other.edge_features:
+            wrong += (
+                _encodings(self.edge_features, other.edge_features)
+                if self.edge_features and other.edge_features
+                else []
+            )
         for field in ("undirected", "self_loops"):
             if getattr(self, field) != getattr(other, field):
                 wrong.append(f"{field} was {_spoken(getattr(self, field))} and is {_spoken(getattr(other, field))}")
@@ -174,6 +186,14 @@ def _columns(own: Mapping[str, int], got: Mapping[str, int]) -> list[str]:
         if name in got and got[name] != width
     ]
     return missing + more + wide
+
+
+def _encodings(own: tuple[Feature, ...], got: tuple[Feature, ...]) -> list[str]:
+    theirs = {each.name: each.encoding for each in got}
+    other = [each.name for each in own if each.encoding != theirs.get(each.name, each.encoding)]
+    if not other:
+        return []
+    return [f"column {', '.join(other)} was encoded by other statistics; prepare it with --like RUN, the run's folder"]
 
 
 def _spoken(value: bool) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from rich.console import Console
@@ -18,7 +18,8 @@ from rich.console import Console
 from ..console import print_table
 from ..experiment import run_experiment
 from ..paper.recipes import minefield
-from ..report.row import duration, in_unit, integer, memory, metric_title, score
+from ..report.facts import Report
+from ..report.row import duration, in_unit, integer, memory, metric_of, metric_title, score
 from ..train import ProgressBar
 from .over_depth import Curve, as_deep, resident_over_depth
 from .page import render
@@ -41,7 +42,19 @@ MEANING = (
 _RESULT = "demo.json"
 
 
-def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[str, Any]:
+class DemoResult(TypedDict):
+    """The content of ``demo.json``."""
+
+    headline: str
+    rows: list[dict[str, str]]
+    score_over_depth: Scores
+    memory_over_depth: Curve
+    resident_over_depth: Curve
+    note: str
+    files: list[str]
+
+
+def run_demo(out: Path, *, results: Console | None, progress: Console) -> DemoResult:
     """Train both networks at every depth, measure their memory, and write the results.
 
     Args:
@@ -56,36 +69,30 @@ def run_demo(out: Path, *, results: Console | None, progress: Console) -> dict[s
     with _one_thread():
         reports = _trained(out, progress)
         process = resident_over_depth({name: recipe() for name, recipe in MODELS.items()}, DEPTHS, progress)
-    title = metric_title(reports[next(iter(MODELS))][DEPTHS[0]])
-    scores = {
-        name: {depth: in_unit(report, report["result"]["scores"]["test"]["metric"]) for depth, report in found.items()}
-        for name, found in reports.items()
-    }
-    tensors = {
-        name: {depth: report["memory"]["peak_bytes"] for depth, report in found.items()}
-        for name, found in reports.items()
-    }
+    title = metric_title(reports[next(iter(MODELS))][DEPTHS[0]]["result"]["metric"])
+    scores = {name: {depth: _test_score(one) for depth, one in found.items()} for name, found in reports.items()}
+    tensors = {name: {depth: _peak(one) for depth, one in found.items()} for name, found in reports.items()}
     rows = [
         _row(name, report, process.get(name, {}).get(depth))
         for name, found in reports.items()
         for depth, report in found.items()
     ]
     headline = make_headline(scores, tensors, process)
-    result: dict[str, Any] = {
+    pictures = _draw(out, scores, title, tensors, process)
+    page = out / "index.html"
+    result: DemoResult = {
         "headline": headline,
         "rows": [dict(zip(HEAD, row, strict=True)) for row in rows],
         "score_over_depth": scores,
         "memory_over_depth": tensors,
         "resident_over_depth": {name: dict(points) for name, points in process.items()},
         "note": NOTE,
+        "files": [str(path) for path in (page, *pictures)],
     }
-    pictures = _draw(out, scores, title, tensors, process)
-    page = out / "index.html"
     links = {f"{name}, {depth} layers": f"{_folder(name, depth)}/report.html" for name in MODELS for depth in DEPTHS}
     page.write_text(
         render(headline, (NOTE, MEANING), HEAD, rows, reports=links, has_picture=bool(pictures)), encoding="utf-8"
     )
-    result["files"] = [str(path) for path in (page, *pictures)]
     (out / _RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if results is not None:
         _print(results, rows, result)
@@ -110,13 +117,13 @@ def make_headline(scores: Scores, tensors: Curve, process: Curve) -> str:
     )
 
 
-def _trained(out: Path, progress: Console) -> dict[str, dict[int, dict[str, Any]]]:
+def _trained(out: Path, progress: Console) -> dict[str, dict[int, Report]]:
     """Model -> depth -> the report of its run."""
-    reports: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in MODELS}
+    reports: dict[str, dict[int, Report]] = {name: {} for name in MODELS}
     for depth in DEPTHS:
         for name, recipe in MODELS.items():
             label = f"{name}, {depth} layers"
-            reports[name][depth] = run_experiment(
+            report = run_experiment(
                 as_deep(recipe(), depth),
                 out / _folder(name, depth),
                 name=f"{label}, on a minefield",
@@ -124,6 +131,8 @@ def _trained(out: Path, progress: Console) -> dict[str, dict[int, dict[str, Any]
                 device="cpu",
                 callbacks=[ProgressBar(label=label, console=progress)],
             )
+            assert report is not None, "a demo has one rank"
+            reports[name][depth] = report
     return reports
 
 
@@ -153,13 +162,25 @@ def _make_room(out: Path) -> None:
     (out / _RESULT).write_text("{}\n", encoding="utf-8")
 
 
-def _row(name: str, report: Mapping[str, Any], process: int | None) -> list[str]:
+def _test_score(report: Report) -> float:
+    metric = metric_of(report["result"], "test")
+    assert metric is not None, "the field has both classes"
+    return in_unit(report["result"]["metric"], metric)
+
+
+def _peak(report: Report) -> int:
+    peak = report["memory"]["peak_bytes"]
+    assert peak is not None, "every run measures it"
+    return peak
+
+
+def _row(name: str, report: Report, process: int | None) -> list[str]:
     return [
         name,
         str(report["config"]["model"]["num_layers"]),
         integer(report["parameters"]),
-        score(report, "valid"),
-        score(report, "test"),
+        score(report["result"], "valid"),
+        score(report["result"], "test"),
         memory(report["memory"]["peak_bytes"]),
         memory(process),
         duration(report["time"]["seconds_per_step_median"]),
@@ -177,7 +198,7 @@ def _draw(out: Path, scores: Scores, title: str, tensors: Curve, process: Curve)
     return [out / name for name in themes]
 
 
-def _print(console: Console, rows: Sequence[Sequence[str]], result: Mapping[str, Any]) -> None:
+def _print(console: Console, rows: Sequence[Sequence[str]], result: DemoResult) -> None:
     console.print()
     print_table(console, HEAD, rows, title=result["headline"])
     console.print(NOTE, markup=False)

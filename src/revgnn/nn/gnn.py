@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +38,7 @@ class GNN(nn.Module):
         head: nn.Module,
         edge_encoder: nn.Linear | None = None,
         uses_edge_attr: bool = False,
+        uses_edge_weight: bool = False,
         input_dropout: float = 0.0,
         mask_dropout: float = 0.0,
         options: EquilibriumOptions | None = None,
@@ -49,6 +49,7 @@ class GNN(nn.Module):
         self._intermediate: list[Tensor] = []
         self.encoder, self.stem, self.stack, self.head = encoder, stem, stack, head
         self.edge_encoder, self.uses_edge_attr = edge_encoder, uses_edge_attr
+        self.uses_edge_weight = uses_edge_weight
         self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
 
     def forward(
@@ -59,16 +60,21 @@ class GNN(nn.Module):
         Args:
             x: [N, F] float features, or [N, columns] int64 categories.
             graph: a graph of N nodes and E edges, or an ``edge_index`` [2, E].
-            edge_attr: [E, K]; ignored by a convolution without edge features.
+            edge_attr: [E, K]; weights [E, 1] of a network that weighs edges; ignored by a convolution without edge
+                features.
             seed: seed of all random numbers of this step; ``None`` draws one from torch's generator in training.
         Returns: [N, T], or [B, T] for a graph-level network.
         """
         if uncompiled.is_compiled():
-            logits: Tensor = uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
-            return logits
+            return uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
         found = as_graph(graph, x.size(0), x.device)
         if edge_attr is not None and isinstance(graph, Tensor):
             edge_attr = found.sort_edges(edge_attr)
+        if self.uses_edge_weight:
+            if edge_attr is None or edge_attr.numel() != found.num_edges:
+                got = "none" if edge_attr is None else list(edge_attr.shape)
+                raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
+            found, edge_attr = found.weighted(edge_attr), None
         if seed is None and (self.training or any(part.training for part in parts_of(self))):
             seed = draw_seed()
         # In evaluation this package draws no random numbers; a user's own blocks draw from torch's generators.
@@ -82,7 +88,7 @@ class GNN(nn.Module):
         context = (found, None if mask is None else split(mask), *edges)
         fused = self._fused_head(seed)
         if fused is not None:
-            logits = self.stack(h, *context, seed=given, head=fused)
+            logits: Tensor = self.stack(h, *context, seed=given, head=fused)
             return logits
         deep = self.stack(h, *context, seed=given)
         if isinstance(self.stack, Equilibrium) and self.training and torch.is_grad_enabled():
@@ -100,7 +106,7 @@ class GNN(nn.Module):
             return None
         return None if is_watched(self.stack) or has_hooks(self.head) else self.head.fused(seed)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # What was not collected has an autograd graph, which cannot be copied or pickled.
         return {**self.__dict__, "_penalty": None, "_intermediate": []}
 

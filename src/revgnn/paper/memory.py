@@ -7,10 +7,10 @@ is too large or too slow is estimated by the planner and marked. Rows are writte
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from ..data import LoaderConfig
 from ..experiment import Experiment
@@ -33,6 +33,41 @@ SLOWER = 3.0
 """Factor by which a step may be slower than its roofline: the planner's own error."""
 
 
+class MemoryRow(TypedDict):
+    """The memory of a recipe's training step without its data."""
+
+    format: int
+    kind: str
+    recipe: str
+    peak_bytes: int
+    resident_bytes: int | None
+    how: str
+    because: list[str]
+    """Why it is an estimate: "memory", "time", "nodes"; empty: it was measured."""
+    of: str
+    """What the step is on."""
+    predicted_bytes: int
+    step_nodes: int
+    step_edges: int
+    parameters: int
+    device: str
+    hardware: str
+    implementation: str
+    versions: dict[str, str | None]
+    commit: str | None
+    date: str
+
+
+class MemoryFigures(TypedDict):
+    """The memory of a recipe that did not run, for a table; in GiB."""
+
+    memory_gb: float
+    resident_gb: float | None
+    how: str
+    said: str
+    """Where and when it was measured or estimated."""
+
+
 def rows_of_tables(table: int | None, recipes: Sequence[str] | None = None) -> list[str]:
     """Return the recipes of a table of the paper, of all tables (``None``), or the given ones.
 
@@ -45,7 +80,7 @@ def rows_of_tables(table: int | None, recipes: Sequence[str] | None = None) -> l
     return [name for name, target in TARGETS.items() if any(table in (None, place.table) for place in target.places)]
 
 
-def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None = None) -> dict[str, Any]:
+def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None = None) -> MemoryRow:
     """Measure the memory of a row's training step on the CPU, or estimate it.
 
     Args:
@@ -53,7 +88,6 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
         limit: bytes; a row is estimated if its process is predicted to take more.
         seconds: a row is estimated if its two steps are predicted to take more.
         max_nodes: a row is estimated if its step has more nodes; ``None``: no bound.
-    Returns: one JSON value.
     """
     run, shape, prefetched, of = step_of(find_recipe(name)())
     nodes, edges = step_size(run, shape)
@@ -84,7 +118,7 @@ def memory_row(name: str, *, limit: int, seconds: float, max_nodes: int | None =
         "step_edges": edges,
         "parameters": prediction.parameters,
         "device": "cpu",
-        "hardware": where["machine"]["cpu"],
+        "hardware": str(where["machine"]["cpu"]),
         "implementation": implementation("cpu"),
         "versions": where["versions"],
         "commit": where["git_commit"],
@@ -110,22 +144,22 @@ def step_of(run: Experiment) -> tuple[Experiment, GraphShape, int, str]:
     return replace(run, loader=LoaderConfig()), part, run.loader.prefetch * batch, of
 
 
-def append_memory(row: Mapping[str, Any], results: Path) -> None:
+def append_memory(row: MemoryRow, results: Path) -> None:
     """Append a row to ``memory.jsonl`` in a folder of results."""
     with appending(results / MEMORY_FILE) as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def read_memory(results: Path) -> list[dict[str, Any]]:
+def read_memory(results: Path) -> list[MemoryRow]:
     """Read the rows of ``memory.jsonl``; empty if the file is missing.
 
     Raises: ValueError: a line that is no JSON, with file and line.
     """
     path = results / MEMORY_FILE
-    return list(read_lines(path)) if path.is_file() else []
+    return [cast(MemoryRow, row) for row in read_lines(path)] if path.is_file() else []
 
 
-def newest_memory(recipe: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def newest_memory(recipe: str, rows: Sequence[MemoryRow]) -> MemoryFigures | None:
     """Return the newest row of a recipe for a table, preferring a measured one to an estimate; ``None``: no row."""
     found = [row for row in rows if row["recipe"] == recipe]
     if not found:

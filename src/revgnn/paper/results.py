@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 from ..data import TASKS
 from ..data.readers.ogb import OGB
@@ -17,10 +18,11 @@ from ..experiment import Experiment, as_json
 from ..files import parts_of, read_object
 from ..plain_config import flatten
 from ..repeat import RUNS_FILE
-from ..report.row import resident
-from ..run_folder import REPORT_FILE
+from ..report.facts import Configuration, Report
+from ..report.row import resident_growth
+from ..run_folder import read_report
 from ..run_lock import appending
-from ..train.curve import CURVE_FILE, read_curve
+from ..train.curve import CURVE_FILE, Score, read_curve
 from .recipes import find_recipe
 
 ROWS_FILE = "runs.jsonl"
@@ -42,6 +44,43 @@ _PATHS = frozenset({"train.teacher.path"})
 """Fields with a path, which may differ from the recipe's if both are set."""
 
 
+Changed = dict[str, list[object]]
+"""Field -> its value in the recipe and in the run."""
+
+
+class RunRow(TypedDict):
+    """A finished run of a recipe."""
+
+    format: int
+    kind: str
+    recipe: str
+    changed: Changed
+    seed: int
+    metric: str
+    scores: dict[str, Score]
+    best_epoch: int
+    epochs: int
+    stopped: str
+    curve: list[dict[str, float | None]]
+    """The evaluated epochs: "epoch", training "loss", and the metric of each split."""
+    observed: NotRequired[dict[str, list[float | None]]]
+    """Name -> value of every epoch; ``None``: not in that epoch. Missing where the model reports nothing."""
+    parameters: int
+    peak_bytes: int | None
+    memory_how: str | None
+    resident_bytes: int | None
+    seconds_per_step: float
+    training_seconds: float
+    device: str
+    hardware: str
+    precision: str
+    implementation: str
+    dataset: dict[str, object]
+    versions: dict[str, str | None]
+    commit: str | None
+    date: str
+
+
 def find_results(folder: Path | None) -> Path | None:
     """Return the folder of results: the given one, or benchmarks/results in the current folder if it exists.
 
@@ -54,7 +93,7 @@ def find_results(folder: Path | None) -> Path | None:
     return folder
 
 
-def rows_of(run: Path) -> list[dict[str, Any]]:
+def rows_of(run: Path) -> list[RunRow]:
     """Make the rows of a finished run, or of all seeds of a folder of several runs.
 
     Raises:
@@ -71,7 +110,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
         return [_row(run / folder) for folder in folders]
 
 
-def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
+def append_rows(rows: Sequence[RunRow], results: Path) -> int:
     """Append rows to ``runs.jsonl``, except those that it has already.
 
     Args:
@@ -86,16 +125,16 @@ def append_rows(rows: Sequence[Mapping[str, Any]], results: Path) -> int:
     return len(new)
 
 
-def read_rows(results: Path) -> list[dict[str, Any]]:
+def read_rows(results: Path) -> list[RunRow]:
     """Read the rows of finished runs from all ``*.jsonl`` of a folder of results; skip rows of another kind.
 
     Raises: ValueError: a line that is no JSON, with file and line.
     """
     lines = (row for path in sorted(results.glob("*.jsonl")) for row in read_lines(path))
-    return [row for row in lines if isinstance(row, dict) and row.get("kind") == "run"]
+    return [cast(RunRow, row) for row in lines if isinstance(row, dict) and row.get("kind") == "run"]
 
 
-def read_lines(path: Path) -> Iterator[Any]:
+def read_lines(path: Path) -> Iterator[object]:
     """Read a file of JSON values, one per line.
 
     Raises: ValueError: a line that is no JSON, with file and line.
@@ -107,56 +146,57 @@ def read_lines(path: Path) -> Iterator[Any]:
             raise ValueError(f"{path}: line {number} must be one JSON object: {error}; remove it") from error
 
 
-def _row(run: Path) -> dict[str, Any]:
-    path = run / REPORT_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} holds no finished run ({REPORT_FILE} is missing); finish or resume it first")
-    report = read_object(path)
+def _row(run: Path) -> RunRow:
+    report = read_report(run)
     name = report["name"].partition(" with ")[0]
     try:
         recipe = find_recipe(name)
     except ValueError as error:
         raise ValueError(f"{run} is no run of a recipe, and only those compare with the paper: {error}") from None
-    machine = report["machine"]
-    return {
+    machine, seed = report["machine"], report["config"]["train"]["seed"]
+    if not isinstance(seed, int):
+        raise TypeError(f"the seed must be an integer, got {seed!r}")
+    row: RunRow = {
         "format": FORMAT,
         "kind": "run",
         "recipe": name,
         "changed": {**_changed(_as_run(recipe(), report), report["config"]), **_other_data(report["dataset"])},
-        "seed": report["config"]["train"]["seed"],
+        "seed": seed,
         "metric": report["result"]["metric"],
         "scores": report["result"]["scores"],
         "best_epoch": report["result"]["best_epoch"],
         "epochs": report["result"]["epochs"],
         "stopped": report["result"]["stopped"],
         "curve": _curve(run),
-        **_observed(run),
         "parameters": report["parameters"],
         "peak_bytes": report["memory"]["peak_bytes"],
         "memory_how": report["memory"]["how"],
-        "resident_bytes": resident(report),
+        "resident_bytes": resident_growth(report["memory"]),
         "seconds_per_step": report["time"]["seconds_per_step_median"],
         "training_seconds": report["time"]["training_seconds"],
-        "device": machine["device"],
-        "hardware": machine["cpu"] if machine["device"] == "cpu" else machine["gpu"] or machine["device"],
-        "precision": machine["precision"],
+        "device": str(machine["device"]),
+        "hardware": str(machine["cpu"] if machine["device"] == "cpu" else machine["gpu"] or machine["device"]),
+        "precision": str(machine["precision"]),
         "implementation": report["implementation"],
         "dataset": report["dataset"],
         "versions": report["versions"],
         "commit": report["git_commit"],
         "date": report["date"],
     }
+    if observed := _observed(run):
+        row["observed"] = observed
+    return row
 
 
-def _as_run(recipe: Experiment, report: Mapping[str, Any]) -> dict[str, Any]:
+def _as_run(recipe: Experiment, report: Report) -> Configuration:
     """The configuration of a recipe, with the loss that the task of the data decides where it names none."""
-    config = as_json(recipe)
     if recipe.train.loss is None:
-        config["train"]["loss"] = next(task.loss for task in TASKS.values() if str(task) == report["dataset"]["task"])
-    return config
+        loss = next(task.loss for task in TASKS.values() if str(task) == report["dataset"]["task"])
+        recipe = replace(recipe, train=replace(recipe.train, loss=loss))
+    return as_json(recipe)
 
 
-def _curve(run: Path) -> list[dict[str, Any]]:
+def _curve(run: Path) -> list[dict[str, float | None]]:
     """Return the evaluated epochs of a run: epoch, training loss, and the metric on each split."""
     return [
         {
@@ -169,18 +209,17 @@ def _curve(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _observed(run: Path) -> dict[str, dict[str, list[float | None]]]:
-    """Return what the model reported of every epoch, such as residuals, to 4 digits: ``{}`` if it reported nothing."""
+def _observed(run: Path) -> dict[str, list[float | None]]:
+    """Return what the model reported of every epoch, such as residuals, to 4 digits."""
     rows = [row["observed"] for row in read_curve(run / CURVE_FILE)]
     names = dict.fromkeys(name for row in rows for name in row)
-    observed = {name: [float(f"{row[name]:.4g}") if name in row else None for row in rows] for name in names}
-    return {"observed": observed} if observed else {}
+    return {name: [float(f"{row[name]:.4g}") if name in row else None for row in rows] for name in names}
 
 
-def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _changed(recipe: Configuration, ran: Configuration) -> Changed:
     """Return every field in which a run differs from its recipe, with both values."""
     wanted, got = flatten(json.loads(json.dumps(recipe, default=str))), flatten(ran)
-    changed = {}
+    changed: Changed = {}
     for name in sorted(wanted.keys() | got.keys()):
         one, other = wanted.get(name), got.get(name)
         both_set = name in _PATHS and one is not None and other is not None
@@ -189,15 +228,15 @@ def _changed(recipe: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, lis
     return changed
 
 
-def _other_data(dataset: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _other_data(dataset: Mapping[str, object]) -> Changed:
     """Return the number of nodes or graphs, if it differs from that of the published data set of the same name."""
-    facts = OGB.get(dataset["name"])
+    facts = OGB.get(str(dataset["name"]))
     if facts is None:
         return {}
     unit, size = f"{facts.info.level}s", facts.info.num_rows
     return {} if dataset[unit] == size else {f"data.{unit}": [size, dataset[unit]]}
 
 
-def _key(row: Mapping[str, Any]) -> dict[str, Any]:
+def _key(row: RunRow) -> dict[str, object]:
     """Return everything that identifies a run: all of its row but the date of its report."""
     return {key: value for key, value in row.items() if key != "date"}

@@ -7,12 +7,13 @@ implementation. Full runs come before shortened ones; a row without runs is mark
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
-from ..repeat import spread
+from ..repeat import Spread, spread
 from ..report.row import integer
-from .memory import ESTIMATE, newest_memory
+from .memory import ESTIMATE, MemoryFigures, MemoryRow, newest_memory
+from .results import Changed, RunRow
 from .targets import TARGETS, TableRow, Target
 
 TABLES = {
@@ -37,22 +38,76 @@ HEAD = (
 NOT_RUN = "not run"
 
 
-def build_table(
-    number: int, rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
+class Figures(TypedDict):
+    """The figures that the paper prints for a row."""
+
+    metric: float | None
+    std: float | None
+    runs: int | None
+    memory_gb: float | None
+    parameters: str | None
+
+
+class Group(TypedDict):
+    """Runs of a row that differ only in the seed."""
+
+    changed: Changed
+    runs: int
+    runs_of_the_paper: int | None
+    seeds: list[int]
+    metric: Spread
+    valid: Spread
+    memory_gb: float | None
+    resident_gb: float | None
+    parameters: int
+    seconds_per_step: float
+    training_seconds: float
+    hardware: str
+    device: str
+    precision: str
+    implementation: str
+    commits: list[str]
+    dates: list[str]
+
+
+class Entry(TypedDict):
+    """A row of a table."""
+
+    row: int
+    name: str
+    recipe: str
+    paper: Figures
+    parameters: int | None
+    """Of the recipe's network."""
+    assumed: list[str]
+    notes: list[str]
+    memory: MemoryFigures | None
+    """For a recipe that did not run."""
+    measured: list[Group]
+    """Full runs first; empty without runs."""
+
+
+class TableReport(TypedDict):
+    """A table of the paper beside measured results."""
+
+    table: int
+    title: str
+    rows: list[Entry]
+    summary: str
+
+
+def build_table(number: int, rows: Sequence[RunRow], memory: Sequence[MemoryRow] = ()) -> TableReport:
     """Combine a table of the paper with the rows of finished runs.
 
     Args:
         number: a key of `TABLES`.
         rows: rows of `read_rows`.
         memory: rows of `read_memory`, for recipes that did not run.
-    Returns: the number, the title, a summary, and each row with "paper", "parameters" (of the recipe's network),
-        "measured" (one entry per group of runs, full runs first; empty without runs), "assumed" and "notes".
     Raises: ValueError: an unknown table.
     """
     if number not in TABLES:
         raise ValueError(f"table {number} is not here; choose one of {', '.join(map(str, TABLES))}")
-    found: list[dict[str, Any]] = [
+    found: list[Entry] = [
         {
             "row": place.row,
             "name": place.name,
@@ -76,7 +131,7 @@ def build_table(
     return {"table": number, "title": TABLES[number], "rows": found, "summary": _summary(found)}
 
 
-def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
+def table_lines(table: TableReport) -> list[list[str]]:
     """Format a table as cells under `HEAD`: one line per row, and one more for each further group of its runs."""
     lines = []
     for row in table["rows"]:
@@ -108,7 +163,7 @@ def table_lines(table: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
-def markdown_table(table: Mapping[str, Any]) -> str:
+def markdown_table(table: TableReport) -> str:
     """Format a table as Markdown, with its notes below."""
     lines = [f"**Table {table['table']}**: {table['title']}", "", "| " + " | ".join(HEAD) + " |"]
     lines.append("|---|" + "---:|" * (len(HEAD) - 2) + "---|")
@@ -116,7 +171,7 @@ def markdown_table(table: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", table["summary"], *(f"\n- {note}" for note in notes(table))])
 
 
-def notes(table: Mapping[str, Any]) -> list[str]:
+def notes(table: TableReport) -> list[str]:
     """Return the notes of the marked rows, each once with the names of its rows."""
     rows_by_note: dict[str, list[str]] = {}
     for row in table["rows"]:
@@ -136,8 +191,8 @@ def _places(number: int) -> Iterator[tuple[str, Target, TableRow]]:
                 yield name, target, place
 
 
-def _groups(rows: list[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
-    by_key: dict[str, list[Mapping[str, Any]]] = {}
+def _groups(rows: list[RunRow], target: Target) -> list[Group]:
+    by_key: dict[str, list[RunRow]] = {}
     for row in rows:
         key = (row["changed"], row["hardware"], row["device"], row["precision"], row["implementation"])
         by_key.setdefault(json.dumps(key, sort_keys=True), []).append(row)
@@ -146,15 +201,15 @@ def _groups(rows: list[Mapping[str, Any]], target: Target) -> list[dict[str, Any
     return groups
 
 
-def _newest(rows: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _newest(rows: list[RunRow]) -> Iterator[RunRow]:
     """Yield the newest row of each seed."""
     yield from {row["seed"]: row for row in sorted(rows, key=lambda row: str(row["date"]))}.values()
 
 
-def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
+def _group(rows: list[RunRow], target: Target) -> Group:
     first = rows[0]
-    peaks = [row["peak_bytes"] for row in rows]
-    grown = [row["resident_bytes"] for row in rows if row.get("resident_bytes") is not None]
+    peaks = [peak for row in rows if (peak := row["peak_bytes"]) is not None]
+    grown = [growth for row in rows if (growth := row.get("resident_bytes")) is not None]
     return {
         "changed": first["changed"],
         "runs": len(rows),
@@ -162,7 +217,7 @@ def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
         "seeds": sorted(row["seed"] for row in rows),
         "metric": spread([_score(row, "test") for row in rows]),
         "valid": spread([_score(row, "valid") for row in rows]),
-        "memory_gb": None if None in peaks else max(peaks) / 2**30,
+        "memory_gb": max(peaks) / 2**30 if len(peaks) == len(rows) else None,
         "resident_gb": max(grown) / 2**30 if grown else None,
         "parameters": first["parameters"],
         "seconds_per_step": max(row["seconds_per_step"] for row in rows),
@@ -176,12 +231,13 @@ def _group(rows: list[Mapping[str, Any]], target: Target) -> dict[str, Any]:
     }
 
 
-def _score(row: Mapping[str, Any], split: str) -> float | None:
-    value = row["scores"].get(split, {}).get("metric")
+def _score(row: RunRow, split: str) -> float | None:
+    score = row["scores"].get(split)
+    value = None if score is None else score["metric"]
     return None if value is None else 100.0 * value
 
 
-def _circumstances(group: Mapping[str, Any]) -> str:
+def _circumstances(group: Group) -> str:
     """Describe hardware, dates, commits and number of runs of a group, and its differences from the recipe."""
     of_paper = f" of {group['runs_of_the_paper']}" if group["runs_of_the_paper"] else ""
     runs = f"{group['runs']}{of_paper} run{'s' if group['runs'] != 1 or of_paper else ''}"
@@ -190,15 +246,17 @@ def _circumstances(group: Mapping[str, Any]) -> str:
     return text + "".join(f"; {change}" for change in _changes(group["changed"]))
 
 
-def _changes(changed: Mapping[str, Sequence[Any]]) -> list[str]:
+def _changes(changed: Changed) -> list[str]:
     changes = []
     for name, (wanted, got) in changed.items():
-        if name == "train.epochs" and got < wanted:
-            changes.append(f"SHORT: {got} of {wanted} epochs")
-        elif name.startswith("data."):
-            changes.append(f"OTHER DATA: {integer(got)} {name.partition('.')[2]} instead of {integer(wanted)}")
-        else:
-            changes.append(f"{name}={got} instead of {wanted}")
+        if isinstance(wanted, int) and isinstance(got, int):
+            if name == "train.epochs" and got < wanted:
+                changes.append(f"SHORT: {got} of {wanted} epochs")
+                continue
+            if name.startswith("data."):
+                changes.append(f"OTHER DATA: {integer(got)} {name.partition('.')[2]} instead of {integer(wanted)}")
+                continue
+        changes.append(f"{name}={got} instead of {wanted}")
     return changes
 
 
@@ -213,7 +271,7 @@ def _ends(dates: Sequence[str]) -> list[str]:
     return [dates[0]] if len(dates) == 1 else [dates[0], dates[-1]]
 
 
-def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
+def _summary(rows: Sequence[Entry]) -> str:
     """Count the rows with an unchanged run, with changed runs only, and without runs."""
     unchanged = sum(any(not group["changed"] for group in row["measured"]) for row in rows)
     some = sum(bool(row["measured"]) for row in rows)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..data import make_batches, read_data
 from ..experiment import Experiment
+from ..report.facts import Report
 from ..run_folder import add_prediction
 from .estimate import predicted
 
 
-def set_beside(report: dict[str, Any], run: Experiment, out: Path, data_root: Path) -> dict[str, Any]:
+def set_beside(report: Report, run: Experiment, out: Path, data_root: Path) -> Report:
     """Write the prediction into the report of a finished run, if it ran on the CPU with data in memory.
 
     Args:

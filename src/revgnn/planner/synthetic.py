@@ -1,31 +1,32 @@
 """Finds the sizes of a data set without its data, and makes synthetic data of these sizes, also scaled down.
 
-Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from the footers of
-its Parquet files or from its manifest.
+Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from its tables or
+from its manifest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store
+from ..data.prepare.config import FeatureConfig
+from ..data.prepare.inference import width_of
+from ..data.prepare.inputs import num_rows
 from ..data.readers.chain import make_chains
 from ..data.readers.heterophilous import HETEROPHILOUS
 from ..data.readers.minefield import make_minefield
 from ..data.readers.ogb import OGB
 from ..data.readers.pyg import PLANETOID
 from ..data.readers.roads import read_roads
+from ..data.readers.tables import described_tables
 from ..data.task import find_task
 
 CLASSES = 40
-"""Assumed of tables, whose footers do not tell."""
+"""Assumed of tables, whose labels are not read."""
 READ_PARTS = 16
 """Parts of a prepared graph whose blocks of edges are looked at."""
 
@@ -70,11 +71,11 @@ class GraphShape:
         return self.info.num_rows
 
     def scaled(self, factor: float) -> GraphShape:
-        """The same data set with so many times the nodes, edges, graphs and labels; factor above 0."""
+        """Return the shape with nodes, edges, graphs and labels multiplied by a factor above 0."""
         return replace(self, info=self.info.scaled(factor))
 
     def counted(self, **counts: int) -> GraphShape:
-        """The same data set with other counts: ``nodes``, ``edges``, or rows to ``train`` on."""
+        """Return the shape with other counts of ``nodes``, ``edges``, or rows to ``train`` on."""
         old = self.info.counts
         splits = (("train", counts.pop("train")),) if "train" in counts else old.splits
         return replace(self, info=replace(self.info, counts=replace(old, splits=splits, **counts)))
@@ -91,7 +92,7 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
     """Return the shape of a data set from its configuration, without its data.
 
     Args:
-        config: of an OGB or embedded data set, or of a folder of tables.
+        config: the configuration of an OGB or embedded data set, or of a folder of tables.
     Raises:
         ValueError: the data set's sizes are not known without it.
         FileNotFoundError: the folder has neither tables nor a manifest.
@@ -139,7 +140,7 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
 
 
 def _published(config: DatasetConfig) -> GraphInfo | None:
-    """What is known of a data set that has every edge in both directions and no self loops."""
+    """Return the metadata of a published data set, with every edge in both directions; ``None``: it is not known."""
     if config.name == "minefield":
         return make_minefield(config.minefield).info
     planetoid = {info.name: info for info in PLANETOID.values()}
@@ -158,38 +159,40 @@ def _with_edge_features(shape: GraphShape, config: DatasetConfig) -> GraphShape:
 
 
 def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
-    """Read the counts of a folder: from the manifest of a prepared graph, or from the footers of its two tables.
+    """Read the counts of a folder: from the manifest of a prepared graph, or from its two tables.
 
     Args:
-        folder: with ``manifest.json``, or with ``nodes.parquet`` and ``edges.parquet``.
-        columns: what the columns of the tables are called; ``None``: as they usually are.
+        folder: with ``manifest.json``, with ``graph.yaml``, or with the tables nodes and edges.
+        columns: what is known of the columns; ``None``: all is inferred.
     Raises:
-        FileNotFoundError: it has neither.
+        FileNotFoundError: the folder has neither.
         ValueError: the manifest lacks a count, or the tables have no column of numbers.
     """
     if is_store(folder):
         return _from_manifest(folder)
-    for name in ("nodes.parquet", "edges.parquet"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has neither manifest.json nor {name}; name a folder with one of the two")
-    names = columns or Columns()
-    nodes, edges = (pq.ParquetFile(folder / f"{what}.parquet") for what in ("nodes", "edges"))
-    features = names.features or _usual(nodes, "x", {name for name in (names.id, names.label, names.split) if name})
-    edge_features = names.edge_features or (("edge_attr",) if "edge_attr" in edges.schema_arrow.names else ())
-    if not features:
-        raise ValueError(f"{folder / 'nodes.parquet'} must have a column of numbers; got {nodes.schema_arrow.names}")
+    try:
+        config, nodes, edges = described_tables(folder, columns or Columns())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} has neither manifest.json nor tables: {error}") from None
+    if not config.nodes.features:
+        raise ValueError(f"{nodes.names[0]} must have a column of numbers; got {nodes.schema.names}")
+    weight = [FeatureConfig(column=config.edges.weight, encode="number")] if config.edges.weight else []
+    outputs = CLASSES if config.spec.has_classes else config.spec.num_outputs or len(config.nodes.label)
     info = GraphInfo(
-        name=folder.resolve().name,
-        num_outputs=CLASSES,
-        in_channels=_columns(nodes, features),
-        edge_channels=_columns(edges, edge_features) or None,
-        counts=Counts(nodes=nodes.metadata.num_rows, edges=edges.metadata.num_rows),
+        name=config.name or folder.resolve().name,
+        task=config.task,
+        num_outputs=outputs,
+        in_channels=sum(width_of(nodes, feature) for feature in config.nodes.features),
+        edge_channels=sum(width_of(edges, feature) for feature in (*config.edges.features, *weight)) or None,
+        edge_weight=bool(weight),
+        counts=Counts(nodes=num_rows(nodes), edges=num_rows(edges)),
     )
-    return GraphShape(info=info, assumed=(f"Footers do not tell how many classes there are: {CLASSES} are assumed.",))
+    assumed = f"The columns do not tell how many classes there are: {CLASSES} are assumed."
+    return GraphShape(info=info, assumed=(assumed,) if config.spec.has_classes else ())
 
 
 def _with_edges(shape: GraphShape, config: DatasetConfig) -> GraphShape:
-    """Count what is done to the edges of tables; repeats are unknown, so each edge is counted both ways."""
+    """Count the edges of tables after preparation; duplicates are unknown, so each edge counts in both directions."""
     edges, assumed = shape.edges, list(shape.assumed)
     if config.undirected:
         edges *= 2
@@ -207,7 +210,7 @@ def _from_manifest(folder: Path) -> GraphShape:
 
 
 def _within_parts(store: Store) -> float:
-    """Share of the edges with both ends in one part, by some of the parts."""
+    """Estimate the share of the edges with both ends in one part, from some of the parts."""
     within = edges = 0
     for number in range(0, store.num_parts, -(-store.num_parts // READ_PARTS)):
         ptr = store.array(number, "block_ptr.npy")
@@ -215,37 +218,15 @@ def _within_parts(store: Store) -> float:
     return round(within / max(edges, 1), 3)
 
 
-def _usual(table: pq.ParquetFile, name: str, other: set[str]) -> tuple[str, ...]:
-    """The columns that are features where none are named: as `Columns` says."""
-    schema = table.schema_arrow
-    if name in schema.names:
-        return (name,)
-    types = pa.types
-    numeric = (field.name for field in schema if types.is_integer(field.type) or types.is_floating(field.type))
-    return tuple(column for column in numeric if column not in other)
-
-
-def _columns(table: pq.ParquetFile, wanted: tuple[str, ...]) -> int:
-    """Numbers in a row of some columns, lists counted by their values: what the footer counts."""
-    facts = table.metadata
-    values = 0
-    for group in range(facts.num_row_groups):
-        for place in range(facts.num_columns):
-            chunk = facts.row_group(group).column(place)
-            if chunk.path_in_schema.partition(".")[0] in wanted:
-                values += chunk.num_values
-    return int(-(-values // max(facts.num_rows, 1)))
-
-
 # ------------------------------------------------------------------ data of a shape
 def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.0) -> Dataset:
     """Make a synthetic data set of a shape: random features, labels and edges, every edge in both directions.
 
     Args:
-        shape: its counts are met exactly but for an odd edge.
-        seed: of all that is random.
-        runs: node-level, equal runs of nodes, from the first to the last.
-        kept: share of the edges, loops apart, with both ends in one of these runs; as many in each.
+        shape: its shape; an odd number of edges is rounded down.
+        seed: seed of the random numbers.
+        runs: number of equal runs of consecutive nodes, at node level.
+        kept: share of the edges, without self loops, with both ends in one run; equally many in each run.
     Cost: the whole data set in memory.
     """
     rng, info = np.random.default_rng(seed), shape.info
@@ -281,7 +262,7 @@ def _features(rng: np.random.Generator, rows: int, columns: int, categories: tup
 
 def _edges(
     shape: GraphShape, rng: np.random.Generator, runs: int, kept: float
-) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[Any, Any]]:
+) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
     if shape.info.task_spec.has_many_graphs:
         return _small_graphs(shape, rng)
     loops = np.arange(shape.nodes) if shape.info.self_loops else np.empty(0, np.int64)
@@ -297,8 +278,8 @@ def _edges(
 
 def _small_graphs(
     shape: GraphShape, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, np.ndarray[Any, Any]]:
-    """Graphs of equal size, but for one node and one edge more in some."""
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+    """Make graphs whose sizes differ by at most one node and one edge."""
     node_ptr = np.arange(shape.graphs + 1) * shape.nodes // shape.graphs
     pair_ptr = np.arange(shape.graphs + 1) * (shape.edges // 2) // shape.graphs
     of = np.repeat(np.arange(shape.graphs), np.diff(pair_ptr))

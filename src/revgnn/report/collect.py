@@ -8,70 +8,47 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..files import parse_object, read_object, versions_of
+from ..files import read_object, versions_of
+from ..train.curve import CURVE_FILE, Row, read_curve
+from ..train.result import RESULT_FILE
+from .facts import Circumstances, Report, RunFacts
 
 FORMAT = 1
 _PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
 
 
-def build_report(
-    run: Path,
-    *,
-    name: str,
-    config: Mapping[str, Any],
-    dataset: Mapping[str, Any],
-    implementation: str,
-    memory_how: str | None = None,
-    resident: Mapping[str, Any] | None = None,
-    paper: Mapping[str, Any] | None = None,
-    warnings: Sequence[str] = (),
-    predicted: Mapping[str, Any] | None = None,
-    where: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Build the report of a finished run as one JSON value.
+def build_report(run: Path, facts: RunFacts) -> Report:
+    """Build the report of a finished run.
 
     Args:
         run: the run folder, with the ``result.json`` and ``curve.jsonl`` that training wrote.
-        name: name of the run, such as "ogbn-arxiv/revgcn_deep".
-        config: the full configuration, nested; a value that is not JSON is written as text.
-        dataset: facts of the data (nodes, edges, features, rows of each split), name -> number or text.
-        implementation: the implementation of the ops.
-        memory_how: how the peak memory of tensors was measured; ``None``: it was not.
-        resident: resident memory at its peak: "growth_bytes" above the baseline, "process_bytes" in total, and "how";
-            ``None``: it was not measured.
-        paper: the paper's figures: "metric" and "std" (in percent for accuracy and ROC-AUC), "memory_gb" (GiB),
-            "parameters"; ``None`` for each missing figure, or if the paper has none.
-        warnings: warnings to the reader, one sentence each.
-        predicted: the planner's prediction of memory, "peak_bytes" and "how"; ``None``: no prediction.
-        where: `circumstances` at the start of the run; ``None``: the current ones.
-    Returns: the report.
+        facts: the other facts of the run.
     Raises: FileNotFoundError: the run has not finished.
     """
-    path = run / "result.json"
+    path = run / RESULT_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: the run did not finish; resume it first")
     result = read_object(path)
-    curve = read_rows(run)
-    where = circumstances() if where is None else where
+    curve = read_curve(run / CURVE_FILE)
+    where, paper = facts.get("where") or circumstances(), facts["paper"]
     report = {
         "format": FORMAT,
-        "name": name,
+        "name": facts["name"],
         "date": where["date"],
-        "dataset": dict(dataset),
+        "dataset": dict(facts["dataset"]),
         "result": {
             **{key: result[key] for key in ("metric", "scores", "best_epoch", "epochs", "stopped")},
             # A result of an older version has one set of scores, which also selected the weights.
             "selection": result.get("selection", result["scores"]),
         },
         "curve": _summary(curve),
-        "observed": curve[-1].get("observed", {}) if curve else {},
+        "observed": curve[-1]["observed"] if curve else {},
         "time": {
             "seconds_per_step_median": result["seconds_per_step"],
             "steps": result["steps"],
@@ -79,24 +56,24 @@ def build_report(
         },
         "memory": {
             "peak_bytes": result["peak_memory"],
-            "how": memory_how,
-            "resident": None if resident is None else dict(resident),
-            "predicted": predicted,
+            "how": facts["memory_how"],
+            "resident": facts.get("resident"),
+            "predicted": facts.get("predicted"),
         },
         "parameters": result["parameters"],
         "paper": None if paper is None else {key: value for key, value in paper.items() if value is not None},
-        "implementation": implementation,
+        "implementation": facts["implementation"],
         "machine": {**where["machine"], "device": result["device"], "precision": result["precision"]},
         "versions": where["versions"],
         "git_commit": where["git_commit"],
-        "warnings": [*warnings, *_failures(curve)],
-        "config": dict(config),
+        "warnings": [*facts.get("warnings", ()), *_failures(curve)],
+        "config": facts["config"],
     }
-    as_json: dict[str, Any] = json.loads(json.dumps(report, default=str))
+    as_json: Report = json.loads(json.dumps(report, default=str))
     return as_json
 
 
-def circumstances() -> dict[str, Any]:
+def circumstances() -> Circumstances:
     """Return date, machine, versions and commit of the current process, for a report that may be written later."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -106,16 +83,10 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def read_rows(run: Path) -> list[dict[str, Any]]:
-    """Read the curve of a finished run, one mapping per epoch; empty if the file is missing."""
-    path = run / "curve.jsonl"
-    return [parse_object(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def _summary(curve: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(curve: Sequence[Row]) -> dict[str, str | float | None]:
     losses = [row["loss"] for row in curve]
     return {
-        "file": "curve.jsonl",
+        "file": CURVE_FILE,
         "evaluations": sum(row["scores"] is not None for row in curve),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
@@ -123,9 +94,9 @@ def _summary(curve: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _failures(curve: list[dict[str, Any]]) -> list[str]:
+def _failures(curve: Sequence[Row]) -> list[str]:
     """Return warnings about the last epoch's fixed-point solves that missed their tolerance: how many, and how far."""
-    observed = curve[-1].get("observed", {}) if curve else {}
+    observed = curve[-1]["observed"] if curve else {}
     return [
         f"{int(observed[f'{direction} failures'])} of {int(observed[f'{direction} solves'])} {direction} solves of the "
         f"last epoch did not reach their tolerance; the median relative residual is "
@@ -140,7 +111,7 @@ def _versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{name: found[package] for name, package in _PACKAGES.items()}}
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> dict[str, str | int | None]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -6,16 +6,16 @@ Every text passes `html.escape`; the curves are inline SVG from `picture`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..files import write_whole
 from ..plain_config import flatten
-from .collect import read_rows
+from ..train.curve import CURVE_FILE, Row, read_curve
+from .facts import Configuration, Memory, Report, Result
 from .picture import draw_curves
-from .row import duration, integer, memory, metric_title, resident, score, target
+from .row import duration, integer, memory, metric_title, resident_growth, score, target
 
 OBSERVED_ROWS = 12
 """Most rows of the table of solves."""
@@ -55,7 +55,7 @@ td.number, th.number { text-align: right; }
 """
 
 
-def write_report(run: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
+def write_report(run: Path, report: Report) -> tuple[Path, Path]:
     """Write ``report.json`` and ``report.html`` into the run folder.
 
     Args:
@@ -65,16 +65,16 @@ def write_report(run: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
     """
     as_json, as_page = run / "report.json", run / "report.html"
     write_whole(as_json, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_whole(as_page, render(report, read_rows(run)))
+    write_whole(as_page, render(report, read_curve(run / CURVE_FILE)))
     return as_json, as_page
 
 
-def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
+def render(report: Report, curve: Sequence[Row]) -> str:
     """Return the HTML page.
 
     Args:
         report: the result of `build_report`.
-        curve: the rows of `read_rows`.
+        curve: the training curve.
     """
     return f"""<!doctype html>
 <html lang="en">
@@ -103,7 +103,7 @@ def render(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
 """
 
 
-def _subtitle(report: Mapping[str, Any]) -> str:
+def _subtitle(report: Report) -> str:
     result = report["result"]
     ended = " (ended early: no better valid value)" if result["stopped"] == "patience" else ""
     return (
@@ -117,12 +117,14 @@ def _warnings(warnings: list[str]) -> str:
     return "\n".join(f'<p class="warning" role="note">{escape(text)}</p>' for text in warnings)
 
 
-def _tiles(report: Mapping[str, Any]) -> str:
+def _tiles(report: Report) -> str:
+    result = report["result"]
+    title = metric_title(result["metric"])
     tiles = [
-        (f"test {metric_title(report)}", score(report, "test")),
-        (f"valid {metric_title(report)}", score(report, "valid")),
+        (f"test {title}", score(result, "test")),
+        (f"valid {title}", score(result, "valid")),
         ("peak training memory", memory(report["memory"]["peak_bytes"])),
-        ("growth of the process", memory(resident(report))),
+        ("growth of the process", memory(resident_growth(report["memory"]))),
         ("time per step", duration(report["time"]["seconds_per_step_median"])),
         ("parameters", integer(report["parameters"])),
     ]
@@ -130,8 +132,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def _pictures(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
-    pictures = draw_curves(report, curve)
+def _pictures(report: Report, curve: Sequence[Row]) -> str:
+    pictures = draw_curves(report["result"], curve)
     if pictures is None:
         return (
             '<p class="quiet">matplotlib draws the curves, and it is not installed: '
@@ -142,28 +144,28 @@ def _pictures(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> str:
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def _scores(report: Mapping[str, Any]) -> str:
+def _scores(report: Report) -> str:
     result = report["result"]
     selection = result.get("selection", result["scores"])
-    head, epoch = ["split", metric_title(report), "loss"], result["best_epoch"]
+    head, epoch = ["split", metric_title(result["metric"]), "loss"], result["best_epoch"]
     table = _table(
-        head, _score_rows(report), f"Scores of the selected weights, of epoch {epoch}{_seen(report, 'final')}"
+        head, _score_rows(result), f"Scores of the selected weights, of epoch {epoch}{_seen(report, 'final')}"
     )
     if selection == result["scores"]:
         return table
-    before = {**report, "result": {**result, "scores": selection}}
+    before: Result = {**result, "scores": selection}
     return table + _table(head, _score_rows(before), f"Scores that selected the weights{_seen(report, 'eval')}")
 
 
-def _score_rows(report: Mapping[str, Any]) -> list[list[str]]:
+def _score_rows(result: Result) -> list[list[str]]:
     rows = []
-    for split, scores in report["result"]["scores"].items():
+    for split, scores in result["scores"].items():
         loss = "–" if scores["loss"] is None else f"{scores['loss']:.4f}"
-        rows.append([split, score(report, split), loss])
+        rows.append([split, score(result, split), loss])
     return rows
 
 
-def _seen(report: Mapping[str, Any], stage: str) -> str:
+def _seen(report: Report, stage: str) -> str:
     """Describe the parts and views of an evaluation; empty for the full graph."""
     loader = report["config"].get("loader", {})
     stage = stage if loader.get(f"{stage}_parts") is not None else "eval"
@@ -173,22 +175,23 @@ def _seen(report: Mapping[str, Any], stage: str) -> str:
     return f", in {parts} parts" + ("" if views == 1 else f" of each of {views} views, whose logits are averaged")
 
 
-def _comparison(report: Mapping[str, Any]) -> str:
+def _comparison(report: Report) -> str:
     paper = report["paper"]
     if not paper:
         return ""
     peak = report["memory"]["peak_bytes"]
+    result = report["result"]
     rows = [
-        [f"test {metric_title(report)}", score(report, "test"), target(report)],
+        [f"test {metric_title(result['metric'])}", score(result, "test"), target(paper)],
         ["peak memory [GiB]", "–" if peak is None else f"{peak / 2**30:.2f}", _number(paper.get("memory_gb"))],
         ["parameters", integer(report["parameters"]), integer(paper.get("parameters"))],
     ]
     return "<h2>Comparison with the paper</h2>" + _table(["", "this run", "paper"], rows, None)
 
 
-def _observed(curve: list[dict[str, Any]]) -> str:
+def _observed(curve: Sequence[Row]) -> str:
     """Render what the model reported of its epochs, such as residuals of solves: at most `OBSERVED_ROWS` of them."""
-    rows = [row for row in curve if row.get("observed")]
+    rows = [row for row in curve if row["observed"]]
     if not rows:
         return ""
     step = -(-len(rows) // OBSERVED_ROWS)
@@ -198,7 +201,7 @@ def _observed(curve: list[dict[str, Any]]) -> str:
     return "<h2>Solves</h2>" + _table(["epoch", *names], cells, "Solves of the epoch's training steps")
 
 
-def _configuration(config: Mapping[str, Any]) -> str:
+def _configuration(config: Configuration) -> str:
     """Render one table per section of the configuration, and one for the values outside of sections."""
     sections = {name: flatten(value) for name, value in config.items() if isinstance(value, Mapping)}
     other = [(name, value) for name, value in config.items() if not isinstance(value, Mapping)]
@@ -206,7 +209,7 @@ def _configuration(config: Mapping[str, Any]) -> str:
     return "".join(tables + [_pairs(values.items(), name) for name, values in sections.items() if values])
 
 
-def _predicted(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _predicted(found: Memory) -> list[tuple[str, str]]:
     """Return the planner's prediction and its relative error."""
     # A report of an older version has no prediction.
     predicted = found.get("predicted")
@@ -221,13 +224,13 @@ def _predicted(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _resident(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _resident(found: Memory) -> list[tuple[str, str]]:
     """Return the peak resident memory of the process, interpreter included, and how it was measured."""
     peak = found.get("resident")
     return [("process at its peak", f"{memory(peak['process_bytes'])} ({peak['how']})")] if peak else []
 
 
-def _circumstances(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _circumstances(report: Report) -> list[tuple[str, object]]:
     how = report["memory"]["how"]
     return [
         *report["machine"].items(),
@@ -259,7 +262,7 @@ def _table(head: list[str], rows: list[list[str]], caption: str | None) -> str:
     return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _pairs(pairs: Iterable[tuple[str, Any]], caption: str | None = None) -> str:
+def _pairs(pairs: Iterable[tuple[str, object]], caption: str | None = None) -> str:
     title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(_text(value))}</td></tr>' for name, value in pairs
@@ -267,7 +270,7 @@ def _pairs(pairs: Iterable[tuple[str, Any]], caption: str | None = None) -> str:
     return f'<table class="pairs">{title}<tbody>{rows}</tbody></table>'
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
+from ..train.curve import Row
+from .facts import Result
 from .row import in_unit, metric_title
 
 # Colours for colour-blind readers (Okabe and Ito), and dashes for print.
-_STROKES: dict[str, dict[str, Any]] = {
-    "train": {"color": "#7a8794", "linestyle": (0, (1, 1.2))},
-    "valid": {"color": "#0072b2", "linestyle": "-"},
-    "test": {"color": "#d55e00", "linestyle": (0, (4, 1.5))},
+_STROKES: dict[str, tuple[str, str | tuple[float, tuple[float, float]]]] = {
+    "train": ("#7a8794", (0, (1, 1.2))),
+    "valid": ("#0072b2", "-"),
+    "test": ("#d55e00", (0, (4, 1.5))),
 }
 
 
-def draw_curves(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[str, str] | None:
+def draw_curves(result: Result, curve: Sequence[Row]) -> dict[str, str] | None:
     """Draw the metric and the loss of each split over the epochs.
 
     Returns: label -> SVG element; ``None`` without matplotlib.
@@ -27,14 +29,14 @@ def draw_curves(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[
         import matplotlib as mpl
     except ModuleNotFoundError:
         return None
-    best = report["result"]["best_epoch"]
+    best = result["best_epoch"]
     metric = {
-        split: [(epoch, in_unit(report, value)) for epoch, value in points]
+        split: [(epoch, in_unit(result["metric"], value)) for epoch, value in points]
         for split, points in _series(curve, "metric").items()
     }
     loss = _series(curve, "loss")
     loss["train"] = [(row["epoch"], row["loss"]) for row in curve]
-    title = metric_title(report)
+    title = metric_title(result["metric"])
     pictures = {}
     for label, axis, series in (("metric", title, metric), ("loss", "loss", loss)):
         if not any(series.values()):
@@ -45,12 +47,13 @@ def draw_curves(report: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[
     return pictures
 
 
-def _series(curve: list[dict[str, Any]], key: str) -> dict[str, list[tuple[int, float]]]:
+def _series(curve: Sequence[Row], key: Literal["metric", "loss"]) -> dict[str, list[tuple[int, float]]]:
     series: dict[str, list[tuple[int, float]]] = {split: [] for split in _STROKES}
     for row in curve:
         for split, scores in (row["scores"] or {}).items():
-            if scores[key] is not None and split in series:
-                series[split].append((row["epoch"], scores[key]))
+            value = scores[key]
+            if value is not None and split in series:
+                series[split].append((row["epoch"], value))
     return series
 
 
@@ -64,7 +67,10 @@ def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> s
         if points:
             epochs, values = zip(*points, strict=True)
             marker = "o" if len(points) < 20 else None
-            axes.plot(epochs, values, label=split, marker=marker, markersize=3, linewidth=1.6, **_STROKES[split])
+            color, style = _STROKES[split]
+            axes.plot(
+                epochs, values, label=split, marker=marker, markersize=3, linewidth=1.6, color=color, linestyle=style
+            )
     axes.axvline(best, color="#1d2733", linewidth=0.8, alpha=0.5)
     axes.annotate(
         f"best epoch {best}",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..train import METRICS
+from .facts import Memory, Published, Report, Result
 
 MARKDOWN_HEADER = (
     "| run | parameters | best epoch | valid | test | paper | peak memory | resident growth | time per step |\n"
@@ -13,67 +11,69 @@ MARKDOWN_HEADER = (
 )
 
 
-def markdown_row(report: Mapping[str, Any]) -> str:
+def markdown_row(report: Report) -> str:
     """Format a report as one row under `MARKDOWN_HEADER`."""
     result = report["result"]
     cells = [
         report["name"],
         integer(report["parameters"]),
         integer(result["best_epoch"]),
-        score(report, "valid"),
-        score(report, "test"),
-        target(report),
+        score(result, "valid"),
+        score(result, "test"),
+        target(report["paper"]),
         memory(report["memory"]["peak_bytes"]),
-        memory(resident(report)),
+        memory(resident_growth(report["memory"])),
         duration(report["time"]["seconds_per_step_median"]),
     ]
     return "| " + " | ".join(_markdown(str(cell)) for cell in cells) + " |"
 
 
-def metric_title(report: Mapping[str, Any]) -> str:
-    """Return the metric's name with its unit."""
-    name = str(report["result"]["metric"])
-    return (METRICS[name].title if name in METRICS else name) + (" [%]" if in_percent(report) else "")
+def metric_title(metric: str) -> str:
+    """Return a metric's name with its unit."""
+    return (METRICS[metric].title if metric in METRICS else metric) + (" [%]" if in_percent(metric) else "")
 
 
-def in_percent(report: Mapping[str, Any]) -> bool:
-    """Whether the metric is written times 100."""
-    name = report["result"]["metric"]
-    return name in METRICS and METRICS[name].in_percent
+def in_percent(metric: str) -> bool:
+    """Whether a metric is written times 100."""
+    return metric in METRICS and METRICS[metric].in_percent
 
 
-def in_unit(report: Mapping[str, Any], value: float) -> float:
+def in_unit(metric: str, value: float) -> float:
     """Convert a metric to the unit of `metric_title`."""
-    return 100.0 * value if in_percent(report) else value
+    return 100.0 * value if in_percent(metric) else value
 
 
-def score(report: Mapping[str, Any], split: str) -> str:
+def metric_of(result: Result, split: str) -> float | None:
+    """Return the metric of a split; ``None``: the run has none."""
+    found = result["scores"].get(split)
+    return None if found is None else found["metric"]
+
+
+def score(result: Result, split: str) -> str:
     """Format the metric of a split in the unit of `metric_title`; a dash if there is none."""
-    value = report["result"]["scores"].get(split, {}).get("metric")
+    value, metric = metric_of(result, split), result["metric"]
     if value is None:
         return "–"
-    return f"{in_unit(report, value):.2f}" if in_percent(report) else f"{value:.4g}"
+    return f"{in_unit(metric, value):.2f}" if in_percent(metric) else f"{value:.4g}"
 
 
-def mean_and_std(report: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
+def mean_and_std(metric: str, *figures: float | None) -> str:
     """Format a mean and, for several runs, a standard deviation in the unit of `metric_title`."""
-    digits = ".2f" if in_percent(report) else ".4g"
-    known = [spread[name] for name in ("mean", "std") if spread[name] is not None]
-    return " ± ".join(f"{in_unit(report, value):{digits}}" for value in known) or "–"
+    digits = ".2f" if in_percent(metric) else ".4g"
+    return " ± ".join(f"{in_unit(metric, value):{digits}}" for value in figures if value is not None) or "–"
 
 
-def target(report: Mapping[str, Any]) -> str:
+def target(paper: Published | None) -> str:
     """Format the paper's test metric in the unit of `metric_title`; a dash if it gives none."""
-    paper = report["paper"] or {}
-    if paper.get("metric") is None:
+    if paper is None or paper.get("metric") is None:
         return "–"
     return f"{paper['metric']:g}" + (f" ± {paper['std']:g}" if paper.get("std") is not None else "")
 
 
-def resident(report: Mapping[str, Any]) -> int | None:
+def resident_growth(memory: Memory) -> int | None:
     """Return the process's growth at its peak in bytes; ``None`` if unknown, as in a report of an older version."""
-    growth: int | None = (report["memory"].get("resident") or {}).get("growth_bytes")
-    return growth
+    resident = memory.get("resident")
+    return resident["growth_bytes"] if resident else None
 
 
 def integer(value: float | None) -> str:

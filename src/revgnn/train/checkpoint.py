@@ -19,14 +19,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import check_plain, read_object, room_for, sha256_of, sync, versions_of, write_whole
+from ..files import check_format, check_plain, read_object, room_for, sha256_of, sync, versions_of, write_whole
+from .curve import Score
 from .distributed.fsdp import load_weights, whole
 from .optim import flatten_state, unflatten_state
 from .rng import capture_rng, restore_rng
@@ -45,6 +46,20 @@ class CheckpointError(ValueError):
     """A checkpoint that is damaged, of another format, or of another model."""
 
 
+class Progress(TypedDict):
+    """Counters of the training loop."""
+
+    best_epoch: int
+    best_scores: dict[str, Score]
+    loss_sum: float
+    rows: int
+    seconds: float
+    batches_per_step: int
+    """Batches of a step, over all ranks."""
+    callbacks: dict[str, dict[str, object]]
+    """Class name -> state of the callback."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
     """The complete state of a run, on the CPU; a run that resumes from it takes the same steps as without a stop."""
@@ -57,15 +72,14 @@ class Snapshot:
     """The state dict of the model."""
     optimizer: dict[str, Tensor]
     """``<parameter>/<key>`` -> state tensor."""
-    groups: list[dict[str, Any]]
+    groups: list[dict[str, object]]
     """Hyper-parameters of each parameter group."""
     best: dict[str, Tensor] | None = None
     """The best weights so far; ``None``: none yet."""
     rng: dict[str, Tensor]
-    rng_facts: dict[str, Any]
-    progress: dict[str, Any]
-    """Counters of the training loop, as JSON."""
-    config: dict[str, Any]
+    rng_facts: dict[str, dict[str, Any]]
+    progress: Progress
+    config: dict[str, object]
     """The configuration of the run, as JSON."""
     versions: dict[str, str | None] = field(default_factory=dict)
     """Package -> its version when the snapshot was taken."""
@@ -78,8 +92,8 @@ def take(
     epoch: int,
     step: int = 0,
     best: dict[str, Tensor] | None = None,
-    progress: Mapping[str, Any],
-    config: Mapping[str, Any],
+    progress: Progress,
+    config: Mapping[str, object],
 ) -> Snapshot:
     """Copy the state of a run, and of the global random number generators, to the CPU."""
     rng, rng_facts = capture_rng()
@@ -93,7 +107,7 @@ def take(
         best=best,
         rng=rng,
         rng_facts=rng_facts,
-        progress=dict(progress),
+        progress=progress,
         config=dict(config),
         versions=_versions(),
     )
@@ -343,10 +357,7 @@ def _name(epoch: int, step: int) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_object(path, CheckpointError)
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} must have format {FORMAT}, got {manifest.get('format')!r}; use the revgnn that wrote it"
-        )
+    check_format(path, manifest, FORMAT, CheckpointError)
     content = manifest.get("content")
     if not isinstance(content, dict) or manifest.get("sha256") != _digest(content):
         raise CheckpointError(f"{path} does not match its checksum")
@@ -355,7 +366,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
+def _read_tensors(path: Path, facts: object) -> dict[str, Tensor]:
     try:
         check_plain(path, CheckpointError)
         if not isinstance(facts, dict) or path.stat().st_size != facts.get("bytes"):
@@ -370,7 +381,7 @@ def _read_tensors(path: Path, facts: Any) -> dict[str, Tensor]:
 # ------------------------------------------------------------------ facts
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from ..data.task import Task
 from ..plain_config import flatten
@@ -152,14 +152,14 @@ def remedy(config: TrainConfig) -> str:
     return "try " + ", ".join(remedies)
 
 
-def as_json(config: TrainConfig, configuration: Mapping[str, Any] | None) -> dict[str, Any]:
+def as_json(config: TrainConfig, configuration: Mapping[str, object] | None) -> dict[str, object]:
     """Return a run's configuration as JSON values: ``config`` under "train", next to the caller's entries."""
     whole = {**(configuration or {}), "train": asdict(config)}
-    plain: dict[str, Any] = json.loads(json.dumps(whole, default=str))
+    plain: dict[str, object] = json.loads(json.dumps(whole, default=str))
     return plain
 
 
-def check_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def check_same(saved: Mapping[str, object], own: Mapping[str, object]) -> None:
     """Check that a resumed run has the configuration that it was started with.
 
     Raises: ValueError: the message lists each field that differs, by its dotted name, with both values, or the fields

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,9 @@ def _describe_bad(gradients: dict[str, Tensor]) -> str:
 # ------------------------------------------------------------------ state by parameter name
 
 
-def flatten_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def flatten_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], list[dict[str, object]]]:
     """Copy an optimizer's state to the CPU.
 
     Returns: ``<parameter>/<key>`` -> tensor, and the hyper-parameters of each group as JSON values.
@@ -129,8 +131,8 @@ def flatten_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[d
 
 
 def unflatten_state(
-    tensors: Mapping[str, Tensor], groups: list[dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+    tensors: Mapping[str, Tensor], groups: list[dict[str, object]], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, object]:
     """Convert the result of `flatten_state` back to the argument of ``optimizer.load_state_dict``.
 
     Raises: ValueError: the state belongs to another model or another type of optimizer; the message names the first
@@ -167,7 +169,7 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _like(own: Any, saved: Any) -> Any:
+def _like(own: object, saved: object) -> object:
     """Convert a saved hyper-parameter to the optimizer's type."""
     if isinstance(own, tuple) and isinstance(saved, list) and len(own) == len(saved):
         # JSON has no tuples, and Adam's betas are a tuple.

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 _PYTHON_WORDS, _NUMPY_WORDS = 625, 624
 
 
-def capture_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
+def capture_rng() -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Capture the states of torch (CPU, and CUDA if it is initialised), Python and numpy.
 
     Returns: named tensors, and a few numbers as JSON values.
@@ -37,7 +37,7 @@ def capture_rng() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def restore_rng(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def restore_rng(tensors: dict[str, Tensor], facts: dict[str, dict[str, Any]]) -> None:
     """Restore the states that `capture_rng` returned.
 
     Raises: ValueError: a state has the wrong name, dtype or length.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from ..launcher import is_writer
 
@@ -35,7 +36,7 @@ class Interrupts:
         self._patient, self._process = patient, os.getpid()
         self.signum: int | None = None
         """Number of the received signal; ``None``: none yet."""
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> Self:
         self._open.append(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import Edges, FeatureConfig, GraphConfig, Nodes, Parts, Split, read_config
+from .config import Edges, FeatureConfig, GraphConfig, Masks, Nodes, Parts, Split, read_config
 from .initial_config import chosen_config, write_first
 from .stages import DropFaulty, Prepared, prepare
 
@@ -11,6 +11,7 @@ __all__ = [
     "Edges",
     "FeatureConfig",
     "GraphConfig",
+    "Masks",
     "Nodes",
     "Parts",
     "Prepared",

@@ -8,18 +8,24 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from ..task import TASKS, Task
+from .csv_format import SNIFFED, CsvFormat
+from .fitting import Fill, Scale
 
 MAX_BYTES = 2**20
 """Maximum size of graph.yaml, which names files but contains no data."""
 MAX_PARTS = 100_000
 """Maximum number of parts, a guard against typing mistakes: more parts would have few rows each."""
+MAX_BUCKETS = 1 << 16
+"""Maximum number of buckets of a column of tags."""
+
+Encode = Literal["auto", "number", "one_hot", "ordinal", "time", "tags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +34,25 @@ class FeatureConfig:
 
     column: str
     """The column's name in the table."""
-    encode: Literal["number", "one_hot", "ordinal"] = "number"
-    """number: numbers, truth values or lists of numbers, unchanged; one_hot: a 0/1 column per category; ordinal: the
-    index of the category."""
+    encode: Encode = "auto"
+    """number: numbers, truth values or lists of numbers; one_hot: a 0/1 column per category; ordinal: the index of the
+    category; time: the age in days, and the time of the year, week and day; tags: lists of texts as 0/1 columns. auto:
+    by the column's type; texts of few different values are one_hot."""
     categories: tuple[str, ...] | None = None
-    """The categories in order; ``None``: all values of the column, ascending."""
+    """The categories in order; ``None``: the values of the training nodes, ascending. Others are all 0, or the last
+    index; with ``categories`` they are a fault."""
+    scale: Scale | None = None
+    """Of this column of numbers; ``None``: that of the graph."""
+    fill: Fill | None = None
+    """Of this column; ``None``: that of the graph."""
+    buckets: int = 128
+    """For tags: with more tags than this, a hash distributes them among as many columns."""
 
     def __post_init__(self) -> None:
-        if self.categories is not None and self.encode == "number":
+        if self.categories is not None and self.encode not in ("one_hot", "ordinal"):
             raise ValueError(f"feature {self.column} has categories; set encode to one_hot or ordinal")
+        if not 1 <= self.buckets <= MAX_BUCKETS:
+            raise ValueError(f"feature {self.column}: buckets must be 1 to {MAX_BUCKETS}, got {self.buckets}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +68,10 @@ class Nodes:
     label: tuple[str, ...]
     """One column for multiclass and binary (0, 1 or null); several, or one of lists, for multilabel (0, 1 or null) and
     regression. Empty: the nodes are unlabelled, for prediction only."""
+    unlabelled: tuple[str, ...] = ()
+    """Values of the label that mean an unknown one, such as -1."""
+    csv: CsvFormat = SNIFFED
+    """The format of CSV files; what it leaves out is sniffed from the first file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +86,42 @@ class Edges:
     """The column of destination ids, which receive the messages."""
     features: tuple[FeatureConfig, ...] = ()
     """The columns of edge_attr, concatenated in this order."""
+    weight: str | None = None
+    """The column of edge weights, numbers of 0 or more, unscaled; it is the only feature of its edges."""
+    csv: CsvFormat = SNIFFED
+    """As for nodes."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and self.features:
+            raise ValueError(
+                f"edges.weight={self.weight} is a number that multiplies messages, and edges.features are read by the "
+                "network; name one of the two"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Columns of truth values that say whether a node is in a split; a node is in one of them at most."""
+
+    train: str
+    valid: str | None = None
+    test: str | None = None
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """(Split, column) of those that are named."""
+        found = (("train", self.train), ("valid", self.valid), ("test", self.test))
+        return tuple((split, name) for split, name in found if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The split into train, valid and test: by a column, or by fractions."""
+    """The split into train, valid and test: by a column, by masks, or by fractions."""
 
     column: str | None = None
     """A column of the nodes with train, valid or test; null: in no split."""
+    masks: Masks | None = None
+    """Columns of truth values, one for each split."""
     fractions: tuple[float, ...] | None = None
     """Fractions of train, valid and test, such as [0.8, 0.1, 0.1]; drawn by the hash of the id, so that a node keeps
     its split when others are added. Unlabelled nodes are in no split."""
@@ -81,8 +129,8 @@ class Split:
     """Seed of the fractions."""
 
     def __post_init__(self) -> None:
-        if (self.column is None) == (self.fractions is None):
-            raise ValueError("split needs either column or fractions; give exactly one of them")
+        if sum(way is not None for way in (self.column, self.masks, self.fractions)) != 1:
+            raise ValueError("split needs either column, masks or fractions; give exactly one of them")
         if self.fractions is not None:
             good = len(self.fractions) == 3 and all(0 <= part <= 1 for part in self.fractions)
             if not good or sum(self.fractions) > 1 + 1e-9 or self.fractions[0] == 0:
@@ -130,6 +178,14 @@ class GraphConfig:
     """directed: edges unchanged, repeats included; undirected: reverse edges are added and repeats dropped."""
     self_loops: bool = False
     """Give every node exactly one."""
+    scale: Scale = "standard"
+    """Of numbers: standard: mean 0 and standard deviation 1; robust: median 0 and interquartile range 1; quantile: the
+    rank, uniform; none: unchanged. Columns of 0 and 1 only are unchanged."""
+    fill: Fill | None = None
+    """In place of missing values: the mean, the median, 0, or a category of its own; where any is missing, a 0/1 column
+    tells. ``None``: a missing value is a fault."""
+    statistics: Literal["train", "all"] = "train"
+    """The nodes from which scales, fills and categories are taken."""
     parts: Parts = Parts()
 
     def __post_init__(self) -> None:
@@ -145,12 +201,21 @@ class GraphConfig:
             raise ValueError("classes must be two or more, each once")
         if not self.nodes.features:
             raise ValueError("nodes.features names no column; models need at least one")
-        if self.self_loops and self.edges.features:
+        if self.self_loops and (self.edges.features or self.edges.weight):
             raise ValueError("self_loops: true adds edges without features, but edges.features names some; drop one")
-        used = [self.nodes.id, *self.nodes.label, *(feature.column for feature in self.nodes.features)]
+        masks = [] if self.split is None or self.split.masks is None else [one for _, one in self.split.masks.columns]
+        used = [self.nodes.id, *self.nodes.label, *masks, *(feature.column for feature in self.nodes.features)]
         twice = sorted({name for name in used if used.count(name) > 1})
         if twice:
-            raise ValueError(f"column {twice[0]} of nodes is used twice, as id, label or feature; keep one use")
+            raise ValueError(f"column {twice[0]} of nodes is used twice, as id, label, mask or feature; keep one use")
+
+    def with_task(self, task: str) -> GraphConfig:
+        """Return the same configuration of another task.
+
+        Raises: ValueError: there is no such task, or the columns do not fit it.
+        """
+        changes: dict[str, Any] = {"task": task}
+        return replace(self, **changes)
 
     @property
     def spec(self) -> Task:

@@ -1,4 +1,4 @@
-"""Read the engine's output one part at a time, count faulty rows, and sort nodes and edges.
+"""Read an engine's output one part at a time, count faulty rows, and sort nodes and edges.
 
 Rows arrive in any order and leave sorted: nodes by id, edges by the indices of their ends, repeats by file and row.
 """
@@ -6,7 +6,7 @@ Rows arrive in any order and leave sorted: nodes by id, edges by the indices of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..batch import SPLITS
+from ..ondisk.part import edge_keys
 from ..readers.parquet import Faults, is_null
-from .rows import Checks
+from .columns import Checks
+from .engine import Engine
 
 TWICE = "with an id that an earlier row has; give every node one row, or --drop-duplicate-nodes"
 ELSEWHERE = "with an id that another part has too; give every node one part"
@@ -68,25 +70,11 @@ class RowCounts:
                 faults.add_count(names[file], column or None, count, row, text, value=value)
 
 
-def read_part(folder: Path, part: int, columns: Sequence[str]) -> pa.Table | None:
-    """Read the rows of one part; ``None``: the part is empty."""
-    paths = sorted(folder.glob(f"part={part}/*.parquet"))
-    tables = [pq.read_table(path, columns=list(columns), partitioning=None) for path in paths]
-    return pa.concat_tables(tables) if tables else None
-
-
-def read_faulty(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read the faulty rows, ``part=-1``, batch by batch."""
-    for path in sorted(folder.glob("part=-1/*.parquet")):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=list(columns)):
-                yield pa.Table.from_batches([batch])
-
-
 @dataclass
 class NodeParts:
-    """Reads the nodes that the engine wrote, part by part, sorted and without dropped rows."""
+    """Reads the nodes that an engine wrote, part by part, sorted and without dropped rows."""
 
+    engine: Engine
     folder: Path
     num_parts: int
     key: str
@@ -96,6 +84,14 @@ class NodeParts:
     dropped: Counter[str]
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     num_nodes: int = 0
+    kept: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+    """Part -> positions of its nodes among the rows that the engine returns, in the order of the ids."""
+
+    def add_faulty(self, table: pa.Table) -> None:
+        """Count nodes that are in no part."""
+        self.row_faults.add_bad(table)
+        if self.drop_faulty:
+            self.dropped["bad_nodes"] += len(table)
 
     def place(self, out: Path) -> None:
         """Check every node, and write (id, part, index in the part) to a file per part.
@@ -104,53 +100,47 @@ class NodeParts:
         """
         out.mkdir()
         for part in range(self.num_parts):
-            table = read_part(self.folder, part, ["id", "file", "row", "split", "bad"])
+            table = self.engine.read_part(self.folder, part, ["id", "file", "row", "split", "bad"])
             if table is None:
                 continue
             self.row_faults.add_bad(table)
-            kept = self._kept(table, count=True)
-            ids, split = kept.column("id"), np.asarray(kept.column("split"))
+            self.kept[part] = kept = self._kept(table)
+            split = np.asarray(table.column("split"))[kept]
             for code, name in enumerate(SPLITS):
                 self.splits[name] += int((split == code).sum())
-            self.num_nodes += len(ids)
-            place = pa.array(np.arange(len(ids), dtype=np.int32))
-            columns = {"id": ids, "part": pa.array(np.full(len(ids), part, np.int32)), "place": place}
-            if len(ids):
-                pq.write_table(
-                    pa.table({**columns, "file": kept.column("file"), "row": kept.column("row")}),
-                    out / f"{part:05d}.parquet",
-                )
-        for table in read_faulty(self.folder, ["file", "row", "bad"]):
-            self.row_faults.add_bad(table)
-            if self.drop_faulty:
-                self.dropped["bad_nodes"] += len(table)
+            self.num_nodes += len(kept)
+            if len(kept):
+                placed = table.select(["id", "file", "row"]).combine_chunks().take(pa.array(kept))
+                placed = placed.append_column("part", pa.array(np.full(len(kept), part, np.int32)))
+                placed = placed.append_column("place", pa.array(np.arange(len(kept), dtype=np.int32)))
+                pq.write_table(placed, out / f"{part:05d}.parquet", use_dictionary=False, compression="none")
 
     def read(self, part: int) -> pa.Table | None:
         """Return the nodes of a part in order: id, x, y, split; ``None``: the part is empty."""
-        table = read_part(self.folder, part, ["id", "file", "row", "split", "bad", "x", "y"])
-        return None if table is None else self._kept(table, count=False)
+        table = self.engine.read_part(self.folder, part, ["id", "x", "y", "split"])
+        return None if table is None else table.combine_chunks().take(pa.array(self.kept[part]))
 
-    def _kept(self, table: pa.Table, *, count: bool) -> pa.Table:
+    def _kept(self, table: pa.Table) -> NDArray[np.int32]:
+        """Return the positions of the rows that become nodes, by id, the first row of each; count the others."""
+        files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
+        order = np.lexsort((rows, files))
         if self.drop_faulty:
-            good = pc.equal(pc.list_value_length(table.column("bad")), 0)
-            if count:
-                self.dropped["bad_nodes"] += len(table) - (pc.sum(good).as_py() or 0)
-            table = table.filter(good)
-        keys = [(name, "ascending") for name in ("id", "file", "row")]
-        order = pc.sort_indices(table.select(["id", "file", "row"]), sort_keys=keys)
-        table = table.take(order)
+            good = np.asarray(pc.list_value_length(table.column("bad"))) == 0
+            self.dropped["bad_nodes"] += int((~good).sum())
+            order = order[good[order]]
         ids = table.column("id").combine_chunks()
+        # Arrow's sort is stable: rows of the same id stay in the order of files and rows.
+        order = order[np.asarray(pc.array_sort_indices(ids.take(pa.array(order))))]
+        ids = ids.take(pa.array(order))
         again = np.zeros(len(ids), bool)
         if len(ids):
             again[1:] = np.asarray(pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
-        if not again.any():
-            return table
-        if count:
+        if again.any():
             check = self.row_faults.checks.number(self.key, TWICE)
-            files, rows = (np.asarray(table.column(name))[again] for name in ("file", "row"))
-            self.row_faults.add(check, files, rows, ids.filter(pa.array(again)))
+            self.row_faults.add(check, files[order[again]], rows[order[again]], ids.filter(pa.array(again)))
             self.dropped["duplicate_nodes"] += int(again.sum())
-        return table.filter(pa.array(~again))
+        kept: NDArray[np.int32] = order[~again].astype(np.int32)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -168,90 +158,69 @@ class Edges:
         return Edges(self.src_part[rows], self.src[rows], self.dst[rows], attr)
 
 
-def read_edges(
-    forward: Path,
-    backward: Path,
-    part: int,
-    nodes: int,
-    width: int,
-    *,
-    undirected: bool,
-    self_loops: bool,
-    dropped: Counter[str],
-) -> Edges:
-    """Read the edges into one part.
-
-    A directed graph keeps repeated edges. In an undirected graph each direction has the features of its first edge, or
-    those of the reverse edge if only that exists.
+def read_edges(engine: Engine, folders: Sequence[Path], part: int, width: int) -> Edges:
+    """Read the edges into one part; those with features in the order of folders, files and rows.
 
     Args:
-        forward: the output of `split_edges`.
-        backward: the output of `reverse_edges`.
+        engine: the engine that wrote the folders.
+        folders: the output of `Engine.split_edges`, and that of `Engine.reverse_edges` for an undirected graph.
+        part: number of the part.
+        width: K; 0: no edge features. Edges that are equal in all columns need no order.
+    """
+    names = ["src_part", "src_place", "dst_place", *(["edge_attr", "file", "row"] if width else [])]
+    found = []
+    for folder in folders:
+        table = engine.read_part(folder, part, names)
+        if table is None:
+            continue
+        src_part, src, dst = (np.asarray(table.column(name)) for name in names[:3])
+        edges = Edges(src_part, src, dst, matrix(table.column("edge_attr"), width) if width else None)
+        if width:
+            edges = edges.take(np.lexsort([np.asarray(table.column(name)) for name in ("row", "file")]))
+        found.append(edges)
+    return _joined(found, width)
+
+
+def without_repeats(edges: Edges) -> Edges:
+    """Return the first of all edges with the same ends, in any order."""
+    return edges.take(np.unique(edge_keys(edges.src_part, edges.src, edges.dst)[0], return_index=True)[1])
+
+
+def with_self_loops(edges: Edges, part: int, nodes: int) -> tuple[Edges, int]:
+    """Replace the self loops of a part by exactly one per node.
+
+    Args:
+        edges: edges without features.
         part: number of the part.
         nodes: number of its nodes.
-        width: K; 0: no edge features.
-        undirected: whether to drop repeats.
-        self_loops: whether to replace self loops by exactly one per node.
-        dropped: receives the numbers of dropped edges.
-    Cost: several copies of the part's edges.
+    Returns: the edges, and the number of self loops that were replaced.
     """
-    names = ["src_part", "src_place", "dst_place", "file", "row", *(["edge_attr"] if width else [])]
-    tables = [read_part(folder, part, names) for folder in (forward, backward)]
-    kept = [(table, reverse) for reverse, table in enumerate(tables) if table is not None]
-    numbers = {
-        name: np.concatenate([np.asarray(table.column(name)) for table, _ in kept] or [np.empty(0, np.int32)])
-        for name in names[:5]
-    }
-    attr = (
-        np.concatenate(
-            [matrix(table.column("edge_attr"), width) for table, _ in kept] or [np.empty((0, width), np.float32)]
-        )
-        if width
-        else None
-    )
-    edges = Edges(numbers["src_part"], numbers["src_place"], numbers["dst_place"], attr)
-    reverse = np.concatenate([np.full(len(table), flag, np.int8) for table, flag in kept] or [np.empty(0, np.int8)])
-    if undirected or width:
-        order = np.lexsort((numbers["row"], numbers["file"], reverse))
-        edges = edges.take(order)
-    if undirected:
-        first = _first_of_repeats(edges)
-        dropped["repeated_edges"] += len(edges.src) - len(first)
-        edges = edges.take(first)
-    if self_loops:
-        others = np.flatnonzero((edges.src_part != part) | (edges.src != edges.dst))
-        dropped["replaced_self_loops"] += len(edges.src) - len(others)
-        own = np.arange(nodes, dtype=np.int32)
-        edges = edges.take(others)
-        edges = Edges(
-            np.concatenate([edges.src_part, np.full(nodes, part, np.int32)]),
-            np.concatenate([edges.src, own]),
-            np.concatenate([edges.dst, own]),
-            None,
-        )
-    return edges
+    others = np.flatnonzero((edges.src_part != part) | (edges.src != edges.dst))
+    own = np.arange(nodes, dtype=np.int32)
+    loops = Edges(np.full(nodes, part, np.int32), own, own, None)
+    return _joined([edges.take(others), loops], 0), len(edges.src) - len(others)
 
 
-def count_faulty_edges(folder: Path, row_faults: RowCounts, ends: tuple[str, str]) -> int:
-    """Count the checks that faulty edges fail; return the number of faulty edges.
+@dataclass
+class FaultyEdges:
+    """Counts faulty edges, and the checks that they fail."""
 
-    Args:
-        folder: the output of `split_edges`.
-        row_faults: receives the counts.
-        ends: names of the columns of sources and destinations.
-    """
-    count = 0
-    for table in read_faulty(folder, ["src", "dst", "src_part", "dst_part", "file", "row", "bad"]):
-        count += len(table)
-        row_faults.add_bad(table)
+    row_faults: RowCounts
+    ends: tuple[str, str]
+    """Names of the columns of sources and destinations."""
+    count: int = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Count faulty edges of `Engine.split_edges`."""
+        self.count += len(table)
+        self.row_faults.add_bad(table)
         files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
-        for end, column in zip(("src", "dst"), ends, strict=True):
+        for end, column in zip(("src", "dst"), self.ends, strict=True):
             ids = table.column(end).combine_chunks()
             unknown = is_null(table.column(f"{end}_part").combine_chunks()) & ~is_null(ids)
             if unknown.any():
-                check = row_faults.checks.number(column, UNKNOWN)
-                row_faults.add(check, files[unknown], rows[unknown], ids.filter(pa.array(unknown)))
-    return count
+                check = self.row_faults.checks.number(column, UNKNOWN)
+                self.row_faults.add(check, files[unknown], rows[unknown], ids.filter(pa.array(unknown)))
 
 
 def matrix(column: Any, width: int) -> NDArray[np.float32]:
@@ -260,13 +229,13 @@ def matrix(column: Any, width: int) -> NDArray[np.float32]:
     return np.asarray(lists.flatten()).reshape(len(lists), width).astype(np.float32, copy=False)
 
 
-def _first_of_repeats(edges: Edges) -> NDArray[np.int64]:
-    if not len(edges.src):
-        return np.empty(0, np.int64)
-    order = np.lexsort((edges.src, edges.dst, edges.src_part))
-    same = np.ones(len(order), bool)
-    same[0] = False
-    for values in (edges.src, edges.dst, edges.src_part):
-        ordered = values[order]
-        same[1:] &= ordered[1:] == ordered[:-1]
-    return np.sort(order[~same])
+def _joined(edges: Sequence[Edges], width: int) -> Edges:
+    none = np.empty(0, np.int32)
+    every = [Edges(none, none, none, np.empty((0, width), np.float32) if width else None), *edges]
+    attr = [one.edge_attr for one in every if one.edge_attr is not None]
+    return Edges(
+        np.concatenate([one.src_part for one in every]),
+        np.concatenate([one.src for one in every]),
+        np.concatenate([one.dst for one in every]),
+        np.concatenate(attr) if attr else None,
+    )

@@ -1,132 +1,145 @@
-"""Guess a configuration from the schemas of two tables: written as a commented graph.yaml, or used directly"""
+"""The configuration of a command line: graph.yaml, or two tables and flags; and a first graph.yaml for them"""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 
-from ..readers.parquet import Faults, is_numeric, is_text
+from ..info import GraphInfo
+from ..readers.parquet import Faults
 from .config import GraphConfig, parse, read_config
-from .inputs import open_table, value_type
+from .csv_format import given_format
+from .inference import Columns, Inferred, infer
+from .inputs import open_table
 
-_FRACTIONS = {"fractions": [0.8, 0.1, 0.1]}
+_logger = logging.getLogger(__name__)
+
 _COMMENTS = {
     "task": "multiclass, binary (0, 1 or null), multilabel (columns of 0, 1 or null) or regression",
     "id": "integers or strings, each once",
-    "features": "numbers or lists of numbers; for others {column: NAME, encode: one_hot} or ordinal",
+    "features": "numbers, lists of numbers; or {column: NAME, encode: one_hot}, ordinal, time, tags",
     "label": "one column; several for multilabel and regression",
-    "split": "a column with train, valid or test; or fractions, drawn by the hash of the id",
+    "unlabelled": "labels that mean an unknown one",
+    "weight": "numbers of 0 or more, which multiply messages",
+    "split": "a column with train, valid or test; masks; or fractions, drawn by the hash of the id",
     "direction": "directed, or undirected: reverse edges are added and repeats dropped",
     "self_loops": "true gives every node exactly one",
+    "scale": "of numbers: standard, robust, quantile or none",
+    "fill": "of missing values: mean, median, zero or category",
+    "statistics": "scales, fills and categories are of the nodes of train, or of all",
     "parts": "methods: hash (any size), metis (few cut edges, one machine), column (one of yours)",
+    "csv": "as sniffed from the first lines",
 }
+_FLAGS = {
+    "id": "id", "label": "label", "split": "split", "features": "features", "src": "src", "dst": "dst",
+    "edge_features": "edge_features", "weight": "weight", "unlabelled": "unlabelled", "scale": "scale", "fill": "fill",
+    "statistics": "statistics",
+}  # fmt: skip
+"""Flag -> field of `Columns`."""
 
 
-def chosen_config(arguments: Namespace) -> tuple[GraphConfig, Path]:
+def chosen_config(arguments: Namespace, like: GraphInfo | None = None) -> tuple[GraphConfig, Path]:
     """Read the graph.yaml of the command line, or make a configuration from two files and flags.
 
+    Args:
+        arguments: of the command line.
+        like: metadata of a graph whose features and task are taken over.
     Returns: the configuration, and the folder that its files are relative to.
     Raises: ValueError: flags that do not fit the files.
     """
-    flags = {name: getattr(arguments, name) for name in ("id", "label", "split", "src", "dst", "features")}
-    given = [f"--{name}" for name, value in flags.items() if value is not None]
-    given += ["--undirected"] if arguments.undirected else []
     if len(arguments.tables) == 1:
         path = Path(arguments.tables[0])
         if path.suffix.lower() not in (".yaml", ".yml"):
             raise ValueError(f"{path} alone is no graph; name graph.yaml, or the nodes and the edges")
+        given = [f"--{name.replace('_', '-')}" for name in (*_FLAGS, "task", "csv") if getattr(arguments, name)]
+        given += ["--undirected"] if arguments.undirected else []
         if given:
             raise ValueError(f"{', '.join(given)} go with two files; write it into {path}")
         config, base = read_config(path), path.parent
     else:
-        values = first_values(_two(arguments.tables), flags)
-        values["direction"] = "undirected" if arguments.undirected else "directed"
-        config, base = parse(GraphConfig, values, "the flags"), Path()
+        inferred = _inferred(arguments, Path(), like)
+        tell(inferred)
+        config, base = parse(GraphConfig, inferred.values, "the flags"), Path()
     if arguments.parts is not None:
         config = replace(config, parts=replace(config.parts, count=arguments.parts))
-    return config, base
+    return config if like is None else config.with_task(like.task), base
 
 
-def write_first(tables: Sequence[str], path: Path) -> Path:
+def tell(inferred: Inferred, *, in_training: bool = False) -> None:
+    """Log what was inferred, and what is left out.
+
+    Args:
+        inferred: by `infer`.
+        in_training: whether flags of ``revgnn prepare`` are named as fields that ``revgnn train`` can set.
+    """
+    left_out = [f"column {column} is left out: {why}" for column, why in inferred.left_out]
+    for sentence in (*inferred.said, *left_out):
+        _logger.info("%s", as_fields(sentence) if in_training else sentence)
+
+
+def as_fields(text: str) -> str:
+    """Name flags of ``revgnn prepare`` as fields that ``revgnn train --set`` can change."""
+    text = text.replace("--task", "--set dataset.task=")
+    return re.sub(r"--(?!set )([a-z-]+)", lambda flag: f"--set dataset.columns.{flag[1].replace('-', '_')}=", text)
+
+
+def write_first(arguments: Namespace, path: Path) -> Path:
     """Write a first graph.yaml for two files, with comments.
 
     Args:
-        tables: the nodes and the edges.
+        arguments: of the command line; the tables, and flags for what is known.
         path: the file to write, or a folder for ``graph.yaml``.
     Raises: FileExistsError: the file exists. ValueError: tables that cannot be read.
     """
     path = path / "graph.yaml" if path.is_dir() else path
     if path.exists():
         raise FileExistsError(f"{path} exists already; name another file with --out, or remove it")
-    values = first_values(_two(tables), {})
-    for side in ("nodes", "edges"):
-        values[side]["files"] = str(Path(values[side]["files"]).resolve())
-    lines = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).splitlines()
-    path.write_text("\n".join(map(_with_comment, lines)) + "\n", encoding="utf-8")
+    inferred = _inferred(arguments, path.parent)
+    parse(GraphConfig, inferred.values, "the flags")
+    if arguments.parts is not None:
+        inferred.values["parts"]["count"] = arguments.parts
+    lines = yaml.safe_dump(inferred.values, sort_keys=False, allow_unicode=True).splitlines()
+    notes = [*inferred.said, *(f"left out: {column}: {why}" for column, why in inferred.left_out)]
+    text = [*map(_with_comment, lines), *(f"# {' '.join(note.split())}" for note in notes)]
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
     return path
 
 
-def first_values(tables: tuple[str, str], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Guess the content of graph.yaml for two tables.
-
-    Args:
-        tables: the nodes and the edges.
-        flags: values that are given; empty: guess all.
-    Raises: ValueError: a table cannot be read.
-    """
-    faults = Faults()
-    found = [open_table([name], Path(), faults) for name in tables]
-    faults.raise_if_any(Path())
-    nodes, edges = (pa.schema([]) if table is None else table.schema for table in found)
-    key = flags.get("id") or _one_of(nodes, ("id", "node_id", "node", "name"), "id")
-    label = flags.get("label") or _one_of(nodes, ("label", "y", "target", "class"), "label")
-    split = flags.get("split") or _one_of(nodes, ("split", "fold"), None)
-    features = flags.get("features") or _features(nodes, {key, label, split})
-    src = flags.get("src") or _one_of(edges, ("src", "source", "from"), "src")
-    dst = flags.get("dst") or _one_of(edges, ("dst", "destination", "target", "to"), "dst")
-    # With flags there is no graph.yaml to review, so only edge_attr is taken as edge features.
-    attr = [name for name in ("edge_attr",) if name in edges.names] if flags else _numbers(edges, {src, dst})
-    return {
-        "task": "multiclass",
-        "nodes": {"files": tables[0], "id": key, "features": features, "label": label},
-        "edges": {"files": tables[1], "src": src, "dst": dst, "features": attr},
-        "split": {"column": split} if split else dict(_FRACTIONS),
-        "direction": "directed",
-        "self_loops": False,
-        "parts": {"count": 16, "method": "hash"},
-    }
-
-
-def _two(tables: Sequence[str]) -> tuple[str, str]:
+def _inferred(arguments: Namespace, folder: Path, like: GraphInfo | None = None) -> Inferred:
+    """Infer the configuration of the two files, whose paths are written relative to ``folder``."""
+    tables: Sequence[str] = arguments.tables
     if len(tables) != 2:
         raise ValueError(f"two files are needed, the nodes and the edges; got {len(tables)}")
-    return tables[0], tables[1]
+    given = {field: getattr(arguments, flag) for flag, field in _FLAGS.items()}
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v}
+    columns = replace(Columns(csv=given_format(arguments.csv or ())), **known)
+    faults = Faults()
+    nodes, edges = (open_table([name], Path(), faults, columns.csv) for name in tables)
+    faults.raise_if_any(Path())
+    assert nodes is not None and edges is not None, "a table without files is a fault"
+    first, second = (_relative(name, folder) for name in tables)
+    inferred = infer(nodes, edges, (first, second), columns, task=arguments.task, like=like)
+    if arguments.undirected:
+        inferred.values["direction"] = "undirected"
+    return inferred
 
 
-def _one_of(schema: pa.Schema, names: tuple[str, ...], default: str | None) -> str | None:
-    return next((name for name in names if name in schema.names), default)
-
-
-def _features(schema: pa.Schema, used: set[str | None]) -> list[Any]:
-    """Return x if it exists, else all columns of numbers, else columns of text as categories."""
-    if "x" in schema.names:
-        return ["x"]
-    texts = [
-        {"column": field.name, "encode": "one_hot"}
-        for field in schema
-        if field.name not in used and is_text(value_type(field.type))
-    ]
-    return _numbers(schema, used) or texts
-
-
-def _numbers(schema: pa.Schema, used: set[str | None]) -> list[Any]:
-    return [field.name for field in schema if field.name not in used and is_numeric(value_type(field.type))]
+def _relative(name: str, folder: Path) -> str:
+    if not folder.parts:
+        return name
+    try:
+        return Path(os.path.relpath(Path(name).resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        # Another drive of Windows has no relative path.
+        return str(Path(name).resolve())
 
 
 def _with_comment(line: str) -> str:

@@ -6,17 +6,19 @@ Hides the three formats. A chunk is what one task of the engine reads; its batch
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv, ipc
+from pyarrow import ipc
 
 from ...files import sha256_of
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
+from .csv_format import SNIFFED, CsvFormat, open_csv, sniff
 
 FORMATS = {
     ".parquet": "parquet",
@@ -43,6 +45,10 @@ class Chunk:
     """Number of rows; ``None``: all rows of a CSV file, which states no number."""
     groups: tuple[int, ...] = ()
     """The row groups of Parquet, or the record batches of Arrow."""
+    csv: CsvFormat | None = None
+    """The format of a CSV file."""
+    folders: tuple[tuple[str, str | int], ...] = ()
+    """(name, value) of Hive partitions in the file's path, such as ``split=train``, which are columns."""
 
 
 @dataclass(frozen=True)
@@ -56,30 +62,41 @@ class Table:
     """Schema of the columns that every file has with the same type."""
     chunks: tuple[Chunk, ...]
     num_bytes: int
+    csv: CsvFormat | None = None
+    """The format of the CSV files; ``None``: there are none."""
 
 
-def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table | None:
+def open_table(patterns: Sequence[str], folder: Path, faults: Faults, form: CsvFormat = SNIFFED) -> Table | None:
     """Find the files of a table and inspect each.
 
     Args:
         patterns: paths or patterns, relative to ``folder``.
         folder: the folder of graph.yaml.
         faults: receives unreadable files, patterns without files and columns that differ between files.
+        form: the format of CSV files; what it leaves out is sniffed from the first one.
     Returns: the table, or ``None`` if no file can be read.
     """
     paths: list[Path] = []
     for pattern in patterns:
         there = Path(folder, pattern)
         found = [there] if there.is_file() else [Path(one) for one in sorted(glob.glob(str(there), recursive=True))]
+        if there.is_dir():
+            found = sorted(path for path in there.rglob("*") if path.suffix.lower() in FORMATS)
         paths += [path for path in found if path.is_file() and path not in paths]
         if not any(path.is_file() for path in found):
             faults.add(pattern, None, f"no such file in {folder.resolve()}; name a file or a pattern of files")
     good: list[Path] = []
     schemas, chunks = [], []
+    csv: CsvFormat | None = None
+    hive = _hive(paths, folder)
     for path in paths:
         name = _name(path, folder)
         try:
-            schema, own = _inspect(path, len(good))
+            if _format(path) == "csv":
+                csv, schema = sniff(path, csv or form)
+                own = [Chunk(path=str(path), file=len(good), first_row=0, num_rows=None, csv=csv)]
+            else:
+                schema, own = _inspect(path, len(good))
         except (pa.ArrowException, OSError, ValueError) as error:
             faults.add(name, None, f"cannot be read: {' '.join(str(error).split())}; write it again")
             continue
@@ -87,36 +104,52 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults) -> Table |
         for column in twice:
             faults.add(name, column, f"occurs {schema.names.count(column)} times; keep one")
         good.append(path)
-        schemas.append((name, pa.schema([field for field in schema if field.name not in twice])))
-        chunks += own
+        folders = tuple(one for one in hive[path] if one[0] not in schema.names)
+        kept = [field for field in schema if field.name not in twice]
+        schemas.append((name, pa.schema([*kept, *(pa.field(key, pa.scalar(value).type) for key, value in folders)])))
+        chunks += [replace(one, folders=folders) for one in own]
     if not good:
         return None
     size = sum(path.stat().st_size for path in good)
-    return Table(tuple(good), tuple(name for name, _ in schemas), _common(schemas, faults), tuple(chunks), size)
+    names = tuple(name for name, _ in schemas)
+    return Table(tuple(good), names, _common(schemas, faults), tuple(chunks), size, csv)
 
 
-def read_chunk(
-    chunk: Chunk, columns: Sequence[str], text: Sequence[str], kinds: Mapping[str, pa.DataType]
-) -> Iterator[Any]:
-    """Yield (first row, record batch) with at most `BATCH_ROWS` rows each.
+def read_chunk(chunk: Chunk, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield (first row, record batch) with at most `BATCH_ROWS` rows each; columns of a CSV file are texts.
 
-    Args:
-        chunk: the rows to read.
-        columns: the columns to read.
-        text: columns that are read from a CSV file as text.
-        kinds: types of other columns of a CSV file.
     Raises: pa.ArrowException, OSError: damaged data, or another number of rows than the file states.
     """
-    row = chunk.first_row
-    for batch in _batches(chunk, columns, {**dict.fromkeys(text, pa.string()), **kinds}):
+    row, folders = chunk.first_row, dict(chunk.folders)
+    for batch in _batches(chunk, [name for name in columns if name not in folders]):
         # Neither format guarantees valid UTF-8 or offsets within bounds, on which the engine relies.
         batch.validate(full=True)
+        for name in columns:
+            if name in folders:
+                batch = batch.append_column(name, pa.repeat(pa.scalar(folders[name]), batch.num_rows))
         for start in range(0, batch.num_rows, BATCH_ROWS):
             part = batch.slice(start, BATCH_ROWS)
             yield row, part
             row += part.num_rows
     if chunk.num_rows is not None and row - chunk.first_row != chunk.num_rows:
         raise pa.ArrowInvalid(f"{row - chunk.first_row} rows where the file states {chunk.num_rows}")
+
+
+def batches(table: Table, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield all rows of some columns, each named once; damaged files end early, which reading in earnest reports."""
+    for chunk in table.chunks:
+        try:
+            for _, batch in read_chunk(chunk, list(dict.fromkeys(columns))):
+                yield batch
+        except (pa.ArrowException, OSError):
+            continue
+
+
+def num_rows(table: Table) -> int:
+    """Return the number of rows; those of CSV files are counted."""
+    counted = sum(chunk.num_rows or 0 for chunk in table.chunks)
+    files = replace(table, chunks=tuple(chunk for chunk in table.chunks if chunk.num_rows is None))
+    return int(counted + sum(batch.num_rows for batch in batches(files, table.schema.names[:1])))
 
 
 def describe(table: Table) -> list[dict[str, Any]]:
@@ -138,14 +171,24 @@ def _format(path: Path) -> str:
     return kind
 
 
+def _hive(paths: Sequence[Path], folder: Path) -> dict[Path, list[tuple[str, str | int]]]:
+    """Return (name, value) of the folders of each path, below the folder of graph.yaml, that are called ``name=value``.
+
+    The values of a name are integers if all of them are written so.
+    """
+    found: dict[Path, list[tuple[str, str]]] = {}
+    for path in paths:
+        inside = path.relative_to(folder) if path.is_relative_to(folder) else path
+        parts = [part.partition("=") for part in inside.parts[:-1]]
+        found[path] = [(key, unquote(value)) for key, sign, value in parts if sign and key]
+    values = [one for each in found.values() for one in each]
+    texts = {key for key, value in values if not (value.isdecimal() and str(int(value)) == value)}
+    return {path: [(key, value if key in texts else int(value)) for key, value in each] for path, each in found.items()}
+
+
 def _inspect(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
-    """Return the schema of a file and its chunks."""
+    """Return the schema of a Parquet or Arrow file, and its chunks."""
     kind, chunks = _format(path), []
-    if kind == "csv":
-        if not path.stat().st_size:
-            raise ValueError("it is empty, without a line of column names")
-        with csv.open_csv(path, **_csv_options(path, None, {})) as reader:
-            return reader.schema, [Chunk(path=str(path), file=number, first_row=0, num_rows=None)]
     if kind == "parquet":
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -163,34 +206,18 @@ def _inspect(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
     return schema, chunks
 
 
-def _batches(chunk: Chunk, columns: Sequence[str], kinds: Mapping[str, pa.DataType]) -> Iterator[Any]:
+def _batches(chunk: Chunk, columns: Sequence[str]) -> Iterator[Any]:
     path = Path(chunk.path)
-    kind = _format(path)
-    if kind == "csv":
-        with csv.open_csv(path, **_csv_options(path, columns, kinds)) as reader:
+    if chunk.csv is not None:
+        with open_csv(path, chunk.csv, columns) as reader:
             yield from reader
-    elif kind == "parquet":
+    elif _format(path) == "parquet":
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH_ROWS, row_groups=list(chunk.groups), columns=list(columns))
     else:
         with pa.memory_map(chunk.path) as source, ipc.open_file(source) as file:
             for group in chunk.groups:
                 yield file.get_batch(group).select(list(columns))
-
-
-def _csv_options(path: Path, columns: Sequence[str] | None, kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    return {
-        "parse_options": csv.ParseOptions(
-            delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
-        ),
-        "convert_options": csv.ConvertOptions(
-            include_columns=None if columns is None else list(columns),
-            column_types=dict(kinds),
-            strings_can_be_null=True,
-            # Only an empty field is missing: the text NA may be an id.
-            null_values=[""],
-        ),
-    }
 
 
 def _common(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:

@@ -1,29 +1,34 @@
-"""Resolve a configuration against the schemas of its tables: find columns and types, report what does not fit.
+"""Resolves a configuration against its tables: finds the columns, fits their encodings, and reports what does not fit.
 
-Reads schemas and first rows only, and asks the engine for the values of categories that the configuration omits.
+Rows are read once per table, and only the columns whose encodings or classes the configuration leaves open.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..batch import SPLITS
-from ..info import Feature
-from ..readers.parquet import Faults, is_list, is_numeric, is_text
-from .config import FeatureConfig, GraphConfig, nearest
-from .engine import DAMAGED, Scan, Values, columns_of, distinct
-from .inputs import Table, read_chunk, value_type
-from .rows import Categories, Checks, Column, EdgeRows, Key, NodeRows, Numbers, decoded
+from ..info import Feature, GraphInfo
+from ..readers.parquet import Faults, is_null, is_text
+from .columns import Checks, FeatureColumn, Key, Marks, Mask, Numbers, Texts, decoded
+from .config import GraphConfig
+from .csv_format import without_words
+from .engine import Scan
+from .fitting import ascending, count_values
+from .inputs import Table, value_type
+from .resolver import MAX_CATEGORIES, Pending, Resolver, Train
+from .rows import EdgeRows, NodeRows, SplitRule
 
-MAX_CATEGORIES = 10_000
-"""Maximum number of categories of a column; a column with more has ids or texts."""
-MAX_WIDTH = 1 << 16
-"""Maximum length of a list of numbers, so that many rows fit into memory."""
-_WITHOUT = "without a value; fill or drop them"
+_logger = logging.getLogger(__name__)
+
+_OTHER_CLASS = "outside the classes; name it in classes, or null it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,195 +45,76 @@ class Plan:
     """Class names; ``None``: the classes are 0..T-1."""
     num_outputs: int
 
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """The columns of x, as in a manifest."""
-        return tuple(Feature(name=column.column, width=column.width) for column in self.node_rows.features)
-
-    @property
-    def edge_features(self) -> tuple[Feature, ...]:
-        """The columns of edge_attr, as in a manifest."""
-        return tuple(Feature(name=column.column, width=column.width) for column in self.edge_rows.features)
-
-
-class Resolver:
-    """Looks up the columns of one table and collects what to read; reports faults."""
-
-    def __init__(self, table: Table, faults: Faults, checks: Checks) -> None:
-        self.table, self.checks = table, checks
-        self._faults = faults
-        self.file = table.names[0] if len(table.names) == 1 else f"{table.names[0]} and {len(table.names) - 1} more"
-        self.csv = table.paths[0].suffix.lower() in (".csv", ".tsv")
-        self.read: list[str] = []
-        self.text: list[str] = []
-        self.kinds: dict[str, pa.DataType] = {}
-
-    def kind(self, name: str) -> pa.DataType | None:
-        """Return the type of a column, of a dictionary's values; ``None`` and a fault if it is missing."""
-        if name not in self.table.schema.names:
-            near = nearest(name, self.table.schema.names)
-            there = ", ".join(self.table.schema.names) or "none"
-            hint = f"; did you mean {near}?" if near else ""
-            self._faults.add(self.file, name, f"is missing; the columns are {there}{hint}")
-            return None
-        return value_type(self.table.schema.field(name).type)
-
-    def fault(self, column: str | None, text: str) -> None:
-        """Report a fault of a column."""
-        self._faults.add(self.file, column, text)
-
-    def key(self, name: str, like: pa.DataType | None = None) -> Key | None:
-        """Find a column of ids, of the same type as the ids ``like``."""
-        kind = self.kind(name)
-        if kind is None:
-            return None
-        if pa.types.is_integer(kind):
-            own = pa.int64()
-        elif is_text(kind) or self.csv:
-            own = pa.large_string()
-        elif pa.types.is_null(kind):
-            own = like or pa.int64()
-        else:
-            self.fault(name, f"holds {kind}; ids are integers or strings")
-            return None
-        if self.csv and like is not None:
-            # Whether 007 in a CSV file is a number or a text depends on the type of the nodes' ids.
-            own = like
-        if like is not None and own != like:
-            ids = "integers" if pa.types.is_integer(like) else "strings"
-            self.fault(name, f"holds {kind}, but the ids of the nodes are {ids}; make them the same")
-            return None
-        self.read.append(name)
-        self.kinds[name] = pa.int64() if own == pa.int64() else pa.string()
-        null = self.checks.number(name, "without an id; give each one")
-        return Key(name, own, null, self.checks.number(name, "with an id of 2^63 or above; write ids as strings"))
-
-    def numbers(self, name: str, *, null: str | None) -> Numbers | None:
-        """Find a column of numbers or of lists of numbers; ``null``: the fault of a missing value, None if allowed."""
-        kind = self.kind(name)
-        if kind is None:
-            return None
-        if self.csv and not is_text(kind):
-            kind = pa.float64()
-        if pa.types.is_null(kind):
-            kind = pa.float32()
-        if not is_numeric(kind):
-            self.fault(name, f"holds {kind}; it must hold numbers or lists of numbers; categories need encode: one_hot")
-            return None
-        width = self._width(name, kind)
-        if not 1 <= width <= MAX_WIDTH:
-            self.fault(name, f"has lists of {width} numbers; 1 to {MAX_WIDTH} can be features")
-            return None
-        self.read.append(name)
-        if not is_list(kind):
-            self.kinds[name] = pa.float64()
-        number = self.checks.number
-        return Numbers(
-            name,
-            width,
-            None if null is None else number(name, null),
-            number(name, f"of another length than {width}, that of the first row; make them equal"),
-            number(name, "with NaN, null or infinity; fill or drop them"),
-        )
-
-    def categories(self, name: str) -> bool:
-        """Find a column whose values are read as text; return whether it exists with a valid type."""
-        kind = self.kind(name)
-        if kind is None:
-            return False
-        one = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind) or is_text(kind)
-        if not one and not pa.types.is_null(kind) and not self.csv:
-            self.fault(name, f"holds {kind}; classes and categories are integers or strings")
-            return False
-        self.read.append(name)
-        self.text.append(name)
-        return True
-
-    def _width(self, name: str, kind: pa.DataType) -> int:
-        if not is_list(kind):
-            return 1
-        if pa.types.is_fixed_size_list(kind):
-            return int(kind.list_size)
-        for chunk in self.table.chunks:
-            try:
-                for _, batch in read_chunk(chunk, [name], [], {}):
-                    lengths = pc.list_value_length(decoded(batch.column(name))).drop_null()
-                    if len(lengths):
-                        return int(lengths[0].as_py())
-            except (pa.ArrowException, OSError):
-                # Reading the rows will report the damage.
-                continue
-        return 1
-
-    def scan(self, rows: Any, row_bytes: int) -> Scan:
-        """Make the scan of the columns that were found.
-
-        Args:
-            rows: the reader.
-            row_bytes: estimated bytes of a row in memory.
-        """
-        counted = sum(chunk.num_rows or 0 for chunk in self.table.chunks)
-        return Scan(
-            rows=rows,
-            chunks=self.table.chunks,
-            columns=columns_of(self.read),
-            text=columns_of(self.text),
-            kinds=tuple((name, kind) for name, kind in self.kinds.items() if name not in self.text),
-            num_bytes=max(counted * row_bytes, self.table.num_bytes),
-            damaged=self.checks.number("", DAMAGED),
+    def info(self, config: GraphConfig, name: str) -> GraphInfo:
+        """Return the metadata of the graph that is read."""
+        return GraphInfo(
+            name=name,
+            task=config.task,
+            num_outputs=self.num_outputs,
+            class_names=self.classes or _names(config, self.num_outputs),
+            features=_described(self.node_rows.features),
+            edge_features=_described(self.edge_rows.features),
+            edge_weight=config.edges.weight is not None,
         )
 
 
-def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> Plan | None:
-    """Find every column that a configuration names.
+def resolve(
+    config: GraphConfig, nodes: Table, edges: Table, faults: Faults, like: GraphInfo | None = None
+) -> Plan | None:
+    """Find every column that a configuration names, and fit their encodings.
 
+    Args:
+        config: the content of graph.yaml.
+        nodes, edges: the tables.
+        faults: receives what does not fit.
+        like: metadata of a graph whose encodings and classes are taken over; ``None``: they are fitted.
     Returns: the plan for reading them; ``None`` if faults leave nothing to read.
     """
-    node, edge = Resolver(nodes, faults, Checks()), Resolver(edges, faults, Checks())
+    node, edge = Resolver(nodes, faults, config), Resolver(edges, faults, config)
+    for side in (node, edge):
+        if side.table.csv is not None:
+            _logger.info("%s: %s", side.file, side.table.csv)
     key = node.key(config.nodes.id)
-    like = None if key is None else key.kind
-    ends = [edge.key(name, like) for name in (config.edges.src, config.edges.dst)]
-    unlisted = _unlisted_categories(config, node, edge)
-    found = {id(side): _values(side, names) for side, names in unlisted}
-    features = _features(config.nodes.features, node, found[id(node)])
-    attr = _features(config.edges.features, edge, found[id(edge)])
-    label = _label(config, node, found[id(node)])
-    part = config.parts.column
-    if part is not None and (kind := node.kind(part)) is not None:
-        if not pa.types.is_integer(kind):
-            node.fault(part, f"holds {kind}; parts are numbers, 0..{config.parts.count - 1}")
-            part = None
-        else:
-            node.read.append(part)
-            node.kinds[part] = pa.int64()
-    split = None if config.split is None else config.split.column
-    if split is not None and not node.categories(split):
-        split = None
-    if key is None or ends[0] is None or ends[1] is None or not features:
+    ends = [edge.key(name, None if key is None else key.kind) for name in (config.edges.src, config.edges.dst)]
+    split = _split(config, node)
+    label = _Labels(config, node, like)
+    features = _features(config, node, edge, like)
+    if key is None or ends[0] is None or ends[1] is None or not features[0]:
         return None
-    number = node.checks.number
-    classes, targets = label
-    labels = config.nodes.label[0] if config.nodes.label else ""
+    node.fit(features[0], label.shown(), _train(config, key, split, label, node))
+    edge.fit(features[1], [], Train((), lambda batch: np.ones(batch.num_rows, bool)))
+    x = [found for found in map(node.column, features[0]) if found is not None]
+    attr = [found for found in map(edge.column, features[1]) if found is not None]
+    weight = None if config.edges.weight is None else edge.weight(config.edges.weight)
+    part = None if config.parts.column is None else _part(config.parts.column, config, node)
+    _logger.info("%s: features %s", node.file, ", ".join(map(_told, x)) or "none")
+    classes = label.classes()
+    number, labels = node.checks.number, label.name
     node_rows = NodeRows(
         key=key,
-        features=tuple(features),
-        labels=targets,
-        label=labels if classes is not None else None,
+        features=tuple(x),
+        labels=label.targets,
+        label=label.texts if classes is not None else None,
+        is_flag=classes is not None and not config.spec.has_classes,
         classes=classes or (),
         has_labels=bool(labels),
-        unknown_class=number(labels, "outside the classes; name it in classes, or null it"),
+        unlabelled_words=config.nodes.unlabelled,
+        unknown_class=None
+        if like is not None
+        else number(labels, "outside the classes; name it in classes, or null it"),
         binary=number(labels, "that are neither 0 nor 1 nor null") if config.spec.labels == "flags" else None,
         unlabelled=number(labels, "in a split but without a label; label them or null their split"),
         split=split,
-        unknown_split=number(split or "", f"outside {', '.join(SPLITS)}; rename or null them"),
-        fractions=(config.split and config.split.fractions) or (0.0, 0.0, 0.0),
-        split_seed=0 if config.split is None else config.split.seed,
         part=part,
-        bad_part=number(part or "", f"without a part of 0..{config.parts.count - 1}; give each node one"),
+        bad_part=number(
+            config.parts.column or "", f"without a part of 0..{config.parts.count - 1}; give each node one"
+        ),
         num_parts=config.parts.count,
         part_seed=config.parts.seed,
     )
-    edge_rows = EdgeRows(src=ends[0], dst=ends[1], features=tuple(attr))
+    edge_rows = EdgeRows(src=ends[0], dst=ends[1], features=tuple(attr if weight is None else [weight]))
+    if not x:
+        return None
     numbered = classes is not None and list(classes) == [str(value) for value in range(len(classes))]
     return Plan(
         nodes=node.scan(node_rows, 80 + 4 * node_rows.width),
@@ -238,79 +124,154 @@ def resolve(config: GraphConfig, nodes: Table, edges: Table, faults: Faults) -> 
         node_checks=node.checks,
         edge_checks=edge.checks,
         classes=None if numbered else classes,
-        num_outputs=len(classes) if classes is not None else sum(column.width for column in targets),
+        num_outputs=len(classes) if node_rows.num_targets == 0 and classes is not None else node_rows.num_targets,
     )
 
 
-def _unlisted_categories(config: GraphConfig, node: Resolver, edge: Resolver) -> list[tuple[Resolver, list[str]]]:
-    """Find the columns of categories; return those whose categories the configuration does not list."""
-    wanted: dict[int, list[str]] = {id(node): [], id(edge): []}
-    for side, features in ((node, config.nodes.features), (edge, config.edges.features)):
-        for feature in features:
-            if feature.encode != "number" and side.categories(feature.column) and feature.categories is None:
-                wanted[id(side)].append(feature.column)
-    for name in config.nodes.label if config.spec.has_classes else ():
-        if node.categories(name) and config.classes is None:
-            wanted[id(node)].append(name)
-    return [(node, wanted[id(node)]), (edge, wanted[id(edge)])]
+def _told(column: FeatureColumn) -> str:
+    return column.column if column.width == 1 else f"{column.column} ({column.width} columns)"
 
 
-def _values(side: Resolver, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return the distinct values of columns in ascending order, numerically if all are integers."""
-    if not names:
-        return {}
-    scan = Scan(
-        rows=Values(tuple(names)),
-        chunks=side.table.chunks,
-        columns=tuple(names),
-        text=tuple(names),
-        kinds=(),
-        num_bytes=side.table.num_bytes,
-    )
-    found = distinct(scan)
-    return {name: _ascending(found.get(name, [])) for name in names}
-
-
-def _ascending(values: list[str]) -> tuple[str, ...]:
-    are_integers = all(value.removeprefix("-").isdecimal() and str(int(value)) == value for value in values)
-    return tuple(sorted(values, key=int) if are_integers else sorted(values))
-
-
-def _features(features: tuple[FeatureConfig, ...], side: Resolver, found: dict[str, tuple[str, ...]]) -> list[Column]:
-    columns: list[Column] = []
-    for feature in features:
-        name = feature.column
-        if feature.encode == "number":
-            numbers = side.numbers(name, null=_WITHOUT)
-            columns += [] if numbers is None else [numbers]
-            continue
-        values = feature.categories or found.get(name)
-        if name not in side.text:
-            continue
-        if not values or len(values) > MAX_CATEGORIES:
-            side.fault(name, f"has {len(values or ())} categories; 1 to {MAX_CATEGORIES} can be encoded")
-            continue
-        unknown = side.checks.number(name, "outside the categories; name it there, or drop it")
-        null = side.checks.number(name, _WITHOUT)
-        columns.append(Categories(name, tuple(values), feature.encode == "one_hot", null, unknown))
-    return columns
-
-
-def _label(
-    config: GraphConfig, node: Resolver, found: dict[str, tuple[str, ...]]
-) -> tuple[tuple[str, ...] | None, tuple[Numbers, ...]]:
+def _names(config: GraphConfig, num_outputs: int) -> tuple[str, ...] | None:
+    """Return the names of several label columns."""
     names = config.nodes.label
-    if not config.spec.has_classes or not names:
-        columns = [node.numbers(name, null=None) for name in names]
-        if config.spec.has_one_column:
-            for column in columns:
-                if column is not None and column.width > 1:
-                    node.fault(column.column, f"holds {column.width} numbers; a {config.task} label is one, 0 or 1")
-        return None, tuple(column for column in columns if column is not None)
-    if names[0] not in node.text:
-        return None, ()
-    classes = config.classes or found.get(names[0], ())
-    if len(classes) < 2 or len(classes) > MAX_CATEGORIES:
-        node.fault(names[0], f"has {len(classes)} classes; classification needs 2 to {MAX_CATEGORIES}")
-        return None, ()
-    return tuple(classes), ()
+    return names if config.task == "multilabel" and 1 < len(names) == num_outputs else None
+
+
+def _described(columns: tuple[FeatureColumn, ...]) -> tuple[Feature, ...]:
+    return tuple(Feature(name=one.column, width=one.width, encoding=one.encoding) for one in columns)
+
+
+def _features(
+    config: GraphConfig, node: Resolver, edge: Resolver, like: GraphInfo | None
+) -> tuple[list[Pending], list[Pending]]:
+    """Find the columns of x and of edge_attr."""
+    if like is not None and like.features:
+        sides = [(node, like.features), (edge, () if like.edge_weight else like.edge_features)]
+        found = [[side.like(one.name, one.encoding, one.width) for one in features] for side, features in sides]
+    else:
+        pairs = [(node, config.nodes.features), (edge, config.edges.features)]
+        found = [[side.feature(one) for one in features] for side, features in pairs]
+    x, attr = ([one for one in side if one is not None] for side in found)
+    return x, attr
+
+
+def _split(config: GraphConfig, node: Resolver) -> SplitRule:
+    """Find the columns of the split."""
+    split, number = config.split, node.checks.number
+    if split is None:
+        return SplitRule()
+    if split.column is not None:
+        unknown = number(split.column, f"outside {', '.join(SPLITS)}; rename or null them")
+        return SplitRule(column=node.texts(split.column), unknown=unknown)
+    if split.masks is not None:
+        found = [(SPLITS.index(word), node.numbers(name)) for word, name in split.masks.columns]
+        names = ", ".join(name for _, name in split.masks.columns)
+        return SplitRule(
+            masks=tuple((place, mask) for place, mask in found if mask is not None),
+            twice=number(names, "in two splits; leave each in one"),
+            flags=number(names, "that are neither true nor false"),
+        )
+    assert split.fractions is not None, "Split checks that it has one way"
+    return SplitRule(fractions=split.fractions, seed=split.seed)
+
+
+def _part(name: str, config: GraphConfig, node: Resolver) -> Numbers | None:
+    """Find the column of parts."""
+    kind = node.kind(name)
+    if kind is None:
+        return None
+    if not pa.types.is_integer(kind):
+        node.fault(name, f"holds {kind}; parts are numbers, 0..{config.parts.count - 1}")
+        return None
+    return node.numbers(name)
+
+
+class _Labels:
+    """The label columns of a configuration, and the classes in them."""
+
+    def __init__(self, config: GraphConfig, node: Resolver, like: GraphInfo | None) -> None:
+        self._config, self._node = config, node
+        names = config.nodes.label
+        self.name = names[0] if names else ""
+        self.texts: Texts | None = None
+        self.targets: tuple[Numbers, ...] = ()
+        self._counts: Counter[str] = Counter()
+        self._given = config.classes
+        if like is not None and (config.spec.has_classes or like.class_names):
+            self._given = like.class_names or tuple(str(number) for number in range(like.num_outputs))
+        if config.spec.has_classes or (config.spec.num_names == 2 and names and self._has_texts(names[0])):
+            self.texts = node.texts(names[0]) if names else None
+            return
+        columns = [node.numbers(name) for name in names]
+        for column in columns:
+            if column is not None and config.spec.has_one_column and column.size > 1:
+                node.fault(column.column, f"holds {column.size} numbers; a {config.task} label is one, 0 or 1")
+        self.targets = tuple(column for column in columns if column is not None)
+
+    def _has_texts(self, name: str) -> bool:
+        schema = self._node.table.schema
+        return name in schema.names and is_text(value_type(schema.field(name).type))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that were found."""
+        return tuple(one.column for one in (self.texts, *self.targets) if one is not None)
+
+    def labelled(self, batch: Any) -> Mask:
+        """[rows] which have any label."""
+        given = [~is_null(decoded(batch.column(name))) for name in self.columns]
+        return np.logical_or.reduce(given) if given else np.ones(batch.num_rows, bool)
+
+    def shown(self) -> list[tuple[str, Callable[[Any, Mask], None]]]:
+        """Return what has to see the rows to find the classes, as for `Resolver.fit`."""
+        return [] if self.texts is None or self._given is not None else [(self.name, self._count)]
+
+    def _count(self, batch: Any, rows: Mask) -> None:
+        assert self.texts is not None, "shown only with a column"
+        words = without_words(self.texts.raw(batch, Marks(batch.num_rows)), self._config.nodes.unlabelled)
+        count_values(self._counts, words)
+
+    def classes(self) -> tuple[str, ...] | None:
+        """Return the classes in order; ``None``: there are none, or a fault."""
+        if self.texts is None:
+            return None
+        classes = self._given or ascending(list(self._counts))
+        if len(classes) < 2 or len(classes) > MAX_CATEGORIES:
+            self._node.fault(self.name, f"has {len(classes)} classes; classification needs 2 to {MAX_CATEGORIES}")
+            return None
+        if self._config.spec.num_names not in (None, len(classes)):
+            self._node.fault(self.name, f"has {len(classes)} classes, {', '.join(classes[:5])}; a binary label has 2")
+            return None
+        if self._given is None and classes[0] == "-1" and classes != ("-1", "1") and classes[1].isdecimal():
+            self._node.fault(
+                self.name,
+                f"{self._counts['-1']} rows have the label -1, which usually means an unknown one: say so by "
+                "unlabelled: -1 (--unlabelled -1, in training --set dataset.columns.unlabelled=-1), or name it in "
+                "classes",
+            )
+            return None
+        return classes
+
+
+def _train(config: GraphConfig, key: Key, split: SplitRule, label: _Labels, node: Resolver) -> Train:
+    """Tell the rows of which statistics are taken."""
+    if config.statistics == "all" or config.split is None:
+        _logger.info("%s: scales, fills and categories are those of all nodes", node.file)
+        return Train((), lambda batch: np.ones(batch.num_rows, bool))
+    _logger.info("%s: scales, fills and categories are those of the training nodes", node.file)
+    masks = tuple(mask.column for _, mask in split.masks)
+    by_id = split.column is None and not masks
+    columns = (
+        *label.columns,
+        *masks,
+        *([key.column] if by_id else []),
+        *([split.column.column] if split.column else []),
+    )
+
+    def rows(batch: Any) -> Mask:
+        marks = Marks(batch.num_rows)
+        ids = key.read(batch, marks) if by_id else None
+        return np.asarray(split.read(batch, ids, label.labelled(batch), marks) == 0)
+
+    return Train(columns, rows)

@@ -6,7 +6,7 @@ checks that a row fails; no row is dropped here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,154 +15,56 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..batch import SPLITS
-from ..readers.parquet import is_list, is_null
-from .hashing import hash_ids, uniform
+from ..hashing import hash_ids, uniform
+from ..readers.parquet import is_null
+from .columns import FeatureColumn, Key, Marks, Mask, Numbers, Texts, concatenated
+from .csv_format import without_words
 
-Mask = NDArray[np.bool_]
 _SPLIT_STREAM = 0x5370_6C69_7400
 """Makes the hash of splits independent of that of parts, for any two seeds."""
 
 
-@dataclass
-class Checks:
-    """The numbered checks of rows."""
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """Gives each node its split: by a column, by masks, or by fractions."""
 
-    known: list[tuple[str, str]] = field(default_factory=list)
-    """(column, fault and remedy) of every check."""
+    column: Texts | None = None
+    """The column of splits."""
+    masks: tuple[tuple[int, Numbers], ...] = ()
+    """(number of the split, its column of truth values)."""
+    fractions: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """Used where there is neither a column nor a mask."""
+    seed: int = 0
+    unknown: int = 0
+    """The check of words that are no split."""
+    twice: int = 0
+    """The check of rows that two masks name."""
+    flags: int = 0
+    """The check of masks that are neither 0 nor 1."""
 
-    def number(self, column: str, text: str) -> int:
-        """Return the number of a check; register it if it is new."""
-        if (column, text) not in self.known:
-            self.known.append((column, text))
-        return self.known.index((column, text))
-
-
-class Marks:
-    """Collects the checks that the rows of one batch fail."""
-
-    def __init__(self, num_rows: int) -> None:
-        self._num_rows = num_rows
-        self._rows: list[NDArray[np.int64]] = []
-        self._checks: list[NDArray[np.int32]] = []
-
-    def add(self, check: int, bad: Mask) -> None:
-        """Mark the rows of a mask as failing a check."""
-        rows = np.flatnonzero(bad)
-        if rows.size:
-            self._rows.append(rows)
-            self._checks.append(np.full(rows.size, check, np.int32))
-
-    def column(self) -> Any:
-        """Return [rows] lists of int32, the failed checks of every row."""
-        rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
-        checks = np.concatenate(self._checks) if self._checks else np.empty(0, np.int32)
-        offsets = np.zeros(self._num_rows + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=self._num_rows), out=offsets[1:])
-        order = np.argsort(rows, kind="stable")
-        return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(checks[order]))
+    def read(self, batch: pa.RecordBatch, ids: pa.Array, labelled: Mask, marks: Marks) -> NDArray[np.int8]:
+        """Return [rows] numbers in `SPLITS`, -1: in no split. Fractions leave out nodes without a label."""
+        if self.column is not None:
+            return codes(self.column.raw(batch, marks), SPLITS, self.unknown, marks).astype(np.int8)
+        if self.masks:
+            split = np.full(batch.num_rows, -1, np.int8)
+            for number, mask in self.masks:
+                given = mask.raw(batch, marks)[:, 0]
+                marks.add(self.flags, ~np.isin(given, (0, 1)) & ~np.isnan(given))
+                marks.add(self.twice, (given == 1) & (split >= 0))
+                split[given == 1] = number
+            return split
+        drawn = uniform(hash_ids(_without_null(ids), self.seed ^ _SPLIT_STREAM))
+        split = np.searchsorted(np.cumsum(self.fractions), drawn, side="right").astype(np.int8)
+        return np.where(labelled & (split < len(SPLITS)), split, np.int8(-1)).astype(np.int8)
 
 
-@dataclass(frozen=True)
-class Key:
-    """A column of ids."""
-
-    column: str
-    kind: pa.DataType
-    """int64 or large_string."""
-    null: int
-    """The check of rows without an id."""
-    large: int
-    """The check of integers of 2^63 and above."""
-
-    def read(self, batch: Any, marks: Marks) -> Any:
-        """Return the ids, null for a missing or unusable one."""
-        values = decoded(batch.column(self.column))
-        marks.add(self.null, is_null(values))
-        if pa.types.is_uint64(values.type):
-            large = pc.fill_null(pc.greater_equal(values, pa.scalar(2**63, pa.uint64())), False)
-            marks.add(self.large, np.asarray(large.to_numpy(zero_copy_only=False), dtype=bool))
-            values = pc.if_else(large, pa.scalar(None, pa.uint64()), values)
-        return values.cast(self.kind)
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A column of numbers or of lists of numbers."""
-
-    column: str
-    width: int
-    null: int | None
-    """The check of rows without a value; ``None``: a missing value is allowed and becomes NaN."""
-    length: int
-    """The check of lists of another length than ``width``."""
-    finite: int
-    """The check of values that are not finite."""
-
-    def read(self, batch: Any, marks: Marks) -> NDArray[np.float32]:
-        """Return [rows, width]."""
-        values = decoded(batch.column(self.column))
-        missing = is_null(values)
-        if self.null is not None:
-            marks.add(self.null, missing)
-        if not is_list(values.type):
-            return self._checked(_floats(values).reshape(-1, 1), missing, marks)
-        lengths = pc.fill_null(pc.list_value_length(values), -1).to_numpy(zero_copy_only=False)
-        right = lengths == self.width
-        marks.add(self.length, ~right & ~missing)
-        out = np.full((len(values), self.width), np.nan, np.float32)
-        out[right] = _floats(values.filter(pa.array(right)).flatten()).reshape(-1, self.width)
-        return self._checked(out, ~right, marks)
-
-    def _checked(self, out: NDArray[np.float32], missing: Mask, marks: Marks) -> NDArray[np.float32]:
-        bad = np.isinf(out) if self.null is None else ~np.isfinite(out)
-        marks.add(self.finite, bad.any(axis=1) & ~missing)
-        return out
-
-
-@dataclass(frozen=True)
-class Categories:
-    """A column of categories, encoded as their indices or one-hot."""
-
-    column: str
-    values: tuple[str, ...]
-    one_hot: bool
-    null: int
-    """The check of rows without a value."""
-    unknown: int
-    """The check of values that are no category."""
-
-    @property
-    def width(self) -> int:
-        """Number of columns of the encoding."""
-        return len(self.values) if self.one_hot else 1
-
-    def read(self, batch: Any, marks: Marks) -> NDArray[np.float32]:
-        """Return [rows, width]."""
-        code = codes(as_text(batch.column(self.column)), self.values, self.null, self.unknown, marks)
-        if not self.one_hot:
-            return code.astype(np.float32).reshape(-1, 1)
-        out = np.zeros((len(code), self.width), np.float32)
-        known = np.flatnonzero(code >= 0)
-        out[known, code[known]] = 1
-        return out
-
-
-Column = Numbers | Categories
-
-
-def concatenated(columns: tuple[Column, ...], batch: Any, marks: Marks) -> NDArray[np.float32]:
-    """Read columns and concatenate them to [rows, F]."""
-    return np.concatenate([column.read(batch, marks) for column in columns], axis=1)
-
-
-def codes(values: Any, known: tuple[str, ...], null: int | None, unknown: int, marks: Marks) -> NDArray[np.int64]:
-    """Encode texts by their index among the known ones; -1: null or unknown."""
-    missing = is_null(values)
+def codes(values: pa.Array, known: tuple[str, ...], unknown: int | None, marks: Marks) -> NDArray[np.int64]:
+    """Encode texts by their index among the known ones; -1: null or unknown, which is a fault of the check."""
     found = pc.index_in(values, value_set=pa.array(known, pa.large_string()), skip_nulls=True)
     code: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    if null is not None:
-        marks.add(null, missing)
-    marks.add(unknown, (code < 0) & ~missing)
+    if unknown is not None:
+        marks.add(unknown, (code < 0) & ~is_null(values))
     return code
 
 
@@ -171,25 +73,26 @@ class NodeRows:
     """Converts batches of nodes."""
 
     key: Key
-    features: tuple[Column, ...]
+    features: tuple[FeatureColumn, ...]
     labels: tuple[Numbers, ...]
     """The label columns of tasks whose labels are columns."""
-    label: str | None
-    """The label column of multiclass."""
+    label: Texts | None
+    """The label column of classes, which are numbered; of two classes of a binary task, as 0 and 1."""
+    is_flag: bool
+    """Whether ``label`` has the two classes of a binary task."""
     classes: tuple[str, ...]
     has_labels: bool
     """Whether the configuration names a label."""
-    unknown_class: int
+    unlabelled_words: tuple[str, ...]
+    """Labels that mean an unknown one, such as -1."""
+    unknown_class: int | None
+    """The check of labels outside the classes; ``None``: they are unknown labels, as of a graph to be predicted."""
     binary: int | None
     """The check of yes-or-no labels: 0, 1 or null."""
     unlabelled: int
-    """The check of rows in a split without a label."""
-    split: str | None
-    """The column of splits; ``None``: by fractions."""
-    unknown_split: int
-    fractions: tuple[float, ...]
-    split_seed: int
-    part: str | None
+    """The check of rows in a split without a label, which are in no split where ``unknown_class`` is ``None``."""
+    split: SplitRule
+    part: Numbers | None
     """The column of parts; ``None``: by hash."""
     bad_part: int
     num_parts: int
@@ -203,12 +106,12 @@ class NodeRows:
     @property
     def num_targets(self) -> int:
         """T where labels are columns, 0 for classes."""
-        return sum(column.width for column in self.labels)
+        return 1 if self.is_flag else sum(column.size for column in self.labels)
 
     @property
     def schema(self) -> pa.Schema:
         """Schema of the result of `read`."""
-        y = pa.list_(pa.float32(), self.num_targets) if self.labels else pa.int64()
+        y = pa.list_(pa.float32(), self.num_targets) if self.num_targets else pa.int64()
         return pa.schema(
             [
                 ("id", self.key.kind),
@@ -222,13 +125,15 @@ class NodeRows:
             ]
         )
 
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+    def read(self, batch: pa.RecordBatch, file: int, row: int) -> pa.Table:
         """Convert a batch to rows of `schema`: part -1 for a row without an id, split -1 for a row in no split."""
         marks = Marks(batch.num_rows)
         ids = self.key.read(batch, marks)
         x = concatenated(self.features, batch, marks)
         y, labelled = self._labels(batch, marks)
-        split = self._splits(batch, ids, labelled, marks)
+        split = self.split.read(batch, ids, labelled, marks)
+        if self.unknown_class is None:
+            split = np.where(labelled, split, np.int8(-1)).astype(np.int8)
         marks.add(self.unlabelled, (split >= 0) & ~labelled)
         columns = [
             ids,
@@ -242,35 +147,29 @@ class NodeRows:
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
-    def _labels(self, batch: Any, marks: Marks) -> tuple[NDArray[Any], Mask]:
+    def _labels(self, batch: pa.RecordBatch, marks: Marks) -> tuple[NDArray[Any], Mask]:
         if self.label is not None:
-            y = codes(as_text(batch.column(self.label)), self.classes, None, self.unknown_class, marks)
-            return y, y >= 0
+            words = without_words(self.label.raw(batch, marks), self.unlabelled_words)
+            y = codes(words, self.classes, self.unknown_class, marks)
+            return np.where(y < 0, np.nan, y).astype(np.float32).reshape(-1, 1) if self.is_flag else y, y >= 0
         if not self.labels:
             # With has_labels the label column is missing and already reported; the other checks continue.
             return np.full(batch.num_rows, 0 if self.has_labels else -1), np.full(batch.num_rows, self.has_labels)
-        targets = concatenated(self.labels, batch, marks)
+        targets = np.concatenate([column.raw(batch, marks) for column in self.labels], axis=1).astype(np.float32)
+        for word in self.unlabelled_words:
+            targets[targets == np.float32(word)] = np.nan
         if self.binary is not None:
             other = ~np.isin(targets, (0, 1)) & np.isfinite(targets)
             marks.add(self.binary, np.asarray(other.any(axis=1)))
         return targets, np.asarray(~np.isnan(targets).all(axis=1))
 
-    def _splits(self, batch: Any, ids: Any, labelled: Mask, marks: Marks) -> NDArray[np.int8]:
-        if self.split is not None:
-            return codes(as_text(batch.column(self.split)), SPLITS, None, self.unknown_split, marks).astype(np.int8)
-        drawn = uniform(hash_ids(_without_null(ids), self.split_seed ^ _SPLIT_STREAM))
-        split = np.searchsorted(np.cumsum(self.fractions), drawn, side="right").astype(np.int8)
-        return np.where(labelled & (split < len(SPLITS)), split, np.int8(-1)).astype(np.int8)
-
-    def _parts(self, batch: Any, ids: Any, marks: Marks) -> NDArray[np.int32]:
+    def _parts(self, batch: pa.RecordBatch, ids: pa.Array, marks: Marks) -> NDArray[np.int32]:
         missing = is_null(ids)
         if self.part is None:
             part = (hash_ids(_without_null(ids), self.part_seed) % np.uint64(self.num_parts)).astype(np.int32)
         else:
-            values = decoded(batch.column(self.part))
-            absent = is_null(values)
-            given = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-            bad = absent | (given < 0) | (given >= self.num_parts)
+            given = np.nan_to_num(self.part.raw(batch, marks)[:, 0], nan=-1.0)
+            bad = (given < 0) | (given >= self.num_parts) | (given != np.floor(given))
             marks.add(self.bad_part, bad)
             part = np.where(bad, 0, given).astype(np.int32)
         return np.where(missing, np.int32(-1), part)
@@ -282,7 +181,7 @@ class EdgeRows:
 
     src: Key
     dst: Key
-    features: tuple[Column, ...]
+    features: tuple[FeatureColumn, ...]
 
     @property
     def width(self) -> int:
@@ -296,7 +195,7 @@ class EdgeRows:
         attr = [("edge_attr", pa.list_(pa.float32(), self.width))] if self.features else []
         return pa.schema([*fields, *attr, ("bad", pa.large_list(pa.int32()))])
 
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+    def read(self, batch: pa.RecordBatch, file: int, row: int) -> pa.Table:
         """Convert a batch to rows of `schema`."""
         marks = Marks(batch.num_rows)
         ends = [key.read(batch, marks) for key in (self.src, self.dst)]
@@ -308,35 +207,10 @@ class EdgeRows:
         return pa.Table.from_arrays([*ends, *place, *attr, marks.column()], schema=self.schema)
 
 
-def decoded(column: Any) -> Any:
-    """Return a column without dictionary encoding."""
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def as_text(column: Any) -> Any:
-    """Convert values to text: integral floats like integers, NaN to null."""
-    values = decoded(column)
-    if pa.types.is_floating(values.type):
-        numbers = values.cast(pa.float64())
-        numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
-        is_integral = pc.and_(pc.equal(numbers, pc.round(numbers)), pc.less(pc.abs(numbers), 2.0**53))
-        integers = pc.if_else(is_integral, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
-        return pc.coalesce(integers.cast(pa.large_string()), numbers.cast(pa.large_string()))
-    return values.cast(pa.large_string())
-
-
-def _floats(values: Any) -> NDArray[np.float32]:
-    """Convert to float32: null becomes NaN, and a value beyond float32 infinity, which a check reports."""
-    if pa.types.is_boolean(values.type):
-        values = values.cast(pa.int8())
-    with np.errstate(over="ignore"):
-        return np.asarray(values.to_numpy(zero_copy_only=False)).astype(np.float32)
-
-
-def _without_null(ids: Any) -> Any:
+def _without_null(ids: pa.Array) -> pa.Array:
     return pc.fill_null(ids, pa.scalar("" if pa.types.is_large_string(ids.type) else 0, ids.type))
 
 
-def _fixed(values: NDArray[np.float32]) -> Any:
+def _fixed(values: NDArray[np.float32]) -> pa.Array:
     """Convert [rows, width] to a column of lists of fixed size."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

@@ -11,37 +11,51 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 
 from ...files import versions_of
-from ...graph import Graph
 from ...run_lock import claimed
+from ..hashing import HASH_NAME
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
-from ..ondisk.part import write_part
+from ..ondisk.part import PartArrays, write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
-from ..sampling.clusters import metis_clusters
+from .arrow_engine import ArrowEngine
 from .config import GraphConfig
-from .engine import DAMAGED, Scan, choose_runner, repeated_ids, reverse_edges, split_edges, split_nodes
-from .finish import ELSEWHERE, TWICE, NodeParts, RowCounts, count_faulty_edges, matrix, read_edges, read_part
-from .hashing import HASH_NAME
+from .daft_engine import DaftEngine
+from .engine import DAMAGED, Engine
+from .finish import (
+    ELSEWHERE,
+    TWICE,
+    Edges,
+    FaultyEdges,
+    NodeParts,
+    RowCounts,
+    matrix,
+    read_edges,
+    with_self_loops,
+    without_repeats,
+)
 from .inputs import Table, describe, open_table
+from .metis import metis_parts
 from .resolve import Plan, resolve
 
 _logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
+_WRITERS = 4
+"""Maximum number of parts that are sorted and written at the same time, each in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +120,7 @@ def prepare(
     drop: DropFaulty | None = None,
     overwrite: bool = False,
     ray: str | None = None,
+    like: GraphInfo | None = None,
 ) -> Prepared:
     """Prepare a graph from tables.
 
@@ -116,6 +131,7 @@ def prepare(
         drop: the faulty rows to drop; ``None``: none.
         overwrite: whether to replace a prepared graph in ``out``.
         ray: the address of a Ray cluster that sees ``base`` and the folder of ``out``, or ``local``.
+        like: metadata of a graph whose encodings and classes are taken over; ``None``: they are fitted.
     Returns: the prepared graph.
     Raises:
         FileExistsError: ``out`` contains something else.
@@ -127,20 +143,21 @@ def prepare(
     """
     started, drop = time.monotonic(), drop or DropFaulty()
     faults = Faults()
-    nodes, edges = (open_table(side.files, base, faults) for side in (config.nodes, config.edges))
+    nodes, edges = (open_table(side.files, base, faults, side.csv) for side in (config.nodes, config.edges))
     if nodes is None or edges is None:
         faults.raise_if_any(base)
         raise AssertionError("a table without files is a fault")
-    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop)}))
+    taken = {} if like is None else {"like": asdict(like.without_counts())}
+    settings = json.loads(json.dumps({**asdict(config), "drop": asdict(drop), **taken}))
     inputs = describe(nodes) + describe(edges)
     existing = _existing(out, inputs, settings, overwrite)
     if existing is not None:
         _logger.info("%s has these tables already; nothing to do", out)
         return Prepared(out, existing, True, time.monotonic() - started)
-    choose_runner(ray)
+    engine = ArrowEngine() if ray is None else DaftEngine(ray)
     with claimed(out, beside=True), _work_folder(out) as work:
-        preparation = _Preparation(config, drop, nodes, edges, work, faults)
-        preparation.resolve(base)
+        preparation = _Preparation(config, drop, (nodes, edges), engine, work, faults)
+        preparation.resolve(base, like)
         preparation.sort_rows(base)
         manifest = preparation.write(out, {"inputs": tuple(inputs), "config": settings})
     _logger.info(
@@ -157,19 +174,26 @@ class _Preparation:
     """The stages of a preparation and the state between them."""
 
     def __init__(
-        self, config: GraphConfig, drop: DropFaulty, nodes: Table, edges: Table, work: Path, faults: Faults
+        self,
+        config: GraphConfig,
+        drop: DropFaulty,
+        tables: tuple[Table, Table],
+        engine: Engine,
+        work: Path,
+        faults: Faults,
     ) -> None:
-        self.config, self.drop, self.work, self.faults = config, drop, work, faults
-        self.tables = nodes, edges
+        self.config, self.drop, self.tables, self.engine = config, drop, tables, engine
+        self.work, self.faults = work, faults
         self.dropped: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
-    def resolve(self, base: Path) -> None:
+    def resolve(self, base: Path, like: GraphInfo | None) -> None:
         """Find the columns.
 
         Raises: ValueError: all faults so far, if too much is missing to continue.
         """
         _logger.info("reading the columns of %s", _files(self.tables))
-        plan = resolve(self.config, *self.tables, self.faults)
+        plan = resolve(self.config, *self.tables, self.faults, like)
         if plan is None:
             self.faults.raise_if_any(base)
             raise AssertionError("a column that cannot be read is a fault")
@@ -180,9 +204,13 @@ class _Preparation:
 
         Raises: ValueError: all faults of all rows.
         """
-        plan, work = self.plan, self.work
-        assigned = _metis(plan, work, self.config.parts.count) if self.config.parts.method == "metis" else None
+        plan, work, engine = self.plan, self.work, self.engine
+        assigned = None
+        if self.config.parts.method == "metis":
+            with _stage("metis"):
+                assigned = metis_parts(engine, plan, work, self.config.parts.count)
         self.nodes = NodeParts(
+            engine,
             work / "nodes",
             self.config.parts.count,
             self.config.nodes.id,
@@ -191,23 +219,22 @@ class _Preparation:
             self.dropped,
         )
         with _stage("nodes"):
-            split_nodes(plan.nodes, work / "nodes", assigned)
+            engine.split_nodes(plan.nodes, work / "nodes", assigned, self.nodes.add_faulty)
             self.nodes.place(work / "places")
         _logger.info("%s nodes are sorted into parts", f"{self.nodes.num_nodes:,}")
         if self.config.parts.method == "column" and self.nodes.num_nodes:
             self._count_ids_of_two_parts()
-        edge_faults = RowCounts(plan.edge_checks)
+        faulty = FaultyEdges(RowCounts(plan.edge_checks), (self.config.edges.src, self.config.edges.dst))
         if self.nodes.num_nodes:
             with _stage("edges"):
-                split_edges(plan.edges, work / "places", work / "edges")
-                bad = count_faulty_edges(work / "edges", edge_faults, (self.config.edges.src, self.config.edges.dst))
+                engine.split_edges(plan.edges, work / "places", work / "edges", faulty.add)
                 if self.config.direction == "undirected":
-                    reverse_edges(work / "edges", work / "reversed")
+                    engine.reverse_edges(work / "edges", work / "reversed")
             if self.drop.bad_edges:
-                self.dropped["bad_edges"] += bad
+                self.dropped["bad_edges"] += faulty.count
         else:
             self.faults.add(self.tables[0].names[0], None, "has no row that can be a node; a graph needs at least one")
-        self._report(edge_faults)
+        self._report(faulty.row_faults)
         self.faults.raise_if_any(base)
 
     def _report(self, edge_faults: RowCounts) -> None:
@@ -224,7 +251,7 @@ class _Preparation:
             self.faults.add(node_names[0], split.column, "no row says train; at least one labelled node must")
 
     def _count_ids_of_two_parts(self) -> None:
-        table = repeated_ids(self.work / "places")
+        table = self.engine.repeated_ids(self.work / "places")
         if len(table):
             check = self.plan.node_checks.number(self.config.nodes.id, ELSEWHERE)
             files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
@@ -242,20 +269,16 @@ class _Preparation:
         with _stage("parts"), new_store(out if replaced is None else self.work / "graph") as folder:
             parts: list[PartFacts] = []
             logged_at = time.monotonic()
-            for part in range(config.parts.count):
-                parts.append(self._write_part(folder, part))
-                if time.monotonic() - logged_at >= _SECONDS_BETWEEN_LINES:
-                    logged_at = time.monotonic()
-                    edges = sum(facts.edges for facts in parts)
-                    _logger.info("part %d of %d: %s edges so far", part + 1, config.parts.count, f"{edges:,}")
+            with ThreadPoolExecutor(min(_WRITERS, os.cpu_count() or 1)) as pool:
+                for facts in pool.map(partial(self._write_part, folder), range(config.parts.count)):
+                    parts.append(facts)
+                    if time.monotonic() - logged_at >= _SECONDS_BETWEEN_LINES:
+                        logged_at = time.monotonic()
+                        edges = f"{sum(one.edges for one in parts):,}"
+                        _logger.info("part %d of %d: %s edges so far", len(parts), config.parts.count, edges)
             manifest = Manifest(
-                info=GraphInfo(
-                    name=config.name or out.resolve().name,
-                    task=config.task,
-                    num_outputs=plan.num_outputs,
-                    class_names=plan.classes,
-                    features=plan.features,
-                    edge_features=plan.edge_features,
+                info=replace(
+                    plan.info(config, config.name or out.resolve().name),
                     undirected=config.direction == "undirected",
                     self_loops=config.self_loops,
                 ),
@@ -268,7 +291,7 @@ class _Preparation:
                 },
                 parts=tuple(parts),
                 dropped={name: count for name, count in sorted(self.dropped.items()) if count},
-                versions={**versions_of("revgnn", "daft", "pyarrow", "numpy"), "hash": HASH_NAME},
+                versions={**versions_of("revgnn", *self.engine.packages), "hash": HASH_NAME},
                 **provenance,
             )
             write_manifest(folder, manifest)
@@ -280,61 +303,50 @@ class _Preparation:
 
     def _write_part(self, folder: Path, part: int) -> PartFacts:
         nodes, rows = self.nodes.read(part), self.plan.node_rows
-        count = 0 if nodes is None else len(nodes)
-        edges = read_edges(
-            self.work / "edges",
-            self.work / "reversed",
-            part,
-            count,
-            self.plan.edge_rows.width,
-            undirected=self.config.direction == "undirected",
-            self_loops=self.config.self_loops,
-            dropped=self.dropped,
-        )
+        edges = self._edges(part, 0 if nodes is None else len(nodes))
         if nodes is None:
             nodes = rows.schema.empty_table()
         y = nodes.column("y")
-        labels = matrix(y, rows.num_targets) if rows.labels else np.asarray(y).astype(np.int64)
+        labels = matrix(y, rows.num_targets) if rows.num_targets else np.asarray(y).astype(np.int64)
+        if not rows.num_targets and not self.config.spec.has_classes:
+            labels = np.empty((len(labels), 0), np.float32)
         return write_part(
             folder,
             part,
+            PartArrays(
+                ids=nodes.column("id").combine_chunks(),
+                x=matrix(nodes.column("x"), rows.width),
+                y=labels,
+                split=np.asarray(nodes.column("split")).astype(np.int8),
+                src_part=edges.src_part,
+                src=edges.src,
+                dst=edges.dst,
+                edge_attr=edges.edge_attr,
+            ),
             num_parts=self.config.parts.count,
-            ids=nodes.column("id").combine_chunks(),
-            x=matrix(nodes.column("x"), rows.width),
-            y=labels,
-            split=np.asarray(nodes.column("split")).astype(np.int8),
-            src_part=edges.src_part,
-            src=edges.src,
-            dst=edges.dst,
-            edge_attr=edges.edge_attr,
         )
 
+    def _edges(self, part: int, nodes: int) -> Edges:
+        """Read the edges into a part of some nodes.
 
-def _metis(plan: Plan, work: Path, count: int) -> Path:
-    """Partition the graph with METIS; return a Parquet file of (id, part)."""
-    with _stage("metis"):
-        one: Scan = replace(plan.nodes, rows=replace(plan.node_rows, part=None, num_parts=1))
-        split_nodes(one, work / "metis-nodes", None)
-        places = work / "metis-places"
-        key = plan.node_rows.key.column
-        NodeParts(work / "metis-nodes", 1, key, RowCounts(plan.node_checks), False, Counter()).place(places)
-        ids = pq.read_table(places, columns=["id"]).column("id") if any(places.iterdir()) else None
-        out = work / "assigned.parquet"
-        if ids is None:
-            pq.write_table(
-                pa.table({"id": pa.array([], plan.node_rows.key.kind), "part": pa.array([], pa.int32())}), out
-            )
-            return out
-        split_edges(plan.edges, places, work / "metis-edges")
-        edges = read_part(work / "metis-edges", 0, ["src_place", "dst_place"])
-        names = ("src_place", "dst_place")
-        ends = np.empty((2, 0)) if edges is None else np.stack([np.asarray(edges.column(name)) for name in names])
-        graph = Graph.from_edge_index(torch.from_numpy(ends.astype(np.int64)), len(ids))
-        part = metis_clusters(graph, count).numpy().astype(np.int32)
-        pq.write_table(pa.table({"id": ids, "part": part}), out)
-        for name in ("metis-nodes", "metis-places", "metis-edges"):
-            shutil.rmtree(work / name, ignore_errors=True)
-    return out
+        A directed graph keeps repeated edges. In an undirected graph each direction has the features of its first edge,
+        or those of the reverse edge if only that exists.
+        """
+        folders = [self.work / "edges", self.work / "reversed"]
+        undirected = self.config.direction == "undirected"
+        edges = read_edges(self.engine, folders[: 1 + undirected], part, self.plan.edge_rows.width)
+        if undirected:
+            count = len(edges.src)
+            edges = without_repeats(edges)
+            self._count_dropped("repeated_edges", count - len(edges.src))
+        if self.config.self_loops:
+            edges, replaced = with_self_loops(edges, part, nodes)
+            self._count_dropped("replaced_self_loops", replaced)
+        return edges
+
+    def _count_dropped(self, name: str, count: int) -> None:
+        with self._lock:
+            self.dropped[name] += count
 
 
 def _existing(out: Path, inputs: list[dict[str, Any]], settings: dict[str, Any], overwrite: bool) -> Manifest | None:

@@ -1,249 +1,205 @@
-"""Reads a user's graph from two tables, nodes.parquet and edges.parquet, into memory.
+"""Reads a user's graph from two tables into memory, in the order of the rows, as ``revgnn prepare`` reads it.
 
-Ids (integers or strings) are mapped to row numbers. All faults of both files are reported together, each with file,
-column, first bad row and number of bad rows.
+All faults of both tables are reported together, each with file, column, first bad row and number of bad rows.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from ..batch import SPLITS
 from ..dataset import Dataset
-from ..info import Feature, GraphInfo
-from .parquet import Faults, ParquetTable, is_null, is_numeric
+from ..edges import prepare_edges
+from ..info import GraphInfo
+from ..prepare.config import GraphConfig, parse, read_config
+from ..prepare.engine import DAMAGED, Scan
+from ..prepare.finish import RowCounts, matrix
+from ..prepare.inference import Columns, infer
+from ..prepare.initial_config import tell
+from ..prepare.inputs import FORMATS, Table, open_table, read_chunk
+from ..prepare.resolve import Plan, resolve
+from .parquet import Faults, is_null
 
 _logger = logging.getLogger(__name__)
 
 NODES, EDGES = "nodes.parquet", "edges.parquet"
-_Labels = tuple[NDArray[np.int64], tuple[str, ...] | None, int]
-"""The class of every node (-1: null), the names of the classes, and how many there are."""
+CONFIG = "graph.yaml"
+INFERRED = Columns()
+TWICE = "with an id that an earlier row has; give every node one row"
+UNKNOWN = "with an id that the nodes do not have; add the node or drop the edge"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of the columns of the two tables."""
-
-    id: str = "id"
-    """Of nodes: an integer or a string, each once."""
-    label: str | None = "label"
-    """Of nodes: the class, an integer or a string; null is allowed where ``split`` is null. ``None``: nothing is known
-    of the nodes, which can be predicted and not learned from; then ``split`` is ``None`` too."""
-    split: str | None = "split"
-    """Of nodes: ``train``, ``valid`` or ``test``; null: in none of them."""
-    features: tuple[str, ...] | None = None
-    """Of nodes: columns of numbers, or of lists of numbers, side by side in this order; ``None``: ``x`` where there is
-    such a column, else every numeric column that has no other use."""
-    src: str = "src"
-    """Of edges: the id that messages come from."""
-    dst: str = "dst"
-    """Of edges: the id that they go to."""
-    edge_features: tuple[str, ...] | None = None
-    """Of edges: likewise columns of numbers; ``None``: ``edge_attr`` where there is such a column, else none."""
-
-    def __post_init__(self) -> None:
-        if (self.label is None) != (self.split is None):
-            raise ValueError("columns.label and columns.split go together: name both, or neither")
-
-
-def readable_columns(folder: Path, columns: Columns) -> Columns:
-    """Give the columns without label and split where the nodes in a folder lack one of them, or have nothing in it."""
-    path = folder / NODES
-    wanted = [name for name in (columns.label, columns.split) if name is not None]
-    try:
-        there = path.is_file() and set(wanted) <= set(pq.read_schema(path).names)
-        if there and all(column.null_count < len(column) for column in pq.read_table(path, columns=wanted).columns):
-            return columns
-    except (pa.ArrowException, OSError):
-        # `read_tables` reports unreadable files with all other faults.
-        return columns
-    return replace(columns, label=None, split=None)
-
-
-def read_tables(folder: Path, columns: Columns) -> Dataset:
-    """Read nodes.parquet and edges.parquet into a node classification data set.
-
-    Edges stay as they are: directed, with their repeats. Labels that are not already 0..T-1 are numbered in ascending
-    order, and their names kept.
+def read_tables(
+    folder: Path, columns: Columns = INFERRED, *, task: str | None = None, like: GraphInfo | None = None
+) -> Dataset:
+    """Read a folder with graph.yaml, or with the tables nodes and edges (``nodes.parquet``, ``.csv``, a folder ...).
 
     Args:
-        folder: holds the two files.
-        columns: what their columns are called.
-    Returns: the data set, nodes in the order of the file.
+        folder: holds the tables.
+        columns: what is known of them; the rest is inferred. With a graph.yaml it must be left out.
+        task: the task; ``None``: it follows from the label.
+        like: metadata of the graph that a model was trained on, whose encodings and classes are taken over; labels may
+            then be missing.
+    Returns: the data set, nodes in the order of the rows.
     Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: listing every fault of both files.
-    Cost: one pass over each file, which must fit in memory; one hash table of the ids.
+        FileNotFoundError: if a table is missing.
+        ValueError: listing every fault of both tables.
+    Cost: two passes over each table, which must fit in memory; one hash table of the ids.
     """
-    missing = [name for name in (NODES, EDGES) if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{' and '.join(missing)} not found in {folder}; a graph of your own is a folder with {NODES} and {EDGES}, "
-            "named by dataset.path (absolute, or below --data-root)"
-        )
     faults = Faults()
-    nodes, edges = ParquetTable(folder / NODES, faults), ParquetTable(folder / EDGES, faults)
-    features, edge_features = _node_features(nodes, columns, faults), _edge_features(edges, columns)
-    nodes.load([columns.id, *filter(None, (columns.label, columns.split)), *features])
-    edges.load([columns.src, columns.dst, *edge_features])
-    ids = _ids(nodes, columns.id, faults)
-    splits = np.full(nodes.num_rows, -1, np.int64)
-    labels: _Labels | None = splits, None, 0
-    if columns.label is not None and columns.split is not None:
-        splits = _splits(nodes, columns.split, faults)
-        labels = _labels(nodes, columns.label, splits, faults)
-    (x, widths), (edge_attr, edge_widths) = _side_by_side(nodes, features), _side_by_side(edges, edge_features)
-    src, dst = (_positions(edges, name, ids, faults) for name in (columns.src, columns.dst))
+    config = _config(folder, columns, task, like, faults)
+    nodes, edges = (open_table(side.files, folder, faults, side.csv) for side in (config.nodes, config.edges))
+    plan = None if nodes is None or edges is None else resolve(config, nodes, edges, faults, like)
+    if nodes is None or edges is None or plan is None:
+        faults.raise_if_any(folder)
+        raise AssertionError("what cannot be read is a fault")
+    node_counts, edge_counts = RowCounts(plan.node_checks), RowCounts(plan.edge_checks)
+    rows = _read(plan.nodes, node_counts)
+    ids = rows.column("id").combine_chunks()
+    _mark_repeated(ids, rows, node_counts, plan.node_rows.key.column)
+    links = _read(plan.edges, edge_counts)
+    # Without all ids, an edge's end may be one of the missing ones.
+    is_complete = not ids.null_count and not _is_damaged(node_counts)
+    ends = [_positions(links, end, key.column, ids, edge_counts if is_complete else None) for end, key in _ends(plan)]
+    node_counts.report(nodes.names, faults, without=frozenset())
+    edge_counts.report(edges.names, faults, without=frozenset())
+    split = np.asarray(rows.column("split"))
+    if config.split is not None and like is None and not (split == 0).any() and not _is_damaged(node_counts):
+        faults.add(nodes.names[0], config.split.column, "no row says train; at least one labelled node must")
     faults.raise_if_any(folder)
-    if x is None or labels is None or src is None or dst is None:
-        raise AssertionError("what could not be read is a fault, and faults were raised")
+    return _dataset(folder, config, plan, rows, links, ends, like)
+
+
+def _dataset(
+    folder: Path,
+    config: GraphConfig,
+    plan: Plan,
+    rows: pa.Table,
+    links: pa.Table,
+    ends: list[NDArray[np.int64]],
+    like: GraphInfo | None,
+) -> Dataset:
+    info = plan.info(config, config.name or folder.resolve().name)
+    if like is not None:
+        info = replace(info, num_outputs=like.num_outputs, class_names=like.class_names)
+    features, edge_features = ([one.name for one in each] for each in (info.features, info.edge_features))
     _logger.info("%s: node features from %s, edge features from %s", folder, features, edge_features or "none")
-    y, class_names, num_classes = labels
-    return Dataset(
-        info=GraphInfo(
-            name=folder.name,
-            num_outputs=num_classes,
-            class_names=class_names,
-            features=_named(features, widths),
-            edge_features=_named(edge_features, edge_widths),
-        ),
-        x=torch.from_numpy(x),
-        edge_index=torch.from_numpy(np.stack([src, dst])),
-        edge_attr=None if edge_attr is None else torch.from_numpy(edge_attr),
-        y=torch.from_numpy(y),
-        splits={name: torch.from_numpy(np.flatnonzero(splits == number)) for number, name in enumerate(SPLITS)},
-        node_ids=ids,
+    y = rows.column("y")
+    targets, width = plan.node_rows.num_targets, plan.edge_rows.width
+    split = np.asarray(rows.column("split"))
+    labels = matrix(y, targets) if targets else np.asarray(y)
+    if not info.task_spec.has_classes and targets != info.num_outputs:
+        # Labels of another graph that are not those of the model.
+        labels = np.full((len(rows), info.num_outputs), np.nan, np.float32)
+    dataset = Dataset(
+        info=info,
+        # Copies: Arrow's memory is read-only, which torch does not accept.
+        x=torch.from_numpy(matrix(rows.column("x"), plan.node_rows.width).copy()),
+        edge_index=torch.from_numpy(np.stack(ends)),
+        edge_attr=torch.from_numpy(matrix(links.column("edge_attr"), width).copy()) if width else None,
+        y=torch.from_numpy(labels.copy()),
+        splits={name: torch.from_numpy(np.flatnonzero(split == number)) for number, name in enumerate(SPLITS)},
+        node_ids=rows.column("id").combine_chunks(),
     )
+    return prepare_edges(dataset, undirected=config.direction == "undirected", self_loops=config.self_loops)
 
 
-def _named(names: list[str], widths: tuple[int, ...]) -> tuple[Feature, ...]:
-    return tuple(Feature(name=name, width=width) for name, width in zip(names, widths, strict=True))
-
-
-def _node_features(nodes: ParquetTable, columns: Columns, faults: Faults) -> list[str]:
-    if columns.features is not None:
-        chosen = list(columns.features)
-    elif nodes.schema is None:
-        return []
-    elif "x" in nodes.schema.names:
-        chosen = ["x"]
+def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | None, faults: Faults) -> GraphConfig:
+    """Read graph.yaml, or infer it from the two tables."""
+    path = folder / CONFIG
+    if path.is_file():
+        if columns != INFERRED:
+            raise ValueError(f"dataset.columns goes with tables without {CONFIG}; write it into {path}")
+        config = read_config(path)
     else:
-        # Where nothing is known of the nodes, columns by these names may still be there, full of nulls.
-        used = {columns.id, columns.label or Columns.label, columns.split or Columns.split}
-        chosen = [field.name for field in nodes.schema if field.name not in used and is_numeric(field.type)]
-    if not chosen:
-        faults.add(
-            nodes.file, None, "has no column of features; add numbers called x, or name them in columns.features"
-        )
-    return chosen
+        names = tuple(_table(folder, what) for what in ("nodes", "edges"))
+        if None in names:
+            missing = [what for what, name in zip((NODES, EDGES), names, strict=True) if name is None]
+            raise FileNotFoundError(
+                f"{' and '.join(missing)} not found in {folder}; a graph of your own is a folder with {NODES} and "
+                f"{EDGES} (or .csv, .arrow), or with {CONFIG}, named by dataset.path (absolute, or below --data-root)"
+            )
+        first, second = (str(name) for name in names)
+        nodes, edges = (open_table([name], folder, faults, columns.csv) for name in (first, second))
+        if nodes is None or edges is None:
+            faults.raise_if_any(folder)
+        assert nodes is not None and edges is not None, "a table without files is a fault"
+        inferred = infer(nodes, edges, (first, second), columns, task=task, like=like)
+        tell(inferred, in_training=True)
+        config = parse(GraphConfig, inferred.values, str(folder))
+    return config if like is None else config.with_task(like.task)
 
 
-def _edge_features(edges: ParquetTable, columns: Columns) -> list[str]:
-    if columns.edge_features is not None:
-        return list(columns.edge_features)
-    return ["edge_attr"] if edges.schema is not None and "edge_attr" in edges.schema.names else []
+def _table(folder: Path, what: str) -> str | None:
+    """Return the file or folder of a table."""
+    names = [f"{what}{suffix}" for suffix in FORMATS]
+    return next((name for name in names if (folder / name).is_file()), what if (folder / what).is_dir() else None)
 
 
-def _ids(nodes: ParquetTable, name: str, faults: Faults) -> Any:
-    ids = nodes.keys(name)
-    if ids is None:
-        return None
+def described_tables(folder: Path, columns: Columns) -> tuple[GraphConfig, Table, Table]:
+    """Return the configuration of a folder and its tables, without reading them.
+
+    Raises: as `read_tables`.
+    """
+    faults = Faults()
+    config = _config(folder, columns, None, None, faults)
+    nodes, edges = (open_table(side.files, folder, faults, side.csv) for side in (config.nodes, config.edges))
+    faults.raise_if_any(folder)
+    assert nodes is not None and edges is not None, "a table without files is a fault"
+    return config, nodes, edges
+
+
+def _read(scan: Scan, counts: RowCounts) -> pa.Table:
+    """Read all rows of a table in order, and count the checks that they fail."""
+    tables = list(_rows(scan, counts))
+    table = pa.concat_tables(tables) if tables else scan.rows.schema.empty_table()
+    counts.add_bad(table.combine_chunks())
+    return table
+
+
+def _rows(scan: Scan, counts: RowCounts) -> Iterator[pa.Table]:
+    for chunk in scan.chunks:
+        row = chunk.first_row
+        try:
+            for row, batch in read_chunk(chunk, scan.columns):
+                yield scan.rows.read(batch, chunk.file, row)
+        except (pa.ArrowException, OSError):
+            counts.add(counts.checks.number("", DAMAGED), np.array([chunk.file]), np.array([row]))
+
+
+def _mark_repeated(ids: Any, rows: pa.Table, counts: RowCounts, column: str) -> None:
+    known = ~is_null(ids)
     first = pc.index_in(ids, value_set=ids).to_numpy(zero_copy_only=False)
-    repeated = first != np.arange(len(ids))
-    faults.add_rows(
-        nodes.file, name, repeated, "with an id that an earlier row has; give every node one row", values=ids
-    )
-    return ids
+    again = known & (first != np.arange(len(ids)))
+    if again.any():
+        files, numbers = (np.asarray(rows.column(name))[again] for name in ("file", "row"))
+        counts.add(counts.checks.number(column, TWICE), files, numbers, ids.filter(pa.array(again)))
 
 
-def _positions(edges: ParquetTable, name: str, ids: Any, faults: Faults) -> NDArray[np.int64] | None:
-    ends = edges.keys(name)
-    if ends is None or ids is None:
-        return None
-    if ends.type != ids.type and len(ends):
-        faults.add(edges.file, name, f"holds {ends.type}, but the ids of {NODES} are {ids.type}; make them the same")
-        return None
-    if not len(ends):
-        return np.empty(0, np.int64)
-    found = pc.index_in(ends, value_set=ids)
-    text = f"with an id that {NODES} has not; add the node or drop the edge"
-    if faults.add_rows(edges.file, name, is_null(found), text, values=ends):
-        return None
-    return np.array(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+def _ends(plan: Plan) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    return ("src", plan.edge_rows.src), ("dst", plan.edge_rows.dst)
 
 
-def _side_by_side(table: ParquetTable, names: list[str]) -> tuple[NDArray[np.float32] | None, tuple[int, ...]]:
-    """Give columns as one matrix, and the width of each."""
-    parts = [part for part in (table.numbers(name) for name in names) if part is not None]
-    widths = tuple(part.shape[1] for part in parts)
-    # A copy: Arrow's memory is read-only, which torch does not accept.
-    return (np.concatenate(parts, axis=1) if parts and len(parts) == len(names) else None), widths
+def _is_damaged(counts: RowCounts) -> bool:
+    return any(counts.checks.known[check][1] == DAMAGED for _, check in counts.found)
 
 
-def _splits(nodes: ParquetTable, name: str, faults: Faults) -> NDArray[np.int64]:
-    """Number the split of every node as in `SPLITS`; -1: in none."""
-    nowhere = np.full(nodes.num_rows, -1, np.int64)
-    column = nodes.column(name)
-    if column is None:
-        return nowhere
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        faults.add(nodes.file, name, f"holds {column.type}; write train, valid or test, or null for none of them")
-        return nowhere
-    found = pc.index_in(column, value_set=pa.array(SPLITS, column.type))
-    unknown = is_null(found) & ~is_null(column)
-    if faults.add_rows(nodes.file, name, unknown, "outside train, valid, test; rename or null them", values=column):
-        return nowhere
-    splits = np.array(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-    if not (splits == 0).any():
-        faults.add(nodes.file, name, "no row says train; at least one labelled node must")
-    return splits
-
-
-def _labels(nodes: ParquetTable, name: str, splits: NDArray[np.int64], faults: Faults) -> _Labels | None:
-    """Number the classes."""
-    column = nodes.column(name)
-    if column is None:
-        return None
-    if pa.types.is_floating(column.type):
-        column = _whole(nodes, name, column, faults)
-        if column is None:
-            return None
-    kind = column.type
-    if not (
-        pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-    ):
-        faults.add(nodes.file, name, f"holds {kind}; classes are integers or strings")
-        return None
-    without = is_null(column) & (splits >= 0)
-    faults.add_rows(nodes.file, name, without, "in a split but without a label; label them or null their split")
-    classes = sorted(pc.unique(column.drop_null()).to_pylist())
-    if len(classes) < 2:
-        faults.add(nodes.file, name, f"has {len(classes)} classes; classification needs at least 2")
-        return None
-    found = pc.fill_null(pc.index_in(column, value_set=pa.array(classes, kind), skip_nulls=True), -1)
-    y = np.array(found.to_numpy(zero_copy_only=False), dtype=np.int64)
-    numbered = pa.types.is_integer(kind) and classes == list(range(len(classes)))
-    return y, None if numbered else tuple(str(value) for value in classes), len(classes)
-
-
-def _whole(nodes: ParquetTable, name: str, column: Any, faults: Faults) -> Any:
-    """Take integers that were widened to floats because some are missing; NaN is missing."""
-    values = column.to_numpy(zero_copy_only=False)
-    missing = np.isnan(values)
-    broken = ~missing & ((values != np.round(values)) | (np.abs(values) >= 2.0**53))
-    if faults.add_rows(nodes.file, name, broken, "that are not whole; classes are integers or strings", values=values):
-        return None
-    return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
+def _positions(links: pa.Table, end: str, column: str, ids: Any, counts: RowCounts | None) -> NDArray[np.int64]:
+    """Return the row of the node of each end, and count those that no node has."""
+    values = links.column(end).combine_chunks()
+    found = pc.index_in(values, value_set=ids, skip_nulls=True)
+    unknown = is_null(found) & ~is_null(values)
+    if counts is not None and unknown.any():
+        files, numbers = (np.asarray(links.column(name))[unknown] for name in ("file", "row"))
+        counts.add(counts.checks.number(column, UNKNOWN), files, numbers, values.filter(pa.array(unknown)))
+    return np.array(pc.fill_null(found, 0).to_numpy(zero_copy_only=False), dtype=np.int64)

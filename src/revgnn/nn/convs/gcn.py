@@ -20,11 +20,14 @@ class GCNConv(Conv):
         in_channels, out_channels: widths.
         add_self_loops: whether to add the missing self loops; False uses the graph unchanged.
         bias: whether to add b.
-    Shape: ``edge_attr`` may be [E] edge weights, only with ``add_self_loops=False``; D then sums them.
+    Shape: ``edge_attr`` may be [E] edge weights, only with ``add_self_loops=False``; D then sums them. The weights of a
+        `Graph.weighted` apply with self loops too.
     Cost: one aggregation of width min(in, out). Finding missing self loops depends on data: for torch.compile with
         ``fullgraph``, evaluate ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
     """
+
+    takes_edge_weight = True
 
     def __init__(self, in_channels: int, out_channels: int, *, add_self_loops: bool = True, bias: bool = True) -> None:
         super().__init__()
@@ -94,24 +97,24 @@ class GCNConv(Conv):
 
 def _looped(graph: Graph) -> Graph:
     if uncompiled.is_compiled() and not graph.has_loops_ready:
-        looped: Graph = uncompiled.call(_looped, graph)
-        return looped
+        return uncompiled.call(_looped, graph)
     return graph.self_looped
 
 
 def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return [E] ``d_i^-1/2 w_ij d_j^-1/2``, d the (weighted) in-degree as in PyG; cached on the graph without edge
-    weights."""
+    """Return [E] ``d_i^-1/2 w_ij d_j^-1/2``, d the (weighted) in-degree as in PyG; cached on the graph without
+    ``edge_weight``."""
+    own = graph.edge_weight if edge_weight is None else edge_weight
 
     def weight() -> Tensor:
-        if edge_weight is None:
+        if own is None:
             degree = graph.in_degree.to(cpu.sum_dtype(dtype))
         else:
-            ones = edge_weight.new_ones(graph.num_nodes, 1, dtype=cpu.sum_dtype(dtype))
-            degree = ops.spmm(ones, graph, edge_weight).squeeze(1)
+            ones = own.new_ones(graph.num_nodes, 1, dtype=cpu.sum_dtype(dtype))
+            degree = ops.spmm(ones, graph, own).squeeze(1)
         scale = torch.where(degree > 0, degree, 1).pow(-0.5) * (degree > 0)
         product = scale.index_select(0, graph.indices) * scale.index_select(0, graph.destinations)
-        return product if edge_weight is None else product * edge_weight
+        return product if own is None else product * own
 
     if edge_weight is not None:
         return weight()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ... import ops
@@ -34,6 +35,8 @@ class SAGEOptions:
 class SAGEConv(Conv):
     """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
 
+    The weights of a `Graph.weighted` make the mean ``sum_j w_ij x_j / sum_j w_ij`` and the sum ``sum_j w_ij x_j``.
+
     Args:
         in_channels, out_channels: widths.
         options: see `SAGEOptions`.
@@ -42,6 +45,7 @@ class SAGEConv(Conv):
     """
 
     options_type = SAGEOptions
+    takes_edge_weight = True
 
     def __init__(self, in_channels: int, out_channels: int, *, options: SAGEOptions = SAGEOptions()) -> None:
         super().__init__()
@@ -70,7 +74,9 @@ class SAGEConv(Conv):
         """[N, in] -> [N, out]."""
         graph, edge_attr = convert_inputs(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
-        out = mapped(self.lin_l, ops.spmm(x, graph, reduce=self.options.aggr))
+        weight = self._weight(graph, x.dtype)
+        reduce: ops.Reduce = self.options.aggr if weight is None else "sum"
+        out = mapped(self.lin_l, ops.spmm(x, graph, weight, reduce=reduce))
         return out if self.lin_r is None else out + mapped(self.lin_r, x)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
@@ -104,11 +110,36 @@ class SAGEConv(Conv):
         )  # fmt: skip
         if root is not None:
             kernels.linear_backward(cotangent, h, root, dweight=grads[root], dx=h, value=to, sign=sign or 1)
-        scale = cpu.inverse_degree(graph, h.dtype) if self.options.aggr == "mean" else None
-        kernels.spmm(aggregated, cpu.reverse_csr(graph), out=h, src_scale=scale, accumulate=root is not None)
+        weight = self._weight(graph, h.dtype)
+        if weight is None:
+            scale = cpu.inverse_degree(graph, h.dtype) if self.options.aggr == "mean" else None
+            kernels.spmm(aggregated, cpu.reverse_csr(graph), out=h, src_scale=scale, accumulate=root is not None)
+        else:
+            reverse, weight = cpu.reverse_weighted(graph, weight)
+            kernels.spmm(aggregated, reverse, out=h, weight=weight, accumulate=root is not None)
         return h, grads
 
     def _aggregated(self, h: Tensor, graph: Graph, work: WorkSpace) -> Tensor:
-        aggregated = work.empty("aggregated", h)
-        ops.kernels(h).spmm(h, cpu.forward_csr(graph), out=aggregated, mean=self.options.aggr == "mean")
+        aggregated, weight = work.empty("aggregated", h), self._weight(graph, h.dtype)
+        mean = self.options.aggr == "mean" and weight is None
+        ops.kernels(h).spmm(h, cpu.forward_csr(graph), out=aggregated, weight=weight, mean=mean)
         return aggregated
+
+    def _weight(self, graph: Graph, dtype: torch.dtype) -> Tensor | None:
+        """Return [E] the weights of a weighted graph, of a mean divided by their sum; cached on the graph."""
+        own = graph.edge_weight
+        if own is None:
+            return None
+        if self.options.aggr == "max":
+            raise ValueError("SAGEConv with aggr='max' takes no edge weights; choose 'mean' or 'sum', or drop them")
+        kind, is_mean = cpu.sum_dtype(dtype), self.options.aggr == "mean"
+
+        def weight() -> Tensor:
+            if not is_mean:
+                return own.to(kind)
+            total = ops.spmm(own.new_ones(graph.num_nodes, 1, dtype=kind), graph, own.to(kind)).squeeze(1)
+            share = torch.where(total > 0, total, 1).reciprocal()
+            return own.to(kind) * share.index_select(0, graph.destinations)
+
+        kept: Tensor = graph.keep(f"sage_weight {is_mean} {kind}", weight)
+        return kept

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from ...data import DatasetConfig, LoaderConfig
+from ...data import Columns, DatasetConfig, LoaderConfig
 from ...experiment import Experiment
 from ...nn.convs import GATOptions, GENOptions
 from ...nn.model import EquilibriumOptions, ModelConfig
 from ...train import LabelOptions, TeacherOptions, TrainConfig
 
-DATA = DatasetConfig(name="tables", path="arxiv_text", undirected=True)
+DATA = DatasetConfig(name="tables", path="arxiv_text", undirected=True, columns=Columns(scale="none"))
 PARTS = LoaderConfig(kind="clusters", num_parts=512, parts_per_batch=32)
 """16 steps per epoch. A step has many small clusters, not a few large ones: a cluster is a field of research with its
 own classes, and steps on one field after another learn several times slower."""

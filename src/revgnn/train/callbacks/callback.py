@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +118,9 @@ class Callback:
     def on_selected(self, run: TrainState) -> None:
         """Called after training with the best weights in the model, before the result is written."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return this callback's state for a checkpoint, as JSON values; it is saved under the name of the class."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Restore the result of `state_dict`; not called if the checkpoint has no state of this callback."""

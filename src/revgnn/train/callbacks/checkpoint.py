@@ -7,9 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from ..checkpoint import CheckpointError, Snapshot, load_latest, restore, save, take
+from ..checkpoint import CheckpointError, Progress, Snapshot, load_latest, restore, save, take
 from ..config import as_json, check_as_many, check_same
 from .callback import Callback, TrainState
 
@@ -26,7 +25,7 @@ class Checkpoints(Callback):
 
     every_rank = True
 
-    def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, configuration: Mapping[str, object] | None = None) -> None:
         self._configuration = configuration
         self._saved_at: tuple[int, int] | None = None
         """Epoch and step of the newest checkpoint."""
@@ -60,7 +59,7 @@ class Checkpoints(Callback):
         if not run.ranks.writes and run.ranks.sharded is None:
             return
         run.curve.sync()
-        progress = {
+        progress: Progress = {
             "best_epoch": run.best_epoch,
             "best_scores": run.best_scores,
             "loss_sum": run.loss_sum,

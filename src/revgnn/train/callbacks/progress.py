@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -41,11 +40,11 @@ class ProgressBar(Callback):
         self._began = self._last_line = 0.0
         self._done = self._lines_done = 0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A console belongs to its process: a copy of the callback writes to standard error.
         return {**self.__dict__, "console": None, "_bar": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, console=Console(stderr=True))
 
     def on_start(self, run: TrainState) -> None:

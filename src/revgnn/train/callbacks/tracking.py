@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
@@ -52,7 +51,7 @@ class Tracking(Callback):
     Raises: as `check_trackers`.
     """
 
-    def __init__(self, names: Sequence[str], *, run: str, out: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[str], *, run: str, out: Path, settings: Mapping[str, object]) -> None:
         check_trackers(names)
         self._names, self._out = tuple(dict.fromkeys(names)), out
         self._run = run.replace("/", "-").replace(" ", "-")
@@ -62,7 +61,7 @@ class Tracking(Callback):
         }
         self._trackers: list[GeneralTracker] = []
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A copy of the callback opens its own trackers when its run begins.
         return {**self.__dict__, "_trackers": []}
 
@@ -76,7 +75,7 @@ class Tracking(Callback):
     def on_epoch_end(self, run: TrainState) -> None:
         """Log an epoch."""
         row = run.row
-        values: dict[str, Any] = {name: row[name] for name in ("loss", "lr", "seconds")}
+        values: dict[str, object] = {name: row[name] for name in ("loss", "lr", "seconds")}
         if row["memory"] is not None:
             values["memory"] = row["memory"]
         for split, score in (row["scores"] or {}).items():
@@ -103,7 +102,7 @@ class Tracking(Callback):
         self._trackers = []
 
     def _opened(self, name: str) -> GeneralTracker:
-        kind: Any = LOGGER_TYPE_TO_CLASS[name]
+        kind = LOGGER_TYPE_TO_CLASS[name]
         folder = self._out / TRACK_FOLDER
         if kind.requires_logging_directory:
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,11 +33,12 @@ from ...launcher import first_rank_speaks, is_writer, restarted, world_size
 from ...run_lock import claimed
 from ...stack.batch_norm import left_out, synchronised
 from ...stack.rank_group import RankGroup
-from ..model_hooks import Ranged
+from ..model_hooks import LayerStack
 from ..signals import Interrupts
 from .batch_sharding import RankPosition
 from .fsdp import Sharded
 
+_T = TypeVar("_T")
 ParallelName = Literal["ddp", "fsdp"]
 
 TIMEOUT = timedelta(minutes=30)
@@ -157,7 +159,7 @@ class Ranks:
         with synchronised(model, dist.group.WORLD if synchronise else None) as self.rows:
             yield
 
-    def exchange(self, trained: nn.Module, *, last: bool, counts: bool) -> AbstractContextManager[Any]:
+    def exchange(self, trained: nn.Module, *, last: bool, counts: bool) -> AbstractContextManager[object]:
         """Context of a forward and backward; gradients are exchanged in the last batch's backward only.
 
         Args:
@@ -169,14 +171,14 @@ class Ranks:
             return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
 
-    def agree(self, modules: Sequence[Ranged]) -> None:
+    def agree(self, stacks: Sequence[LayerStack]) -> None:
         """Set the ranges of all ranks to their maximum, so that one checkpoint is valid for all ranks."""
-        for module in modules if self.size > 1 else ():
-            ranges = module.ranges()
+        for stack in stacks if self.size > 1 else ():
+            ranges = stack.ranges()
             if ranges is not None:
                 ranges = ranges.to(self.accelerator.device)
                 dist.all_reduce(ranges, dist.ReduceOp.MAX)
-                module.widen(ranges)
+                stack.widen(ranges)
 
     def total(self, *values: float) -> list[float]:
         """Sum numbers over the ranks."""
@@ -186,15 +188,17 @@ class Ranks:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
 
-    def tell(self, value: Any) -> Any:
-        """Broadcast a JSON value from the rank that writes."""
+    def tell(self, value: _T | None) -> _T:
+        """Broadcast a JSON value from the rank that writes; ``None`` on other ranks."""
         if self.size == 1:
+            assert value is not None, "the only rank writes"
             return value
         text = json.dumps(value).encode() if self.writes else b""
         length = int(self.total(len(text))[0])
         content = torch.tensor(list(text.ljust(length)), dtype=torch.uint8, device=self.accelerator.device)
         dist.broadcast(content, 0)
-        return json.loads(bytes(content.tolist()))
+        told: _T = json.loads(bytes(content.tolist()))
+        return told
 
     def collect(self, counts: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """Send pieces to the rank that writes, which receives those of all other ranks; other ranks receive nothing.
@@ -330,12 +334,13 @@ def is_first_to_say(error: BaseException) -> bool:
         return True
 
 
-def _common_store() -> Any:
+def _common_store() -> Store | None:
     """Return the store shared by all ranks: the process group's, or before it exists torchrun's; otherwise None."""
     if dist.is_initialized():
         return dist.distributed_c10d._get_default_store()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         return None
+    store: Store | None
     store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_SURVIVORS)))
     return store
 

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from ...launcher import say_restarted
 from ...run_lock import claimed
 from ..signals import Interrupted, Interrupts
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _FOLDER = ".ray"
@@ -60,7 +62,7 @@ class _Stopped:
     signum: int
 
 
-def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, cpu: bool) -> Any:
+def on_ray(work: Callable[[str, bool], _T], workers: Workers, folder: Path, *, cpu: bool) -> _T:
     """Call a function on every rank, in this process's working directory.
 
     Ctrl-C and SIGTERM are forwarded to all ranks, which stop after the same step.
@@ -92,7 +94,8 @@ def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, 
         for attempt in range(workers.restarts + 1):
             rank = partial(_rank, work, "auto" if gpu else "cpu", attempt > 0, switch, (str(Path.cwd()), str(notes)))
             try:
-                return _returned(torch_trainer(rank, workers, gpu, notes), switch)
+                result: _T = _returned(torch_trainer(rank, workers, gpu, notes), switch)
+                return result
             except ChildProcessError as lost:
                 if attempt == workers.restarts:
                     raise ChildProcessError(
@@ -103,7 +106,7 @@ def on_ray(work: Callable[[str, bool], Any], workers: Workers, folder: Path, *, 
     raise AssertionError("the last attempt returns or raises")
 
 
-def _load() -> tuple[Any, Callable[[Any, Workers, bool, Path], Any]]:
+def _load() -> tuple[ModuleType, Callable[[Callable[[], object], Workers, bool, Path], Any]]:
     """Import Ray with telemetry disabled; return it and its trainer class."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Train would change the working directory, and relative paths of the run would break.
@@ -117,7 +120,7 @@ def _load() -> tuple[Any, Callable[[Any, Workers, bool, Path], Any]]:
             "--ray needs Ray Train, which is not installed: pip install 'revgnn[ray]'"
         ) from missing
 
-    def trainer(rank: Any, workers: Workers, gpu: bool, notes: Path) -> Any:
+    def trainer(rank: Callable[[], object], workers: Workers, gpu: bool, notes: Path) -> Any:
         resources = {"CPU": workers.cpus, **({"GPU": 1} if gpu else {})}
         return TorchTrainer(
             rank,
@@ -136,7 +139,7 @@ def _load() -> tuple[Any, Callable[[Any, Workers, bool, Path], Any]]:
 
 
 @contextmanager
-def _cluster(ray: Any, workers: Workers) -> Iterator[None]:
+def _cluster(ray: ModuleType, workers: Workers) -> Iterator[None]:
     """Connect to a cluster or start one; keep an existing connection."""
     if ray.is_initialized():
         yield
@@ -199,7 +202,7 @@ def _returned(trainer: Any, switch: Any) -> Any:
 
     Raises: ChildProcessError: a worker was lost.
     """
-    done: list[Any] = []
+    done: list[object] = []
 
     def fit() -> None:
         try:
@@ -250,7 +253,9 @@ def _in_short(error: BaseException) -> str:
     return " ".join(lines[:3]) or type(error).__name__
 
 
-def _rank(work: Callable[[str, bool], Any], device: str, again: bool, switch: Any, folders: tuple[str, str]) -> Any:
+def _rank(
+    work: Callable[[str, bool], _T], device: str, again: bool, switch: Any, folders: tuple[str, str]
+) -> _T | _Stopped:
     """Run one rank in a worker process."""
     for path in folders:
         if not Path(path).is_dir():
