@@ -230,6 +230,17 @@ def test_solves_are_counted_by_epoch() -> None:
     assert model.statistics["forward"].summary() == {} and model.failures["forward"] == 1
 
 
+def test_weights_of_an_unrolled_epoch_stay_unrolled() -> None:
+    block, x, graph = problem("spectral")
+    model, other = (Equilibrium(block, Solver(tol=1e-8, max_iter=99), pretrain_steps=2) for _ in range(2))
+    model.mode = "unroll"
+    other.load_state_dict(model.state_dict())
+    assert other.mode == "unroll" and torch.equal(other(x, graph), model(x, graph))
+    model.mode = "solve"
+    other.load_state_dict(model.state_dict())
+    assert other.mode == "solve" and torch.equal(other(x, graph), model(x, graph))
+
+
 def test_a_directed_graph_needs_the_row_norm() -> None:
     graph = Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3)
     x = torch.randn(3, CHANNELS)

@@ -115,6 +115,7 @@ class Equilibrium(nn.Module):
     """
 
     MODES = ("solve", "unroll")
+    is_unrolled: Tensor
     evaluated_by_rank = True
     """Each rank evaluates the block as often as its own solve needs, so its norms use the rank's own rows only."""
 
@@ -141,6 +142,7 @@ class Equilibrium(nn.Module):
         self.backward_solver = replace(forward, max_iter=40, memory=None) if backward is None else backward
         self.phantom, self.warm_start, self.corrections = phantom, warm_start, corrections
         self.pretrain_steps = pretrain_steps
+        self.register_buffer("is_unrolled", torch.zeros((), dtype=torch.uint8))
         self.mode = mode
         self.forward_trace: SolverTrace | None = None
         self.backward_trace: SolverTrace | None = None
@@ -157,7 +159,10 @@ class Equilibrium(nn.Module):
 
     @property
     def mode(self) -> str:
-        """``"solve"``: solve for the fixed point; ``"unroll"``: apply the block ``pretrain_steps`` times."""
+        """``"solve"``: solve for the fixed point; ``"unroll"``: apply the block ``pretrain_steps`` times.
+
+        It is part of the state dict, so weights of an unrolled epoch are evaluated and predict unrolled.
+        """
         return self._mode
 
     @mode.setter
@@ -165,6 +170,12 @@ class Equilibrium(nn.Module):
         if mode not in self.MODES:
             raise ValueError(f"mode={mode!r} is unknown; choose one of {', '.join(self.MODES)}")
         self._mode = mode
+        self.is_unrolled.fill_(mode == "unroll")
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        # An attribute decides, because torch.export cannot branch on a buffer.
+        self._mode = "unroll" if bool(self.is_unrolled) else "solve"
 
     def forward(self, x: Tensor, *context: object, seed: int | None = None) -> Tensor:
         """Return the equilibrium of the block for this input.
