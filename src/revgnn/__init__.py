@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .experiment import Experiment, run_experiment
     from .graph import Graph
+    from .interop import GroupAddRev, from_pyg, reversible, to_pyg
     from .measure import held_memory, median_seconds, peak_memory, saved_bytes
     from .nn import GATConv, GCNConv, GENConv, SAGEConv
     from .nn.model import GNN, ModelConfig, build_model
@@ -50,6 +51,7 @@ _HOMES = {
         "make_batches",
     ),
     "graph": ("Graph",),
+    "interop": ("GroupAddRev", "from_pyg", "reversible", "to_pyg"),
     "measure": ("held_memory", "median_seconds", "peak_memory", "saved_bytes"),
     "nn.model": ("GNN", "ModelConfig", "build_model"),
     "nn": ("GATConv", "GCNConv", "GENConv", "SAGEConv"),
@@ -76,6 +78,7 @@ __all__ = [
     "GENConv",
     "Graph",
     "GraphInfo",
+    "GroupAddRev",
     "LoaderConfig",
     "ModelConfig",
     "PygBatches",
@@ -86,14 +89,17 @@ __all__ = [
     "TrainedModel",
     "build_model",
     "fit",
+    "from_pyg",
     "held_memory",
     "load",
     "load_dataset",
     "make_batches",
     "median_seconds",
     "peak_memory",
+    "reversible",
     "run_experiment",
     "saved_bytes",
+    "to_pyg",
 ]
 
 

@@ -212,6 +212,11 @@ class Graph:
             )
         return edge_values if self.edge_ids is None else edge_values[self.edge_ids]
 
+    @property
+    def in_own_order(self) -> Graph:
+        """This graph with its own order of edges as the caller's, for edge features that are sorted already."""
+        return self if self.edge_ids is None else self.keep("own_order", lambda: replace(self, edge_ids=None))
+
     # ------------------------------------------------------------------ order of nodes
     def local_order(self, order: NodeOrder = "auto") -> Tensor | None:
         """Return an order of the nodes in which neighbours are near, so that sums over them read from caches.

@@ -28,6 +28,7 @@ from .data.from_pyg import dataset_of
 from .data.task import lists
 from .experiment import Device, Experiment, make_model, read_experiment
 from .graph import Graph
+from .nn.inputs import read_inputs
 from .run_file import read_schema
 from .train import Inference, Sums, check_weights, load_best
 
@@ -66,9 +67,10 @@ class TrainedModel(nn.Module):
         super().__init__()
         self.run, self.info, self.module = run, info, module
 
-    def forward(self, x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None = None) -> Tensor:
-        """Compute logits [n, T] from features [N, F] and a `Graph` or an ``edge_index`` [2, E]."""
-        return self.info.in_unit(self.module(x, graph, edge_attr))
+    def forward(self, x: Tensor | Data, graph: Graph | Tensor | None = None, edge_attr: Tensor | None = None) -> Tensor:
+        """Compute logits [n, T] from features [N, F] and a `Graph` or ``edge_index`` [2, E], or from a PyG ``Data``."""
+        found = read_inputs(x, graph, edge_attr)
+        return self.info.in_unit(self.module(found.x, found.graph, found.edge_attr))
 
     def predict(self, data: Dataset | Store | Data) -> pa.Table:
         """Predict every row of a graph.

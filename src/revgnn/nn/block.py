@@ -49,7 +49,7 @@ class Block(nn.Module):
             seed: seed of dropout (without a mask) and of edge dropout.
             graph: the graph, shared by all blocks.
             mask: [N, d] bool, the network's shared dropout mask; ``None``: drawn from ``seed``.
-            edge_attr: [E, K] in the graph's edge order.
+            edge_attr: [E, K] in the caller's order of edges; fused if that is the graph's own.
             edge_weight, edge_bias: [D, K] and [D], the network's edge encoder, to be fused into the convolution.
         Returns: [N, d].
         """
@@ -77,6 +77,7 @@ class Block(nn.Module):
         conv = self._fused_conv(edge_attr, edge_map)
         return (
             conv is not None
+            and (edge_attr is None or graph.edge_ids is None)
             and ops.runs_in_place(x, graph)
             and self.act_drop.fuses(self.norm, x)
             and conv.fuses(x, graph)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..graph import Graph, as_graph
+from ..graph import Graph
 from ..implicit.equilibrium import Equilibrium
 from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
-from .convs import EdgeMap
+from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
 from .fusable import mapped
 from .heads import NodeHead
+from .inputs import read_inputs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 
 class GNN(nn.Module):
     """A graph neural network: encoder, optional first convolution, stack or equilibrium, head.
 
-    `revgnn.build_model` makes it. It takes a `Graph` (edge features in its edge order) or PyG's ``edge_index`` (edge
-    features in that order).
+    `revgnn.build_model` makes it. It takes a `Graph` or PyG's ``edge_index``, with edge features in the caller's order
+    of edges, or a PyG ``Data``.
 
     torch.compile runs the network uncompiled behind one graph break, because its kernels are compiled already; it
     traces convolutions, norms and blocks on their own. torch.export exports a network in evaluation mode, for
@@ -54,24 +59,40 @@ class GNN(nn.Module):
         self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
 
     def forward(
-        self, x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None = None, *, seed: int | None = None
+        self,
+        x: Tensor | Data,
+        graph: Graph | Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        *,
+        edge_weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
     ) -> Tensor:
         """Compute logits.
 
         Args:
-            x: [N, F] float features, or [N, columns] int64 categories.
+            x: [N, F] float features, or [N, columns] int64 categories; or a PyG ``Data`` or ``Batch`` alone.
             graph: a graph of N nodes and E edges, or an ``edge_index`` [2, E].
-            edge_attr: [E, K]; weights [E, 1] of a network that weighs edges; ignored by a convolution without edge
-                features.
+            edge_attr: [E, K] in the caller's order of edges, also with a `Graph` that was made from them; weights
+                [E, 1] of a network that weighs edges; ignored by a convolution without edge features.
+            edge_weight: [E] weights in that order, for convolutions that weigh messages (gcn, sage).
+            batch: [N] ascending: the graph of each node, for graph-level answers and graph norms.
+            batch_size: B; ``None``: the last entry of ``batch`` plus one.
             seed: seed of all random numbers of this step; ``None`` draws one from torch's generator in training.
         Returns: [N, T], or [B, T] for a graph-level network.
         """
         if uncompiled.is_compiled():
-            return uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
-        found = as_graph(graph, x.size(0), x.device)
-        if edge_attr is not None and isinstance(graph, Tensor):
-            edge_attr = found.sort_edges(edge_attr)
-        if self.uses_edge_weight:
+            return uncompiled.call(
+                GNN.forward, self, x, graph, edge_attr, edge_weight=edge_weight, batch=batch, batch_size=batch_size,
+                seed=seed,
+            )  # fmt: skip
+        x, found, edge_attr = read_inputs(
+            x, graph, edge_attr, edge_weight=edge_weight, batch=batch, batch_size=batch_size
+        )
+        if found.edge_weight is not None:
+            self._check_weighs()
+        if self.uses_edge_weight and found.edge_weight is None:
             if edge_attr is None or edge_attr.numel() != found.num_edges:
                 got = "none" if edge_attr is None else list(edge_attr.shape)
                 raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
@@ -100,6 +121,13 @@ class GNN(nn.Module):
             self._intermediate = [self.head(state, found, seed) for state in self.stack.take_intermediate()]
         out: Tensor = self.head(deep, found, seed)
         return out
+
+    def _check_weighs(self) -> None:
+        """Raise ValueError if edges have weights that no convolution reads."""
+        if not any(isinstance(part, Conv) and part.takes_edge_weight for part in self.modules()):
+            raise ValueError(
+                "this network's convolution reads no edge weights; use conv='gcn' or 'sage', or leave edge_weight out"
+            )
 
     def _fused_head(self, seed: int) -> FusedHead | None:
         """Return the head for fusion with the stack if it is row-wise and no hook observes stack or head."""

@@ -108,10 +108,14 @@ class ModelConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         divisor = self.conv_type.width_divisor
-        if divisor is not None and self.hidden_channels % getattr(self.conv_options, divisor):
+        groups = self.num_groups if self.coupling == "grouped" else 1
+        if divisor is not None and self.hidden_channels % (groups * getattr(self.conv_options, divisor)):
+            own = getattr(self.conv_options, divisor)
+            step = groups * own
             raise ValueError(
-                f"hidden_channels={self.hidden_channels} must be divisible by {self.conv}.{divisor}="
-                f"{getattr(self.conv_options, divisor)}"
+                f"hidden_channels={self.hidden_channels} must be divisible by {self.conv}.{divisor}={own}"
+                f"{f' times num_groups={groups}' if groups > 1 else ''}; "
+                f"choose {max(step, self.hidden_channels // step * step)}, or another {self.conv}.{divisor}"
             )
         if self.backprop == "implicit":
             self._check_implicit()

@@ -54,7 +54,7 @@ class FullBatch(Footprint):
         edge_attr = None if data.edge_attr is None else graph.sort_edges(data.edge_attr)
         return Batch(
             x=widen(x),
-            graph=graph,
+            graph=graph.in_own_order,
             edge_attr=edge_columns(edge_attr, data.info.edge_categories),
             y=y,
             rows=rows,

@@ -138,7 +138,8 @@ def from_pyg(data: Data, split: str | None = None) -> Batch:
     rows = _rows(data, y.size(0), split)
     check_finite(data.x, "data.x")
     _check_labelled(y, rows)
-    return Batch(x=data.x, graph=graph, edge_attr=edge_attr, y=y, rows=rows, ids=getattr(data, "n_id", None))
+    ids = getattr(data, "n_id", None)
+    return Batch(x=data.x, graph=graph.in_own_order, edge_attr=edge_attr, y=y, rows=rows, ids=ids)
 
 
 def _check_labelled(y: Tensor, rows: dict[str, Tensor]) -> None:

@@ -9,21 +9,21 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.init import xavier_normal_
+from torch.nn.init import xavier_normal_, zeros_
 
 from ... import ops
 from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
 from ..fusable import is_plain, keeps_forward, mapped, reads
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads, refuse_edge_attr
+from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads, looped, refuse_edge_attr
 
 
 @dataclass(frozen=True, kw_only=True)
 class GATOptions:
     """Options of `GATConv`."""
 
-    heads: int = 3
+    heads: int = 2
     """H; out_channels are divided among them."""
     norm_adj: bool = True
     """Whether sources are scaled by out-degree^-1/2 before the score, and results by in-degree^1/2."""
@@ -33,6 +33,12 @@ class GATOptions:
     """Whether the destination has an attention vector too."""
     negative_slope: float = 0.2
     """Slope of the leaky ReLU."""
+    root_weight: bool = True
+    """Whether to add W_r x. Without it, and with a bias, autograd differentiates the layer, which needs more memory."""
+    bias: bool = False
+    """Whether to add b."""
+    add_self_loops: bool = False
+    """Whether to attend along exactly one self loop per node too."""
 
 
 class GATConv(Conv):
@@ -44,7 +50,8 @@ class GATConv(Conv):
         in_channels, out_channels: widths; ``heads`` divides out_channels.
         options: see `GATOptions`.
     Cost: one attention of width out.
-    Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency).
+    Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency); the
+        options ``norm_adj=False, attn_dst=True, bias=True, add_self_loops=True, root_weight=False`` give PyG's.
     """
 
     options_type = GATOptions
@@ -64,15 +71,19 @@ class GATConv(Conv):
         self.in_channels, self.out_channels, self.options = in_channels, out_channels, options
         per_head = (options.heads, out_channels // options.heads)
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
-        self.lin_root = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin_root = nn.Linear(in_channels, out_channels, bias=False) if options.root_weight else None
         self.attn_src = nn.Parameter(torch.empty(1, *per_head))
         self.attn_dst = nn.Parameter(torch.empty(1, *per_head)) if options.attn_dst else None
+        self.bias = nn.Parameter(torch.empty(out_channels)) if options.bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise every weight Xavier-normal with gain sqrt(2)."""
+        """Initialise every weight Xavier-normal with gain sqrt(2), and the bias with zero."""
         for weight in self.parameters():
-            xavier_normal_(weight, gain=math.sqrt(2))
+            if weight is self.bias:
+                zeros_(weight)
+            else:
+                xavier_normal_(weight, gain=math.sqrt(2))
 
     def forward(
         self,
@@ -86,6 +97,7 @@ class GATConv(Conv):
         """[N, in] -> [N, out]; ``seed`` determines edge dropout in training, ``None`` draws one."""
         graph, edge_attr = convert_inputs(x, graph, edge_attr)
         refuse_edge_attr(self, edge_attr)
+        graph = self._attended_graph(graph)
         values = mapped(self.lin, x)
         if self.options.norm_adj:
             values = (values * _degree_scale(graph, "out", cpu.sum_dtype(values.dtype))).to(values.dtype)
@@ -100,7 +112,12 @@ class GATConv(Conv):
         ).flatten(1)
         if self.options.norm_adj:
             out = out * _degree_scale(graph, "in", cpu.sum_dtype(out.dtype))
-        return out + mapped(self.lin_root, x, wide=True)
+        if self.bias is not None:
+            out = out + self.bias
+        return out if self.lin_root is None else out + mapped(self.lin_root, x, wide=True)
+
+    def _attended_graph(self, graph: Graph) -> Graph:
+        return looped(graph) if self.options.add_self_loops else graph
 
     def _kept_edges(self, graph: Graph, seed: int | None) -> Tensor | None:
         if not self.training or self.options.edge_drop == 0.0:
@@ -112,7 +129,10 @@ class GATConv(Conv):
         """Whether the fused evaluation applies: all linear maps and attention vectors are unmodified."""
         per_head = (1, self.options.heads, h.size(1) // self.options.heads)
         return (
-            keeps_forward(self, GATConv)
+            self.lin_root is not None
+            and self.bias is None
+            and not self.options.add_self_loops
+            and keeps_forward(self, GATConv)
             and reads(self, "attn_src", h, *per_head)
             and reads(self, "attn_dst", h, *per_head)
             and is_plain(self.lin, h, bias=False)
@@ -122,7 +142,7 @@ class GATConv(Conv):
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
         """Evaluate the attention into a buffer; put it and the root's linear map into ``to``."""
         attended = _Attended(self, h, graph, seed, work, with_sums=False)
-        ops.kernels(h).linear(h, self.lin_root.weight, out=to, sign=sign)
+        ops.kernels(h).linear(h, self._root, out=to, sign=sign)
         attended.add_to(to, sign or 1)
 
     def add_value_and_grad(
@@ -131,7 +151,7 @@ class GATConv(Conv):
         """Evaluate the attention and its gradients, then each linear map and its gradients."""
         kernels = ops.kernels(h)
         attended = _Attended(self, h, graph, seed, work, with_sums=True)
-        lin, root = self.lin.weight, self.lin_root.weight
+        lin, root = self.lin.weight, self._root
         grads = empty_grads(lin, root)
         dvalues = attended.pull_back(cotangent, grads)
         dh = attended.values.flatten(1)  # not read any more
@@ -139,6 +159,11 @@ class GATConv(Conv):
         attended.add_to(to, sign or 1)
         kernels.linear_backward(dvalues, h, lin, dweight=grads[lin], dx=dh, accumulate=True)
         return dh, grads
+
+    @property
+    def _root(self) -> Tensor:
+        assert self.lin_root is not None, "asked for after `fuses` only"
+        return self.lin_root.weight
 
 
 class _Attended:

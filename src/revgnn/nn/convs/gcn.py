@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from ... import ops
 from ...graph import Graph
 from ...ops import cpu
-from ...stack import WorkSpace, uncompiled
+from ...stack import WorkSpace
 from ..fusable import is_bare, is_plain, keeps_forward, mapped
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads
+from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads, looped
 
 
 class GCNConv(Conv):
@@ -20,8 +22,8 @@ class GCNConv(Conv):
         in_channels, out_channels: widths.
         add_self_loops: whether to add the missing self loops; False uses the graph unchanged.
         bias: whether to add b.
-    Shape: ``edge_attr`` may be [E] edge weights, only with ``add_self_loops=False``; D then sums them. The weights of a
-        `Graph.weighted` apply with self loops too.
+    Shape: ``edge_weight`` is [E] or [E, 1], differentiated; D then sums the weights, and an added loop has 1.
+        The weights of a `Graph.weighted` are constants.
     Cost: one aggregation of width min(in, out). Finding missing self loops depends on data: for torch.compile with
         ``fullgraph``, evaluate ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
@@ -47,18 +49,20 @@ class GCNConv(Conv):
         *,
         edge_map: EdgeMap | None = None,
         seed: int | None = None,
+        edge_weight: Tensor | None = None,
     ) -> Tensor:
-        """[N, in] -> [N, out]; ``edge_attr`` [E] are edge weights."""
-        graph, edge_attr = convert_inputs(x, graph, edge_attr)
-        if edge_attr is not None and (edge_attr.dim() != 1 or self.add_self_loops):
-            raise ValueError(
-                "GCNConv takes edge weights [E], and only with add_self_loops=False "
-                "(include the loops' weights yourself); "
-                f"got {list(edge_attr.shape)} with add_self_loops={self.add_self_loops}"
-            )
+        """[N, in] -> [N, out]; ``edge_weight`` may stand in the place of ``edge_attr``, as in PyG."""
+        if edge_attr is not None and edge_weight is not None:
+            raise ValueError("GCNConv reads edge_weight alone; leave edge_attr out, or use GENConv")
+        graph, weights = convert_inputs(x, graph, edge_attr if edge_weight is None else edge_weight)
+        if weights is not None and weights.numel() != graph.num_edges:
+            raise ValueError(f"GCNConv takes edge weights [{graph.num_edges}], got {list(weights.shape)}; use GENConv")
+        if weights is not None:
+            weights = weights.reshape(-1)
         if self.add_self_loops:
-            graph = _looped(graph)
-        weight = _gcn_weight(graph, edge_attr, x.dtype)
+            weights = None if weights is None else _looped_weights(graph, weights)
+            graph = looped(graph)
+        weight = _gcn_weight(graph, weights, x.dtype)
         if self.in_channels <= self.out_channels or not is_bare(self.lin):
             return mapped(self.lin, ops.spmm(x, graph, weight), wide=True)
         out = ops.spmm(nn.functional.linear(x, self.lin.weight), graph, weight)
@@ -95,10 +99,18 @@ class GCNConv(Conv):
         return summed
 
 
-def _looped(graph: Graph) -> Graph:
-    if uncompiled.is_compiled() and not graph.has_loops_ready:
-        return uncompiled.call(_looped, graph)
-    return graph.self_looped
+def _looped_weights(graph: Graph, weights: Tensor) -> Tensor:
+    """Return the weights of the self-looped graph's edges: those of the graph's, and 1 for an added loop."""
+
+    def make() -> Tensor:
+        # As weights of the graph, the numbers of its edges find their places; an added loop has the number 1.
+        numbers = torch.arange(2, graph.num_edges + 2, dtype=torch.float64, device=graph.device)
+        found = replace(graph, edge_weight=numbers).self_looped.edge_weight
+        assert found is not None
+        return found.long() - 1
+
+    places = graph.keep("places of looped edges", make)
+    return torch.cat([weights.new_ones(1), weights]).index_select(0, places)
 
 
 def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -44,6 +44,8 @@ class GENOptions:
     """Number of linear layers of the MLP; hidden layers have twice the width, a norm and a ReLU."""
     mlp_norm: ops.Norm = "layer"
     """Norm of the hidden layers of the MLP."""
+    mlp_bias: bool = True
+    """Whether the linear layers of the MLP have biases."""
     edge_linear: bool = True
     """Whether the convolution has a linear map of edge features; False adds them unchanged."""
     edge_bias: bool = True
@@ -85,7 +87,7 @@ class GENConv(Conv):
         self.in_channels, self.out_channels, self.edge_channels = in_channels, out_channels, edge_channels
         self.options = options
         widths = [in_channels] + [2 * in_channels] * (options.mlp_layers - 1) + [out_channels]
-        self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.lins = nn.ModuleList(nn.Linear(a, b, bias=options.mlp_bias) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(NormActDrop(width, options.mlp_norm).norm for width in widths[1:-1])
         self.lin_edge: nn.Linear | None = None
         if edge_channels is not None and options.edge_linear:

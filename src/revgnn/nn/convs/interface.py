@@ -59,7 +59,7 @@ class Conv(nn.Module):
         Args:
             x: [N, in].
             graph: incoming edges by destination; or PyG's ``edge_index``, which `border` makes one of.
-            edge_attr: [E, K] in the graph's order.
+            edge_attr: [E, K] in the caller's order: that of ``edge_index``, also of one that the graph was made from.
             edge_map: a shared encoder of ``edge_attr`` that is not applied yet.
             seed: of every random choice of the layer.
         Returns: [N, out].
@@ -106,16 +106,23 @@ class FusedConv(Protocol):
 
 
 def convert_inputs(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:
-    """Convert a graph or ``edge_index`` to a `Graph`, and edge features to its edge order.
+    """Convert a graph or ``edge_index`` to a `Graph`, and edge features from the caller's order of edges to its own.
 
     torch.compile takes a `Graph` without a graph break.
     """
     if isinstance(graph, Tensor) and uncompiled.is_compiled():
         return uncompiled.call(convert_inputs, x, graph, edge_attr)
     found = as_graph(graph, x.size(0), x.device)
-    if edge_attr is not None and isinstance(graph, Tensor):
+    if edge_attr is not None:
         edge_attr = found.sort_edges(edge_attr)
     return found, edge_attr
+
+
+def looped(graph: Graph) -> Graph:
+    """Return `Graph.self_looped`; torch.compile finds loops that are not cached behind a graph break."""
+    if uncompiled.is_compiled() and not graph.has_loops_ready:
+        return uncompiled.call(looped, graph)
+    return graph.self_looped
 
 
 def refuse_edge_attr(conv: nn.Module, edge_attr: Tensor | None) -> None:
