@@ -159,7 +159,7 @@ PYG_CONVS: dict[str, Any] = {
     "gat residual": lambda: pyg.GATConv(F, 2, heads=2, residual=True, bias=False, add_self_loops=False),
     "gen": lambda: pyg.GENConv(F, F),
     "gen edges": lambda: pyg.GENConv(F, F, edge_dim=K, bias=True, learn_t=True, msg_norm=True, learn_msg_scale=True),
-    "gen power": lambda: pyg.GENConv(F, F, aggr="power", p=1.5, learn_p=True, norm="layer"),
+    "gen layer": lambda: pyg.GENConv(F, F, norm="layer"),
     "gen max": lambda: pyg.GENConv(F, F, aggr="max", norm=None, num_layers=3),
 }
 
@@ -195,6 +195,7 @@ def test_what_cannot_be_converted_is_said() -> None:
         (pyg.GATConv(F, 4, heads=2, concat=False), "concat"),
         (pyg.GATConv(F, 4, dropout=0.5), "edge_drop"),
         (pyg.GENConv(F, 4), "in_channels"),
+        (pyg.GENConv(F, F, aggr="power"), "powermean"),
         (pyg.GENConv(F, F, norm="instance"), "norm"),
     ):
         with pytest.raises(ValueError, match=f"no equal on the other side.*{what}"):

@@ -5,7 +5,7 @@
 | `GCNConv` | `GCNConv` | improved, normalize=False |
 | `SAGEConv` | `SAGEConv` | normalize, project, other aggregations than mean, sum and max |
 | `GATConv` | `GATConv` | concat=False with several heads, dropout, edge_dim |
-| `GENConv` | `GENConv` | in_channels other than out_channels, expansion other than 2, instance norms |
+| `GENConv` | `GENConv` | in_channels other than out_channels, expansion other than 2, instance norms, power means |
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _RENAMED: Mapping[type[Conv], tuple[tuple[str, str], ...]] = {
     SAGEConv: (),
     GATConv: ((r"^lin_root\.", "res."), (r"^attn_(src|dst)$", r"att_\1")),
     GENConv: (
-        (r"^(t|p)$", r"aggr_module.\1"),
+        (r"^t$", "aggr_module.t"),
         (r"^msg_scale$", "msg_norm.scale"),
     ),
 }
@@ -138,19 +138,17 @@ def _from_gen(conv: MessagePassing) -> Conv:
     _check(conv.in_channels == width, f"in_channels={conv.in_channels} other than out_channels={width}")
     _check(conv.eps == _EPS, f"eps={conv.eps}, here {_EPS}")
     _check(all(lin.out_channels == 2 * width for lin in lins[:-1]), "expansion other than 2")
-    aggr = {"add": "sum", "powermean": "power"}.get(conv.aggr, conv.aggr)
-    _check(aggr in ("sum", "mean", "max", "softmax", "power"), f"aggr={conv.aggr!r}")
+    aggr = "sum" if conv.aggr == "add" else conv.aggr
+    _check(aggr in ("sum", "mean", "max", "softmax"), f"aggr={conv.aggr!r}, which PyG clamps at other values")
     if aggr == "softmax" and module.semi_grad:
         aggr = "softmax_sg"
-    t, p = getattr(module, "t", 1.0), getattr(module, "p", 1.0)
+    t = getattr(module, "t", 1.0)
     edge = getattr(conv, "lin_edge", None)
     scale = getattr(getattr(conv, "msg_norm", None), "scale", None)
     options = GENOptions(
         aggr=aggr,
-        t=float(t),
+        t=float(t.detach()) if isinstance(t, Tensor) else float(t),
         learn_t=isinstance(t, Tensor),
-        p=float(p),
-        learn_p=isinstance(p, Tensor),
         msg_norm=scale is not None,
         learn_msg_scale=scale is not None and scale.requires_grad,
         mlp_layers=len(lins),
@@ -223,6 +221,7 @@ def _to_gen(conv: GENConv) -> MessagePassing:
     options, width, edges = conv.options, conv.out_channels, conv.edge_channels
     _check(conv.in_channels == width, f"in_channels={conv.in_channels} other than out_channels={width}")
     _check(not options.degree_scale, "degree_scale=True")
+    _check(options.aggr != "power", "aggr='power', which PyG clamps at other values")
     _check(options.mlp_norm in ("batch", "layer", "none"), f"mlp_norm={options.mlp_norm!r}")
     if edges is not None and options.edge_linear:
         _check(edges != width, f"edge_channels={edges} as wide as the nodes': PyG adds them without a map")
@@ -233,8 +232,6 @@ def _to_gen(conv: GENConv) -> MessagePassing:
         aggr={"sum": "add"}.get(options.aggr, options.aggr),
         t=options.t,
         learn_t=options.learn_t,
-        p=options.p,
-        learn_p=options.learn_p,
         msg_norm=options.msg_norm,
         learn_msg_scale=options.learn_msg_scale,
         norm=None if options.mlp_norm == "none" else options.mlp_norm,
