@@ -9,7 +9,8 @@ from revgnn.nn.model import EquilibriumOptions
 
 def main() -> None:
     torch.manual_seed(0)
-    x, edge_index, y = torch.randn(200, 16), torch.randint(200, (2, 800)), torch.randint(4, (200,))
+    x, edge_index, y = torch.randn(200, 16), torch.randint(200, (2, 400)), torch.randint(4, (200,))
+    edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
     config = revgnn.ModelConfig(
         conv="gcn",
         hidden_channels=32,

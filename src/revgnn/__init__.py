@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .paper.targets import Target
     from .stack import Stack
     from .train import Callback, FitResult, TrainConfig, fit
-    from .trained import TrainedModel, load
+    from .trained import TrainedModel, from_pretrained, load
 
 __version__ = "0.1.0"
 
@@ -59,7 +59,7 @@ _HOMES = {
     "paper.targets": ("Target",),
     "stack": ("Stack",),
     "train": ("Callback", "FitResult", "TrainConfig", "fit"),
-    "trained": ("TrainedModel", "load"),
+    "trained": ("TrainedModel", "from_pretrained", "load"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -89,6 +89,7 @@ __all__ = [
     "TrainedModel",
     "build_model",
     "fit",
+    "from_pretrained",
     "from_pyg",
     "held_memory",
     "load",

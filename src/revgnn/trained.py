@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from .experiment import Device, Experiment, make_model, read_experiment
 from .graph import Graph
 from .nn.inputs import read_inputs
 from .run_file import read_schema
+from .shared import find_files, read_shared, write_shared
 from .train import Inference, Sums, check_weights, load_best
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ class TrainedModel(nn.Module):
     def __init__(self, run: Experiment, info: GraphInfo, module: nn.Module) -> None:
         super().__init__()
         self.run, self.info, self.module = run, info, module
+
+    def save_pretrained(self, folder: Path | str, *, scores: Mapping[str, float] | None = None) -> None:
+        """Write the model to a folder that `from_pretrained` reads: safetensors, JSON and a model card, no pickle.
+
+        Args:
+            folder: made if it is not there; files of an earlier call are replaced.
+            scores: name -> value, for the model card.
+        Raises: OSError: a full disk and the like.
+        """
+        write_shared(Path(folder), self.run, self.info, self.module, scores or {})
 
     def forward(self, x: Tensor | Data, graph: Graph | Tensor | None = None, edge_attr: Tensor | None = None) -> Tensor:
         """Compute logits [n, T] from features [N, F] and a `Graph` or ``edge_index`` [2, E], or from a PyG ``Data``."""
@@ -205,8 +216,29 @@ def load(folder: Path | str, *, device: Device = "auto") -> TrainedModel:
     """
     folder = Path(folder)
     run, info = read_experiment(folder), read_schema(folder)
+    return _loaded(run, info, load_best(folder), device)
+
+
+def from_pretrained(source: Path | str, *, device: Device = "auto", own_code: bool = False) -> TrainedModel:
+    """Read a model that `TrainedModel.save_pretrained` wrote, from a folder or the Hugging Face hub.
+
+    Args:
+        source: a folder; or the id ``owner/name`` of a model on the hub, which needs ``pip install huggingface_hub``.
+        device: "auto" uses an accelerator if there is one.
+        own_code: whether the files may name classes outside of this package, which are imported: code of whoever wrote
+            them, or of packages that are installed here.
+    Returns: the model in evaluation mode.
+    Raises:
+        FileNotFoundError: there is no such folder, and it is no id.
+        ModuleNotFoundError: an id without huggingface_hub.
+        ValueError: the files are damaged, another version wrote them, or they name a class and ``own_code`` is False.
+    """
+    run, info, weights = read_shared(find_files(str(source)), own_code=own_code)
+    return _loaded(run, info, weights, device)
+
+
+def _loaded(run: Experiment, info: GraphInfo, weights: dict[str, Tensor], device: Device) -> TrainedModel:
     module = make_model(run, info)
-    weights = load_best(folder)
     check_weights(weights, module)
     module.load_state_dict(weights)
     found = None if device == "cpu" else torch.accelerator.current_accelerator()

@@ -28,6 +28,7 @@ LEVELS = _levels()
 
 OPTIONAL_INSIDE_FUNCTIONS = {
     "daft": "an extra; only to prepare graphs",
+    "huggingface_hub": "an extra; only for models on its hub",
     "matplotlib": "an extra; without it there is no picture",
     "ogb": "an extra; only for downloads",
     "pymetis": "an extra; only for clusters",

@@ -138,15 +138,13 @@ def _from_gen(conv: MessagePassing) -> Conv:
     _check(conv.in_channels == width, f"in_channels={conv.in_channels} other than out_channels={width}")
     _check(conv.eps == _EPS, f"eps={conv.eps}, here {_EPS}")
     _check(all(lin.out_channels == 2 * width for lin in lins[:-1]), "expansion other than 2")
-    aggr = "sum" if conv.aggr == "add" else conv.aggr
-    _check(aggr in ("sum", "mean", "max", "softmax"), f"aggr={conv.aggr!r}, which PyG clamps at other values")
-    if aggr == "softmax" and module.semi_grad:
-        aggr = "softmax_sg"
+    aggrs: dict[str, ops.Aggr] = {"add": "sum", "sum": "sum", "mean": "mean", "max": "max", "softmax": "softmax"}
+    _check(conv.aggr in aggrs, f"aggr={conv.aggr!r}, which PyG clamps at other values")
     t = getattr(module, "t", 1.0)
     edge = getattr(conv, "lin_edge", None)
     scale = getattr(getattr(conv, "msg_norm", None), "scale", None)
     options = GENOptions(
-        aggr=aggr,
+        aggr="softmax_sg" if conv.aggr == "softmax" and module.semi_grad else aggrs[conv.aggr],
         t=float(t.detach()) if isinstance(t, Tensor) else float(t),
         learn_t=isinstance(t, Tensor),
         msg_norm=scale is not None,

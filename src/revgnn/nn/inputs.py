@@ -48,7 +48,7 @@ def read_inputs(
     Raises: TypeError, ValueError: ``x`` is neither, or a ``HeteroData``; a tensor does not fit the graph; the edge
         weights need a gradient.
     """
-    if not isinstance(x, Tensor | torch.fx.Proxy):
+    if not isinstance(x, Tensor) and not _is_recorded(x):
         if any(given is not None for given in (graph, edge_attr, edge_weight, batch, batch_size)):
             raise TypeError("a network takes model(data) alone, or model(x, edge_index, ...) of tensors, not both")
         return read_inputs(**_arguments_of(x))
@@ -69,6 +69,11 @@ def read_inputs(
     if batch is not None:
         found = _batched(found, batch, batch_size)
     return Inputs(x, found.in_own_order, edge_attr)
+
+
+def _is_recorded(x: object) -> bool:
+    """Whether torch.fx records, which `as_graph` refuses in words."""
+    return isinstance(x, torch.fx.Proxy)
 
 
 class _Arguments(TypedDict):
