@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _never_fail_to_encode(stream)
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    if arguments.command is None:
+    if arguments.command is None and not arguments.version:
         parser.print_help(sys.stderr)
         return 2
     several = arguments.command == "train"
@@ -78,7 +78,7 @@ def _module(arguments: argparse.Namespace) -> str:
         if arguments.name is not None:
             check_recipe(arguments.name)
         return "recipe"
-    return str(arguments.command)
+    return "doctor" if arguments.command is None else str(arguments.command)
 
 
 def _print_error(text: str) -> None:

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
 from .launcher import is_writer
 
 _MODEL = "for a folder: revgcn (default), revsage, revgen or revgat; or package.module:Name, a class with build(info)"
@@ -40,7 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train graph neural networks of any depth in the memory of one layer.",
         example="  revgnn demo\n  revgnn recipes\n  revgnn train digits/revgnn",
     )
-    parser.add_argument("--version", action="version", version=f"revgnn {__version__}")
+    parser.add_argument(
+        "--version", action="store_true", help="show the versions of revgnn and torch, the kernels and instruction set"
+    )
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_prepare(commands)
@@ -53,7 +54,18 @@ def make_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_paper(commands)
     _add_convert(commands)
+    _add_doctor(commands)
     return parser
+
+
+def _add_doctor(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what works on this machine, and how to get the rest",
+        description="Check the kernels, threads, CUDA, Triton and the optional packages, and run one training step.",
+        example="  revgnn doctor\n  revgnn doctor --json",
+    )
+    _add_common(parser)
 
 
 def _add_prepare(commands: Commands) -> None:

@@ -27,9 +27,11 @@ from .data import (
 from .data.from_pyg import dataset_of
 from .data.task import lists
 from .experiment import Device, Experiment, make_model, read_experiment
+from .files import read_object
 from .graph import Graph
 from .nn.inputs import read_inputs
 from .run_file import read_schema
+from .run_folder import REPORT_FILE
 from .shared import find_files, read_shared, write_shared
 from .train import Inference, Sums, check_weights, load_best
 
@@ -62,21 +64,24 @@ class TrainedModel(nn.Module):
         run: the experiment that trained it.
         info: metadata of its graph.
         module: the network with its best weights.
+        scores: name -> value of its scores, for the model card.
     """
 
-    def __init__(self, run: Experiment, info: GraphInfo, module: nn.Module) -> None:
+    def __init__(
+        self, run: Experiment, info: GraphInfo, module: nn.Module, scores: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__()
-        self.run, self.info, self.module = run, info, module
+        self.run, self.info, self.module, self.scores = run, info, module, dict(scores or {})
 
     def save_pretrained(self, folder: Path | str, *, scores: Mapping[str, float] | None = None) -> None:
         """Write the model to a folder that `from_pretrained` reads: safetensors, JSON and a model card, no pickle.
 
         Args:
             folder: made if it is not there; files of an earlier call are replaced.
-            scores: name -> value, for the model card.
+            scores: name -> value, for the model card; ``None``: those of the run that it was loaded from.
         Raises: OSError: a full disk and the like.
         """
-        write_shared(Path(folder), self.run, self.info, self.module, scores or {})
+        write_shared(Path(folder), self.run, self.info, self.module, self.scores if scores is None else scores)
 
     def forward(self, x: Tensor | Data, graph: Graph | Tensor | None = None, edge_attr: Tensor | None = None) -> Tensor:
         """Compute logits [n, T] from features [N, F] and a `Graph` or ``edge_index`` [2, E], or from a PyG ``Data``."""
@@ -216,7 +221,19 @@ def load(folder: Path | str, *, device: Device = "auto") -> TrainedModel:
     """
     folder = Path(folder)
     run, info = read_experiment(folder), read_schema(folder)
-    return _loaded(run, info, load_best(folder), device)
+    model = _loaded(run, info, load_best(folder), device)
+    model.scores = _scores_of(folder)
+    return model
+
+
+def _scores_of(folder: Path) -> dict[str, float]:
+    """Return the scores in a run's report by split and metric; none where the report is missing."""
+    if not (folder / REPORT_FILE).is_file():
+        return {}
+    result = read_object(folder / REPORT_FILE).get("result")
+    scores = result.get("scores", {}) if isinstance(result, dict) else {}
+    found = {f"{split} {result['metric']}": score.get("metric") for split, score in scores.items()}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def from_pretrained(source: Path | str, *, device: Device = "auto", own_code: bool = False) -> TrainedModel:

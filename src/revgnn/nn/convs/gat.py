@@ -23,7 +23,7 @@ from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads, lo
 class GATOptions:
     """Options of `GATConv`."""
 
-    heads: int = 2
+    heads: int = 1
     """H; out_channels are divided among them."""
     norm_adj: bool = True
     """Whether sources are scaled by out-degree^-1/2 before the score, and results by in-degree^1/2."""

@@ -33,7 +33,7 @@ def revgen(folder: Path) -> Experiment:
 
 
 def revgat(folder: Path) -> Experiment:
-    """RevGAT: 5 layers, 2 heads, 192 channels in all."""
+    """RevGAT: 5 layers, 3 heads, 192 channels in all."""
     return _start(folder, "gat", num_layers=5, hidden_channels=192)
 
 
@@ -63,6 +63,7 @@ def _start(
         backprop="reversible",
         norm="batch",
         dropout=0.3,
+        gat=GATOptions(heads=3) if conv == "gat" else GATOptions(),
     )
     return on_tables(folder, model)
 
