@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from .fused import unobserved
 from .integer_state import FixedPoint, FixedPointState, Word
 from .layer_run import LayerRun
 from .rank_group import group_of
@@ -108,10 +110,11 @@ class ExactState:
         if any(math.isnan(value) for value in self._slice(run)):
             self._measure(run, x, tensors)
         restore = snapshot(run.buffers())
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             form = FixedPoint(self.num_groups, self._exponents(run), self.word, x.dtype)
             state = _MeasuredFixed(form, x)
-            run.advance(state, tensors, keep=True)
+            with unobserved() if attempt else nullcontext():
+                run.advance(state, tensors, keep=True)
             found = self._in_values(form, state.maxima)
             limits = [2.0 ** (exponent + self.word.limit) for exponent in form.exponents]
             excess = next(
@@ -157,7 +160,7 @@ class ExactState:
     def _measure(self, run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> None:
         """Measure the range of every layer of the run in floating point, without changing the blocks' buffers."""
         state = _MeasuredFloat(x, self.num_groups)
-        with recomputing():
+        with unobserved(), recomputing():
             run.advance(state, tensors)
         found = self._per_layer(state.maxima, len(run.layers))
         for k, value in enumerate(found):
