@@ -16,9 +16,10 @@ from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
 from .report import build_report, circumstances, write_report
-from .report.facts import Configuration, Predicted, Published, Report, RunFacts
+from .report.facts import Configuration, Described, Predicted, Published, Report, RunFacts
+from .resident import ResidentFacts, ResidentPeak
 from .run_lock import claimed
-from .train import Callback, FitResult, MemoryRecorder, own_statistics
+from .train import Callback, FitResult, MemoryRecorder, TrainState, own_statistics
 from .train.callbacks.tracking import TRACK_FOLDER
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
@@ -28,41 +29,54 @@ REPORT_FILE = "report.json"
 FORMAT = 2
 
 
+class _ResidentOfTraining(Callback):
+    """Reads the peak of the process when the best weights are selected, before the evaluation is described."""
+
+    def __init__(self, peak: ResidentPeak) -> None:
+        self._peak = peak
+        self.facts: ResidentFacts | None = None
+
+    def on_selected(self, run: TrainState) -> None:
+        """Read the peak."""
+        self.facts = self._peak.facts()
+
+
 class RunRecord:
     """Collects the facts of a run for its report; created after the data is read, written at the end.
 
     Args:
         name: name of the run in reports.
         dataset: the run's data.
+        info: its metadata, as the model reads it.
     """
 
-    def __init__(self, name: str, dataset: Dataset | Store) -> None:
-        self._resident = resident_peak(dataset)
+    def __init__(self, name: str, dataset: Dataset | Store, info: GraphInfo) -> None:
+        self._resident = _ResidentOfTraining(resident_peak(dataset))
         self._memory = MemoryRecorder()
         # Record the commit now: the code is loaded, and the checkout may change during the run.
-        self._name, self._info, self._where = name, dataset.info, circumstances()
+        self._name, self._info, self._where = name, info, circumstances()
 
     @property
     def callbacks(self) -> list[Callback]:
         """Callbacks that the training must call."""
-        return [self._memory]
+        return [self._memory, self._resident]
 
     def write(
         self,
         out: Path,
         config: Configuration,
-        target: Published | None,
         model: nn.Module,
         result: FitResult,
+        described: Described,
     ) -> Report:
         """Write ``run.json`` and the report.
 
         Args:
             out: the run folder, with the files that training wrote.
             config: the whole configuration of the run.
-            target: published results.
             model: the trained model.
             result: the result of training.
+            described: what the experiment knows of the run.
         Returns: the report.
         """
         warning = own_statistics(model, synchronise=bool(config["train"]["sync_batchnorm"]))
@@ -75,10 +89,12 @@ class RunRecord:
             "where": self._where,
             "warnings": [] if warning is None else [warning],
             "config": config,
-            "paper": target,
+            "paper": described["paper"],
+            "evaluation": described["evaluation"],
+            "changed": described["changed"],
             "implementation": implementation(result.device),
             "memory_how": self._memory.how,
-            "resident": self._resident.facts(),
+            "resident": self._resident.facts,
         }
         return _write(out, facts)
 

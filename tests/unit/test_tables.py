@@ -197,6 +197,11 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ({"x": [b"a", b"b", b"c", b"d"]}, {}, "column x: holds binary; it must hold numbers or lists of numbers"),
         ({"x": [[1.0], [1.0, 2.0], [1.0], []]}, {}, "column x: 2 rows, first row 1, of another length than 1"),
         ({"x": [[1.0], None, [1.0], None]}, {}, "column x: 2 rows, first row 1, without a value"),
+        (
+            {"x": pa.array([[1.0, 2.0], None, [1.0, 2.0], None], pa.list_(pa.float64(), 2))},
+            {},
+            "column x: holds fixed_size_list<element: double>[2] with missing lists, which Arrow cannot",
+        ),
         ({"x": [1.0, 1e300, 0.0, 0.0]}, {}, "column x: 1 row, first row 1, with NaN, null or infinity"),
         (
             {},

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from .fused import unobserved
+from .fused import is_observed, unobserved
 from .integer_state import FixedPoint, FixedPointState, Word
 from .layer_run import LayerRun
 from .rank_group import group_of
@@ -104,17 +103,17 @@ class ExactState:
         Returns: the number format, and the state after the run.
         Raises: FloatingPointError: if the stream or a branch is not finite, naming the layer. OverflowError: if no
             scale fits, which a branch that is not a pure function can cause.
-        Cost: one evaluation of the run; two in the first step, and when the state exceeds its scale by more than the
-            headroom.
+        Cost: one evaluation of the run; two in the first step, under a mode that observes operators, and when the state
+            exceeds its scale by more than the headroom.
         """
-        if any(math.isnan(value) for value in self._slice(run)):
+        # Under a mode that expects the same operators in every forward, no attempt may be repeated.
+        if is_observed() or any(math.isnan(value) for value in self._slice(run)):
             self._measure(run, x, tensors)
         restore = snapshot(run.buffers())
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             form = FixedPoint(self.num_groups, self._exponents(run), self.word, x.dtype)
             state = _MeasuredFixed(form, x)
-            with unobserved() if attempt else nullcontext():
-                run.advance(state, tensors, keep=True)
+            run.advance(state, tensors, keep=True)
             found = self._in_values(form, state.maxima)
             limits = [2.0 ** (exponent + self.word.limit) for exponent in form.exponents]
             excess = next(
@@ -160,7 +159,7 @@ class ExactState:
     def _measure(self, run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> None:
         """Measure the range of every layer of the run in floating point, without changing the blocks' buffers."""
         state = _MeasuredFloat(x, self.num_groups)
-        with unobserved(), recomputing():
+        with recomputing(), unobserved():
             run.advance(state, tensors)
         found = self._per_layer(state.maxima, len(run.layers))
         for k, value in enumerate(found):

@@ -20,7 +20,7 @@ from .config import FeatureConfig, GraphConfig, nearest
 from .csv_format import PLAIN, as_integers
 from .engine import DAMAGED, RowReader, Scan, columns_of
 from .fitting import CategoryFitter, Fitter, NumberFitter, TagFitter, TimeFitter
-from .inputs import Table, batches, value_type
+from .inputs import Table, batches, lacks_fixed_lists, value_type
 
 _logger = logging.getLogger(__name__)
 
@@ -126,6 +126,9 @@ class Resolver:
         size = self._size(name, kind)
         if not 1 <= size <= MAX_WIDTH:
             self.fault(name, f"has lists of {size} numbers; 1 to {MAX_WIDTH} can be features")
+            return None
+        if pa.types.is_fixed_size_list(kind) and lacks_fixed_lists(self.table, name, size):
+            self.fault(name, f"holds {kind} with missing lists, which Arrow cannot read; write lists of any size")
             return None
         self.read.append(name)
         number = self.checks.number
