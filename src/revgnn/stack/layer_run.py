@@ -6,7 +6,7 @@ Blocks are called here only. `Stack` makes runs; `checkpointed` and `reversible`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
@@ -20,7 +20,7 @@ from .recompute import Recompute, View
 from .recomputing import is_recomputing
 from .repeatable import Checked, check_closed, check_repeats
 from .seeds import fold_seed
-from .state import State
+from .state import FloatState, State
 
 
 class ChannelSplit(NamedTuple):
@@ -48,6 +48,8 @@ class Autocast(NamedTuple):
 
     def __call__(self) -> AbstractContextManager[object]:
         """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
+        if not self.enabled and not torch.is_autocast_enabled(self.device_type):
+            return nullcontext()
         return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
 
 
@@ -109,6 +111,19 @@ class LayerRun:
         """Restore a block to the conditions of its first evaluation."""
         seed = None if self.seed is None else self.block_seed(layer, group)
         return self.recompute.again((layer, group), self.layers[layer][group], seed)
+
+    def evaluate(self, x: Tensor, tensors: Sequence[Tensor]) -> None:
+        """Call every block once, as it is, and drop the result."""
+        state = FloatState(x, self.coupling.num_groups)
+        per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        for layer in range(len(self.layers)):
+
+            def branch(i: int, x: Tensor, layer: int = layer) -> Tensor:
+                value: Tensor = self.layers[layer][i](x, self.block_seed(layer, i), *per_group[i])
+                return value
+
+            with self.autocast():
+                self.coupling.forward(state, branch)
 
     def advance(
         self,
