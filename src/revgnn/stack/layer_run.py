@@ -6,7 +6,7 @@ Blocks are called here only. `Stack` makes runs; `checkpointed` and `reversible`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,7 +48,12 @@ class Autocast(NamedTuple):
 
     def __call__(self) -> AbstractContextManager[Any]:
         """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
+        if not self.enabled and not torch.is_autocast_enabled(self.device_type):
+            return _AS_IT_IS
         return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
+
+
+_AS_IT_IS = nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,11 +208,12 @@ class LayerRun:
 
     def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
         """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
-        recomputation decides alike."""
-        if not self.views[block].is_bare:
-            return False
-        with self.autocast():
-            return is_fused(block, x, arguments)
+        recomputation decides alike; a block is asked once in a step."""
+        decided: dict[nn.Module, bool] = self.__dict__.setdefault("_decided", {})
+        if block not in decided:
+            with self.autocast():
+                decided[block] = self.views[block].is_bare and is_fused(block, x, arguments)
+        return decided[block]
 
     def _check_repeats(
         self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[Any], value: Tensor
