@@ -20,9 +20,11 @@ void edge_max_rows(const revgnn_edge_max_args &a, int64_t first, int64_t width) 
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) where[b] = ~Mask<S, W>{};
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
-    each_term<S, W, NB>(edge_term, begin, end, [&](int64_t e, const V *term) REVGNN_LAMBDA {
+    for (int64_t e = begin; e < end; e++) {
       if (e + kAhead < g.num_edges) prefetch<NB * W * sizeof(T)>(x + g.indices[e + kAhead] * a.x_stride);
       const T *row = x + g.indices[e] * a.x_stride;
+      V term[NB];
+      edge_term.make(e, term);
 #pragma GCC unroll 8
       for (int b = 0; b < NB; b++) {
         const V value = load<W>(row + block_start<W, NB>(b, width)) + term[b];
@@ -30,7 +32,7 @@ void edge_max_rows(const revgnn_edge_max_args &a, int64_t first, int64_t width) 
         top[b] = better ? value : top[b];
         where[b] = better ? Mask<S, W>{} + Lane(e) : where[b];
       }
-    });
+    }
     const S eps = begin < end ? S(a.eps) : S(0);
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) {
