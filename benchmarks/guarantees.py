@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
-from torch.utils.checkpoint import checkpoint
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 from torch_geometric.nn import GroupAddRev as PygGroupAddRev
@@ -186,6 +186,15 @@ def inside_checkpoint(case: Case, *, use_reentrant: bool) -> Tensor:
     return case.grads()
 
 
+def inside_selective_checkpoint(case: Case) -> Tensor:
+    """Inside of `torch.utils.checkpoint` that keeps products"""
+    products = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+    kept = partial(create_selective_checkpoint_contexts, products)
+    model = partial(checkpoint, case.model, use_reentrant=False, context_fn=kept)
+    case.loss(model, case.x.clone().requires_grad_()).backward()
+    return case.grads()
+
+
 def on_cpu(case: Case) -> Tensor:
     """`save_on_cpu`"""
     with torch.autograd.graph.save_on_cpu():
@@ -319,6 +328,22 @@ def replaced_forwards(case: Case) -> Tensor:
     return plain(case)
 
 
+def hooks_removed(case: Case) -> Tensor:
+    """Forward hooks and replaced forwards that are gone before the backward, and new ones"""
+    modules = case.linears()
+    handles = [module.register_forward_hook(lambda _module, _args, out: 1.5 * out) for module in modules]
+    for module in modules[::2]:
+        module.forward = lambda x, before=module.forward: 0.5 * before(x)  # type: ignore[method-assign]
+    loss = case.loss()
+    for handle in handles:
+        handle.remove()
+    for module in modules[::2]:
+        del module.forward
+    modules[0].register_forward_pre_hook(lambda _module, args: 0.5 * args[0])
+    loss.backward()
+    return case.grads()
+
+
 def counted(case: Case) -> Tensor:
     """`FlopCounterMode`"""
     with FlopCounterMode(display=False):
@@ -343,6 +368,14 @@ def parametrized(case: Case, *, by: Callable[..., object]) -> Tensor:
     for module in case.linears():
         by(module, "weight")
     return plain(case)
+
+
+def cached(case: Case) -> Tensor:
+    """Weight norm inside of `parametrize.cached()`"""
+    for module in case.linears():
+        parametrizations.weight_norm(module, "weight")
+    with parametrize.cached():  # type: ignore[no-untyped-call]
+        return plain(case)
 
 
 def frozen(case: Case) -> Tensor:
@@ -395,6 +428,16 @@ def second(case: Case, *, of: str) -> Tensor:
     return torch.autograd.functional.hessian(lambda x: case.loss(x=torch.cat([x, case.x[2:]])), case.x[:2]).flatten()
 
 
+def many_at_once(case: Case) -> Tensor:
+    """`functional.jacobian` with `vectorize=True`"""
+    case.model.eval()
+
+    def of_two(x: Tensor) -> Tensor:
+        return torch.as_tensor(case.model(torch.cat([x, case.x[1:]]), case.edge_index)[:2])
+
+    return torch.as_tensor(torch.autograd.functional.jacobian(of_two, case.x[:1], vectorize=True)).flatten()
+
+
 def functional_grad(case: Case) -> Tensor:
     """`torch.func.grad`"""
     case.model.eval()
@@ -426,6 +469,7 @@ SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
     "nothing around it": plain,
     "`torch.utils.checkpoint`": partial(inside_checkpoint, use_reentrant=False),
     "`torch.utils.checkpoint`, reentrant": partial(inside_checkpoint, use_reentrant=True),
+    "`torch.utils.checkpoint`, selective": inside_selective_checkpoint,
     "`save_on_cpu`": on_cpu,
     "saved-tensor hooks that copy": packed,
     "`torch.func.functional_call`": called_functionally,
@@ -442,11 +486,13 @@ SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
     "`register_post_accumulate_grad_hook`": stepping_hooks,
     "forward hooks that change an output": module_hooks,
     "forwards replaced on the instance": replaced_forwards,
+    "hooks and forwards changed before the backward": hooks_removed,
     "`FlopCounterMode`": counted,
     "`ModuleTracker`": tracked,
     "`detect_anomaly`": anomalies,
     "spectral norm": partial(parametrized, by=parametrizations.spectral_norm),
     "weight norm": partial(parametrized, by=parametrizations.weight_norm),
+    "`parametrize.cached`": cached,
     "pruning": partial(parametrized, by=partial(prune.l1_unstructured, amount=0.5)),
     "some parameters frozen": frozen,
     "`deepcopy`, pickle, `torch.save` after a step": copied,
@@ -454,6 +500,7 @@ SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
     "a gradient penalty (`create_graph`)": penalty,
     "`functional.hessian`": partial(second, of="hessian"),
     "`functional.hvp`": partial(second, of="hvp"),
+    "`functional.jacobian`, `vectorize=True`": many_at_once,
     "`torch.func.grad`": functional_grad,
     "`torch.func.jvp`": forward_mode,
     "`torch.func.vmap`": batched,
@@ -511,7 +558,8 @@ activation stored, under the same feature, in float64 on the plain ops.
 - **right**: the relative error of the whole gradient is at most {limit:.0e} (5e-2 under bfloat16).
 - **refused**: an error states the rule and the remedy before a wrong gradient can be used. torch itself refuses an
   optimizer's step before the backward, for every network. Second derivatives are refused where an autograd Function
-  makes the first; use `backprop="store"`, `backprop="checkpoint"` or `disable=True` for them.
+  makes the first; use `backprop="store"`, `backprop="checkpoint"` or `disable=True` for them. Many cotangents at once
+  are refused by kernels and by whatever evaluates again; pass them one by one.
 - **wrong**: no error, and a gradient with the error that the cell shows.
 
 The blocks have dropout and BatchNorm, whose running statistics change in every forward. "own block" is a block as users
@@ -523,7 +571,7 @@ blocks in PyG's own reversible layer have neither dropout nor BatchNorm, because
 ## How it works
 
 - The backward recomputes a block in the state of its forward: with the same parameters, buffers, training flags,
-  autocast and random numbers. Afterwards it restores the state that the caller had.
+  hooks, replaced forwards, autocast and random numbers. Afterwards it restores the state that the caller had.
 - Gradients are computed at detached leaves, so hooks of parameters run once, on the whole gradient.
 - In the first step of a run each block is evaluated twice and the values are compared. An error names the layer whose
   values differ (random numbers of Python, a counter), or that uses a tensor which would get no gradient.
@@ -532,8 +580,8 @@ blocks in PyG's own reversible layer have neither dropout nor BatchNorm, because
 
 - Two threads must not evaluate one module at the same time, because a recomputation replaces the values of its
   parameters for a moment.
-- Attributes of a module other than parameters, buffers and training flags (the probability of a dropout, for example)
-  have the values of the backward, not of the forward.
+- Attributes of a module other than parameters, buffers, training flags, hooks and its forward (the probability of a
+  dropout, for example) have the values of the backward, not of the forward.
 - Writes that torch's version counters do not see (through ``.data``, or by another program) are not detected.
 """
 

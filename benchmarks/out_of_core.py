@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from revgnn.data import GraphInfo, Store, StoredParts
 from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
-from revgnn.data.ondisk.part import write_part
+from revgnn.data.ondisk.part import PartArrays, write_part
 from revgnn.data.ondisk.store import new_store
 
 from .machine import ROOT, facts
@@ -69,14 +69,16 @@ def write_graph(out: Path, *, nodes: int, num_parts: int, seed: int = 0) -> Path
                 write_part(
                     folder,
                     number,
+                    PartArrays(
+                        ids=pa.array(np.arange(starts[number], starts[number + 1])),
+                        x=x,
+                        y=(x @ teacher).argmax(1),
+                        split=split,
+                        src_part=src_part,
+                        src=(rng.random(edges) * sizes[src_part]).astype(np.int32),
+                        dst=np.repeat(np.arange(size, dtype=np.int32), DEGREE),
+                    ),
                     num_parts=num_parts,
-                    ids=pa.array(np.arange(starts[number], starts[number + 1])),
-                    x=x,
-                    y=(x @ teacher).argmax(1),
-                    split=split,
-                    src_part=src_part,
-                    src=(rng.random(edges) * sizes[src_part]).astype(np.int32),
-                    dst=np.repeat(np.arange(size, dtype=np.int32), DEGREE),
                 )
             )
         manifest = Manifest(

@@ -1,10 +1,11 @@
-"""What `revgnn prepare` takes by the size of a graph: seconds, memory of the whole process tree, and disk.
+"""What `revgnn prepare` and DuckDB take by the size of a graph: seconds, memory of the whole process tree, and disk.
 
 python -m benchmarks.prepare_scale --edges 1000000          seeded tables in a folder that goes away, and one line
 python -m benchmarks.prepare_scale --edges 100000000 --out benchmarks/results/prepare.jsonl
 
 Tables have string ids, a tenth as many nodes as edges, and edges between nodes drawn uniformly, so that no part is
-friendlier than another. The preparation runs in a process of its own; it is killed where it exceeds the limit.
+friendlier than another. The preparation runs in a process of its own; it is killed where it exceeds the limit. So does
+``benchmarks.prepare_duckdb`` (``pip install -c constraints.txt duckdb``), in turn with it; figures are medians.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import argparse
 import importlib.metadata
 import json
 import os
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -32,7 +34,7 @@ from .machine import facts
 _BLOCK = 1_000_000
 
 
-def write_tables(folder: Path, *, nodes: int, edges: int, features: int) -> None:
+def write_tables(folder: Path, *, nodes: int, edges: int, features: int, parts: int) -> None:
     """Write nodes.parquet, edges.parquet and graph.yaml.
 
     Args:
@@ -40,6 +42,7 @@ def write_tables(folder: Path, *, nodes: int, edges: int, features: int) -> None
         nodes: N.
         edges: E.
         features: float32 columns of nodes, in one list.
+        parts: P.
     """
     rng = np.random.default_rng(0)
     kind = pa.list_(pa.float32(), features)
@@ -61,25 +64,29 @@ def write_tables(folder: Path, *, nodes: int, edges: int, features: int) -> None
         "nodes: {files: nodes.parquet, features: x, label: label}\n"
         "edges: {files: edges.parquet}\n"
         "split: {fractions: [0.8, 0.1, 0.1]}\n"
-        f"parts: {{count: {max(4, edges // 1_000_000)}}}\n",
+        f"parts: {{count: {parts}}}\n",
         encoding="utf-8",
     )
 
 
-def measure(folder: Path, limit_bytes: float) -> dict[str, Any]:
-    """Prepare the tables of a folder in a process of its own.
+def measure(command: list[str], folder: Path, out: Path, limit_bytes: float) -> dict[str, float]:
+    """Run a command in a process of its own, which prints JSON with its ``seconds`` without imports.
 
-    Returns: seconds, the largest sum of resident sizes of the process and its children, the largest size of what lay
-        on the disk between tables and graph, and the size of the graph.
+    Args:
+        command: the command; intermediate files are hidden folders of ``folder``.
+        folder: the folder of the tables.
+        out: what it writes, removed afterwards.
+        limit_bytes: of memory.
+    Returns: seconds of the whole process; its own seconds; seconds of processors; the largest sum of resident sizes of
+        the process and its children; the largest size of intermediate files; the size of what it wrote.
     Raises: RuntimeError: it failed, or took more memory than the limit, and was killed.
     """
-    out = folder / "graph"
-    log = folder / "log"
-    command = [sys.executable, "-m", "revgnn", "prepare", str(folder / "graph.yaml"), "--out", str(out)]
+    peak = between = 0
+    used = _cpu_seconds()
     started = time.perf_counter()
-    peak = disk = 0
-    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL) as process:
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stderr=log, stdout=subprocess.PIPE) as process:
         seen = psutil.Process(process.pid)
+        looked = started
         while process.poll() is None:
             memory = _memory(seen)
             peak = max(peak, memory)
@@ -88,13 +95,43 @@ def measure(folder: Path, limit_bytes: float) -> dict[str, Any]:
                 raise RuntimeError(
                     f"killed at {memory / 1e9:.1f} GB of memory, past the limit of {limit_bytes / 1e9:.1f} GB"
                 )
-            if int(time.perf_counter()) % 5 == 0:
-                disk = max(disk, sum(_size(path) for path in folder.glob(".*")))
-            time.sleep(0.2)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        raise RuntimeError(f"it failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
-    return {"seconds": seconds, "peak_bytes": peak, "between_bytes": disk, "graph_bytes": _size(out)}
+            if time.perf_counter() - looked > 1:
+                looked = time.perf_counter()
+                between = max(between, sum(_size(path) for path in folder.glob(".*")))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(f"it failed:\n{log.read()[-2000:].decode()}")
+        assert process.stdout is not None
+        own = float(json.loads(process.stdout.read())["seconds"])
+    found = {
+        "seconds": seconds,
+        "own_seconds": own,
+        "cpu_seconds": _cpu_seconds() - used,
+        "peak_bytes": peak,
+        "between_bytes": between,
+        "graph_bytes": _size(out),
+    }
+    shutil.rmtree(out)
+    return found
+
+
+def compare(folder: Path, parts: int, repeats: int, limit_bytes: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Prepare the tables of a folder and run DuckDB on them, in turn; return the medians of both."""
+    prepare = [sys.executable, "-m", "revgnn", "prepare", str(folder / "graph.yaml"), "--out", str(folder / "graph")]
+    duckdb = [sys.executable, "-m", "benchmarks.prepare_duckdb", str(folder), str(parts)]
+    found: tuple[list[dict[str, float]], list[dict[str, float]]] = [], []
+    for _ in range(repeats):
+        found[0].append(measure([*prepare, "--json"], folder, folder / "graph", limit_bytes))
+        found[1].append(measure(duckdb, folder, folder / "duckdb", limit_bytes))
+    ours, theirs = ({name: statistics.median(one[name] for one in runs) for name in runs[0]} for runs in found)
+    return ours, theirs
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _ids(numbers: np.ndarray) -> pa.Array:
@@ -125,22 +162,22 @@ def main() -> None:
     """Measure, print, and append the row where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edges", type=int, default=1_000_000, help="E; a tenth as many nodes")
+    parser.add_argument("--repeats", type=int, default=3, help="of both, in turn (default: 3)")
     parser.add_argument("--features", type=int, default=16, help="of nodes (default: 16)")
     parser.add_argument("--limit-gb", type=float, default=14.0, help="of memory: more, and it is killed")
     parser.add_argument("--out", type=Path, help="append the result to this file as one JSON line")
     options = parser.parse_args()
-    nodes = max(100, options.edges // 10)
+    nodes, parts = max(100, options.edges // 10), max(4, options.edges // 1_000_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         free = shutil.disk_usage(folder).free
         if free < options.edges * 100:
             sys.exit(f"{folder} has {free / 1e9:.0f} GB free; {options.edges * 100 / 1e9:.0f} GB are needed")
-        write_tables(folder, nodes=nodes, edges=options.edges, features=options.features)
+        write_tables(folder, nodes=nodes, edges=options.edges, features=options.features, parts=parts)
         size = _size(folder)
         where = {"kind": "prepare", **facts("cpu")}
-        where["versions"] |= {name: importlib.metadata.version(name) for name in ("daft", "pyarrow", "numpy")}
-        found = measure(folder, options.limit_gb * 1e9)
-        parts = json.loads((folder / "graph" / "manifest.json").read_text(encoding="utf-8"))["content"]["num_parts"]
+        where["versions"] |= {name: importlib.metadata.version(name) for name in ("pyarrow", "numpy", "duckdb")}
+        ours, theirs = compare(folder, parts, options.repeats, options.limit_gb * 1e9)
     row = {
         **where,
         "num_nodes": nodes,
@@ -149,13 +186,18 @@ def main() -> None:
         "num_parts": parts,
         "table_bytes": size,
         "pid_niceness": os.getpriority(os.PRIO_PROCESS, 0),
-        **found,
+        "repeats": options.repeats,
+        **ours,
+        "duckdb": theirs,
     }
-    memory, between, size = (found[name] / 1e9 for name in ("peak_bytes", "between_bytes", "graph_bytes"))
-    print(
-        f"{nodes:,} nodes, {options.edges:,} edges: {found['seconds']:.1f} s, at most {memory:.2f} GB of memory and "
-        f"{between:.2f} GB of disk between; the graph has {size:.2f} GB"
-    )
+    print(f"{nodes:,} nodes, {options.edges:,} edges, {parts} parts, medians of {options.repeats}:")
+    for what, found in (("revgnn prepare", ours), ("DuckDB", theirs)):
+        memory, between, wrote = (found[f"{name}_bytes"] / 1e9 for name in ("peak", "between", "graph"))
+        print(
+            f"{what}: {found['seconds']:.1f} s, {found['own_seconds']:.1f} s without imports, "
+            f"{found['cpu_seconds']:.1f} s of processors, at most {memory:.2f} GB of memory and {between:.2f} GB of "
+            f"disk between; wrote {wrote:.2f} GB"
+        )
     if options.out is not None:
         with options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -323,28 +323,31 @@ def _preparation() -> str:
 
 
 def _prepare_scale() -> str:
-    """What `revgnn prepare` took, newest measurement of each size."""
+    """What `revgnn prepare` and DuckDB took in turn, newest measurement of each size."""
     lines = [
-        "| edges | nodes | features | parts | tables | time | peak memory | temporary files | graph | measured |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| edges | nodes | parts | tables | with | time | work | processor | peak memory | temporary files | written "
+        "| measured |",
+        "|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for _, row in sorted(_newest("prepare", "num_edges").items()):
-        cells = [
-            f"{row['num_edges']:,}",
-            f"{row['num_nodes']:,}",
-            str(row["features"]),
-            str(row["num_parts"]),
-            f"{row['table_bytes'] / 1e9:.2f} GB",
-            f"{row['seconds']:.0f} s",
-            f"{row['peak_bytes'] / 1e9:.2f} GB",
-            f"{row['between_bytes'] / 1e9:.2f} GB",
-            f"{row['graph_bytes'] / 1e9:.2f} GB",
+        theirs = row["duckdb"]
+        what = [f"{row['num_edges']:,}", f"{row['num_nodes']:,}", str(row["num_parts"])]
+        what.append(f"{row['table_bytes'] / 1e9:.2f} GB")
+        measured = (
             f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
-            f"{row['date'][:10]}, {row['commit'][:8]}"
-            f"{'-dirty' if row['dirty'] else ''}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+            f"medians of {row['repeats']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}"
+        )
+        lines.append("| " + " | ".join([*what, "`revgnn prepare`", *_prepare_cells(row), measured]) + " |")
+        duckdb = f"DuckDB {row['versions']['duckdb']}"
+        lines.append("| " + " | ".join([*[""] * len(what), duckdb, *_prepare_cells(theirs), ""]) + " |")
+        ratios = [f"{row[name] / theirs[name]:.2f}" for name in ("seconds", "own_seconds", "cpu_seconds", "peak_bytes")]
+        lines.append("| " + " | ".join([*[""] * len(what), "ratio", *ratios, "", "", ""]) + " |")
     return "\n".join(lines)
+
+
+def _prepare_cells(found: dict[str, Any]) -> list[str]:
+    seconds = [f"{found[name]:.1f} s" for name in ("seconds", "own_seconds", "cpu_seconds")]
+    return [*seconds, *(f"{found[name] / 1e9:.2f} GB" for name in ("peak_bytes", "between_bytes", "graph_bytes"))]
 
 
 _IN_WORDS = {

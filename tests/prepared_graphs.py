@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from revgnn.data import GraphInfo
 from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
-from revgnn.data.ondisk.part import write_part
+from revgnn.data.ondisk.part import PartArrays, write_part
 from revgnn.data.ondisk.store import new_store
 
 
@@ -87,15 +87,17 @@ def write_store(
                 write_part(
                     folder,
                     number,
+                    PartArrays(
+                        ids=pa.array(whole.ids[rows], None if whole.ids[rows] else pa.string()),
+                        x=whole.x[rows],
+                        y=whole.y[rows],
+                        split=whole.split[rows],
+                        src_part=whole.part[source],
+                        src=source - starts[whole.part[source]],
+                        dst=whole.dst[into] - starts[number],
+                        edge_attr=None if whole.edge_attr is None else whole.edge_attr[into],
+                    ),
                     num_parts=num_parts,
-                    ids=pa.array(whole.ids[rows], None if whole.ids[rows] else pa.string()),
-                    x=whole.x[rows],
-                    y=whole.y[rows],
-                    split=whole.split[rows],
-                    src_part=whole.part[source],
-                    src=source - starts[whole.part[source]],
-                    dst=whole.dst[into] - starts[number],
-                    edge_attr=None if whole.edge_attr is None else whole.edge_attr[into],
                 )
             )
         manifest = Manifest(

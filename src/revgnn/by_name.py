@@ -29,7 +29,7 @@ def find_object(name: str) -> object:
     found = vars(import_module(module))
     if attribute not in found:
         names = ", ".join(key for key, value in found.items() if getattr(value, "__module__", None) == module)
-        raise ValueError(f"{module} has no {attribute!r}; it defines {names or 'nothing'}")
+        raise ValueError(f"{module} has no attribute {attribute!r}; it defines {names or 'nothing'}")
     return found[attribute]
 
 

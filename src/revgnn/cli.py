@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from .launcher import alone, first_rank_speaks, is_writer, on_rank, world_size
 from .paper.recipes import check_recipe
@@ -97,7 +97,7 @@ def _one_line(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _never_fail_to_encode(stream: TextIO | Any) -> None:
+def _never_fail_to_encode(stream: TextIO | object) -> None:
     """Replace characters that a terminal cannot encode by question marks."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import Batch, Dataset, GraphInfo, load_dataset, make_batches
+from .data import Batch, Dataset, GraphInfo, LoaderConfig, load_dataset, make_batches
 from .data.readers.pyg import quiet_pyg
 from .experiment import Experiment, make_model, read_experiment
 from .graph import Graph
@@ -81,7 +80,7 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     model.eval()
     if not isinstance(model, GNN) or not isinstance(model.stack, Stack):
         raise ValueError(f"{folder} holds a {type(model).__name__} without a stack of layers; there is none to look at")
-    (batch,) = make_batches(dataset).evaluate()
+    (batch,) = make_batches(dataset, loader=LoaderConfig(node_order="given")).evaluate()
     layers = look_into(model, model.stack, batch, LOSSES[run.train.loss])
     if not nodes:
         return Diagnosis(layers=layers, influence=(), reach=None)
@@ -100,7 +99,7 @@ def look_into(
         batch: the whole graph.
         loss: logits and labels of the training rows -> scalar.
     """
-    caught: list[tuple[Any, ...]] = []
+    caught: list[tuple[Tensor, ...]] = []
     handle = stack.register_forward_pre_hook(lambda _, arguments: caught.append(arguments))
     with torch.no_grad():
         model(batch.x, batch.graph, batch.edge_attr, seed=0)

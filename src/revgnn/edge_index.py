@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +94,7 @@ def _factors(device: torch.device) -> Tensor:
     return torch.from_numpy(numbers).to(device)
 
 
-def refuse_recording(structure: Any, num_nodes: Any) -> None:
+def refuse_recording(structure: object, num_nodes: object) -> None:
     """Raise under tools that would record one graph as constants, or cannot depend on a graph.
 
     Args:
@@ -122,7 +121,7 @@ def refuse_recording(structure: Any, num_nodes: Any) -> None:
     )
 
 
-def _recorder(structure: Any) -> str | None:
+def _recorder(structure: object) -> str | None:
     """Return the name of a tool that records operators on ordinary tensors, or None."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit.trace"
@@ -146,7 +145,7 @@ def check_edge_index(edge_index: Tensor) -> None:
         )
 
 
-def remedy(value: Any) -> str:
+def remedy(value: object) -> str:
     """Return the remedy for a value that is no graph, if one is known, else an empty text."""
     if type(value).__name__ == "SparseTensor":
         return f"; {_FROM_SPARSE}"

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,6 +99,28 @@ def read_object(
         if type(error) is fault:
             raise
         raise fault(f"{path} cannot be read: {error}") from error
+
+
+def check_format(
+    path: Path,
+    facts: Mapping[str, Any],
+    known: int,
+    fault: Callable[[str], Exception] = ValueError,
+    remedy: str = "; use the revgnn that wrote it",
+) -> None:
+    """Check the field ``format`` of a file that this package wrote.
+
+    Args:
+        path: for the message.
+        facts: the file's content.
+        known: the format that can be read.
+        fault: makes the exception from the message.
+        remedy: the end of the message.
+    Raises: fault: the format is another, or there is none.
+    """
+    found = facts.get("format")
+    if found != known:
+        raise fault(f"{path} must have format {known}, got {found!r:.60}{remedy}")
 
 
 def parse_object(text: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from .edge_index import (
     refuse_recording,
     remedy,
 )
+from .node_order import NEAR, NodeOrder, chosen_order, local_order
 from .weak_cache import Memo
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _T = TypeVar("_T")
 class _derived(Generic[_T]):  # noqa: N801 - a decorator
     """A cached property; functools' own takes a lock in Python 3.11, which torch.compile cannot trace."""
 
-    def __init__(self, make: Callable[[Any], _T]) -> None:
+    def __init__(self, make: Callable[[Graph], _T]) -> None:
         self._make, self._name, self.__doc__ = make, make.__name__, make.__doc__
 
     @overload
@@ -211,6 +212,48 @@ class Graph:
             )
         return edge_values if self.edge_ids is None else edge_values[self.edge_ids]
 
+    # ------------------------------------------------------------------ order of nodes
+    def local_order(self, order: NodeOrder = "auto") -> Tensor | None:
+        """Return an order of the nodes in which neighbours are near, so that sums over them read from caches.
+
+        Args:
+            order: "clusters": METIS clusters with reverse Cuthill-McKee (RCM) inside; "rcm"; "given"; "auto": clusters,
+                or RCM without pymetis or for more than 2^25 edges; "quick": RCM. These two keep the given order of
+                fewer than 16,384 nodes, or where half of the edges already join nodes less than 4,096 apart.
+        Returns: [N] int64, the node at each place; ``None``: the given order.
+        Raises: ModuleNotFoundError: "clusters" without pymetis.
+        Cost: about 0.1 us an edge for RCM, 2 to 4 for clusters.
+        """
+        chosen = chosen_order(order, self.num_nodes, self.num_edges, self._near())
+        if chosen == "given":
+            return None
+        return local_order(self.edge_index, self.num_nodes, clusters=chosen == "clusters")
+
+    def _near(self) -> float:
+        """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""
+        edges = torch.arange(0, self.num_edges, self.num_edges // 2**20 + 1)
+        destinations = torch.searchsorted(self.indptr, edges.to(self.indptr.dtype), right=True) - 1
+        return float(((self.indices[edges] - destinations).abs() < NEAR).double().mean()) if edges.numel() else 1.0
+
+    def reordered(self, order: Tensor) -> Graph:
+        """Return the same graph with node ``order[i]`` as node i; its ``edge_ids`` are still the caller's positions.
+
+        Args:
+            order: [N] int64, every node once, such as `local_order` gives.
+        Raises: ValueError: it is not; or the graph is a batch of graphs, whose nodes have to stay together.
+        Cost: one sort of E keys.
+        """
+        if self.batch is not None:
+            raise ValueError("a batch of graphs keeps the order of its nodes; reorder each graph before")
+        nodes = torch.arange(self.num_nodes, device=order.device)
+        if not torch.equal(order.sort().values, nodes):
+            raise ValueError(f"order must hold every node 0..{self.num_nodes - 1} once, got {list(order.shape)}")
+        place = torch.empty_like(order)
+        place[order] = nodes
+        graph = Graph.from_edge_index(place[self.edge_index], self.num_nodes)
+        inner, outer = graph.edge_ids, self.edge_ids
+        return graph if outer is None else replace(graph, edge_ids=outer if inner is None else outer[inner])
+
     # ------------------------------------------------------------------ derived graphs
     def weighted(self, edge_attr: Tensor) -> Graph:
         """Return this graph with the weights [E, 1], in its order of edges; cached while the same tensor is given."""
@@ -293,14 +336,14 @@ class Graph:
             value = cache[name] = make()
         return value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the fields without derived tensors, which are computed again on demand."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _kept={})
         self.__post_init__()
 

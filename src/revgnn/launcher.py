@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -101,5 +100,5 @@ def _first(names: Iterable[str], otherwise: int) -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 
-def _show_nothing(*_: Any, **__: Any) -> None:
+def _show_nothing(*_: object, **__: object) -> None:
     pass

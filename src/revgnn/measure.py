@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C import _autograd
-from torch._C._profiler import RecordScope, _ExtraFields_Allocation
+from torch._C._profiler import RecordScope, _ExtraFields_Allocation, _ProfilerEvent
 from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import profile
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 
 def saved_bytes(fn: Callable[[], object]) -> int:
@@ -168,7 +168,7 @@ class StepMemory:
         self._steps, self._before = 0, 0
         self._trace: _CPUTrace | None = None
         self._alive: dict[int, int] = {}
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
 
     @property
     def how(self) -> str:
@@ -251,10 +251,10 @@ class StepMemory:
         self._hooks = []
         self._stop()
 
-    def _before_update(self, *_: Any) -> None:
+    def _before_update(self, *_: object) -> None:
         self._stop()
 
-    def _after_update(self, optimizer: Optimizer, *_: Any) -> None:
+    def _after_update(self, optimizer: Optimizer, *_: object) -> None:
         """Add the state that the unrecorded update has left, and continue recording."""
         self._alive |= _blocks(
             value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
@@ -372,7 +372,7 @@ class _CPUTrace:
         return changes, self._alive
 
 
-def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
+def _allocations(events: Iterable[_ProfilerEvent]) -> Iterator[tuple[int, int, int]]:
     """Yield time, address and size of every allocation (positive) and release (negative)."""
     for event in events:
         fields = event.extra_fields

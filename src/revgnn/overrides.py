@@ -58,7 +58,7 @@ def _field(config: Any, name: str, where: str, fixed: frozenset[str]) -> Any:
     return getattr(config, name)
 
 
-def _typed(name: str, hint: Any, text: str) -> Any:
+def _typed(name: str, hint: object, text: str) -> object:
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if types.NoneType in allowed and text.strip().lower() in ("none", "null"):
         return None
@@ -72,7 +72,7 @@ def _typed(name: str, hint: Any, text: str) -> Any:
         raise ValueError(f"{name} must be {' or '.join(name_of_type(one) for one in allowed)}, got {text!r}") from None
 
 
-def _applied(config: Any, changes: Mapping[str, Any]) -> Any:
+def _applied(config: Any, changes: Mapping[str, object]) -> Any:
     values = {
         name: _applied(getattr(config, name), value) if isinstance(value, dict) else value
         for name, value in changes.items()

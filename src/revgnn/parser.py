@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .launcher import is_writer
 
 _MODEL = "for a folder: revgcn (default), revsage, revgen or revgat; or package.module:Name, a class with build(info)"
+
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+    Commands = argparse._SubParsersAction["_Parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
 
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # Every rank parses the same arguments; only the first one prints usage errors.
         if is_writer():
             super()._print_message(message, file)
@@ -50,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_prepare(commands: Any) -> None:
+def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser(
         "prepare",
         help="prepare a graph on disk from your own tables, of any size",
@@ -104,7 +110,7 @@ def _add_prepare(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_train(commands: Any) -> None:
+def _add_train(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a recipe, or on a graph of your own",
@@ -150,7 +156,7 @@ def _add_train(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_predict(commands: Any) -> None:
+def _add_predict(commands: Commands) -> None:
     parser = commands.add_parser(
         "predict",
         help="write the predictions of a finished run, with your own ids",
@@ -173,7 +179,7 @@ def _add_predict(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_diagnose(commands: Any) -> None:
+def _add_diagnose(commands: Commands) -> None:
     parser = commands.add_parser(
         "diagnose",
         help="look into the layers of a finished run: over-smoothing, gradients, reach",
@@ -201,7 +207,7 @@ def _add_assignments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_plan(commands: Any) -> None:
+def _add_plan(commands: Commands) -> None:
     parser = commands.add_parser(
         "plan",
         help="predict a run's memory and time without its data, and suggest settings that fit",
@@ -223,7 +229,7 @@ def _add_plan(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_recipes(commands: Any) -> None:
+def _add_recipes(commands: Commands) -> None:
     parser = commands.add_parser(
         "recipes",
         help="list the recipes, or show one",
@@ -234,7 +240,7 @@ def _add_recipes(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_demo(commands: Any) -> None:
+def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="show in minutes what depth brings and what it takes",
@@ -246,7 +252,7 @@ def _add_demo(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_report(commands: Any) -> None:
+def _add_report(commands: Commands) -> None:
     parser = commands.add_parser(
         "report",
         help="write the report of a finished run again, and print its row",
@@ -258,7 +264,7 @@ def _add_report(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_paper(commands: Any) -> None:
+def _add_paper(commands: Commands) -> None:
     parser = commands.add_parser(
         "paper",
         help="record runs of the paper's rows, measure their memory, show the tables",
@@ -274,7 +280,7 @@ def _add_paper(commands: Any) -> None:
     _add_bench(actions)
 
 
-def _add_record(commands: Any) -> None:
+def _add_record(commands: Commands) -> None:
     parser = commands.add_parser(
         "record",
         help="append a finished run of a recipe to the results",
@@ -286,7 +292,7 @@ def _add_record(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_table(commands: Any) -> None:
+def _add_table(commands: Commands) -> None:
     parser = commands.add_parser(
         "table",
         help="show a table of the paper with measured results",
@@ -299,7 +305,7 @@ def _add_table(commands: Any) -> None:
     _add_common(parser)
 
 
-def _add_bench(commands: Any) -> None:
+def _add_bench(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure the memory of the paper's rows on synthetic graphs of the same size",
@@ -327,7 +333,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_convert(commands: Any) -> None:
+def _add_convert(commands: Commands) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert a checkpoint of the official code to a model of this package",

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,7 +70,7 @@ def predict_run(
     data: Path | None = None,
     device: Device = "auto",
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Apply the selected weights of a finished run to its own graph, or to another one of the same features.
 
     Args:
@@ -188,7 +188,11 @@ def _tables(
     hidden: Sums | None = None
     for batch, answer in inference.answers(source.batches()):
         assert batch.ids is not None, "batches of an inference source have ids"
-        if views == 1:
+        if batch.is_permuted:
+            hidden_rows = None if answer.hidden is None else batch.in_order(answer.hidden)
+            rows = torch.arange(source.num_rows)
+            yield _table(source, rows, batch.in_order(answer.logits), hidden_rows, options, trained)
+        elif views == 1:
             yield _table(source, batch.ids, answer.logits, answer.hidden, options, trained)
         else:
             logits = logits or Sums(answer.logits.size(1))

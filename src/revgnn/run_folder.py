@@ -11,7 +11,7 @@ from typing import cast
 from torch import nn
 
 from .data import Dataset, GraphInfo, Store
-from .files import parts_of, read_object, write_whole
+from .files import check_format, parts_of, read_object, write_whole
 from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
@@ -133,11 +133,8 @@ def read_facts(out: Path) -> tuple[Path, RunFacts]:
     if not path.is_file():
         raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
     facts = read_object(path)
-    if facts.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} must have format {FORMAT}, got {facts.get('format')!r}, which {_writer(facts)} wrote; use that "
-            "version, or train again"
-        )
+    remedy = f", which {_writer(facts)} wrote; use that version, or train again"
+    check_format(path, facts, FORMAT, remedy=remedy)
     return path, cast(RunFacts, facts)
 
 

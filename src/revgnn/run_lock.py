@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _write_owner(descriptor: int) -> None:
         os.pwrite(descriptor, owner.encode(), 0)
 
 
-def _read_owner(descriptor: int) -> dict[str, Any]:
+def _read_owner(descriptor: int) -> dict[str, object]:
     until = time.monotonic() + _SECONDS_TO_WRITE_OWNER
     while True:
         try:
@@ -174,7 +174,7 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
         time.sleep(_SECONDS_TO_WRITE_OWNER / 10)
 
 
-def _refusal(path: Path, file: Path, owner: dict[str, Any]) -> str:
+def _refusal(path: Path, file: Path, owner: dict[str, object]) -> str:
     if not owner.keys() >= {"host", "pid", "since"}:
         return f"{path} is in use: another process writes to it. Wait until it has ended, or choose another place"
     host, here = owner["host"], socket.gethostname()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 
@@ -16,7 +16,7 @@ class Memo(Generic[_T]):
     """
 
     def __init__(self) -> None:
-        self._last: tuple[weakref.ref[Any], list[Any]] | None = None
+        self._last: tuple[weakref.ref[object], list[tuple[object, _T]]] | None = None
 
     def get(self, owner: object, version: object, make: Callable[[], _T]) -> _T:
         """Return the cached value of ``owner``, or compute and cache it.
@@ -27,11 +27,12 @@ class Memo(Generic[_T]):
             make: computes the value.
         """
         last = self._last  # read once, because another thread may replace it
-        if last is not None and last[0]() is owner and last[1][0] == version:
-            found: _T = last[1][1]
-            return found
+        if last is not None and last[0]() is owner:
+            known, found = last[1][0]
+            if known == version:
+                return found
         value = make()
-        entry: list[Any] = [version, value]
+        entry = [(version, value)]
         # The callback clears a list, which needs no lock and creates no reference cycle.
         self._last = weakref.ref(owner, lambda _: entry.clear()), entry
         return value

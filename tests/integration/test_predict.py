@@ -16,7 +16,7 @@ import torch
 
 from prepared_graphs import GraphSource, draw_whole, write_store
 from revgnn.cli import main
-from revgnn.data import Feature
+from revgnn.data import Feature, Store
 from revgnn.experiment import read_experiment
 from revgnn.predict import Predicting, predict_run
 from revgnn.run_folder import read_schema
@@ -81,9 +81,13 @@ def test_a_prepared_graph_is_trained_by_parts_and_predicted_by_ids(
 
 def test_on_disk_and_in_memory_answer_alike(graph: tuple[Path, GraphSource], run: Path, tmp_path: Path) -> None:
     memory = tmp_path / "memory"
-    assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(memory), *SMALL]) == 0
-    table = _predict(memory, tmp_path / "one.parquet")
+    ordered = ["--set", "loader.node_order=rcm"]
+    assert main(["train", str(graph[0]), "--model", "revsage", "--out", str(memory), *SMALL, *ordered]) == 0
+    table = _predict(memory, tmp_path / "one.parquet", embeddings=True)
     assert read_experiment(memory).loader.kind == "full"
+    store = Store.open(graph[0])
+    ids = [name for part in range(store.num_parts) for name in store.ids(part).to_pylist()]
+    assert table["id"].to_pylist() == ids, "in the order of the data, whatever the order of the nodes"
     on_disk = _predict(memory, tmp_path / "other.parquet", data=graph[0])
     mine, theirs = _by_id(table, "probabilities"), _by_id(on_disk, "probabilities")
     assert mine.keys() == theirs.keys()

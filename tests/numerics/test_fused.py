@@ -33,6 +33,7 @@ CONVS: dict[str, Any] = {
     "sage sum": lambda a, b: SAGEConv(a, b, options=SAGEOptions(aggr="sum")),
     "gen": lambda a, b: GENConv(a, b, options=GENOptions(learn_t=True, mlp_layers=1)),
     "gen sg": lambda a, b: GENConv(a, b, options=GENOptions(aggr="softmax_sg", t=0.7, mlp_layers=1)),
+    "gen of two maps": lambda a, b: GENConv(a, b, options=GENOptions(aggr="softmax", t=0.8)),
     "gat": lambda a, b: GATConv(a, b, options=GATOptions(heads=1, norm_adj=False, attn_dst=True)),
     "gat norm_adj, drop": lambda a, b: GATConv(a, b, options=GATOptions(heads=2, edge_drop=0.3)),
     "gat both ends": lambda a, b: GATConv(a, b, options=GATOptions(heads=2, attn_dst=True, edge_drop=0.3)),
@@ -155,14 +156,15 @@ def test_what_does_not_fuse_goes_by_autograd() -> None:
     assert block.fuses(x, graph)
     assert not block.fuses(x.bfloat16(), graph)
     assert not block.fuses(x.double(), graph)  # its parameters are float32
-    assert not block.fuses(x, graph, None, torch.randn(graph.num_edges, 3))
+    assert not block.fuses(x, graph, None, torch.randn(graph.num_edges, 3)), "GCN reads no edge features"
     with torch.autocast("cpu", torch.bfloat16):
         assert not block.fuses(x, graph)
     block.conv.lin = nn.utils.parametrizations.weight_norm(block.conv.lin)
     assert not block.fuses(x, graph)
     for conv in (
         SAGEConv(16, 16, options=SAGEOptions(aggr="max")),
-        GENConv(16, 16),
+        GENConv(16, 16, options=GENOptions(mlp_layers=3)),
+        GENConv(16, 16, options=GENOptions(mlp_norm="batch")),
         GENConv(16, 16, options=GENOptions(aggr="power", mlp_layers=1)),
         GENConv(16, 16, options=GENOptions(msg_norm=True, mlp_layers=1)),
     ):

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 import revgnn
 from revgnn.data import GraphInfo
+from revgnn.interop import GroupAddRev
 
 OURS = [subject for subject in guarantees.SUBJECTS if not subject.startswith("PyG")]
 FIRST_ONLY = {"model, reversible", "own block, reversible", "own block, implicit", "GroupAddRev"}
 """What is differentiated once."""
 SECOND = {"a gradient penalty (`create_graph`)", "`functional.hessian`", "`functional.hvp`"}
+MANY = "`functional.jacobian`, `vectorize=True`"
+"""Cotangents are taken one at a time by kernels and by whatever evaluates again."""
 REFUSED = {"an optimizer's step before the backward"}
 """By torch for all."""
 
@@ -24,6 +27,8 @@ REFUSED = {"an optimizer's step before the backward"}
 def test_right_or_refused(surrounding: str) -> None:
     found = {subject: cell(subject, surrounding) for subject in OURS}
     refused = set(OURS) if surrounding in REFUSED else FIRST_ONLY if surrounding in SECOND else set()
+    if surrounding == MANY:
+        refused = set(OURS)
     if surrounding in ("`torch.func.grad`", "`torch.func.jvp`", "`torch.func.vmap`"):
         refused = {"own block, implicit"}
     assert found == {subject: "refused" if subject in refused else "right" for subject in OURS}
@@ -47,6 +52,9 @@ ROADS = [
     "`register_hook` on parameters",
     "forwards replaced on the instance",
     "`FlopCounterMode`",
+    "`torch.utils.checkpoint`, selective",
+    "hooks and forwards changed before the backward",
+    "`parametrize.cached`",
 ]
 
 
@@ -157,3 +165,69 @@ def test_recorders_of_operators_are_refused() -> None:
         torch.jit.trace(stack, torch.randn(5, 8))
     with pytest.raises(RuntimeError, match=r"cannot be recorded by torch\.fx"):
         torch.fx.symbolic_trace(stack)
+
+
+def test_a_reversible_layer_of_group_add_rev_refuses_what_cannot_be_right() -> None:
+    def made(block: type[nn.Module]) -> GroupAddRev:
+        return GroupAddRev(nn.ModuleList([Drawing(4), block(4)]))
+
+    x = torch.randn(5, 8, requires_grad=True)
+    with pytest.raises(RuntimeError, match="group 1: Impure gave another value"):
+        made(Impure)(x)
+    loss = made(Hidden)(x).sum()
+    with pytest.raises(RuntimeError, match=r"uses a tensor of shape \[4, 4\] that needs a gradient"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("backprop", ["reversible", "checkpoint"])
+def test_a_tensor_that_comes_in_with_a_later_patch_is_an_error(backprop: str) -> None:
+    stack = revgnn.Stack(Drawing, channels=8, num_layers=2, coupling="grouped", backprop=backprop)  # type: ignore[arg-type]
+    stack(torch.randn(5, 8)).sum().backward()
+    hidden = torch.randn(4, 4, requires_grad=True)
+    lin = stack.layers[1][0].lin
+    lin.forward = lambda x, before=lin.forward: before(x) + x @ hidden
+    loss = stack(torch.randn(5, 8)).sum()
+    with pytest.raises(RuntimeError, match=r"uses a tensor of shape \[4, 4\] that needs a gradient"):
+        loss.backward()
+
+
+class Twice(nn.Module):
+    """Reads two context arguments, which may be one tensor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.lin, self.of_context = nn.Linear(channels, channels), nn.Linear(8, channels)
+
+    def forward(self, x: Tensor, seed: int, a: Tensor, b: Tensor) -> Tensor:
+        return torch.tanh(self.lin(x) + self.of_context(a) * self.of_context(b))
+
+
+def test_second_derivatives_where_arguments_are_one_tensor_or_follow_from_another() -> None:
+    def run(backprop: str, stream_first: bool) -> Tensor:
+        torch.manual_seed(0)
+        stack = revgnn.Stack(Twice, channels=8, num_layers=3, coupling="grouped", backprop=backprop)  # type: ignore[arg-type]
+        stack.double()
+        x = torch.randn(5, 8).double().requires_grad_()
+        y = stack(x, x, x.sin()) if stream_first else stack(x.sin(), x, x)
+        (force,) = torch.autograd.grad(y.pow(2).sum(), x, create_graph=True)
+        force.pow(2).sum().backward()
+        assert x.grad is not None
+        return torch.cat([force.detach().flatten(), x.grad.flatten()])
+
+    for stream_first in (True, False):
+        torch.testing.assert_close(run("checkpoint", stream_first), run("store", stream_first))
+
+
+@pytest.mark.parametrize("subject", OURS)
+def test_another_default_device(subject: str) -> None:
+    """Stands for CUDA as the default device, with a model and data on the CPU."""
+    expected = guarantees.gradient(subject, "nothing around it", stored=False)
+    torch.manual_seed(0)
+    model = guarantees.SUBJECTS[subject](False).double()
+    torch.manual_seed(3)
+    edge_index, x, y = torch.randint(0, N, (2, 200)), torch.randn(N, F).double(), torch.randint(0, T, (N,))
+    torch.manual_seed(5)
+    with torch.device("meta"):
+        nn.functional.cross_entropy(model(x, edge_index).double(), y).backward()
+    found = guarantees.Case(model, x, edge_index, y).grads()
+    torch.testing.assert_close(found, expected)

@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -610,3 +611,64 @@ def test_nothing_of_a_tracer_or_a_transform_stays_on_a_graph(conv: str, surround
     found = torch.autograd.grad(model(x, graph).sum(), list(model.parameters()))
     expected = torch.autograd.grad(model(x, EDGES.clone()).sum(), list(model.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+# ---------------------------------------------------------------------- order of nodes
+def far_ring(size: int) -> Tensor:
+    """Edges of a ring whose nodes have random numbers, both ways."""
+    number = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    ring = torch.stack([number, number.roll(1)])
+    return torch.cat([ring, ring.flip(0)], 1)
+
+
+@given(edge_lists(), st.randoms())
+@settings(deadline=None)
+def test_a_reordered_graph_has_the_same_edges_under_new_numbers(edges: tuple[Tensor, int], rng: Any) -> None:
+    edge_index, num_nodes = edges
+    order = list(range(num_nodes))
+    rng.shuffle(order)
+    graph = Graph.from_edge_index(edge_index, num_nodes)
+    found = graph.reordered(torch.tensor(order))
+    assert torch.equal(torch.tensor(order)[found.edge_index], found.sort_edges(edge_index.t()).t())
+    # Repeated edges keep the order in which the caller gave them.
+    again = found.reordered(torch.tensor(order).argsort())
+    assert torch.equal(again.indices, graph.indices)
+    assert torch.equal(again.sort_edges(torch.arange(graph.num_edges)), graph.sort_edges(torch.arange(graph.num_edges)))
+
+
+@pytest.mark.parametrize("order", ["rcm", "clusters", "quick", "auto"])
+def test_a_local_order_brings_neighbours_together(order: Any) -> None:
+    if order == "clusters":
+        pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
+    graph = Graph.from_edge_index(far_ring(20_000), 20_000)
+    found = graph.local_order(order)
+    assert found is not None
+    ends = graph.reordered(found).edge_index
+    assert float((ends[0] - ends[1]).abs().double().quantile(0.9)) <= 2
+    assert graph.reordered(found).local_order("auto") is None, "neighbours are near already"
+
+
+def test_an_order_is_taken_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Graph.from_edge_index(far_ring(1_000), 1_000)
+    assert small.local_order("auto") is None
+    assert small.local_order("rcm") is not None
+    large = Graph.from_edge_index(far_ring(20_000), 20_000)
+    assert large.local_order("given") is None
+    monkeypatch.setitem(sys.modules, "pymetis", None)
+    with pytest.raises(ModuleNotFoundError, match="node_order='rcm'"):
+        large.local_order("clusters")
+    empty = Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 0)
+    assert empty.local_order("auto") is None
+    found, isolated = empty.local_order("rcm"), Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 5)
+    assert found is not None
+    assert found.numel() == 0
+    assert sorted(isolated.local_order("rcm")) == list(range(5))
+
+
+def test_an_order_that_is_none_is_refused() -> None:
+    graph = Graph.from_edge_index(EDGES, 4)
+    for order in ([0, 1, 2, 2], [0, 1, 2], [0, 1, 2, 4]):
+        with pytest.raises(ValueError, match=r"must hold every node 0\.\.3 once"):
+            graph.reordered(torch.tensor(order))
+    with pytest.raises(ValueError, match="a batch of graphs"):
+        Graph.from_edge_index(EDGES, 4, batch=torch.tensor([0, 0, 1, 1])).reordered(torch.arange(4))

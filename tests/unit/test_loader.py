@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from drawn_graphs import one_graph
+from revgnn import ModelConfig, build_model
 from revgnn.data import (
     Batch,
     Dataset,
@@ -23,7 +25,12 @@ from revgnn.data import (
     make_batches,
 )
 from revgnn.data.categorical import multi_hot
+from revgnn.data.datasets import DatasetConfig, load_dataset
 from revgnn.data.subgraphs import GraphSource
+from revgnn.node_order import NodeOrder
+from revgnn.train.evaluate import evaluate, predict
+from revgnn.train.forward import Forward
+from tolerances import assert_close
 
 SIZES = (4, 3)
 
@@ -173,6 +180,54 @@ def test_full_batch_keeps_edge_features_with_their_edge() -> None:
         make_batches(data, 2)
     with pytest.raises(ValueError, match="one is node-level"):
         GraphBatches(data, 2)
+
+
+def test_a_batch_in_another_order_is_the_same_batch() -> None:
+    rng, n = torch.Generator().manual_seed(0), 40
+    data = Dataset(
+        info=GraphInfo(name="one", num_outputs=2, in_channels=3, edge_features=("weight",)),
+        x=torch.randn(n, 3, generator=rng),
+        edge_index=torch.randint(n, (2, 100), generator=rng),
+        edge_attr=torch.randn(100, 1, generator=rng),
+        y=torch.randint(2, (n,), generator=rng),
+        splits={"train": torch.arange(n).flip(0)[:20], "valid": torch.tensor([3, 1])},
+    )
+    (given,), (found,) = (make_batches(data, loader=LoaderConfig(node_order=order)).evaluate() for order in ORDERS)
+    assert found.is_permuted
+    assert not given.is_permuted
+    assert found.ids is not None
+    assert found.ids.tolist() != list(range(n))
+    for mine, theirs in ((found.x, given.x), (found.y, given.y)):
+        assert torch.equal(found.in_order(mine), theirs)
+    for name in given.rows:
+        assert torch.equal(found.ids[found.rows[name]], given.rows[name])
+    edges = [
+        sorted((*ids[batch.graph.edge_index].t()[e].tolist(), float(batch.edge_attr[e])) for e in range(100))
+        for batch, ids in ((found, found.ids), (given, torch.arange(n)))
+    ]
+    assert edges[0] == edges[1]
+
+
+ORDERS: tuple[NodeOrder, NodeOrder] = ("given", "rcm")
+
+
+def test_a_network_and_its_predictions_do_not_depend_on_the_order() -> None:
+    """But for rounding, without dropout; predictions come back in the user's order."""
+    data = load_dataset(DatasetConfig(name="karate"), "data")
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(num_layers=3, hidden_channels=8, dropout=0.0), data.info)
+    logits, scores, grads = [], [], []
+    for order in ORDERS:
+        batches = make_batches(data, loader=LoaderConfig(node_order=order))
+        (batch,) = batches.train(1)
+        loss = cross_entropy(model(batch.x, batch.graph, seed=1)[batch.rows["train"]], batch.y[batch.rows["train"]])
+        grads.append(torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))]))
+        found = evaluate(model, batches, loss="cross_entropy", metric="accuracy", forward=Forward(model))
+        scores.append({split: score["metric"] for split, score in found.items()})
+        logits.append(predict(model, batches))
+    assert_close(logits[1], logits[0])
+    assert_close(grads[1] / grads[0].norm(), grads[0] / grads[0].norm())
+    assert scores[1] == scores[0]
 
 
 def test_numbers_and_levels_are_checked() -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from drawn_graphs import graphs
 from revgnn.data import induced
 from revgnn.data.induced import Cut, Subgraph, induce
-from revgnn.data.sampling.clusters import ClusterPartition, metis_clusters
+from revgnn.data.sampling.clusters import ClusterPartition
 from revgnn.data.sampling.random import RandomPartition
 from revgnn.graph import Graph
+from revgnn.node_order import metis_clusters
 
 
 def by_hand(graph: Graph, nodes: Sequence[int]) -> tuple[list[list[int]], list[int]]:
@@ -49,7 +50,7 @@ def check_piece(graph: Graph, subgraph: Subgraph, nodes: Sequence[int]) -> None:
 @given(graphs(), st.integers(1, 15), st.integers(1, 50), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=200)
 def test_a_cut_gives_the_subgraph_of_every_part(graph: Graph, parts: int, at_once: int, seed: int) -> None:
-    part = RandomPartition(graph.num_nodes).draw(np.random.default_rng(seed), parts)
+    part = RandomPartition(graph.num_nodes)(np.random.default_rng(seed), parts)
     assert part.shape == (graph.num_nodes,)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(induced, "EDGES_AT_ONCE", at_once)
@@ -86,7 +87,7 @@ def test_a_subgraph_of_wide_indices_is_narrow() -> None:
 
 
 def test_random_parts_are_drawn_independently_and_evenly() -> None:
-    part = RandomPartition(30_000).draw(np.random.default_rng(0), 3)
+    part = RandomPartition(30_000)(np.random.default_rng(0), 3)
     counts = torch.bincount(part, minlength=3).double()
     # Four standard deviations of a binomial count; equal counts would be a shuffled partition, not independent draws.
     assert bool(((counts - 10_000).abs() < 4 * (30_000 * 2 / 9) ** 0.5).all())
@@ -100,7 +101,7 @@ def test_clusters_stay_whole_and_parts_have_equally_many(clusters: int, parts: i
     owner = torch.from_numpy(rng.integers(0, clusters, n))
     # All clusters appear, so that how many a part has can be counted.
     owner = torch.cat([owner, torch.arange(clusters)])
-    part = ClusterPartition(owner, clusters).draw(rng, parts)
+    part = ClusterPartition(owner, clusters)(rng, parts)
     of_cluster = {int(cluster): set(part[owner == cluster].tolist()) for cluster in owner.unique()}
     assert all(len(where) == 1 for where in of_cluster.values())
     sizes = np.bincount([where.pop() for where in of_cluster.values()], minlength=parts)
@@ -110,7 +111,7 @@ def test_clusters_stay_whole_and_parts_have_equally_many(clusters: int, parts: i
 
 def test_clusters_come_together_anew() -> None:
     partition = ClusterPartition(torch.arange(12), 12)
-    draws = {tuple(partition.draw(np.random.default_rng((0, epoch)), 3).tolist()) for epoch in range(20)}
+    draws = {tuple(partition(np.random.default_rng((0, epoch)), 3).tolist()) for epoch in range(20)}
     assert len(draws) == 20
 
 
@@ -123,7 +124,7 @@ def two_rings(size: int) -> Tensor:
 def test_metis_finds_what_belongs_together() -> None:
     pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
     graph = Graph.from_edge_index(two_rings(40), 80)
-    clusters = metis_clusters(graph, 2)
+    clusters = metis_clusters(graph.edge_index, 80, 2)
     assert clusters.dtype == torch.int64
     assert len(set(clusters[:40].tolist())) == 1
     assert len(set(clusters[40:].tolist())) == 1
@@ -131,14 +132,14 @@ def test_metis_finds_what_belongs_together() -> None:
     # Loops, repeats and directions change nothing, and neither does asking again.
     loops = torch.arange(80).repeat(2, 1)
     more = Graph.from_edge_index(torch.cat([two_rings(40), two_rings(40).flip(0), two_rings(40), loops], 1), 80)
-    assert torch.equal(metis_clusters(more, 2), clusters)
+    assert torch.equal(metis_clusters(more.edge_index, 80, 2), clusters)
 
 
 @given(graphs(most=9), st.integers(1, 12))
 @settings(deadline=None, max_examples=60)
 def test_metis_gives_every_node_one_cluster(graph: Graph, count: int) -> None:
     pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
-    clusters = metis_clusters(graph, count)
+    clusters = metis_clusters(graph.edge_index, graph.num_nodes, count)
     assert clusters.shape == (graph.num_nodes,)
     assert bool(((clusters >= 0) & (clusters < count)).all())
     if count >= graph.num_nodes:
@@ -148,4 +149,4 @@ def test_metis_gives_every_node_one_cluster(graph: Graph, count: int) -> None:
 def test_without_pymetis_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'revgnn\[metis\]', or choose kind='random'"):
-        metis_clusters(Graph.from_edge_index(two_rings(4), 8), 2)
+        metis_clusters(two_rings(4), 8, 2)

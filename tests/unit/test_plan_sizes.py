@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
+from revgnn.data import LoaderConfig
 from revgnn.data.readers.csv_gz import read_csv_gz
 from revgnn.data.readers.ogb import OGB
+from revgnn.planner.step_size import kept_share, steps_by_parts
+from revgnn.planner.synthetic import GraphShape
 
 PRINTED = {
     "ogbn-arxiv": (169_343, 1_166_243),
@@ -52,3 +57,13 @@ def test_arxiv_is_counted(real_data: Path) -> None:
     split = pq.read_table(folder / "nodes.parquet", columns=["split"])["split"].to_numpy(zero_copy_only=False)
     assert (len(split), (split == "train").sum()) == (counts.nodes, size.info.split_sizes["train"])
     assert (len(src), len(both), int((src == dst).sum())) == (counts.edges, size.both_ways, size.loops)
+
+
+@pytest.mark.parametrize("size", [steps_by_parts, kept_share])
+def test_steps_of_an_unknown_kind_are_not_guessed(
+    size: Callable[[LoaderConfig, GraphShape], float],
+) -> None:
+    shape = GraphShape(info=OGB["ogbn-arxiv"].info)
+    with pytest.raises(ValueError, match="full, neighbor, random, clusters, ondisk, got neighbor"):
+        size(LoaderConfig(kind="neighbor", batch_size=9, fanouts=(3,)), shape)
+    assert 0 < size(LoaderConfig(kind="random", num_parts=4), shape) <= 4

@@ -152,7 +152,7 @@ def test_a_newer_format_a_wrong_checksum_and_no_json_are_refused(tmp_path: Path)
     path = write_store(tmp_path / "graph", draw_whole()) / "manifest.json"
     text = path.read_text(encoding="utf-8")
     for changed, message in (
-        (text.replace('"format": 1', '"format": 2'), "must have format 1, got '2'"),
+        (text.replace('"format": 1', '"format": 2'), "must have format 1, got 2; use the revgnn that wrote it"),
         (text.replace('"drawn"', '"other"'), "does not match its checksum"),
         (text[:-20], "cannot be read"),
         (text.replace("300", "NaN"), "NaN is not a number of JSON"),

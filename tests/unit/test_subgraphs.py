@@ -258,7 +258,7 @@ def test_batches_with_and_without_ids_do_not_mix() -> None:
 
 
 class _Everything:
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+    def __call__(self, rng: np.random.Generator, num_parts: int) -> Tensor:
         return torch.zeros(5, dtype=torch.int64)
 
 

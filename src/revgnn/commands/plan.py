@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import asdict
 
 from ..console import progress_console, results_console, stages
 from ..overrides import override
@@ -20,7 +21,7 @@ def run(arguments: Namespace) -> None:
     log_to(console)
     memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
     if arguments.json:
-        print_json(make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu))
+        print_json(asdict(make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu)))
         return
     with stages("plan", console) as progress:
         made = make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu, progress=progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import asdict
-from typing import Any
 
 from ..experiment import as_json
 from ..paper.recipes import find_recipe, recipe_summaries
@@ -30,7 +29,7 @@ def run(arguments: Namespace) -> None:
     print_lines([f"{name}: {recipe_summaries()[name]}", *lines])
 
 
-def _facts(name: str) -> dict[str, Any]:
+def _facts(name: str) -> dict[str, object]:
     experiment, target = find_recipe(name)(), find_target(name)
     return {
         "name": name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -35,10 +35,13 @@ class Batch:
     ids: Tensor | None = None
     """[n] int64 row of the data set of each output row, so that an evaluation can average the logits of a row that
     occurs in several batches; ``None``: each row occurs once."""
+    is_permuted: bool = False
+    """Whether the batch is the whole data set in another order: ``ids`` has every row once."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to a device."""
-        return Batch(
+        return replace(
+            self,
             x=self.x.to(device),
             graph=self.graph.to(device),
             edge_attr=None if self.edge_attr is None else self.edge_attr.to(device),
@@ -46,6 +49,18 @@ class Batch:
             rows={name: rows.to(device) for name, rows in self.rows.items()},
             ids=None if self.ids is None else self.ids.to(device),
         )
+
+    @property
+    def averaged_ids(self) -> Tensor | None:
+        """`ids` where rows may occur in other batches too, so that their logits are to be averaged."""
+        return None if self.is_permuted else self.ids
+
+    def in_order(self, rows: Tensor) -> Tensor:
+        """Return output rows [n, ...] in the data set's order where the batch is the whole data set in another one."""
+        if not self.is_permuted:
+            return rows
+        assert self.ids is not None, "a permuted batch says its order"
+        return rows.index_select(0, self.ids.argsort().to(rows.device))
 
     def tensors(self) -> list[Tensor]:
         """Return every tensor of the batch, to count their bytes."""

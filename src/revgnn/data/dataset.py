@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class Dataset:
     """[B+1] int64: nodes of graph g are ``node_ptr[g]`` to ``node_ptr[g+1]``; ``None`` at node level."""
     edge_ptr: Tensor | None = None
     """[B+1] int64: edges of graph g, in the same way; ``None`` at node level."""
-    node_ids: Any = None
+    node_ids: pa.Array | None = None
     """[N] Arrow array of the user's own node ids; ``None``: the row numbers."""
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def hash_ids(ids: Any, seed: int) -> NDArray[np.uint64]:
+def hash_ids(ids: pa.Array, seed: int) -> NDArray[np.uint64]:
     """Hash a column of ids.
 
     Args:
@@ -49,7 +49,7 @@ def _mix(values: Any) -> Any:
     return values ^ (values >> np.uint64(31))
 
 
-def _polynomials(ids: Any) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _polynomials(ids: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Evaluate ``sum_k byte_k base^k`` of every string, as differences of one running sum modulo 2^64."""
     _, offsets, text = ids.buffers()
     ends = (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,24 +24,10 @@ from .ondisk.store import Store
 class RowKeys:
     """The user's ids and the splits of some rows."""
 
-    ids: Any
+    ids: pa.Array
     """[n] Arrow array of the user's own ids."""
     split: Tensor
     """[n] int8 number of each row's split in `SPLITS`; -1: no split."""
-
-
-class InferenceSource(Protocol):
-    """A graph whose rows have numbers, ids and splits."""
-
-    num_rows: int
-
-    def batches(self) -> Iterator[Batch]:
-        """Return batches that cover every row equally often, each with ``ids``."""
-        ...
-
-    def keys(self, rows: Tensor) -> RowKeys:
-        """Return ids and splits of rows [n] int64, ascending."""
-        ...
 
 
 class DatasetSource:
@@ -50,10 +35,13 @@ class DatasetSource:
 
     Args:
         dataset: the graph, or graphs.
-        batch_size, seed, loader: as in `make_batches`; the loader's evaluation batches are used.
+        batch_size, seed, loader: as in `make_batches`; the loader's evaluation batches are used. A whole graph is
+            ordered by RCM where "auto" would take clusters, which pay over many passes only.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int | None, seed: int, loader: LoaderConfig) -> None:
+        if loader.node_order == "auto":
+            loader = replace(loader, node_order="quick")
         self._batches: Batches = make_batches(dataset, batch_size, seed, loader)
         self._split = torch.full((dataset.y.size(0),), -1, dtype=torch.int8)
         for number, name in enumerate(SPLITS):
@@ -106,3 +94,7 @@ class StoreSource:
             ids.append(self._store.ids(part).take(pa.array(local)))
             splits.append(np.array(self._store.array(part, "split.npy")[local]))
         return RowKeys(ids=pa.concat_arrays(ids), split=torch.from_numpy(np.concatenate(splits)))
+
+
+InferenceSource = DatasetSource | StoreSource
+"""A graph whose rows have numbers, ids and splits."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..plain_config import from_json
 from .encodings import Encoding, NumberEncoding
@@ -90,7 +89,7 @@ class GraphInfo:
             raise ValueError(f"class_names must be one for each of {named} outputs, got {len(self.class_names)}")
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> GraphInfo:
+    def from_json(cls, facts: Mapping[str, object]) -> GraphInfo:
         """Create a `GraphInfo` from JSON.
 
         Raises: ValueError: the value is not the `asdict` of a `GraphInfo`.

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from ..measure import tensor_bytes
 from .batch import Batch, Batches, Footprint, Series
@@ -34,7 +33,7 @@ class Prefetched(Footprint):
         self._around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._largest = 0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A recording refers to these batches, not to copies.
         return {**self.__dict__, "_direct": 0, "_around": nullcontext}
 

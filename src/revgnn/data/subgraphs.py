@@ -5,7 +5,7 @@ Features, labels and edge features are gathered per subgraph, without a second c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -74,12 +74,8 @@ class Training(Protocol):
         ...
 
 
-class Evaluation(Protocol):
-    """The evaluation part of `Batches`."""
-
-    def evaluate(self) -> Iterable[Batch]:
-        """Batches that cover every row of every split, equally often."""
-        ...
+Evaluation = Callable[[], Iterable[Batch]]
+"""Returns batches that cover every row of every split, equally often: the evaluation part of `Batches`."""
 
 
 class NodeBatches(Footprint):
@@ -92,7 +88,7 @@ class NodeBatches(Footprint):
     """
 
     def __init__(self, training: Training, evaluation: Evaluation, final: Evaluation | None = None) -> None:
-        self.training, self.evaluation = training, evaluation
+        self.training, self._evaluation = training, evaluation
         self.final = None if final is None else NodeBatches(training, final)
 
     def __len__(self) -> int:
@@ -105,7 +101,7 @@ class NodeBatches(Footprint):
 
     def evaluate(self) -> Iterable[Batch]:
         """Give the batches of an evaluation."""
-        return self.evaluation.evaluate()
+        return self._evaluation()
 
     def held(self) -> list[Tensor]:
         """Return the tensors of a training batch that stays in memory."""

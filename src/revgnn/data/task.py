@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,31 +17,31 @@ from torch import Tensor
 
 Names = tuple[str, ...] | None
 """Names of classes or output columns; ``None``: they are numbered."""
-Answers = Callable[[Tensor, Names], Mapping[str, Any]]
+Answers = Callable[[Tensor, Names], Mapping[str, pa.Array]]
 """Logits [n, T] and names -> the columns of a table of predictions, Arrow arrays [n]."""
 
 
-def _class_columns(logits: Tensor, names: Names) -> dict[str, Any]:
+def _class_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     values = pa.array(names or list(range(logits.size(1))))
     return {"prediction": values.take(pa.array(logits.argmax(1).numpy())), "probabilities": lists(logits.softmax(1))}
 
 
-def _binary_columns(logits: Tensor, names: Names) -> dict[str, Any]:
+def _binary_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     probability = logits[:, 0].sigmoid()
     values = pa.array(names or [0, 1])
     chosen = values.take(pa.array((probability > 0.5).long().numpy()))
     return {"prediction": chosen, "probability": pa.array(probability.float().numpy())}
 
 
-def _probability_columns(logits: Tensor, names: Names) -> dict[str, Any]:
+def _probability_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     return {"probabilities": lists(logits.sigmoid())}
 
 
-def _value_columns(logits: Tensor, names: Names) -> dict[str, Any]:
+def _value_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     return {"prediction": pa.array(logits[:, 0].numpy()) if logits.size(1) == 1 else lists(logits)}
 
 
-def lists(values: Tensor) -> Any:
+def lists(values: Tensor) -> pa.Array:
     """Convert [n, m] to an Arrow array of n lists of m float32."""
     flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.size(1))

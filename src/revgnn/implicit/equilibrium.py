@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..stack import uncompiled
+from ..stack.fused import unobserved
 from ..stack.layer_run import Autocast, ChannelSplit
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, View
@@ -148,8 +149,7 @@ class Equilibrium(nn.Module):
         Returns: [N, D] state, in the dtype of ``x`` (float32 under autocast).
         """
         if uncompiled.is_compiled():
-            out: Tensor = uncompiled.call(Equilibrium.forward, self, x, *context, seed=seed)
-            return out
+            return uncompiled.call(Equilibrium.forward, self, x, *context, seed=seed)
         if torch.compiler.is_exporting() and self.mode == "solve":
             raise RuntimeError(
                 "torch.export cannot follow an equilibrium, which iterates until its residual is small; set "
@@ -169,7 +169,7 @@ class Equilibrium(nn.Module):
             self.forward_trace = self.backward_trace = None
             return unrolled(evaluate, z0, self.pretrain_steps)
         if not self._is_checked:
-            with torch.no_grad(), recomputing(), autocast(), alone():
+            with torch.no_grad(), unobserved(), recomputing(), autocast(), alone():
                 check_repeats(evaluate(z0), evaluate(z0), f"the block {type(self.block).__name__} of an equilibrium")
             self._is_checked = True
         z = fixed_point(

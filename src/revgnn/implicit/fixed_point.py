@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..stack.gradients import pull_back
+from ..stack.gradients import FunctionContext, check_single, pull_back
 from ..stack.layer_run import Autocast
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, View, check_recorders, detached_leaves, is_transformed
@@ -170,9 +170,13 @@ class _Job:
 _KEY = "fixed point"
 
 
+class _FixedPointContext(FunctionContext):
+    job: _Job
+
+
 class _FixedPoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, job: _Job, z0: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: _FixedPointContext, job: _Job, z0: Tensor, *tensors: Tensor) -> Tensor:
         if job.recompute is not None:
             assert isinstance(job.f, nn.Module)
             job.recompute.record(_KEY, job.f)
@@ -184,13 +188,14 @@ class _FixedPoint(torch.autograd.Function):
         return z
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _FixedPointContext, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "a fixed point is differentiated once: got create_graph=True; "
                 "for second derivatives use unrolled, or mode='unroll' of Equilibrium"
             )
-        job: _Job = ctx.job
+        check_single(grad_outputs[0], "a fixed point", "use unrolled, or mode='unroll' of Equilibrium")
+        job = ctx.job
         _check_unchanged(job.outside, job.versions)
         z, *saved = ctx.saved_tensors
         needs = ctx.needs_input_grad[2:]

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,12 +47,6 @@ class SolverTrace:
     def converged(self) -> bool:
         """Whether the returned iterate satisfies the tolerance."""
         return self.residual <= self.tol
-
-
-class _Method(Protocol):
-    def __call__(
-        self, f: Map, z0: Tensor, *, max_iter: int, tol: float, memory: int | None
-    ) -> tuple[Tensor, SolverTrace]: ...
 
 
 @torch.no_grad()
@@ -189,7 +182,7 @@ def broyden(
         z = z + g
 
 
-SOLVERS: MappingProxyType[str, _Method] = MappingProxyType({"picard": picard, "anderson": anderson, "broyden": broyden})
+SOLVERS = MappingProxyType({"picard": picard, "anderson": anderson, "broyden": broyden})
 """Every solver by name."""
 
 

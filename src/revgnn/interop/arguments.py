@@ -7,21 +7,23 @@ decides.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
     """The arguments of a layer's call after x."""
 
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     """Positional arguments, with a `_Place` instead of each tensor."""
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, object]
     """Keyword arguments, with a `_Place` instead of each tensor."""
     tensors: tuple[Tensor, ...]
     """The tensors, also those inside tuples, lists and dictionaries."""
@@ -30,7 +32,9 @@ class Arguments:
     dim: int
     """The dimension of the split, counted from the last."""
 
-    def of_group(self, group: int, num_groups: int, tensors: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+    def of_group(
+        self, group: int, num_groups: int, tensors: Sequence[Tensor]
+    ) -> tuple[list[object], dict[str, object]]:
         """Return positional and keyword arguments of a group's block, with ``tensors`` in place of the call's own."""
 
         def fill(place: _Place) -> Tensor:
@@ -58,7 +62,7 @@ class _Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitRule:
+class ChannelSplitRule:
     """The rule that decides which arguments are split by groups.
 
     By default an argument is split if it is a floating-point or Boolean tensor (not inside a tuple, list or dictionary)
@@ -73,7 +77,7 @@ class SplitRule:
     chosen: tuple[int | str, ...] | None
     """Positions (0 is the first after x) and names of split arguments; ``None``: the rule above."""
 
-    def apply(self, x: Tensor, dim: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+    def apply(self, x: Tensor, dim: int, args: Sequence[object], kwargs: Mapping[str, object]) -> Arguments:
         """Separate the tensors of a call's arguments and decide which of them are split.
 
         Args:
@@ -86,7 +90,7 @@ class SplitRule:
         is_split: list[bool] = []
         num_edges = _num_edges(args, kwargs)
 
-        def template(value: Any, position: int | None, name: str | None) -> Any:
+        def template(value: object, position: int | None, name: str | None) -> object:
             splits = self._splits(value, x, dim, num_edges, position, name)
 
             def put(tensor: Tensor) -> _Place:
@@ -105,7 +109,7 @@ class SplitRule:
         return Arguments(positional, named, tuple(tensors), tuple(is_split), dim)
 
     def _splits(
-        self, value: Any, x: Tensor, dim: int, num_edges: int | None, position: int | None, name: str | None
+        self, value: object, x: Tensor, dim: int, num_edges: int | None, position: int | None, name: str | None
     ) -> bool:
         if self.chosen is not None:
             return position in self.chosen or name in self.chosen
@@ -118,7 +122,7 @@ class SplitRule:
             )
         return name is None or not name.startswith("edge")
 
-    def _check_chosen(self, num_args: int, kwargs: Mapping[str, Any]) -> None:
+    def _check_chosen(self, num_args: int, kwargs: Mapping[str, object]) -> None:
         known = {*range(num_args), *self.names, *kwargs}
         unknown = [name for name in self.chosen or () if name not in known]
         if unknown:
@@ -156,7 +160,7 @@ def _matches(value: Tensor, x: Tensor, dim: int) -> bool:
     return value.size(dim) == x.size(dim) and all(value.size(k) in (1, x.size(k)) for k in from_the_right)
 
 
-def _num_edges(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+def _num_edges(args: Sequence[object], kwargs: Mapping[str, object]) -> int | None:
     """Return the number of edges of the first argument that is a graph; ``None``: no argument is."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
@@ -169,14 +173,14 @@ def _num_edges(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _replaced(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:
+def _replaced(value: object, kind: type[_T], change: Callable[[_T], object]) -> object:
     """Copy nested tuples, lists and dictionaries and apply ``change`` to every value of a type."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, tuple):
-        members: Iterator[Any] = (_replaced(member, kind, change) for member in value)
+        members = [_replaced(member, kind, change) for member in value]
         # A named tuple takes its members as separate arguments.
-        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+        return getattr(value, "_make", type(value))(members)
     if type(value) is list:
         return [_replaced(member, kind, change) for member in value]
     if type(value) is dict:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
 from ..resident import trim
-from ..stack.gradients import anchor_of, refusing_second
+from ..stack.gradients import FunctionContext, anchor_of, check_single, refusing_second
 from ..stack.recompute import version_of
 from ..stack.state import FloatState
 from .evaluation import LayerCall
@@ -50,7 +49,7 @@ def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Te
     """
     lease = _Lease(x.new_empty(0))
 
-    def pack(tensor: Tensor) -> Any:
+    def pack(tensor: Tensor) -> Tensor | _Lease:
         # Other tensors are saved by a block that differentiates something itself.
         return lease if tensor is lease.token else tensor
 
@@ -62,13 +61,18 @@ def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Te
     return y
 
 
-def _unpack(packed: Any) -> Any:
+def _unpack(packed: Tensor | _Lease) -> Tensor:
     return packed.token if isinstance(packed, _Lease) else packed
+
+
+class _LayerContext(FunctionContext):
+    lease: weakref.ref[_Lease]
+    anchors: tuple[Tensor, ...]
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: LayerCall, lease: _Lease, x: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: _LayerContext, call: LayerCall, lease: _Lease, x: Tensor, *inputs: Tensor) -> Tensor:
         # Only the saved token owns the lease, so that the lease dies when autograd releases saved tensors.
         ctx.lease = weakref.ref(lease)
         ctx.save_for_backward(lease.token)
@@ -79,10 +83,12 @@ class _Layer(torch.autograd.Function):
         return call.join(state)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _LayerContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a reversible layer", "set disable=True on it")
         # Reading it raises torch's own error on a second backward without retain_graph.
         _ = ctx.saved_tensors
-        lease: _Lease = ctx.lease()
+        lease = ctx.lease()
+        assert lease is not None, "autograd still holds the token"
         with torch.no_grad(), lease.tape.lock:
             call = lease.tape.calls[lease.position - 1]
             state = lease.tape.take(lease)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..stack.couplings import GroupedAdditive
+from ..stack.fused import unobserved
 from ..stack.gradients import pull_back
 from ..stack.layer_run import Autocast, Gradients
 from ..stack.recompute import Recompute, View, version_of
+from ..stack.repeatable import Checked, check_closed, check_repeats
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments
 
@@ -24,12 +25,19 @@ class LayerCall:
         arguments: the arguments of the call after x.
         autocast: the autocast state of the evaluation.
         device: the device of x.
+        checked: the blocks that are known to repeat their values.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], arguments: Arguments, autocast: Autocast, device: torch.device
+        self,
+        blocks: Sequence[nn.Module],
+        arguments: Arguments,
+        autocast: Autocast,
+        device: torch.device,
+        checked: Checked,
     ) -> None:
         self.blocks = blocks
+        self._checked = checked
         self.coupling = GroupedAdditive(len(blocks))
         self.arguments = arguments.detached()
         self.autocast = autocast
@@ -72,6 +80,10 @@ class LayerCall:
             value = self._recompute.first(
                 i, block, None, lambda: evaluated(lambda z: block(z, *args, **kwargs), x, self.dim), keep=True
             )
+            if block not in self._checked.repeats:
+                with unobserved():
+                    check_repeats(value, self._repeat(i, x), f"group {i}: {type(block).__name__}")
+                self._checked.repeats.add(block)
             if x._version != version:
                 raise RuntimeError(
                     f"the block of group {i} writes to its input, which is part of the stream; "
@@ -126,12 +138,10 @@ class LayerCall:
                 value = self._evaluate(i, leaf, tensors)
             if not value.requires_grad:
                 return value, None
+            wanted = [leaf, *(tensors[k] for k in places), *parameters.values()]
+            check_closed(value, wanted, type(self.blocks[i]).__name__)
             # Copied, because autograd may return the cotangent itself as a gradient, and the coupling adds to it.
-            grads = pull_back(
-                value,
-                cotangent.to(value.dtype, copy=True),
-                [leaf, *(tensors[k] for k in places), *parameters.values()],
-            )
+            grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
         for k, grad in zip(places, grads[1 : 1 + len(places)], strict=True):
             sums.context.add(k, grad)
         for k, grad in zip(parameters, grads[1 + len(places) :], strict=True):
@@ -148,7 +158,7 @@ class LayerCall:
         with self.autocast():
             return evaluated(lambda z: self.blocks[i](z, *args, **kwargs), x, self.dim)
 
-    def _arguments_of(self, i: int, tensors: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments_of(self, i: int, tensors: Sequence[Tensor]) -> tuple[list[object], dict[str, object]]:
         return self.arguments.of_group(i, self.coupling.num_groups, tensors)
 
 
@@ -157,7 +167,7 @@ def joined(state: StoredState, dim: int) -> Tensor:
     return torch.cat([part.movedim(-1, dim) for part in state.parts], dim=dim)
 
 
-def evaluated(block: Callable[[Tensor], Any], x: Tensor, dim: int) -> Tensor:
+def evaluated(block: Callable[[Tensor], object], x: Tensor, dim: int) -> Tensor:
     """Evaluate a block on a part of the stream whose split dimension is last, and check its output.
 
     Raises: TypeError: the output is not one tensor. ValueError: it has another shape than the input.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from ..stack.couplings import GroupedAdditive
 from ..stack.layer_run import Autocast
+from ..stack.repeatable import Checked
 from ..stack.state import FloatState, StoredState
-from .arguments import Arguments, SplitRule, names_after_x
+from .arguments import Arguments, ChannelSplitRule, names_after_x
 from .chain import call_reversibly
 from .evaluation import LayerCall, evaluated, joined
 
@@ -30,7 +30,8 @@ class GroupAddRev(nn.Module):
     tensor of the caller's is freed or written to; an output may be used elsewhere too, and ``retain_graph`` allows any
     number of backward passes. Blocks may draw random numbers (torch's, on the CPU and on the device of x) and update
     buffers: both happen once per step. Gradients reach x, parameters, and every tensor among the arguments (also inside
-    tuples, lists and dictionaries), but no tensor that a block reads from elsewhere.
+    tuples, lists and dictionaries); a block that reads another one that needs a gradient, or does not repeat its value,
+    is an error.
 
     Under autocast the stream is kept and returned in float32. ``torch.compile`` excludes the layer from its graphs
     (compile the block, or set ``disable``); under ``torch.func`` and ``torch.export`` it is evaluated as with
@@ -45,7 +46,7 @@ class GroupAddRev(nn.Module):
         disable: whether to keep all activations and leave differentiation to autograd.
         num_bwd_passes: accepted for compatibility; any number works.
         split_args: the arguments that are split by groups like x, as positions (0 is the first after x) or names;
-            ``None``: tensors of x's width with a row per node (a dropout mask), see `SplitRule`; ``[]``: none.
+            ``None``: tensors of x's width with a row per node (a dropout mask), see `ChannelSplitRule`; ``[]``: none.
     Raises: ValueError: fewer than two groups, or a number of groups that differs from that of blocks.
     Cost: two evaluations of each block per step, one with ``disable`` or without gradients; N x D for a whole chain.
     Source: the paper, section 3; the interface of PyG 2.8.
@@ -74,6 +75,7 @@ class GroupAddRev(nn.Module):
         self.split_dim, self.disable, self.num_bwd_passes = split_dim, disable, num_bwd_passes
         self.split_args = None if split_args is None else tuple(split_args)
         self._names = names_after_x(self.convs[0])
+        self._checked = Checked()
 
     @property
     def num_groups(self) -> int:
@@ -85,12 +87,12 @@ class GroupAddRev(nn.Module):
         for conv in self.convs:
             _initialise(conv)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Evaluate the layer.
 
         Args:
             x: [N, D], or with more dimensions; D is divisible by the number of groups.
-            args, kwargs: passed to every block, split by groups according to `SplitRule`.
+            args, kwargs: passed to every block, split by groups according to `ChannelSplitRule`.
         Returns: the shape of x.
         Raises: ValueError: a width that the groups do not divide, or an argument that may or may not be split.
         """
@@ -102,7 +104,7 @@ class GroupAddRev(nn.Module):
         out: Tensor = self._reversible(x, arguments)
         return out
 
-    def inverse(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def inverse(self, y: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Return the x whose forward is y, for blocks without random numbers; differentiated by autograd."""
         y, arguments = self._prepared(y, args, kwargs)
         state = StoredState(y.movedim(arguments.dim, -1), self.num_groups)
@@ -114,7 +116,7 @@ class GroupAddRev(nn.Module):
         """Show the settings that the blocks do not show."""
         return f"num_groups={self.num_groups}, split_dim={self.split_dim}, disable={self.disable}"
 
-    def _prepared(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Arguments]:
+    def _prepared(self, x: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Tensor, Arguments]:
         """Check the call; return the stream in the dtype of the state, and the separated arguments."""
         dim = self.split_dim if self.split_dim < 0 else self.split_dim - x.dim()
         if not -x.dim() < dim < 0:
@@ -130,7 +132,7 @@ class GroupAddRev(nn.Module):
         if x.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
             # A half-precision stream cannot be reconstructed: its rounding loses what a layer adds.
             x = x.float()
-        rule = SplitRule(num_groups=self.num_groups, names=self._names, chosen=self.split_args)
+        rule = ChannelSplitRule(num_groups=self.num_groups, names=self._names, chosen=self.split_args)
         return x, rule.apply(x, dim, args, kwargs)
 
     def _stored(self, x: Tensor, arguments: Arguments) -> Tensor:
@@ -139,7 +141,7 @@ class GroupAddRev(nn.Module):
         GroupedAdditive(self.num_groups).forward(state, self._branch(arguments))
         return joined(state, arguments.dim)
 
-    def _branch(self, arguments: Arguments) -> Any:
+    def _branch(self, arguments: Arguments) -> Callable[[int, Tensor], Tensor]:
         def branch(i: int, part: Tensor) -> Tensor:
             args, kwargs = arguments.of_group(i, self.num_groups, arguments.tensors)
             return evaluated(lambda z: self.convs[i](z, *args, **kwargs), part, arguments.dim)
@@ -154,7 +156,7 @@ class GroupAddRev(nn.Module):
             with torch.no_grad():
                 # Lazy parameters get their shapes in a first evaluation, before which they cannot be differentiated.
                 self._stored(x, arguments)
-        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device)
+        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device, self._checked)
         return call_reversibly(call, x, arguments.tensors)
 
 

@@ -14,7 +14,6 @@ import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -78,7 +77,7 @@ class OfficialModel:
         )
 
 
-def from_official(state_dict: Mapping[str, Any], *, aggr: ops.Aggr = "max", dropout: float = 0.1) -> GNN:
+def from_official(state_dict: Mapping[str, object], *, aggr: ops.Aggr = "max", dropout: float = 0.1) -> GNN:
     """Build this package's network from the state dict of an official proteins RevGCN (RevGNN-Deep, RevGNN-Wide).
 
     The network takes x [N, 16], the 8 summed edge features of each node followed by its one-hot species, and edge_attr
@@ -175,7 +174,9 @@ _NAMES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
 ]
 
 
-def _translated(content: Mapping[str, Any], aggr: ops.Aggr, dropout: float) -> tuple[OfficialModel, dict[str, Tensor]]:
+def _translated(
+    content: Mapping[str, object], aggr: ops.Aggr, dropout: float
+) -> tuple[OfficialModel, dict[str, Tensor]]:
     """Return the architecture of an official state dict, and its tensors by this package's names, each exactly once."""
     official = _tensors(content)
     model = _described(official, aggr, dropout)
@@ -193,7 +194,7 @@ def _translated(content: Mapping[str, Any], aggr: ops.Aggr, dropout: float) -> t
     return model, {name: official[names[name]].detach() for name in own}
 
 
-def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(content: Mapping[str, object]) -> dict[str, Tensor]:
     """Return the state dict of a checkpoint, without DataParallel's prefix."""
     inner = content.get("model_state_dict", content)
     if not isinstance(inner, Mapping) or not inner:

@@ -6,14 +6,14 @@ Both are pure functions of their arguments.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
 from ..stack import WorkSpace, fold_seed, is_watched, parts_of
-from .convs import CONVS, EdgeMap, FusedConv
+from .convs import CONVS, Conv, EdgeMap, FusedConv
 from .convs.interface import Gradients
 from .norms import KINDS, NormActDrop
 
@@ -64,16 +64,20 @@ class Block(nn.Module):
         return is_made_of_pure(self)
 
     def fuses(
-        self, x: Tensor, graph: Graph, mask: Tensor | None = None, edge_attr: Tensor | None = None, *_: Tensor | None
+        self,
+        x: Tensor,
+        graph: Graph,
+        mask: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
     ) -> bool:
-        """Whether the fused evaluation applies: compiled kernels, no edge features, unmodified modules."""
-        kind: Any = type(self.conv)
+        """Whether the fused evaluation applies: compiled kernels and unmodified modules, which offer it."""
+        conv = self._fused_conv(edge_attr, edge_map)
         return (
-            edge_attr is None
-            and _offers_fusion(kind)
+            conv is not None
             and ops.runs_in_place(x, graph)
             and self.act_drop.fuses(self.norm, x)
-            and self._fused_conv.fuses(x, graph)
+            and conv.fuses(x, graph)
         )
 
     def add_value(
@@ -84,13 +88,16 @@ class Block(nn.Module):
         seed: int,
         graph: Graph,
         mask: Tensor | None = None,
-        *_: Tensor | None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
         work: WorkSpace,
     ) -> None:
         """Put the value into ``to``; see `FusedBlock`."""
-        h = work.empty("h", x)
-        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
-        self._fused_conv.add_value(to, sign, h, graph, seed, work)
+        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        assert conv is not None, "asked for after `fuses` only"
+        drop = self.act_drop.drop(self.training, mask, seed)
+        self.act_drop.write(self.norm, h, x, work, drop)
+        conv.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
         self,
@@ -102,29 +109,37 @@ class Block(nn.Module):
         seed: int,
         graph: Graph,
         mask: Tensor | None = None,
-        *_: Tensor | None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
         accumulate: bool,
         work: WorkSpace,
     ) -> Gradients:
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
-        h = work.empty("h", x)
-        self.act_drop.write(self.norm, h, x, work, training=self.training, mask=mask, seed=seed)
-        dh, grads = self._fused_conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
-        return grads | self.act_drop.pull_back(
-            self.norm, dx, x, dh, work, training=self.training, accumulate=accumulate, mask=mask, seed=seed
-        )
+        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        assert conv is not None, "asked for after `fuses` only"
+        drop = self.act_drop.drop(self.training, mask, seed)
+        self.act_drop.write(self.norm, h, x, work, drop)
+        dh, grads = conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
+        return grads | self.act_drop.pull_back(self.norm, dx, x, dh, work, drop, accumulate=accumulate)
 
     def extra_repr(self) -> str:
         """Show activation and dropout."""
         return str(self.act_drop)
 
-    @property
-    def _fused_conv(self) -> FusedConv:
-        return cast(FusedConv, self.conv)
+    def _fused_conv(self, edge_attr: Tensor | None, edge_map: tuple[Tensor | None, ...]) -> FusedConv | None:
+        """Return the convolution's fused evaluation, over edge features where there are some; ``None``: it has none."""
+        conv = self.conv
+        if edge_attr is None:
+            kind: type = type(conv)
+            return cast(FusedConv, conv) if _offers_fusion(kind) else None
+        if not isinstance(conv, Conv):
+            return None
+        weight, bias = (*edge_map, None, None)[:2]
+        return conv.over(edge_attr, None if weight is None else EdgeMap(weight, bias))
 
 
 @cache
-def _offers_fusion(kind: Any) -> bool:
+def _offers_fusion(kind: type) -> bool:
     """Whether a class implements `FusedConv`; cached, because the check takes as long as a small kernel."""
     return issubclass(kind, FusedConv)
 

@@ -49,20 +49,21 @@ def mapped(lin: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def is_plain(lin: nn.Module, like: Tensor, *, bias: bool) -> bool:
-    """Whether a module is an unmodified linear map D -> D whose parameters a kernel can read together with ``like``.
+def is_plain(lin: nn.Module, like: Tensor, *, bias: bool, widths: tuple[int, int] | None = None) -> bool:
+    """Whether a module is an unmodified linear map whose parameters a kernel can read together with ``like``.
 
     Args:
         lin: the module.
-        like: [N, D], its input.
+        like: [N, D], its input, or a tensor of that type.
         bias: whether the map may have a bias.
+        widths: columns of its input and of its output; ``None``: D and D.
     """
-    width = like.size(1)
+    inside, outside = widths or (like.size(1), like.size(1))
     return (
         type(lin) is nn.Linear
         and "forward" not in lin.__dict__
-        and reads(lin, "weight", like, width, width)
-        and (reads(lin, "bias", like, width) if bias else lin.bias is None)
+        and reads(lin, "weight", like, outside, inside)
+        and (reads(lin, "bias", like, outside) if bias else lin.bias is None)
     )
 
 

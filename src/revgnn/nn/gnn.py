@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -65,8 +63,7 @@ class GNN(nn.Module):
         Returns: [N, T], or [B, T] for a graph-level network.
         """
         if uncompiled.is_compiled():
-            logits: Tensor = uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
-            return logits
+            return uncompiled.call(GNN.forward, self, x, graph, edge_attr, seed=seed)
         found = as_graph(graph, x.size(0), x.device)
         if edge_attr is not None and isinstance(graph, Tensor):
             edge_attr = found.sort_edges(edge_attr)
@@ -88,7 +85,7 @@ class GNN(nn.Module):
         context = (found, None if mask is None else split(mask), *edges)
         fused = self._fused_head(seed)
         if fused is not None:
-            logits = self.stack(h, *context, seed=given, head=fused)
+            logits: Tensor = self.stack(h, *context, seed=given, head=fused)
             return logits
         deep = self.stack(h, *context, seed=given)
         if self.jacobian_weight and self.training and torch.is_grad_enabled():
@@ -104,7 +101,7 @@ class GNN(nn.Module):
             return None
         return None if is_watched(self.stack) or has_hooks(self.head) else self.head.fused(seed)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A penalty that was not collected has an autograd graph, which cannot be copied or pickled.
         return {**self.__dict__, "_penalty": None}
 

@@ -33,13 +33,12 @@ class NodeHead(nn.Module):
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [N, T]."""
         if uncompiled.is_compiled():
-            out: Tensor = uncompiled.call(NodeHead.forward, self, x, graph, seed)
-            return out
+            return uncompiled.call(NodeHead.forward, self, x, graph, seed)
         # An exported program takes any number of rows, but a fused head fixes the number of row blocks.
         fused = None if torch.compiler.is_exporting() else self.fused(seed)
         if fused is not None:
             return fused(x)
-        out = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
+        out: Tensor = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
         return out
 
     def fused(self, seed: int) -> FusedHead | None:

@@ -23,7 +23,7 @@ from torch import nn
 from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
 from ..stack import Stack
-from ..stack.choices import check_choices
+from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
 from .block import Block, EquilibriumBlock
 from .convs import Conv, GATOptions, GENOptions, SAGEOptions, find_conv
@@ -145,7 +145,7 @@ class ModelConfig:
         if self.backprop == "implicit":
             self._check_implicit()
         else:
-            check_choices(channels=self.hidden_channels, channels_name="hidden_channels", **self.stack_arguments())
+            check_choices(self.hidden_channels, self.stack_arguments(), channels_name="hidden_channels")
 
     def _check_implicit(self) -> None:
         if self.coupling != "residual" or not self.weight_tied:
@@ -183,8 +183,9 @@ class ModelConfig:
         """Make the network for a data set: see `build_model`."""
         return build_model(self, info)
 
-    def stack_arguments(self) -> dict[str, Any]:
+    def stack_arguments(self) -> StackChoices:
         """Return the arguments of `Stack`, without the width and the block."""
+        assert self.backprop != "implicit", "an equilibrium replaces the stack"
         stem_is_distinct = self.coupling == "residual" and not self.has_own_ends
         outside = 2 if self.has_own_ends else int(stem_is_distinct)
         return {
@@ -201,15 +202,37 @@ class ModelConfig:
         }
 
 
-def build_model(config: ModelConfig, info: GraphInfo) -> GNN:
-    """Make the network that a configuration describes, for the data that a `GraphInfo` describes.
+def build_model(
+    config: ModelConfig,
+    info: GraphInfo | None = None,
+    *,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    edge_channels: int | None = None,
+) -> GNN:
+    """Make the network that a configuration describes, for the data that a `GraphInfo` or plain widths describe.
+
+    ``build_model(config, in_channels=16, out_channels=4)`` is a network for node labels on tensors of your own.
 
     Args:
         config: what it is made of.
         info: of the data: widths of features, of edge features and of the answer, categories, and what carries a label.
+        in_channels: F, in place of ``info``: number of node feature columns.
+        out_channels: T, in place of ``info``: classes, or columns of the answer.
+        edge_channels: K, beside ``in_channels``: number of edge feature columns; ``None``: the edges have no features.
     Returns: the network, with weights from torch's global generator.
-    Raises: ValueError: where data and configuration do not go together.
+    Raises: ValueError: where data and configuration do not go together, or both or neither of ``info`` and the widths
+        are given.
     """
+    widths = (in_channels, out_channels, edge_channels)
+    if info is None and in_channels is not None and out_channels is not None:
+        info = GraphInfo(in_channels=in_channels, num_outputs=out_channels, edge_channels=edge_channels)
+    elif info is None or any(width is not None for width in widths):
+        raise ValueError(
+            "build_model needs either info, the GraphInfo of a data set, or in_channels and out_channels; got "
+            f"info={'None' if info is None else info.name}, in_channels={in_channels}, out_channels={out_channels}, "
+            f"edge_channels={edge_channels}"
+        )
     edge_channels = info.edge_channels if config.conv_type.takes_edge_attr else None
     weighs = _weighs_edges(config, info)
     edge_encoder = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,15 +131,17 @@ class ActDrop:
         seed: int | None = None,
     ) -> Tensor:
         """Apply to [N, D]; in ``training`` ``mask`` [N, D] bool or ``seed`` sets dropout, neither draws a seed."""
-        drop = self._drop(training, mask, seed)
+        drop = self.drop(training, mask, seed)
         kind = kind_of(norm, x)
         if kind is None:
             return self.by_op("none", nn.Identity(), _called(norm, x, graph), graph, drop)
         return self.by_op(kind, norm, x, graph, drop)
 
-    def by_op(self, kind: ops.Norm, norm: Any, x: Tensor, graph: Graph | None, drop: cpu.Drop = cpu.NO_DROP) -> Tensor:
+    def by_op(
+        self, kind: ops.Norm, norm: nn.Module, x: Tensor, graph: Graph | None, drop: cpu.Drop = cpu.NO_DROP
+    ) -> Tensor:
         """Apply through the op for a kind of norm, with the module's parameters and statistics."""
-        x, stats = statistics(norm, x) if kind == "batch" else (x, None)
+        x, stats = statistics(norm, x) if isinstance(norm, _BatchNorm) else (x, None)
         return ops.norm_act_drop(
             x,
             getattr(norm, "weight", None),
@@ -168,37 +169,32 @@ class ActDrop:
 
     def write(
         self,
-        norm: Any,
+        norm: nn.Module,
         out: Tensor,
         x: Tensor,
         work: WorkSpace,
-        *,
-        training: bool,
-        mask: Tensor | None = None,
-        seed: int | None = None,
+        drop: cpu.Drop,
     ) -> None:
         """Evaluate like a call, into a contiguous buffer; keep the statistics in the work space for `pull_back`."""
         kind, kernels = KINDS[type(norm)], ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
-        if kind == "batch":
+        if isinstance(norm, _BatchNorm):
             _write_statistics(norm, x, mean, rstd, work)
         kernels.norm_act_drop(
             x, kind=kind, out=out, eps=getattr(norm, "eps", 0.0), mean=mean, rstd=rstd, act=self.act,
-            drop=self._drop(training, mask, seed), **_affine(norm),
+            drop=drop, **_affine(norm),
         )  # fmt: skip
 
     def pull_back(
         self,
-        norm: Any,
+        norm: nn.Module,
         dx: Tensor,
         x: Tensor,
         grad: Tensor,
         work: WorkSpace,
+        drop: cpu.Drop,
         *,
-        training: bool,
         accumulate: bool,
-        mask: Tensor | None = None,
-        seed: int | None = None,
     ) -> dict[Tensor | None, Tensor]:
         """Write the gradient of x to ``dx`` after `write`, or add it with ``accumulate``; overwrites ``grad``.
 
@@ -207,12 +203,12 @@ class ActDrop:
         kind = KINDS[type(norm)]
         mean, rstd = _in_work(kind, x, work)
         dweight, dbias = x.new_empty(x.size(1)), x.new_empty(x.size(1))
-        group = rank_group(norm) if kind == "batch" else None
+        group = rank_group(norm) if isinstance(norm, _BatchNorm) else None
         affine = _affine(norm)
         ops.kernels(x).norm_act_drop_backward(
             grad, x, kind=kind, dx=dx, dweight=dweight, dbias=dbias, mean=mean, rstd=rstd,
-            fixed_stats=kind == "batch" and (group is not None or not uses_batch(norm)), act=self.act,
-            drop=self._drop(training, mask, seed), accumulate=accumulate, **affine,
+            fixed_stats=isinstance(norm, _BatchNorm) and (group is not None or not uses_batch(norm)), act=self.act,
+            drop=drop, accumulate=accumulate, **affine,
         )  # fmt: skip
         if group is not None:
             # The kernel treats the statistics of all ranks as constants: add the gradient through them to every row.
@@ -225,7 +221,8 @@ class ActDrop:
         found = {affine["weight"]: dweight, affine["bias"]: dbias}
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 
-    def _drop(self, training: bool, mask: Tensor | None, seed: int | None) -> cpu.Drop:
+    def drop(self, training: bool, mask: Tensor | None, seed: int | None) -> cpu.Drop:
+        """Return the dropout of an evaluation; in ``training``, without mask and seed, a seed is drawn."""
         if not training or self.dropout == 0.0:
             return cpu.NO_DROP
         return cpu.Drop(self.dropout, mask, draw_seed() if mask is None and seed is None else seed)
@@ -303,7 +300,7 @@ def _write_statistics(norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, w
     work.empty("count", x, ()).copy_(count)
 
 
-def _affine(norm: nn.Module) -> dict[str, Any]:
+def _affine(norm: nn.Module) -> dict[str, Tensor | None]:
     return {name: getattr(norm, name, None) for name in ("weight", "bias")}
 
 

@@ -91,7 +91,8 @@ def gen_aggr(
         x: [N, D] node features.
         graph: incoming edges by destination; isolated nodes receive 0.
         edge_attr: [E, K] edge features in the graph's order, or [E, D] where ``weight`` is ``None``; ``None`` means
-        no term. weight: [D, K] map of the edge features; ``None`` adds ``edge_attr`` as it is.
+            no term.
+        weight: [D, K] map of the edge features; ``None`` adds ``edge_attr`` as it is.
         bias: [D] added to every message; only with ``weight``.
         reduce: the reduction of the messages.
         t: inverse temperature of the softmax, dimensionless; larger approaches max. A tensor may be learned.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
@@ -33,12 +34,12 @@ def is_transformed() -> bool:
 
 def is_readable(*tensors: Tensor | None) -> bool:
     """Whether all tensors are plain memory, or are traced by a tracer that supports custom ops: not wrappers of other
-    tensors, zeros without memory, or lazily negated views."""
+    tensors, many cotangents as one (``is_grads_batched``), zeros without memory, or lazily negated views."""
     for tensor in tensors:
         if tensor is None or type(tensor) is Parameter:
             continue
         if type(tensor) is Tensor:
-            if tensor.is_neg() or tensor._is_zerotensor():
+            if tensor.is_neg() or tensor._is_zerotensor() or is_legacy_batchedtensor(tensor):
                 return False
         elif type(tensor) not in _TRACED and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             return False

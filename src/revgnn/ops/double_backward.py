@@ -8,10 +8,10 @@ compiled graph, raises an error instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._library.custom_ops import CustomOpDef
 
 from .checks import is_readable
@@ -23,7 +23,10 @@ def asks_reference(*cotangents: Tensor) -> bool:
 
 
 def gradients(
-    call: Callable[..., Any], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor], needs: Sequence[bool]
+    call: Callable[..., Tensor | tuple[Tensor | None, ...]],
+    inputs: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor],
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Differentiate ``call(*inputs)`` by autograd, in a way that can be differentiated again where that is asked for.
 
@@ -33,7 +36,13 @@ def gradients(
         cotangents: of the tensors that it returns.
         needs: whose gradients are wanted.
     Returns: one gradient for each input, ``None`` where none is wanted.
+    Raises: RuntimeError: a cotangent stands for many.
     """
+    if any(is_legacy_batchedtensor(cotangent) for cotangent in cotangents):
+        raise RuntimeError(
+            "a kernel's gradient takes one cotangent at a time, got many at once (is_grads_batched or vectorize=True); "
+            'call it once for each, or evaluate the forward inside of revgnn.ops.using("reference")'
+        )
     tracks_autograd = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that what is wanted are the gradients at this call alone.
@@ -51,7 +60,7 @@ def gradients(
 def refuse_second(backward_op: CustomOpDef) -> None:
     """Let the gradient of a custom op that is itself a gradient be an error that says what to do."""
 
-    def refuse(ctx: Any, *grads: Tensor) -> None:
+    def refuse(ctx: object, *grads: Tensor) -> None:
         raise RuntimeError(
             f"{backward_op._qualname} is a gradient, and has none of its own where torch.compile or a tensor subclass "
             'holds the op; differentiate twice outside of it, or inside of revgnn.ops.using("reference")'

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
 from ..graph import Graph
+from ..stack.gradients import FunctionContext
 from . import double_backward
 from .checks import is_readable, is_transformed
 from .choice import backend_for, lacks
@@ -137,13 +138,18 @@ class KernelOp(Generic[P, A, O]):
 
 
 # ---------------------------------------------------------------------- the lean way
+class _OpContext(FunctionContext):
+    rest: Sequence[Any]
+    """The arguments that are not tensors."""
+
+
 def _function(op: KernelOp[P, A, O]) -> type[torch.autograd.Function]:
     """Make the autograd Function of an op."""
     make: Callable[..., A] = op.arguments
     outputs_of, forward_of, saved_of, backward_of = op.outputs, op.forward, op.saved, op.backward
     count, num_results = op.num_tensors, op.num_results
 
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+    def forward(ctx: _OpContext, *arguments: object) -> tuple[Tensor | None, ...]:
         a, needs = make(*arguments), ctx.needs_input_grad
         outputs = outputs_of(a, needs)
         forward_of(a, outputs)
@@ -151,9 +157,10 @@ def _function(op: KernelOp[P, A, O]) -> type[torch.autograd.Function]:
         ctx.save_for_backward(*saved_of(a, outputs, needs))
         return outputs[:num_results]
 
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _OpContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs, rest, saved = ctx.needs_input_grad, ctx.rest, ctx.saved_tensors
-        a, outputs = make(*saved[:count], *rest), saved[count:]
+        a = make(*saved[:count], *rest)
+        outputs: Any = saved[count:]
         cotangents = grads if num_results == 1 else tuple(grad for grad in grads if grad is not None)
         if double_backward.asks_reference(*cotangents):
             found = _by_reference(op, a, outputs, cotangents, needs)
@@ -252,24 +259,28 @@ class _CustomOp(Generic[A, O]):
             for grad, need in zip(found, needs, strict=True)
         )
 
-    def setup(self, ctx: Any, inputs: Any, output: Any) -> None:
+    def setup(self, ctx: _OpContext, inputs: Sequence[Any], output: Results) -> None:
         """What `vjp` finds in ``ctx``."""
         outputs: Any = _tuple(output)
         ctx.mark_non_differentiable(*outputs[self.num_results :])
         a = self.arguments(inputs[: self.num_tensors], inputs[self.num_tensors :])
         saved = self.op.saved(a, outputs, ctx.needs_input_grad)
         ctx.save_for_backward(*saved, *inputs[self.num_tensors : self.settings_from])
-        ctx.settings = inputs[self.settings_from :]
+        ctx.rest = inputs[self.settings_from :]
 
-    def vjp(self, ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def vjp(self, ctx: _OpContext, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[: self.num_tensors])
-        found = _tuple(self.backward_op(*cotangents[: self.num_results], *ctx.saved_tensors, *ctx.settings, needs))
+        found = _tuple(self.backward_op(*cotangents[: self.num_results], *ctx.saved_tensors, *ctx.rest, needs))
         nothing = (None,) * (len(ctx.needs_input_grad) - self.num_tensors)
         return *(grad if need else None for grad, need in zip(found, needs, strict=True)), *nothing
 
 
 def _defined(
-    name: str, run: Callable[..., Any], fake: Callable[..., Any], takes: Sequence[str], num_returns: int
+    name: str,
+    run: Callable[..., O],
+    fake: Callable[..., O],
+    takes: Sequence[str],
+    num_returns: int,
 ) -> CustomOpDef:
     """Define one custom op from functions that return tuples."""
     schema = f"({', '.join(takes)}) -> ({', '.join(['Tensor'] * num_returns)})"
@@ -281,7 +292,7 @@ def _defined(
     return custom
 
 
-def _one(outputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+def _one(outputs: tuple[Tensor | None, ...]) -> Tensor | tuple[Tensor | None, ...] | None:
     """As a custom op returns it: a single tensor as itself."""
     return outputs[0] if len(outputs) == 1 else outputs
 

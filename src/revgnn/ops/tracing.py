@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,13 +32,16 @@ def reverse_tensors(graph: Graph, *inputs: Tensor | None) -> tuple[Tensor | None
     return made
 
 
+_T = TypeVar("_T")
+
+
 class _OneCall(Graph):
     """A graph that lasts for one call of a custom op: what is derived of it needs no memory that outlives a tracer."""
 
     def __post_init__(self) -> None:
         pass
 
-    def _cached(self, cache: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
+    def _cached(self, cache: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
         value = cache[name] = make()
         return value
 

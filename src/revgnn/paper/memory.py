@@ -58,7 +58,7 @@ class MemoryRow(TypedDict):
     date: str
 
 
-class StepMemory(TypedDict):
+class MemoryFigures(TypedDict):
     """The memory of a recipe that did not run, for a table; in GiB."""
 
     memory_gb: float
@@ -159,7 +159,7 @@ def read_memory(results: Path) -> list[MemoryRow]:
     return [cast(MemoryRow, row) for row in read_lines(path)] if path.is_file() else []
 
 
-def newest_memory(recipe: str, rows: Sequence[MemoryRow]) -> StepMemory | None:
+def newest_memory(recipe: str, rows: Sequence[MemoryRow]) -> MemoryFigures | None:
     """Return the newest row of a recipe for a table, preferring a measured one to an estimate; ``None``: no row."""
     found = [row for row in rows if row["recipe"] == recipe]
     if not found:

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from ..repeat import Spread, spread
 from ..report.row import integer
-from .memory import ESTIMATE, MemoryRow, StepMemory, newest_memory
+from .memory import ESTIMATE, MemoryFigures, MemoryRow, newest_memory
 from .results import Changed, RunRow
 from .targets import TARGETS, TableRow, Target
 
@@ -81,13 +81,13 @@ class Entry(TypedDict):
     """Of the recipe's network."""
     assumed: list[str]
     notes: list[str]
-    memory: StepMemory | None
+    memory: MemoryFigures | None
     """For a recipe that did not run."""
     measured: list[Group]
     """Full runs first; empty without runs."""
 
 
-class Table(TypedDict):
+class TableReport(TypedDict):
     """A table of the paper beside measured results."""
 
     table: int
@@ -96,7 +96,7 @@ class Table(TypedDict):
     summary: str
 
 
-def build_table(number: int, rows: Sequence[RunRow], memory: Sequence[MemoryRow] = ()) -> Table:
+def build_table(number: int, rows: Sequence[RunRow], memory: Sequence[MemoryRow] = ()) -> TableReport:
     """Combine a table of the paper with the rows of finished runs.
 
     Args:
@@ -131,7 +131,7 @@ def build_table(number: int, rows: Sequence[RunRow], memory: Sequence[MemoryRow]
     return {"table": number, "title": TABLES[number], "rows": found, "summary": _summary(found)}
 
 
-def table_lines(table: Table) -> list[list[str]]:
+def table_lines(table: TableReport) -> list[list[str]]:
     """Format a table as cells under `HEAD`: one line per row, and one more for each further group of its runs."""
     lines = []
     for row in table["rows"]:
@@ -163,7 +163,7 @@ def table_lines(table: Table) -> list[list[str]]:
     return lines
 
 
-def markdown_table(table: Table) -> str:
+def markdown_table(table: TableReport) -> str:
     """Format a table as Markdown, with its notes below."""
     lines = [f"**Table {table['table']}**: {table['title']}", "", "| " + " | ".join(HEAD) + " |"]
     lines.append("|---|" + "---:|" * (len(HEAD) - 2) + "---|")
@@ -171,7 +171,7 @@ def markdown_table(table: Table) -> str:
     return "\n".join([*lines, "", table["summary"], *(f"\n- {note}" for note in notes(table))])
 
 
-def notes(table: Table) -> list[str]:
+def notes(table: TableReport) -> list[str]:
     """Return the notes of the marked rows, each once with the names of its rows."""
     rows_by_note: dict[str, list[str]] = {}
     for row in table["rows"]:

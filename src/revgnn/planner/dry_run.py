@@ -56,7 +56,7 @@ class RepeatedBatch:
         self._batch, self._count, self._is_new = batch, count, is_new
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
+        """Steps in an epoch."""
         return self._count
 
     def train(self, epoch: int) -> Series:
@@ -64,7 +64,7 @@ class RepeatedBatch:
         return Series(self._count, lambda number: self._underived() if self._is_new else self._batch)
 
     def evaluate(self) -> Series:
-        """Give the batch."""
+        """Yield the batch once."""
         return Series(1, lambda number: self._batch)
 
     def _underived(self) -> Batch:
@@ -135,7 +135,8 @@ def made_up_batches(run: Experiment, shape: GraphShape, data: Dataset) -> Batche
 
 
 def ways_of_trial(run: Experiment) -> Iterator[Experiment]:
-    """The ways that a run's steps take; a fixed point is given all its iterations: sizes do not tell what it needs."""
+    """Return the runs whose steps are measured; a fixed point takes all its iterations, because sizes do not say how
+    many it needs."""
     for way in ways_of(run):
         if not isinstance(way.model, ModelConfig) or way.model.backprop != "implicit":
             yield way
@@ -145,7 +146,7 @@ def ways_of_trial(run: Experiment) -> Iterator[Experiment]:
 
 
 def _scaled(run: Experiment, factor: float) -> Experiment:
-    """Scale the numbers of a run's network that count rows, or bytes of them."""
+    """Scale the fields of a run's model that are numbers of rows, or bytes of rows."""
     run = with_budget(run, factor)
     if not isinstance(run.model, ModelConfig):
         return run
@@ -161,7 +162,7 @@ def with_budget(run: Experiment, factor: float) -> Experiment:
 
 
 def factors_of_trials(run: Experiment, shape: GraphShape) -> list[float]:
-    """Choose two factors of a step, or 1 alone."""
+    """Choose the factors by which trials scale a step: two, or 1 alone for a small step."""
     step = step_shape(run, shape)
     width = max(size_of(run.model).width, 8)
     largest = max((step.edges + step.nodes) * width, 1)
@@ -171,7 +172,7 @@ def factors_of_trials(run: Experiment, shape: GraphShape) -> list[float]:
 
 
 def depths_of_trials(run: Experiment) -> list[int | None]:
-    """Choose two depths, or ``None`` alone: all layers."""
+    """Choose the depths of trials: two, or ``None`` alone, which means all layers."""
     model = run.model
     if not isinstance(model, ModelConfig) or model.backprop == "implicit" or model.memory_budget is not None:
         return [None]
@@ -204,12 +205,12 @@ def with_layers(run: Experiment, layers: int | None) -> Experiment:
 def at_most(
     run: Experiment, shape: GraphShape, times: float, deeper: int | None = None
 ) -> tuple[Experiment, GraphShape]:
-    """Scale a run and its data down to a size that can be measured, beyond that of the trials of its prediction.
+    """Scale a run and its data down to a size that can be measured, but is larger than the trials of its prediction.
 
     Args:
-        run, shape: what `estimate` takes.
-        times: nodes and edges, of the larger trial's.
-        deeper: layers, of the deeper trial's, at most; ``None``: all that the net has.
+        run, shape: as in `estimate`.
+        times: factor of the nodes and edges of the larger trial.
+        deeper: largest factor of the layers of the deeper trial; ``None``: all layers.
     """
     factor = min(times * factors_of_trials(run, shape)[-1], 1.0)
     return at_size(run, shape, factor, deeper)
@@ -227,7 +228,7 @@ def at_size(
 
 
 def measured_peak(run: Experiment, shape: GraphShape) -> int:
-    """Measure what `estimate` predicts: the peak of training steps on a made-up data set of the whole shape."""
+    """Measure the peak of training steps on a synthetic data set of the whole shape, which `estimate` predicts."""
     shape = enough(run, shape)
     with as_tried(run, shape) as whole:
         data = made_up_data(whole, shape)
@@ -238,13 +239,13 @@ def measured_peak(run: Experiment, shape: GraphShape) -> int:
 def measured_seconds(
     run: Experiment, shape: GraphShape, *, steps: int = 5, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Measure the median time of training steps on a made-up data set of the whole shape.
+    """Measure the median time of training steps on a synthetic data set of the whole shape.
 
     Args:
-        run, shape: what `estimate` takes.
-        steps: that count, at least 1; one before them, which makes what graphs derive and keep, does not.
-        clock: tells the seconds; `time.process_time` where other programs run, and with one thread.
-    Returns: seconds; the making of batches is not in them.
+        run, shape: as in `estimate`.
+        steps: number of measured steps, at least 1; a step before them fills the caches of the graphs.
+        clock: returns seconds; use `time.process_time` with one thread on a busy machine.
+    Returns: seconds, without the making of batches.
     """
     shape = enough(run, shape)
     with as_tried(run, shape) as whole:
@@ -264,7 +265,7 @@ def measured_seconds(
 
 
 def enough(run: Experiment, shape: GraphShape) -> GraphShape:
-    """As many graphs as some steps see."""
+    """Return the number of graphs in some steps."""
     if not shape.info.task_spec.has_many_graphs or run.batch_size is None:
         return shape
     return shape.scaled(min(4 * STEPS * run.batch_size / shape.graphs, 1.0))

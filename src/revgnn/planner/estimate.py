@@ -116,7 +116,7 @@ def _along(places: Sequence[float], values: Sequence[float], where: float) -> fl
 
 
 def _with_batches(run: Experiment, shape: GraphShape, peaks: dict[str, float]) -> dict[str, float]:
-    """Add to the peaks of steps what batches and their making take beside them."""
+    """Add the memory of batches, and of making them, to the peaks of steps."""
     memory, prefetch = batch_memory(run.loader, shape), run.loader.prefetch
     waiting = min(prefetch, steps_of(run, shape) - 1) * memory.batch
     beside = memory.kept + (waiting + memory.later if prefetch else 0.0)
@@ -127,7 +127,7 @@ def _with_batches(run: Experiment, shape: GraphShape, peaks: dict[str, float]) -
 
 
 def predicted(run: Experiment, dataset: Dataset | Store, batches: Batches) -> Predicted | None:
-    """Say what to expect of a run over data that are loaded, as reports keep it; ``None``: over a graph on disk."""
+    """Predict the memory of a run on loaded data, for its report; ``None`` for a graph on disk."""
     if isinstance(dataset, Store):
         return None
     shape = shape_of_dataset(dataset)
@@ -138,7 +138,7 @@ def predicted(run: Experiment, dataset: Dataset | Store, batches: Batches) -> Pr
 
 
 def count_weights(run: Experiment, shape: GraphShape) -> tuple[int, int]:
-    """Count the trained numbers of a run's network, and the tensors that they are in, without making it."""
+    """Count the trainable parameters of a run's network, and their tensors, without building it at full depth."""
     dataset = made_up(shape.scaled(64 / shape.rows) if shape.rows > 64 else shape)
 
     def count(layers: int | None) -> tuple[int, int]:
@@ -164,12 +164,12 @@ MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1}
 
 
 def weight_kinds(run: Experiment, parameters: int, tensors: int) -> dict[str, int]:
-    """Bytes of a network's numbers, of their gradients, and of what the optimizer keeps of them.
+    """Return the bytes of parameters, gradients and optimizer state.
 
     Args:
-        run: whose optimizer; a mean of the weights is a part of what it keeps.
-        parameters: trained numbers.
-        tensors: that they are in; of each the optimizer counts the steps, in a float32.
+        run: the run; a moving average of its weights counts as optimizer state.
+        parameters: number of trainable parameters.
+        tensors: number of their tensors; the optimizer has a float32 step counter for each.
     """
     weights = parameters * BYTES
     kept = MOMENTS[run.train.optimizer] + (run.train.ema_decay is not None)
@@ -178,7 +178,7 @@ def weight_kinds(run: Experiment, parameters: int, tensors: int) -> dict[str, in
 
 
 def _kinds(run: Experiment, shape: GraphShape, weights: dict[str, int], peak: int) -> dict[str, int]:
-    """Tell the kinds apart that closed forms give; the rest is work space and what waits for the backward."""
+    """Split a peak into kinds: those that have closed forms, and the rest, which is work space and activations."""
     nodes, edges = step_size(run, shape)
     kinds = {
         **weights,
@@ -199,7 +199,7 @@ def _kinds(run: Experiment, shape: GraphShape, weights: dict[str, int], peak: in
 
 
 def stored_states(run: Experiment, nodes: int) -> int:
-    """Bytes of the streams [N, D] that wait for the backward, or are its gradient."""
+    """Return the bytes of the streams [N, D] that are saved for the backward, and of their gradient."""
     model, size = run.model, size_of(run.model)
     stream = nodes * size.width * BYTES
     if not isinstance(model, ModelConfig):

@@ -32,14 +32,14 @@ STEPS = 4
 
 
 def resident_in_isolation(run: Experiment, data: GraphShape | Path) -> Resident | None:
-    """Measure what the first training steps of a run take of the machine, on the CPU and on as many threads as here.
+    """Measure the resident memory of a run's first training steps on the CPU, with as many threads as this process.
 
     Args:
-        run: of a fixed point that is unrolled at first, solved steps are taken too.
-        data: the shape of made-up data; or below which folder the run's own data lie, which are read.
-    Returns: the growth above the interpreter and its libraries, the data included; and all that the process took.
-        ``None`` where the system does not tell.
-    Raises: RuntimeError: the process failed, with what it said last.
+        run: the run; if it first unrolls a fixed point, steps that solve it are measured too.
+        data: the shape of synthetic data; or the folder of data, from which the run's own data are read.
+    Returns: the growth above the interpreter and its libraries, with the data, and the size of the process; ``None`` if
+        the system does not report it.
+    Raises: RuntimeError: the process failed; the message has its last output.
     Cost: seconds to start an interpreter, and the steps.
     """
     request = {

@@ -46,13 +46,13 @@ class BatchMemory:
 
 
 class EvenPartition:
-    """Parts that are equal runs of nodes, so that chance has no part in what is measured."""
+    """A partition into equal runs of consecutive nodes, so that the measurement is deterministic."""
 
     def __init__(self, num_nodes: int) -> None:
         self.num_nodes = num_nodes
 
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
-        """Give the part of every node; nothing is drawn."""
+    def __call__(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+        """Return the part of every node; no random numbers are drawn."""
         return torch.from_numpy((np.arange(self.num_nodes) * num_parts // self.num_nodes).astype(np.int32))
 
 
@@ -80,7 +80,7 @@ def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
 
 
 def _measured(loader: LoaderConfig, shape: GraphShape, factor: float) -> BatchMemory:
-    """Make the first batches of an epoch of a graph at a factor of its shape."""
+    """Measure the making of an epoch's first batches on a graph whose shape is scaled by a factor."""
     data = partitioned_data(loader, shape, shape.scaled(factor))
     at_once = max(round(EDGES_AT_ONCE * factor), 1)
     batches = partitioned_batches(scaled_loader(loader, factor), shape, data, edges_at_once=at_once)
@@ -107,12 +107,12 @@ def scaled_loader(loader: LoaderConfig, factor: float) -> LoaderConfig:
 
 
 def partitioned_data(loader: LoaderConfig, shape: GraphShape, small: GraphShape) -> Dataset:
-    """Make up a data set that `partitioned_batches` cuts.
+    """Make a synthetic data set for `partitioned_batches`.
 
     Args:
         loader: not the kind "full".
-        shape: of the whole data set, whose share of edges is kept.
-        small: what is made up.
+        shape: of the whole data set; the share of its edges within parts is kept.
+        small: shape of the synthetic data set.
     """
     if loader.kind == "neighbor":
         return made_up(small)
@@ -123,12 +123,12 @@ def partitioned_data(loader: LoaderConfig, shape: GraphShape, small: GraphShape)
 def partitioned_batches(
     loader: LoaderConfig, shape: GraphShape, data: Dataset, *, edges_at_once: int = EDGES_AT_ONCE
 ) -> Batches:
-    """Give the batches of such a data set, none made ahead.
+    """Return the batches of such a data set, without prefetching.
 
     Args:
         loader, shape: as for `partitioned_data`.
-        data: what it gave.
-        edges_at_once: as `PartBatches`.
+        data: the result of `partitioned_data`.
+        edges_at_once: as in `PartBatches`.
     """
     if loader.kind == "neighbor":
         return make_batches(data, None, 0, replace(loader, prefetch=0))
@@ -137,6 +137,6 @@ def partitioned_batches(
     if loader.kind == "clusters":
         # METIS has looked at the graph, which keeps what it derived, before the first batch is made.
         assert source.graph.edge_index.size(1) == data.num_edges
-        partition = ClusterPartition(partition.draw(np.random.default_rng(0), parts).long(), parts)
+        partition = ClusterPartition(partition(np.random.default_rng(0), parts).long(), parts)
     training = PartBatches(source, partition, parts, 0, edges_at_once=edges_at_once)
-    return NodeBatches(training, FullBatch(data, source.graph))
+    return NodeBatches(training, FullBatch(data, source.graph).evaluate)

@@ -22,8 +22,8 @@ def training_memory(run: Experiment, dataset: Dataset | Store) -> int:
     """Measure the peak bytes of training steps on the CPU, by the definition that reports use.
 
     Args:
-        run: its epochs do not matter: the first steps of two are taken, so that the optimizer's state is there; and of
-            a fixed point that is unrolled at first, solved ones too.
+        run: the run; the first steps of two epochs are measured, so that the optimizer has its state. If the run first
+            unrolls a fixed point, steps that solve it are measured too.
         dataset: the data of the run.
     """
 
@@ -35,7 +35,7 @@ def training_memory(run: Experiment, dataset: Dataset | Store) -> int:
 
 
 def ways_of(run: Experiment) -> Iterator[Experiment]:
-    """A run and, where its first epochs unroll a fixed point, the same run that solves it from the first on."""
+    """Return a run and, if its first epochs unroll a fixed point, also the run that solves it from the start."""
     yield run
     if (
         isinstance(run.model, ModelConfig)
@@ -51,11 +51,12 @@ def step_peaks(
     """Measure the peaks of the phases of a run's first steps: two of each of two epochs.
 
     Args:
-        run: what is trained and how.
-        batches: of the steps.
-        dataset: that they are of.
-        held: tensors of the batches that are there before the first step; ``None``: what the loader's kind holds.
-    Returns: the phases of `dry_run`, gradients cut into `pieces`; and "first batch", where batches are made ahead.
+        run: the run.
+        batches: its batches.
+        dataset: its data.
+        held: tensors of batches that exist before the first step; ``None``: those that the loader holds.
+    Returns: the peak of each phase of `dry_run`, with gradients cut into `pieces`; and of "first batch", if batches are
+        prefetched.
     """
     run = run.for_data(dataset.info)
     model = make_model(run, dataset.info)
@@ -74,12 +75,12 @@ def step_peaks(
 
 
 def pieces(phase: str, trace: Sequence[AllocationEvent]) -> Peaks:
-    """Cut a phase by the gradients that it leaves, and give the peak of each piece.
+    """Cut a phase where gradients appear, and return the peak of each piece.
 
     Each piece grows with depth along a line of its own. Before the first gradient all activations are there. While
     gradients come, the highest moment is near the head (all activations, gradients apart) or near the encoder (all
-    gradients). After the last gradient there are no activations. A small trial is highest in another piece than the
-    whole run, so that one peak for all of them would be carried on along the wrong line.
+    gradients). After the last gradient there are no activations. The peak of a small trial may lie in another piece
+    than that of the whole run, so each piece is extrapolated by itself.
     """
     total = max(there for _, there in trace)
     if not total:

@@ -11,7 +11,7 @@ WIDTH = 64
 
 
 class ModelSize(NamedTuple):
-    """The fields of a model's configuration that say how large it is; the defaults are of a model that lacks them."""
+    """The fields of a model's configuration that describe its size, with defaults for a model that lacks them."""
 
     layers: int = 1
     """L, its ``num_layers``."""
@@ -24,6 +24,6 @@ class ModelSize(NamedTuple):
 
 
 def size_of(model: ModelBuilder) -> ModelSize:
-    """Read the size of a model off its configuration."""
+    """Read the size of a model from its configuration."""
     fields = {"layers": "num_layers", "width": "hidden_channels", "hops": "hops", "kind": "kind"}
     return ModelSize(**{name: getattr(model, field) for name, field in fields.items() if hasattr(model, field)})

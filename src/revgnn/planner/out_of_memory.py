@@ -35,12 +35,12 @@ class DoesNotFitError(MemoryError):
 
 @contextmanager
 def out_of_memory_answered(run: Experiment, data_root: Path, *, device: str) -> Iterator[None]:
-    """Turn an allocation that failed into an `DoesNotFitError` that says what fits into the memory there is.
+    """Turn a failed allocation into a `DoesNotFitError` that lists settings that fit into the available memory.
 
     Args:
-        run: what runs inside.
-        data_root: where its data lies.
-        device: "cpu", or anything else for the accelerator that is there.
+        run: the run inside the context.
+        data_root: folder of its data.
+        device: "cpu", or any other name for the accelerator.
     """
     try:
         yield
@@ -58,7 +58,7 @@ def out_of_memory_answered(run: Experiment, data_root: Path, *, device: str) -> 
 
 
 def memory_there_is(device: str) -> int:
-    """Give the bytes that a run may take: all of the accelerator, or what is free for this process on this machine."""
+    """Return the bytes that a run may use: the whole accelerator, or the free memory of this machine."""
     if _is_gpu(device):
         return int(torch.cuda.mem_get_info()[1])
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]

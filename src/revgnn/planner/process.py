@@ -49,7 +49,7 @@ def slack(run: Experiment, shape: GraphShape) -> float:
 
 
 def data_bytes(run: Experiment, shape: GraphShape) -> int:
-    """Give the bytes of a data set in memory that are in no step's tensors: of a graph on disk none."""
+    """Return the bytes of a data set in memory that are not among a step's tensors; 0 for a graph on disk."""
     if run.loader.kind == "ondisk":
         return 0
     by_row = 2 * INDEX if shape.info.task_spec.has_classes else INDEX + shape.info.num_outputs * FLOAT

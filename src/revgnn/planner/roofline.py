@@ -61,11 +61,11 @@ Source: NVIDIA's data sheets (H100 SXM, A100 80 GB SXM, V100 SXM2)."""
 
 
 def rates_of(device: str, gpu: str = "h100") -> MachineRates:
-    """Give the rates of a device: measured on this CPU, or a GPU's from its data sheet.
+    """Return the rates of a device: measured on this CPU, or a GPU's from its data sheet.
 
     Args:
         device: "cpu" or "cuda".
-        gpu: which, for "cuda"; a key of `GPUS`.
+        gpu: a key of `GPUS`, for "cuda".
     Raises: ValueError: an unknown GPU.
     """
     if device == "cpu":
@@ -115,7 +115,7 @@ class Work:
     """Of matrix products."""
 
     def seconds(self, rates: MachineRates) -> float:
-        """How long it takes at these rates."""
+        """Return the time at these rates."""
         return self.gathered / rates.gather + self.streamed / rates.stream + self.flops / rates.products
 
 
@@ -132,11 +132,11 @@ PASSES = 8
 
 
 def run_seconds(run: Experiment, shape: GraphShape, rates: MachineRates) -> float:
-    """Estimate how long a run takes: the steps of all its epochs, and its evaluations.
+    """Estimate the time of a run: the steps of all its epochs, and its evaluations.
 
     Args:
-        run: as configured; an end that comes early is not foreseen.
-        shape: of its data set, whole.
+        run: the run; early stopping is not predicted.
+        shape: shape of the whole data set.
         rates: of the machine.
     """
     train, loader = run.train, run.loader
@@ -158,10 +158,10 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int, *, tra
     """Count the work of a step.
 
     Args:
-        run: the network.
-        shape: of the data: widths of input, output and edge features.
-        nodes, edges: that the step sees.
-        trains: whether it is differentiated; an evaluation is not.
+        run: the run; its model decides the work.
+        shape: widths of the data: input, output and edge features.
+        nodes, edges: of the step.
+        trains: whether the step is differentiated; False for an evaluation.
     """
     model = run.model
     layers, width, hops, kind = size_of(model)

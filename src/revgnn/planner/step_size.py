@@ -11,18 +11,20 @@ from .synthetic import GraphShape
 
 KEPT = 0.5
 """Share of the edges that batches of METIS clusters keep, where it is not known: 0.51 of ogbn-arxiv's, by 32 of 512."""
+PARTS = ("random", "clusters", "ondisk")
+"""Kinds of loader whose batches are parts of the graph."""
 TRAINED = 0.6
 """Share of the rows to train on, where it is not known."""
 
 
 def step_size(run: Experiment, shape: GraphShape) -> tuple[int, int]:
-    """Nodes and edges that a training step sees, as expected."""
+    """Return the expected numbers of nodes and edges of a training step."""
     step = step_shape(run, shape)
     return step.nodes, step.edges
 
 
 def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
-    """The shape of what a training step sees: of a data set of its own, all of which is in the step."""
+    """Return the shape of a data set of which one training step is the whole."""
     loader = run.loader
     if shape.info.task_spec.has_many_graphs:
         graphs = min(run.batch_size or shape.graphs, shape.graphs)
@@ -42,7 +44,7 @@ def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
 
 
 def steps_of(run: Experiment, shape: GraphShape) -> int:
-    """Steps of an epoch."""
+    """Return the steps of an epoch."""
     rows = shape.train or round(TRAINED * shape.rows)
     batch = run.batch_size if shape.info.task_spec.has_many_graphs else run.loader.batch_size
     if shape.info.task_spec.has_many_graphs or run.loader.kind == "neighbor":
@@ -51,9 +53,9 @@ def steps_of(run: Experiment, shape: GraphShape) -> int:
 
 
 def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
-    """Nodes that sampled neighbourhoods reach and edges between them, were degrees equal and ends random.
+    """Return the nodes of sampled neighbourhoods and the edges between them, for equal degrees and random neighbours.
 
-    Real ones meet more often, and nodes with few edges draw fewer: the counts are rather too large.
+    Real neighbourhoods overlap more, and nodes of low degree sample fewer edges, so both counts are upper estimates.
     """
     roots = shape.train or round(TRAINED * shape.rows)
     degree = shape.edges / shape.nodes
@@ -71,7 +73,11 @@ def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
 
 
 def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
-    """Share of the edges, loops apart, that lie within a part of an epoch."""
+    """Return the share of the edges, without self loops, that lie within a part of an epoch.
+
+    Raises: ValueError: batches of this kind are not parts.
+    """
+    _check_parts(loader)
     if loader.kind == "random":
         return 1 / steps_by_parts(loader, shape)
     if loader.kind == "clusters":
@@ -82,7 +88,7 @@ def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
 
 
 def kept_by(batches: Batches, shape: GraphShape) -> float:
-    """Count the share of the edges, loops apart, that the batches of an epoch keep; batches left out count as others.
+    """Count the share of the edges, without self loops, that the batches of an epoch keep.
 
     Cost: the batches of an epoch.
     """
@@ -93,7 +99,19 @@ def kept_by(batches: Batches, shape: GraphShape) -> float:
 
 
 def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
-    """Steps of an epoch by parts that are drawn, or read from disk."""
+    """Return the steps of an epoch by parts, which are drawn or read from disk.
+
+    Raises: ValueError: batches of this kind are not parts.
+    """
+    _check_parts(loader)
     parts = shape.parts if loader.kind == "ondisk" else loader.num_parts
     assert parts is not None, "LoaderConfig has checked it"
     return -(-parts // (loader.parts_per_batch or 1))
+
+
+def _check_parts(loader: LoaderConfig) -> None:
+    if loader.kind not in PARTS:
+        raise ValueError(
+            f"the size of a step is known for loader.kind=full, neighbor, {', '.join(PARTS)}, got {loader.kind}; plan "
+            "with one of these, or measure a run"
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..data import LoaderConfig
 from ..experiment import Experiment
@@ -67,13 +66,13 @@ def what_fits(
     """Search for settings that fit a memory limit, those closest to the original run first.
 
     Args:
-        run: what is wanted.
-        shape: of its data set: `shape_of_dataset` of loaded data, `shape_of_config` without.
-        memory: bytes that the process may take, the interpreter included; or that a GPU has for tensors.
-        rates: of the machine that will run; ``None`` measures this CPU.
-        progress: told what is tried.
-    Returns: the run as it is, first; then every other way that was tried and fits. Where the run fits as it is, that is
-        a budget for stored layers at most, which saves time; where its data alone do not fit, nothing else is tried.
+        run: the run.
+        shape: shape of its data: `shape_of_dataset` of loaded data, `shape_of_config` without data.
+        memory: limit in bytes, for the process with its interpreter; or for tensors on a GPU.
+        rates: of the machine that will train; ``None`` measures this CPU.
+        progress: called with a description of each trial.
+    Returns: the run as it is, first; then every tried suggestion that fits. If the run fits as it is, only a budget for
+        stored layers is suggested, which saves time; if its data alone do not fit, nothing is tried.
     Cost: about a second of small trials for each way.
     """
     rates = rates_of("cpu") if rates is None else rates
@@ -112,14 +111,14 @@ class _Room:
         return estimate(run, shape)
 
     def share(self, prediction: Prediction) -> float:
-        """What of the memory is taken, the interpreter apart; fits: at most 1."""
+        """Return the share of the memory that is used, without the interpreter; at most 1 if it fits."""
         fixed = interpreter_bytes() if self.rates.device == "cpu" else 0
         there = self.memory / MARGIN - fixed
         needed = (prediction.process if self.rates.device == "cpu" else prediction.peak) - fixed
         return needed / there if there > 0 else math.inf
 
     def left(self, prediction: Prediction) -> float:
-        """Bytes of tensors that could be added; below zero where it does not fit."""
+        """Return the bytes of tensors that could be added; negative if it does not fit."""
         if self.rates.device == "cpu":
             return (self.memory / MARGIN - prediction.process) / STORED_SLACK
         return self.memory / MARGIN - prediction.peak
@@ -142,7 +141,7 @@ def _suggestion(what: str, changes: Changes, same: str, run: Experiment, shape: 
 
 
 def _ways(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """Ways to run in less memory, as (words, assignments, what stays the same)."""
+    """Yield suggestions that need less memory, as (description, assignments, what stays the same)."""
     if not room.holds_data(run, shape):
         return
     model = run.model
@@ -177,12 +176,11 @@ def _other_modes(model: ModelConfig) -> Iterator[tuple[str, Changes, str]]:
 
 
 def _leanest(run: Experiment) -> Experiment:
-    """The same gradient in less memory, where there is a way."""
+    """Return the run with the least memory that has the same gradient."""
     model = run.model
     if not isinstance(model, ModelConfig) or model.backprop != "store":
         return run
-    way: Any = "reversible" if model.coupling == "grouped" else "checkpoint"
-    return replace(run, model=replace(model, backprop=way))
+    return replace(run, model=replace(model, backprop="reversible" if model.coupling == "grouped" else "checkpoint"))
 
 
 def _budget(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
@@ -201,7 +199,7 @@ def _budget(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[s
 
 
 def _parts(run: Experiment, lean: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """The fewest random parts, about, with which it fits: as it is differentiated now, and as leanly as can be."""
+    """Suggest about the fewest random parts that fit, with the run's own backpropagation and with the leanest one."""
     for start in [run] if lean == run else [run, lean]:
         now = start.loader.num_parts if start.loader.kind == "random" else None
         parts = 2 if now is None else 2 * now
@@ -224,7 +222,7 @@ def _parts(run: Experiment, lean: Experiment, shape: GraphShape, room: _Room) ->
 
 
 def _fewer_parts(run: Experiment, shape: GraphShape, room: _Room) -> Iterator[tuple[str, Changes, str]]:
-    """Half of the parts from disk in a step, over and over: drawn parts would need the whole graph in memory."""
+    """Suggest fewer parts from disk per step, halved repeatedly; random parts would need the whole graph in memory."""
     parts = run.loader.parts_per_batch or 1
     while parts > 1:
         parts //= 2

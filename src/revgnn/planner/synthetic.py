@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,11 +70,11 @@ class GraphShape:
         return self.info.num_rows
 
     def scaled(self, factor: float) -> GraphShape:
-        """The same data set with so many times the nodes, edges, graphs and labels; factor above 0."""
+        """Return the shape with nodes, edges, graphs and labels multiplied by a factor above 0."""
         return replace(self, info=self.info.scaled(factor))
 
     def counted(self, **counts: int) -> GraphShape:
-        """The same data set with other counts: ``nodes``, ``edges``, or rows to ``train`` on."""
+        """Return the shape with other counts of ``nodes``, ``edges``, or rows to ``train`` on."""
         old = self.info.counts
         splits = (("train", counts.pop("train")),) if "train" in counts else old.splits
         return replace(self, info=replace(self.info, counts=replace(old, splits=splits, **counts)))
@@ -92,7 +91,7 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
     """Return the shape of a data set from its configuration, without its data.
 
     Args:
-        config: of an OGB or embedded data set, or of a folder of tables.
+        config: the configuration of an OGB or embedded data set, or of a folder of tables.
     Raises:
         ValueError: the data set's sizes are not known without it.
         FileNotFoundError: the folder has neither tables nor a manifest.
@@ -138,7 +137,7 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
 
 
 def _published(config: DatasetConfig) -> GraphInfo | None:
-    """What is known of a data set that has every edge in both directions and no self loops."""
+    """Return the metadata of a published data set, with every edge in both directions; ``None``: it is not known."""
     if config.name == "minefield":
         return make_minefield(config.minefield).info
     planetoid = {info.name: info for info in PLANETOID.values()}
@@ -163,7 +162,7 @@ def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
         folder: with ``manifest.json``, with ``graph.yaml``, or with the tables nodes and edges.
         columns: what is known of the columns; ``None``: all is inferred.
     Raises:
-        FileNotFoundError: it has neither.
+        FileNotFoundError: the folder has neither.
         ValueError: the manifest lacks a count, or the tables have no column of numbers.
     """
     if is_store(folder):
@@ -190,7 +189,7 @@ def shape_of_folder(folder: Path, columns: Columns | None = None) -> GraphShape:
 
 
 def _with_edges(shape: GraphShape, config: DatasetConfig) -> GraphShape:
-    """Count what is done to the edges of tables; repeats are unknown, so each edge is counted both ways."""
+    """Count the edges of tables after preparation; duplicates are unknown, so each edge counts in both directions."""
     edges, assumed = shape.edges, list(shape.assumed)
     if config.undirected:
         edges *= 2
@@ -208,7 +207,7 @@ def _from_manifest(folder: Path) -> GraphShape:
 
 
 def _within_parts(store: Store) -> float:
-    """Share of the edges with both ends in one part, by some of the parts."""
+    """Estimate the share of the edges with both ends in one part, from some of the parts."""
     within = edges = 0
     for number in range(0, store.num_parts, -(-store.num_parts // READ_PARTS)):
         ptr = store.array(number, "block_ptr.npy")
@@ -221,10 +220,10 @@ def made_up(shape: GraphShape, seed: int = 0, *, runs: int = 1, kept: float = 1.
     """Make a synthetic data set of a shape: random features, labels and edges, every edge in both directions.
 
     Args:
-        shape: its counts are met exactly but for an odd edge.
-        seed: of all that is random.
-        runs: node-level, equal runs of nodes, from the first to the last.
-        kept: share of the edges, loops apart, with both ends in one of these runs; as many in each.
+        shape: its shape; an odd number of edges is rounded down.
+        seed: seed of the random numbers.
+        runs: number of equal runs of consecutive nodes, at node level.
+        kept: share of the edges, without self loops, with both ends in one run; equally many in each run.
     Cost: the whole data set in memory.
     """
     rng, info = np.random.default_rng(seed), shape.info
@@ -260,7 +259,7 @@ def _features(rng: np.random.Generator, rows: int, columns: int, categories: tup
 
 def _edges(
     shape: GraphShape, rng: np.random.Generator, runs: int, kept: float
-) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[Any, Any]]:
+) -> tuple[torch.Tensor | None, torch.Tensor | None, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
     if shape.info.task_spec.has_many_graphs:
         return _small_graphs(shape, rng)
     loops = np.arange(shape.nodes) if shape.info.self_loops else np.empty(0, np.int64)
@@ -276,8 +275,8 @@ def _edges(
 
 def _small_graphs(
     shape: GraphShape, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, np.ndarray[Any, Any]]:
-    """Graphs of equal size, but for one node and one edge more in some."""
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+    """Make graphs whose sizes differ by at most one node and one edge."""
     node_ptr = np.arange(shape.graphs + 1) * shape.nodes // shape.graphs
     pair_ptr = np.arange(shape.graphs + 1) * (shape.edges // 2) // shape.graphs
     of = np.repeat(np.arange(shape.graphs), np.diff(pair_ptr))

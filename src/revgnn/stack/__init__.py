@@ -15,10 +15,11 @@ from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
 from .fused import FusedBlock, WorkSpace, has_hooks
 from .fused_head import FusedHead
 from .layer_run import split
-from .recompute import is_watched, parts_of
+from .recompute import parts_of
 from .recomputing import is_recomputing, recomputing
 from .seeds import draw_seed, fold_seed
 from .stack import Stack
+from .surface import is_watched
 
 __all__ = [
     "BACKPROPS",

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .gradients import refusing_second
+from .gradients import FunctionContext, refusing_second
 from .rank_group import Exchange, RankGroup, is_alone
 from .recomputing import is_recomputing
 
@@ -187,11 +186,16 @@ def sum_over_ranks(own: Tensor, group: RankGroup) -> Tensor:
 
 
 # ---------------------------------------------------------------------- implementation
+class _RanksContext(FunctionContext):
+    group: RankGroup
+    counts: bool
+
+
 class _OverRanks(torch.autograd.Function):
     """Return the rows unchanged and the statistics of all ranks' rows; the module's docstring gives the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float, group: RankGroup) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: _RanksContext, x: Tensor, eps: float, group: RankGroup) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, var, count = over_ranks(x, group)
         ctx.group, ctx.counts = group, group.counts
         ctx.save_for_backward(x, mean, (var + eps).rsqrt(), count)
@@ -199,7 +203,7 @@ class _OverRanks(torch.autograd.Function):
         return x.view_as(x), mean, var, count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: _RanksContext, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
         x, mean, rstd, count = ctx.saved_tensors
         with torch.no_grad():
             xhat = (x - mean) * rstd

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,14 +54,20 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._sizes: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._sizes: dict[int, tuple[weakref.ref[object], int]] = {}
 
     def now(self) -> int:
         """Return the live bytes."""
         self._sizes = {key: entry for key, entry in self._sizes.items() if entry[0]() is not None}
         return sum(size for _, size in self._sizes.values())
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run an operator and register its inputs and outputs."""
         kwargs = kwargs or {}
         # An input that no operator inside has returned belongs to the caller: registered with 0 bytes.
@@ -72,7 +77,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.now())
         return out
 
-    def _note(self, values: Any, *, counts: bool) -> None:
+    def _note(self, values: object, *, counts: bool) -> None:
         for tensor in _tensors(values):
             storage = tensor.untyped_storage()
             known = self._sizes.get(storage._cdata)
@@ -80,7 +85,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._sizes[storage._cdata] = weakref.ref(storage), storage.nbytes() if counts else 0
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -142,7 +147,7 @@ class MemoryBudget:
         self.limit = limit
         self.cost: LayerCost | None = None
         """The layer cost measured for the last key; None before the first measurement."""
-        self._key: tuple[Any, ...] = ()
+        self._key: tuple[object, ...] = ()
 
     def __reduce__(self) -> tuple[type[MemoryBudget], tuple[int]]:
         # A copy measures again: the cost refers to tensors that it does not have.
@@ -152,7 +157,7 @@ class MemoryBudget:
         self,
         num_layers: int,
         segments: Callable[[int], int],
-        key: tuple[Any, ...],
+        key: tuple[object, ...],
         measure: Callable[[], LayerCost],
     ) -> int:
         """Return the largest number of stored layers that fits.

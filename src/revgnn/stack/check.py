@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +13,11 @@ from .layer_run import LayerRun
 from .recomputing import snapshot
 from .reversible import Advance, advance_float
 from .stack import Stack
-from .state import ReversibleState, StoredState
+from .state import State, StoredState
 
 
 def check_inverse(
-    stack: Stack, x: Tensor, *context: Any, seed: int | None = None, limit: float | None = None
+    stack: Stack, x: Tensor, *context: object, seed: int | None = None, limit: float | None = None
 ) -> InverseCheck:
     """Find the first layer, in backward order, whose input is not reconstructed.
 
@@ -56,7 +55,7 @@ def check_inverse(
     return InverseCheck(tuple(errors), limit, next(layers, None))
 
 
-def layer_states(stack: Stack, x: Tensor, *context: Any, seed: int | None = None) -> list[Tensor]:
+def layer_states(stack: Stack, x: Tensor, *context: object, seed: int | None = None) -> list[Tensor]:
     """Evaluate a stack layer by layer, every activation stored, for whoever looks at what happens inside.
 
     Args:
@@ -74,7 +73,7 @@ def layer_states(stack: Stack, x: Tensor, *context: Any, seed: int | None = None
     return states
 
 
-def _errors(run: LayerRun, state: ReversibleState, tensors: Sequence[Tensor]) -> list[float]:
+def _errors(run: LayerRun, state: State, tensors: Sequence[Tensor]) -> list[float]:
     """Return the relative error of the reconstructed input of every layer of a run."""
     true = [_copy(state)]
     run.advance(state, tensors, lambda _: true.append(_copy(state)), keep=True)
@@ -85,5 +84,5 @@ def _errors(run: LayerRun, state: ReversibleState, tensors: Sequence[Tensor]) ->
     return errors[::-1]
 
 
-def _copy(state: ReversibleState) -> list[Tensor]:
+def _copy(state: State) -> list[Tensor]:
     return [part.clone() for part in state.parts]

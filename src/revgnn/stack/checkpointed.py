@@ -7,12 +7,11 @@ first evaluation, and gradients accumulate in buffers that are allocated before 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .gradients import pull_back
+from .gradients import FunctionContext, check_single, pull_back
 from .layer_run import Gradients, LayerRun
 from .recompute import detached_leaves
 from .state import FloatState, StoredState
@@ -34,9 +33,14 @@ def checkpointed(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     return out
 
 
+class _CheckpointedContext(FunctionContext):
+    run: LayerRun
+    num_context: int
+
+
 class _Checkpointed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: LayerRun, num_context: int, x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: _CheckpointedContext, run: LayerRun, num_context: int, x: Tensor, *tensors: Tensor) -> Tensor:
         state = FloatState(x, run.coupling.num_groups)
         run.advance(state, tensors[:num_context], keep=True)
         ctx.run, ctx.num_context = run, num_context
@@ -44,14 +48,18 @@ class _Checkpointed(torch.autograd.Function):
         return state.join()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run: LayerRun = ctx.run
+    def backward(ctx: _CheckpointedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a checkpointed stack", "choose backprop='store'")
+        run = ctx.run
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        # Under create_graph gradients are taken at the saved tensors themselves, so that they have a graph.
+        # Under create_graph gradients are taken at aliases of the saved tensors, so that they have a graph.
         creates_graph = torch.is_grad_enabled()
         count = 1 + ctx.num_context
         if creates_graph:
-            values = [value if need else value.detach() for value, need in zip(saved, needed, strict=True)]
+            # Aliases, because one of them may be another, or be computed from it.
+            values = [
+                value.view_as(value) if need else value.detach() for value, need in zip(saved, needed, strict=True)
+            ]
         else:
             sums = Gradients(saved[:count], saved[count:], needed)
             values = detached_leaves(saved, needed)
@@ -62,7 +70,7 @@ class _Checkpointed(torch.autograd.Function):
             y = state.join()
         wanted = [k for k, need in enumerate(needed) if need]
         if y.requires_grad and not creates_graph:
-            run.check_closed(y, [values[k] for k in wanted])
+            run.check_closed(y, [values[k] for k in wanted], run.layers[0][0])
         leaves = [values[k] for k in wanted]
         if not y.requires_grad:
             return None, None, *(None for _ in values)

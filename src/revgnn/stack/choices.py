@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypedDict
 
 from .budget import parse_bytes
 from .couplings import Coupling, GroupedAdditive, Residual
@@ -23,23 +23,27 @@ LAYERS_PER_SEGMENT = 32
 """Segment length of ``segments="auto"``: a float32 state drifts by less than 5e-6 over it, even with BatchNorm."""
 
 
+class StackChoices(TypedDict):
+    """The arguments of `Stack` that decide how it is evaluated and differentiated."""
+
+    num_layers: int
+    coupling: CouplingName
+    num_groups: int
+    backprop: BackpropName
+    segments: int | Literal["auto"] | None
+    weight_tied: bool
+    num_distinct: int
+    schedule: ScheduleName
+    state: StateName
+    memory_budget: int | str | None
+
+
 def check_choices(
-    *,
-    channels: int,
-    num_layers: int,
-    coupling: str,
-    num_groups: int,
-    backprop: str,
-    segments: int | str | None,
-    weight_tied: bool,
-    num_distinct: int,
-    schedule: str,
-    state: str = "float",
-    memory_budget: int | str | None = None,
-    drift_every: int = 0,
-    channels_name: str = "channels",
+    channels: int, choices: StackChoices, *, drift_every: int = 0, channels_name: str = "channels"
 ) -> None:
     """Raise ValueError for an impossible combination of choices, naming the argument to change."""
+    coupling, backprop, schedule = choices["coupling"], choices["backprop"], choices["schedule"]
+    num_layers = choices["num_layers"]
     if coupling not in COUPLINGS:
         raise ValueError(f"coupling={coupling!r} is not known; choose one of {', '.join(COUPLINGS)}")
     if backprop not in BACKPROPS:
@@ -48,9 +52,9 @@ def check_choices(
         raise ValueError(f"schedule={schedule!r} is not known; choose cycle or head_repeat")
     if num_layers < 0:
         raise ValueError(f"num_layers must be 0 or more, got {num_layers}")
-    _check_coupling(channels, coupling, num_groups, backprop, channels_name)
-    _check_layers(num_layers, backprop, segments, weight_tied, num_distinct)
-    _check_reversible(backprop, state, memory_budget, drift_every)
+    _check_coupling(channels, coupling, choices["num_groups"], backprop, channels_name)
+    _check_layers(num_layers, backprop, choices["segments"], choices["weight_tied"], choices["num_distinct"])
+    _check_reversible(backprop, choices["state"], choices["memory_budget"], drift_every)
 
 
 def num_segments(segments: int | str | None, num_layers: int, backprop: str) -> int:

@@ -9,8 +9,8 @@ Source: the paper, section 3 (grouped reversible layers); Gomez et al. 2017 for 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from torch import Tensor
 
@@ -24,30 +24,28 @@ BranchWithVjp = Callable[[int, Tensor, Tensor], tuple[Tensor | None, Tensor | No
 put in place itself, and for the gradient of a branch that ignores its input."""
 
 
-class Coupling(Protocol):
+class Coupling(ABC):
     """The rule by which a layer adds its branches to a state of ``num_groups`` parts."""
 
     num_groups: int
-    invertible: bool
 
+    @abstractmethod
     def forward(self, state: State, branch: Branch) -> None:
         """Advance the state by one layer."""
-        ...
 
+    @abstractmethod
     def backward(self, state: State, grads: list[Tensor], branch: BranchWithVjp) -> None:
         """Invert one layer: replace the state and the gradients of its output by those of its input, in place."""
-        ...
 
+    @abstractmethod
     def inputs(self, i: int) -> Sequence[int]:
         """Return the parts whose sum the branch of group i reads."""
-        ...
 
 
-class Residual:
+class Residual(Coupling):
     """``x' = x + f(x)``: the plain residual layer. It has no inverse."""
 
     num_groups = 1
-    invertible = False
 
     def forward(self, state: State, branch: Branch) -> None:
         """Advance the state by one layer."""
@@ -62,13 +60,11 @@ class Residual:
         return [0]
 
 
-class GroupedAdditive:
+class GroupedAdditive(Coupling):
     """``x_0' = x_2 + ... + x_C;  x_i' = x_i + f_i(x_{i-1}')`` for i = 1..C: invertible for every f.
 
     ``x_0'`` excludes ``x_1``; otherwise inverting group 1 would need its own result.
     """
-
-    invertible = True
 
     def __init__(self, num_groups: int) -> None:
         self.num_groups = num_groups

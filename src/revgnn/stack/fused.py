@@ -7,14 +7,16 @@ kept; the numerics tests compare the two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from .recompute import is_watched, parts_of
+from .recompute import parts_of
+from .surface import is_watched
 
 
 class WorkSpace:
@@ -25,6 +27,11 @@ class WorkSpace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._parts: dict[str, WorkSpace] = {}
+
+    def part(self, name: str) -> WorkSpace:
+        """Return a work space of its own, whose names are not those of this one; made on first use."""
+        return self._parts.setdefault(name, WorkSpace())
 
     def empty(self, name: str, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Return a contiguous, uninitialised buffer with the dtype and device of ``like``, and its shape unless
@@ -44,11 +51,11 @@ class FusedBlock(Protocol):
     ``to``: overwrite for ``sign`` 0, add for 1, subtract for -1.
     """
 
-    def fuses(self, x: Tensor, *context: Any) -> bool:
+    def fuses(self, x: Tensor, *context: object) -> bool:
         """Whether the fused evaluation supports these arguments; constant within a step."""
         ...
 
-    def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: Any, work: WorkSpace) -> None:
+    def add_value(self, to: Tensor, sign: int, x: Tensor, seed: int, *context: object, work: WorkSpace) -> None:
         """Put ``f(x)`` into ``to``, which may be ``x`` itself."""
         ...
 
@@ -60,20 +67,20 @@ class FusedBlock(Protocol):
         cotangent: Tensor,
         dx: Tensor,
         seed: int,
-        *context: Any,
+        *context: object,
         accumulate: bool,
         work: WorkSpace,
-    ) -> Mapping[Any, Tensor]:
+    ) -> Mapping[Tensor | None, Tensor]:
         """Put ``f(x)`` into ``to`` and ``J^T cotangent`` into ``dx``: add to it with ``accumulate``, else overwrite.
 
         Neither ``to`` nor ``dx`` shares memory with an input.
 
-        Returns: the gradients of the parameters.
+        Returns: the gradients of the parameters, and of the tensors in ``context`` that this block has a share in.
         """
         ...
 
 
-def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
+def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
     """Whether a block's fused evaluation supports these arguments; the caller checks for hooks."""
     return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
 
@@ -81,6 +88,16 @@ def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a module or a submodule has hooks or a replaced forward."""
     return any(is_watched(part) for part in parts_of(module))
+
+
+def unobserved() -> AbstractContextManager[object]:
+    """Hide what is evaluated inside from the caller's dispatch modes: selective checkpointing, for example, expects the
+    same operators in every forward. Modes that count memory or replace tensors stay."""
+    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
+    is_hidden = modes and not any(
+        getattr(mode, "counts_memory_only", False) or getattr(mode, "_mode_key", None) is not None for mode in modes
+    )
+    return _disable_current_modes() if is_hidden else nullcontext()
 
 
 def is_anything_watched() -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd.function import FunctionCtx
 
 
 class GradientSums:
@@ -67,9 +69,35 @@ def pull_back(
     return found
 
 
+class FunctionContext(FunctionCtx):
+    """Types of what autograd gives to a Function's ``forward`` and ``backward``; a subclass declares what it stores."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    if TYPE_CHECKING:
+
+        def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 def anchor_of(x: Tensor) -> Tensor:
     """Return an empty tensor that depends on ``x`` in autograd's graph and keeps no memory of it."""
     return x[..., :0].clone()
+
+
+def check_single(cotangent: Tensor, what: str, remedy: str) -> None:
+    """Raise RuntimeError if a cotangent stands for many, as under ``is_grads_batched`` and ``vectorize=True``: the
+    backward evaluates modules again, which cannot be done once for many.
+
+    Args:
+        what: name of what is differentiated, for the message.
+        remedy: what to do instead, for the message.
+    """
+    if is_legacy_batchedtensor(cotangent):
+        raise RuntimeError(
+            f"{what} takes one cotangent at a time, got many at once (is_grads_batched or vectorize=True); call it "
+            f"once for each, or {remedy}"
+        )
 
 
 def refusing_second(
@@ -93,13 +121,17 @@ def refusing_second(
     return found
 
 
+class _Words(FunctionContext):
+    words: tuple[str, str]
+
+
 class _NotTwice(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, words: tuple[str, str], num_anchors: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _Words, words: tuple[str, str], num_anchors: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.words = words
         return tuple(grad.detach() for grad in tensors[num_anchors:])
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Words, *_: Tensor) -> tuple[Tensor | None, ...]:
         what, remedy = ctx.words
         raise RuntimeError(f"{what} cannot be differentiated twice: its gradient is computed without a graph; {remedy}")

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .state import Form, State
+
 
 class Word(NamedTuple):
     """An integer format: the dtype, and how many of its bits are used."""
@@ -37,7 +39,7 @@ _BYTE = 8
 
 
 @dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(Form):
     """The number format of one run: ``value = steps * 2**exponent``, converted to the stream's dtype."""
 
     num_groups: int
@@ -55,10 +57,6 @@ class FixedPoint:
         """Make a state from ``x``, rounded to steps."""
         parts = [self.steps(part, 0).contiguous() for part in x.chunk(self.num_groups, dim=-1)]
         return FixedPointState(self, parts, [], 0)
-
-    def kept(self, state: FixedPointState, y: Tensor) -> list[Tensor]:
-        """Return the tensors to save for `reopen`: the integers and the lost bits."""
-        return [*state.parts, *(byte for of_groups in state.lost_bits for byte in of_groups)]
 
     def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> FixedPointState:
         """Restore the saved state, with ``copy`` in new memory; the lost bits are only read."""
@@ -80,7 +78,7 @@ class FixedPoint:
         return (steps.to(self.wide) * 2.0 ** self.exponents[layer]).to(self.stream)
 
 
-class FixedPointState:
+class FixedPointState(State):
     """A stream as C integer tensors, updated in place.
 
     Args:
@@ -102,13 +100,6 @@ class FixedPointState:
     def read(self, i: int) -> Tensor:
         """Return part i as a branch reads it, in the stream's dtype."""
         return self.form.read(self.parts[i], self.layer)
-
-    def sum_from(self, start: int) -> Tensor:
-        """Return the sum of the parts from ``start`` on, as `read` returns them."""
-        total = self.read(start)
-        for i in range(start + 1, len(self.parts)):
-            total = total + self.read(i)
-        return total
 
     def add(self, i: int, delta: Tensor) -> None:
         """Add a branch's value, rounded to steps."""
@@ -141,6 +132,10 @@ class FixedPointState:
                 part += (byte >> (position % _BYTE)) & ((1 << count) - 1)
                 part -= 1 << (count - 1)
         self.layer = before
+
+    def kept(self, y: Tensor) -> list[Tensor]:
+        """Return the integers and the lost bits."""
+        return [*self.parts, *(byte for of_groups in self.lost_bits for byte in of_groups)]
 
     def join(self) -> Tensor:
         """Return the stream, [..., D], in its own dtype."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from .couplings import Coupling
-from .fused import WorkSpace, is_anything_watched, is_fused
+from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobserved
 from .gradients import GradientSums, pull_back
 from .recompute import Recompute, View
 from .recomputing import is_recomputing
@@ -46,7 +46,7 @@ class Autocast(NamedTuple):
         """Return the current autocast state."""
         return cls(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
 
-    def __call__(self) -> AbstractContextManager[Any]:
+    def __call__(self) -> AbstractContextManager[object]:
         """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
         return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
 
@@ -63,7 +63,7 @@ class LayerRun:
     seed: int | None
     """The step's seed; ``None``: evaluation without a seed. Blocks then receive 0, and torch's generators are not
     seeded."""
-    context: tuple[Any, ...]
+    context: tuple[object, ...]
     """The context arguments, with ``None`` where a tensor belongs."""
     places: tuple[tuple[int, bool], ...]
     """For every context tensor: its position among the arguments, and whether it is split."""
@@ -85,7 +85,7 @@ class LayerRun:
             found = self.__dict__["_recompute"] = Recompute(views, self.device)
         return found
 
-    def arguments(self, tensors: Sequence[Tensor], group: int) -> list[Any]:
+    def arguments(self, tensors: Sequence[Tensor], group: int) -> list[object]:
         """Return the context arguments for a group's block."""
         arguments = list(self.context)
         for (position, is_split), tensor in zip(self.places, tensors, strict=True):
@@ -139,7 +139,7 @@ class LayerRun:
                         value: Tensor = block(x, seed, *arguments)
                 elif not state.tracks_autograd and not is_watched and self._is_fused(block, x, arguments):
                     if keep:
-                        self.recompute.record((layer, i), block)
+                        self.recompute.record((layer, i), blocks[i])
                     return self._add_value(block, state.target(i), 1, x, seed, arguments, work)
                 else:
                     draws = None if self.seed is None else seed
@@ -201,7 +201,7 @@ class LayerRun:
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
 
-    def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[Any]) -> bool:
+    def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
         """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
         recomputation decides alike."""
         if not self.views[block].is_bare:
@@ -210,7 +210,7 @@ class LayerRun:
             return is_fused(block, x, arguments)
 
     def _check_repeats(
-        self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[Any], value: Tensor
+        self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[object], value: Tensor
     ) -> None:
         """Raise RuntimeError if a block does not repeat its value; checked once per block."""
         block = self.layers[layer][group]
@@ -220,57 +220,65 @@ class LayerRun:
             # The library's own block is pure, and a rank without rows, which fuses nothing, must not evaluate more
             # often than the others.
             return
-        with torch.no_grad(), self._again(layer, group):
+        with torch.no_grad(), unobserved(), self._again(layer, group):
             other = block(x, seed, *arguments)
         check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
         self.checked.repeats.add(block)
 
-    def check_closed(self, value: Tensor, leaves: Iterable[Tensor], blocks: Sequence[nn.Module] | None = None) -> None:
-        """Raise RuntimeError if the value of blocks (``None``: of all) depends on a tensor that requires a gradient but
-        is not among the leaves, which receive one; checked once per block."""
-        blocks = [block for blocks in self.layers for block in blocks] if blocks is None else blocks
-        if self.checked is None or all(block in self.checked.closed for block in blocks):
-            return
-        check_closed(value, leaves, type(blocks[0]).__name__)
-        self.checked.closed.update(blocks)
+    def check_closed(self, value: Tensor, leaves: Iterable[Tensor], block: nn.Module) -> None:
+        """Raise RuntimeError if the value of a block depends on a tensor that requires a gradient but is not among the
+        leaves, which receive one."""
+        if self.checked is not None:
+            check_closed(value, leaves, type(block).__name__)
 
     @torch.no_grad()
     def _add_value(
-        self, block: Any, to: Tensor | None, sign: int, x: Tensor, seed: int, arguments: Sequence[Any], work: WorkSpace
+        self,
+        block: FusedBlock,
+        to: Tensor | None,
+        sign: int,
+        x: Tensor,
+        seed: int,
+        arguments: Sequence[object],
+        work: WorkSpace,
     ) -> Tensor | None:
         """Add a fused block's value to ``to``; return the value if ``to`` is None."""
-        value = work.empty("value", x) if to is None else None
+        target = work.empty("value", x) if to is None else to
         with self.autocast():
-            target, sign = (value, 0) if to is None else (to, sign)
-            block.add_value(target, sign, x, seed, *arguments, work=work)
-        return value
+            block.add_value(target, 0 if to is None else sign, x, seed, *arguments, work=work)
+        return target if to is None else None
 
     @torch.no_grad()
     def _add_value_and_grad(
         self,
-        block: Any,
+        block: FusedBlock,
         to: Tensor | None,
         into: Tensor | None,
         x: Tensor,
         cotangent: Tensor,
         seed: int,
-        arguments: Sequence[Any],
+        arguments: Sequence[object],
         sums: Gradients,
         work: WorkSpace,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Evaluate a fused block: subtract its value from ``to`` and add its gradient to ``into``; return each one
         whose target is None."""
-        value = work.empty("value", x) if to is None else None
-        grad = work.empty("grad", x) if into is None else None
-        target, receiver = (value if to is None else to), (grad if into is None else into)
+        target = work.empty("value", x) if to is None else to
+        receiver = work.empty("grad", x) if into is None else into
         with self.autocast():
             found = block.add_value_and_grad(
                 target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
                 accumulate=into is not None, work=work,
             )  # fmt: skip
-        for parameter, share in found.items():
-            sums.parameters.add(self.recompute.position(parameter), share)
-        return value, grad
+        shared: dict[object, int] = {
+            arguments[place]: k for k, (place, is_split) in enumerate(self.places) if not is_split
+        }
+        for tensor, share in found.items():
+            if tensor in shared:
+                sums.context.add(shared[tensor], share)
+            else:
+                sums.parameters.add(self.recompute.position(tensor), share)
+        return target if to is None else None, receiver if into is None else None
 
     def _value_and_grad(
         self,
@@ -278,7 +286,7 @@ class LayerRun:
         x: Tensor,
         cotangent: Tensor,
         seed: int,
-        arguments: list[Any],
+        arguments: list[object],
         group: int,
         sums: Gradients,
     ) -> tuple[Tensor, Tensor | None]:
@@ -288,16 +296,17 @@ class LayerRun:
         wanted_places = [k for k, needed in enumerate(sums.context.needed) if needed]
         with torch.enable_grad(), self.autocast():
             leaf = x.detach().requires_grad_()
-            leaves = []
+            leaves: list[Tensor] = []
             for k in wanted_places:
-                position = self.places[k][0]
-                arguments[position] = arguments[position].detach().requires_grad_()
-                leaves.append(arguments[position])
+                argument = arguments[self.places[k][0]]
+                assert isinstance(argument, Tensor), "places are of tensors"
+                leaves.append(argument.detach().requires_grad_())
+                arguments[self.places[k][0]] = leaves[-1]
             value = block(leaf, seed, *arguments)
         if not value.requires_grad:
             return value, None
         wanted = [leaf, *leaves, *parameters.values()]
-        self.check_closed(value, wanted, [block])
+        self.check_closed(value, wanted, block)
         # Copied, because autograd may return the cotangent itself as a gradient, and the caller keeps adding to it.
         grads = pull_back(value, cotangent.to(value.dtype, copy=True), wanted)
         for k, grad in zip(wanted_places, grads[1 : 1 + len(leaves)], strict=True):

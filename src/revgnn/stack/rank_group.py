@@ -55,7 +55,7 @@ class RankGroup:
         """Gather the tensors of all ranks, [W, ...], with zeros for ranks whose rows do not count."""
         return self.gather(own if self.counts else torch.zeros_like(own))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _no_group, ()
 
 

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.utils import parametrize
 
 from .recomputing import is_recomputing, recomputing
+from .surface import Surface, put_surface, put_surfaces, surface_of
 
 _SMALL = 4096
 """Number of elements up to which a buffer's copy is kept without comparing."""
@@ -37,11 +39,13 @@ class View:
         self.flags = [part.training for part in self.parts]
         self.slots: list[tuple[dict[str, Any], str]] = []
         """For every parameter, the dictionary that holds it, and its name there."""
-        self.buffers: list[tuple[dict[str, Any], str]] = []
+        self.buffers: list[tuple[dict[str, Tensor | None], str]] = []
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
             self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
-        self.is_bare = not any(is_watched(part) for part in self.parts)
+        self.surfaces = [surface_of(part) for part in self.parts]
+        """Hooks and a replaced forward of every submodule."""
+        self.is_bare = not any(self.surfaces)
         """Whether no submodule has hooks or a replaced forward."""
         self.is_pure = bool(getattr(module, "is_pure", False)) or (
             self.is_bare and all(type(part) in _PURE for part in self.parts)
@@ -99,7 +103,7 @@ class Recompute:
         """Repeat with these very tensors in the places of parameters."""
         self._values, self._needed = leaves, None
 
-    def position(self, leaf: Tensor) -> int:
+    def position(self, leaf: Tensor | None) -> int:
         """Where a leaf of the module that is being evaluated again stands among the parameters."""
         return next(position for position, other in self._leaves.items() if other is leaf)
 
@@ -122,16 +126,16 @@ class Recompute:
         """
         view = self._views[module]
         if view.is_pure and not (keep and view.buffers) and not is_recomputing():
-            return call()
+            with _uncached():
+                return call()
         conditions = _conditions(view, self._generators(view) if seed is None else [])
         if is_recomputing():
             # Inside a repetition, or a trial before the step: restore the buffers afterwards.
             with self._restored(module, conditions._replace(states=[]), seed):
                 value = call()
-        elif view.is_pure or seed is None:
-            value = call()
         else:
-            with _seeded(self._generators(view), seed):
+            rngs = [] if view.is_pure or seed is None else self._generators(view)
+            with _seeded(rngs, seed or 0), _uncached():
                 value = call()
         if keep:
             self._recorded[key] = conditions.settled()
@@ -180,6 +184,7 @@ class Recompute:
         flags = [part.training for part in view.parts]
         rngs = self._generators(view)
         states = [rng.get_state() for rng in rngs] if seed is not None or conditions.states else []
+        changed: list[tuple[nn.Module, Surface]] = []
         try:
             self._leaves = self._leaves_at({position for _, _, position in slots})
             for holder, name, position in slots:
@@ -189,12 +194,13 @@ class Recompute:
                 kept.holder[kept.name] = kept.value.clone() if kept.is_copy and not view.is_pure else kept.value
             if flags != view.flags:
                 _set_flags(view.parts, view.flags)
+            changed = put_surfaces(view.parts, view.surfaces)
             for rng, state in zip(rngs, conditions.states, strict=False):
                 rng.set_state(state)
             if seed is not None:
                 for rng in rngs:
                     rng.manual_seed(seed)
-            with recomputing():
+            with recomputing(), _uncached():
                 yield
         finally:
             self._leaves = outside
@@ -204,6 +210,8 @@ class Recompute:
                 kept.holder[kept.name] = buffer
             if flags != view.flags:
                 _set_flags(view.parts, flags)
+            for part, surface in changed:
+                put_surface(part, surface)
             for rng, state in zip(rngs, states, strict=False):
                 rng.set_state(state)
 
@@ -216,7 +224,7 @@ def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Te
 class _Buffer(NamedTuple):
     """A buffer's value at an evaluation: a copy, or the tensor itself with its version counter."""
 
-    holder: dict[str, Any]
+    holder: dict[str, Tensor | None]
     name: str
     value: Tensor
     is_copy: bool
@@ -242,8 +250,9 @@ class _Conditions(NamedTuple):
         for kept in self.buffers:
             now = kept.holder[kept.name]
             # Comparing synchronises with the device; a small copy is cheaper to keep.
-            is_same = kept.value.numel() > _SMALL and now is not None and torch.equal(now, kept.value)
-            buffers.append(kept._replace(value=now, is_copy=False, version=version_of(now)) if is_same else kept)
+            if now is not None and kept.value.numel() > _SMALL and torch.equal(now, kept.value):
+                kept = kept._replace(value=now, is_copy=False, version=version_of(now))
+            buffers.append(kept)
         has_drawn = any(
             not torch.equal(state, rng.get_state()) for state, rng in zip(self.states, self.rngs, strict=True)
         )
@@ -268,7 +277,11 @@ _NOTHING = _Conditions([], [], [])
 
 def _conditions(view: View, rngs: list[torch.Generator]) -> _Conditions:
     # Copied now, because batch norm updates its statistics without a change of the version counter.
-    buffers = [_Buffer(holder, name, holder[name].clone(), True) for holder, name in view.buffers]
+    buffers = [
+        _Buffer(holder, name, value.clone(), True)
+        for holder, name in view.buffers
+        if (value := holder[name]) is not None
+    ]
     return _Conditions(buffers, [rng.get_state() for rng in rngs], rngs)
 
 
@@ -284,15 +297,15 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     return list(found)
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether this module itself has hooks or a replaced forward."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-    )
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Compute parametrized weights anew inside ``torch.nn.utils.parametrize.cached()``: one that was computed without a
+    graph, or from other parameters, must not be kept for others, nor taken from them."""
+    before, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = before
 
 
 def generators(device: torch.device) -> list[torch.Generator]:

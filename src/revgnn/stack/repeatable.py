@@ -1,4 +1,4 @@
-"""Check once per block that it repeats its value and that every tensor it uses receives its gradient."""
+"""Check once per block that it repeats its value, and in every backward that each tensor it uses gets a gradient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from .drift import relative_error
 
 
 class Checked:
-    """The blocks that passed the checks: `check_repeats` and `check_closed`."""
+    """The blocks that passed `check_repeats`."""
 
     def __init__(self) -> None:
         self.repeats: WeakSet[nn.Module] = WeakSet()
-        self.closed: WeakSet[nn.Module] = WeakSet()
 
     def __reduce__(self) -> tuple[type[Checked], tuple[()]]:
         # A copy has other blocks.

@@ -9,18 +9,17 @@ Source: the paper, section 3; the backward with one evaluation is derived from i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .drift import DriftMonitor
 from .fused_head import FusedHead
-from .gradients import anchor_of, refusing_second
+from .gradients import FunctionContext, anchor_of, check_single, refusing_second
 from .layer_run import Gradients, LayerRun
-from .state import FloatingPoint, FloatState, Form, ReversibleState
+from .state import FloatingPoint, FloatState, Form, State
 
-Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, ReversibleState]]
+Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, State]]
 """``(run, x, context tensors) -> (form, state after the run)``: advance a state in some number format."""
 
 
@@ -63,10 +62,23 @@ def reversible(
     return out
 
 
+class _ReversibleContext(FunctionContext):
+    run: LayerRun
+    monitor: DriftMonitor | None
+    head: FusedHead | None
+    form: Form
+    num_context: int
+    """Number of context tensors."""
+    bounds: tuple[int, int]
+    """Where the kept state, and the true input, end among the saved tensors."""
+    is_returned: bool
+    """Whether the kept state is the caller's too."""
+
+
 class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _ReversibleContext,
         settings: tuple[LayerRun, Advance, DriftMonitor | None, FusedHead | None],
         num_context: int,
         x: Tensor,
@@ -76,7 +88,7 @@ class _Reversible(torch.autograd.Function):
         run, advance, ctx.monitor, ctx.head = settings
         ctx.form, state = advance(run, x, tensors[:num_context])
         y = state.join()
-        kept = ctx.form.kept(state, y)
+        kept = state.kept(y)
         true_input = [] if ctx.monitor is None else ctx.form.open(x).parts
         ctx.run, ctx.num_context = run, num_context
         ctx.bounds = len(kept), len(kept) + len(true_input)
@@ -90,7 +102,8 @@ class _Reversible(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _ReversibleContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single(grad, "a reversible stack", "choose backprop='store'")
         saved = ctx.saved_tensors
         _, second = ctx.bounds
         with torch.no_grad():
@@ -101,9 +114,9 @@ class _Reversible(torch.autograd.Function):
         return None, None, found[0], None, *found[1:]
 
 
-def _reversed(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
+def _reversed(ctx: _ReversibleContext, grad: Tensor, saved: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the gradients of x, the context tensors and the parameters."""
-    run: LayerRun = ctx.run
+    run = ctx.run
     first, second = ctx.bounds
     kept, true_input, tensors = saved[:first], saved[first:second], saved[second + 1 :]
     context, parameters = tensors[: ctx.num_context], tensors[ctx.num_context :]

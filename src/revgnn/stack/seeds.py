@@ -15,8 +15,7 @@ def fold_seed(seed: int, *numbers: int) -> int:
     Source: the finaliser of SplitMix64 (Steele et al. 2014), applied once per number.
     """
     if uncompiled.is_compiled() and not uncompiled.is_constant(seed):  # 64 bits are too many for a compiler's integers
-        folded: int = uncompiled.call(fold_seed, seed, *numbers)
-        return folded
+        return uncompiled.call(fold_seed, seed, *numbers)
     mixed = seed & _MASK
     for number in numbers:
         mixed = (mixed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK
@@ -29,8 +28,7 @@ def fold_seed(seed: int, *numbers: int) -> int:
 def draw_seed() -> int:
     """Draw a seed from torch's global CPU generator, which ``torch.manual_seed`` sets."""
     if uncompiled.is_compiled():  # a compiled function has random numbers of its own
-        seed: int = uncompiled.call(draw_seed)
-        return seed
+        return uncompiled.call(draw_seed)
     if torch.compiler.is_exporting():
         raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,19 @@ from torch import Tensor, nn
 from . import uncompiled
 from .budget import LayerCost, MemoryBudget, layer_cost, parse_bytes, weak_key
 from .checkpointed import checkpointed
-from .choices import COUPLINGS, BackpropName, CouplingName, ScheduleName, StateName, check_choices, num_segments
+from .choices import (
+    COUPLINGS,
+    BackpropName,
+    CouplingName,
+    ScheduleName,
+    StackChoices,
+    StateName,
+    check_choices,
+    num_segments,
+)
 from .drift import DriftMonitor
 from .exact import ExactState
+from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
 from .layer_run import Autocast, ChannelSplit, LayerRun
@@ -81,20 +91,19 @@ class Stack(nn.Module):
         schedule: ScheduleName = "cycle",
     ) -> None:
         super().__init__()
-        check_choices(
-            channels=channels,
-            num_layers=num_layers,
-            coupling=coupling,
-            num_groups=num_groups,
-            backprop=backprop,
-            segments=segments,
-            state=state,
-            memory_budget=memory_budget,
-            drift_every=drift_every,
-            weight_tied=weight_tied,
-            num_distinct=num_distinct,
-            schedule=schedule,
-        )
+        choices: StackChoices = {
+            "num_layers": num_layers,
+            "coupling": coupling,
+            "num_groups": num_groups,
+            "backprop": backprop,
+            "segments": segments,
+            "weight_tied": weight_tied,
+            "num_distinct": num_distinct,
+            "schedule": schedule,
+            "state": state,
+            "memory_budget": memory_budget,
+        }
+        check_choices(channels, choices, drift_every=drift_every)
         self.channels = channels
         self._depth, self._requested_segments = num_layers, segments
         self.coupling = COUPLINGS[coupling](num_groups)
@@ -139,7 +148,7 @@ class Stack(nn.Module):
     def drift_every(self, every: int) -> None:
         self.monitor.every = every
 
-    def forward(self, x: Tensor, *context: Any, seed: int | None = None, head: FusedHead | None = None) -> Tensor:
+    def forward(self, x: Tensor, *context: object, seed: int | None = None, head: FusedHead | None = None) -> Tensor:
         """Run the layers.
 
         Args:
@@ -156,8 +165,7 @@ class Stack(nn.Module):
             that would get no gradient; in the backward of a reversible stack under ``create_graph``.
         """
         if uncompiled.is_compiled():
-            out: Tensor = uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head)
-            return out
+            return uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head)
         x, tensors, full_run = self.prepare(x, context, seed)
         if torch.compiler.is_exporting() or is_transformed():
             # An exported program has no memory to save, and torch.func takes no autograd Function without a graph.
@@ -239,7 +247,9 @@ class Stack(nn.Module):
             f"state={self.state}" + ("" if self.budget is None else f", memory_budget={self.budget.limit}")
         )
 
-    def prepare(self, x: Tensor, context: tuple[Any, ...], seed: int | None) -> tuple[Tensor, list[Tensor], LayerRun]:
+    def prepare(
+        self, x: Tensor, context: tuple[object, ...], seed: int | None
+    ) -> tuple[Tensor, list[Tensor], LayerRun]:
         """Check a call's arguments and split them into the stream, the context tensors, and one run of all layers."""
         check_recorders(x, "a stack")
         if x.size(-1) != self.channels:
@@ -313,22 +323,23 @@ class Stack(nn.Module):
         def recomputed(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], head: FusedHead | None = None) -> Tensor:
             return reversible(run, x, tensors, advance, None, head)
 
-        return layer_cost(
-            two,
-            x,
-            tensors,
-            _advance_stored,
-            recomputed,
-            saved_per_run=x.numel() * (word + lost),
-            lost_bits=x.numel() * lost,
-            with_head=None if head is None else lambda run, x, tensors: recomputed(run, x, tensors, head),
-        )
+        with unobserved():
+            return layer_cost(
+                two,
+                x,
+                tensors,
+                _advance_stored,
+                recomputed,
+                saved_per_run=x.numel() * (word + lost),
+                lost_bits=x.numel() * lost,
+                with_head=None if head is None else lambda run, x, tensors: recomputed(run, x, tensors, head),
+            )
 
     def _split_context(
-        self, context: tuple[Any, ...]
-    ) -> tuple[tuple[Any, ...], tuple[tuple[int, bool], ...], list[Tensor]]:
+        self, context: tuple[object, ...]
+    ) -> tuple[tuple[object, ...], tuple[tuple[int, bool], ...], list[Tensor]]:
         """Separate the context into a template with None for tensors, the tensors' positions, and the tensors."""
-        template: list[Any] = []
+        template: list[object] = []
         places, tensors = [], []
         for position, value in enumerate(context):
             tensor = value.value if isinstance(value, ChannelSplit) else value
@@ -355,16 +366,16 @@ class Stack(nn.Module):
         assert self.exact is not None, "only a fixed-point state has ranges"
         self.exact.largest = [value if value >= 0.0 else math.nan for value in ranges.tolist()]
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.exact is not None:
             # A resumed run needs the same scales to give the same bits.
             destination[prefix + _LARGEST] = torch.tensor(self.exact.largest, dtype=torch.float64)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, object], prefix: str, *arguments: object) -> None:
         # Optional in both directions: the same weights run with any state.
         largest = state_dict.pop(prefix + _LARGEST, None)
-        if self.exact is not None and largest is not None and largest.numel() == self.num_layers:
+        if self.exact is not None and isinstance(largest, Tensor) and largest.numel() == self.num_layers:
             self.exact.largest = largest.tolist()
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 

@@ -6,76 +6,72 @@ is a reversible run's number format: it makes a state from a stream, and saves a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 
-class State(Protocol):
-    """The stream between two layers."""
+class State(ABC):
+    """The stream between two layers, as C channel groups."""
 
+    parts: list[Tensor]
     tracks_autograd: bool
     """Whether autograd records additions; branch values then need their graphs."""
 
+    @abstractmethod
     def target(self, i: int) -> Tensor | None:
         """Return part i if a block may add to it in place; ``None``: values must be passed to `add`."""
-        ...
+
+    @abstractmethod
+    def add(self, i: int, delta: Tensor) -> None:
+        """Add a branch's value to part i."""
+
+    @abstractmethod
+    def subtract(self, i: int, delta: Tensor) -> None:
+        """Undo `add` of the same value."""
+
+    @abstractmethod
+    def join(self) -> Tensor:
+        """Return the stream, [..., D], in its original dtype."""
+
+    def kept(self, y: Tensor) -> list[Tensor]:
+        """Return the tensors to save for `Form.reopen`; ``y`` is the run's output, as `join` returned it."""
+        return [y]
 
     def read(self, i: int) -> Tensor:
         """Return part i as a branch reads it; the branch does not write to it."""
-        ...
+        return self.parts[i]
 
     def sum_from(self, start: int) -> Tensor:
-        """Return the sum of the parts from ``start`` on."""
-        ...
+        """Return the sum of the parts from ``start`` on, as `read` returns them."""
+        total = self.read(start)
+        for i in range(start + 1, len(self.parts)):
+            total = total + self.read(i)
+        return total
 
-    def add(self, i: int, delta: Tensor) -> None:
-        """Add a branch's value to part i."""
-        ...
-
-    def subtract(self, i: int, delta: Tensor) -> None:
-        """Undo `add` of the same value."""
-        ...
-
-    def enter(self, layer: int) -> None:
+    def enter(self, layer: int) -> None:  # noqa: B027 - most formats do nothing
         """Prepare for the additions of a layer, counted from the first of the run."""
-        ...
 
-    def leave(self, layer: int) -> None:
+    def leave(self, layer: int) -> None:  # noqa: B027 - most formats do nothing
         """Return to the format of the layer before, once the additions of a layer are undone."""
-        ...
 
 
-class ReversibleState(State, Protocol):
-    """A state that owns its parts and can be advanced and inverted."""
-
-    parts: list[Tensor]
-
-    def join(self) -> Tensor:
-        """Return the stream, [..., D], in its original dtype."""
-        ...
-
-
-class Form(Protocol):
+class Form(ABC):
     """The number format of a reversible run's state."""
 
-    def open(self, x: Tensor) -> ReversibleState:
+    @abstractmethod
+    def open(self, x: Tensor) -> State:
         """Make a state from the stream ``x``."""
-        ...
 
-    def kept(self, state: Any, y: Tensor) -> list[Tensor]:
-        """Return the tensors to save for `reopen`; ``y`` is the run's output."""
-        ...
-
-    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> ReversibleState:
+    @abstractmethod
+    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> State:
         """Restore the saved state; without ``copy`` in the saved memory, which must have no other user."""
-        ...
 
 
-class StoredState:
+class StoredState(State):
     """A state recorded by autograd: every addition makes a new tensor."""
 
     tracks_autograd = True
@@ -87,14 +83,6 @@ class StoredState:
         """None: nothing is added in place."""
         return None
 
-    def read(self, i: int) -> Tensor:
-        """Return part i."""
-        return self.parts[i]
-
-    def sum_from(self, start: int) -> Tensor:
-        """Return the sum of the parts from ``start`` on."""
-        return _sum(self.parts[start:])
-
     def add(self, i: int, delta: Tensor) -> None:
         """Add to part i, in the stream's dtype."""
         self.parts[i] = self.parts[i] + delta.to(self.parts[i].dtype)
@@ -102,12 +90,6 @@ class StoredState:
     def subtract(self, i: int, delta: Tensor) -> None:
         """Subtract from part i, in the stream's dtype."""
         self.parts[i] = self.parts[i] - delta.to(self.parts[i].dtype)
-
-    def enter(self, layer: int) -> None:
-        """Do nothing: all layers share one format."""
-
-    def leave(self, layer: int) -> None:
-        """Do nothing: all layers share one format."""
 
     def join(self) -> Tensor:
         """Return the stream, [..., D]."""
@@ -147,7 +129,7 @@ class FloatState(StoredState):
 
 
 @dataclass(frozen=True)
-class FloatingPoint:
+class FloatingPoint(Form):
     """The stream's own dtype: the saved tensor is the output, and undoing an addition leaves a rounding error."""
 
     num_groups: int
@@ -156,17 +138,6 @@ class FloatingPoint:
         """Make a state from a copy of ``x``."""
         return FloatState(x, self.num_groups)
 
-    def kept(self, state: FloatState, y: Tensor) -> list[Tensor]:
-        """Return the output itself."""
-        return [y]
-
     def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> FloatState:
         """Restore the state from the saved output, or from a copy of it."""
         return FloatState(kept[0], self.num_groups, copy=copy)
-
-
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total

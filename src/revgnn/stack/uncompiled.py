@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -20,11 +21,15 @@ def is_constant(number: int) -> bool:
     return torch.fx.experimental.symbolic_shapes.has_static_value(number)
 
 
-def _call(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+def _call(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     return function(*args, **kwargs)
 
 
-def __getattr__(name: str) -> Any:
+if TYPE_CHECKING:
+    call = _call
+
+
+def __getattr__(name: str) -> object:
     """Create `call` on first use, because importing the compiler takes seconds and 150 MB."""
     if name != "call":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

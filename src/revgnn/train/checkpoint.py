@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import check_plain, read_object, room_for, sha256_of, sync, versions_of, write_whole
+from ..files import check_format, check_plain, read_object, room_for, sha256_of, sync, versions_of, write_whole
 from .curve import Score
 from .distributed.fsdp import load_weights, whole
 from .optim import flatten_state, unflatten_state
@@ -357,10 +357,7 @@ def _name(epoch: int, step: int) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_object(path, CheckpointError)
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} must have format {FORMAT}, got {manifest.get('format')!r}; use the revgnn that wrote it"
-        )
+    check_format(path, manifest, FORMAT, CheckpointError)
     content = manifest.get("content")
     if not isinstance(content, dict) or manifest.get("sha256") != _digest(content):
         raise CheckpointError(f"{path} does not match its checksum")

@@ -48,7 +48,7 @@ def evaluate(
             logits, placed = forward(batch)
             for split, rows in placed.rows.items():
                 if rows.numel():
-                    ids = None if placed.ids is None else placed.ids[rows].cpu()
+                    ids = None if placed.averaged_ids is None else placed.averaged_ids[rows].cpu()
                     accumulator = accumulators.setdefault(split, MetricAccumulator(split, loss, metric))
                     accumulator.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
     if ranks is None:
@@ -123,13 +123,14 @@ def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -
     with evaluating(model):
         for batch in batches.evaluate():
             logits = forward(batch)[0].float().cpu()
-            if (batch.ids is None) != (sums is None) and (logits_of or sums is not None):
+            ids = batch.averaged_ids
+            if (ids is None) != (sums is None) and (logits_of or sums is not None):
                 raise ValueError("either all batches of an evaluation have ids or none has; those given are mixed")
-            if batch.ids is None:
-                logits_of.append(logits)
+            if ids is None:
+                logits_of.append(batch.in_order(logits))
             else:
                 sums = sums or Sums(logits.size(1))
-                sums.add(batch.ids.cpu(), logits)
+                sums.add(ids.cpu(), logits)
     return torch.cat(logits_of) if sums is None else sums.means(0, len(sums))[1]
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
-class Ranged(Protocol):
-    """A module whose results depend on the range of the values it has seen, so all ranks must share that range."""
+class LayerStack(Protocol):
+    """A stack of layers in a model: its parts are sharded one by one, and all ranks share the range of its values."""
+
+    def cut(self) -> Sequence[nn.Module]:
+        """Evaluate each part by a module call from now on, and return these modules; empty if it cannot be divided."""
+        ...
 
     def ranges(self) -> Tensor | None:
         """Return the largest magnitudes so far, [k] float64, negative if none was seen; ``None``: not tracked."""

@@ -18,7 +18,7 @@ from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
 from .losses import LOSSES
-from .model_hooks import ModelHooks, Ranged
+from .model_hooks import LayerStack, ModelHooks
 from .optim import check_and_clip
 
 
@@ -51,7 +51,7 @@ class Stepper:
         if config.loss is None:
             raise ValueError("train.loss must be named here, where nothing says what the task of the data is")
         self.loss = config.loss
-        self.ranged = [module for module in self.model.modules() if isinstance(module, Ranged)]
+        self.stacks = [module for module in self.model.modules() if isinstance(module, LayerStack)]
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
 
@@ -75,7 +75,7 @@ class Stepper:
                 self.ranks.accelerator.backward(loss if alone else loss * weight)
             value = float(loss.detach())
             sums = [sums[0] + value * weight, sums[1] + weight, sums[2] + rows]
-        self.ranks.agree(self.ranged)
+        self.ranks.agree(self.stacks)
         weighted, labels, counted = self.ranks.total(*sums)
         if not alone:
             scale_gradients(self.model.parameters(), self.ranks.size / max(labels, 1))

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from ...files import read_object
+from ...files import check_format, read_object
 from ...plain_config import from_json
 from ..batch import SPLITS
 from ..encodings import Encoding
@@ -75,12 +75,12 @@ class Manifest:
     """Metadata of the graph; widths and counts are filled in from features and parts."""
     splits: Mapping[str, int]
     """``train``, ``valid`` and ``test`` -> number of nodes."""
-    partition: Mapping[str, Any] = field(default_factory=dict)
+    partition: Mapping[str, object] = field(default_factory=dict)
     """How the graph was partitioned: method, seed, name of the hash."""
     parts: tuple[PartFacts, ...]
-    inputs: Sequence[Mapping[str, Any]] = ()
+    inputs: Sequence[Mapping[str, object]] = ()
     """The input files: name, bytes, sha256."""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     """The configuration that made it."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of dropped rows."""
@@ -172,21 +172,18 @@ def _counts(manifest: Manifest) -> dict[str, int]:
 
 def _read_content(path: Path) -> dict[str, Any]:
     whole = read_object(path, StoreError, largest=_LARGEST_MANIFEST)
-    if whole.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} must have format {FORMAT}, got {str(whole.get('format'))[:60]!r}; use the revgnn that wrote it"
-        )
+    check_format(path, whole, FORMAT, StoreError)
     content = whole.get("content")
     if not isinstance(content, dict) or whole.get("sha256") != _digest(content):
         raise StoreError(f"{path} does not match its checksum; prepare the graph again")
     return content
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _part(fields: _Fields, number: int, record: Any) -> PartFacts:
+def _part(fields: _Fields, number: int, record: object) -> PartFacts:
     where = f"parts[{number}]"
     part = _Fields(fields.path, record, where)
     files = {}
@@ -199,7 +196,7 @@ def _part(fields: _Fields, number: int, record: Any) -> PartFacts:
 class _Fields:
     """Reads the fields of a JSON object; an invalid field raises a `StoreError` that names it."""
 
-    def __init__(self, path: Path, record: Any, where: str = "") -> None:
+    def __init__(self, path: Path, record: object, where: str = "") -> None:
         self.path, self._where = path, where
         if not isinstance(record, dict):
             raise StoreError(f"{path}: {where} must be an object, got {type(record).__name__}")
@@ -227,10 +224,10 @@ class _Fields:
             self.fail(name, "must be text")
         return value
 
-    def one_of(self, name: str, choices: tuple[Any, ...]) -> Any:
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         if self.text(name) not in choices:
             self.fail(name, f"must be one of {', '.join(choices)}")
-        return self._record[name]
+        return self.text(name)
 
     def typed(self, name: str, hint: Any) -> Any:
         """Read a field of a dataclass by its annotation."""

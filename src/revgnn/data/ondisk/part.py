@@ -7,7 +7,7 @@ that any parts can be combined by reading only the blocks between them. All arra
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class ArrayFile:
     """Expected dtype and shape of an array file of a part."""
 
     name: str
-    dtype: Callable[[Manifest], np.dtype[Any]]
+    dtype: Callable[[Manifest], np.dtype[np.generic]]
     shape: Callable[[Manifest, PartFacts], tuple[int, ...]]
     present: Callable[[Manifest], bool] = lambda manifest: True
 
@@ -68,55 +68,60 @@ def part_folder(folder: Path, number: int) -> Path:
     return folder / _PARTS / f"{number:05d}"
 
 
-def write_part(
-    folder: Path,
-    number: int,
-    *,
-    num_parts: int,
-    ids: Any,
-    x: NDArray[np.float32],
-    y: NDArray[Any],
-    split: NDArray[np.int8],
-    src_part: NDArray[Any],
-    src: NDArray[Any],
-    dst: NDArray[Any],
-    edge_attr: NDArray[np.float32] | None = None,
-) -> PartFacts:
-    """Write one part; its edges may come in any order.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartArrays:
+    """The rows of a part, and the edges into them in any order."""
+
+    ids: pa.Array
+    """[n] the user's own ids, integers or strings, in the order of the rows."""
+    x: NDArray[np.float32]
+    """[n, F] finite."""
+    y: NDArray[np.int64] | NDArray[np.float32]
+    """[n] int64, -1 where unknown; or [n, T] float32, NaN where missing."""
+    split: NDArray[np.int8]
+    """[n]: 0 train, 1 valid, 2 test, -1 none."""
+    src_part: NDArray[np.integer]
+    """[e] the part of each edge's source."""
+    src: NDArray[np.integer]
+    """[e] the row of the source in its part."""
+    dst: NDArray[np.integer]
+    """[e] the row of the destination in this part."""
+    edge_attr: NDArray[np.float32] | None = None
+    """[e, K] finite; ``None``: edges have no features."""
+
+
+def write_part(folder: Path, number: int, part: PartArrays, *, num_parts: int) -> PartFacts:
+    """Write one part.
 
     Args:
         folder: the graph's folder, from `new_store`.
         number: the part's number, in ``0..num_parts-1``.
+        part: its arrays.
         num_parts: P.
-        ids: [n] Arrow array of the user's own ids, integers or strings, in the order of the rows.
-        x: [n, F] finite float32.
-        y: [n] int64, -1 where unknown; or [n, T] float32, NaN where missing.
-        split: [n] int8: 0 train, 1 valid, 2 test, -1 none.
-        src_part: [e] integer, the part of each edge's source.
-        src: [e] integer, the row of the source in its part.
-        dst: [e] integer, the row of the destination in this part.
-        edge_attr: [e, K] finite float32; ``None``: edges have no features.
     Returns: the facts for the manifest.
     Raises: ValueError: an array has another shape or type, or numbers are out of range.
     Cost: one stable sort of e keys, and a read of the written files for their hashes. Parts are independent, so several
         processes may write them.
     """
+    x, y, src, dst, edge_attr = part.x, part.y, part.src, part.dst, part.edge_attr
     nodes, edges = len(x), len(dst)
-    _check_rows(number, nodes, ids=ids, y=y, split=split)
-    _check_rows(number, edges, "edge", src_part=src_part, src=src, edge_attr=dst if edge_attr is None else edge_attr)
+    _check_rows(number, nodes, ids=part.ids, y=y, split=part.split)
+    _check_rows(
+        number, edges, "edge", src_part=part.src_part, src=src, edge_attr=dst if edge_attr is None else edge_attr
+    )
     if edges:
-        for name, values, end in (("src_part", src_part, num_parts), ("dst", dst, nodes), ("src", src, 2**31)):
+        for name, values, end in (("src_part", part.src_part, num_parts), ("dst", dst, nodes), ("src", src, 2**31)):
             if values.min() < 0 or values.max() >= end:
                 raise ValueError(f"part {number}: {name} must lie in 0..{end - 1}, got {values.min()}..{values.max()}")
     if not np.isfinite(x).all() or not (edge_attr is None or np.isfinite(edge_attr).all()):
         raise ValueError(f"part {number}: features must be finite; fill or drop what is not")
-    src, dst, edge_attr = _sorted_edges(src_part, src, dst, edge_attr)
+    src, dst, edge_attr = _sorted_edges(part.src_part, src, dst, edge_attr)
     block_ptr = np.zeros(num_parts + 1, np.int64)
-    np.cumsum(np.bincount(src_part, minlength=num_parts), out=block_ptr[1:])
+    np.cumsum(np.bincount(part.src_part, minlength=num_parts), out=block_ptr[1:])
     arrays = {
         "x.npy": x.astype("<f4", copy=False),
         "y.npy": y,
-        "split.npy": split.astype("i1", copy=False),
+        "split.npy": part.split.astype("i1", copy=False),
         "block_ptr.npy": block_ptr,
         "src.npy": src.astype("<i4", copy=False),
         "dst.npy": dst.astype("<i4", copy=False),
@@ -126,7 +131,7 @@ def write_part(
     place = part_folder(folder, number)
     place.mkdir(parents=True)
     files = {name: _write_array(place / name, array) for name, array in arrays.items()}
-    pq.write_table(pa.table({"id": ids}), place / IDS)
+    pq.write_table(pa.table({"id": part.ids}), place / IDS)
     files[IDS] = _facts(place / IDS)
     return PartFacts(nodes=nodes, edges=edges, files=files)
 
@@ -159,7 +164,7 @@ def map_array(folder: Path, manifest: Manifest, number: int, name: str) -> NDArr
     return np.memmap(path, dtype, mode="r", offset=start, shape=shape)
 
 
-def read_ids(folder: Path, manifest: Manifest, number: int) -> Any:
+def read_ids(folder: Path, manifest: Manifest, number: int) -> pa.Array:
     """Read the user's ids of a part as one Arrow array.
 
     Raises: StoreError: the file does not match the manifest.
@@ -195,13 +200,15 @@ def check_hash(path: Path, facts: FileFacts) -> None:
         raise StoreError(f"{path} does not match its checksum; prepare the graph again")
 
 
-def _check_rows(number: int, rows: int, what: str = "node", **columns: Any) -> None:
+def _check_rows(number: int, rows: int, what: str = "node", **columns: Sized) -> None:
     for name, values in columns.items():
         if len(values) != rows:
             raise ValueError(f"part {number}: {name} must have one row per {what}, {rows}, got {len(values)}")
 
 
-def edge_keys(src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any]) -> tuple[NDArray[np.int64], int, int]:
+def edge_keys(
+    src_part: NDArray[np.integer], src: NDArray[np.integer], dst: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], int, int]:
     """Number edges: ascending by (part of the source, destination, source), equal for equal edges only.
 
     Args: [e] non-negative integers, as in `write_part`.
@@ -217,8 +224,11 @@ def edge_keys(src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any]) -> t
 
 
 def _sorted_edges(
-    src_part: NDArray[Any], src: NDArray[Any], dst: NDArray[Any], edge_attr: NDArray[Any] | None
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    src_part: NDArray[np.integer],
+    src: NDArray[np.integer],
+    dst: NDArray[np.integer],
+    edge_attr: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32] | None]:
     """Sort edges by (part of the source, destination, source); repeats keep their order."""
     keys, src_bits, dst_bits = edge_keys(src_part, src, dst)
     if edge_attr is None and src_bits:
@@ -229,7 +239,7 @@ def _sorted_edges(
     return src[order], dst[order], None if edge_attr is None else edge_attr[order]
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> FileFacts:
+def _write_array(path: Path, array: NDArray[np.generic]) -> FileFacts:
     with path.open("wb") as file:
         np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return _facts(path)

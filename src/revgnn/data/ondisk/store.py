@@ -147,7 +147,7 @@ class Store:
         self._check(number)
         return map_array(self.folder, self.manifest, number, name)
 
-    def ids(self, number: int) -> Any:
+    def ids(self, number: int) -> pa.Array:
         """Read the user's own ids of a part as one Arrow array, in the order of its rows."""
         self._check(number)
         return read_ids(self.folder, self.manifest, number)
@@ -211,7 +211,7 @@ class Store:
             raise self._fault(number, "split.npy", f"must hold -1..{len(SPLITS) - 1}")
         return split
 
-    def _labels(self, number: int) -> NDArray[Any]:
+    def _labels(self, number: int) -> NDArray[np.int64] | NDArray[np.float32]:
         y = self.array(number, "y.npy")
         if self.info.task_spec.has_classes:
             known = y[self._splits(number) >= 0]
@@ -245,7 +245,7 @@ class Store:
 
     def _incoming(
         self, number: int, parts: Sequence[int], counts: NDArray[np.int64], offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float32] | None]:
         """Return the edges into one part from some parts: degree of each row, sources in the batch, edge features."""
         nodes = self.manifest.parts[number].nodes
         starts, lengths = self._blocks(number, parts)
@@ -276,7 +276,7 @@ class Store:
         block: NDArray[np.int64],
         counts: NDArray[np.int64],
         nodes: int,
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Read and check sources and destinations of the edges of some blocks."""
         src, dst = self.array(number, "src.npy")[rows], self.array(number, "dst.npy")[rows]
         for name, values, end in (("src.npy", src, counts[block]), ("dst.npy", dst, np.broadcast_to(nodes, dst.shape))):
@@ -294,7 +294,7 @@ class Store:
         return StoreError(f"{part_folder(self.folder, number) / name} {rule}; prepare the graph again")
 
 
-def _together(arrays: Sequence[NDArray[Any]]) -> Tensor:
+def _together(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     """Concatenate arrays into memory that torch allocates, so that memory measurements include it."""
     first = arrays[0]
     rows = sum(len(array) for array in arrays)

@@ -6,7 +6,6 @@ Each value knows its column's name and the numbers of its checks. Columns of a C
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +61,7 @@ class Marks:
         self._rows += other._rows
         self._checks += other._checks
 
-    def column(self) -> Any:
+    def column(self) -> pa.Array:
         """Return [rows] lists of int32, the failed checks of every row."""
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
         checks = np.concatenate(self._checks) if self._checks else np.empty(0, np.int32)
@@ -86,7 +85,7 @@ class Key:
     other: int
     """The check of texts and fractions where ids are integers."""
 
-    def read(self, batch: Any, marks: Marks) -> Any:
+    def read(self, batch: pa.RecordBatch, marks: Marks) -> pa.Array:
         """Return the ids, null for a missing or unusable one."""
         values = decoded(batch.column(self.column))
         marks.add(self.null, is_null(values))
@@ -119,7 +118,7 @@ class Numbers:
     negative: int | None = None
     """The check of numbers below 0; ``None``: they are allowed."""
 
-    def raw(self, batch: Any, marks: Marks) -> Raw:
+    def raw(self, batch: pa.RecordBatch, marks: Marks) -> Raw:
         """Return [rows, size] float64; NaN: missing, or marked."""
         values = decoded(batch.column(self.column))
         if is_text(values.type):
@@ -152,7 +151,7 @@ class Texts:
     column: str
     csv: CsvFormat = PLAIN
 
-    def raw(self, batch: Any, marks: Marks) -> Any:
+    def raw(self, batch: pa.RecordBatch, marks: Marks) -> pa.Array:
         """Return [rows] large strings; null: missing."""
         return without_words(as_text(batch.column(self.column)), self.csv.null_words or ())
 
@@ -166,7 +165,7 @@ class Times:
     """The check of texts that are no times."""
     csv: CsvFormat = PLAIN
 
-    def raw(self, batch: Any, marks: Marks) -> Raw:
+    def raw(self, batch: pa.RecordBatch, marks: Marks) -> Raw:
         """Return [rows, 1] float64 days since 1970; NaN: missing, or marked."""
         values = decoded(batch.column(self.column))
         if is_text(values.type):
@@ -186,7 +185,7 @@ class TextLists:
 
     column: str
 
-    def raw(self, batch: Any, marks: Marks) -> Any:
+    def raw(self, batch: pa.RecordBatch, marks: Marks) -> pa.Array:
         """Return [rows] large lists of large strings; null: missing."""
         return batch.column(self.column).cast(pa.large_list(pa.large_string()))
 
@@ -217,7 +216,7 @@ class FeatureColumn:
         """Its columns in the features."""
         return self.encoding.width
 
-    def read(self, batch: Any, marks: Marks) -> NDArray[np.float32]:
+    def read(self, batch: pa.RecordBatch, marks: Marks) -> NDArray[np.float32]:
         """Return [rows, width]; NaN in rows that are marked."""
         own = Marks(batch.num_rows)
         raw = self.source.raw(batch, own)
@@ -233,17 +232,17 @@ class FeatureColumn:
         return out
 
 
-def concatenated(columns: tuple[FeatureColumn, ...], batch: Any, marks: Marks) -> NDArray[np.float32]:
+def concatenated(columns: tuple[FeatureColumn, ...], batch: pa.RecordBatch, marks: Marks) -> NDArray[np.float32]:
     """Read columns and concatenate them to [rows, F]."""
     return np.concatenate([column.read(batch, marks) for column in columns], axis=1)
 
 
-def decoded(column: Any) -> Any:
+def decoded(column: pa.Array) -> pa.Array:
     """Return a column without dictionary encoding."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def as_text(column: Any) -> Any:
+def as_text(column: pa.Array) -> pa.Array:
     """Convert values to text: integral floats like integers, NaN to null."""
     values = decoded(column)
     if pa.types.is_floating(values.type):
@@ -255,7 +254,7 @@ def as_text(column: Any) -> Any:
     return values.cast(pa.large_string())
 
 
-def _doubles(values: Any) -> NDArray[np.float64]:
+def _doubles(values: pa.Array) -> NDArray[np.float64]:
     """Convert to float64; null becomes NaN."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())

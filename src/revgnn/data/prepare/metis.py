@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ...graph import Graph
-from ..sampling.clusters import metis_clusters
+from ...node_order import metis_clusters
 from .engine import Engine
 from .finish import NodeParts, RowCounts, read_edges
 from .resolve import Plan
@@ -43,8 +42,8 @@ def metis_parts(engine: Engine, plan: Plan, work: Path, count: int) -> Path:
     ids = pq.read_table(places, columns=["id"]).column("id")
     engine.split_edges(plan.edges, places, work / "metis-edges", lambda table: None)
     edges = read_edges(engine, [work / "metis-edges"], 0, 0)
-    graph = Graph.from_edge_index(torch.from_numpy(np.stack([edges.src, edges.dst]).astype(np.int64)), len(ids))
-    part = metis_clusters(graph, count).numpy().astype(np.int32)
+    ends = torch.from_numpy(np.stack([edges.src, edges.dst]).astype(np.int64))
+    part = metis_clusters(ends, len(ids), count).numpy().astype(np.int32)
     pq.write_table(pa.table({"id": ids, "part": part}), out)
     for folder in (nodes.folder, places, work / "metis-edges"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -42,7 +42,7 @@ class SplitRule:
     flags: int = 0
     """The check of masks that are neither 0 nor 1."""
 
-    def read(self, batch: Any, ids: Any, labelled: Mask, marks: Marks) -> NDArray[np.int8]:
+    def read(self, batch: pa.RecordBatch, ids: pa.Array, labelled: Mask, marks: Marks) -> NDArray[np.int8]:
         """Return [rows] numbers in `SPLITS`, -1: in no split. Fractions leave out nodes without a label."""
         if self.column is not None:
             return codes(self.column.raw(batch, marks), SPLITS, self.unknown, marks).astype(np.int8)
@@ -59,7 +59,7 @@ class SplitRule:
         return np.where(labelled & (split < len(SPLITS)), split, np.int8(-1)).astype(np.int8)
 
 
-def codes(values: Any, known: tuple[str, ...], unknown: int | None, marks: Marks) -> NDArray[np.int64]:
+def codes(values: pa.Array, known: tuple[str, ...], unknown: int | None, marks: Marks) -> NDArray[np.int64]:
     """Encode texts by their index among the known ones; -1: null or unknown, which is a fault of the check."""
     found = pc.index_in(values, value_set=pa.array(known, pa.large_string()), skip_nulls=True)
     code: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -125,7 +125,7 @@ class NodeRows:
             ]
         )
 
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+    def read(self, batch: pa.RecordBatch, file: int, row: int) -> pa.Table:
         """Convert a batch to rows of `schema`: part -1 for a row without an id, split -1 for a row in no split."""
         marks = Marks(batch.num_rows)
         ids = self.key.read(batch, marks)
@@ -147,7 +147,7 @@ class NodeRows:
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
-    def _labels(self, batch: Any, marks: Marks) -> tuple[NDArray[Any], Mask]:
+    def _labels(self, batch: pa.RecordBatch, marks: Marks) -> tuple[NDArray[Any], Mask]:
         if self.label is not None:
             words = without_words(self.label.raw(batch, marks), self.unlabelled_words)
             y = codes(words, self.classes, self.unknown_class, marks)
@@ -163,7 +163,7 @@ class NodeRows:
             marks.add(self.binary, np.asarray(other.any(axis=1)))
         return targets, np.asarray(~np.isnan(targets).all(axis=1))
 
-    def _parts(self, batch: Any, ids: Any, marks: Marks) -> NDArray[np.int32]:
+    def _parts(self, batch: pa.RecordBatch, ids: pa.Array, marks: Marks) -> NDArray[np.int32]:
         missing = is_null(ids)
         if self.part is None:
             part = (hash_ids(_without_null(ids), self.part_seed) % np.uint64(self.num_parts)).astype(np.int32)
@@ -195,7 +195,7 @@ class EdgeRows:
         attr = [("edge_attr", pa.list_(pa.float32(), self.width))] if self.features else []
         return pa.schema([*fields, *attr, ("bad", pa.large_list(pa.int32()))])
 
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+    def read(self, batch: pa.RecordBatch, file: int, row: int) -> pa.Table:
         """Convert a batch to rows of `schema`."""
         marks = Marks(batch.num_rows)
         ends = [key.read(batch, marks) for key in (self.src, self.dst)]
@@ -207,10 +207,10 @@ class EdgeRows:
         return pa.Table.from_arrays([*ends, *place, *attr, marks.column()], schema=self.schema)
 
 
-def _without_null(ids: Any) -> Any:
+def _without_null(ids: pa.Array) -> pa.Array:
     return pc.fill_null(ids, pa.scalar("" if pa.types.is_large_string(ids.type) else 0, ids.type))
 
 
-def _fixed(values: NDArray[np.float32]) -> Any:
+def _fixed(values: NDArray[np.float32]) -> pa.Array:
     """Convert [rows, width] to a column of lists of fixed size."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

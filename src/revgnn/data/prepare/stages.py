@@ -29,7 +29,7 @@ from ...run_lock import claimed
 from ..hashing import HASH_NAME
 from ..info import GraphInfo
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
-from ..ondisk.part import write_part
+from ..ondisk.part import PartArrays, write_part
 from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
 from .arrow_engine import ArrowEngine
@@ -54,7 +54,7 @@ from .resolve import Plan, resolve
 
 _logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
-_WRITERS = 4
+_WRITERS = 2
 """Maximum number of parts that are sorted and written at the same time, each in memory."""
 
 
@@ -138,8 +138,8 @@ def prepare(
         ClaimedError: another process prepares a graph there.
         ModuleNotFoundError: Daft, Ray or pymetis is not installed.
         ValueError: all faults of the tables.
-    Cost: several streamed passes over the tables. In memory: the ids of all nodes, or the edges if they are smaller;
-        and one part at a time.
+    Cost: two or three streamed passes over the nodes and one over the edges. In memory: a hash table of the ids of all
+        nodes; then two parts at a time.
     """
     started, drop = time.monotonic(), drop or DropFaulty()
     faults = Faults()
@@ -313,15 +313,17 @@ class _Preparation:
         return write_part(
             folder,
             part,
+            PartArrays(
+                ids=nodes.column("id").combine_chunks(),
+                x=matrix(nodes.column("x"), rows.width),
+                y=labels,
+                split=np.asarray(nodes.column("split")).astype(np.int8),
+                src_part=edges.src_part,
+                src=edges.src,
+                dst=edges.dst,
+                edge_attr=edges.edge_attr,
+            ),
             num_parts=self.config.parts.count,
-            ids=nodes.column("id").combine_chunks(),
-            x=matrix(nodes.column("x"), rows.width),
-            y=labels,
-            split=np.asarray(nodes.column("split")).astype(np.int8),
-            src_part=edges.src_part,
-            src=edges.src,
-            dst=edges.dst,
-            edge_attr=edges.edge_attr,
         )
 
     def _edges(self, part: int, nodes: int) -> Edges:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...graph import Graph
+from ...node_order import NodeOrder
 from ..batch import Batch, Footprint, Series
 from ..categorical import edge_columns, widen
 from ..dataset import Dataset
@@ -22,32 +23,43 @@ from ..induced import ranges
 class FullBatch(Footprint):
     """The whole graph of a node-level data set, for training and evaluation; one step per epoch."""
 
-    def __init__(self, dataset: Dataset, graph: Graph | None = None) -> None:
+    def __init__(self, dataset: Dataset, graph: Graph | None = None, order: NodeOrder = "given") -> None:
         """Store the data set; the batch is built on first use.
 
         Args:
             dataset: node-level.
             graph: the graph of its edges, if it exists already; ``None``: it is built.
+            order: order of the batch's rows, as `Graph.local_order` takes it. The batch's ``ids`` say the data set's.
         Raises: ValueError: if the data set is graph-level.
-        Cost: one sort of E keys unless the graph is given; a second copy of the edge features.
+        Cost: one sort of E keys unless the graph is given; a second copy of the edge features. In another order also
+            that of `Graph.local_order`, another sort, and a second copy of features and labels.
         """
         if dataset.node_ptr is not None:
             raise ValueError(f"{dataset.name} is graph-level; use GraphBatches, which can take all graphs at once too")
-        self._dataset, self._graph = dataset, graph
+        self._dataset, self._graph, self._order = dataset, graph, order
 
     @cached_property
     def batch(self) -> Batch:
         """The batch, which is the same in every epoch."""
         data, graph = self._dataset, self._graph
+        self._graph = None  # the caller's order is not needed again
         if graph is None:
             graph = Graph.from_edge_index(data.edge_index, data.num_nodes)
+        order, x, y, rows = graph.local_order(self._order), data.x, data.y, data.splits
+        if order is not None:
+            graph, x, y = graph.reordered(order), x.index_select(0, order), y.index_select(0, order)
+            place = torch.empty_like(order)
+            place[order] = torch.arange(data.num_nodes)
+            rows = {name: place[ids] for name, ids in rows.items()}
         edge_attr = None if data.edge_attr is None else graph.sort_edges(data.edge_attr)
         return Batch(
-            x=widen(data.x),
+            x=widen(x),
             graph=graph,
             edge_attr=edge_columns(edge_attr, data.info.edge_categories),
-            y=data.y,
-            rows=data.splits,
+            y=y,
+            rows=rows,
+            ids=order,
+            is_permuted=order is not None,
         )
 
     def __len__(self) -> int:

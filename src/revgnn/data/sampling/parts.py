@@ -6,8 +6,8 @@ function of (seed, epoch, step), so a run that resumes within an epoch gets the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,12 +21,8 @@ _EVALUATION = 0
 """Number that evaluations use instead of an epoch in their seeds; training epochs count from 1."""
 
 
-class Partition(Protocol):
-    """A generator of partitions of N nodes."""
-
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
-        """Draw [N] integers in ``0..num_parts-1``; a part may be empty."""
-        ...
+Partition = Callable[[np.random.Generator, int], Tensor]
+"""``(rng, num_parts) -> parts``: draws the part of each node, [N] in ``0..num_parts-1``; some may be empty."""
 
 
 class PartBatches:
@@ -62,7 +58,7 @@ class PartBatches:
 
     def train(self, epoch: int) -> Series:
         """Yield the parts of an epoch."""
-        part = self._partition.draw(np.random.default_rng((self._seed, epoch)), self._num_parts)
+        part = self._partition(np.random.default_rng((self._seed, epoch)), self._num_parts)
         parts = torch.unique(part[self._is_train]).tolist()
         cut = cache(lambda: Cut(self._source.graph, part, self._num_parts, edges_at_once=self._edges_at_once))
         return Series(len(parts), lambda number: self._source.batch(cut().subgraph(parts[number])))
@@ -99,7 +95,7 @@ class Views:
         return Series(len(views), make)
 
     def _draw(self, view: int) -> Tensor:
-        return self._partition.draw(np.random.default_rng((self._seed, _EVALUATION, view)), self._num_parts)
+        return self._partition(np.random.default_rng((self._seed, _EVALUATION, view)), self._num_parts)
 
     def _filled(self, view: int) -> list[int]:
         found: list[int] = torch.unique(self._draw(view)).tolist()

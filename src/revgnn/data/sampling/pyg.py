@@ -63,13 +63,15 @@ class PygBatches:
                     "persistent_workers=True keeps random states from one epoch to the next, and a run that resumes "
                     "would see other batches; leave it out, or pass a function from the epoch to a loader"
                 )
-        sized: Any = train
-        if steps is None and not isinstance(sized, Sized):
-            raise ValueError(
-                f"the steps of an epoch must be known, and {type(train).__name__} has no length; pass steps"
-            )
+        sized: object = train
+        if steps is None:
+            if not isinstance(sized, Sized):
+                raise ValueError(
+                    f"the steps of an epoch must be known, and {type(train).__name__} has no length; pass steps"
+                )
+            steps = len(sized)
         self._train, self._evaluate, self._seed = train, evaluate, seed
-        self._steps: int = len(sized) if steps is None else steps
+        self._steps = steps
         self._memo: Memo[tuple[Batch, list[Tensor]]] = Memo()
 
     def __len__(self) -> int:

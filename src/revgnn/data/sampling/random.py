@@ -23,7 +23,7 @@ class RandomPartition:
     def __init__(self, num_nodes: int) -> None:
         self.num_nodes = num_nodes
 
-    def draw(self, rng: np.random.Generator, num_parts: int) -> Tensor:
+    def __call__(self, rng: np.random.Generator, num_parts: int) -> Tensor:
         """Draw the part of every node, independently."""
         return torch.from_numpy(rng.integers(0, num_parts, self.num_nodes, dtype=np.int32))
 

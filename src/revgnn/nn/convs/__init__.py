@@ -8,8 +8,8 @@ converts an ``edge_index`` behind a graph break.
 from __future__ import annotations
 
 import inspect
-from importlib import import_module
 
+from ...by_name import find_object, is_name
 from .gat import GATConv, GATOptions
 from .gcn import GCNConv
 from .gen import GENConv, GENOptions
@@ -44,14 +44,13 @@ def find_conv(name: str) -> type[Conv]:
     """
     if name in CONVS:
         return CONVS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if not is_name(name):
         raise ValueError(
             f"conv={name!r} is unknown; choose one of {', '.join(CONVS)}, or name a class as 'package.module:Name'"
         )
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = find_object(name)
+    except (ImportError, ValueError) as error:
         raise ValueError(f"conv={name!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
     if not (isinstance(found, type) and issubclass(found, Conv)):
         raise ValueError(f"conv={name!r} must be a subclass of revgnn.nn.Conv, got {found!r:.80}")

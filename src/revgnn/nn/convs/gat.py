@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class GATConv(Conv):
 
     options_type = GATOptions
     width_divisor = "heads"
-    last_options: ClassVar[Mapping[str, Any]] = {"heads": 1}
+    last_options: ClassVar[Mapping[str, object]] = {"heads": 1}
 
     def __init__(
         self,

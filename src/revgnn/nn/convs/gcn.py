@@ -97,8 +97,7 @@ class GCNConv(Conv):
 
 def _looped(graph: Graph) -> Graph:
     if uncompiled.is_compiled() and not graph.has_loops_ready:
-        looped: Graph = uncompiled.call(_looped, graph)
-        return looped
+        return uncompiled.call(_looped, graph)
     return graph.self_looped
 
 

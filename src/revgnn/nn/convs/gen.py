@@ -12,9 +12,11 @@ from ... import ops
 from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace
-from ..fusable import is_bare, is_plain, keeps_forward, mapped
-from ..norms import ActDrop, NormActDrop
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads
+from ..fusable import is_bare, keeps_forward, mapped
+from ..norms import NormActDrop
+from .gen_fused import EdgeFeatures, FusedGEN, folded
+from .interface import Conv, EdgeMap, Gradients, convert_inputs
+from .mlp import RELU, FusedMLP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class GENConv(Conv):
                 f"GENConv was made with edge_channels={self.edge_channels} but got "
                 f"{'no edge features' if edge_attr is None else f'edge features {list(edge_attr.shape)}'}"
             )
-        weight, bias = self._edge_weights(edge_map)
+        weight, bias = folded(self.lin_edge, edge_map)
         if edge_attr is not None and self.lin_edge is not None and not is_bare(self.lin_edge):
             # A map with hooks, or a replaced one, is called, on edge features of its own width.
             wide = edge_attr if edge_map is None else nn.functional.linear(edge_attr, *edge_map)
@@ -124,95 +126,40 @@ class GENConv(Conv):
 
     def _mlp(self, x: Tensor, graph: Graph) -> Tensor:
         for lin, norm in zip(self.lins, self.norms, strict=False):
-            x = _RELU(norm, mapped(lin, x), graph)
+            x = RELU(norm, mapped(lin, x), graph)
         return mapped(self.lins[-1], x)
 
-    def _edge_weights(self, edge_map: EdgeMap | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return the map from raw edge features to the width of x, with the shared encoder folded in."""
-        if self.lin_edge is None:
-            return (None, None) if edge_map is None else (edge_map.weight, edge_map.bias)
-        weight, bias = self.lin_edge.weight, self.lin_edge.bias
-        if edge_map is None:
-            return weight, bias
-        folded = weight @ edge_map.weight
-        if edge_map.bias is None:
-            return folded, bias
-        inner = weight @ edge_map.bias
-        return folded, inner if bias is None else inner + bias
+    def over(self, edge_attr: Tensor | None, edge_map: EdgeMap | None) -> FusedGEN | None:
+        """Return the fused evaluation; ``None`` where an option, or a modified module, needs autograd."""
+        options, t = self.options, self.t
+        is_own = not isinstance(t, Tensor) or (t.numel() == 1 and "t" in self._parameters)
+        if (edge_attr is None) != (self.edge_channels is None) or options.degree_scale or options.msg_norm:
+            return None
+        if not (is_own and keeps_forward(self, GENConv)):
+            return None
+        edges = None if edge_attr is None else EdgeFeatures(edge_attr, self.lin_edge, edge_map)
+        return FusedGEN(options.aggr, t, FusedMLP(self.lins, self.norms), edges)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Whether the fused evaluation applies: a softmax without edge features, followed by one linear map."""
-        options = self.options
-        one_number = not isinstance(self.t, Tensor) or (
-            self.t.numel() == 1 and "t" in self._parameters and self.t.device == h.device
-        )
-        return (
-            options.aggr in ("softmax", "softmax_sg")
-            and not (options.degree_scale or options.msg_norm)
-            and self.edge_channels is None
-            and one_number
-            and keeps_forward(self, GENConv)
-            and len(self.lins) == 1
-            and is_plain(self.lins[0], h, bias=True)
-        )
+        """Whether the fused evaluation without edge features applies."""
+        fused = self.over(None, None)
+        return fused is not None and fused.fuses(h, graph)
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
-        """Aggregate into a buffer, add the root, and put the linear map of the sum into ``to``."""
-        kernels, lin, y = ops.kernels(h), self._lin, work.empty("y", h)
-        kernels.gen_aggr(
-            h,
-            cpu.forward_csr(graph),
-            reduce="softmax",
-            out=y,
-            t=self._temperature(h),
-            scratch=self._scratch(h, work),
-        )
-        kernels.linear(h, lin.weight, lin.bias, out=to, sign=sign, plus=y)
+        """Put the value without edge features into ``to``."""
+        self._fused.add_value(to, sign, h, graph, seed, work)
 
     def add_value_and_grad(
         self, to: Tensor, sign: int, h: Tensor, cotangent: Tensor, graph: Graph, seed: int, work: WorkSpace
     ) -> tuple[Tensor, Gradients]:
-        """Evaluate the aggregation, the linear map and its gradients, then the gradients of the aggregation."""
-        kernels = ops.kernels(h)
-        (weight, bias), t = (self._lin.weight, self._lin.bias), self._temperature(h)
-        grads = empty_grads(weight, bias)
-        y, lse, dz = (work.empty(name, h) for name in ("y", "lse", "dz"))
-        kernels.gen_aggr(
-            h, cpu.forward_csr(graph), reduce="softmax", out=y, t=t, lse=lse, scratch=self._scratch(h, work)
-        )
-        kernels.linear_backward(
-            cotangent, h, weight, bias,
-            dweight=grads[weight], dbias=grads.get(bias), dx=dz, value=to, sign=sign, plus=y,
-        )  # fmt: skip
-        dt = torch.empty_like(t) if isinstance(self.t, Tensor) else None
-        # The gradient of a source node reads only its own row of h, so it may overwrite h.
-        kernels.gen_aggr_backward(
-            dz, h, cpu.reverse_csr(graph), reduce="softmax", dx=h, t=t, dt=dt, y=y, lse=lse,
-            scratch=self._scratch(h, work),
-            constant_weights=self.options.aggr == "softmax_sg",
-        )  # fmt: skip
-        if dt is not None and isinstance(self.t, Tensor):
-            grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
-        return h.add_(dz), grads
-
-    @staticmethod
-    def _scratch(h: Tensor, work: WorkSpace) -> Tensor | None:
-        return work.empty("scratch", h, (h.size(0), 2 * h.size(1))) if ops.kernels(h).node_scratch else None
+        """Put the value without edge features into ``to``, and return the gradients."""
+        return self._fused.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
 
     @property
-    def _lin(self) -> nn.Linear:
-        lin = self.lins[0]
-        assert isinstance(lin, nn.Linear)
-        return lin
-
-    def _temperature(self, h: Tensor) -> Tensor:
-        """Return [D], the same inverse temperature for every channel."""
-        if isinstance(self.t, Tensor):
-            return self.t.detach().to(h.dtype).reshape(1).expand(h.size(1)).contiguous()
-        return h.new_full((h.size(1),), self.t)
-
-
-_RELU = ActDrop()
+    def _fused(self) -> FusedGEN:
+        fused = self.over(None, None)
+        assert fused is not None, "asked for after `fuses` only"
+        return fused
 
 
 def _scalar(value: float, learned: bool) -> nn.Parameter | float:

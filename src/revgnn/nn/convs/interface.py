@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Conv(nn.Module):
     """The dataclass of its options, which is the type of a field of `ModelConfig`; ``None``: it has none."""
     width_divisor: ClassVar[str | None] = None
     """Field of its options that must divide the width of the stream; ``None``: any width will do."""
-    last_options: ClassVar[Mapping[str, Any] | None] = None
+    last_options: ClassVar[Mapping[str, object] | None] = None
     """Fields of its options that differ in the last layer, where a network begins and ends with this convolution
     itself; ``None``: it begins with an encoder and ends with a linear map."""
 
@@ -66,6 +66,13 @@ class Conv(nn.Module):
         """
         raise NotImplementedError
 
+    def over(self, edge_attr: Tensor | None, edge_map: EdgeMap | None) -> FusedConv | None:
+        """Return a fused evaluation with edge features, for `Block`; ``None``: autograd differentiates them.
+
+        Its gradients may have ``edge_map``'s tensors as keys beside the parameters.
+        """
+        return None
+
 
 Gradients = dict[Tensor | None, Tensor]
 """Gradients by parameter."""
@@ -80,7 +87,7 @@ class FusedConv(Protocol):
     """
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Whether the fused evaluation supports these arguments, without edge features."""
+        """Whether the fused evaluation supports these arguments."""
         ...
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:
@@ -103,8 +110,7 @@ def convert_inputs(x: Tensor, graph: Graph | Tensor, edge_attr: Tensor | None) -
     torch.compile takes a `Graph` without a graph break.
     """
     if isinstance(graph, Tensor) and uncompiled.is_compiled():
-        converted: tuple[Graph, Tensor | None] = uncompiled.call(convert_inputs, x, graph, edge_attr)
-        return converted
+        return uncompiled.call(convert_inputs, x, graph, edge_attr)
     found = as_graph(graph, x.size(0), x.device)
     if edge_attr is not None and isinstance(graph, Tensor):
         edge_attr = found.sort_edges(edge_attr)

@@ -8,7 +8,7 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor |
 
 
 def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
-    """[N] one over the number of incoming edges, 1 where there is none, in the type of sums over ``dtype``."""
+    """Return [N] one over the number of incoming edges (1 for none), in the type of sums over ``dtype``."""
 
     def make() -> Tensor:
         return graph.indptr.diff().clamp(min=1).to(sum_dtype(dtype)).reciprocal()
@@ -100,7 +100,7 @@ def isa() -> str:
 
 
 def use_isa(name: str) -> None:
-    """Run on another instruction set from now on.
+    """Switch to another instruction set.
 
     Raises: ValueError: if this machine or build lacks it.
     """
@@ -110,7 +110,7 @@ def use_isa(name: str) -> None:
 
 
 def kernel(name: str) -> Callable[..., None]:
-    """Bind one kernel: the fields of its struct in, that of a graph flat, nothing out."""
+    """Return a function that calls one kernel with the fields of its C struct; those of a graph are flat."""
     # Several times as fast as a struct of ctypes. The empty field at the end pads as C does.
     pack = struct.Struct(f"@{abi.FORMATS[name]}0q").pack
     if _library is None:
@@ -118,14 +118,14 @@ def kernel(name: str) -> Callable[..., None]:
     function = getattr(_library, f"revgnn_{name}")
     function.argtypes = [ctypes.c_char_p]
 
-    def call(*values: Any) -> None:
+    def call(*values: object) -> None:
         status = function(pack(*values))
         assert status == 0, f"kernel {name} has no code for these element types"
 
     return call
 
 
-def _missing(*fields: Any) -> None:
+def _missing(*fields: object) -> None:
     raise RuntimeError(f"{STATE}; run on the reference implementation")
 
 
@@ -134,7 +134,7 @@ def summable(vector: Tensor, x: Tensor) -> Tensor: ...
 @overload
 def summable(vector: Tensor | None, x: Tensor) -> Tensor | None: ...
 def summable(vector: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return a vector in the type of sums over x, dense; itself where it is that."""
+    """Return a vector as a dense one in the type of sums over x; unchanged if it is one."""
     if vector is None:
         return None
     dtype = sum_dtype(x.dtype)

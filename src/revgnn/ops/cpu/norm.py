@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,13 +27,13 @@ class Drop(NamedTuple):
     """Draws the mask by position where ``mask`` is ``None``."""
 
     def readable(self) -> Drop:
-        """The same with a mask of dense columns, or none where nothing drops."""
+        """Return the same dropout with a mask of dense columns, or `NO_DROP` if nothing drops."""
         if self.mask is None:
             return self
         return NO_DROP if self.p == 0.0 else self._replace(mask=dense_columns(self.mask))
 
-    def fields(self) -> tuple[Any, ...]:
-        """The struct's fields for it: the scale of what is kept, the hash, and what the mask holds."""
+    def fields(self) -> tuple[float, int, int, bool, bool]:
+        """Return the fields of the C struct: scale of the kept elements, seed, threshold, and how the mask is given."""
         if self.p == 0.0 or (self.mask is None and self.seed is None):
             return 1.0, 0, 0, False, False
         scale = 1.0 / (1.0 - self.p)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 from ..backend import Backend, Kernel
 
@@ -51,7 +50,7 @@ def interpreted() -> bool:
 def _imported(name: str) -> Kernel:
     """Return a function that imports the kernel on its first call and replaces itself by the kernel."""
 
-    def kernel(*arguments: Any, **more: Any) -> None:
+    def kernel(*arguments: object, **more: object) -> None:
         found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
         BACKEND.register(name, found)
         found(*arguments, **more)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +15,7 @@ SEED_ARGUMENTS = ["seed_low", "seed_high", "threshold"]
 """Arguments for whose values kernels must not be specialised, because they change in every step."""
 
 
-def drop_arguments(drop: Drop) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def drop_arguments(drop: Drop) -> tuple[tuple[Tensor | int | None, ...], dict[str, str | float]]:
     """Return a kernel's dropout arguments (mask, its stride, seed words, threshold), and the constants DROP and SCALE.
 
     The seed words are arguments, so that a new seed does not compile a new kernel.

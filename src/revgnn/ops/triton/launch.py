@@ -28,7 +28,9 @@ _COLUMNS = 128
 _OVERHEAD = 16
 
 
-def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Tensor | int | None, **constants: object
+) -> None:
     """Launch a kernel on the device of a tensor; an empty grid launches nothing.
 
     Args:
@@ -49,10 +51,10 @@ def launch_rows(
     indptr: Tensor,
     more: tuple[int, ...],
     on: Tensor,
-    *arguments: Any,
+    *arguments: Tensor | int | None,
     BLOCK_E: int,
     num_warps: int = 1,
-    **constants: Any,
+    **constants: object,
 ) -> None:
     """Start a program for every row of a graph; rows of very many edges get programs of many warps, after the others.
 

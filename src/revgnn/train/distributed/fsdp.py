@@ -6,10 +6,9 @@ segments of a stack are gathered one at a time, all other parameters together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -18,16 +17,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..model_hooks import LayerStack
+
 _LOOKED_FOR = "segments while they are looked for"
-
-
-@runtime_checkable
-class Segmented(Protocol):
-    """A module whose parts can be evaluated as separate modules, one after the other."""
-
-    def cut(self) -> Sequence[nn.Module]:
-        """Evaluate each part by a module call from now on, and return these modules; empty if it cannot be divided."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +37,7 @@ class Sharded:
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), 0)
         segments = []
-        for module in [module for module in model.modules() if isinstance(module, Segmented)]:
+        for module in [module for module in model.modules() if isinstance(module, LayerStack)]:
             segments += [fully_shard(part, mesh=mesh, reshard_after_forward=True) for part in module.cut()]
         apart = {parameter for segment in segments for parameter in _module(segment).parameters()}
         root = fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=apart)

@@ -33,7 +33,7 @@ from ...launcher import first_rank_speaks, is_writer, restarted, world_size
 from ...run_lock import claimed
 from ...stack.batch_norm import left_out, synchronised
 from ...stack.rank_group import RankGroup
-from ..model_hooks import Ranged
+from ..model_hooks import LayerStack
 from ..signals import Interrupts
 from .batch_sharding import RankPosition
 from .fsdp import Sharded
@@ -171,14 +171,14 @@ class Ranks:
             return self.sharded.exchange(last=last)
         return nullcontext() if last or not isinstance(trained, DistributedDataParallel) else trained.no_sync()
 
-    def agree(self, modules: Sequence[Ranged]) -> None:
+    def agree(self, stacks: Sequence[LayerStack]) -> None:
         """Set the ranges of all ranks to their maximum, so that one checkpoint is valid for all ranks."""
-        for module in modules if self.size > 1 else ():
-            ranges = module.ranges()
+        for stack in stacks if self.size > 1 else ():
+            ranges = stack.ranges()
             if ranges is not None:
                 ranges = ranges.to(self.accelerator.device)
                 dist.all_reduce(ranges, dist.ReduceOp.MAX)
-                module.widen(ranges)
+                stack.widen(ranges)
 
     def total(self, *values: float) -> list[float]:
         """Sum numbers over the ranks."""
