@@ -397,17 +397,6 @@ def _converted(edge_index: Tensor, num_nodes: int) -> Graph:
 _cache: Memo[Graph] = Memo()
 
 
-def check_finite(values: Tensor, what: str) -> None:
-    """Raise ValueError for values with NaN or infinity, naming the first row; integers always pass."""
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
-        return
-    bad = ~torch.isfinite(values.reshape(values.size(0), -1)).all(1)
-    row = int(bad.nonzero()[0])
-    raise ValueError(
-        f"{what} must be finite: row {row} is the first of {int(bad.sum())} with NaN or infinity; fill or drop them"
-    )
-
-
 def _indptr(sorted_or_not: Tensor, num_nodes: int) -> Tensor:
     counts = torch.bincount(sorted_or_not, minlength=num_nodes)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

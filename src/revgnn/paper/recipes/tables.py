@@ -1,8 +1,9 @@
 """Default experiments for a graph of your own, from two tables or from ``revgnn prepare``: one per convolution.
 
 They take the folder as an argument, so they are no recipes; `MODELS` has them by name. Edges of tables are made
-undirected, unless a graph.yaml is there; a prepared graph keeps its edges. Only the GEN network reads edge features, and
-GCN and SAGE edge weights. A prepared graph of more than 1 GiB is read from disk part by part, a smaller one into memory.
+undirected, unless a graph.yaml is there; a prepared graph keeps its edges. Only the GEN network reads edge features,
+and GCN and SAGE edge weights. A prepared graph of more than 1 GiB is read from disk part by part, a smaller one into
+memory.
 """
 
 from __future__ import annotations
