@@ -56,10 +56,9 @@ class CsvFormat:
 
     def __str__(self) -> str:
         words = ", ".join(self.null_words or ()) or "none but the empty field"
-        return (
-            f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {self.thousands or 'none'!r}, "
-            f"encoding {self.encoding}, null words {words}"
-        )
+        groups = repr(self.thousands) if self.thousands else "none"
+        signs = f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {groups}"
+        return f"{signs}, encoding {self.encoding}, null words {words}"
 
 
 SNIFFED = CsvFormat()
