@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..graph import check_finite
+from ..edge_index import check_finite
 from .batch import SPLITS
 from .info import Counts, GraphInfo
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...edge_index import fingerprint, plain
-from ...graph import Graph, check_finite
+from ...edge_index import check_finite, fingerprint, plain
+from ...graph import Graph
 from ...weak_cache import Memo
 from ..batch import Batch
 
