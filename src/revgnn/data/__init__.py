@@ -7,12 +7,14 @@ from .dataset import Dataset
 from .datasets import DATASETS, DatasetConfig, load_dataset, open_store
 from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
 from .info import Counts, Feature, GraphInfo
+from .label_statistics import class_weights, with_target_scale
 from .loader import LoaderConfig, final_batches, make_batches, read_data
 from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
 from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
 from .prepare.inference import Columns
+from .readers.chain import ChainOptions
 from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
 from .readers.tables import read_tables
@@ -20,7 +22,7 @@ from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
 from .subgraphs import NodeBatches
-from .task import TASKS, Task
+from .task import TASKS, TargetScale, Task
 
 __all__ = [
     "DATASETS",
@@ -29,6 +31,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "Batches",
+    "ChainOptions",
     "Columns",
     "Counts",
     "Dataset",
@@ -53,7 +56,9 @@ __all__ = [
     "StoreSource",
     "StoredParts",
     "StoredViews",
+    "TargetScale",
     "Task",
+    "class_weights",
     "final_batches",
     "is_store",
     "load_dataset",
@@ -61,4 +66,5 @@ __all__ = [
     "open_store",
     "read_data",
     "read_tables",
+    "with_target_scale",
 ]

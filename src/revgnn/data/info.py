@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from ..plain_config import from_json
 from .encodings import Encoding, NumberEncoding
-from .task import Task, find_task
+from .task import TargetScale, Task, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class GraphInfo:
     """Whether the reverse of every edge was added after reading."""
     self_loops: bool = False
     """Whether a self loop was added to every node after reading."""
+    target_scale: TargetScale | None = None
+    """Scale of the labels that a network learns standardised; ``None``: it learns them as they are."""
     label_channels: int = 0
     """Label columns that a model reads in addition to the F feature columns."""
     counts: Counts = Counts()
@@ -115,11 +119,20 @@ class GraphInfo:
         """Return the metadata that a model needs to read another graph in the same way."""
         return replace(self, counts=Counts())
 
+    def in_unit(self, logits: Tensor) -> Tensor:
+        """Return a network's outputs [n, T] in the unit of the user's labels."""
+        return logits if self.target_scale is None else self.target_scale.restore(logits)
+
     def with_label_inputs(self) -> GraphInfo:
         """Return the metadata for a model that reads labels in addition to features.
 
-        Raises: ValueError: the task is graph-level.
+        Raises: ValueError: the task is graph-level, or its labels are numbers.
         """
+        if self.task_spec.labels == "numbers":
+            raise ValueError(
+                f"{self.name} has numbers as labels: labels as an input are classes or flags; choose "
+                "train.labels.reuse=false"
+            )
         if self.task_spec.has_many_graphs:
             raise ValueError(
                 f"{self.name} is graph-level: labels as an input are of nodes; choose train.labels.reuse=false"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ...edge_index import fingerprint, plain
-from ...graph import Graph, check_finite
+from ...graph import Graph
 from ...weak_cache import Memo
-from ..batch import Batch
+from ..batch import Batch, check_finite
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -151,11 +151,11 @@ def _check_labelled(y: Tensor, rows: dict[str, Tensor]) -> None:
             )
 
 
-def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
-    graphs = getattr(data, "batch", None) is not None
-    seeds = None if graphs else getattr(data, "batch_size", None)
-    if only is not None:
-        return {only: torch.arange(count if seeds is None else seeds)}
+def split_rows(data: Data, count: int) -> dict[str, Tensor]:
+    """Return the rows of each split that has a mask.
+
+    Raises: ValueError: a mask is not boolean, one per row of ``count`` rows.
+    """
     rows = {}
     for split, names in _MASKS.items():
         for name in names:
@@ -166,7 +166,18 @@ def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
                 raise ValueError(
                     f"data.{name} must be bool [{count}], one per row of y, got {mask.dtype} {list(mask.shape)}"
                 )
-            rows[split] = mask[:seeds].nonzero()[:, 0]
+            rows[split] = mask.nonzero()[:, 0]
+    return rows
+
+
+def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
+    graphs = getattr(data, "batch", None) is not None
+    seeds = None if graphs else getattr(data, "batch_size", None)
+    if only is not None:
+        return {only: torch.arange(count if seeds is None else seeds)}
+    rows = split_rows(data, count)
+    if seeds is not None:
+        rows = {split: ids[ids < seeds] for split, ids in rows.items()}
     if not rows and (graphs or seeds is not None):
         rows["train"] = torch.arange(count if seeds is None else seeds)
     return rows
