@@ -344,8 +344,8 @@ def _prepare_scale() -> str:
         what = [f"{row['num_edges']:,}", f"{row['num_nodes']:,}", str(row["num_parts"])]
         what.append(f"{row['table_bytes'] / 1e9:.2f} GB")
         measured = (
-            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, medians "
-            f"of {row['repeats']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}"
+            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
+            f"medians of {row['repeats']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}"
         )
         lines.append("| " + " | ".join([*what, "`revgnn prepare`", *_prepare_cells(row), measured]) + " |")
         duckdb = f"DuckDB {row['versions']['duckdb']}"

@@ -7,6 +7,7 @@ from .dataset import Dataset
 from .datasets import DATASETS, DatasetConfig, load_dataset, open_store
 from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
 from .info import Counts, Feature, GraphInfo
+from .label_statistics import class_weights, with_target_scale
 from .loader import LoaderConfig, final_batches, make_batches, read_data
 from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
@@ -21,7 +22,7 @@ from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
 from .subgraphs import NodeBatches
-from .task import TASKS, Task
+from .task import TASKS, TargetScale, Task
 
 __all__ = [
     "DATASETS",
@@ -55,7 +56,9 @@ __all__ = [
     "StoreSource",
     "StoredParts",
     "StoredViews",
+    "TargetScale",
     "Task",
+    "class_weights",
     "final_batches",
     "is_store",
     "load_dataset",
@@ -63,4 +66,5 @@ __all__ = [
     "open_store",
     "read_data",
     "read_tables",
+    "with_target_scale",
 ]

@@ -13,6 +13,7 @@ from ..implicit.equilibrium import Equilibrium
 from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
 from .convs import EdgeMap
 from .equilibrium import EquilibriumOptions
+from .fusable import mapped
 from .heads import NodeHead
 
 
@@ -146,8 +147,7 @@ class GNN(nn.Module):
         if self.training and self.input_dropout > 0.0:
             keep = ops.keep_mask(fold_seed(seed, _INPUT), x.numel(), self.input_dropout, x.device).view_as(x)
             x = x * keep.to(x.dtype) * (1.0 / (1.0 - self.input_dropout))
-        out: Tensor = self.encoder(x)
-        return out
+        return mapped(self.encoder, x, wide=self.stem is None)
 
     def _edge_context(self, edge_attr: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if not self.uses_edge_attr or edge_attr is None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from ..files import read_object, versions_of
+from ..train import METRICS
 from ..train.curve import CURVE_FILE, Row, read_curve
 from ..train.result import RESULT_FILE
-from .facts import Circumstances, Report, RunFacts
+from .facts import Circumstances, Evaluation, Report, RunFacts
 
 FORMAT = 1
 _PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
@@ -37,6 +38,7 @@ def build_report(run: Path, facts: RunFacts) -> Report:
     result = read_object(path)
     curve = read_curve(run / CURVE_FILE)
     where, paper = facts.get("where") or circumstances(), facts["paper"]
+    evaluation = facts.get("evaluation")
     report = {
         "format": FORMAT,
         "name": facts["name"],
@@ -47,6 +49,7 @@ def build_report(run: Path, facts: RunFacts) -> Report:
             # A result of an older version has one set of scores, which also selected the weights.
             "selection": result.get("selection", result["scores"]),
         },
+        "evaluation": evaluation,
         "curve": _summary(curve),
         "observed": curve[-1]["observed"] if curve else {},
         "time": {
@@ -66,8 +69,9 @@ def build_report(run: Path, facts: RunFacts) -> Report:
         "machine": {**where["machine"], "device": result["device"], "precision": result["precision"]},
         "versions": where["versions"],
         "git_commit": where["git_commit"],
-        "warnings": [*facts.get("warnings", ()), *_failures(curve)],
+        "warnings": [*facts.get("warnings", ()), *_failures(curve), *_beaten(result["metric"], evaluation)],
         "config": facts["config"],
+        "changed": facts.get("changed"),
     }
     as_json: Report = json.loads(json.dumps(report, default=str))
     return as_json
@@ -103,6 +107,24 @@ def _failures(curve: Sequence[Row]) -> list[str]:
         f"{observed.get(f'{direction} residual', math.nan):.2g}."
         for direction in ("forward", "backward")
         if observed.get(f"{direction} failures")
+    ]
+
+
+def _beaten(metric: str, evaluation: Evaluation | None) -> list[str]:
+    """Return a warning if a baseline is as good as the network or better, by the metric of the run."""
+    if evaluation is None or evaluation["split"] is None:
+        return []
+    scores = evaluation["metrics"][evaluation["split"]]
+    own, sign = scores["network"].get(metric), 1 if metric in METRICS and METRICS[metric].larger_is_better else -1
+    values = {model: each.get(metric) for model, each in scores.items() if model != "network"}
+    better = [
+        model for model, value in values.items() if own is not None and value is not None and sign * value >= sign * own
+    ]
+    if not better:
+        return []
+    return [
+        f"The {' and the '.join(better)} {'are' if len(better) > 1 else 'is'} as good as the network or better: the "
+        "network has not learned what the edges could add. Train longer, or try another model or learning rate."
     ]
 
 

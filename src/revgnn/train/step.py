@@ -5,6 +5,7 @@ Random choices are a pure function of (seed, epoch, batch number), independent o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,6 @@ from .distill import load_teacher, rows_of, with_teacher
 from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
-from .losses import LOSSES
 from .model_hooks import LayerStack, ModelHooks
 from .optim import check_and_clip
 
@@ -43,14 +43,19 @@ class Stepper:
     Args:
         forward: calls the model; its ``trained`` is the module that `Ranks.wrap` returned.
         optimizer: optimizer of the model's parameters.
+        loss: logits and labels of a batch's training rows -> mean loss over the labels.
     """
 
-    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, config: TrainConfig, ranks: Ranks) -> None:
-        self.forward, self.optimizer, self.config, self.ranks = forward, optimizer, config, ranks
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        ranks: Ranks,
+        loss: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.forward, self.optimizer, self.config, self.ranks, self.loss = forward, optimizer, config, ranks, loss
         self.model = forward.model
-        if config.loss is None:
-            raise ValueError("train.loss must be named here, where nothing says what the task of the data is")
-        self.loss = config.loss
         self.stacks = [module for module in self.model.modules() if isinstance(module, LayerStack)]
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
@@ -99,7 +104,7 @@ class Stepper:
 
         def loss_of(logits: Tensor) -> Tensor:
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            return LOSSES[self.loss](wide[rows], y) if weight or alone else wide.sum() * 0.0
+            return self.loss(wide[rows], y) if weight or alone else wide.sum() * 0.0
 
         loss = loss_of(logits)
         if self.teacher is not None:
