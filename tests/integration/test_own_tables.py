@@ -134,7 +134,7 @@ def test_numbers_are_standardised_by_the_training_nodes(folder: Folder) -> None:
 def test_missing_numbers_are_filled_on_request_and_told(folder: Folder) -> None:
     holes = [None if k % 7 == 3 else float(k) for k in range(N)]
     folder.write(nodes(a=holes))
-    assert "column a: 9 rows, first row 3, without a value; set fill (such as mean), or drop them" in folder.refused()
+    assert "column a: 9 rows, first row 3, without a value; set fill (--fill mean, in training" in folder.refused()
     missing = np.array([value is None for value in holes])
     train = np.array([k % 4 < 2 for k in range(N)])
     known = np.array([value for value, use in zip(holes, train, strict=True) if use and value is not None])

@@ -76,7 +76,7 @@ class TrainConfig:
     """Weight of a label in the training loss: "none", every label counts the same; "balanced", inversely to the
     frequency of its class among the training rows. Evaluations weight nothing."""
     select: Literal["metric", "loss"] = "metric"
-    """Which score on the valid split selects the best weights: the data set's "metric", and of equal metrics the loss; or
+    """Which score on the valid split selects the best weights: the data set's "metric" (of equal ones, the loss), or
     the "loss"."""
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
@@ -94,7 +94,7 @@ class TrainConfig:
     """Minutes after which the run ends with the epoch that it is in, as if it were the last; those before a resumption
     count by their steps. ``None``: no limit."""
     patience: int | None = None
-    """Early stopping: epochs without a better valid score, by ``select``, after which the run ends; ``None``: none."""
+    """Early stopping: epochs without a better valid score after which the run ends; ``None``: no early stopping."""
     labels: LabelOptions = field(default_factory=LabelOptions)
     """Training labels as an additional input."""
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
