@@ -37,11 +37,13 @@ from revgnn.paper.results import read_lines, read_rows
 from revgnn.paper.tables import TABLES, build_table, markdown_table
 from revgnn.paper.targets import TARGETS, Target, find_target
 from revgnn.report.row import duration, memory
+from revgnn.train import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started this.
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.defaults import CANDIDATES, COMMON  # noqa: E402
 from benchmarks.scale import BILLION, measured_scale, network_bytes, prepared_scale, streams  # noqa: E402
 
 PACKAGE = ROOT / "src" / "revgnn"
@@ -61,6 +63,7 @@ DOCUMENTS = (
             "equilibrium",
             "scale",
             "planner",
+            "defaults",
             "distributed",
         )
     ),
@@ -661,6 +664,56 @@ def _runs() -> str:
     return "\n".join(lines)
 
 
+def _default_settings() -> str:
+    """The settings that all candidates share, each with its value."""
+    names = ((name.partition(".")[2].replace("_", " "), value) for name, value in COMMON.items())
+    return ", ".join(f"{name} {value}" for name, value in names) + "."
+
+
+def _default_scores() -> str:
+    """Test scores of each candidate on each table, means over seeds, and the mean rank of the valid scores."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in _newest("defaults", "table", "candidate", "seed").values():
+        rows.setdefault((row["candidate"], row["table"]), []).append(row)
+    first = {table: found[0] for (_, table), found in rows.items()}
+    lines = ["| settings | " + " | ".join(f"{table}, {METRICS[row['metric']].title}" for table, row in first.items())]
+    lines[0] += " | mean rank on valid |"
+    lines.append("|---|" + "---:|" * (len(first) + 1))
+    for title, key in (("majority or mean", "constant"), ("linear model", "linear")):
+        cells = [_default_score(row["metric"], row["baselines"][key]) for row in first.values()]
+        lines.append(f"| {title} | " + " | ".join(cells) + " | – |")
+    ranks = _default_ranks(rows)
+    for candidate in CANDIDATES:
+        found = [rows.get((candidate, table), []) for table in first]
+        cells = [
+            _default_score(each[0]["metric"], statistics.mean(row["scores"]["test"] for row in each)) if each else "–"
+            for each in found
+        ]
+        rank = f"{ranks[candidate]:.1f}" if candidate in ranks else "–"
+        lines.append(f"| {candidate} | " + " | ".join(cells) + f" | {rank} |")
+    return "\n".join(lines)
+
+
+def _default_ranks(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> dict[str, float]:
+    """Mean rank of each candidate, 1 the best, over the tables that all candidates were trained on."""
+    tables = {table for _, table in rows}
+    candidates = [name for name in CANDIDATES if any(candidate == name for candidate, _ in rows)]
+    ranks: dict[str, list[int]] = {name: [] for name in candidates}
+    for table in tables:
+        if not all((name, table) in rows for name in candidates):
+            continue
+        values = {name: statistics.mean(row["scores"]["valid"] for row in rows[name, table]) for name in candidates}
+        larger = METRICS[rows[candidates[0], table][0]["metric"]].larger_is_better
+        for name, value in values.items():
+            better = (other > value if larger else other < value for other in values.values())
+            ranks[name].append(1 + sum(better))
+    return {name: statistics.mean(found) for name, found in ranks.items() if found}
+
+
+def _default_score(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if METRICS[metric].in_percent else f"{value:.4g}"
+
+
 def _out_of_core_rows() -> list[dict[str, Any]]:
     """The newest measurement of each size."""
     if not (RESULTS / "out_of_core.jsonl").is_file():
@@ -977,6 +1030,8 @@ BLOCKS = {
     "equilibrium-minesweeper": partial(_equilibrium_scores, "minesweeper"),
     "equilibrium-chain": _equilibrium_chain,
     **{block: partial(_runs_of, block) for block in _RUNS},
+    "default-settings": _default_settings,
+    "default-scores": _default_scores,
     "out-of-core": _out_of_core,
     "billion": _billion,
     "scale-check": _scale_check,
