@@ -30,6 +30,7 @@ import revgnn
 from revgnn import ops
 from revgnn.data import GraphInfo
 from revgnn.implicit.equilibrium import Equilibrium
+from revgnn.implicit.solvers import Solver
 from revgnn.interop import GroupAddRev
 
 from .pages import measured_on
@@ -118,8 +119,10 @@ def _stack(stored: bool, backprop: str) -> nn.Module:
 
 
 def _equilibrium(stored: bool) -> nn.Module:
-    settings = {"mode": "unroll", "pretrain_steps": 60} if stored else {"tol": 1e-11, "max_iter": 100}
-    return Net([Equilibrium(Contraction(), backward_tol=1e-11, backward_max_iter=100, **settings)])  # type: ignore[arg-type]
+    if stored:
+        return Net([Equilibrium(Contraction(), mode="unroll", pretrain_steps=60)])
+    solver = Solver(tol=1e-11, max_iter=100)
+    return Net([Equilibrium(Contraction(), solver, backward=solver)])
 
 
 def _layers(stored: bool, kind: Callable[..., nn.Module], block: Callable[[int], nn.Module]) -> nn.Module:

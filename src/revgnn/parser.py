@@ -114,8 +114,8 @@ def _add_train(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a recipe, or on a graph of your own",
-        description="Train a recipe, or a model on a folder with nodes.parquet and edges.parquet, or on one that "
-        "revgnn prepare wrote.",
+        description="Train a recipe, or a model on a folder with tables of nodes and edges, or on one that revgnn "
+        "prepare wrote.",
         example=(
             "  revgnn train ogbn-arxiv/revgcn_deep --data-root data\n"
             "  revgnn train my_graph/ --model revsage \\\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -11,22 +10,21 @@ from typing import cast
 from torch import nn
 
 from .data import Dataset, GraphInfo, Store
-from .files import check_format, parts_of, read_object, write_whole
+from .files import parts_of, read_object, write_whole
 from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
 from .report import build_report, circumstances, write_report
 from .report.facts import Configuration, Described, Predicted, Published, Report, RunFacts
 from .resident import ResidentFacts, ResidentPeak
+from .run_file import FORMAT, RUN_FILE, read_run_file
 from .run_lock import claimed
 from .train import Callback, FitResult, MemoryRecorder, TrainState, own_statistics
 from .train.callbacks.tracking import TRACK_FOLDER
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
 
-RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
-FORMAT = 2
 
 
 class _ResidentOfTraining(Callback):
@@ -126,40 +124,13 @@ def check_out(out: Path) -> None:
         raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
 
-def read_schema(out: Path) -> GraphInfo:
-    """Read the metadata of the graph that a finished run's model was built for.
-
-    Raises: FileNotFoundError: the folder has no finished run; ValueError: the metadata is invalid.
-    """
-    path, facts = read_facts(out)
-    try:
-        return GraphInfo.from_json(facts["schema"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not say what its model reads: {error!r}; train it again with this revgnn"
-        ) from error
-
-
 def read_facts(out: Path) -> tuple[Path, RunFacts]:
     """Read ``run.json`` of a finished run; return it with its path.
 
     Raises: FileNotFoundError: the folder has no finished run; ValueError: the file has another format.
     """
-    path = out / RUN_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
-    facts = read_object(path)
-    remedy = f", which {_writer(facts)} wrote; use that version, or train again"
-    check_format(path, facts, FORMAT, remedy=remedy)
+    path, facts = read_run_file(out)
     return path, cast(RunFacts, facts)
-
-
-def _writer(facts: Mapping[str, object]) -> str:
-    """Name the version that wrote a run folder."""
-    where = facts.get("where")
-    versions = where.get("versions") if isinstance(where, Mapping) else None
-    version = versions.get("revgnn") if isinstance(versions, Mapping) else None
-    return f"revgnn {version}" if isinstance(version, str) else "another revgnn"
 
 
 def describe(info: GraphInfo) -> dict[str, str | int | None]:

@@ -28,7 +28,7 @@ from .data.from_pyg import dataset_of
 from .data.task import lists
 from .experiment import Device, Experiment, make_model, read_experiment
 from .graph import Graph
-from .run_folder import read_schema
+from .run_file import read_schema
 from .train import Inference, Sums, check_weights, load_best
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from revgnn.cli import main
 from revgnn.data import Feature, Store
 from revgnn.experiment import read_experiment
 from revgnn.predict import Predicting, predict_run
-from revgnn.run_folder import read_schema
+from revgnn.run_file import read_schema
 
 SMALL = [
     *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),

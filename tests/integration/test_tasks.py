@@ -26,7 +26,7 @@ from revgnn.cli import main
 from revgnn.data import Store, class_weights, with_target_scale
 from revgnn.predict import flat
 from revgnn.report.row import figure, metric_title
-from revgnn.run_folder import read_schema
+from revgnn.run_file import read_schema
 from revgnn.train import load_latest
 
 SMALL = [

@@ -113,7 +113,7 @@ def test_without_x_every_free_numeric_column_is_taken_and_said(
         data = read(tmp_path, nodes, good_edges())
     assert tuple(each.name for each in data.info.features) == ("age", "tall", "more")
     assert data.x.tolist() == [[1, 1, 0.5, 1.5], [2, 0, 0.5, 1.5], [3, 1, 0.5, 1.5], [4, 0, 0.5, 1.5]]
-    assert "['age', 'tall', 'more']" in caplog.text
+    assert "nodes.parquet: features age, tall, more (2 columns)" in caplog.text
 
 
 def test_columns_can_be_renamed(tmp_path: Path) -> None:

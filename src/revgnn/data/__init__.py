@@ -14,6 +14,7 @@ from .ondisk.manifest import StoreError
 from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
 from .prepare.inference import Columns
+from .readers.chain import ChainOptions
 from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
 from .readers.tables import read_tables
@@ -30,6 +31,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "Batches",
+    "ChainOptions",
     "Columns",
     "Counts",
     "Dataset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -98,13 +99,14 @@ def _summary(curve: Sequence[Row]) -> dict[str, str | float | None]:
 
 
 def _failures(curve: Sequence[Row]) -> list[str]:
-    """Return warnings about fixed-point solves that missed their tolerance: their number and the last residual."""
+    """Return warnings about the last epoch's fixed-point solves that missed their tolerance: how many, and how far."""
     observed = curve[-1]["observed"] if curve else {}
     return [
-        f"{int(observed[f'{direction} failures'])} {direction} solves did not reach their tolerance; the relative "
-        f"residual of the last one is {observed[f'{direction} residual']:.2g}."
+        f"{int(observed[f'{direction} failures'])} of {int(observed[f'{direction} solves'])} {direction} solves of the "
+        f"last epoch did not reach their tolerance; the median relative residual is "
+        f"{observed.get(f'{direction} residual', math.nan):.2g}."
         for direction in ("forward", "backward")
-        if observed.get(f"{direction} failures") and f"{direction} residual" in observed
+        if observed.get(f"{direction} failures")
     ]
 
 

@@ -21,6 +21,9 @@ from .row import duration, integer, memory, metric_title, resident_growth, score
 from .style import STYLE
 from .widgets import pairs_table, rows_table
 
+OBSERVED_ROWS = 12
+"""Most rows of the table of solves."""
+
 
 def write_report(run: Path, report: Report) -> tuple[Path, Path]:
     """Write ``report.json`` and ``report.html`` into the run folder.
@@ -61,7 +64,7 @@ def render(report: Report, curve: Sequence[Row]) -> str:
 {_tiles(report)}
 <section><h2>Curves</h2>{_pictures(report, curve)}</section>
 {detail_sections(report)}
-<section><h2>Result</h2>{_scores(report)}{_comparison(report)}{_observed(report)}</section>
+<section><h2>Result</h2>{_scores(report)}{_comparison(report)}{_observed(curve)}</section>
 <section><h2>Configuration</h2>{_configuration(report)}</section>
 <section><h2>Data and machine</h2><details><summary>Counts, machine and versions</summary><div class="columns">
 {pairs_table(flatten(report["dataset"]).items(), "data")}{pairs_table(_circumstances(report), "machine and versions")}
@@ -159,13 +162,16 @@ def _comparison(report: Report) -> str:
     return "<h2>Comparison with the paper</h2>" + rows_table(["", "this run", "paper"], rows, None)
 
 
-def _observed(report: Report) -> str:
-    observed = report["observed"]
-    return (
-        ""
-        if not observed
-        else "<h2>Solver, last step</h2>" + pairs_table([(k, f"{v:.3g}") for k, v in observed.items()])
-    )
+def _observed(curve: Sequence[Row]) -> str:
+    """Render what the model reported of its epochs, such as residuals of solves: at most `OBSERVED_ROWS` of them."""
+    rows = [row for row in curve if row["observed"]]
+    if not rows:
+        return ""
+    step = -(-len(rows) // OBSERVED_ROWS)
+    shown = rows[::-1][::step][::-1]
+    names = list(dict.fromkeys(name for row in shown for name in row["observed"]))
+    cells = [[str(row["epoch"]), *(_number(row["observed"].get(name), digits=3) for name in names)] for row in shown]
+    return "<h2>Solves</h2>" + rows_table(["epoch", *names], cells, "Solves of the epoch's training steps")
 
 
 def _configuration(report: Report) -> str:
@@ -218,5 +224,5 @@ def _circumstances(report: Report) -> list[tuple[str, object]]:
     ]
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
+def _number(value: float | None, digits: int = 6) -> str:
+    return "–" if value is None else f"{value:.{digits}g}"

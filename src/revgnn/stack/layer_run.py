@@ -49,8 +49,11 @@ class Autocast(NamedTuple):
     def __call__(self) -> AbstractContextManager[object]:
         """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
         if not self.enabled and not torch.is_autocast_enabled(self.device_type):
-            return nullcontext()
+            return _AS_IT_IS
         return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
+
+
+_AS_IT_IS = nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,11 +221,12 @@ class LayerRun:
 
     def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
         """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
-        recomputation decides alike."""
-        if not self.views[block].is_bare:
-            return False
-        with self.autocast():
-            return is_fused(block, x, arguments)
+        recomputation decides alike; a block is asked once in a step."""
+        decided: dict[nn.Module, bool] = self.__dict__.setdefault("_decided", {})
+        if block not in decided:
+            with self.autocast():
+                decided[block] = self.views[block].is_bare and is_fused(block, x, arguments)
+        return decided[block]
 
     def _check_repeats(
         self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[object], value: Tensor

@@ -101,10 +101,15 @@ class Stepper:
         rows = placed.rows["train"]
         y = placed.y[rows]
         weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
-        loss = self.loss(logits[rows], y) if weight or alone else logits.sum() * 0.0
+
+        def loss_of(logits: Tensor) -> Tensor:
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return self.loss(wide[rows], y) if weight or alone else wide.sum() * 0.0
+
+        loss = loss_of(logits)
         if self.teacher is not None:
             loss = with_teacher(loss, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
-        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, ModelHooks) else None
+        auxiliary = self.model.auxiliary_loss(loss_of) if isinstance(self.model, ModelHooks) else None
         if auxiliary is not None:
             loss = loss + auxiliary
         return loss, weight, rows.numel() if counts else 0

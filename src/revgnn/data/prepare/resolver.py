@@ -151,7 +151,7 @@ class Resolver:
             self.fault(name, f"holds {kind}; classes and categories are integers or strings")
             return None
         self.read.append(name)
-        return Texts(name, self.csv)
+        return Texts(name, self.csv, self.table.csv is not None and pa.types.is_floating(kind))
 
     def _size(self, name: str, kind: pa.DataType) -> int:
         if not is_list(kind):

@@ -137,7 +137,7 @@ class ProgressBar(Callback):
             facts.append(f"valid {self._metric} {self._valid:.4f}")
         if self._memory is not None:
             facts.append(f"memory {self._memory / 2**20:.0f} MiB")
-        facts += [f"{name} {value:.2g}" for name, value in self._observed.items() if "residual" in name]
+        facts += [f"{name} {value:.2g}" for name, value in self._observed.items() if name.endswith("residual")]
         return ", ".join(facts)
 
     def _line_is_due(self, epoch: int) -> bool:
