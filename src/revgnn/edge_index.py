@@ -180,14 +180,3 @@ def check_batch(batch: Tensor, num_nodes: int, num_graphs: int | None) -> tuple[
     if num_graphs is not None and num_graphs < least:
         raise ValueError(f"num_graphs={num_graphs} but batch names graph {least - 1}; pass at least {least}")
     return batch, least if num_graphs is None else num_graphs
-
-
-def check_finite(values: Tensor, what: str) -> None:
-    """Raise ValueError for values with NaN or infinity, naming the first row; integers always pass."""
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
-        return
-    bad = ~torch.isfinite(values.reshape(values.size(0), -1)).all(1)
-    row = int(bad.nonzero()[0])
-    raise ValueError(
-        f"{what} must be finite: row {row} is the first of {int(bad.sum())} with NaN or infinity; fill or drop them"
-    )

@@ -267,16 +267,12 @@ class Graph:
         if kept is not None and kept[0] == key:
             return kept[2]
         graph = replace(self, edge_weight=edge_attr.detach().reshape(-1))
-        # The tensor is kept too, so that its identity stays its own.
-        self._kept["weighted"] = key, edge_attr, graph
+        self._kept["weighted"] = key, edge_attr, graph  # with the tensor, so that its identity stays its own
         return graph
 
     @property
     def self_looped(self) -> Graph:
-        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped.
-
-        Of weights, an existing loop keeps its own, and an added one has 1.
-        """
+        """This graph with one self loop per node: existing ones keep their weight, others have 1; no edge features."""
         looped: Graph | None = self.keep("self_looped", self._with_loops)
         return self if looped is None else looped
 

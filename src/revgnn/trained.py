@@ -230,9 +230,8 @@ def _scores_of(folder: Path) -> dict[str, float]:
     """Return the scores in a run's report by split and metric; none where the report is missing."""
     if not (folder / REPORT_FILE).is_file():
         return {}
-    result = read_object(folder / REPORT_FILE).get("result")
-    scores = result.get("scores", {}) if isinstance(result, dict) else {}
-    found = {f"{split} {result['metric']}": score.get("metric") for split, score in scores.items()}
+    result = read_object(folder / REPORT_FILE)["result"]
+    found = {f"{split} {result['metric']}": score["metric"] for split, score in result["scores"].items()}
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 

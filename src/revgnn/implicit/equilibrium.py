@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..stack import uncompiled
 from ..stack.fused import unobserved
 from ..stack.layer_run import Autocast, ChannelSplit
+from ..stack.lazy import initialise_lazy
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, View
 from ..stack.recomputing import recomputing
@@ -198,6 +199,7 @@ class Equilibrium(nn.Module):
         autocast = Autocast.current(x.device.type)
         # A half-precision state has too few digits for a solver's differences; autocast rounds inside the block only.
         z0 = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32) if autocast.enabled else x.dtype)
+        initialise_lazy(self.block, lambda: self.block(z0, 0, x, *context))
         recompute = Recompute({self.block: View(self.block)}, x.device)
 
         def evaluate(z: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Block(nn.Module):
             conv is not None
             and (edge_attr is None or graph.edge_ids is None)
             and ops.runs_in_place(x, graph)
-            and self.act_drop.fuses(self.norm, x)
+            and self.act_drop.fuses(self.norm, x, graph)
             and conv.fuses(x, graph)
         )
 

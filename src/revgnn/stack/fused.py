@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeGuard, runtime_checkable
+from functools import cache
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,14 @@ class FusedBlock(Protocol):
 
 def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
     """Whether a block's fused evaluation supports these arguments; the caller checks for hooks."""
-    return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
+    kind: type = type(block)
+    return _offers_fusion(kind) and cast(FusedBlock, block).fuses(x, *arguments)
+
+
+@cache
+def _offers_fusion(kind: type) -> bool:
+    """Whether a class implements `FusedBlock`; cached, because the check takes as long as a small kernel."""
+    return issubclass(kind, FusedBlock)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...edge_index import check_finite, fingerprint, plain
+from ...edge_index import fingerprint, plain
 from ...graph import Graph
 from ...weak_cache import Memo
-from ..batch import Batch
+from ..batch import Batch, check_finite
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

@@ -1,8 +1,9 @@
 """Default experiments for a graph of your own, from two tables or from ``revgnn prepare``: one per convolution.
 
 They take the folder as an argument, so they are no recipes; `MODELS` has them by name. Edges of tables are made
-undirected; a prepared graph keeps its edges. Only the GEN network reads edge features. A prepared graph of more than
-1 GiB is read from disk part by part, a smaller one into memory.
+undirected, unless a graph.yaml is there; a prepared graph keeps its edges. Only the GEN network reads edge features,
+and GCN and SAGE edge weights. A prepared graph of more than 1 GiB is read from disk part by part, a smaller one into
+memory.
 """
 
 from __future__ import annotations
@@ -12,37 +13,41 @@ from pathlib import Path
 from typing import Literal
 
 from ...data import DatasetConfig, LoaderConfig, Store, is_store
+from ...data.readers.tables import CONFIG
 from ...experiment import Experiment, ModelBuilder
+from ...nn.convs import GATOptions
 from ...nn.model import ModelConfig
 from ...train import TrainConfig
 
 
-def revgcn(folder: Path) -> Experiment:
-    """RevGCN: 7 layers, 128 channels."""
-    return _start(folder, "gcn", num_layers=7, hidden_channels=128)
-
-
 def revsage(folder: Path) -> Experiment:
-    """RevSAGE: 7 layers, 128 channels."""
-    return _start(folder, "sage", num_layers=7, hidden_channels=128)
+    """RevSAGE: 4 layers, 64 channels."""
+    return _start(folder, "sage", hidden_channels=64)
+
+
+def revgcn(folder: Path) -> Experiment:
+    """RevGCN: 4 layers, 64 channels."""
+    return _start(folder, "gcn", hidden_channels=64)
 
 
 def revgen(folder: Path) -> Experiment:
-    """RevGEN: 7 layers, 128 channels."""
-    return _start(folder, "gen", num_layers=7, hidden_channels=128)
+    """RevGEN: 4 layers, 64 channels."""
+    return _start(folder, "gen", hidden_channels=64)
 
 
 def revgat(folder: Path) -> Experiment:
-    """RevGAT: 5 layers, 3 heads, 192 channels in all."""
-    return _start(folder, "gat", num_layers=5, hidden_channels=192)
+    """RevGAT: 4 layers, 3 heads, 96 channels in all."""
+    return _start(folder, "gat", hidden_channels=96)
 
 
 MODELS: dict[str, Callable[[Path], Experiment]] = {
-    "revgcn": revgcn,
     "revsage": revsage,
+    "revgcn": revgcn,
     "revgen": revgen,
     "revgat": revgat,
 }
+DEFAULT = "revsage"
+"""The model where none is named; docs/defaults.md compares it and the settings below with others."""
 
 
 _IN_MEMORY = 2**30
@@ -51,18 +56,16 @@ _BYTES_PER_STEP = 2**27
 """Bytes of a larger graph that a step reads, approximately; at least one part."""
 
 
-def _start(
-    folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_layers: int, hidden_channels: int
-) -> Experiment:
+def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, hidden_channels: int) -> Experiment:
     model = ModelConfig(
         conv=conv,
-        num_layers=num_layers,
+        num_layers=4,
         hidden_channels=hidden_channels,
         coupling="grouped",
         num_groups=2,
         backprop="reversible",
         norm="batch",
-        dropout=0.3,
+        dropout=0.2,
         gat=GATOptions(heads=3) if conv == "gat" else GATOptions(),
     )
     return on_tables(folder, model)
@@ -75,12 +78,14 @@ def on_tables(folder: Path, model: ModelBuilder) -> Experiment:
         folder: the folder of the tables or of the prepared graph.
         model: builds the model.
     """
-    train = TrainConfig(epochs=200, lr=0.003, patience=100)
+    train = TrainConfig(epochs=200, lr=0.01, patience=30)
     path = str(folder.resolve())
     if is_store(folder):
         prepared = DatasetConfig(name="prepared", path=path)
         return Experiment(dataset=prepared, model=model, train=train, loader=_loader(Store.open(folder)))
-    return Experiment(dataset=DatasetConfig(name="tables", path=path, undirected=True), model=model, train=train)
+    # A graph.yaml says itself which edges are added.
+    tables = DatasetConfig(name="tables", path=path, undirected=not (folder / CONFIG).is_file())
+    return Experiment(dataset=tables, model=model, train=train)
 
 
 def _loader(store: Store) -> LoaderConfig:
