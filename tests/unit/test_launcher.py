@@ -91,11 +91,15 @@ def test_a_warning_that_is_to_be_an_error_is_one_on_every_rank() -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_command_line_of_one_rank_speaks(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     be(number, 2)
-    for words, code in [(["recipes", "--json"], 0), (["report", "nowhere"], 2 if number == 0 else 0)]:
+    for words, code in [
+        (["recipes", "--json"], 0),
+        (["--version"], 0),
+        (["report", "nowhere"], 2 if number == 0 else 0),
+    ]:
         assert main(words) == code
         out, err = capsys.readouterr()
         assert bool(out + err) == (number == 0), words
-    for words in (["train", "--nonsense"], ["--version"]):
+    for words in (["train", "--nonsense"], ["--help"]):
         with pytest.raises(SystemExit):
             main(words)
         out, err = capsys.readouterr()
