@@ -209,10 +209,21 @@ def _prices(shared: Path) -> tuple[Table, Table]:
     return nodes, {"src": src, "dst": dst}
 
 
+def _linear(shared: Path) -> tuple[Table, Table]:
+    """400 rows; the number is linear in one column, with little noise, and edges at random tell nothing."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 4))
+    src, dst = rng.integers(0, 400, (2, 1_200))
+    target = 100 + 30 * x[:, 0] + rng.normal(size=400)
+    nodes = {"id": np.arange(400), **{f"x{k}": x[:, k] for k in range(4)}, "target": target, "split": _split(400)}
+    return nodes, {"src": src, "dst": dst}
+
+
 TABLES: dict[str, Callable[[Path], tuple[Table, Table]]] = {
     "customers": _customers,
     "fraud": _fraud,
     "prices": _prices,
+    "linear": _linear,
     "digits": _digits,
     "papers": _papers,
     "minesweeper": _minesweeper,
