@@ -374,6 +374,7 @@ _IN_WORDS = {
     "loader.num_parts=None": "",
     "model.dropout": "dropout {}",
     "model.hidden_channels": "",
+    "model.num_layers": "",
     "model.sage.init": "{} init",
     "model.sage.root_weight=False": "one matrix",
     "train.ema_decay": "EMA {}",
@@ -383,7 +384,6 @@ _IN_WORDS = {
     "train.schedule": "{} schedule",
     "train.weight_decay": "weight decay {}",
     "model.norm": "{} norm",
-    "model.num_layers": "{} layers",
     "train.lr": "lr {}",
     "train.teacher.alpha": "",
     "train.teacher.path=teacher/logits.safetensors": "one teacher",
@@ -488,7 +488,8 @@ def _depth_real() -> str:
         for row in rows
         if row["recipe"] == "minesweeper/revsage" and row["changed"].keys() <= {"dataset.split"}
     }
-    tried = [row for row in rows if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
+    of_four = [row for row in rows if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
+    tried = [row for row in of_four if "model.num_layers" not in row["changed"]]
     shallow = max(tried, key=lambda row: _score(row, "valid"))
     over = "its ten splits" if len(deep) == 10 else f"{len(deep)} of its ten splits"
     scores = f"{_score(shallow, 'test'):.2f} and 32 layers {_score(deep[0], 'test'):.2f}"
@@ -515,7 +516,8 @@ def _size(row: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(model, ModelConfig):
         return "–", "–"
     _, channels = row["changed"].get("model.hidden_channels", (None, model.hidden_channels))
-    depth = str(model.num_layers)
+    _, num_layers = row["changed"].get("model.num_layers", (None, model.num_layers))
+    depth = str(num_layers)
     if model.backprop == "implicit":
         options = model.equilibrium
         is_solved = options.pretrain_epochs < all_recipes()[row["recipe"]]().train.epochs
