@@ -70,9 +70,10 @@ CANDIDATES: dict[str, Settings] = {
     "no dropout": {**COMMON, "model.dropout": 0.0},
     "rate 0.003": {**COMMON, "train.lr": 0.003},
     "8 layers": {**COMMON, "model.num_layers": 8},
+    "8 layers, layer norm": {**COMMON, "model.num_layers": 8, "model.norm": "layer"},
     "cosine": {**COMMON, "train.schedule": "cosine"},
 }
-"""Settings of the comparison; all but the first are named by what they change of the first."""
+"""Settings of the comparison; all but the first are named by what they change of it."""
 
 
 # ---------------------------------------------------------------------- tables
