@@ -63,7 +63,7 @@ def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, hidden_c
         coupling="grouped",
         num_groups=2,
         backprop="reversible",
-        norm="batch",
+        norm="layer",
         dropout=0.2,
     )
     return on_tables(folder, model)
