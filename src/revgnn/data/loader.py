@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..by_name import find_object, is_name
@@ -24,7 +24,7 @@ from .subgraphs import Evaluation, GraphSource, NodeBatches
 _log = logging.getLogger(__name__)
 
 _FULL, _ONDISK = "full", "ondisk"
-_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size")
+_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement")
 """Fields of `LoaderConfig` that some samplers read."""
 _OF_DISK = ("parts_per_batch",)
 
@@ -56,9 +56,9 @@ class LoaderConfig:
 
     kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
-    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and their sampled
-    neighbors; "ondisk": parts of a prepared graph, read from disk, shuffled and put together in every epoch; or a
-    `Sampler` of your own as package.module:Name."""
+    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and
+    sampled edges around them; "ondisk": parts of a prepared graph, read from disk, shuffled and put together in every
+    epoch; or a `Sampler` of your own as package.module:Name."""
     num_parts: int | None = None
     """For "random": parts per epoch, one step each; for "clusters": number of METIS clusters, computed once."""
     parts_per_batch: int | None = None
@@ -67,6 +67,9 @@ class LoaderConfig:
     """For "neighbor": incoming edges sampled per node in each hop, starting at the training nodes; -1: all."""
     batch_size: int | None = None
     """For "neighbor": training nodes per step."""
+    with_replacement: bool = False
+    """For "neighbor": draw each edge independently of the others, so that one may be drawn several times; otherwise a
+    node with no more edges than the fanout keeps all of them."""
     node_order: NodeOrder = "auto"
     """Order of the nodes of a whole graph in memory. Sums over neighbours are faster where neighbours are near: "auto"
     orders a large graph by METIS clusters, or by RCM without pymetis; "quick" by RCM; "clusters" and "rcm" also a small
@@ -91,9 +94,10 @@ class LoaderConfig:
                 f"loader.kind={self.kind!r} is unknown; choose one of {', '.join((_FULL, *SAMPLERS, _ONDISK))}, or "
                 "name one of your own as package.module:Name"
             )
+        defaults = {field.name: field.default for field in fields(self)}
         for name in set(_OPTIONS) - set(_options_of(self.kind)):
             value = getattr(self, name)
-            if value is not None:
+            if value != defaults[name]:
                 kinds = [kind for kind in (*SAMPLERS, _ONDISK) if name in _options_of(kind)]
                 raise ValueError(
                     f"loader.{name}={_written(value)} belongs to loader.kind={' or '.join(kinds)}, got kind="

@@ -53,23 +53,20 @@ def steps_of(run: Experiment, shape: GraphShape) -> int:
 
 
 def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
-    """Return the nodes of sampled neighbourhoods and the edges between them, for equal degrees and random neighbours.
+    """Return the nodes of sampled neighbourhoods and their drawn edges, for equal degrees and random neighbours.
 
-    Real neighbourhoods overlap more, and nodes of low degree sample fewer edges, so both counts are upper estimates.
+    Real neighbourhoods overlap more, and nodes of low degree draw fewer edges, so both counts are upper estimates.
     """
     roots = shape.train or round(TRAINED * shape.rows)
     degree = shape.edges / shape.nodes
     drawn, newest = 0.0, min(loader.batch_size or roots, roots) / shape.nodes
     reached = newest
     for fanout in loader.fanouts or ():
-        draws = newest * (degree if fanout == -1 else min(fanout, degree))
-        drawn += draws / degree
+        draws = newest * (degree if fanout == -1 else fanout if loader.with_replacement else min(fanout, degree))
+        drawn += draws
         newest = (1 - reached) * -math.expm1(-draws)
         reached += newest
-    # Kept are edges that were drawn or whose reverse was, and of the others those with both ends among the nodes.
-    either = 1 - (1 - min(drawn, 1.0)) ** 2
-    kept = either + (1 - either) * reached**2
-    return max(round(reached * shape.nodes), 1), round(kept * shape.edges)
+    return max(round(reached * shape.nodes), 1), round(drawn * shape.nodes)
 
 
 def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
