@@ -70,7 +70,7 @@ def test_every_reached_node_draws_its_hops_fanout_once(
     found, again = (sample(graph, [0], fanouts, rng(seed), replace=replace) for _ in range(2))
     assert torch.equal(found.nodes, again.nodes) and torch.equal(found.edges, again.edges)
     # Walk the drawn edges from the seed: the hop in which a node is first met says how many edges it draws.
-    place, newest = int((found.nodes == 0).nonzero()), {0}
+    place = int((found.nodes == 0).nonzero())
     newest, met = {place}, {place}
     for fanout in [*fanouts, 0]:
         for node in newest:

@@ -19,13 +19,15 @@ from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.parts import Partition, Views
 from .sampling.random import RandomPartition
+from .sampling.saint import SaintOptions
 from .subgraphs import Evaluation, GraphSource, NodeBatches
 
 _log = logging.getLogger(__name__)
 
 _FULL, _ONDISK = "full", "ondisk"
-_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement")
+_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement", "saint")
 """Fields of `LoaderConfig` that some samplers read."""
+_SAINT = SaintOptions()
 _OF_DISK = ("parts_per_batch",)
 
 
@@ -56,9 +58,9 @@ class LoaderConfig:
 
     kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
-    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and
-    sampled edges around them; "ondisk": parts of a prepared graph, read from disk, shuffled and put together in every
-    epoch; or a `Sampler` of your own as package.module:Name."""
+    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and sampled edges
+    around them; "saint": GraphSAINT's sampled subgraphs; "ondisk": parts of a prepared graph, read from disk, shuffled
+    and put together in every epoch; or a `Sampler` of your own as package.module:Name."""
     num_parts: int | None = None
     """For "random": parts per epoch, one step each; for "clusters": number of METIS clusters, computed once."""
     parts_per_batch: int | None = None
@@ -70,6 +72,8 @@ class LoaderConfig:
     with_replacement: bool = False
     """For "neighbor": draw each edge independently of the others, so that one may be drawn several times; otherwise a
     node with no more edges than the fanout keeps all of them."""
+    saint: SaintOptions = _SAINT
+    """For "saint": what is sampled, and how it is normalised."""
     node_order: NodeOrder = "auto"
     """Order of the nodes of a whole graph in memory. Sums over neighbours are faster where neighbours are near: "auto"
     orders a large graph by METIS clusters, or by RCM without pymetis; "quick" by RCM; "clusters" and "rcm" also a small

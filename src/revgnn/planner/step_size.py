@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from ..data import Batches, LoaderConfig
+from ..data.sampling.saint import SaintOptions
 from ..experiment import Experiment
 from .synthetic import GraphShape
 
@@ -13,6 +14,8 @@ KEPT = 0.5
 """Share of the edges that batches of METIS clusters keep, where it is not known: 0.51 of ogbn-arxiv's, by 32 of 512."""
 PARTS = ("random", "clusters", "ondisk")
 """Kinds of loader whose batches are parts of the graph."""
+SAMPLED = ("neighbor", "saint")
+"""Kinds of loader whose batches are sampled by numbers of nodes or edges."""
 TRAINED = 0.6
 """Share of the rows to train on, where it is not known."""
 
@@ -37,6 +40,10 @@ def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
         nodes, edges = _reached(loader, shape)
         train = min(loader.batch_size or nodes, nodes)
         return replace(shape.counted(nodes=nodes, edges=edges, train=train), kept=None)
+    if loader.kind == "saint":
+        nodes, edges = _sampled(loader.saint, shape)
+        train = -(-shape.train * nodes // shape.nodes)
+        return replace(shape.counted(nodes=nodes, edges=edges, train=train), kept=None)
     parts = steps_by_parts(loader, shape)
     nodes, loops = max(shape.nodes // parts, 1), shape.nodes if shape.info.self_loops else 0
     edges = loops // parts + round(kept_share(loader, shape) * (shape.edges - loops) / parts)
@@ -49,6 +56,8 @@ def steps_of(run: Experiment, shape: GraphShape) -> int:
     batch = run.batch_size if shape.info.task_spec.has_many_graphs else run.loader.batch_size
     if shape.info.task_spec.has_many_graphs or run.loader.kind == "neighbor":
         return -(-rows // (batch or rows))
+    if run.loader.kind == "saint":
+        return run.loader.saint.steps or max(round(shape.nodes / _sampled(run.loader.saint, shape)[0]), 1)
     return 1 if run.loader.kind == "full" else steps_by_parts(run.loader, shape)
 
 
@@ -67,6 +76,16 @@ def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
         newest = (1 - reached) * -math.expm1(-draws)
         reached += newest
     return max(round(reached * shape.nodes), 1), round(drawn * shape.nodes)
+
+
+def _sampled(saint: SaintOptions, shape: GraphShape) -> tuple[int, int]:
+    """Return the nodes of a GraphSAINT subgraph and the edges between them, for equal degrees and random neighbours."""
+    walked = saint.budget * {"node": 0, "edge": 1, "walk": saint.walk_length}[saint.sampler]
+    share = -math.expm1(-(saint.budget * (saint.sampler != "node") + max(walked, saint.budget)) / shape.nodes)
+    # Drawn edges are kept with their reverses, and of the others those with both ends among the nodes.
+    drawn = -math.expm1(-2 * walked / max(shape.edges, 1))
+    kept = drawn + (1 - drawn) * share**2
+    return max(round(share * shape.nodes), 1), round(kept * shape.edges)
 
 
 def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
@@ -109,6 +128,6 @@ def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
 def _check_parts(loader: LoaderConfig) -> None:
     if loader.kind not in PARTS:
         raise ValueError(
-            f"the size of a step is known for loader.kind=full, neighbor, {', '.join(PARTS)}, got {loader.kind}; plan "
-            "with one of these, or measure a run"
+            f"the size of a step is known for loader.kind=full, {', '.join((*SAMPLED, *PARTS))}, got {loader.kind}; "
+            "plan with one of these, or measure a run"
         )

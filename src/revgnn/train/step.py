@@ -17,6 +17,7 @@ from .distill import load_teacher, rows_of, with_teacher
 from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
+from .labels import num_labelled
 from .losses import LOSSES
 from .model_hooks import LayerStack, ModelHooks
 from .optim import check_and_clip
@@ -88,18 +89,23 @@ class Stepper:
         return StepResult(loss=value, rows=int(counted))
 
     def _loss(self, batch: Batch, seed: int, counts: bool, *, alone: bool) -> tuple[Tensor, int, int]:
-        """Return the mean loss of a batch, the number of labels that it averages, and the number of training rows."""
+        """Return the loss of a batch, its weight among batches (the labels that it averages), and its training rows."""
         if not alone:
             # Ranks draw differently often, so the global state would depend on the assignment of batches.
             torch.manual_seed(seed)
         logits, placed = self.forward(batch, seed)
         rows = placed.rows["train"]
         y = placed.y[rows]
-        weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
-        loss = LOSSES[self.loss](logits[rows], y) if weight or alone else logits.sum() * 0.0
+        loss, weight = LOSSES[self.loss], num_labelled(y) if counts else 0
+        if placed.loss_weight is not None:
+            # Such batches are drawn alike, and each one's sum estimates the loss of all rows.
+            weight = int(counts)
+            value = loss.weighted(logits[rows], y, placed.loss_weight[rows])
+        else:
+            value = loss(logits[rows], y) if weight or alone else logits.sum() * 0.0
         if self.teacher is not None:
-            loss = with_teacher(loss, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
+            value = with_teacher(value, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
         auxiliary = self.model.auxiliary_loss() if isinstance(self.model, ModelHooks) else None
         if auxiliary is not None:
-            loss = loss + auxiliary
-        return loss, weight, rows.numel() if counts else 0
+            value = value + auxiliary
+        return value, weight, rows.numel() if counts else 0
