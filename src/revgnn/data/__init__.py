@@ -19,6 +19,7 @@ from .readers.tables import read_tables
 from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
+from .sampling.saint import SaintOptions
 from .subgraphs import NodeBatches
 from .task import TASKS, Task
 
@@ -46,6 +47,7 @@ __all__ = [
     "ProteinsFeatures",
     "PygBatches",
     "RowKeys",
+    "SaintOptions",
     "Sampler",
     "Series",
     "Store",

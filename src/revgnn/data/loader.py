@@ -25,7 +25,7 @@ from .subgraphs import Evaluation, GraphSource, NodeBatches
 _log = logging.getLogger(__name__)
 
 _FULL, _ONDISK = "full", "ondisk"
-_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement", "saint")
+_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement", "saint", "diagonal")
 """Fields of `LoaderConfig` that some samplers read."""
 _SAINT = SaintOptions()
 _OF_DISK = ("parts_per_batch",)
@@ -65,6 +65,9 @@ class LoaderConfig:
     """For "random": parts per epoch, one step each; for "clusters": number of METIS clusters, computed once."""
     parts_per_batch: int | None = None
     """For "clusters" and "ondisk": clusters or parts per step, with the edges between them; ``None``: 1."""
+    diagonal: float | None = None
+    """For "clusters": Cluster-GCN's diagonal enhancement: self loops, of which a mean over the neighbours counts this
+    number more, 0 or above; ``None``: no loops are added. For convolutions that apply weights (gcn, sage)."""
     fanouts: tuple[int, ...] | None = None
     """For "neighbor": incoming edges sampled per node in each hop, starting at the training nodes; -1: all."""
     batch_size: int | None = None
@@ -115,7 +118,7 @@ class LoaderConfig:
         self._check_views("final")
 
     def _check_numbers(self) -> None:
-        least = {"num_parts": 2, "parts_per_batch": 1, "batch_size": 1, "prefetch": 0}
+        least = {"num_parts": 2, "parts_per_batch": 1, "batch_size": 1, "prefetch": 0, "diagonal": 0}
         for name in ("eval_parts", "eval_views", "final_parts", "final_views"):
             least[name] = 1
         for name, smallest in least.items():
