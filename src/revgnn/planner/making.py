@@ -20,7 +20,7 @@ from ..data.sampling.clusters import ClusterPartition
 from ..data.sampling.parts import PartBatches, Partition
 from ..data.subgraphs import GraphSource
 from ..measure import StepMemory, tensor_bytes
-from .step_size import SAMPLED, kept_share, steps_by_parts
+from .step_size import is_sampled, kept_share, steps_by_parts
 from .synthetic import GraphShape, made_up
 
 EDGES = 2**17
@@ -65,7 +65,7 @@ def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
         shape: shape of the data set.
     Cost: batches of two graphs of about `EDGES` edges at most, a fraction of a second.
     """
-    if loader.kind in SAMPLED:
+    if is_sampled(loader):
         per_step: float = loader.saint.budget if loader.batch_size is None else loader.batch_size
     else:
         per_step = shape.nodes / steps_by_parts(loader, shape)
@@ -120,7 +120,7 @@ def partitioned_data(loader: LoaderConfig, shape: GraphShape, small: GraphShape)
         shape: of the whole data set; the share of its edges within parts is kept.
         small: shape of the synthetic data set.
     """
-    if loader.kind in SAMPLED:
+    if is_sampled(loader):
         return made_up(small)
     # What METIS would make of a random graph is nothing like its clusters: a batch is a run of nodes instead.
     return made_up(small, runs=steps_by_parts(loader, shape), kept=kept_share(loader, shape))
@@ -136,8 +136,9 @@ def partitioned_batches(
         data: the result of `partitioned_data`.
         edges_at_once: as in `PartBatches`.
     """
-    if loader.kind in SAMPLED:
-        return make_batches(data, None, 0, replace(loader, prefetch=0))
+    if is_sampled(loader):
+        kind = "neighbor" if loader.kind == "ondisk" else loader.kind
+        return make_batches(data, None, 0, replace(loader, kind=kind, prefetch=0))
     parts, source = steps_by_parts(loader, shape), GraphSource(data)
     partition: Partition = EvenPartition(data.num_nodes)
     if loader.kind == "clusters":

@@ -14,8 +14,6 @@ KEPT = 0.5
 """Share of the edges that batches of METIS clusters keep, where it is not known: 0.51 of ogbn-arxiv's, by 32 of 512."""
 PARTS = ("random", "clusters", "ondisk")
 """Kinds of loader whose batches are parts of the graph."""
-SAMPLED = ("neighbor", "saint")
-"""Kinds of loader whose batches are sampled by numbers of nodes or edges."""
 TRAINED = 0.6
 """Share of the rows to train on, where it is not known."""
 
@@ -36,7 +34,7 @@ def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
         return shape.counted(nodes=nodes, edges=edges, graphs=graphs, train=graphs)
     if loader.kind == "full":
         return shape
-    if loader.kind == "neighbor":
+    if loader.fanouts is not None:
         nodes, edges = _reached(loader, shape)
         train = min(loader.batch_size or nodes, nodes)
         return replace(shape.counted(nodes=nodes, edges=edges, train=train), kept=None)
@@ -54,11 +52,16 @@ def steps_of(run: Experiment, shape: GraphShape) -> int:
     """Return the steps of an epoch."""
     rows = shape.train or round(TRAINED * shape.rows)
     batch = run.batch_size if shape.info.task_spec.has_many_graphs else run.loader.batch_size
-    if shape.info.task_spec.has_many_graphs or run.loader.kind == "neighbor":
+    if shape.info.task_spec.has_many_graphs or run.loader.fanouts is not None:
         return -(-rows // (batch or rows))
     if run.loader.kind == "saint":
         return run.loader.saint.steps or max(round(shape.nodes / _sampled(run.loader.saint, shape)[0]), 1)
     return 1 if run.loader.kind == "full" else steps_by_parts(run.loader, shape)
+
+
+def is_sampled(loader: LoaderConfig) -> bool:
+    """Whether batches are sampled by numbers of nodes and edges, instead of being parts."""
+    return loader.kind == "saint" or loader.fanouts is not None
 
 
 def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
@@ -126,8 +129,8 @@ def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
 
 
 def _check_parts(loader: LoaderConfig) -> None:
-    if loader.kind not in PARTS:
+    if loader.kind not in PARTS or loader.fanouts is not None:
         raise ValueError(
-            f"the size of a step is known for loader.kind=full, {', '.join((*SAMPLED, *PARTS))}, got {loader.kind}; "
-            "plan with one of these, or measure a run"
+            f"the size of a step is known for loader.kind=full, neighbor, saint, {', '.join(PARTS)}, got "
+            f"{loader.kind}; plan with one of these, or measure a run"
         )
