@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from drawn_graphs import EDGE_SIZES, one_graph
-from revgnn.data import Batch, Batches, Dataset, FullBatch, GraphInfo, LoaderConfig, final_batches, make_batches
+from revgnn.data import (
+    Batch,
+    Batches,
+    Dataset,
+    FullBatch,
+    GraphInfo,
+    LoaderConfig,
+    SaintOptions,
+    final_batches,
+    make_batches,
+)
 from revgnn.data.sampling.parts import Views
 from revgnn.data.subgraphs import GraphSource
 from revgnn.graph import Graph
@@ -26,6 +36,7 @@ from tolerances import assert_close
 
 RANDOM = LoaderConfig(kind="random", num_parts=4, eval_parts=3, eval_views=2)
 NEIGHBOR = LoaderConfig(kind="neighbor", fanouts=(2, 2), batch_size=5)
+SAINT = LoaderConfig(kind="saint", saint=SaintOptions(budget=4, coverage=2))
 CLUSTERS = LoaderConfig(kind="clusters", num_parts=9, parts_per_batch=2)
 
 
@@ -127,7 +138,7 @@ def test_neighbourhoods_are_trained_on_their_seeds_alone(fanouts: tuple[int, ...
     assert seeds != sorted(seeds), "the order is drawn"
 
 
-@pytest.mark.parametrize("loader", [RANDOM, NEIGHBOR, CLUSTERS])
+@pytest.mark.parametrize("loader", [RANDOM, NEIGHBOR, replace(NEIGHBOR, with_replacement=True), SAINT, CLUSTERS])
 def test_batches_are_a_function_of_seed_epoch_and_step(loader: LoaderConfig) -> None:
     if loader.kind == "clusters":
         pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")

@@ -72,7 +72,7 @@ class LoaderConfig:
     """For "clusters": Cluster-GCN's diagonal enhancement: self loops, of which a mean over the neighbours counts this
     number more, 0 or above; ``None``: no loops are added. For convolutions that apply weights (gcn, sage)."""
     fanouts: tuple[int, ...] | None = None
-    """For "neighbor" and "ondisk": incoming edges sampled per node in each hop, the first of training nodes; -1: all."""
+    """For "neighbor" and "ondisk": incoming edges sampled per node in each hop, starting at training nodes; -1: all."""
     batch_size: int | None = None
     """For "neighbor" and "ondisk": training nodes per step."""
     with_replacement: bool = False

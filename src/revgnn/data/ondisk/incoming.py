@@ -58,6 +58,10 @@ class StoredNeighbors:
         ]
         self.train_nodes = torch.from_numpy(np.concatenate(numbers))
 
+    def __reduce__(self) -> tuple[type[StoredNeighbors], tuple[Store]]:
+        # A copy maps the files again, instead of holding what is in them.
+        return StoredNeighbors, (self._store,)
+
     def batch(self, subgraph: Subgraph, rows: dict[str, Tensor] | None = None) -> Batch:
         """Make a batch of a subgraph, reading the features and labels of its nodes and edges.
 

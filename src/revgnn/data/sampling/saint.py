@@ -141,6 +141,10 @@ class SaintBatches:
     def __init__(self, source: GraphSource, options: SaintOptions, seed: int) -> None:
         self._source, self._options, self._seed = source, options, seed
 
+    def __getstate__(self) -> dict[str, object]:
+        # A sampler is a function, which cannot be pickled; it is made again on demand.
+        return {name: value for name, value in self.__dict__.items() if name != "_draw"}
+
     @cached_property
     def _draw(self) -> NodeSampler:
         return node_sampler(self._source.graph, self._options)
