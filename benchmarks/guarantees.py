@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import io
 import pickle
 import warnings
@@ -29,6 +30,7 @@ import revgnn
 from revgnn import ops
 from revgnn.data import GraphInfo
 from revgnn.implicit.equilibrium import Equilibrium
+from revgnn.implicit.solvers import Solver
 from revgnn.interop import GroupAddRev
 
 from .pages import measured_on
@@ -117,8 +119,10 @@ def _stack(stored: bool, backprop: str) -> nn.Module:
 
 
 def _equilibrium(stored: bool) -> nn.Module:
-    settings = {"mode": "unroll", "pretrain_steps": 60} if stored else {"tol": 1e-11, "max_iter": 100}
-    return Net([Equilibrium(Contraction(), backward_tol=1e-11, backward_max_iter=100, **settings)])  # type: ignore[arg-type]
+    if stored:
+        return Net([Equilibrium(Contraction(), mode="unroll", pretrain_steps=60)])
+    solver = Solver(tol=1e-11, max_iter=100)
+    return Net([Equilibrium(Contraction(), solver, backward=solver)])
 
 
 def _layers(stored: bool, kind: Callable[..., nn.Module], block: Callable[[int], nn.Module]) -> nn.Module:
@@ -344,6 +348,29 @@ def hooks_removed(case: Case) -> Tensor:
     return case.grads()
 
 
+def attributes_changed(case: Case) -> Tensor:
+    """Plain attributes and classes of modules changed before the backward"""
+
+    class Tripled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * super().forward(x)
+
+    loss = case.loss()
+    for module in case.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.9
+        if hasattr(module, "eps"):
+            module.eps = 0.5
+        if hasattr(module, "act_drop"):
+            module.act_drop = dataclasses.replace(module.act_drop, dropout=0.9)  # type: ignore[type-var]
+        if type(module) is nn.Linear:
+            module.__class__ = Tripled
+    before = [(type(module), vars(module).get("p"), vars(module).get("eps")) for module in case.model.modules()]
+    loss.backward()
+    assert before == [(type(module), vars(module).get("p"), vars(module).get("eps")) for module in case.model.modules()]
+    return case.grads()
+
+
 def counted(case: Case) -> Tensor:
     """`FlopCounterMode`"""
     with FlopCounterMode(display=False):
@@ -487,6 +514,7 @@ SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
     "forward hooks that change an output": module_hooks,
     "forwards replaced on the instance": replaced_forwards,
     "hooks and forwards changed before the backward": hooks_removed,
+    "attributes and classes of modules changed before the backward": attributes_changed,
     "`FlopCounterMode`": counted,
     "`ModuleTracker`": tracked,
     "`detect_anomaly`": anomalies,
@@ -571,7 +599,10 @@ blocks in PyG's own reversible layer have neither dropout nor BatchNorm, because
 ## How it works
 
 - The backward recomputes a block in the state of its forward: with the same parameters, buffers, training flags,
-  hooks, replaced forwards, autocast and random numbers. Afterwards it restores the state that the caller had.
+  hooks, replaced forwards, classes, plain attributes (numbers, texts, functions, frozen dataclasses), autocast and
+  random numbers. Afterwards it restores the state that the caller had. So a hook that removes itself in the forward is
+  called again in the backward, and a counter counts one evaluation per step.
+- Lazy modules are evaluated once more, in evaluation mode, before the first step, so that they have shapes.
 - Gradients are computed at detached leaves, so hooks of parameters run once, on the whole gradient.
 - In the first step of a run each block is evaluated twice and the values are compared. An error names the layer whose
   values differ (random numbers of Python, a counter), or that uses a tensor which would get no gradient.
@@ -580,8 +611,10 @@ blocks in PyG's own reversible layer have neither dropout nor BatchNorm, because
 
 - Two threads must not evaluate one module at the same time, because a recomputation replaces the values of its
   parameters for a moment.
-- Attributes of a module other than parameters, buffers, training flags, hooks and its forward (the probability of a
-  dropout, for example) have the values of the backward, not of the forward.
+- Lists, dictionaries, tensors that are no buffers, and other objects that can change have the values of the backward,
+  not of the forward.
+- An equilibrium evaluates one map: what the first evaluation changes (a hook that removes itself) is changed back for
+  the others.
 - Writes that torch's version counters do not see (through ``.data``, or by another program) are not detected.
 """
 

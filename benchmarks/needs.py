@@ -67,7 +67,10 @@ def _needs(network: Network, device: str) -> tuple[str, ...]:
         )
     fused = _fused(network)
     if fused is not None and device == "cpu":
-        tests += (f"test_fused.py::test_value_and_gradients_equal_autograds[{fused}-*-64-*]",)
+        tests += (
+            f"test_fused.py::test_value_and_gradients_equal_autograds[{fused}-*-64-*]",
+            f"test_fused.py::test_under_autocast_rows_are_bfloat16_and_errors_no_larger_than_autograds[{fused}-*-64-*]",
+        )
     norms = ("layer", "layer, seed", "layer, mask") if norm == "layer" else ("batch",)
     return tests + _ops(_of_conv(network) + norms, device)
 

@@ -136,8 +136,8 @@ def imports_bytes() -> int:
     # The picture of a report loads matplotlib, where it is installed, and what that needs.
     scores = {"train": {"metric": 0.5, "loss": 1.0}, "valid": {"metric": 0.5, "loss": 1.0}}
     rows = [{"epoch": epoch, "loss": 1.0, "scores": scores} for epoch in (1, 2)]
-    report = {"result": {"metric": "accuracy", "best_epoch": 1}}
-    draw = f"from revgnn.report.picture import draw_curves\ndraw_curves({report}, {rows})"
+    result = {"metric": "accuracy", "best_epoch": 1}
+    draw = f"from revgnn.report.picture import draw_curves\ndraw_curves({result}, {rows})"
     code = f"import {', '.join(modules)}\n{draw}\nprint(open('/proc/self/status').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmData"))

@@ -75,9 +75,12 @@ class Entrant:
     backprop: Literal["reversible", "store"]
     rows: bool = False
     """Whether it is given the graph by rows (`Step.csr`) instead of ``edge_index``."""
+    autocast: bool = False
+    """Whether it steps under autocast to bfloat16."""
 
 
 OWN = "revgnn"
+NARROW = "revgnn-bf16"
 ENTRANTS = {
     OWN: Entrant(text="revgnn, reversible", peer=False, backprop="reversible"),
     "store": Entrant(text="revgnn, the same network stored", peer=False, backprop="store"),
@@ -86,8 +89,12 @@ ENTRANTS = {
     "pyg-residual-csr": Entrant(
         text="PyG plain residual net, stored, fastest CSR form", peer=True, backprop="store", rows=True
     ),
+    NARROW: Entrant(text="revgnn, reversible, bfloat16 autocast", peer=False, backprop="reversible", autocast=True),
+    "pyg-bf16": Entrant(
+        text="PyG GroupAddRev, edge_index, bfloat16 autocast", peer=True, backprop="reversible", autocast=True
+    ),
 }
-_REVERSIBLE = ("store", "pyg", "pyg-csr")
+_REVERSIBLE = ("store", "pyg", "pyg-csr", "revgnn-bf16", "pyg-bf16")
 
 
 # ---------------------------------------------------------------------- one operation

@@ -26,6 +26,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from revgnn.implicit.fixed_point import ConvergenceWarning
 from revgnn.interop import GroupAddRev
 from revgnn.measure import peak_memory, tensor_bytes
 from revgnn.nn.convs import GATOptions, GENOptions
+from revgnn.nn.model import EquilibriumOptions
 from revgnn.resident import ResidentPeak
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,25 +125,24 @@ _config("gcn checkpoint", conv="gcn", coupling="residual", backprop="checkpoint"
 _config("gen store", conv="gen", backprop="store")
 
 
-def _implicit(depth: int, size: Size) -> Made:
-    """Its depth is the most iterations of the solver."""
-    from revgnn.nn.model import EquilibriumOptions
-
+def _implicit(depth: int, size: Size, *, conv: str, **choices: Any) -> Made:
+    """Its depth is the number of iterations of the solvers, which stop at no residual."""
     config = ModelConfig(
-        conv="gen",
+        conv=conv,
         coupling="residual",
         backprop="implicit",
         weight_tied=True,
         hidden_channels=size.channels,
-        equilibrium=EquilibriumOptions(
-            solver="picard", max_iter=depth, tol=1e-12, backward_max_iter=depth, backward_tol=1e-12
-        ),
+        equilibrium=EquilibriumOptions(max_iter=depth, tol=0.0, backward_max_iter=depth, backward_tol=0.0, **choices),
     )
     net = build_model(config, GraphInfo(in_channels=64, num_outputs=10))
     return net, lambda inputs: net(inputs.x, inputs.graph)
 
 
-BLOCKS["implicit"] = _implicit
+BLOCKS["implicit"] = partial(_implicit, conv="gen", solver="picard")
+BLOCKS["contractive"] = partial(
+    _implicit, conv="gcn", solver="anderson", memory=3, contraction=0.9, contraction_norm="row"
+)
 
 
 class _Around(nn.Module):

@@ -23,7 +23,7 @@ from typing import Any
 
 from . import gate
 from .needs import needs
-from .registry import CASES, GRAPHS, cases_on
+from .registry import CASES, ENTRANTS, GRAPHS, cases_on
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -56,9 +56,12 @@ def measure_apart(name: str, graph: str, settings: dict[str, Any]) -> dict[str, 
             return found
         tried = [line["trying"] for line in lines if "trying" in line]
         reason = _ending(status)
-        if not tried or tried[-1] in (None, "revgnn", "store", *excluded):
+        if not tried or tried[-1] in (None, *_OURS, *excluded):
             raise MeasurementError(f"{name} on {graph}: the process {reason}\n{errors[-2000:]}")
         excluded[tried[-1]] = f"the process {reason}"
+
+
+_OURS = [name for name, entrant in ENTRANTS.items() if not entrant.peer]
 
 
 def _ask(request: dict[str, Any]) -> tuple[list[dict[str, Any]], int, str]:

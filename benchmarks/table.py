@@ -19,7 +19,7 @@ from revgnn.console import print_table, results_console
 from revgnn.report.row import memory
 
 from .marks import CUDA_MARKS, MARKS, Mark
-from .registry import CASES, GROWTHS, OPS, OWN, STEPS, WORK_SPACES
+from .registry import CASES, GROWTHS, NARROW, OPS, OWN, STEPS, WORK_SPACES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -108,6 +108,22 @@ def _times(row: Row, peer: str) -> str:
     if peer not in row["runs"]:
         return "–"
     return _state(row["runs"][peer]).removeprefix("failed: ") or f"{row['ratios'][peer]:.1f} times as long"
+
+
+def _step_bf16(results: dict[Key, Row]) -> str:
+    """Time and work space of our reversible step under bfloat16 autocast, beside float32 and PyG under the same."""
+    head = ("network", "graph", "revgnn, bfloat16", "float32", "PyG, bfloat16", "work space", "in float32")
+    rows = []
+    for row in _of(results, STEPS):
+        if "bf16" not in row:
+            continue
+        narrow, peer = row["runs"][NARROW], row["runs"]["pyg-bf16"]
+        cells = [f"{narrow['median_s']:.2f} s", f"{row['bf16'][OWN]:.2f} times as long"]
+        state = _state(peer).removeprefix("failed: ")
+        cells.append(state or f"{row['bf16']['pyg-bf16']:.1f} times as long")
+        cells += [f"{run['peak_nd']:.1f} N D floats" for run in (narrow, row["runs"][OWN])]
+        rows.append([STEPS[row["case"]].title, row["graph"], *cells])
+    return _markdown(head, rows)
 
 
 def _step_memory(results: dict[Key, Row]) -> str:
@@ -269,6 +285,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 BLOCKS: dict[str, Callable[[dict[Key, Row]], str]] = {
     "step-times": _step_times,
+    "step-bf16": _step_bf16,
     "step-memory": _step_memory,
     "depth-memory": _depth_memory,
     "recompute-cost": _recompute_cost,

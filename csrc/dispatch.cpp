@@ -14,6 +14,21 @@ extern const Table table;
 namespace avx512 {
 extern const Table table;
 }
+namespace avx512_bf16 {
+#define REVGNN_DECLARE_KERNEL(name) int name(const revgnn_##name##_args &args);
+REVGNN_BF16_KERNELS(REVGNN_DECLARE_KERNEL)
+#undef REVGNN_DECLARE_KERNEL
+
+Table completed() {
+  Table table = avx512::table;
+#define REVGNN_REPLACE(name) table.name = name;
+  REVGNN_BF16_KERNELS(REVGNN_REPLACE)
+#undef REVGNN_REPLACE
+  return table;
+}
+
+const Table table = completed();
+}  // namespace avx512_bf16
 #endif
 
 namespace {
@@ -30,8 +45,12 @@ const Isa *best(const char *wanted) {
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
   static const Isa all[] = {
-      {"avx512", &avx512::table, has_avx512}, {"avx2", &avx2::table, has_avx2}, {"baseline", &baseline::table, true}
+      {"avx512_bf16", &avx512_bf16::table, has_bf16},
+      {"avx512", &avx512::table, has_avx512},
+      {"avx2", &avx2::table, has_avx2},
+      {"baseline", &baseline::table, true},
   };
 #else
   static const Isa all[] = {{"baseline", &baseline::table, true}};

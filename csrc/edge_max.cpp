@@ -45,34 +45,65 @@ void edge_max_rows(const revgnn_edge_max_args &a, int64_t first, int64_t width) 
   });
 }
 
-/// Each channel of each row has one edge: an outer product of a single number with that edge's features.
+/// Write [columns, rows] from [rows, columns].
+template <class S>
+void transpose(S *to, const S *from, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c];
+  }
+}
+
+/// Bring the features of the edges from `begin` to `end` into the cache: a row reads most of them, in any order.
+template <class S>
+REVGNN_INLINE void prefetch_features(const S *edge_attr, int64_t features, int64_t begin, int64_t end) {
+  constexpr int64_t most = int64_t(8192) / int64_t(sizeof(S)), step = 64 / int64_t(sizeof(S));
+  const int64_t last = end * features < begin * features + most ? end * features : begin * features + most;
+  for (int64_t at = begin * features; at < last; at += step) __builtin_prefetch(edge_attr + at);
+}
+
+/// to_k += factor * from_k
+template <class S>
+REVGNN_INLINE void add_scaled(S *__restrict to, const S *__restrict from, S factor, int64_t count) {
+  each_column<S>(count, [&](auto w, int64_t k) REVGNN_LAMBDA {
+    constexpr int W = decltype(w)::value;
+    store<W>(to + k, load<W>(to + k) + load<W>(from + k) * factor);
+  });
+}
+
+/// Each channel of each row has one edge: an outer product of a single number with that edge's features. Sums and the
+/// weight are taken channel by channel, so that features lie side by side.
 template <class T>
 void edge_max_backward_rows(const revgnn_edge_max_backward_args &a) {
   using S = Sum<T>;
   const revgnn_csr &g = a.graph;
-  const int64_t features = a.num_features;
+  const int64_t features = a.num_features, width = a.width;
   const S *edge_attr = static_cast<const S *>(a.edge_attr), *weight = static_cast<const S *>(a.weight);
   S *dedge_attr = static_cast<S *>(a.dedge_attr);
   if (dedge_attr != nullptr) memset(dedge_attr, 0, size_t(g.num_edges * features) * sizeof(S));
-  Partials<S> partials((features + 1) * a.width);  // [features, width], then the bias
-  for_parts(a.threads, g.num_rows * a.width * (features + 1), [&](int64_t part) REVGNN_LAMBDA {
+  Buffer<S> by_channel(dedge_attr == nullptr ? 0 : width * features);
+  if (dedge_attr != nullptr) transpose(by_channel.data(), weight, features, width);
+  Partials<S> partials((features + 1) * width);  // [width, features], then the bias
+  for_parts(a.threads, g.num_rows * width * (features + 1), [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(g.num_rows, part);
-    S *dweight = partials.row(part), *dbias = dweight + features * a.width;
+    S *dweight = partials.row(part), *dbias = dweight + features * width;
     for (int64_t i = rows.first; i < rows.last; i++) {
-      for (int64_t d = 0; d < a.width; d++) {
-        const int64_t edge = a.arg[i * a.width + d];
+      if (i + 1 < g.num_rows) prefetch_features(edge_attr, features, g.indptr[i + 1], g.indptr[i + 2]);
+      for (int64_t d = 0; d < width; d++) {
+        const int64_t edge = a.arg[i * width + d];
         if (edge < 0) continue;
         const S grad = load<1>(static_cast<const T *>(a.grad) + i * a.grad_stride + d)[0];
         dbias[d] += grad;
-        for (int64_t k = 0; k < features; k++) {
-          dweight[k * a.width + d] += grad * edge_attr[edge * features + k];
-          if (dedge_attr != nullptr) dedge_attr[edge * features + k] += grad * weight[k * a.width + d];
+        add_scaled(dweight + d * features, edge_attr + edge * features, grad, features);
+        if (dedge_attr != nullptr) {
+          add_scaled(dedge_attr + edge * features, by_channel.data() + d * features, grad, features);
         }
       }
     }
   });
-  partials.sum_into(static_cast<S *>(a.dweight), 0, features * a.width);
-  partials.sum_into(static_cast<S *>(a.dbias), features * a.width, a.width);
+  Buffer<S> sums(width * features);
+  partials.sum_into(sums.data(), 0, features * width);
+  transpose(static_cast<S *>(a.dweight), sums.data(), width, features);
+  partials.sum_into(static_cast<S *>(a.dbias), features * width, width);
 }
 
 }  // namespace

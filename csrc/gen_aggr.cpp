@@ -116,11 +116,10 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
       for (int b = 0; b < NB; b++) state.top[b] = load<W>(shifts.top() + first + block_start<W, NB>(b, width));
     }
     const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
-    for (int64_t e = begin; e < end; e++) {
+    const auto visit = [&](int64_t e, const V *term) REVGNN_LAMBDA {
       if (e + kAhead < g.num_edges) prefetch<NB * W * sizeof(T)>(x + g.indices[e + kAhead] * a.x_stride);
       const T *row = x + g.indices[e] * a.x_stride;
-      V m[NB], term[NB];
-      if constexpr (edges) edge_term.make(e, term);
+      V m[NB];
 #pragma GCC unroll 8
       for (int b = 0; b < NB; b++) {
         const V from = load<W>(row + block_start<W, NB>(b, width));
@@ -131,6 +130,11 @@ void gen_rows(const revgnn_gen_aggr_args &a, int64_t first, int64_t width, const
         if (__builtin_expect(e == begin, 0)) state.start(m);
       }
       if constexpr (softmax) state.add(m, t);
+    };
+    if constexpr (edges) {
+      each_term<S, W, NB>(edge_term, begin, end, visit);
+    } else {
+      for (int64_t e = begin; e < end; e++) visit(e, nullptr);
     }
     if constexpr (softmax) {
       const V none[NB] = {}, *base = way == Way::online ? state.top : none;

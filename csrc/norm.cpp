@@ -65,6 +65,10 @@ REVGNN_INLINE void row_stats(
   *rstd = S(1) / S(__builtin_sqrt(reduce_add<S, W>(square) / S(width) + eps));
 }
 
+/// Rows whose statistics are formed one after another before they are used, so that the waits of one row's sums overlap
+/// with the next one's.
+constexpr int64_t kTogether = 4;
+
 // ------------------------------------------------------------------ forward
 template <class T, class Out, int W, int NB, int kind, Drop drop>
 void norm_rows(const revgnn_norm_args &a) {
@@ -73,31 +77,38 @@ void norm_rows(const revgnn_norm_args &a) {
   const Affine<S> affine(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   const V floor = splat<S, W>(a.act ? S(0) : -S(__builtin_inf()));
-  for_rows(a.num_rows, a.threads, 2 * a.num_rows * a.width, [&](int64_t i) REVGNN_LAMBDA {
-    const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
-    Out *out = static_cast<Out *>(a.out) + i * a.out_stride;
-    const Keep<S, drop> keep(a, i);
-    S mean, rstd;
-    Stats<S, W, kind> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), 0};
+  for_rows(ceil_div(a.num_rows, kTogether), a.threads, 2 * a.num_rows * a.width, [&](int64_t group) REVGNN_LAMBDA {
+    const int64_t begin = group * kTogether, end = begin + kTogether < a.num_rows ? begin + kTogether : a.num_rows;
+    S means[kTogether], rstds[kTogether];
     if constexpr (kind == REVGNN_NORM_LAYER) {
-      row_stats<T, W, NB>(x, a.width, fresh_at_end, S(a.eps), &mean, &rstd);
-      stats = {&mean, &rstd, 0};
+      for (int64_t i = begin; i < end; i++) {
+        const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
+        row_stats<T, W, NB>(x, a.width, fresh_at_end, S(a.eps), means + (i - begin), rstds + (i - begin));
+      }
       if (a.mean != nullptr) {
-        static_cast<S *>(a.mean)[i] = mean;
-        static_cast<S *>(a.rstd)[i] = rstd;
+        memcpy(static_cast<S *>(a.mean) + begin, means, size_t(end - begin) * sizeof(S));
+        memcpy(static_cast<S *>(a.rstd) + begin, rstds, size_t(end - begin) * sizeof(S));
       }
     }
-    for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) REVGNN_LAMBDA {
-      V u = stats.centred(load<W>(x + d), d) * affine.template scale<W>(d) + affine.template shift<W>(d);
-      u = u < floor ? floor : u;
-      store<W>(out + d, u * keep.template factor<W>(d));
-    });
+    for (int64_t i = begin; i < end; i++) {
+      const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
+      Out *out = static_cast<Out *>(a.out) + i * a.out_stride;
+      const Keep<S, drop> keep(a, i);
+      Stats<S, W, kind> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), 0};
+      if constexpr (kind == REVGNN_NORM_LAYER) stats = {means, rstds, i - begin};
+      for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W>) REVGNN_LAMBDA {
+        V u = stats.centred(load<W>(x + d), d) * affine.template scale<W>(d) + affine.template shift<W>(d);
+        u = u < floor ? floor : u;
+        store<W>(out + d, u * keep.template factor<W>(d));
+      });
+    }
   });
 }
 
 // ------------------------------------------------------------------ backward
 /// The gradient that reaches the normalised row, and that row itself.
-template <class T, int W, int kind, Drop drop>
+/// Rows of type T, gradients of type G.
+template <class T, class G, int W, int kind, Drop drop>
 struct Inside {
   using S = Sum<T>;
   using V = Vec<S, W>;
@@ -118,7 +129,7 @@ struct Inside {
   REVGNN_INLINE V at(int64_t i, int64_t d, const Keep<S, drop> &keep, V *row) const {
     *row = centred(i, d);
     const V u = *row * affine.template scale<W>(d) + affine.template shift<W>(d);
-    const V grad = load<W>(static_cast<const T *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(d);
+    const V grad = load<W>(static_cast<const G *>(a.grad) + i * a.grad_stride + d) * keep.template factor<W>(d);
     return u > floor ? grad : V{};
   }
 
@@ -137,49 +148,52 @@ REVGNN_INLINE void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad,
   store<W>(sums + width + d, load<W>(sums + width + d) + grad * centred);
 }
 
-template <class T, int W, int NB, int kind, Drop drop>
+template <class T, class G, int W, int NB, int kind, Drop drop>
 void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
-  const Inside<T, W, kind, drop> inside(a);
+  const Inside<T, G, W, kind, drop> inside(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
-  Partials<S> partials(3 * a.width);
+  Partials<S> partials((2 + kTogether) * a.width);
   for_parts(a.threads, 4 * a.num_rows * a.width, [&](int64_t part) REVGNN_LAMBDA {
     const Range rows = rows_of_part(a.num_rows, part);
-    S *sums = partials.row(part), *held = sums + 2 * a.width;
-    for (int64_t i = rows.first; i < rows.last; i++) {
-      const Keep<S, drop> keep(a, i);
-      V sum{}, dot{};
-      for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
-        V centred;
-        V grad = inside.at(i, d, keep, &centred);
-        const V scale = inside.affine.template scale<W>(d);
-        store<W>(held + d, grad * scale);
-        grad = fresh ? grad : V{};
-        add_affine<S, W>(sums, a.width, d, grad, centred);
-        sum += grad * scale;
-        dot += grad * scale * centred;
-      });
-      S mean_grad = 0, mean_dot = 0, rstd = 1;
-      if constexpr (kind == REVGNN_NORM_LAYER) {
-        mean_grad = reduce_add<S, W>(sum) / S(a.width);
-        mean_dot = reduce_add<S, W>(dot) / S(a.width);
-        rstd = static_cast<const S *>(a.rstd)[i];
+    S *sums = partials.row(part), *held = sums + 2 * a.width, means[kTogether], dots[kTogether];
+    for (int64_t begin = rows.first; begin < rows.last; begin += kTogether) {
+      const int64_t end = begin + kTogether < rows.last ? begin + kTogether : rows.last;
+      for (int64_t i = begin; i < end; i++) {
+        const Keep<S, drop> keep(a, i);
+        V sum{}, dot{};
+        for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+          V centred;
+          V grad = inside.at(i, d, keep, &centred);
+          const V scale = inside.affine.template scale<W>(d);
+          store<W>(held + (i - begin) * a.width + d, grad * scale);
+          grad = fresh ? grad : V{};
+          add_affine<S, W>(sums, a.width, d, grad, centred);
+          sum += grad * scale;
+          dot += grad * scale * centred;
+        });
+        means[i - begin] = kind == REVGNN_NORM_LAYER ? reduce_add<S, W>(sum) / S(a.width) : S(0);
+        dots[i - begin] = kind == REVGNN_NORM_LAYER ? reduce_add<S, W>(dot) / S(a.width) : S(0);
       }
-      for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
-        inside.put(i, d, (load<W>(held + d) - mean_grad - inside.centred(i, d) * mean_dot) * rstd, fresh);
-      });
+      for (int64_t i = begin; i < end; i++) {
+        const S *of_row = held + (i - begin) * a.width, mean = means[i - begin], mean_dot = dots[i - begin];
+        const S rstd = kind == REVGNN_NORM_LAYER ? static_cast<const S *>(a.rstd)[i] : S(1);
+        for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+          inside.put(i, d, (load<W>(of_row + d) - mean - inside.centred(i, d) * mean_dot) * rstd, fresh);
+        });
+      }
     }
   });
   partials.sum_into(static_cast<S *>(a.dbias), 0, a.width);
   partials.sum_into(static_cast<S *>(a.dweight), a.width, a.width);
 }
 
-template <class T, int W, Drop drop>
+template <class T, class G, int W, Drop drop>
 void norm_backward_by_channel(const revgnn_norm_backward_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
-  const Inside<T, W, REVGNN_NORM_BATCH, drop> inside(a);
+  const Inside<T, G, W, REVGNN_NORM_BATCH, drop> inside(a);
   const Mask<S, W> fresh_at_end = fresh_lanes<S, W>(a.width);
   S *dbias = static_cast<S *>(a.dbias), *dweight = static_cast<S *>(a.dweight);
   Partials<S> partials(2 * a.width);
@@ -258,6 +272,23 @@ int norm_any(const revgnn_norm_args &a) {
   return 0;
 }
 
+template <class T, class G>
+int norm_backward_any(const revgnn_norm_backward_args &a) {
+  with_drop(a, [&](auto kind_of_drop) REVGNN_LAMBDA {
+    constexpr Drop drop = decltype(kind_of_drop)::value;
+    with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
+      constexpr int W = decltype(w)::value;
+      if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, G, W, 0, REVGNN_NORM_NONE, drop>(a);
+      if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, G, W, drop>(a);
+      if (a.kind != REVGNN_NORM_LAYER) return;
+      with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
+        norm_backward_by_row<T, G, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
+      });
+    });
+  });
+  return 0;
+}
+
 }  // namespace
 
 namespace revgnn {
@@ -272,21 +303,11 @@ int norm(const revgnn_norm_args &a) {
 }
 
 int norm_backward(const revgnn_norm_backward_args &a) {
-  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
-    using T = decltype(zero);
-    with_drop(a, [&](auto kind_of_drop) REVGNN_LAMBDA {
-      constexpr Drop drop = decltype(kind_of_drop)::value;
-      with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
-        constexpr int W = decltype(w)::value;
-        if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, W, 0, REVGNN_NORM_NONE, drop>(a);
-        if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, W, drop>(a);
-        if (a.kind != REVGNN_NORM_LAYER) return;
-        with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
-          norm_backward_by_row<T, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
-        });
-      });
-    });
-  });
+  if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_F32) return norm_backward_any<float, float>(a);
+  if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_BF16) return norm_backward_any<float, bf16>(a);
+  if (a.dtype == REVGNN_BF16 && a.grad_dtype == REVGNN_BF16) return norm_backward_any<bf16, bf16>(a);
+  if (a.dtype == REVGNN_F64 && a.grad_dtype == REVGNN_F64) return norm_backward_any<double, double>(a);
+  return REVGNN_UNSUPPORTED;
 }
 
 }  // namespace REVGNN_ISA

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define REVGNN_ABI_VERSION 3
+#define REVGNN_ABI_VERSION 4
 #define REVGNN_UNSUPPORTED (-1)
 
 #ifdef __cplusplus
@@ -315,6 +315,7 @@ typedef struct {
   int32_t act;
   int32_t fixed_stats; /* batch: mean and rstd are constants, not the batch's own */
   int32_t dtype;
+  int32_t grad_dtype; /* dtype, or BF16 for F32 x and dx */
   int32_t accumulate; /* into dx alone */
   int32_t threads;
 } revgnn_norm_backward_args;
@@ -333,7 +334,7 @@ typedef struct {
   int32_t threads;
 } revgnn_batch_stats_args;
 
-/* out (+/-)= (x + plus) weight^T + bias */
+/* out (+/-)= (x + plus) weight^T + bias; with BF16 rows the factors may be rounded to BF16, the sums are not */
 typedef struct {
   int64_t num_rows;
   int64_t in_width;
@@ -342,12 +343,14 @@ typedef struct {
   int64_t x_stride;
   const void *plus; /* [N, in_width], or NULL: 0 */
   int64_t plus_stride;
-  const void *weight; /* [out_width, in_width], dense */
-  const void *bias;   /* [out_width], or NULL: 0 */
+  const void *weight; /* [out_width, in_width] Sum, dense */
+  const void *bias;   /* [out_width] Sum, or NULL: 0 */
   void *out;
   int64_t out_stride;
-  int32_t sign; /* 0 writes, 1 adds, -1 subtracts */
-  int32_t dtype;
+  int32_t sign;  /* 0 writes, 1 adds, -1 subtracts */
+  int32_t dtype; /* of x and plus */
+  int32_t out_dtype; /* dtype, or F32 for BF16 */
+  int32_t narrow;    /* F32: factors may be rounded to BF16 */
   int32_t threads;
 } revgnn_linear_args;
 
@@ -364,14 +367,16 @@ typedef struct {
   const void *bias;
   const void *grad;
   int64_t grad_stride;
-  void *value; /* [N, out_width] (+/-)= the value, or NULL */
+  void *value; /* [N, out_width] Sum (+/-)= the value, or NULL */
   int64_t value_stride;
   void *dx; /* or NULL */
   int64_t dx_stride;
-  void *dweight; /* [out_width, in_width], dense; written */
-  void *dbias;   /* [out_width], or NULL; written */
+  void *dweight; /* [out_width, in_width] Sum, dense; written */
+  void *dbias;   /* [out_width] Sum, or NULL; written */
   int32_t sign;  /* of value */
-  int32_t dtype;
+  int32_t dtype; /* of x, plus and dx */
+  int32_t grad_dtype; /* dtype, or F32 for BF16 */
+  int32_t narrow;     /* F32: factors may be rounded to BF16 */
   int32_t accumulate; /* into dx alone */
   int32_t threads;
 } revgnn_linear_backward_args;
@@ -417,7 +422,7 @@ REVGNN_KERNELS(REVGNN_DECLARE)
 #undef REVGNN_DECLARE
 
 REVGNN_API int revgnn_abi_version(void);
-/* The instruction set in use: "avx512", "avx2" or "baseline". */
+/* The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline". */
 REVGNN_API const char *revgnn_isa(void);
 /* Use another one, for tests; 0, or REVGNN_UNSUPPORTED where this machine or build lacks it. */
 REVGNN_API int revgnn_use_isa(const char *name);

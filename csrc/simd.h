@@ -155,14 +155,50 @@ template <int W>
 REVGNN_INLINE void store(int32_t *p, Vec<int32_t, W> v) {
   memcpy(p, &v, sizeof v);
 }
-/// Round to nearest even; a NaN stays one.
+/// Rounded to bfloat16, in the upper half of each lane: to nearest even; a NaN stays one.
+template <int W>
+REVGNN_INLINE Vec<uint32_t, W> rounded_bits(Vec<float, W> v) {
+  const auto u = (Vec<uint32_t, W>)v;
+  return v == v ? u + 0x7fff + ((u >> 16) & 1) : u | 0x400000;
+}
 template <int W>
 REVGNN_INLINE void store(bf16 *p, Vec<float, W> v) {
-  const auto u = (Vec<uint32_t, W>)v;
-  auto rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  rounded = (v == v) ? rounded : ((u >> 16) | 0x40);
-  const auto half = narrow<W>(rounded);
+#if defined(__AVX512BF16__)
+  if constexpr (W == 16) {
+    const auto half = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(p, &half, sizeof half);
+    return;
+  }
+#endif
+  const auto half = narrow<W>(rounded_bits<W>(v) >> 16);
   memcpy(p, &half, sizeof half);
+}
+
+/// The lanes of 2 W numbers in turns: those at even places, then those at odd ones. Taking them apart costs a shift and a
+/// mask, where widening one half after the other costs two shuffles more.
+template <int W>
+struct Halves {
+  Vec<float, W> even, odd;
+};
+template <int W>
+REVGNN_INLINE Halves<W> load_halves(const bf16 *p) {
+  const auto both = load_as<Vec<uint32_t, W>>(p);
+  return {(Vec<float, W>)(both << 16), (Vec<float, W>)(both & 0xffff0000u)};
+}
+template <int W>
+REVGNN_INLINE void store_halves(bf16 *p, Halves<W> v) {
+  const auto both = (rounded_bits<W>(v.even) >> 16) | (rounded_bits<W>(v.odd) & 0xffff0000u);
+  memcpy(p, &both, sizeof both);
+}
+template <int W>
+REVGNN_INLINE Halves<W> load_halves(const float *p) {
+  Halves<W> v;
+  for (int lane = 0; lane < W; lane++) v.even[lane] = p[2 * lane], v.odd[lane] = p[2 * lane + 1];
+  return v;
+}
+template <int W>
+REVGNN_INLINE void store_halves(float *p, Halves<W> v) {
+  for (int lane = 0; lane < W; lane++) p[2 * lane] = v.even[lane], p[2 * lane + 1] = v.odd[lane];
 }
 
 template <class S, int W>

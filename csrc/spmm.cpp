@@ -5,35 +5,49 @@
 
 namespace {
 
-/// Reads the weight of an edge: its own, its source's, or their product.
-template <class S, bool weighted>
+/// Where the weight of an edge comes from.
+enum class Weights {
+  none,  /* all are 1 */
+  edges, /* its own, in the order of the edges */
+  any,   /* its own, wherever it stands, its source's, or their product */
+};
+
+/// Reads the weight of an edge.
+template <class S, Weights kind>
 struct Weigher {
   const S *edge;
   const S *source;
   const int64_t *edge_ids;
 
   REVGNN_INLINE S operator()(int64_t position, int64_t j) const {
-    if constexpr (!weighted) return S(1);
+    if constexpr (kind == Weights::none) return S(1);
+    if constexpr (kind == Weights::edges) return edge[position];
     S w = S(1);
     if (edge != nullptr) w = edge[edge_ids == nullptr ? position : edge_ids[position]];
     return source == nullptr ? w : w * source[j];
   }
 };
 
-template <class T, class Out, int W, int NB, bool weighted>
+/// What a row's sum is multiplied by at the end.
+template <class S>
+REVGNN_INLINE S scale_of(const revgnn_spmm_args &a, int64_t i) {
+  const S scale = a.dst_scale == nullptr ? S(1) : static_cast<const S *>(a.dst_scale)[i];
+  const int64_t edges = a.graph.indptr[i + 1] - a.graph.indptr[i];
+  return a.mean && edges > 0 ? scale / S(edges) : scale;
+}
+
+template <class T, class Out, int W, int NB, Weights kind>
 void sum_rows(const revgnn_spmm_args &a, int64_t first, int64_t width) {
   using S = Sum<T>;
   using V = Vec<S, W>;
   const revgnn_csr &g = a.graph;
   const T *x = static_cast<const T *>(a.x) + first;
   Out *out = static_cast<Out *>(a.out) + first;
-  const S *dst_scale = static_cast<const S *>(a.dst_scale);
-  const Weigher<S, weighted> weight{static_cast<const S *>(a.weight), static_cast<const S *>(a.src_scale), g.edge_ids};
+  const Weigher<S, kind> weight{static_cast<const S *>(a.weight), static_cast<const S *>(a.src_scale), g.edge_ids};
 
   for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
     V sum[NB] = {};
-    const int64_t begin = g.indptr[i], end = g.indptr[i + 1];
-    for (int64_t e = begin; e < end; e++) {
+    for (int64_t e = g.indptr[i]; e < g.indptr[i + 1]; e++) {
       if (e + kAhead < g.num_edges) prefetch<NB * W * sizeof(T)>(x + g.indices[e + kAhead] * a.x_stride);
       const int64_t j = g.indices[e];
       const T *row = x + j * a.x_stride;
@@ -41,31 +55,81 @@ void sum_rows(const revgnn_spmm_args &a, int64_t first, int64_t width) {
 #pragma GCC unroll 8
       for (int b = 0; b < NB; b++) {
         const V value = load<W>(row + block_start<W, NB>(b, width));
-        if constexpr (weighted) {
-          sum[b] += value * w;
-        } else {
-          sum[b] += value;
-        }
+        sum[b] += kind == Weights::none ? value : value * w;
       }
     }
-    S scale = dst_scale == nullptr ? S(1) : dst_scale[i];
-    if (a.mean && end > begin) scale /= S(end - begin);
+    const S scale = scale_of<S>(a, i);
 #pragma GCC unroll 8
     for (int b = 0; b < NB; b++) sum[b] *= scale;
     put_row<Out, W, NB, S>(out + i * a.out_stride, width, sum, a.accumulate);
   });
 }
 
-template <class T, class Out>
-int sum_any_width(const revgnn_spmm_args &a) {
-  for_columns<Sum<T>, kBlocks<Sum<T>>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
-    constexpr int W = decltype(w)::value, NB = decltype(nb)::value;
-    if (a.weight != nullptr || a.src_scale != nullptr) {
-      sum_rows<T, Out, W, NB, true>(a, first, width);
-    } else {
-      sum_rows<T, Out, W, NB, false>(a, first, width);
+/// The same for bfloat16 rows, in NB blocks of two vectors.
+template <class Out, int W, int NB, Weights kind>
+void sum_half_rows(const revgnn_spmm_args &a, int64_t first, int64_t width) {
+  const revgnn_csr &g = a.graph;
+  const bf16 *x = static_cast<const bf16 *>(a.x) + first;
+  Out *out = static_cast<Out *>(a.out) + first;
+  const Weigher<float, kind> weight{
+      static_cast<const float *>(a.weight), static_cast<const float *>(a.src_scale), g.edge_ids
+  };
+  for_rows(g.num_rows, a.threads, (g.num_edges + g.num_rows) * width, [&](int64_t i) REVGNN_LAMBDA {
+    Halves<W> sum[NB] = {};
+    for (int64_t e = g.indptr[i]; e < g.indptr[i + 1]; e++) {
+      if (e + kAhead < g.num_edges) prefetch<NB * W * 4>(x + g.indices[e + kAhead] * a.x_stride);
+      const int64_t j = g.indices[e];
+      const bf16 *row = x + j * a.x_stride;
+      const float w = weight(e, j);
+#pragma GCC unroll 4
+      for (int b = 0; b < NB; b++) {
+        const Halves<W> value = load_halves<W>(row + block_start<2 * W, NB>(b, width));
+        sum[b].even += kind == Weights::none ? value.even : value.even * w;
+        sum[b].odd += kind == Weights::none ? value.odd : value.odd * w;
+      }
     }
+    const float scale = scale_of<float>(a, i);
+    Out *to = out + i * a.out_stride;
+#pragma GCC unroll 4
+    for (int b = 0; b < NB; b++) sum[b] = {sum[b].even * scale, sum[b].odd * scale};
+    if (a.accumulate) {
+#pragma GCC unroll 4
+      for (int b = 0; b < NB; b++) {
+        const Halves<W> before = load_halves<W>(to + block_start<2 * W, NB>(b, width));
+        sum[b] = {sum[b].even + before.even, sum[b].odd + before.odd};
+      }
+    }
+#pragma GCC unroll 4
+    for (int b = 0; b < NB; b++) store_halves<W>(to + block_start<2 * W, NB>(b, width), sum[b]);
   });
+}
+
+template <class T, class Out, Weights kind>
+void sum_any_width(const revgnn_spmm_args &a) {
+  using S = Sum<T>;
+  constexpr int W = kLanes<S>;
+  if constexpr (sizeof(T) == 2) {
+    if (a.width >= 2 * W) {
+      cut<2 * W, kBlocks<S> / 2>(a.width, [&](auto, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
+        sum_half_rows<Out, W, decltype(nb)::value, kind>(a, first, width);
+      });
+      return;
+    }
+  }
+  for_columns<S, kBlocks<S>>(a.width, [&](auto w, auto nb, int64_t first, int64_t width) REVGNN_LAMBDA {
+    sum_rows<T, Out, decltype(w)::value, decltype(nb)::value, kind>(a, first, width);
+  });
+}
+
+template <class T, class Out>
+int sum_neighbours(const revgnn_spmm_args &a) {
+  if (a.weight == nullptr && a.src_scale == nullptr) {
+    sum_any_width<T, Out, Weights::none>(a);
+  } else if (a.src_scale == nullptr && a.graph.edge_ids == nullptr) {
+    sum_any_width<T, Out, Weights::edges>(a);
+  } else {
+    sum_any_width<T, Out, Weights::any>(a);
+  }
   return 0;
 }
 
@@ -165,10 +229,10 @@ namespace revgnn {
 namespace REVGNN_ISA {
 
 int spmm(const revgnn_spmm_args &a) {
-  if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return sum_any_width<float, float>(a);
-  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return sum_any_width<bf16, bf16>(a);
-  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_F32) return sum_any_width<bf16, float>(a);
-  if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return sum_any_width<double, double>(a);
+  if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return sum_neighbours<float, float>(a);
+  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return sum_neighbours<bf16, bf16>(a);
+  if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_F32) return sum_neighbours<bf16, float>(a);
+  if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return sum_neighbours<double, double>(a);
   return REVGNN_UNSUPPORTED;
 }
 

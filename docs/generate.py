@@ -52,7 +52,18 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("architecture", "recipes", "paper", "runs", "depth", "scale", "planner", "distributed", "batches")
+        for name in (
+            "architecture",
+            "recipes",
+            "paper",
+            "runs",
+            "depth",
+            "equilibrium",
+            "scale",
+            "planner",
+            "distributed",
+            "batches",
+        )
     ),
     ROOT / "docs" / "batch.svg",
 )
@@ -334,8 +345,8 @@ def _prepare_scale() -> str:
         what = [f"{row['num_edges']:,}", f"{row['num_nodes']:,}", str(row["num_parts"])]
         what.append(f"{row['table_bytes'] / 1e9:.2f} GB")
         measured = (
-            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, medians "
-            f"of {row['repeats']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}"
+            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
+            f"medians of {row['repeats']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}"
         )
         lines.append("| " + " | ".join([*what, "`revgnn prepare`", *_prepare_cells(row), measured]) + " |")
         duckdb = f"DuckDB {row['versions']['duckdb']}"
@@ -351,6 +362,7 @@ def _prepare_cells(found: dict[str, Any]) -> list[str]:
 
 
 _IN_WORDS = {
+    "dataset.chain.length": "chains of {} nodes",
     "dataset.name=prepared": "",
     "dataset.path=graph512": "",
     "dataset.path=graph512s": "self loops",
@@ -419,6 +431,13 @@ _RUNS = {
     "runs-norm": (("ogbg-molhiv/revgen_batchnorm", "6 epochs"), ("ogbg-molhiv/revgen_graphnorm", "6 epochs")),
 }
 """Block of the page of runs -> recipes (of arxiv-text where none is named), each with its changes in words."""
+
+
+EQUILIBRIA = {
+    "arxiv-text/deq": ("deq", "deq_unrolled", "deq_gcn", "wt_resgcn", "wt_revgcn", "revgcn_7", "revgcn_28"),
+    "minesweeper/deq": ("deq", "deq_unrolled", "revsage_4", "ressage", "revsage"),
+}
+"""A contractive equilibrium -> the recipes of its data set that stand beside it."""
 
 
 def _changes(row: dict[str, Any]) -> str:
@@ -518,7 +537,12 @@ def _size(row: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(model, ModelConfig):
         return "–", "–"
     _, channels = row["changed"].get("model.hidden_channels", (None, model.hidden_channels))
-    return "fixed point" if model.backprop == "implicit" else str(model.num_layers), str(channels)
+    depth = str(model.num_layers)
+    if model.backprop == "implicit":
+        options = model.equilibrium
+        is_solved = options.pretrain_epochs < all_recipes()[row["recipe"]]().train.epochs
+        depth = "fixed point" if is_solved else f"unrolled {options.pretrain_steps} times"
+    return depth, str(channels)
 
 
 def _runs_of(block: str) -> str:
@@ -542,6 +566,91 @@ def _runs_of(block: str) -> str:
     lines = ["| " + " | ".join(head[k] for k in shown) + " |"]
     lines.append("|" + "".join("---|" if head[k] in ("recipe", "changes") else "---:|" for k in shown))
     return "\n".join([*lines, *("| " + " | ".join(row[k] or "–" for k in shown) + " |" for row in rows)])
+
+
+def _newest_runs(dataset: str, seed: int = 0) -> dict[tuple[str, str], dict[str, Any]]:
+    """The newest run of each recipe of a data set and of each of its changes in words."""
+    rows = (row for row in read_rows(RESULTS) if row["recipe"].startswith(f"{dataset}/") and row["seed"] == seed)
+    return {(row["recipe"].partition("/")[2], _changes(row)): row for row in rows}
+
+
+def _equilibrium_rows() -> dict[str, dict[str, Any]]:
+    found = {name: _newest_runs(name.partition("/")[0]).get(("deq", "")) for name in EQUILIBRIA}
+    return {name: row for name, row in found.items() if row is not None}
+
+
+def _equilibrium_solves() -> str:
+    """How many solves of contractive equilibria reached their tolerance, in the last epoch and in all epochs."""
+    head = [
+        "recipe",
+        "contraction",
+        "direction",
+        "tolerance",
+        "solves",
+        "within it, last epoch",
+        "within it, all epochs",
+    ]
+    head += ["median residual, last epoch", "largest", "iterations"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---:|---|" + "---:|" * (len(head) - 3)]
+    for name, row in _equilibrium_rows().items():
+        options = all_recipes()[name]().model.equilibrium
+        for direction, tol in (("forward", options.tol), ("backward", options.backward_tol)):
+            each = {key: row["observed"][f"{direction} {key}"] for key in ("solves", "failures", "iterations")}
+            last, total = 1 - each["failures"][-1] / each["solves"][-1], sum(each["solves"])
+            cells = [f"`{name}`", f"{options.contraction}", direction, f"{tol:g}", f"{total:,.0f}", f"{last:.1%}"]
+            cells += [f"{1 - sum(each['failures']) / total:.1%}"]
+            cells += [f"{row['observed'][f'{direction} {key}'][-1]:.2g}" for key in ("residual", "residual max")]
+            lines.append("| " + " | ".join([*cells, f"{each['iterations'][-1]:.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def _equilibrium_epochs() -> str:
+    """Median residuals and mean iterations over the epochs."""
+    lines = ["| recipe | epoch | forward residual | forward iterations | backward residual | backward iterations |"]
+    lines.append("|---|" + "---:|" * 5)
+    for name, row in _equilibrium_rows().items():
+        observed = row["observed"]
+        epochs = len(observed["forward residual"])
+        for epoch in sorted({1, *(round(epochs * share / 8) for share in range(1, 9))}):
+            cells = []
+            for direction in ("forward", "backward"):
+                cells.append(f"{observed[f'{direction} residual'][epoch - 1]:.2g}")
+                cells.append(f"{observed[f'{direction} iterations'][epoch - 1]:.1f}")
+            lines.append(f"| `{name}` | {epoch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _equilibrium_scores(dataset: str) -> str:
+    """An equilibrium beside its own block unrolled, and beside stacked networks."""
+    head = ["recipe", "depth", "channels", "parameters", "valid", "test", "memory", "process", "training"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    found = _newest_runs(dataset)
+    for recipe in EQUILIBRIA[f"{dataset}/deq"]:
+        row = found.get((recipe, ""))
+        if row is None:
+            continue
+        cells = [f"`{recipe}`", *_size(row), f"{row['parameters']:,}"]
+        cells += [f"{_score(row, split):.2f}" for split in ("valid", "test")]
+        cells += [memory(row["peak_bytes"]), memory(row.get("resident_bytes")), duration(row["training_seconds"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _equilibrium_chain() -> str:
+    """Test accuracy over the length of the chains, for each network."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in read_rows(RESULTS):
+        if row["recipe"].startswith("chain/") and row["changed"].keys() <= {"dataset.chain.length"}:
+            length = row["changed"].get("dataset.chain.length", (0, 100))[1]
+            found.setdefault(row["recipe"].partition("/")[2], {})[length] = row
+    lengths = sorted({length for rows in found.values() for length in rows})
+    lines = ["| recipe | depth | parameters | " + " | ".join(f"{length} nodes" for length in lengths) + " |"]
+    lines.append("|---|" + "---:|" * (2 + len(lengths)))
+    for recipe, rows in sorted(found.items(), key=lambda item: sum(_score(row, "test") for row in item[1].values())):
+        depth, parameters = _size(next(iter(rows.values())))[0], next(iter(rows.values()))["parameters"]
+        cells = [f"{_score(rows[length], 'test'):.1f}" if length in rows else "–" for length in lengths]
+        lines.append(f"| `{recipe}` | {depth} | {parameters:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _runs() -> str:
@@ -882,6 +991,11 @@ BLOCKS = {
     "depth-minesweeper": partial(_depth_runs, "minesweeper"),
     "depth-roads": partial(_depth_runs, "roads"),
     "depth-cora": partial(_depth_runs, "cora"),
+    "equilibrium-solves": _equilibrium_solves,
+    "equilibrium-epochs": _equilibrium_epochs,
+    "equilibrium-arxiv": partial(_equilibrium_scores, "arxiv-text"),
+    "equilibrium-minesweeper": partial(_equilibrium_scores, "minesweeper"),
+    "equilibrium-chain": _equilibrium_chain,
     **{block: partial(_runs_of, block) for block in _RUNS},
     "out-of-core": _out_of_core,
     "billion": _billion,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .paper.targets import Target
     from .stack import Stack
     from .train import Callback, FitResult, TrainConfig, fit
+    from .trained import TrainedModel, load
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ _HOMES = {
     "paper.targets": ("Target",),
     "stack": ("Stack",),
     "train": ("Callback", "FitResult", "TrainConfig", "fit"),
+    "trained": ("TrainedModel", "load"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -81,9 +83,11 @@ __all__ = [
     "Stack",
     "Target",
     "TrainConfig",
+    "TrainedModel",
     "build_model",
     "fit",
     "held_memory",
+    "load",
     "load_dataset",
     "make_batches",
     "median_seconds",

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from .launcher import alone, first_rank_speaks, is_writer, on_rank, world_size
+from .launcher import alone, bound_spinning, first_rank_speaks, is_writer, on_rank, world_size
 from .paper.recipes import check_recipe
 from .parser import make_parser
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
+    bound_spinning()
     several = arguments.command == "train"
     if not several and not is_writer():
         return 0

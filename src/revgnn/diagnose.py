@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from .data import Batch, Dataset, GraphInfo, LoaderConfig, load_dataset, make_batches
 from .data.readers.pyg import quiet_pyg
-from .experiment import Experiment, make_model, read_experiment
+from .experiment import Experiment
 from .graph import Graph
 from .nn.gnn import GNN
-from .run_folder import read_schema
 from .stack import Stack, layer_states
-from .train import check_weights, load_best
-from .train.losses import LOSSES
+from .train.objective import Objective
+from .trained import load
 
 MOST_HOPS = 24
 """Default limit on the hops of the reach; PyG extracts a subgraph of this many hops around each node."""
@@ -67,21 +66,17 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
         ValueError: the network has no stack of layers or reads labels, or the data is not one graph in memory.
     Cost: one step with every activation stored, L N D; and for each node as many backwards as there are outputs.
     """
-    trained = read_schema(folder)
-    run = read_experiment(folder).for_data(trained)
+    trained = load(folder, device="cpu")
+    run, info, model = trained.run.for_data(trained.info), trained.info, trained.module
     assert run.train.loss is not None, "the task of the data has one"
-    _check(run, trained)
+    _check(run, info)
     dataset = load_dataset(run.dataset, data_root)
-    trained.check_applies(dataset.info)
-    model = make_model(run, trained)
-    weights = load_best(folder)
-    check_weights(weights, model)
-    model.load_state_dict(weights)
-    model.eval()
+    info.check_applies(dataset.info)
     if not isinstance(model, GNN) or not isinstance(model.stack, Stack):
         raise ValueError(f"{folder} holds a {type(model).__name__} without a stack of layers; there is none to look at")
     (batch,) = make_batches(dataset, loader=LoaderConfig(node_order="given")).evaluate()
-    layers = look_into(model, model.stack, batch, LOSSES[run.train.loss])
+    objective = Objective(loss=run.train.loss, metric=info.metric, scale=info.target_scale)
+    layers = look_into(model, model.stack, batch, objective.evaluation_loss)
     if not nodes:
         return Diagnosis(layers=layers, influence=(), reach=None)
     influence, reach = _influence(model, dataset, min(len(layers) - 1, MOST_HOPS) if hops is None else hops, nodes)

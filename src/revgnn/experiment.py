@@ -14,12 +14,29 @@ import torch
 from torch import nn
 
 from .by_name import find_object, name_of
-from .data import Dataset, DatasetConfig, GraphInfo, LoaderConfig, Store, final_batches, make_batches, read_data
+from .data import (
+    Batches,
+    Dataset,
+    DatasetConfig,
+    DatasetSource,
+    GraphInfo,
+    InferenceSource,
+    LoaderConfig,
+    Store,
+    StoredViews,
+    StoreSource,
+    class_weights,
+    final_batches,
+    make_batches,
+    read_data,
+    with_target_scale,
+)
 from .launcher import is_writer
-from .plain_config import from_json
-from .report.facts import Configuration, Published, Report
+from .plain_config import changed_fields, from_json
+from .report import describe_evaluation, strides
+from .report.facts import Configuration, Described, Published, Report
 from .run_folder import RunRecord, check_out, read_facts
-from .train import Callback, Checkpoints, FinalScores, Goal, TrainConfig, fit, one_run
+from .train import Callback, Checkpoints, FinalScores, Goal, KeepOutputs, TrainConfig, fit, one_run
 
 Device = Literal["auto", "cpu"]
 
@@ -93,21 +110,45 @@ def run_experiment(
             dataset = read_data(run.dataset, run.loader, data_root, download=download)
         if not dataset.info.split_sizes.get("train"):
             raise ValueError(f"{dataset.name} has no training rows: it can be predicted, not learned from; label some")
-        run, record = run.for_data(dataset.info), RunRecord(name, dataset)
+        info = with_target_scale(dataset)
+        asked, run, record = run, run.for_data(info), RunRecord(name, dataset, info)
         batches = make_batches(dataset, run.batch_size, run.train.seed, run.loader)
-        model = make_model(run, dataset.info)
-        own = [Checkpoints(_decides(run)), FinalScores(final_batches(batches)), *record.callbacks]
+        model = make_model(run, info)
+        source = _evaluated(dataset, batches, run)
+        kept = KeepOutputs(source.batches, strides(info))
+        own = [Checkpoints(_decides(run, info)), FinalScores(final_batches(batches)), *record.callbacks, kept]
         result = fit(
             model,
             batches,
             run.train,
-            metric=Goal(metric=dataset.info.metric, num_outputs=dataset.info.num_outputs),
+            metric=_goal(run, dataset, info),
             out=out,
             resume=resume,
             callbacks=[*own, *callbacks],
             device=device,
         )
-        return record.write(out, as_json(run), target, model, result) if is_writer() else None
+        if not is_writer():
+            return None
+        evaluation = describe_evaluation(dataset, info, source, kept.outputs)
+        facts: Described = {"evaluation": evaluation, "changed": changed_fields(asked), "paper": target}
+        return record.write(out, as_json(run), model, result, facts)
+
+
+def _goal(run: Experiment, dataset: Dataset | Store, info: GraphInfo) -> Goal:
+    """Return what training must know of the labels."""
+    return Goal(
+        metric=info.metric,
+        num_outputs=info.num_outputs,
+        scale=info.target_scale,
+        class_weights=class_weights(dataset) if run.train.class_weight == "balanced" else None,
+    )
+
+
+def _evaluated(dataset: Dataset | Store, batches: Batches, run: Experiment) -> InferenceSource:
+    """Return the final evaluation of a run, whose rows have the user's ids."""
+    if isinstance(dataset, Store):
+        return StoreSource(dataset, StoredViews(dataset, *run.loader.final_evaluation, run.train.seed))
+    return DatasetSource(dataset, final_batches(batches) or batches)
 
 
 def make_model(run: Experiment, info: GraphInfo) -> nn.Module:
@@ -173,6 +214,7 @@ def read_experiment(out: Path) -> Experiment:
         raise ValueError(f"{path} does not say what the run did: {error}; use the revgnn that wrote it") from error
 
 
-def _decides(run: Experiment) -> dict[str, object]:
+def _decides(run: Experiment, info: GraphInfo) -> dict[str, object]:
     """Return the configuration that a resumed run must share, without the training configuration."""
-    return {key: value for key, value in as_json(run).items() if key != "train"}
+    scale = {} if info.target_scale is None else {"target_scale": asdict(info.target_scale)}
+    return {key: value for key, value in as_json(run).items() if key != "train"} | scale

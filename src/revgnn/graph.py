@@ -260,26 +260,19 @@ class Graph:
 
     # ------------------------------------------------------------------ derived graphs
     def weighted(self, edge_attr: Tensor) -> Graph:
-        """Return this graph with the weights [E, 1], in its order of edges; cached while the same tensor is given.
-
-        Weights that it has already, such as those of a sampler, are multiplied.
-        """
+        """Return this graph, its weights times [E, 1] in its order of edges; cached while the same tensor is given."""
         key = id(edge_attr), edge_attr._version
         kept: tuple[tuple[int, int], Tensor, Graph] | None = self._kept.get("weighted")
         if kept is not None and kept[0] == key:
             return kept[2]
         weight = edge_attr.detach().reshape(-1)
         graph = replace(self, edge_weight=weight if self.edge_weight is None else weight * self.edge_weight)
-        # The tensor is kept too, so that its identity stays its own.
-        self._kept["weighted"] = key, edge_attr, graph
+        self._kept["weighted"] = key, edge_attr, graph  # with the tensor, so that its identity stays its own
         return graph
 
     @property
     def self_looped(self) -> Graph:
-        """This graph with exactly one self loop per node; existing loops are replaced, edge features dropped.
-
-        Of weights, an existing loop keeps its own, and an added one has 1.
-        """
+        """This graph with one self loop per node: existing ones keep their weight, others have 1; no edge features."""
         looped: Graph | None = self.keep("self_looped", self._with_loops)
         return self if looped is None else looped
 
@@ -317,19 +310,9 @@ class Graph:
         """Copy to a device; derived tensors are computed again there on demand."""
         if torch.device(device) == self.device:
             return self
-
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device)
-
-        return replace(
-            self,
-            indptr=self.indptr.to(device),
-            indices=self.indices.to(device),
-            edge_ids=move(self.edge_ids),
-            batch=move(self.batch),
-            edge_weight=move(self.edge_weight),
-            norm_degree=move(self.norm_degree),
-        )
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def keep(self, name: str, make: Callable[[], _T]) -> _T:
         """Return the cached value of ``name``, or cache that of ``make()``; for values that the ops derive."""
@@ -409,17 +392,6 @@ def _converted(edge_index: Tensor, num_nodes: int) -> Graph:
 
 
 _cache: Memo[Graph] = Memo()
-
-
-def check_finite(values: Tensor, what: str) -> None:
-    """Raise ValueError for values with NaN or infinity, naming the first row; integers always pass."""
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
-        return
-    bad = ~torch.isfinite(values.reshape(values.size(0), -1)).all(1)
-    row = int(bad.nonzero()[0])
-    raise ValueError(
-        f"{what} must be finite: row {row} is the first of {int(bad.sum())} with NaN or infinity; fill or drop them"
-    )
 
 
 def _indptr(sorted_or_not: Tensor, num_nodes: int) -> Tensor:

@@ -6,13 +6,15 @@ jsonargparse converts values by the dataclasses' annotations; errors list the al
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from difflib import SequenceMatcher
+from functools import partial
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from .plain_config import name_of_type
+from .plain_config import flatten, name_of_type
 
 T = TypeVar("T")
 
@@ -34,13 +36,13 @@ def override(config: T, assignments: Iterable[str], *, fixed: frozenset[str] = f
         if not equals:
             raise ValueError(f"{assignment!r} must look like field=value, such as model.num_layers=112")
         *path, last = name.strip().split(".")
-        place, value = changes, config
+        place, value, near = changes, config, partial(_nearest, name.strip(), config)
         for depth, part in enumerate(path):
-            value = _field(value, part, ".".join(path[:depth]), fixed if depth == 0 else frozenset())
+            value = _field(value, part, ".".join(path[:depth]), fixed if depth == 0 else frozenset(), near)
             if not is_dataclass(value):
                 raise ValueError(f"{'.'.join(path[: depth + 1])} has no fields of its own; leave out .{last}")
             place = place.setdefault(part, {})
-        current = _field(value, last, ".".join(path), frozenset() if path else fixed)
+        current = _field(value, last, ".".join(path), frozenset() if path else fixed, near)
         if is_dataclass(current):
             names = ", ".join(f"{name}.{field.name}" for field in fields(current))
             raise ValueError(f"{name} is a group; set one of its fields: {names}")
@@ -49,13 +51,33 @@ def override(config: T, assignments: Iterable[str], *, fixed: frozenset[str] = f
     return changed
 
 
-def _field(config: Any, name: str, where: str, fixed: frozenset[str]) -> Any:
+def _field(config: Any, name: str, where: str, fixed: frozenset[str], near: Callable[[], list[str]]) -> Any:
     names = [field.name for field in fields(config) if field.name not in fixed]
     if name not in names:
         what = f"{where}.{name}" if where else name
         prefix = f"{where}." if where else ""
-        raise ValueError(f"there is no field {what!r}; choose one of {', '.join(prefix + known for known in names)}")
+        found = near()
+        meant = f"did you mean {' or '.join(found)}? Else " if found else ""
+        raise ValueError(
+            f"there is no field {what!r}; {meant}choose one of {', '.join(prefix + known for known in names)}"
+        )
     return getattr(config, name)
+
+
+def _nearest(name: str, config: Any) -> list[str]:
+    """Return at most two fields that a wrong dotted name may have meant, the nearest first."""
+    group, _, last = name.rpartition(".")
+
+    def likeness(known: str) -> float:
+        own_group, _, own = known.rpartition(".")
+        shorter, longer = sorted((last, own), key=len)
+        is_part = len(shorter) > 3 and 3 * len(shorter) > len(longer) and shorter in longer
+        alike = 1.0 if own == last else 0.9 if is_part else SequenceMatcher(None, last, own).ratio()
+        return alike + 0.05 * (own_group == group)
+
+    scores = {known: likeness(known) for known in flatten(config)}
+    least = max(0.75, max(scores.values()) - 0.06)
+    return sorted((known for known in scores if scores[known] >= least), key=lambda known: -scores[known])[:2]
 
 
 def _typed(name: str, hint: object, text: str) -> object:

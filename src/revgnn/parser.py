@@ -114,12 +114,13 @@ def _add_train(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a recipe, or on a graph of your own",
-        description="Train a recipe, or a model on a folder with nodes.parquet and edges.parquet, or on one that "
-        "revgnn prepare wrote.",
+        description="Train a recipe, or a model on a folder with tables of nodes and edges, or on one that revgnn "
+        "prepare wrote.",
         example=(
             "  revgnn train ogbn-arxiv/revgcn_deep --data-root data\n"
             "  revgnn train my_graph/ --model revsage \\\n"
-            "    --set model.num_layers=112 --set train.epochs=50"
+            "    --set model.num_layers=112 --set train.epochs=50\n"
+            "  revgnn train my_graph/ --time 10m --memory 2GB"
         ),
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder")
@@ -143,6 +144,12 @@ def _add_train(commands: Commands) -> None:
         default=[],
         help="log to an experiment tracker too: tensorboard, wandb, mlflow or another of Accelerate's; repeatable",
     )
+    parser.add_argument(
+        "--time", metavar="TIME", help="for a folder: choose network and epochs to end within it, such as 10m or 2h"
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="for a folder: choose network, loader and budget to fit into it, such as 2GB"
+    )
     parser.add_argument("--plan", action="store_true", help="set the planner's prediction beside the measured memory")
     on_ray = parser.add_argument_group("on a Ray cluster, whose machines share the folders under the same paths")
     on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
@@ -160,18 +167,23 @@ def _add_predict(commands: Commands) -> None:
     parser = commands.add_parser(
         "predict",
         help="write the predictions of a finished run, with your own ids",
-        description="Write the predictions of a finished run as one Parquet file: id, split, prediction and "
-        "probabilities of every node.",
+        description="Write the predictions of a finished run as one file: id, split, prediction and the probability of "
+        "each class, for every node; numbers in the unit of the training labels.",
         example=(
-            "  revgnn predict runs/first --out predictions.parquet\n"
-            "  revgnn predict runs/first --data other_graph/ --split all --embeddings --out other.parquet"
+            "  revgnn predict runs/first --out predictions.csv\n"
+            "  revgnn predict runs/first --data other_graph/ --embeddings --out other.parquet"
         ),
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the Parquet file to write")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help="file.parquet, .csv, .arrow or .feather"
+    )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="another graph with the same features")
     parser.add_argument("--split", choices=["all", "train", "valid", "test"], default="all", help="default: all")
     parser.add_argument("--embeddings", action="store_true", help="add the last hidden state of every row")
+    parser.add_argument(
+        "--columns", action="store_true", help="a column for each probability, such as probability_red; always in CSV"
+    )
     parser.add_argument("--parts", metavar="P", type=int, help="number of parts, one in memory at a time")
     parser.add_argument("--views", metavar="V", type=int, help="partitions whose logits are averaged; needs parts")
     _add_data_root(parser)

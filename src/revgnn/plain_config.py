@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -25,6 +25,20 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         is_nested = isinstance(value, Mapping) or is_dataclass(value)
         flat.update(flatten(value, f"{prefix}{key}.") if is_nested else {f"{prefix}{key}": value})
     return flat
+
+
+def changed_fields(config: Any, where: str = "") -> list[str]:
+    """Return the dotted names of the fields of nested dataclasses that differ from their defaults, or have none."""
+    names = []
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{where}.{field.name}" if where else field.name
+        if is_dataclass(value) and not isinstance(value, type):
+            names += changed_fields(value, name)
+        elif field.default_factory is not MISSING:
+            names += [name] if value != field.default_factory() else []
+        elif field.default is MISSING or value != field.default:
+            names.append(name)
+    return names
 
 
 def from_json(kind: type[T], value: Any, where: str = "") -> T:

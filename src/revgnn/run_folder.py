@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -11,21 +10,33 @@ from typing import cast
 from torch import nn
 
 from .data import Dataset, GraphInfo, Store
-from .files import check_format, parts_of, read_object, write_whole
+from .files import parts_of, read_object, write_whole
 from .launcher import world_size
 from .meter import resident_peak
 from .ops import implementation
 from .report import build_report, circumstances, write_report
-from .report.facts import Configuration, Predicted, Published, Report, RunFacts
+from .report.facts import Configuration, Described, Predicted, Published, Report, RunFacts
+from .resident import ResidentFacts, ResidentPeak
+from .run_file import FORMAT, RUN_FILE, read_run_file
 from .run_lock import claimed
-from .train import Callback, FitResult, MemoryRecorder, own_statistics
+from .train import Callback, FitResult, MemoryRecorder, TrainState, own_statistics
 from .train.callbacks.tracking import TRACK_FOLDER
 from .train.checkpoint import CHECKPOINT_FOLDER
 from .train.curve import CURVE_FILE
 
-RUN_FILE = "run.json"
 REPORT_FILE = "report.json"
-FORMAT = 2
+
+
+class _ResidentOfTraining(Callback):
+    """Reads the peak of the process when the best weights are selected, before the evaluation is described."""
+
+    def __init__(self, peak: ResidentPeak) -> None:
+        self._peak = peak
+        self.facts: ResidentFacts | None = None
+
+    def on_selected(self, run: TrainState) -> None:
+        """Read the peak."""
+        self.facts = self._peak.facts()
 
 
 class RunRecord:
@@ -34,35 +45,36 @@ class RunRecord:
     Args:
         name: name of the run in reports.
         dataset: the run's data.
+        info: its metadata, as the model reads it.
     """
 
-    def __init__(self, name: str, dataset: Dataset | Store) -> None:
-        self._resident = resident_peak(dataset)
+    def __init__(self, name: str, dataset: Dataset | Store, info: GraphInfo) -> None:
+        self._resident = _ResidentOfTraining(resident_peak(dataset))
         self._memory = MemoryRecorder()
         # Record the commit now: the code is loaded, and the checkout may change during the run.
-        self._name, self._info, self._where = name, dataset.info, circumstances()
+        self._name, self._info, self._where = name, info, circumstances()
 
     @property
     def callbacks(self) -> list[Callback]:
         """Callbacks that the training must call."""
-        return [self._memory]
+        return [self._memory, self._resident]
 
     def write(
         self,
         out: Path,
         config: Configuration,
-        target: Published | None,
         model: nn.Module,
         result: FitResult,
+        described: Described,
     ) -> Report:
         """Write ``run.json`` and the report.
 
         Args:
             out: the run folder, with the files that training wrote.
             config: the whole configuration of the run.
-            target: published results.
             model: the trained model.
             result: the result of training.
+            described: what the experiment knows of the run.
         Returns: the report.
         """
         warning = own_statistics(model, synchronise=bool(config["train"]["sync_batchnorm"]))
@@ -75,10 +87,12 @@ class RunRecord:
             "where": self._where,
             "warnings": [] if warning is None else [warning],
             "config": config,
-            "paper": target,
+            "paper": described["paper"],
+            "evaluation": described["evaluation"],
+            "changed": described["changed"],
             "implementation": implementation(result.device),
             "memory_how": self._memory.how,
-            "resident": self._resident.facts(),
+            "resident": self._resident.facts,
         }
         return _write(out, facts)
 
@@ -110,40 +124,13 @@ def check_out(out: Path) -> None:
         raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
 
-def read_schema(out: Path) -> GraphInfo:
-    """Read the metadata of the graph that a finished run's model was built for.
-
-    Raises: FileNotFoundError: the folder has no finished run; ValueError: the metadata is invalid.
-    """
-    path, facts = read_facts(out)
-    try:
-        return GraphInfo.from_json(facts["schema"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not say what its model reads: {error!r}; train it again with this revgnn"
-        ) from error
-
-
 def read_facts(out: Path) -> tuple[Path, RunFacts]:
     """Read ``run.json`` of a finished run; return it with its path.
 
     Raises: FileNotFoundError: the folder has no finished run; ValueError: the file has another format.
     """
-    path = out / RUN_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
-    facts = read_object(path)
-    remedy = f", which {_writer(facts)} wrote; use that version, or train again"
-    check_format(path, facts, FORMAT, remedy=remedy)
+    path, facts = read_run_file(out)
     return path, cast(RunFacts, facts)
-
-
-def _writer(facts: Mapping[str, object]) -> str:
-    """Name the version that wrote a run folder."""
-    where = facts.get("where")
-    versions = where.get("versions") if isinstance(where, Mapping) else None
-    version = versions.get("revgnn") if isinstance(versions, Mapping) else None
-    return f"revgnn {version}" if isinstance(version, str) else "another revgnn"
 
 
 def describe(info: GraphInfo) -> dict[str, str | int | None]:

@@ -137,7 +137,7 @@ def test_two_workers_are_one_process_that_accumulates(jobs: tuple[Path, dict[str
 def test_what_a_worker_finds_wrong_comes_back(jobs: tuple[Path, dict[str, Any], str]) -> None:
     _, came, said = jobs
     assert came["again"] == 2
-    assert "two already holds a run; resume it, or choose another folder" in said
+    assert "two already holds a run; go on with it by --resume" in said
 
 
 def test_a_signal_stops_every_worker_after_the_same_step(jobs: tuple[Path, dict[str, Any], str]) -> None:

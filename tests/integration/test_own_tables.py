@@ -352,6 +352,14 @@ def test_a_null_word_is_a_null_and_late_text_is_one_row(folder: Folder) -> None:
     assert "A17" in folder.agreed()[0].node_ids.to_pylist(), "one textual id makes all of them texts"
 
 
+def test_classes_that_pandas_widened_and_other_encodings_of_text(folder: Folder) -> None:
+    rows = lines("id\ta\tlabel", lambda k: f"{k}\t{k % 7}\t{'' if k == 4 else f'{k % 3}.0'}")
+    folder.write(rows.encode("utf-16"), "src\tdst\n1\t2\n")
+    data, said = folder.agreed()
+    assert (data.info.num_outputs, data.info.class_names, data.y[:5].tolist()) == (3, None, [0, 1, 2, 0, -1])
+    assert "delimiter '\\t'" in said and "encoding utf-16" in said
+
+
 def test_truth_values_and_dates_of_csv(folder: Folder) -> None:
     folder.write(
         lines(

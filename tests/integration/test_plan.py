@@ -319,7 +319,7 @@ def test_a_manifest_tells_the_shape_of_a_prepared_graph(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_either_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"neither manifest\.json nor nodes\.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"neither manifest\.json nor tables: nodes\.parquet"):
         shape_of_folder(tmp_path)
 
 

@@ -19,7 +19,7 @@ from revgnn.cli import main
 from revgnn.data import Feature, Store
 from revgnn.experiment import read_experiment
 from revgnn.predict import Predicting, predict_run
-from revgnn.run_folder import read_schema
+from revgnn.run_file import read_schema
 
 SMALL = [
     *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),
@@ -50,6 +50,10 @@ def _predict(run: Path, out: Path, **options: Any) -> pa.Table:
     return table
 
 
+def _shares(table: pa.Table, column: str = "probabilities") -> np.ndarray[Any, Any]:
+    return np.array([list(row.values()) for row in table[column].to_pylist()])
+
+
 def _by_id(table: pa.Table, column: str) -> dict[Any, Any]:
     return dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
 
@@ -70,10 +74,10 @@ def test_a_prepared_graph_is_trained_by_parts_and_predicted_by_ids(
     assert _by_id(table, "split") == {
         name: ("train", "valid", "test", None)[code] for name, code in zip(whole.ids, whole.split, strict=True)
     }
-    shares = np.array(table["probabilities"].to_pylist())
+    assert table.schema.field("probabilities").type.names == list(CLASSES)
+    shares = _shares(table)
     assert np.allclose(shares.sum(1), 1.0, atol=1e-5)
     assert [CLASSES[best] for best in shares.argmax(1)] == table["prediction"].to_pylist()
-    assert json.loads(table.schema.metadata[b"classes"]) == list(CLASSES)
     assert np.array(table["embedding"].to_pylist()).shape == (200, 16)
     assert pq.ParquetFile(tmp_path / "all.parquet").num_row_groups == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet"]
@@ -91,7 +95,7 @@ def test_on_disk_and_in_memory_answer_alike(graph: tuple[Path, GraphSource], run
     on_disk = _predict(memory, tmp_path / "other.parquet", data=graph[0])
     mine, theirs = _by_id(table, "probabilities"), _by_id(on_disk, "probabilities")
     assert mine.keys() == theirs.keys()
-    assert all(np.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)
+    assert all(np.allclose(list(mine[name].values()), list(theirs[name].values()), atol=1e-5) for name in mine)
     stored = _predict(run, tmp_path / "stored.parquet", parts=1)
     assert stored["id"].to_pylist() == table["id"].to_pylist()
 
@@ -151,12 +155,13 @@ def test_other_tasks(tmp_path: Path, task: str) -> None:
     loss = {"multilabel": "bce", "regression": "mse", "binary": "bce"}[task]
     assert read_experiment(tmp_path / "run").train.loss == loss
     table = _predict(tmp_path / "run", tmp_path / "out.parquet")
-    column = {"multilabel": "probabilities", "regression": "prediction", "binary": "probability"}[task]
-    values = np.array(table[column].to_pylist())
-    assert values.shape == ((60,) if task == "binary" else (60, 2))
+    values = _shares(table, "prediction" if task == "regression" else "probabilities")
+    assert values.shape == (60, 2)
     assert task == "regression" or ((values >= 0) & (values <= 1)).all()
     if task == "binary":
-        assert table["prediction"].to_pylist() == (values > 0.5).astype(int).tolist()
+        assert table["prediction"].to_pylist() == (values[:, 1] > 0.5).astype(int).tolist()
+    if task == "multilabel":
+        assert (_shares(table, "prediction") == (values > 0.5)).all()
     assert sorted(table["id"].to_pylist()) == sorted(whole.ids)
 
 
@@ -248,12 +253,13 @@ def test_graphs_of_which_nothing_is_known_are_predicted_and_not_learned_from(
 
     (folder / "graph.yaml").write_text(
         "nodes: {files: nodes.parquet, features: x, label: []}\nedges: {files: edges.parquet}\nparts: {count: 3}\n"
+        "scale: none\n"
     )
     assert main(["prepare", str(folder / "graph.yaml"), "--out", str(tmp_path / "prepared")]) == 0
     parts = _predict(run, tmp_path / "parts.parquet", data=tmp_path / "prepared", parts=1)
     shares, others = _by_id(parts, "probabilities"), _by_id(tables[0], "probabilities")
     assert shares.keys() == others.keys()
-    assert all(np.allclose(shares[name], others[name], atol=1e-5) for name in shares)
+    assert all(np.allclose(list(shares[name].values()), list(others[name].values()), atol=1e-5) for name in shares)
     assert parts["split"].null_count == 50
     capsys.readouterr()
     assert main(["train", str(tmp_path / "prepared"), "--out", str(tmp_path / "none"), "--device", "cpu"]) == 2

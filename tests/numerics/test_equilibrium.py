@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from revgnn.implicit.equilibrium import Equilibrium, jacobian_penalty, unrolled
 from revgnn.implicit.fixed_point import ConvergenceWarning
+from revgnn.implicit.solvers import Solver
 from revgnn.stack import is_recomputing, split
 
 NODES, CHANNELS = 13, 6
@@ -97,7 +98,7 @@ def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 # ---------------------------------------------------------------- warnings and traces
 def test_unconverged_solves_warn_at_the_first_and_the_tenth() -> None:
-    model = Equilibrium(_Rotation(), solver="picard", max_iter=6, backward_max_iter=5)
+    model = Equilibrium(_Rotation(), Solver(name="picard", max_iter=6), backward=Solver(name="picard", max_iter=5))
     x = torch.ones(3, 2)
     seen = []
     for _ in range(10):
@@ -122,7 +123,7 @@ def test_unconverged_solves_warn_at_the_first_and_the_tenth() -> None:
 def test_broyden_solves_what_runs_away_from_picard() -> None:
     block = _Rotation()
     x = torch.ones(3, 2, requires_grad=True)
-    z = Equilibrium(block, tol=1e-6)(x)
+    z = Equilibrium(block, Solver(tol=1e-06))(x)
     expected = torch.linalg.solve((torch.eye(2) - block.weight).T, x.T).T
     torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-5)
     found = gradients(z, block, x)
@@ -132,14 +133,14 @@ def test_broyden_solves_what_runs_away_from_picard() -> None:
 # ---------------------------------------------------------------- context, seeds, statistics
 def test_split_argument_arrives_whole() -> None:
     mask = torch.ones(NODES, CHANNELS, requires_grad=True)
-    model = Equilibrium(_Masked(), tol=1e-5, max_iter=60)
+    model = Equilibrium(_Masked(), Solver(tol=1e-05, max_iter=60))
     model(torch.randn(NODES, CHANNELS), split(mask)).sum().backward()
     assert mask.grad is not None and mask.grad.shape == mask.shape
 
 
 def test_seed_fixes_the_mask_and_none_draws_one_in_training() -> None:
     block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-8)
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-08))
     assert torch.equal(model(x, adjacency, bias, seed=1), model(x, adjacency, bias, seed=1))
     assert not torch.equal(model(x, adjacency, bias, seed=1), model(x, adjacency, bias, seed=2))
     assert not torch.equal(model(x, adjacency, bias), model(x, adjacency, bias))
@@ -154,7 +155,7 @@ def test_seed_fixes_the_mask_and_none_draws_one_in_training() -> None:
 @pytest.mark.parametrize("mode", Equilibrium.MODES)
 def test_statistics_move_once_per_training_step(mode: str) -> None:
     block = _Counted()
-    model = Equilibrium(block, tol=1e-5, max_iter=60, mode=mode)
+    model = Equilibrium(block, Solver(tol=1e-05, max_iter=60), mode=mode)
     z = model(torch.randn(NODES, CHANNELS, requires_grad=True))
     z.sum().backward()
     assert int(block.seen) == 1
@@ -182,7 +183,7 @@ def test_saved_bytes_do_not_depend_on_the_iterations() -> None:
     block = _Rotation()
     saved = []
     for iterations in (5, 50):
-        model = Equilibrium(block, solver="picard", max_iter=iterations)
+        model = Equilibrium(block, Solver(name="picard", max_iter=iterations))
         with pytest.warns(ConvergenceWarning):
             saved.append(_saved_bytes(model, x))
         assert model.forward_trace is not None and model.forward_trace.iterations == iterations
@@ -194,7 +195,7 @@ def test_saved_bytes_do_not_depend_on_the_iterations() -> None:
 
 def test_half_precision_input_under_autocast_is_held_in_float32() -> None:
     block = Affine()
-    model = Equilibrium(block, tol=1e-2, max_iter=60)
+    model = Equilibrium(block, Solver(tol=0.01, max_iter=60))
     x = torch.randn(NODES, CHANNELS).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         assert model(x).dtype == torch.float32
@@ -229,7 +230,7 @@ def test_penalty_is_an_unbiased_estimate_of_the_jacobian_norm() -> None:
 
 def test_penalty_is_differentiable_and_repeatable() -> None:
     block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-09))
     z = model(x, adjacency, bias, seed=5)
 
     def penalty(weight: Tensor) -> Tensor:
@@ -250,7 +251,7 @@ def test_penalty_makes_the_block_easier_to_solve() -> None:
     for _ in range(4):
         block = Affine(gain=0.9)
         x = 0.1 * torch.randn(NODES, CHANNELS)
-        model = Equilibrium(block, solver="picard", max_iter=4000, tol=1e-5)
+        model = Equilibrium(block, Solver(name="picard", max_iter=4000, tol=1e-05))
         before = model(x).detach()
         assert model.forward_trace is not None
         hard += model.forward_trace.iterations
@@ -267,7 +268,7 @@ def test_penalty_makes_the_block_easier_to_solve() -> None:
 # ---------------------------------------------------------------- the module
 def test_deepcopy_pickle_and_state_dict() -> None:
     block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-09))
     z = model(x, adjacency, bias, seed=5)
     z.sum().backward()
     file = io.BytesIO()
@@ -275,14 +276,14 @@ def test_deepcopy_pickle_and_state_dict() -> None:
     file.seek(0)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
         assert torch.equal(other(x, adjacency, bias, seed=5), z) and other.backward_trace == model.backward_trace
-    fresh = Equilibrium(Diffusion().double(), max_iter=60, tol=1e-9)
+    fresh = Equilibrium(Diffusion().double(), Solver(max_iter=60, tol=1e-09))
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(x, adjacency, bias, seed=5), z)
 
 
 def test_inference_without_graph() -> None:
     block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-9).eval()
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-09)).eval()
     expected = model(x, adjacency, bias)
     with torch.no_grad():
         assert torch.equal(model(x, adjacency, bias), expected) and not model(x, adjacency, bias).requires_grad
@@ -295,10 +296,10 @@ def test_inference_without_graph() -> None:
 def test_compiled_model_and_compiled_block_are_the_same_function() -> None:
     block = Affine().double()
     x = torch.randn(NODES, CHANNELS, dtype=torch.float64, requires_grad=True)
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-09))
     expected = gradients(model(x, seed=0), block, x)
     whole = torch.compile(model, backend="eager")
-    inner = Equilibrium(torch.compile(block, backend="eager"), max_iter=60, tol=1e-9)
+    inner = Equilibrium(torch.compile(block, backend="eager"), Solver(max_iter=60, tol=1e-09))
     for other in (whole, inner):
         assert relative_error(gradients(other(x, seed=0), block, x), expected) < 1e-12
 
@@ -306,9 +307,7 @@ def test_compiled_model_and_compiled_block_are_the_same_function() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"solver": "newton"}, "solver='newton' is unknown"),
-        ({"backward_solver": "newton"}, "solver='newton' is unknown"),
-        ({"max_iter": 0}, "max_iter=0 must be at least 1"),
+        ({"corrections": (3, 0)}, "counted from 1"),
         ({"pretrain_steps": 0}, "pretrain_steps=0 must be at least 1"),
         ({"mode": "guess"}, "mode='guess' is unknown; choose one of solve, unroll"),
     ],

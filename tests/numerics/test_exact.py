@@ -4,6 +4,7 @@ unseen. What float states lose, and who tells."""
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import random
 import sys
@@ -520,13 +521,12 @@ class Forgetful(Linear):
 
 
 class Moving(Linear):
-    """Reads a counter that it moves at every evaluation, and that is no buffer."""
+    """Reads a counter that it moves at every evaluation, and that is neither a buffer nor an attribute."""
 
-    count = 0
+    counts = itertools.count(1)
 
     def forward(self, x: Tensor, seed: int, *context: Any) -> Tensor:
-        self.count += 1
-        return super().forward(x, seed) * self.count
+        return super().forward(x, seed) * next(self.counts)
 
 
 @pytest.mark.parametrize("state", ["float", *EXACT])

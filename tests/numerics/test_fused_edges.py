@@ -112,6 +112,25 @@ def test_value_and_every_gradient_equal_autograds(aggr: str, graph: str, width: 
         check(found, expected, 1e-12 if dtype == torch.float64 else 2e-5)
 
 
+@pytest.mark.parametrize("width", [6, 66])
+@pytest.mark.parametrize("aggr", ["softmax", "sum", "mean"])  # the edge of a maximum is another one where two are close
+def test_under_autocast_rows_are_bfloat16_and_everything_else_float32(aggr: str, width: int) -> None:
+    graph = GRAPHS["isolated nodes, repeated edges"]
+    for maps in MAPS:
+        block, weight, bias = make(aggr, width, 5, maps)
+        x, cotangent = torch.randn(2, graph.num_nodes, width, dtype=torch.double)
+        attr = torch.randn(graph.num_edges, 5, dtype=torch.double)
+        expected = by_autograd(block, x, cotangent, graph, attr, weight, bias)
+        block.float()
+        edges = [None if e is None else e.float() for e in (attr, weight, bias)]
+        with torch.autocast("cpu", torch.bfloat16):
+            found = fused(block, x.float(), cotangent.float(), graph, *edges)
+        assert all(value.dtype == torch.float32 for value in found)
+        for part in (slice(0, 1), slice(1, 2), slice(2, None)):  # the value, the gradient of x, those of parameters
+            joined = [torch.cat([value.flatten().double() for value in values[part]]) for values in (found, expected)]
+            assert relative_error(*joined) < 3e-2
+
+
 @pytest.mark.parametrize("rows", [16, 63, 8192])
 @pytest.mark.parametrize("norm", ["layer", "none"])
 @pytest.mark.parametrize("aggr", ["max", "softmax"])

@@ -87,7 +87,9 @@ def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
 def test_implicit_gradient_is_that_of_a_long_unrolling(solver: str, backward_solver: str) -> None:
     block, (x, adjacency, bias) = graph_problem()
     model = Equilibrium(
-        block, solver=solver, max_iter=300, tol=1e-12, backward_solver=backward_solver, backward_max_iter=300
+        block,
+        Solver(name=solver, max_iter=300, tol=1e-12),
+        backward=Solver(name=backward_solver, tol=1e-12, max_iter=300),
     )
     z = model(x, adjacency, bias, seed=5)
     found = gradients(z, block, x, bias)
@@ -108,7 +110,7 @@ def test_gradient_improves_with_the_backward_iterations() -> None:
         expected = gradients(reference, block, x, bias)
         for iterations in errors:
             model = Equilibrium(
-                block, max_iter=100, tol=1e-12, backward_solver="picard", backward_max_iter=iterations, backward_tol=0.0
+                block, Solver(max_iter=100, tol=1e-12), backward=Solver(tol=0.0, name="picard", max_iter=iterations)
             )
             errors[iterations] += relative_error(gradients(model(x, adjacency, bias, seed=5), block, x, bias), expected)
     assert errors[1] > 2 * errors[4] > 8 * errors[16]
@@ -140,7 +142,7 @@ def test_same_gradient_as_torchdeq() -> None:
     # Dimension 0 is torchdeq's batch; one state needs a leading 1.
     states, _ = oracle(lambda z: block(z[0], 5, x, adjacency, bias)[None], torch.zeros_like(x)[None])
     expected = gradients(states[-1][0], block, x, bias)
-    model = Equilibrium(block, max_iter=200, tol=1e-11, backward_max_iter=200)
+    model = Equilibrium(block, Solver(max_iter=200, tol=1e-11), backward=Solver(tol=1e-11, max_iter=200))
     assert relative_error(gradients(model(x, adjacency, bias, seed=5), block, x, bias), expected) < 1e-7
 
 
@@ -166,7 +168,7 @@ def test_gradient_of_random_linear_fixed_points(size: int, rho: float, seed: int
 def test_gradient_is_linear_in_a_tiny_or_huge_incoming_gradient(scale: float) -> None:
     block = Affine()
     x = torch.randn(NODES, CHANNELS, requires_grad=True)
-    z = Equilibrium(block, max_iter=60, tol=1e-6)(x)
+    z = Equilibrium(block, Solver(max_iter=60, tol=1e-06))(x)
     cotangent = torch.randn_like(z)
     (plain,) = torch.autograd.grad(z, x, cotangent, retain_graph=True)
     (scaled,) = torch.autograd.grad(z, x, cotangent * scale, retain_graph=True)
@@ -178,7 +180,7 @@ def test_gradient_is_linear_in_a_tiny_or_huge_incoming_gradient(scale: float) ->
 def test_non_finite_incoming_gradient_reaches_the_parameters() -> None:
     # A gradient scaler looks for it there, and skips the step.
     block = Affine()
-    z = Equilibrium(block, tol=1e-5, max_iter=60)(torch.randn(NODES, CHANNELS))
+    z = Equilibrium(block, Solver(tol=1e-05, max_iter=60))(torch.randn(NODES, CHANNELS))
     with pytest.warns(ConvergenceWarning, match="not finite at iteration 1"):
         z.backward(torch.full_like(z, torch.inf))
     assert block.weight.grad is not None and not bool(torch.isfinite(block.weight.grad).any())
@@ -188,7 +190,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     block, (x, adjacency, bias) = graph_problem()
     block.inner.weight.requires_grad_(False)
     block.register_parameter("unused", nn.Parameter(torch.ones(3)))
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-09))
     model(x.detach(), adjacency, bias, seed=5).sum().backward()
     assert bias.grad is not None and adjacency.grad is None and x.grad is None
     assert block.inner.weight.grad is None and block.unused.grad is None and block.first.weight.grad is not None
@@ -207,7 +209,7 @@ def test_block_that_ignores_its_state() -> None:
 def test_backward_twice_accumulates_and_second_derivative_is_refused() -> None:
     block = Affine().double()
     x = torch.randn(NODES, CHANNELS, dtype=torch.float64, requires_grad=True)
-    loss = Equilibrium(block, max_iter=60, tol=1e-9)(x).square().sum()
+    loss = Equilibrium(block, Solver(max_iter=60, tol=1e-09))(x).square().sum()
     loss.backward(retain_graph=True)
     assert x.grad is not None
     once = x.grad.clone()
@@ -221,7 +223,7 @@ def test_backward_twice_accumulates_and_second_derivative_is_refused() -> None:
 def test_write_between_forward_and_backward_is_refused(written: str) -> None:
     block = Affine()
     x = torch.randn(NODES, CHANNELS)
-    z = Equilibrium(block, tol=1e-4, max_iter=60)(x)
+    z = Equilibrium(block, Solver(tol=0.0001, max_iter=60))(x)
     with torch.no_grad():
         (block.weight if written == "parameter" else x).mul_(0.5)
     with pytest.raises(RuntimeError, match="in place between the forward and|modified by an inplace operation"):
@@ -246,7 +248,7 @@ def test_context_values_pass_unchanged_and_hidden_tensors_are_refused() -> None:
 
 def test_saved_tensors_may_be_moved_by_hooks() -> None:
     block, (x, adjacency, bias) = graph_problem()
-    model = Equilibrium(block, max_iter=60, tol=1e-9)
+    model = Equilibrium(block, Solver(max_iter=60, tol=1e-09))
     expected = gradients(model(x, adjacency, bias, seed=5), block, x, bias)
     with save_on_cpu():
         z = model(x, adjacency, bias, seed=5)
@@ -257,16 +259,16 @@ def test_result_may_be_changed_in_place_and_inputs_stay() -> None:
     block = Affine()
     x = torch.randn(NODES, CHANNELS, requires_grad=True)
     before = x.detach().clone()
-    z = Equilibrium(block, tol=1e-4, max_iter=60)(x)
+    z = Equilibrium(block, Solver(tol=0.0001, max_iter=60))(x)
     (z * 1.0).relu_().sum().backward()
     assert torch.equal(x, before) and x.untyped_storage().nbytes() == before.nbytes
-    changed = Equilibrium(block, tol=1e-4, max_iter=60)(x.detach())
+    changed = Equilibrium(block, Solver(tol=0.0001, max_iter=60))(x.detach())
     changed.relu_()
 
 
 def test_nothing_outlives_its_step() -> None:
     block = Affine()
-    model = Equilibrium(block, tol=1e-4, max_iter=60)
+    model = Equilibrium(block, Solver(tol=0.0001, max_iter=60))
     gc.collect()
     gc.disable()
     try:
@@ -289,7 +291,7 @@ def half_precision_problem() -> tuple[GraphBlock, list[Tensor]]:
 
 def test_autocast_holds_in_the_backward_and_leaves_no_casts_behind() -> None:
     block, tensors = half_precision_problem()
-    model = Equilibrium(block, max_iter=25, tol=2e-2)
+    model = Equilibrium(block, Solver(max_iter=25, tol=0.02))
     dtypes: list[torch.dtype] = []
     block.first.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
@@ -312,10 +314,10 @@ def test_gradients_under_autocast_are_near_those_without(inside: bool) -> None:
     for _ in range(8):
         block, tensors = half_precision_problem()
         with torch.autocast("cpu", torch.bfloat16):
-            z = Equilibrium(block, max_iter=25, tol=2e-2)(*tensors, seed=5)
+            z = Equilibrium(block, Solver(max_iter=25, tol=0.02))(*tensors, seed=5)
         with torch.autocast("cpu", torch.bfloat16, enabled=inside):
             found = gradients(z, block, tensors[2])
-        exact = Equilibrium(block, max_iter=60, tol=1e-5)
+        exact = Equilibrium(block, Solver(max_iter=60, tol=1e-05))
         errors.append(relative_error(found, gradients(exact(*tensors, seed=5), block, tensors[2])))
     assert geometric_mean(errors) < 0.1
 

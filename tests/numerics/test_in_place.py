@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from revgnn.ops import cpu, draw_mask, norm_act_drop, reference, using
+from revgnn.ops import cpu, draw_mask, linear, norm_act_drop, reference, using
 from tolerances import assert_close, relative_error
 
 pytestmark = [
@@ -52,34 +52,126 @@ def test_dense_layers(rows: int, inside: int, outside: int, dtype: torch.dtype) 
             assert_close(dbias / max(rows, 1) ** 0.5, (exact[4].sum(0) / max(rows, 1) ** 0.5).to(dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("width", [8, 24, 64, 72, 200])
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
-def test_a_mask_of_bits_does_what_one_of_bytes_does(isa: str, width: int, dtype: torch.dtype) -> None:
-    before, rows, seed = cpu.isa(), 37, 2**40 + 3
-    values = torch.randn(rows, width)
+@pytest.fixture(params=["avx512_bf16", "avx512", "avx2", "baseline"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run on an instruction set, where the machine and the build have it."""
+    before = cpu.isa()
     try:
-        cpu.use_isa(isa)
+        cpu.use_isa(request.param)
     except ValueError as error:
         pytest.skip(str(error))
-    try:
-        packed, whole = (
-            draw_mask(seed, rows, width, 0.3, torch.device("cpu")),
-            reference.keep_mask(seed, rows * width, 0.3, torch.device("cpu")).view(rows, width),
-        )
-        assert packed.dtype == torch.uint8
-        assert torch.equal(reference.unpack_mask(packed), whole)
-        found = []
-        for mask in (packed, whole):
-            x = values.to(dtype).requires_grad_()
-            y = norm_act_drop(x, norm="layer", p=0.3, mask=mask)
-            found.append((y.detach(), *torch.autograd.grad(y, x, torch.ones_like(y))))
-        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-        with using("reference"):
-            assert draw_mask(seed, rows, width, 0.3, torch.device("cpu")).dtype == torch.bool
-            assert_close(norm_act_drop(x, norm="layer", p=0.3, mask=packed).detach(), found[0][0])
-    finally:
-        cpu.use_isa(before)
+    yield request.param
+    cpu.use_isa(before)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 47, 49, 1101])
+@pytest.mark.parametrize(("inside", "outside"), [(1, 1), (3, 17), (16, 8), (64, 64), (71, 33), (40, 130)])
+def test_dense_layers_of_bfloat16_rows(rows: int, inside: int, outside: int, isa: str) -> None:
+    """Sums, weights and their gradients are float32; a factor is rounded to bfloat16 at most once."""
+    x, plus = torch.randn(2, rows, inside + 1).bfloat16()[..., 1:]
+    weight, bias = torch.randn(outside, inside).bfloat16().float(), torch.randn(outside)
+    scale, bf16 = (inside * outside) ** 0.5, torch.bfloat16
+    for grad in (torch.randn(rows, 2 * outside)[:, outside:], torch.randn(rows, outside).bfloat16()):
+        for other in (None, plus):
+            whole = x.double() if other is None else x.double() + other.double()
+            value = nn.functional.linear(whole, weight.double(), bias.double())
+            for sign in (0, 1, -1):
+                start = 0.0 if sign else float("nan")
+                out, narrow = (
+                    torch.full((rows, outside + 3), start)[:, 3:],
+                    torch.full((rows, outside), start).bfloat16(),
+                )
+                cpu.linear(x, weight, bias, out=out, sign=sign, plus=other)
+                cpu.linear(x, weight, bias, out=narrow, sign=sign, plus=other)
+                # Without a sum to be rounded first the factors are exact, and the sums of float32.
+                assert_close(
+                    out.double() / scale, (sign or 1) * value / scale, dtype=bf16 if other is not None else out.dtype
+                )
+                assert torch.equal(narrow, out.bfloat16())
+                rebuilt, dx = torch.zeros(rows, outside), torch.ones(rows, inside, dtype=bf16)
+                dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+                cpu.linear_backward(
+                    grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, accumulate=sign != 0,
+                    value=rebuilt, sign=sign, plus=other,
+                )  # fmt: skip
+                assert torch.equal(rebuilt, out)
+                assert_close(
+                    (dx.double() - float(sign != 0)) / scale, grad.double() @ weight.double() / scale, dtype=bf16
+                )
+                total = grad.double().t() @ whole
+                assert_close(dweight / max(rows, 1) ** 0.5, (total / max(rows, 1) ** 0.5).float(), dtype=bf16)
+                assert_close(dbias / max(rows, 1) ** 0.5, (grad.double().sum(0) / max(rows, 1) ** 0.5).float())
+
+
+def test_a_dense_layer_of_bfloat16_rows_keeps_its_sums_in_float32() -> None:
+    x, weight, bias = torch.randn(50, 14).bfloat16()[:, ::2], torch.randn(9, 7).bfloat16().float(), torch.randn(9)
+    cotangent, found = torch.randn(50, 9), []
+    for choice in ("auto", "reference"):
+        leaves = [value.clone().requires_grad_() for value in (x, weight, bias)]
+        with using(choice):
+            out = linear(*leaves)
+        assert out.dtype == torch.float32
+        found.append((out.detach(), *torch.autograd.grad(out, leaves, cotangent)))
+    assert_close(found[0][0], found[1][0])
+    for a, b, dtype in zip(found[0][1:], found[1][1:], (torch.bfloat16, torch.float32, torch.float32), strict=True):
+        assert a.dtype == b.dtype == dtype
+        assert_close(a.float() / 7, b.float() / 7, dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match="weight must be torch.float32, as sums over x; got torch.bfloat16"):
+        linear(x, weight.bfloat16())
+    with pytest.raises(ValueError, match=r"weight must be \[9, 7\], as x is \[50, 7\]; got \[9, 6\]"):
+        linear(x, weight[:, 1:])
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(3, 17), (64, 64), (71, 33)])
+def test_float32_rows_may_be_multiplied_in_bfloat16(inside: int, outside: int, isa: str) -> None:
+    """Where the machine has no instruction for it, nothing is rounded."""
+    x, weight, bias = torch.randn(1101, inside), torch.randn(outside, inside), torch.randn(outside)
+    grad, found = torch.randn(1101, outside), []
+    for narrow in (False, True):
+        value, dx = torch.empty(1101, outside), torch.empty(1101, inside)
+        dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+        cpu.linear(x, weight, bias, out=value, narrow=narrow)
+        cpu.linear_backward(grad, x, weight, bias, dweight=dweight, dbias=dbias, dx=dx, narrow=narrow)
+        found.append((value, dx, dweight, dbias))
+    for a, b in zip(*found, strict=True):
+        assert relative_error(b, a) < (6e-3 if isa == "avx512_bf16" else 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["layer", "batch", "none"])
+@pytest.mark.parametrize("width", [1, 6, 16, 64, 66, 200])
+def test_a_norm_rounds_its_result_alone(kind: str, width: int, isa: str) -> None:
+    """float32 rows, a bfloat16 result and its bfloat16 gradient; what comes of it for x is float32."""
+    x, weight, bias = 3 * torch.randn(37, width), torch.randn(width), torch.randn(width)
+    cotangent, kept = torch.randn(37, width).bfloat16(), torch.rand(37, width) < 0.6
+    found = []
+    for dtype in (None, torch.bfloat16):
+        leaves = [value.clone().requires_grad_() for value in (x, weight, bias)[: 1 if kind == "none" else 3]]
+        out = norm_act_drop(*leaves, norm=kind, p=0.4, mask=kept, dtype=dtype)
+        found.append((out.detach(), *torch.autograd.grad(out, leaves, cotangent.to(out.dtype))))
+    assert torch.equal(found[1][0], found[0][0].bfloat16())
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1:], found[1][1:], strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [8, 24, 64, 72, 200])
+def test_a_mask_of_bits_does_what_one_of_bytes_does(isa: str, width: int, dtype: torch.dtype) -> None:
+    rows, seed = 37, 2**40 + 3
+    values = torch.randn(rows, width)
+    packed, whole = (
+        draw_mask(seed, rows, width, 0.3, torch.device("cpu")),
+        reference.keep_mask(seed, rows * width, 0.3, torch.device("cpu")).view(rows, width),
+    )
+    assert packed.dtype == torch.uint8
+    assert torch.equal(reference.unpack_mask(packed), whole)
+    found = []
+    for mask in (packed, whole):
+        x = values.to(dtype).requires_grad_()
+        y = norm_act_drop(x, norm="layer", p=0.3, mask=mask)
+        found.append((y.detach(), *torch.autograd.grad(y, x, torch.ones_like(y))))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    with using("reference"):
+        assert draw_mask(seed, rows, width, 0.3, torch.device("cpu")).dtype == torch.bool
+        assert_close(norm_act_drop(x, norm="layer", p=0.3, mask=packed).detach(), found[0][0])
 
 
 def test_a_mask_is_packed_only_where_no_group_cuts_a_byte() -> None:

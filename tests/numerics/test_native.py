@@ -147,7 +147,7 @@ def test_without_the_library_the_reference_runs_and_says_so_once() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 5, 8, 16, 33, 300])
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16"])
 def test_every_instruction_set_agrees_with_the_reference(isa: str, width: int, graph: Graph, any_isa: None) -> None:
     if not _runs(isa):
         pytest.skip(f"this machine or build has no {isa}")

@@ -15,6 +15,7 @@ from revgnn.data.prefetch import Prefetched
 from revgnn.graph import Graph
 from revgnn.train.distributed.batch_sharding import RankPosition
 from revgnn.train.metric_accumulator import MetricAccumulator
+from revgnn.train.objective import Objective
 
 
 def batch(number: int) -> Batch:
@@ -120,7 +121,7 @@ TASKS = torch.where(LOGITS > 1.5, torch.nan, (LOGITS + LOGITS.flip(0) > 0).float
 @pytest.mark.parametrize("views", [0, 1, 3])
 def test_what_ranks_count_adds_up(metric: str, loss: str, y: torch.Tensor, views: int) -> None:
     def accumulator(rank: int, size: int) -> MetricAccumulator:
-        own = MetricAccumulator("valid", loss, metric)
+        own = MetricAccumulator("valid", Objective(loss=loss, metric=metric))
         for number in range(rank, 4 * max(views, 1), size):
             rows = torch.arange(40)[number % 4 :: 4]
             own.add(number, LOGITS[rows] + number // 4, y[rows], rows if views else None)
@@ -138,12 +139,10 @@ def test_what_ranks_count_adds_up(metric: str, loss: str, y: torch.Tensor, views
 
 
 def test_a_rank_that_counted_nothing_takes_the_others() -> None:
-    accumulator, empty = (
-        MetricAccumulator("test", "cross_entropy", "accuracy"),
-        MetricAccumulator("test", "cross_entropy", "accuracy"),
-    )
+    objective = Objective(loss="cross_entropy", metric="accuracy")
+    accumulator, empty = MetricAccumulator("test", objective), MetricAccumulator("test", objective)
     accumulator.add(0, LOGITS, CLASSES, None)
     for piece in accumulator.counts():
         empty.take(piece)
     assert empty.score() == accumulator.score()
-    assert list(MetricAccumulator("test", "cross_entropy", "accuracy").counts()) == []
+    assert list(MetricAccumulator("test", objective).counts()) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -137,7 +137,7 @@ class TwoPhases(Toy):
         self.wide = epoch > 2
         return "wide" if self.wide else "narrow"
 
-    def auxiliary_loss(self) -> Tensor | None:
+    def auxiliary_loss(self, loss: Callable[[Tensor], Tensor]) -> Tensor | None:
         return None
 
     def observe(self) -> dict[str, float]:

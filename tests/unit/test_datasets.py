@@ -19,6 +19,7 @@ from torch import Tensor
 
 from revgnn.data import DATASETS, Columns, Counts, Dataset, DatasetConfig, GraphInfo, load_dataset
 from revgnn.data.edges import add_self_loops, interleave_inverse, make_undirected, prepare_edges
+from revgnn.data.readers.chain import ChainOptions
 from revgnn.data.readers.minefield import MinefieldOptions
 
 EDGES = st.integers(1, 6).flatmap(
@@ -111,7 +112,7 @@ def test_tables_are_found_below_the_root_or_by_absolute_path(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(DATASETS) - {"digits", "karate", "minefield", "roads", "tables", "prepared"})
+    "name", sorted(set(DATASETS) - {"chain", "digits", "karate", "minefield", "roads", "tables", "prepared"})
 )
 def test_missing_data_says_where_and_how(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"--data-root.*--download") as caught:
@@ -137,6 +138,8 @@ def test_configuration_is_checked() -> None:
         DatasetConfig(name="digits", path="here")
     with pytest.raises(ValueError, match=r"dataset\.minefield is about minefield; leave it out for digits"):
         DatasetConfig(name="digits", minefield=MinefieldOptions(side=9))
+    with pytest.raises(ValueError, match=r"dataset\.chain is about chain; leave it out for digits"):
+        DatasetConfig(name="digits", chain=ChainOptions(length=9))
     with pytest.raises(ValueError, match=r"minesweeper has the splits 0, 1, .*, 9; choose one"):
         DatasetConfig(name="minesweeper", split=10)
     with pytest.raises(ValueError, match="cora has the splits public, full; choose one"):
@@ -245,7 +248,10 @@ def test_two_classes_are_one_yes_or_no_where_that_is_asked_for(tmp_path: Path) -
     assert load_dataset(replace(config, task="multiclass"), tmp_path).y.tolist() == two.y.tolist()
     by_f1 = load_dataset(replace(config, task="binary", metric="f1"), tmp_path)
     assert by_f1.info == replace(one.info, metric="f1")
-    for task, message in (("regression", "cannot be made of .*, a node-level multiclass"), ("ranks", "must be one of")):
+    for task, message in (
+        ("regression", "column label: holds string; it must"),
+        ("ranks", "must be one of"),
+    ):
         with pytest.raises(ValueError, match=message):
             load_dataset(replace(config, task=task), tmp_path)
     with pytest.raises(ValueError, match="dataset.task=binary cannot be made of karate"):

@@ -107,21 +107,15 @@ def test_other_rows_than_the_fitted_ones_stay_finite(values: list[float], scale:
     fitter.update(raw, np.ones(len(raw), bool))
     out = fitter.finish().apply(np.array([[3.4e38], [-3.4e38], [0.0], [np.nan]]))
     assert np.isfinite(out).all()
-    assert (
-        scale == "none"
-        or np.abs(out[:, 0]).max() <= max(LIMIT, 1 if set(values) <= {0.0, 1.0} else LIMIT)
-        or bool(fitter._flags.all())
-    )
+    if scale in ("standard", "robust"):
+        assert np.abs(out[:, 0]).max() <= LIMIT
 
 
 def test_an_unseen_category_is_no_category_and_an_unseen_tag_none() -> None:
     fitter = CategoryFitter(True, None, None)
     fitter.update(pa.array(["b", "a", "test only"], pa.large_string()), np.array([True, True, False]))
-    assert fitter.finish().apply(pa.array(["c", "a", "test only"], pa.large_string())).tolist() == [
-        [0, 0],
-        [1, 0],
-        [0, 0],
-    ]
+    others = pa.array(["c", "a", "test only"], pa.large_string())
+    assert fitter.finish().apply(others).tolist() == [[0, 0], [1, 0], [0, 0]]
     ordinal = CategoryFitter(False, None, "category")
     ordinal.update(pa.array(["b", "a", None], pa.large_string()), np.ones(3, bool))
     assert ordinal.finish().apply(pa.array(["z", "b", None], pa.large_string())).tolist() == [[2, 0], [1, 0], [0, 1]]
@@ -144,17 +138,12 @@ def test_texts_of_numbers_are_read_as_they_were_written(values: list[Any]) -> No
     text = pa.array([None if value is None else repr(value) for value in values], pa.large_string())
     numbers, bad = as_numbers(text, PLAIN)
     assert not bad.any()
-    assert [None if np.isnan(one) else one for one in numbers] == [
-        None if one is None else float(one) for one in values
-    ]
-    whole = [
-        one if isinstance(one, int) or (one is not None and "e" not in repr(one) and one == int(one)) else None
-        for one in values
-    ]
-    expected = [None if one is None or not -(2**63) <= one < 2**63 else int(one) for one in whole]
-    found = as_integers(text).to_pylist()
-    assert all(one in (wanted, None) for one, wanted in zip(found, expected, strict=True))
-    assert all(one == value for one, value in zip(found, values, strict=True) if isinstance(value, int) and value >= 0)
+    assert [None if np.isnan(one) else one for one in numbers] == [one if one is None else float(one) for one in values]
+    for found, value in zip(as_integers(text).to_pylist(), values, strict=True):
+        if isinstance(value, int):
+            assert found == value
+        else:
+            assert found is None or found == value, "a fraction is no integer, and 1.0 is one"
 
 
 @pytest.mark.parametrize(

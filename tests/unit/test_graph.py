@@ -31,8 +31,9 @@ from torch_geometric.utils import to_edge_index
 
 from revgnn import ModelConfig, build_model, ops
 from revgnn.data import GraphInfo
+from revgnn.data.batch import check_finite
 from revgnn.edge_index import fingerprint
-from revgnn.graph import Graph, as_graph, check_finite
+from revgnn.graph import Graph, as_graph
 from revgnn.nn.convs import CONVS
 from revgnn.weak_cache import Memo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from revgnn.data import Dataset, DatasetSource, GraphInfo, LoaderConfig, load_dataset
+from revgnn.data import Dataset, DatasetSource, GraphInfo, LoaderConfig, load_dataset, make_batches
 from revgnn.data.datasets import DatasetConfig
 
 
@@ -24,7 +24,7 @@ def _graphs() -> Dataset:
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_graphs_keep_their_numbers(batch_size: int | None) -> None:
-    source = DatasetSource(_graphs(), batch_size, 0, LoaderConfig())
+    source = DatasetSource(graphs := _graphs(), make_batches(graphs, batch_size, 0, LoaderConfig()))
     seen = []
     for batch in source.batches():
         assert batch.ids is not None
@@ -38,7 +38,7 @@ def test_graphs_keep_their_numbers(batch_size: int | None) -> None:
 @pytest.mark.parametrize("loader", [LoaderConfig(), LoaderConfig(eval_parts=3, eval_views=2)])
 def test_nodes_keep_their_numbers(loader: LoaderConfig) -> None:
     data = load_dataset(DatasetConfig(name="karate"), "data")
-    source = DatasetSource(data, None, 0, loader)
+    source = DatasetSource(data, make_batches(data, None, 0, loader))
     count = torch.zeros(34, dtype=torch.int64)
     for batch in source.batches():
         assert batch.ids is not None

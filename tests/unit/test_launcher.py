@@ -5,13 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 
 import pytest
 
 from revgnn.cli import main
-from revgnn.launcher import alone, first_rank_speaks, is_writer, on_rank, rank, restarted, say_restarted, world_size
+from revgnn.launcher import (
+    alone,
+    bound_spinning,
+    first_rank_speaks,
+    is_writer,
+    on_rank,
+    rank,
+    restarted,
+    say_restarted,
+    world_size,
+)
 from revgnn.train.signals import Interrupts
 
 
@@ -102,3 +114,34 @@ def test_one_process_says_that_a_run_stops(
         monkeypatch.undo()
         assert interrupts.signum == signal.SIGTERM
     assert ("SIGTERM: stopping after this step" in capfd.readouterr().err) == (who == "first rank")
+
+
+def test_idle_threads_sleep_soon_where_nobody_said_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")
+    for name in names:
+        os.environ.pop(name, None)
+    bound_spinning()
+    assert not set(names) & os.environ.keys(), "torch, and with it the runtime, is loaded: it would be too late"
+    monkeypatch.delitem(sys.modules, "torch")
+    os.environ["OMP_WAIT_POLICY"] = "active"
+    bound_spinning()
+    assert "GOMP_SPINCOUNT" not in os.environ
+    del os.environ["OMP_WAIT_POLICY"]
+    bound_spinning()
+    assert int(os.environ["GOMP_SPINCOUNT"]) > 0
+    assert int(os.environ["KMP_BLOCKTIME"]) > 0
+
+
+def test_the_command_line_says_it_before_torch_is_loaded() -> None:
+    """The runtime itself says what it has read."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "KMP_"))}
+    script = "import sys; from revgnn.cli import main; assert 'torch' not in sys.modules; main(['recipes', 'x']); "
+    done = subprocess.run(
+        [sys.executable, "-c", script + "import torch"],
+        env={**environment, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    )
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("torch ships another OpenMP runtime than GNU's here")
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr

@@ -216,7 +216,7 @@ def test_what_a_run_folder_holds(tmp_path: Path) -> None:
     best = load_best(tmp_path / "run")
     assert all(torch.equal(model.state_dict()[name], best[name]) for name in best)
     assert sorted(p.name for p in (tmp_path / "run" / "ckpt").iterdir()) == ["epoch-000004", "epoch-000006"]
-    with pytest.raises(FileExistsError, match="already holds a run; resume it, or choose another folder"):
+    with pytest.raises(FileExistsError, match="already holds a run; go on with it by --resume"):
         _fit(_toy(), out=tmp_path / "run")
 
 

@@ -188,9 +188,9 @@ def test_an_equilibrium_trains_is_unrolled_first_and_shows_its_residuals() -> No
     assert "forward residual" not in model.observe()
     model.begin_epoch(2)
     out = model(x, edge_index, seed=1)
-    penalty = model.auxiliary_loss()
+    penalty = model.auxiliary_loss(torch.sum)
     assert penalty is not None and float(penalty.detach()) > 0
-    assert model.auxiliary_loss() is None
+    assert model.auxiliary_loss(torch.sum) is None
     model.zero_grad()
     (out.sum() + penalty).backward()
     assert all(p.grad is not None for p in model.parameters())

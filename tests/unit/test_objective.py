@@ -9,10 +9,11 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from revgnn.data import TASKS
+from revgnn.data import TASKS, TargetScale
 from revgnn.train import TrainConfig
 from revgnn.train.losses import LOSSES, bce, choose_loss, cross_entropy, log_cross_entropy
 from revgnn.train.metrics import METRICS, check_metric, rocauc, tasks_of
+from revgnn.train.objective import Objective
 
 
 def _classes(n: int = 63, t: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,3 +231,28 @@ def test_the_direction_of_a_metric_is_that_of_better_predictions(name: str) -> N
 def test_wrong_labels_are_named(function, logits, y, error, match) -> None:
     with pytest.raises(error, match=match):
         function(logits, y)
+
+
+def test_weights_of_classes_are_those_of_torch_over_all_labels() -> None:
+    logits, y = _classes()
+    weights = torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0])
+    wanted = torch.nn.functional.cross_entropy(logits, y, weight=weights, reduction="sum") / len(y)
+    objective = Objective(loss="cross_entropy", metric="accuracy", class_weights=weights)
+    assert float(objective.training_loss(logits, y)) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(objective.evaluation_loss(logits, y)) == pytest.approx(float(cross_entropy(logits, y)))
+    logits, y = _tasks()
+    weights = torch.rand(2, 4)
+    entries = torch.nn.functional.binary_cross_entropy_with_logits(logits, y.nan_to_num(0.0), reduction="none")
+    weighted = (entries * torch.where(y == 1, weights[1], weights[0]))[~y.isnan()].mean()
+    objective = Objective(loss="bce", metric="rocauc", class_weights=weights)
+    assert float(objective.training_loss(logits, y)) == pytest.approx(float(weighted), rel=1e-5)
+
+
+def test_a_scale_standardises_the_loss_and_restores_the_metric() -> None:
+    y = torch.tensor([[1000.0, math.nan], [1002.0, 5.0]])
+    scale = TargetScale(mean=(1001.0, 5.0), std=(1.0, 2.0))
+    objective = Objective(loss="mse", metric="rmse", scale=scale)
+    logits = torch.tensor([[-1.0, 9.0], [1.0, 1.0]])
+    assert float(objective.evaluation_loss(logits, y)) == pytest.approx(1 / 3)
+    assert objective.score(logits, y) == pytest.approx(math.sqrt(4 / 3))
+    assert torch.equal(scale.standardise(scale.restore(logits)), logits)

@@ -24,8 +24,11 @@ from revgnn.data import (
 from revgnn.nn.model import ModelConfig, build_model
 from revgnn.train import Callback, Goal, LabelOptions, TrainConfig, TrainState, fit, load_latest, predict
 from revgnn.train.evaluate import evaluate
+from revgnn.train.objective import Objective
 from revgnn.train.signals import Interrupted
 from tolerances import assert_close
+
+OBJECTIVE = Objective(loss="cross_entropy", metric="accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,7 @@ def test_scores_by_pieces_are_those_of_all_logits_together(store: Store, views: 
     def forward(batch: Batch) -> tuple[torch.Tensor, Batch]:
         return model(batch.x, batch.graph, batch.edge_attr, seed=None), batch
 
-    scores = evaluate(model, _Evaluation(batches), loss="cross_entropy", metric="accuracy", forward=forward)
+    scores = evaluate(model, _Evaluation(batches), objective=OBJECTIVE, forward=forward)
     total = torch.zeros(120, store.info.num_outputs)
     with torch.no_grad():
         for view in range(views):

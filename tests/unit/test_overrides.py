@@ -71,6 +71,9 @@ def test_changes_apply_together_and_the_last_counts() -> None:
     [
         ("depth=3", "there is no field 'depth'; choose one of width, groups, kind, limit, flag, inner$"),
         ("secret=3", "there is no field 'secret'"),
+        ("rate=3", "there is no field 'rate'; did you mean inner.rate[?] Else choose one of width"),
+        ("iner.name=3", "there is no field 'iner'; did you mean inner.names[?] Else"),
+        ("group=3", "there is no field 'group'; did you mean groups[?] Else"),
         ("inner.depth=3", "there is no field 'inner.depth'; choose one of inner.rate, inner.names$"),
         ("inner=3", "inner is a group; set one of its fields: inner.rate, inner.names$"),
         ("width.x=3", "width has no fields of its own; leave out .x"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +276,22 @@ def test_both_engines_give_the_same_bytes(method: str, tmp_path: Path, monkeypat
     assert there.parts == here.parts and there.dropped == here.dropped and there.splits == here.splits
     assert "daft" in there.versions and "daft" not in here.versions
     assert sorted(report(faulty)) == said and len(said) >= 3
+
+
+def test_a_lookup_is_in_order_and_reads_ahead_only_a_little() -> None:
+    made = []
+
+    def tables() -> Iterator[pa.Table]:
+        for number in range(60):
+            made.append(number)
+            yield pa.table({"src": ids.take(pa.array([number, 3, 99])), "dst": pa.array(["1", None, "?"], ids.type)})
+
+    ids = pa.array([str(k) for k in range(100)], pa.large_string())
+    found = arrow_engine._positions(tables(), ("src", "dst"), ids)
+    assert next(found)[1].tolist() == [[0, 3, 99], [1, -1, -1]]
+    time.sleep(0.2)
+    assert len(made) <= arrow_engine._READ_AHEAD + 2
+    assert [rows[0, 0] for _, rows in found] == list(range(1, 60))
 
 
 def test_keys_of_edges_need_no_room() -> None:

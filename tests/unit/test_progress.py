@@ -37,6 +37,21 @@ def test_forty_columns_still_show_count_loss_metric_memory_and_time() -> None:
     assert ":" in last.partition("MiB")[2]
 
 
+@pytest.mark.parametrize("label", ["RevGNN", "a-label-that-is-far-too-long-for-a-terminal"])
+def test_eighty_columns_keep_the_labels_and_a_bar(label: str) -> None:
+    text = io.StringIO()
+    bar = ProgressBar(label, Console(file=text, width=80, force_terminal=True, color_system=None))
+    run = _run(epochs=200, steps=1)
+    bar.on_start(run)
+    run.epoch, run.step, run.loss = 117, 1, 0.4433
+    run.row = {**_row(118), "scores": {"valid": {"metric": 15441.08, "loss": 1.0}}, "memory": 42 * 2**20}
+    bar.on_epoch_end(run)
+    bar.on_end(run)
+    last = [line for line in text.getvalue().replace("\r\x1b[2K", "\n").splitlines() if "118/200" in line][-1]
+    assert label[:10] in last and "epoch 118/200, loss 0.5, valid 1.544e+04" in last and "left" in last
+    assert last.count("━") >= 5 and len(last) <= 80
+
+
 def _run(epochs: int, steps: int) -> Any:
     """What a bar looks at of a run that begins."""
     return SimpleNamespace(config=TrainConfig(epochs=epochs), epoch=0, steps_per_epoch=steps, metric="accuracy")

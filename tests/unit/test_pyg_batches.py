@@ -107,6 +107,13 @@ def test_what_is_missing_is_named() -> None:
         from_pyg(data)
     with pytest.raises(ValueError, match="generator has no length; pass steps"):
         PygBatches((one for one in [data]), [data])
+    data.train_mask = torch.tensor([False, True])
+    data.y = torch.tensor([-1, -1])
+    with pytest.raises(ValueError, match=r"row 1 of train has -1 \(1 such rows\); take rows of unknown label out"):
+        from_pyg(data)
+    data.y, data.x = torch.tensor([-1, 0]), torch.tensor([[0.0], [float("nan")]])
+    with pytest.raises(ValueError, match=r"data.x must be finite: row 1 is the first of 1 with NaN"):
+        from_pyg(data)
 
 
 def test_a_loader_is_a_function_of_seed_and_epoch_and_leaves_generators_alone() -> None:

@@ -86,6 +86,8 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
     nodes = {"digits": 12, "ogbn-proteins": 8, "ogbg-molhiv": 24}.get(name, 16)
     shape: dict[str, Any] = {"level": "node", "task": "multiclass", "metric": "accuracy"}
     edge_index = torch.randint(nodes, (2, 30), generator=make)
+    if name in ("minesweeper", "tables"):  # undirected
+        edge_index = torch.cat([edge_index[:, :15], edge_index[:, :15].flip(0)], 1)
     if name == "ogbn-proteins":
         columns = 16 if proteins.species else 8
         y = torch.arange(nodes * 112).reshape(nodes, 112).remainder(2).float()
@@ -108,6 +110,7 @@ def little(name: str, proteins: ProteinsFeatures = PROTEINS) -> Dataset:
         shape |= {"y": torch.tensor([[0.0], [1.0]] * 3)}
     else:
         features, classes = {
+            "chain": (2, 2),
             "digits": (64, 10),
             "cora": (1433, 7),
             "roads": (3, 10),

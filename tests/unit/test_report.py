@@ -13,11 +13,16 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from revgnn.data import GraphInfo
 from revgnn.report import MARKDOWN_HEADER, build_report, markdown_row, write_report
+from revgnn.report.drawings import confusion_matrix
+from revgnn.report.evaluation import _class_details
 from revgnn.report.page import render
 from revgnn.report.row import duration, memory
+from revgnn.train.split_rows import RowOutputs
 
 NASTY = "<script>alert('1')</script> \" & | `x`"
+OBSERVED = {"forward residual": 0.02, "forward solves": 9, "forward failures": 7}
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
@@ -31,7 +36,7 @@ def _row(epoch: int, accuracy: float | None = 0.5) -> dict[str, Any]:
         "seconds": 0.5,
         "memory": 3 * 2**20,
         "scores": scores if epoch % 2 == 0 else None,
-        "observed": {"forward residual": 0.02, "forward failures": 7.0} if epoch == 30 else {},
+        "observed": OBSERVED if epoch >= 29 else {},
     }
 
 
@@ -117,9 +122,12 @@ def test_a_report_holds_every_fact(tmp_path: Path) -> None:
     assert set(report["versions"]) == {"python", "torch", "pyg", "revgnn"}
     assert report["machine"]["cores"] >= 1
     assert report["warnings"][0] == "mind this"
-    assert report["warnings"][1].startswith("7 forward solves did not reach their tolerance; the relative residual of")
-    assert report["observed"] == {"forward residual": 0.02, "forward failures": 7.0}
+    assert report["warnings"][1].startswith(
+        "7 of 9 forward solves of the last epoch did not reach their tolerance; the median"
+    )
+    assert report["observed"] == OBSERVED
     page = _Page(as_page.read_text())
+    assert "29 0.02 9 7 30 0.02 9 7" in page.text
     for text in (
         "ogbn-arxiv/revgcn_deep", "72.54", "73.12", "73.01 ± 0.31", "1.84", "262,056", "3.0 MiB", "250 ms",
         "best epoch 4 of 30", "model conv gcn num_layers 28", "169,343", "bytes of live tensors", "reference",
@@ -261,3 +269,70 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(None, "–"), (2**20, "1.0 MiB"), (3 * 2**29, "1.50 GiB")])
 def test_memory_is_readable(count: int | None, text: str) -> None:
     assert memory(count) == text
+
+
+def _evaluation(**more: Any) -> dict[str, Any]:
+    beside = {"majority class": {"accuracy": 0.5, "macro_f1": 0.25}, LINEAR: {"accuracy": 0.6, "macro_f1": None}}
+    return {
+        "metrics": {"test": {"network": {"accuracy": 0.7254, "macro_f1": 0.7}, **beside}},
+        "baselines": [{"name": "majority class", "rows": 5000}, {"name": LINEAR, "rows": 1000}],
+        "training_rows": 5000,
+        "rows": {"test": 100},
+        "split": "test",
+        "worst": [{"id": NASTY, "label": NASTY, "prediction": "b", "probability of the label": 0.01}],
+        **more,
+    }
+
+
+LINEAR = "linear model on the features alone"
+CLASSES = {
+    "classes": [{"class": NASTY, "rows": 1234, "precision": 0.5, "recall": None, "f1": 0.125}] * 60,
+    "confusion": {"names": [NASTY, "b"], "counts": [[3, 1], [0, 12345]]},
+}
+
+
+def test_a_page_starts_with_the_score_beside_the_baselines(tmp_path: Path) -> None:
+    report = _report(_folder(tmp_path), evaluation=_evaluation(**CLASSES), changed=["train.lr", "gone"])
+    assert len(report["warnings"]) == 1  # of the solves alone
+    html = render(report, json_rows(tmp_path))
+    text = _Page(html).text
+    headline = f"test accuracy [%] 72.54 beside majority class 50.00, {LINEAR} 60.00"
+    places = [headline, f"{LINEAR} 60.00 –", "Curves", "Confusion matrix", "12,345", "Per class", "1,234 50.00 – 12.50"]
+    places += ["10 rarer ones", "Worst predictions", "b 0.01", "Result", "fields that differ", "Every field"]
+    found = [text.find(place) for place in places]
+    assert -1 not in found and found == sorted(found), dict(zip(places, found, strict=True))
+    assert "100 rows of the split test; the linear model was fitted to 1,000 of 5,000 training rows" in text
+    opened = html.partition("<details><summary>Every field")[0]
+    assert '<th scope="row">train.lr</th>' in opened and '<th scope="row">num_layers</th>' not in opened
+    assert "<script" not in html and text.count("<script>alert('1')</script>") >= 60
+    assert "@media (prefers-color-scheme: dark)" in html
+    for picture in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
+        ElementTree.fromstring(picture)
+
+
+def test_predicted_stands_against_true_on_equal_axes(tmp_path: Path) -> None:
+    _folder(tmp_path, metric="rmse", scores={"test": {"metric": 12345.6, "loss": 0.5}})
+    scores = {"network": {"rmse": 12345.6}, "mean of the training rows": {"rmse": 9000.0}, LINEAR: {"rmse": 20000.0}}
+    points = [{"column": "price", "true": [0.0, 5e4, 1e5], "predicted": [1e4, 5e4, 9e4]}]
+    evaluation = _evaluation(metrics={"test": scores}, points=points)
+    evaluation["baselines"][0]["name"] = "mean of the training rows"
+    report = _report(tmp_path, evaluation=evaluation)
+    assert report["warnings"][1].startswith("The mean of the training rows is as good as the network or better")
+    html = render(report, json_rows(tmp_path))
+    assert "test RMSE 12,346 beside mean of the training rows 9000" in _Page(html).text
+    drawn = re.findall(r'<circle class="point" cx="([\d.]+)" cy="([\d.]+)"', html)
+    x, y = [[float(place) for place in axis] for axis in zip(*drawn, strict=True)]
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2)
+    assert y[0] - y[1] == pytest.approx(0.8 * (x[1] - x[0]), abs=0.2)
+    assert "50,000" in html
+
+
+def test_many_classes_are_taken_together_in_the_matrix() -> None:
+    y = torch.cat([torch.arange(30), torch.arange(5)])
+    rows = RowOutputs(ids=torch.arange(35), logits=torch.nn.functional.one_hot(y, 30).float(), y=y)
+    found = _class_details(GraphInfo(num_outputs=30), rows)
+    assert len(found["classes"]) == 30
+    assert found["confusion"]["names"][-1] == "11 others"
+    counts = torch.tensor(found["confusion"]["counts"])
+    assert counts.shape == (20, 20) and counts.diagonal().sum() == 35 and counts[-1, -1] == 11
+    assert "11 others" in confusion_matrix(**found["confusion"])

@@ -32,11 +32,13 @@ from revgnn.graph import Graph
 from revgnn.measure import peak_memory, tensor_bytes
 from revgnn.train import FinalScores, FitResult, TrainConfig, fit, predict
 from revgnn.train.evaluate import evaluate
+from revgnn.train.objective import Objective
 from tolerances import assert_close
 
 RANDOM = LoaderConfig(kind="random", num_parts=4, eval_parts=3, eval_views=2)
 NEIGHBOR = LoaderConfig(kind="neighbor", fanouts=(2, 2), batch_size=5)
 SAINT = LoaderConfig(kind="saint", saint=SaintOptions(budget=4, coverage=2))
+OBJECTIVE = Objective(loss="cross_entropy", metric="accuracy")
 CLUSTERS = LoaderConfig(kind="clusters", num_parts=9, parts_per_batch=2)
 
 
@@ -219,7 +221,7 @@ def test_logits_of_views_are_averaged_as_in_a_hand_loop() -> None:
     def forward(batch: Batch) -> tuple[Tensor, Batch]:
         return model(batch.x, batch.graph), batch
 
-    scores = evaluate(model, batches, loss="cross_entropy", metric="accuracy", forward=forward)
+    scores = evaluate(model, batches, objective=OBJECTIVE, forward=forward)
     total = torch.zeros(50, 3)
     for view in range(4):
         part = torch.from_numpy(np.random.default_rng((7, 0, view)).integers(0, 3, 50, dtype=np.int32))
@@ -262,8 +264,7 @@ def test_batches_with_and_without_ids_do_not_mix() -> None:
         evaluate(
             model,
             Mixed(),
-            loss="cross_entropy",
-            metric="accuracy",
+            objective=OBJECTIVE,
             forward=lambda batch: (model(batch.x, batch.graph), batch),
         )
     assert model.training

@@ -113,7 +113,7 @@ def test_without_x_every_free_numeric_column_is_taken_and_said(
         data = read(tmp_path, nodes, good_edges())
     assert tuple(each.name for each in data.info.features) == ("age", "tall", "more")
     assert data.x.tolist() == [[1, 1, 0.5, 1.5], [2, 0, 0.5, 1.5], [3, 1, 0.5, 1.5], [4, 0, 0.5, 1.5]]
-    assert "['age', 'tall', 'more']" in caplog.text
+    assert "nodes.parquet: features age, tall, more (2 columns)" in caplog.text
 
 
 def test_columns_can_be_renamed(tmp_path: Path) -> None:
@@ -197,6 +197,11 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ({"x": [b"a", b"b", b"c", b"d"]}, {}, "column x: holds binary; it must hold numbers or lists of numbers"),
         ({"x": [[1.0], [1.0, 2.0], [1.0], []]}, {}, "column x: 2 rows, first row 1, of another length than 1"),
         ({"x": [[1.0], None, [1.0], None]}, {}, "column x: 2 rows, first row 1, without a value"),
+        (
+            {"x": pa.array([[1.0, 2.0], None, [1.0, 2.0], None], pa.list_(pa.float64(), 2))},
+            {},
+            "column x: holds fixed_size_list<element: double>[2] with missing lists, which Arrow cannot",
+        ),
         ({"x": [1.0, 1e300, 0.0, 0.0]}, {}, "column x: 1 row, first row 1, with NaN, null or infinity"),
         (
             {},

@@ -20,6 +20,7 @@ def run(arguments: Namespace) -> None:
             Predicting(
                 split=arguments.split,
                 embeddings=arguments.embeddings,
+                columns=arguments.columns,
                 parts=arguments.parts,
                 views=arguments.views,
             ),

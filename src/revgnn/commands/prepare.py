@@ -10,7 +10,7 @@ from ..data import GraphInfo, is_store
 from ..data.ondisk.manifest import read_manifest
 from ..data.prepare import DropFaulty, chosen_config, write_first
 from ..data.prepare import prepare as prepare_graph
-from ..run_folder import read_schema
+from ..run_file import read_schema
 from .output import log_to, print_facts, print_json, print_lines
 
 

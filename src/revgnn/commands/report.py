@@ -11,7 +11,7 @@ from ..files import read_object
 from ..repeat import RUNS_FILE, Summary
 from ..report import MARKDOWN_HEADER, markdown_row
 from ..report.facts import Report
-from ..report.row import duration, integer, mean_and_std, memory, metric_title, resident_growth, score, target
+from ..report.row import duration, integer, mean_and_std, memory, metric_title, resident_growth, score, target, verdict
 from ..run_folder import report_on
 from .output import print_facts, print_json, print_lines
 
@@ -39,7 +39,7 @@ def show_report(report: Report, out: Path, *, as_json: bool) -> None:
         ("run", report["name"]),
         (f"valid {metric_title(result['metric'])}", score(result, "valid")),
         (f"test {metric_title(result['metric'])}", score(result, "test")),
-        ("paper", target(report["paper"])),
+        *([("paper", target(report["paper"]))] if report["paper"] else []),
         ("best epoch", f"{result['best_epoch']} of {result['epochs']}"),
         ("parameters", integer(report["parameters"])),
         ("peak training memory", memory(report["memory"]["peak_bytes"])),
@@ -50,6 +50,7 @@ def show_report(report: Report, out: Path, *, as_json: bool) -> None:
     ]
     print_facts(facts)
     print_lines(f"note: {warning}" for warning in report["warnings"])
+    print_lines(filter(None, [verdict(report)]))
 
 
 def show_runs(summary: Summary, out: Path, *, as_json: bool) -> None:
@@ -66,7 +67,7 @@ def show_runs(summary: Summary, out: Path, *, as_json: bool) -> None:
         if split in scores
     ]
     facts += [
-        ("paper", target(summary["paper"])),
+        *([("paper", target(summary["paper"]))] if summary["paper"] else []),
         ("parameters", integer(summary["parameters"])),
         ("peak training memory", memory(summary["memory"]["peak_bytes"])),
         ("  growth of process", memory(resident_growth(summary["memory"]))),

@@ -6,14 +6,21 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-from ..console import progress_console
+import torch
+
+from ..console import progress_console, stages
 from ..experiment import Device, run_experiment
 from ..launcher import world_size
 from ..plain_config import flatten
+from ..planner import Limits, choose_within, rates_of, shape_of_config
 from ..planner.beside import set_beside
+from ..planner.limits import parse_seconds
 from ..planner.out_of_memory import out_of_memory_answered
+from ..planner.page import both_units
 from ..repeat import Summary, run_repeats
 from ..report.facts import Report
+from ..report.row import duration
+from ..stack.budget import parse_bytes
 from ..train import Callback, ProgressBar, Tracking
 from ..train.callbacks.tracking import check_trackers
 from ..train.distributed.ray import Workers, on_ray
@@ -24,6 +31,8 @@ from .report import show_report, show_runs
 
 def run(arguments: Namespace) -> None:
     """Train, and show the result."""
+    if arguments.time is not None or arguments.memory is not None:
+        arguments.assignments = [*_chosen(arguments), *arguments.assignments]
     _, _, out, _ = asked_for(arguments)
     check_trackers(arguments.track)
     log_to(progress_console())
@@ -45,6 +54,34 @@ def run(arguments: Namespace) -> None:
         show_runs(summary, out, as_json=arguments.json)
     elif report is not None:
         show_report(report, out, as_json=arguments.json)
+
+
+def _chosen(arguments: Namespace) -> tuple[str, ...]:
+    """Return the settings with which a run keeps ``--time`` and ``--memory``, and print them."""
+    if arguments.ray is not None or world_size() > 1:
+        raise ValueError("--time and --memory choose for one process; leave them out, or --ray and other ranks")
+    if arguments.resume:
+        raise ValueError(
+            "--time and --memory choose anew, and a run resumes with its own settings: leave them out, and repeat the "
+            "settings that were printed"
+        )
+    if not Path(arguments.what).is_dir():
+        raise ValueError(f"--time and --memory go with a folder; the recipe {arguments.what} has its own network")
+    limits = Limits(
+        seconds=None if arguments.time is None else parse_seconds(arguments.time),
+        memory=None if arguments.memory is None else parse_bytes(arguments.memory),
+    )
+    _, run, _, _ = asked_for(arguments)
+    on_gpu = arguments.device == "auto" and torch.cuda.is_available()
+    fixed = frozenset(text.partition("=")[0].strip() for text in arguments.assignments)
+    console = progress_console()
+    with stages("plan", console) as progress:
+        shape, rates = shape_of_config(run.dataset), rates_of("cuda" if on_gpu else "cpu")
+        choice = choose_within(run, shape, limits, rates, fixed=fixed, progress=progress)
+    words = " ".join(f"--set {setting}" for setting in choice.settings) or "as it is"
+    process = "" if choice.process is None else f", {both_units(choice.process)} of memory"
+    console.print(f"chosen: {words}; about {duration(choice.seconds)}{process}", markup=False, soft_wrap=True)
+    return choice.settings
 
 
 def _trained(arguments: Namespace, device: Device, again: bool) -> tuple[Summary | None, Report | None]:

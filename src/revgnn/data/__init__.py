@@ -7,12 +7,14 @@ from .dataset import Dataset
 from .datasets import DATASETS, DatasetConfig, load_dataset, open_store
 from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
 from .info import Counts, Feature, GraphInfo
+from .label_statistics import class_weights, with_target_scale
 from .loader import LoaderConfig, final_batches, make_batches, read_data
 from .ondisk.batches import StoredParts, StoredViews
 from .ondisk.manifest import StoreError
 from .ondisk.store import Store, is_store
 from .prefetch import Prefetched
 from .prepare.inference import Columns
+from .readers.chain import ChainOptions
 from .readers.minefield import MinefieldOptions
 from .readers.ogb import ProteinsFeatures
 from .readers.tables import read_tables
@@ -21,7 +23,7 @@ from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
 from .sampling.saint import SaintOptions
 from .subgraphs import NodeBatches
-from .task import TASKS, Task
+from .task import TASKS, TargetScale, Task
 
 __all__ = [
     "DATASETS",
@@ -30,6 +32,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "Batches",
+    "ChainOptions",
     "Columns",
     "Counts",
     "Dataset",
@@ -55,7 +58,9 @@ __all__ = [
     "StoreSource",
     "StoredParts",
     "StoredViews",
+    "TargetScale",
     "Task",
+    "class_weights",
     "final_batches",
     "is_store",
     "load_dataset",
@@ -63,4 +68,5 @@ __all__ = [
     "open_store",
     "read_data",
     "read_tables",
+    "with_target_scale",
 ]

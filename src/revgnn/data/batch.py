@@ -155,3 +155,14 @@ class Batches(Protocol):
     def evaluate(self) -> Iterable[Batch]:
         """Return batches that cover every row of every split once, or several times with ``ids``."""
         ...
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ValueError for values with NaN or infinity, naming the first row; integers always pass."""
+    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+        return
+    bad = ~torch.isfinite(values.reshape(values.size(0), -1)).all(1)
+    row = int(bad.nonzero()[0])
+    raise ValueError(
+        f"{what} must be finite: row {row} is the first of {int(bad.sum())} with NaN or infinity; fill or drop them"
+    )

@@ -15,8 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..graph import check_finite
-from .batch import SPLITS
+from .batch import SPLITS, check_finite
 from .info import Counts, GraphInfo
 
 

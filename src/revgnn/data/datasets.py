@@ -17,6 +17,7 @@ from .edges import prepare_edges
 from .info import GraphInfo
 from .ondisk.store import Store
 from .prepare.inference import Columns
+from .readers.chain import ChainOptions, make_chains
 from .readers.city import CITIES, read_city
 from .readers.embedded import read_digits, read_karate
 from .readers.heterophilous import HETEROPHILOUS, NUM_SPLITS, read_heterophilous
@@ -53,6 +54,8 @@ class DatasetConfig:
     """For ``ogbn-proteins`` only: which node features are computed from its edges."""
     minefield: MinefieldOptions = field(default_factory=MinefieldOptions)
     """For ``minefield`` only: size and seed of the generated field."""
+    chain: ChainOptions = field(default_factory=ChainOptions)
+    """For ``chain`` only: length, number and seed of the generated chains."""
 
     task: str | None = None
     """Overrides the task of the data: "binary" turns two classes into one binary label, with the second class as
@@ -85,6 +88,8 @@ class DatasetConfig:
             raise ValueError(f"dataset.proteins is about ogbn-proteins; leave it out for {self.name}")
         if self.name != "minefield" and self.minefield != MinefieldOptions():
             raise ValueError(f"dataset.minefield is about minefield; leave it out for {self.name}")
+        if self.name != "chain" and self.chain != ChainOptions():
+            raise ValueError(f"dataset.chain is about chain; leave it out for {self.name}")
 
     @property
     def splits(self) -> tuple[int | str, ...]:
@@ -205,6 +210,7 @@ DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
     "digits": lambda config, root, download: read_digits(),
     "karate": lambda config, root, download: read_karate(),
     "minefield": lambda config, root, download: make_minefield(config.minefield, _number(config)),
+    "chain": lambda config, root, download: make_chains(config.chain),
     **dict.fromkeys(_FOLDERS, _planetoid),
     **dict.fromkeys(HETEROPHILOUS, _heterophilous),
     **dict.fromkeys((f"city-{city}" for city in CITIES), _city),

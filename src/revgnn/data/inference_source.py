@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .batch import SPLITS, Batch, Batches
+from .batch import SPLITS, Batch, Batches, Series
 from .dataset import Dataset
-from .loader import LoaderConfig, make_batches
 from .ondisk.batches import StoredViews
 from .ondisk.store import Store
 
@@ -35,20 +35,13 @@ class DatasetSource:
 
     Args:
         dataset: the graph, or graphs.
-        batch_size, seed, loader: as in `make_batches`; the loader's evaluation batches are used. A whole graph is
-            ordered by RCM where "auto" would take clusters, which pay over many passes only.
+        batches: made of it by `make_batches`; their evaluation is used.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int | None, seed: int, loader: LoaderConfig) -> None:
-        if loader.node_order == "auto":
-            loader = replace(loader, node_order="quick")
-        self._batches: Batches = make_batches(dataset, batch_size, seed, loader)
-        self._split = torch.full((dataset.y.size(0),), -1, dtype=torch.int8)
-        for number, name in enumerate(SPLITS):
-            self._split[dataset.splits.get(name, torch.empty(0, dtype=torch.int64))] = number
-        self._ids = dataset.node_ids if dataset.node_ids is not None else pa.array(np.arange(len(self._split)))
+    def __init__(self, dataset: Dataset, batches: Batches) -> None:
+        self._dataset, self._batches = dataset, batches
         self._order = None if dataset.node_ptr is None else torch.cat(list(dataset.splits.values()))
-        self.num_rows = len(self._split)
+        self.num_rows = dataset.y.size(0)
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of an evaluation; batches without ids contain the rows in order."""
@@ -63,7 +56,16 @@ class DatasetSource:
 
     def keys(self, rows: Tensor) -> RowKeys:
         """Look up ids and splits."""
-        return RowKeys(ids=self._ids.take(pa.array(rows.numpy())), split=self._split[rows])
+        own, numbers = self._dataset.node_ids, pa.array(rows.numpy())
+        return RowKeys(ids=numbers if own is None else own.take(numbers), split=self._split[rows])
+
+    @cached_property
+    def _split(self) -> Tensor:
+        """[n] int8 number of each row's split in `SPLITS`, -1 for none; made on first use, after training."""
+        split = torch.full((self.num_rows,), -1, dtype=torch.int8)
+        for number, name in enumerate(SPLITS):
+            split[self._dataset.splits.get(name, torch.empty(0, dtype=torch.int64))] = number
+        return split
 
 
 class StoreSource:
@@ -78,11 +80,10 @@ class StoreSource:
         self._store, self._views = store, views
         self.num_rows = store.num_nodes
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the groups of every view in order."""
-        for view in range(self._views.num_views):
-            for group in self._views.groups(view):
-                yield self._store.batch(group)
+    def batches(self) -> Series:
+        """Return the groups of every view in order."""
+        groups = [group for view in range(self._views.num_views) for group in self._views.groups(view)]
+        return Series(len(groups), lambda number: self._store.batch(groups[number]))
 
     def keys(self, rows: Tensor) -> RowKeys:
         """Read the ids and splits of the parts that contain the rows."""

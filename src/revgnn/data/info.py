@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from ..plain_config import from_json
-from .encodings import Encoding
-from .task import Task, find_task
+from .encodings import Encoding, NumberEncoding
+from .task import TargetScale, Task, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class GraphInfo:
     """Whether the reverse of every edge was added after reading."""
     self_loops: bool = False
     """Whether a self loop was added to every node after reading."""
+    target_scale: TargetScale | None = None
+    """Scale of the labels that a network learns standardised; ``None``: it learns them as they are."""
     label_channels: int = 0
     """Label columns that a model reads in addition to the F feature columns."""
     counts: Counts = Counts()
@@ -115,11 +119,20 @@ class GraphInfo:
         """Return the metadata that a model needs to read another graph in the same way."""
         return replace(self, counts=Counts())
 
+    def in_unit(self, logits: Tensor) -> Tensor:
+        """Return a network's outputs [n, T] in the unit of the user's labels."""
+        return logits if self.target_scale is None else self.target_scale.restore(logits)
+
     def with_label_inputs(self) -> GraphInfo:
         """Return the metadata for a model that reads labels in addition to features.
 
-        Raises: ValueError: the task is graph-level.
+        Raises: ValueError: the task is graph-level, or its labels are numbers.
         """
+        if self.task_spec.labels == "numbers":
+            raise ValueError(
+                f"{self.name} has numbers as labels: labels as an input are classes or flags; choose "
+                "train.labels.reuse=false"
+            )
         if self.task_spec.has_many_graphs:
             raise ValueError(
                 f"{self.name} is graph-level: labels as an input are of nodes; choose train.labels.reuse=false"
@@ -154,22 +167,17 @@ class GraphInfo:
         wrong = []
         if self.features and other.features:
             wrong += _columns(*({each.name: each.width for each in info.features} for info in (self, other)))
-            if not wrong and self.features != other.features:
-                wrong += _encodings(self.features, other.features) or [
-                    f"the columns must come in the order {', '.join(each.name for each in self.features)}"
-                ]
+            order, theirs = ([each.name for each in info.features] for info in (self, other))
+            if not wrong and order != theirs:
+                wrong.append(f"the columns must come in the order {', '.join(order)}")
+            wrong = wrong or _encodings(self.features, other.features)
         elif self.in_channels != other.in_channels:
             wrong.append(f"nodes must have {self.in_channels} features, got {other.in_channels}")
         if (self.level, self.categories) != (other.level, other.categories):
             wrong.append(f"it must be {self.level}-level with the same categories, got {other.level}-level")
         if self.edge_channels != other.edge_channels:
             wrong.append(f"edges must have {self.edge_channels or 0} features, got {other.edge_channels or 0}")
-        if not wrong and self.edge_features != other.edge_features:
-            wrong += (
-                _encodings(self.edge_features, other.edge_features)
-                if self.edge_features and other.edge_features
-                else []
-            )
+        wrong = wrong or _encodings(self.edge_features, other.edge_features)
         for field in ("undirected", "self_loops"):
             if getattr(self, field) != getattr(other, field):
                 wrong.append(f"{field} was {_spoken(getattr(self, field))} and is {_spoken(getattr(other, field))}")
@@ -189,11 +197,16 @@ def _columns(own: Mapping[str, int], got: Mapping[str, int]) -> list[str]:
 
 
 def _encodings(own: tuple[Feature, ...], got: tuple[Feature, ...]) -> list[str]:
-    theirs = {each.name: each.encoding for each in got}
-    other = [each.name for each in own if each.encoding != theirs.get(each.name, each.encoding)]
+    theirs = {each.name: _plain(each) for each in got}
+    other = [each.name for each in own if _plain(each) != theirs.get(each.name, _plain(each))]
     if not other:
         return []
     return [f"column {', '.join(other)} was encoded by other statistics; prepare it with --like RUN, the run's folder"]
+
+
+def _plain(feature: Feature) -> Encoding:
+    """Return the encoding of a column, of one without any the one that changes nothing."""
+    return feature.encoding or NumberEncoding(size=feature.width)
 
 
 def _spoken(value: bool) -> str:

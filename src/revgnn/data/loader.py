@@ -170,6 +170,13 @@ class LoaderConfig:
             )
 
     @property
+    def final_evaluation(self) -> tuple[int, int]:
+        """Parts and views of the final evaluation."""
+        if self.final_parts is None:
+            return self.eval_parts, self.eval_views
+        return self.final_parts, self.final_views
+
+    @property
     def is_plain(self) -> bool:
         """Whether training and every evaluation use the whole graph."""
         return self.kind == _FULL and self.eval_parts == 1 and self.final_parts is None

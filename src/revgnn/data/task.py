@@ -23,28 +23,60 @@ Answers = Callable[[Tensor, Names], Mapping[str, pa.Array]]
 
 def _class_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     values = pa.array(names or list(range(logits.size(1))))
-    return {"prediction": values.take(pa.array(logits.argmax(1).numpy())), "probabilities": lists(logits.softmax(1))}
+    chosen = values.take(pa.array(logits.argmax(1).numpy()))
+    return {"prediction": chosen, "probabilities": by_name(logits.softmax(1), names)}
 
 
 def _binary_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     probability = logits[:, 0].sigmoid()
     values = pa.array(names or [0, 1])
     chosen = values.take(pa.array((probability > 0.5).long().numpy()))
-    return {"prediction": chosen, "probability": pa.array(probability.float().numpy())}
+    both = torch.stack([1.0 - probability, probability], dim=1)
+    return {"prediction": chosen, "probabilities": by_name(both, names)}
 
 
-def _probability_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
-    return {"probabilities": lists(logits.sigmoid())}
+def _flag_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
+    probabilities = logits.sigmoid()
+    return {
+        "prediction": by_name((probabilities > 0.5).long(), names),
+        "probabilities": by_name(probabilities, names),
+    }
 
 
 def _value_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
-    return {"prediction": pa.array(logits[:, 0].numpy()) if logits.size(1) == 1 else lists(logits)}
+    return {"prediction": pa.array(logits[:, 0].numpy()) if logits.size(1) == 1 else by_name(logits, names)}
+
+
+def by_name(values: Tensor, names: Names) -> pa.Array:
+    """Convert [n, m] to an Arrow array of n structures with a field per name; without names their numbers."""
+    fields = names or tuple(map(str, range(values.size(1))))
+    return pa.StructArray.from_arrays([pa.array(column.numpy()) for column in values.T.contiguous()], names=fields)
 
 
 def lists(values: Tensor) -> pa.Array:
     """Convert [n, m] to an Arrow array of n lists of m float32."""
     flat = pa.array(np.ascontiguousarray(values.numpy(), np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.size(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetScale:
+    """Mean and standard deviation of T label columns over the labelled training rows.
+
+    A network learns ``z = (y - mean) / std``, and ``y = z std + mean`` is given back in the user's unit.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Above 0; 1 for a constant column."""
+
+    def standardise(self, y: Tensor) -> Tensor:
+        """Convert labels [n, T] in the user's unit to the network's outputs; NaN stays NaN."""
+        return (y - y.new_tensor(self.mean)) / y.new_tensor(self.std)
+
+    def restore(self, logits: Tensor) -> Tensor:
+        """Convert the network's outputs [n, T] to the user's unit."""
+        return logits * logits.new_tensor(self.std) + logits.new_tensor(self.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +104,8 @@ class Task:
     """Key of the network's head in `nn.heads.HEADS`."""
     has_many_graphs: bool = False
     """Whether a data set consists of many small graphs, separated by ``node_ptr`` and ``edge_ptr``."""
+    is_standardised: bool = False
+    """Whether a network learns the labels standardised, by a `TargetScale`."""
 
     @property
     def has_classes(self) -> bool:
@@ -111,8 +145,8 @@ _OF_NODES = (
         num_outputs=1,
         num_names=2,
     ),
-    Task(name="multilabel", labels="flags", loss="bce", metric="rocauc", answers=_probability_columns),
-    Task(name="regression", labels="numbers", loss="mse", metric="rmse", answers=_value_columns),
+    Task(name="multilabel", labels="flags", loss="bce", metric="rocauc", answers=_flag_columns),
+    Task(name="regression", labels="numbers", loss="mse", metric="rmse", answers=_value_columns, is_standardised=True),
 )
 _OF_GRAPHS = tuple(replace(task, level="graph", head="graph", has_many_graphs=True) for task in _OF_NODES)
 

@@ -1,12 +1,16 @@
-"""The `Equilibrium` module: a block iterated to its fixed point, unrolled pre-training, and the Jacobian penalty.
+"""The `Equilibrium` module: a block iterated to its fixed point, with exact or phantom gradients, or unrolled.
 
-Hides the two solvers, their traces and the warnings about solves that missed their tolerance.
+Hides the two solvers, their statistics, the warnings about solves that missed their tolerance, and warm starts.
 Source: Li et al. 2021 (arXiv:2106.07476), DEQ-GNN.
 """
 
 from __future__ import annotations
 
+import math
+import weakref
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +18,44 @@ from torch import Tensor, nn
 from ..stack import uncompiled
 from ..stack.fused import unobserved
 from ..stack.layer_run import Autocast, ChannelSplit
+from ..stack.lazy import initialise_lazy
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, View
 from ..stack.recomputing import recomputing
 from ..stack.repeatable import check_repeats
 from ..stack.seeds import draw_seed
-from .fixed_point import Direction, fixed_point, keep_out_of_graphs, warn_unconverged
+from .fixed_point import FORWARD, Direction, fixed_point, keep_out_of_graphs, warn_unconverged
 from .solvers import Map, Solver, SolverTrace
+from .statistics import SolveStatistics
 
 
-def unrolled(f: Map, z0: Tensor, steps: int) -> Tensor:
-    """Apply ``f`` to ``z0`` ``steps`` times with ordinary backpropagation.
+@dataclass(frozen=True, kw_only=True)
+class Phantom:
+    """The phantom gradient: backpropagation through a few damped steps from the solution, in place of a second solve.
+
+    Source: Geng et al. 2021, On Training Implicit Models (arXiv:2111.05177), unrolling-based.
+    """
+
+    steps: int = 5
+    """Steps to differentiate; 1 without damping gives the one-step (Jacobian-free) gradient."""
+    damping: float = 1.0
+    """Share of the new value in every step, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"phantom steps={self.steps} must be at least 1; 5 is usual")
+        if not 0.0 < self.damping <= 1.0:
+            raise ValueError(f"phantom damping={self.damping} must lie in (0, 1]; 1 takes the whole step")
+
+
+def unrolled(f: Map, z0: Tensor, steps: int, *, damping: float = 1.0) -> Tensor:
+    """Apply ``f`` to ``z0`` ``steps`` times with ordinary backpropagation: ``z <- (1 - damping) z + damping f(z)``.
 
     Args:
         f: the map; its running statistics are updated in the last step only.
         z0: [N, D] initial state, usually zeros.
         steps: number of applications, at least 1.
+        damping: share of the new value, in (0, 1].
     Returns: the last state.
     Raises: ValueError: if ``steps`` is below 1.
     Cost: saves the activations of every step.
@@ -39,7 +65,8 @@ def unrolled(f: Map, z0: Tensor, steps: int) -> Tensor:
     z = z0
     for step in range(steps):
         with alone(), nullcontext() if step == steps - 1 else recomputing():
-            z = f(z)
+            value = f(z)
+        z = value if damping == 1.0 else torch.lerp(z, value, damping)
     return z
 
 
@@ -75,14 +102,13 @@ class Equilibrium(nn.Module):
 
     Args:
         block: pure module ``f(z, seed, x, *context)`` with the shape of ``z``.
-        solver: key of `SOLVERS` for the forward.
-        max_iter: maximum number of block evaluations in the forward.
-        tol: relative residual to stop at.
-        memory: number of states that the forward solver keeps; ``None`` takes its default.
-        backward_solver: key of `SOLVERS` for the backward; ``None`` takes ``solver``.
-        backward_max_iter: maximum number of vector-Jacobian products in the backward.
-        backward_tol: relative residual of the backward; ``None`` takes ``tol``.
-        backward_memory: number of states that the backward solver keeps; ``None`` takes its default.
+        forward: solver of the state.
+        backward: solver of the gradient; ``None``: the forward's method and tolerance, with up to 40 iterations.
+        phantom: backpropagate through a few steps instead of solving for the gradient; ``None``: solve.
+        warm_start: in training, start from the last solution if the batch is the same: if the context has the same
+            objects other than tensors (the graph), at least one. The last solution is no part of a checkpoint, so a
+            resumed run agrees within the tolerance only.
+        corrections: iterations of the forward (from 1) whose states `take_intermediate` returns, for a loss of theirs.
         pretrain_steps: applications of the block in mode "unroll".
         mode: "solve", or "unroll" for pre-training; `mode` may be set at any time.
     Raises: ValueError: a setting out of its range.
@@ -90,46 +116,54 @@ class Equilibrium(nn.Module):
     """
 
     MODES = ("solve", "unroll")
+    is_unrolled: Tensor
     evaluated_by_rank = True
     """Each rank evaluates the block as often as its own solve needs, so its norms use the rank's own rows only."""
 
     def __init__(
         self,
         block: nn.Module,
+        forward: Solver = FORWARD,
         *,
-        solver: str = "broyden",
-        max_iter: int = 30,
-        tol: float = 1e-3,
-        memory: int | None = None,
-        backward_solver: str | None = None,
-        backward_max_iter: int = 40,
-        backward_tol: float | None = None,
-        backward_memory: int | None = None,
+        backward: Solver | None = None,
+        phantom: Phantom | None = None,
+        warm_start: bool = False,
+        corrections: tuple[int, ...] = (),
         pretrain_steps: int = 6,
         mode: str = "solve",
     ) -> None:
         super().__init__()
         if pretrain_steps < 1:
             raise ValueError(f"pretrain_steps={pretrain_steps} must be at least 1; 6 is usual")
+        if any(iteration < 1 for iteration in corrections):
+            raise ValueError(f"corrections={corrections} must be iterations of the forward, counted from 1")
         keep_out_of_graphs()
         self.block = block
-        self.solver = Solver(name=solver, max_iter=max_iter, tol=tol, memory=memory)
-        self.backward_solver = Solver(
-            name=solver if backward_solver is None else backward_solver,
-            max_iter=backward_max_iter,
-            tol=tol if backward_tol is None else backward_tol,
-            memory=backward_memory,
-        )
+        self.solver = forward
+        self.backward_solver = replace(forward, max_iter=40, memory=None) if backward is None else backward
+        self.phantom, self.warm_start, self.corrections = phantom, warm_start, corrections
         self.pretrain_steps = pretrain_steps
+        self.register_buffer("is_unrolled", torch.zeros((), dtype=torch.uint8))
         self.mode = mode
         self.forward_trace: SolverTrace | None = None
         self.backward_trace: SolverTrace | None = None
         self.failures: dict[Direction, int] = {"forward": 0, "backward": 0}
+        self.statistics: dict[Direction, SolveStatistics] = {}
+        self.begin_epoch()
         self._is_checked = False
+        self._last: _Solution | None = None
+        self._intermediate: list[Tensor] = []
+
+    def begin_epoch(self) -> None:
+        """Begin new `statistics`."""
+        self.statistics = {"forward": SolveStatistics(), "backward": SolveStatistics()}
 
     @property
     def mode(self) -> str:
-        """``"solve"``: solve for the fixed point; ``"unroll"``: apply the block ``pretrain_steps`` times."""
+        """``"solve"``: solve for the fixed point; ``"unroll"``: apply the block ``pretrain_steps`` times.
+
+        It is part of the state dict, so weights of an unrolled epoch are evaluated and predict unrolled.
+        """
         return self._mode
 
     @mode.setter
@@ -137,6 +171,12 @@ class Equilibrium(nn.Module):
         if mode not in self.MODES:
             raise ValueError(f"mode={mode!r} is unknown; choose one of {', '.join(self.MODES)}")
         self._mode = mode
+        self.is_unrolled.fill_(mode == "unroll")
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        # An attribute decides, because torch.export cannot branch on a buffer.
+        self._mode = "unroll" if bool(self.is_unrolled) else "solve"
 
     def forward(self, x: Tensor, *context: object, seed: int | None = None) -> Tensor:
         """Return the equilibrium of the block for this input.
@@ -159,6 +199,7 @@ class Equilibrium(nn.Module):
         autocast = Autocast.current(x.device.type)
         # A half-precision state has too few digits for a solver's differences; autocast rounds inside the block only.
         z0 = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32) if autocast.enabled else x.dtype)
+        initialise_lazy(self.block, lambda: self.block(z0, 0, x, *context))
         recompute = Recompute({self.block: View(self.block)}, x.device)
 
         def evaluate(z: Tensor) -> Tensor:
@@ -172,21 +213,38 @@ class Equilibrium(nn.Module):
             with torch.no_grad(), unobserved(), recomputing(), autocast(), alone():
                 check_repeats(evaluate(z0), evaluate(z0), f"the block {type(self.block).__name__} of an equilibrium")
             self._is_checked = True
-        z = fixed_point(
-            self.block,
-            z0,
-            x,
-            *context,
-            seed=seed,
-            forward=self.solver,
-            backward=self.backward_solver,
-            report=self._report,
-        )
+        recorder = _Recorder(self.solver, self.corrections if torch.is_grad_enabled() and self.training else ())
+        uses_phantom = self.phantom is not None and torch.is_grad_enabled()
+        with torch.no_grad() if uses_phantom else nullcontext():
+            z = fixed_point(
+                self.block,
+                self._start(z0, context),
+                x,
+                *context,
+                seed=seed,
+                forward=recorder,
+                backward=self.backward_solver,
+                report=self._report,
+            )
+        self._keep(z, context)
+        with recomputing(), alone():
+            self._intermediate = [evaluate(state) for state in recorder.states]
+        if uses_phantom and self.phantom is not None:
+            return unrolled(evaluate, z, self.phantom.steps, damping=self.phantom.damping)
         if self.training and next(self.block.buffers(), None) is not None:
             # Running statistics must describe the equilibrium, which inference sees, not the initial zeros.
             with torch.no_grad(), autocast(), alone():
                 evaluate(z.detach())
         return z
+
+    def take_intermediate(self) -> list[Tensor]:
+        """Return and clear the block's values at the `corrections` of the last training forward, each with its graph.
+
+        Each is one step from an iterate, differentiated through this step alone; iterations that the solve did not
+        need give none.
+        """
+        states, self._intermediate = self._intermediate, []
+        return states
 
     def jacobian_penalty(
         self, z: Tensor, x: Tensor, *context: object, seed: int | None = None, generator: torch.Generator | None = None
@@ -212,7 +270,21 @@ class Equilibrium(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the mode and the solvers."""
-        return f"mode={self.mode!r}, solver={self.solver}, backward_solver={self.backward_solver}"
+        gradient = self.backward_solver if self.phantom is None else self.phantom
+        return f"mode={self.mode!r}, solver={self.solver}, gradient={gradient}, warm_start={self.warm_start}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What belongs to one process and one step: weak references and graphs.
+        return {**self.__dict__, "_last": None, "_intermediate": []}
+
+    def _start(self, zeros: Tensor, context: tuple[object, ...]) -> Tensor:
+        last = self._last
+        return last.z if self.training and last is not None and last.fits(zeros, context) else zeros
+
+    def _keep(self, z: Tensor, context: tuple[object, ...]) -> None:
+        if self.warm_start and self.training and self.forward_trace is not None:
+            is_finite = math.isfinite(self.forward_trace.residual)
+            self._last = _Solution(z.detach().clone(), context) if is_finite else None
 
     def _seed(self, seed: int | None) -> int:
         if seed is not None:
@@ -224,12 +296,55 @@ class Equilibrium(nn.Module):
             self.forward_trace = trace
         else:
             self.backward_trace = trace
+        self.statistics[direction].add(trace)
         if trace.converged:
             return
         self.failures[direction] += 1
         count = str(self.failures[direction])
         if count.rstrip("0") == "1":
             warn_unconverged(direction, trace, note=f" Such solves of this module so far: {count}.")
+
+
+class _Recorder:
+    """Calls a solver and keeps the iterates of some iterations."""
+
+    def __init__(self, solver: Solver, iterations: tuple[int, ...]) -> None:
+        self._solver, self._iterations = solver, iterations
+        self.states: list[Tensor] = []
+
+    def __call__(self, f: Map, z0: Tensor) -> tuple[Tensor, SolverTrace]:
+        """Solve ``f(z) = z`` from ``z0``."""
+        iteration = 0
+
+        def recorded(z: Tensor) -> Tensor:
+            nonlocal iteration
+            iteration += 1
+            if iteration in self._iterations:
+                self.states.append(z.detach().clone())
+            return f(z)
+
+        return self._solver(recorded if self._iterations else f, z0)
+
+
+class _Solution:
+    """The solution of a batch, and weak references to the objects by which the batch is known again."""
+
+    def __init__(self, z: Tensor, context: tuple[object, ...]) -> None:
+        self.z = z
+        self._batch = [weakref.ref(value) for value in _objects(context)]
+
+    def fits(self, zeros: Tensor, context: tuple[object, ...]) -> bool:
+        """Whether this is the state of the same batch, shape, dtype and device."""
+        found = _objects(context)
+        is_same = len(found) == len(self._batch) > 0 and all(
+            ref() is value for ref, value in zip(self._batch, found, strict=True)
+        )
+        z = self.z
+        return is_same and (z.shape, z.dtype, z.device) == (zeros.shape, zeros.dtype, zeros.device)
+
+
+def _objects(context: tuple[object, ...]) -> list[object]:
+    return [value for value in context if value is not None and not isinstance(value, Tensor)]
 
 
 def _unsplit(context: tuple[object, ...]) -> tuple[object, ...]:

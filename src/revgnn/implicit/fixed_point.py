@@ -23,11 +23,13 @@ from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, View, check_recorders, detached_leaves, is_transformed
 from ..stack.recomputing import recomputing
 from ..stack.repeatable import check_closed
-from .solvers import Solver, SolverTrace
+from .solvers import Map, Solver, SolverTrace
 
 Direction = Literal["forward", "backward"]
 Report = Callable[[Direction, SolverTrace], None]
 """Receives the trace of every solve."""
+Solve = Callable[[Map, Tensor], tuple[Tensor, SolverTrace]]
+"""Solves for the fixed point of a map from an initial state; a `Solver` is one."""
 
 FORWARD = Solver()
 BACKWARD = Solver(max_iter=40)
@@ -63,8 +65,8 @@ def fixed_point(
     *context: object,
     seed: object = None,
     parameters: Iterable[Tensor] = (),
-    forward: Solver = FORWARD,
-    backward: Solver = BACKWARD,
+    forward: Solve = FORWARD,
+    backward: Solve = BACKWARD,
     report: Report = warn_unconverged,
 ) -> Tensor:
     """Return ``z = f(z, seed, *context)``, differentiable by the implicit function theorem.
@@ -138,8 +140,8 @@ class _Job:
     arguments: tuple[object, ...]
     """Seed and context, with `_TENSOR` in place of every tensor."""
     num_tensors: int
-    forward: Solver
-    backward: Solver
+    forward: Solve
+    backward: Solve
     report: Report
     autocast: Autocast
     recompute: Recompute | None

@@ -105,8 +105,7 @@ def anderson(
     Cost: 2 x ``memory`` states (N x D x 2 x 6 numbers by default); per iteration two passes over half of them.
     Source: Walker and Ni 2011; m = 6, ridge 1e-4 and beta 1 as in locuslab/deq.
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge={ridge} must be above 0; the default 1e-4 suits most maps")
+    _check_mixing(ridge, beta)
     search = _Search("anderson", f, z0, max_iter=max_iter, tol=tol, memory=memory)
     rows = min(6 if memory is None else memory, max_iter)
     z = search.start
@@ -227,14 +226,26 @@ class Solver:
     """Relative residual ``||f(z) - z|| / ||f(z)||`` to stop at, dimensionless."""
     memory: int | None = None
     """Number of states kept; ``None`` takes the solver's default."""
+    beta: float = 1.0
+    """Anderson's mixing, dimensionless, in (0, 1]; below 1 damps."""
+    ridge: float = 1e-4
+    """Anderson's regularisation of the weights, dimensionless, above 0."""
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
             raise ValueError(f"solver={self.name!r} is unknown; choose one of {', '.join(SOLVERS)}")
         _check_settings(self.name, self.max_iter, self.tol, self.memory)
+        _check_mixing(self.ridge, self.beta)
+        if self.name != "anderson" and (self.beta, self.ridge) != (Solver.beta, Solver.ridge):
+            raise ValueError(
+                f"beta={self.beta} and ridge={self.ridge} are settings of anderson; leave them out for {self.name}"
+            )
 
     def __call__(self, f: Map, z0: Tensor) -> tuple[Tensor, SolverTrace]:
         """Solve ``f(z) = z`` from ``z0``; see `solve`."""
+        if self.name == "anderson":
+            mixing = {"ridge": self.ridge, "beta": self.beta}
+            return anderson(f, z0, max_iter=self.max_iter, tol=self.tol, memory=self.memory, **mixing)
         return SOLVERS[self.name](f, z0, max_iter=self.max_iter, tol=self.tol, memory=self.memory)
 
 
@@ -287,6 +298,13 @@ def _check_settings(solver: str, max_iter: int, tol: float, memory: int | None) 
         raise ValueError(f"memory={memory} must be at least 1; None takes the solver's default")
     if memory is not None and solver == "picard":
         raise ValueError(f"memory={memory} has no meaning for picard, which keeps no iterates; leave it None")
+
+
+def _check_mixing(ridge: float, beta: float) -> None:
+    if not ridge > 0:
+        raise ValueError(f"ridge={ridge} must be above 0; the default 1e-4 suits most maps")
+    if not 0.0 < beta <= 1.0:
+        raise ValueError(f"beta={beta} must lie in (0, 1]; 1 mixes the values of the map, below 1 damps")
 
 
 def _relative(residual_norm: float, value_norm: float) -> float:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ..stack.couplings import GroupedAdditive
 from ..stack.layer_run import Autocast
+from ..stack.lazy import initialise_lazy
 from ..stack.repeatable import Checked
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments, ChannelSplitRule, names_after_x
@@ -152,10 +152,7 @@ class GroupAddRev(nn.Module):
     def _reversible(self, x: Tensor, arguments: Arguments) -> Tensor:
         if torch._C._are_functorch_transforms_active():
             return self._stored(x, arguments)
-        if any(is_lazy(parameter) for parameter in self.parameters()):
-            with torch.no_grad():
-                # Lazy parameters get their shapes in a first evaluation, before which they cannot be differentiated.
-                self._stored(x, arguments)
+        initialise_lazy(self, lambda: self._stored(x, arguments))
         call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device, self._checked)
         return call_reversibly(call, x, arguments.tensors)
 

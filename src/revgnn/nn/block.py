@@ -53,7 +53,9 @@ class Block(nn.Module):
             edge_weight, edge_bias: [D, K] and [D], the network's edge encoder, to be fused into the convolution.
         Returns: [N, d].
         """
-        h = self.act_drop(self.norm, x, graph, training=self.training, mask=mask, seed=seed)
+        h = self.act_drop(
+            self.norm, x, graph, training=self.training, mask=mask, seed=seed, dtype=ops.row_dtype(x)
+        )  # fmt: skip
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
         return out
@@ -93,7 +95,7 @@ class Block(nn.Module):
         work: WorkSpace,
     ) -> None:
         """Put the value into ``to``; see `FusedBlock`."""
-        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        h, conv = work.empty("h", x, dtype=ops.row_dtype(x)), self._fused_conv(edge_attr, edge_map)
         assert conv is not None, "asked for after `fuses` only"
         drop = self.act_drop.drop(self.training, mask, seed)
         self.act_drop.write(self.norm, h, x, work, drop)
@@ -115,7 +117,7 @@ class Block(nn.Module):
         work: WorkSpace,
     ) -> Gradients:
         """Put the value into ``to`` and the gradient of x into ``dx``; see `FusedBlock`."""
-        h, conv = work.empty("h", x), self._fused_conv(edge_attr, edge_map)
+        h, conv = work.empty("h", x, dtype=ops.row_dtype(x)), self._fused_conv(edge_attr, edge_map)
         assert conv is not None, "asked for after `fuses` only"
         drop = self.act_drop.drop(self.training, mask, seed)
         self.act_drop.write(self.norm, h, x, work, drop)

@@ -35,8 +35,10 @@ def is_bare(lin: nn.Module) -> TypeGuard[nn.Linear]:
     return type(lin) is nn.Linear and "forward" not in lin.__dict__ and not is_watched(lin)
 
 
-def mapped(lin: nn.Module, x: Tensor) -> Tensor:
-    """Return ``lin(x)``.
+def mapped(lin: nn.Module, x: Tensor, *, wide: bool = False) -> Tensor:
+    """Return ``lin(x)``; with ``wide`` in float32 also under autocast to bfloat16, where kernels do that.
+
+    What becomes or is added to a stack's float32 stream is wide.
 
     Raises: RuntimeError: if an unmodified linear map is on another device than x: torch itself would read a ``meta``
         weight and return garbage.
@@ -45,8 +47,23 @@ def mapped(lin: nn.Module, x: Tensor) -> Tensor:
         raise RuntimeError(
             f"x is on {x.device} but a linear map's weight on {lin.weight.device}; move the model with .to()"
         )
+    if wide and _keeps_sums(x) and is_bare(lin) and lin.weight.dtype is torch.float32:
+        return ops.linear(x, lin.weight, lin.bias, narrow=True)
     out: Tensor = lin(x)
     return out
+
+
+def _keeps_sums(x: Tensor) -> bool:
+    """Whether autocast multiplies these rows in bfloat16, and `ops.linear` has kernels for them.
+
+    Not under a compiler, which would not fuse them with what is around.
+    """
+    return (
+        x.dim() == 2
+        and (x.dtype if x.dtype is torch.bfloat16 else ops.row_dtype(x)) is torch.bfloat16
+        and not torch.compiler.is_compiling()
+        and ops.kernels(x).narrow_rows
+    )
 
 
 def is_plain(lin: nn.Module, like: Tensor, *, bias: bool, widths: tuple[int, int] | None = None) -> bool:

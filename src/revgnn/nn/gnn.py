@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,8 @@ from ..graph import Graph, as_graph
 from ..implicit.equilibrium import Equilibrium
 from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
 from .convs import Conv, EdgeMap
+from .equilibrium import EquilibriumOptions
+from .fusable import mapped
 from .heads import NodeHead
 
 
@@ -38,12 +42,12 @@ class GNN(nn.Module):
         uses_edge_weight: bool = False,
         input_dropout: float = 0.0,
         mask_dropout: float = 0.0,
-        pretrain_epochs: int = 0,
-        jacobian_weight: float = 0.0,
+        options: EquilibriumOptions | None = None,
     ) -> None:
         super().__init__()
-        self.pretrain_epochs, self.jacobian_weight = pretrain_epochs, jacobian_weight
+        self.options = options or EquilibriumOptions()
         self._penalty: Tensor | None = None
+        self._intermediate: list[Tensor] = []
         self.encoder, self.stem, self.stack, self.head = encoder, stem, stack, head
         self.edge_encoder, self.uses_edge_attr = edge_encoder, uses_edge_attr
         self.uses_edge_weight = uses_edge_weight
@@ -89,10 +93,12 @@ class GNN(nn.Module):
             logits: Tensor = self.stack(h, *context, seed=given, head=fused)
             return logits
         deep = self.stack(h, *context, seed=given)
-        if self.jacobian_weight and self.training and torch.is_grad_enabled():
-            assert isinstance(self.stack, Equilibrium), "build_model gives the weight to an equilibrium only"
-            with ops.using("reference"):  # the kernels have no second derivative
-                self._penalty = self.jacobian_weight * self.stack.jacobian_penalty(deep, h, *context, seed=seed)
+        if isinstance(self.stack, Equilibrium) and self.training and torch.is_grad_enabled():
+            weight = self.options.jacobian_weight
+            if weight:
+                with ops.using("reference"):  # the kernels have no second derivative
+                    self._penalty = weight * self.stack.jacobian_penalty(deep, h, *context, seed=seed)
+            self._intermediate = [self.head(state, found, seed) for state in self.stack.take_intermediate()]
         out: Tensor = self.head(deep, found, seed)
         return out
 
@@ -103,39 +109,46 @@ class GNN(nn.Module):
         return None if is_watched(self.stack) or has_hooks(self.head) else self.head.fused(seed)
 
     def __getstate__(self) -> dict[str, object]:
-        # A penalty that was not collected has an autograd graph, which cannot be copied or pickled.
-        return {**self.__dict__, "_penalty": None}
+        # What was not collected has an autograd graph, which cannot be copied or pickled.
+        return {**self.__dict__, "_penalty": None, "_intermediate": []}
 
     def begin_epoch(self, epoch: int) -> str | None:
         """Be told which epoch (from 1) comes: an equilibrium is unrolled in its first ones, and says so."""
         if not isinstance(self.stack, Equilibrium):
             return None
-        self.stack.mode = "unroll" if epoch <= self.pretrain_epochs else "solve"
+        self.stack.begin_epoch()
+        self.stack.mode = "unroll" if epoch <= self.options.pretrain_epochs else "solve"
         return self.stack.mode
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """Return and clear the last training forward's penalty for the loss; ``None``: no penalty."""
+    def auxiliary_loss(self, loss: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Return and clear what the last training forward adds to the loss: Jacobian penalty, fixed-point correction.
+
+        Args:
+            loss: the loss of a step's logits.
+        Returns: scalar; ``None``: it adds nothing.
+        """
         penalty, self._penalty = self._penalty, None
+        logits, self._intermediate = self._intermediate, []
+        for weight, state in enumerate(reversed(logits), start=1):
+            term = self.options.correction_decay**weight * loss(state)
+            penalty = term if penalty is None else penalty + term
         return penalty
 
     def observe(self) -> dict[str, float]:
-        """Return metrics of the last step: an equilibrium's residuals, iterations and numbers of failed solves."""
+        """Return the metrics of an equilibrium's solves in this epoch; see `SolveStatistics`."""
         if not isinstance(self.stack, Equilibrium):
             return {}
-        found: dict[str, float] = {}
-        for direction, trace in (("forward", self.stack.forward_trace), ("backward", self.stack.backward_trace)):
-            if trace is not None:
-                found[f"{direction} residual"] = trace.residual
-                found[f"{direction} iterations"] = trace.iterations
-        found.update({f"{direction} failures": count for direction, count in self.stack.failures.items()})
-        return found
+        return {
+            f"{direction} {name}": value
+            for direction, found in self.stack.statistics.items()
+            for name, value in found.summary().items()
+        }
 
     def _encode(self, x: Tensor, seed: int) -> Tensor:
         if self.training and self.input_dropout > 0.0:
             keep = ops.keep_mask(fold_seed(seed, _INPUT), x.numel(), self.input_dropout, x.device).view_as(x)
             x = x * keep.to(x.dtype) * (1.0 / (1.0 - self.input_dropout))
-        out: Tensor = self.encoder(x)
-        return out
+        return mapped(self.encoder, x, wide=self.stem is None)
 
     def _edge_context(self, edge_attr: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if not self.uses_edge_attr or edge_attr is None:

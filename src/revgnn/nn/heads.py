@@ -9,6 +9,7 @@ from .. import ops
 from ..graph import Graph
 from ..stack import FusedHead, fold_seed, uncompiled
 from ..stack.fused_head import ROWS
+from .fusable import mapped
 from .norms import NormActDrop, is_row_wise
 
 _HEAD = -1  # seed of the head's random numbers, distinct from those of layers
@@ -38,18 +39,20 @@ class NodeHead(nn.Module):
         fused = None if torch.compiler.is_exporting() else self.fused(seed)
         if fused is not None:
             return fused(x)
-        out: Tensor = self.lin(self._headed(x, graph, fold_seed(seed, _HEAD)))
-        return out
+        return self._mapped(self._headed(x, graph, fold_seed(seed, _HEAD)))
 
     def fused(self, seed: int) -> FusedHead | None:
         """Return the head as a `FusedHead` if its norm and its linear map are row-wise, else None."""
         if not is_row_wise(self.norm) or type(self.lin) is not nn.Linear:
             return None
         seed = fold_seed(seed, _HEAD)
-        return FusedHead(self, lambda rows, seed: self.lin(self._headed(rows, None, seed)), seed, self.block_rows)
+        return FusedHead(self, lambda rows, seed: self._mapped(self._headed(rows, None, seed)), seed, self.block_rows)
 
     def _headed(self, x: Tensor, graph: Graph | None, seed: int) -> Tensor:
-        return self.act_drop(self.norm, x, graph, training=self.training, seed=seed)
+        return self.act_drop(self.norm, x, graph, training=self.training, seed=seed, dtype=ops.row_dtype(x))
+
+    def _mapped(self, h: Tensor) -> Tensor:
+        return mapped(self.lin, h, wide=True)
 
 
 class GraphHead(NodeHead):
@@ -61,8 +64,7 @@ class GraphHead(NodeHead):
     def forward(self, x: Tensor, graph: Graph, seed: int) -> Tensor:
         """[N, D] -> [B, T]."""
         nodes = self._headed(x, graph, fold_seed(seed, _HEAD))
-        out: Tensor = self.lin(ops.pool(nodes, graph, reduce="mean"))
-        return out
+        return self._mapped(ops.pool(nodes, graph, reduce="mean"))
 
     def fused(self, seed: int) -> None:
         """None: pooling is not row-wise."""

@@ -26,8 +26,10 @@ from ..stack import Stack
 from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
 from .block import Block, EquilibriumBlock
+from .contractive import ContractiveBlock, Injection
 from .convs import Conv, GATOptions, GENOptions, SAGEOptions, find_conv
 from .encoders import CategoricalEncoder, SpeciesEncoder
+from .equilibrium import EquilibriumOptions
 from .gnn import GNN
 from .heads import HEADS, ConvHead, NodeHead
 from .norms import NormActDrop
@@ -35,37 +37,6 @@ from .norms import NormActDrop
 _logger = logging.getLogger(__name__)
 
 __all__ = ["GNN", "EquilibriumOptions", "ModelConfig", "build_model"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EquilibriumOptions:
-    """Settings of backprop='implicit': solvers, pre-training and the Jacobian penalty."""
-
-    solver: Literal["broyden", "anderson", "picard"] = "broyden"
-    """Solver of the forward."""
-    max_iter: int = 30
-    """Maximum number of block evaluations in the forward; each contains two convolutions."""
-    tol: float = 1e-3
-    """Relative residual to stop at."""
-    backward_solver: Literal["broyden", "anderson", "picard"] | None = None
-    """Solver of the backward; None: the forward's."""
-    backward_max_iter: int = 40
-    """Maximum number of vector-Jacobian products in the backward."""
-    backward_tol: float | None = None
-    """Relative residual of the backward; None: the forward's."""
-    pretrain_epochs: int = 0
-    """Number of first epochs in which the block is unrolled instead of solved."""
-    pretrain_steps: int = 6
-    """Applications of the block per forward while it is unrolled."""
-    jacobian_weight: float = 0.0
-    """Weight of the Jacobian penalty in the loss (Hutchinson's estimate, per entry); keeps the map contractive."""
-
-    def __post_init__(self) -> None:
-        if self.pretrain_epochs < 0 or self.jacobian_weight < 0:
-            raise ValueError(
-                f"pretrain_epochs and jacobian_weight must be 0 or more, got {self.pretrain_epochs} and "
-                f"{self.jacobian_weight}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +150,11 @@ class ModelConfig:
         """Whether the first layer reads the raw features, and the last gives the answer."""
         return self.conv_type.last_options is not None
 
+    @property
+    def is_contractive(self) -> bool:
+        """Whether it is an equilibrium of a map that contracts by construction."""
+        return self.backprop == "implicit" and self.equilibrium.contraction is not None
+
     def build(self, info: GraphInfo) -> GNN:
         """Make the network for a data set: see `build_model`."""
         return build_model(self, info)
@@ -251,8 +227,7 @@ def build_model(
         uses_edge_weight=weighs,
         input_dropout=config.input_dropout,
         mask_dropout=config.dropout if is_shared else 0.0,
-        pretrain_epochs=config.equilibrium.pretrain_epochs,
-        jacobian_weight=config.equilibrium.jacobian_weight if config.backprop == "implicit" else 0.0,
+        options=config.equilibrium,
     )
 
 
@@ -297,23 +272,20 @@ def _stack(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibriu
     width = config.hidden_channels
     if config.backprop != "implicit":
         return Stack(_block(config, edge_channels), channels=width, **config.stack_arguments())
-    block = EquilibriumBlock(
-        _conv(config, width, width, edge_channels),
-        _conv(config, width, width, edge_channels),
-        middle=_norm(config, width),
-        last=NormActDrop(width, config.norm, act=False),
-    )
     options = config.equilibrium
-    return Equilibrium(
-        block,
-        solver=options.solver,
-        max_iter=options.max_iter,
-        tol=options.tol,
-        backward_solver=options.backward_solver,
-        backward_max_iter=options.backward_max_iter,
-        backward_tol=options.backward_tol,
-        pretrain_steps=options.pretrain_steps,
-    )
+    block: nn.Module
+    if options.contraction is not None:
+        block = ContractiveBlock(
+            width, bound=options.contraction, norm=options.contraction_norm, init=options.contraction_init
+        )
+    else:
+        block = EquilibriumBlock(
+            _conv(config, width, width, edge_channels),
+            _conv(config, width, width, edge_channels),
+            middle=_norm(config, width),
+            last=NormActDrop(width, config.norm, act=False),
+        )
+    return options.build(block)
 
 
 def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Block]:
@@ -337,13 +309,16 @@ def _encoder(config: ModelConfig, info: GraphInfo, edge_channels: int | None) ->
         encoder = SpeciesEncoder(in_channels, width, species=config.species)
     else:
         encoder = nn.Linear(in_channels, width)
+    if config.is_contractive:
+        head = NormActDrop(width, config.norm, act=False, dropout=config.dropout)
+        return encoder, Injection(_conv(config, width, width, edge_channels), head)
     has_stem = config.coupling == "residual" and config.backprop != "implicit"
     return encoder, _conv(config, width, width, edge_channels) if has_stem else None
 
 
 def _head(config: ModelConfig, info: GraphInfo) -> nn.Module:
     norm = _norm(config, config.hidden_channels)
-    if config.backprop == "implicit":  # the block already normalises the fixed point
+    if config.backprop == "implicit" and not config.is_contractive:  # the block already normalises the fixed point
         norm = NormActDrop(config.hidden_channels, "none", act=False)
     head = HEADS[info.task_spec.head]
     if not config.has_own_ends:

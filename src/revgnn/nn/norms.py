@@ -129,16 +129,26 @@ class ActDrop:
         training: bool = False,
         mask: Tensor | None = None,
         seed: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Apply to [N, D]; in ``training`` ``mask`` [N, D] bool or ``seed`` sets dropout, neither draws a seed."""
+        """Apply to [N, D]; in ``training`` ``mask`` [N, D] bool or ``seed`` sets dropout, neither draws a seed.
+
+        The result has ``dtype``, or that of x if it is ``None``.
+        """
         drop = self.drop(training, mask, seed)
         kind = kind_of(norm, x)
         if kind is None:
-            return self.by_op("none", nn.Identity(), _called(norm, x, graph), graph, drop)
-        return self.by_op(kind, norm, x, graph, drop)
+            return self.by_op("none", nn.Identity(), _called(norm, x, graph), graph, drop, dtype)
+        return self.by_op(kind, norm, x, graph, drop, dtype)
 
     def by_op(
-        self, kind: ops.Norm, norm: nn.Module, x: Tensor, graph: Graph | None, drop: cpu.Drop = cpu.NO_DROP
+        self,
+        kind: ops.Norm,
+        norm: nn.Module,
+        x: Tensor,
+        graph: Graph | None,
+        drop: cpu.Drop = cpu.NO_DROP,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Apply through the op for a kind of norm, with the module's parameters and statistics."""
         x, stats = statistics(norm, x) if isinstance(norm, _BatchNorm) else (x, None)
@@ -155,6 +165,7 @@ class ActDrop:
             p=drop.p,
             mask=drop.mask,
             seed=drop.seed,
+            dtype=dtype,
         )
 
     def fuses(self, norm: nn.Module, x: Tensor) -> bool:
@@ -175,7 +186,8 @@ class ActDrop:
         work: WorkSpace,
         drop: cpu.Drop,
     ) -> None:
-        """Evaluate like a call, into a contiguous buffer; keep the statistics in the work space for `pull_back`."""
+        """Evaluate like a call, into a contiguous buffer of x's dtype or bfloat16; keep the statistics in the work
+        space for `pull_back`."""
         kind, kernels = KINDS[type(norm)], ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
         if isinstance(norm, _BatchNorm):
@@ -202,7 +214,7 @@ class ActDrop:
         """
         kind = KINDS[type(norm)]
         mean, rstd = _in_work(kind, x, work)
-        dweight, dbias = x.new_empty(x.size(1)), x.new_empty(x.size(1))
+        dweight, dbias = (x.new_empty(x.size(1), dtype=cpu.sum_dtype(x.dtype)) for _ in range(2))
         group = rank_group(norm) if isinstance(norm, _BatchNorm) else None
         affine = _affine(norm)
         ops.kernels(x).norm_act_drop_backward(
@@ -216,8 +228,9 @@ class ActDrop:
             if group.counts:
                 scale = rstd / work.empty("count", x, ())
                 scale = scale if affine["weight"] is None else scale * affine["weight"]
-                torch.sub(x, mean, out=grad)
-                dx.sub_(grad.mul_(rstd * product * scale).add_(grad_sum * scale))
+                spare = grad if grad.dtype is x.dtype else work.empty("centred", x)
+                torch.sub(x, mean, out=spare)
+                dx.sub_(spare.mul_(rstd * product * scale).add_(grad_sum * scale))
         found = {affine["weight"]: dweight, affine["bias"]: dbias}
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 
@@ -305,8 +318,8 @@ def _affine(norm: nn.Module) -> dict[str, Tensor | None]:
 
 
 def _in_work(kind: ops.Norm, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor]:
-    size = (x.size(0) if kind == "layer" else x.size(1),)
-    return work.empty("mean", x, size), work.empty("rstd", x, size)
+    size, dtype = (x.size(0) if kind == "layer" else x.size(1),), cpu.sum_dtype(x.dtype)
+    return work.empty("mean", x, size, dtype), work.empty("rstd", x, size, dtype)
 
 
 def _called(norm: nn.Module, x: Tensor, graph: Graph | None) -> Tensor:

@@ -9,14 +9,15 @@ from .api import (
     draw_mask,
     gen_aggr,
     keep_mask,
+    linear,
     norm_act_drop,
     pool,
-    runs_in_place,
     spmm,
 )
 from .backend import Backend
 from .checks import fits
 from .choice import implementation, kernels, using
+from .in_place import row_dtype, runs_in_place
 from .kernel_op import KernelOp
 from .reference import Aggr, Norm, Reduce
 
@@ -34,8 +35,10 @@ __all__ = [
     "implementation",
     "keep_mask",
     "kernels",
+    "linear",
     "norm_act_drop",
     "pool",
+    "row_dtype",
     "runs_in_place",
     "spmm",
     "using",

@@ -28,15 +28,15 @@ from . import reference
 from .attention import ATTENTION
 from .attention import attention as attention_on_kernels
 from .attention_scores import ATTENTION_SCORES
-from .checks import check_dtype, check_features, check_operand, check_place, is_readable, is_transformed, sum_dtype
+from .checks import check_dtype, check_features, check_operand, check_place, sum_dtype
 from .choice import backend_for, kernels
 from .cpu import EdgeTerm
 from .gen_aggr import gen_aggr as gen_aggr_on_kernels
 from .gen_aggr import op_of
+from .linear import LINEAR
 from .norm_act_drop import NORM_ACT_DROP
 from .reference import Aggr, Norm, Reduce
 from .spmm import MAX, SUM
-from .tracing import is_traced
 
 
 def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduce = "sum") -> Tensor:
@@ -199,6 +199,7 @@ def norm_act_drop(
     p: float = 0.0,
     mask: Tensor | None = None,
     seed: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Apply norm, ReLU and dropout, as at the start of every block.
 
@@ -217,6 +218,7 @@ def norm_act_drop(
         mask: [N, D] bool, True keeps, or the same packed, [N, D / 8] uint8 (`draw_mask`): a mask shared by all layers.
             ``None``: drawn from ``seed``.
         seed: determines the mask, a pure function of (seed, position); ``None`` without a mask: no dropout.
+        dtype: of the result, rounded once at the end; ``None``: that of x.
     Returns: [N, D].
     Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree, or the mask is not bool.
     Cost: kernels: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
@@ -247,9 +249,10 @@ def norm_act_drop(
         if norm == "none":
             weight = bias = None
         mean, var = stats if stats is not None and norm == "batch" else (None, None)
-        used_mask = None if p == 0.0 else mask
-        return NORM_ACT_DROP.on_kernels(x, weight, bias, mean, var, used_mask, norm, eps, act, p, seed)[0]
-    return reference.norm_act_drop(
+        used_mask, narrow = None if p == 0.0 else mask, dtype is torch.bfloat16 and x.dtype is torch.float32
+        out = NORM_ACT_DROP.on_kernels(x, weight, bias, mean, var, used_mask, norm, eps, act, p, seed, narrow)[0]
+        return out if dtype is None else out.to(dtype)
+    out = reference.norm_act_drop(
         x,
         weight,
         bias,
@@ -263,6 +266,7 @@ def norm_act_drop(
         mask=mask,
         seed=seed,
     )
+    return out if dtype is None else out.to(dtype)
 
 
 def draw_mask(seed: int, rows: int, width: int, p: float, device: torch.device, *, groups: int = 1) -> Tensor:
@@ -320,23 +324,31 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
     return out
 
 
-def runs_in_place(x: Tensor, graph: Graph) -> bool:
-    """Whether the functions of `kernels`, which write into given tensors without an autograd graph, may be called for
-    these arguments: float32 or float64, outside autocast and torch.compile."""
-    device = x.device
-    return (
-        x.dtype in (torch.float32, torch.float64)
-        and not is_traced(x)
-        and not torch.is_autocast_enabled(device.type)
-        and x.dim() == 2
-        and x.size(0) == graph.num_nodes > 0
-        and device == graph.device
-        and graph.indices.dtype == torch.int32
-        and x.size(1) > 0
-        and bool(backend_for(device).names)
-        and not is_transformed()
-        and is_readable(x)
-    )
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, narrow: bool = False) -> Tensor:
+    """Map rows, ``y = x W^T + b``, and keep the sums of half-precision rows in float32.
+
+    torch rounds such sums to the dtype of the rows; these may be added to a float32 stream as they are.
+
+    Args:
+        x: [N, K] rows; with bfloat16 rows the kernels may round W to bfloat16, as autocast does.
+        weight: [D, K] in the dtype of the sums over x.
+        bias: [D] in the same dtype; ``None`` adds nothing.
+        narrow: whether the kernels may round float32 x and W to bfloat16 too, in place of a copy of x.
+    Returns: [N, D] in the dtype of sums over x: float64 for float64, else float32.
+    Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree.
+    Cost: one pass over the rows each way; saves x.
+    Source: the rule of mixed precision for sums, Micikevicius et al. 2018 (arXiv:1710.03740).
+    """
+    check_features(x, "N, K")
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be [D, {x.size(1)}], got {list(weight.shape)}")
+    for value, name, shape in ((weight, "weight", (weight.size(0), x.size(1))), (bias, "bias", (weight.size(0),))):
+        check_operand(value, name, x, *shape)
+        if value is not None and value.dtype is not sum_dtype(x.dtype):
+            raise TypeError(f"{name} must be {sum_dtype(x.dtype)}, as sums over x; got {value.dtype}")
+    if LINEAR.runs(x, weight, bias) and weight.size(0) > 0:
+        return LINEAR.on_kernels(x, weight, bias, narrow)[0]
+    return reference.linear(x, weight, bias)
 
 
 _REDUCES, _AGGRS, _NORMS = get_args(Reduce), get_args(Aggr), get_args(Norm)

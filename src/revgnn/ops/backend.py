@@ -15,6 +15,7 @@ class Backend:
         name: name of the implementation, as in `REVGNN_OPS`.
         kernels: its kernels by name. A kernel may exist in one backend only.
         node_scratch: whether `gen_aggr` and `gen_aggr_backward` use their ``scratch``.
+        narrow_rows: whether its kernels take bfloat16 rows beside float32 ones, as fused blocks do under autocast.
 
     ``names`` are the names of its kernels.
     """
@@ -39,8 +40,15 @@ class Backend:
     norm_act_drop_backward: Kernel
     spmm: Kernel
 
-    def __init__(self, name: str, kernels: Mapping[str, Kernel] = {}, *, node_scratch: bool = False) -> None:
-        self.name, self.node_scratch, self.names = name, node_scratch, set[str]()
+    def __init__(
+        self,
+        name: str,
+        kernels: Mapping[str, Kernel] = {},
+        *,
+        node_scratch: bool = False,
+        narrow_rows: bool = False,
+    ) -> None:
+        self.name, self.node_scratch, self.narrow_rows, self.names = name, node_scratch, narrow_rows, set[str]()
         for kernel in kernels:
             self.register(kernel, kernels[kernel])
 

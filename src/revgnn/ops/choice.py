@@ -94,7 +94,7 @@ def lacks(backend: Backend, device: torch.device, op: str) -> None:
 
 def _say(device_type: str, name: str) -> None:
     if name == "native":
-        _LOG.info("ops on %s run on the native kernels (%s, %s)", device_type, cpu.isa(), cpu.STATE)
+        _LOG.info("ops on %s run on the native kernels (%s)", device_type, cpu.isa())
     elif name == "triton":
         how = " in its interpreter, for tests" if device_type == "cpu" else ""
         _LOG.info("ops on %s run on the kernels for Triton%s", device_type, how)

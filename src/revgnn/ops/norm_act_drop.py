@@ -40,6 +40,8 @@ class Head(NamedTuple):
     act: bool
     p: float
     seed: int | None
+    narrow: bool
+    """Whether the result is bfloat16, for float32 x."""
 
     @property
     def drop(self) -> Drop:
@@ -53,7 +55,7 @@ def _outputs(a: Head, needs: Needs) -> tuple[Tensor, Tensor, Tensor]:
     """The output and the statistics that the backward needs, empty for ``none``."""
     size = {"none": 0, "layer": a.x.size(0), "batch": a.x.size(1)}[a.kind]
     mean = a.x.new_empty(size, dtype=sum_dtype(a.x.dtype))
-    return empty_dense(a.x), mean, torch.empty_like(mean)
+    return empty_dense(a.x, torch.bfloat16 if a.narrow else None), mean, torch.empty_like(mean)
 
 
 def _forward(a: Head, outputs: _Outputs) -> None:
@@ -109,9 +111,10 @@ def _backward(a: Head, outputs: _Outputs, cotangents: Sequence[Tensor], needs: N
 
 def _reference(a: Head) -> Tensor:
     stats = None if a.mean is None or a.var is None else (a.mean, a.var)
-    return reference.norm_act_drop(
+    found = reference.norm_act_drop(
         a.x, a.weight, a.bias, norm=_NORMS[a.kind], eps=a.eps, stats=stats, act=a.act, p=a.p, mask=a.mask, seed=a.seed
     )  # fmt: skip
+    return found.to(torch.bfloat16) if a.narrow else found
 
 
 _NORMS: dict[str, Norm] = {"layer": "layer", "batch": "batch", "none": "none"}

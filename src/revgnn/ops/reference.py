@@ -251,6 +251,12 @@ def unpack_mask(bits: Tensor) -> Tensor:
     return (bits.unsqueeze(-1) >> places & 1).flatten(-2).bool()
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map rows; contract in `revgnn.ops.linear`."""
+    wide = _wide(x)
+    return F.linear(wide, _as(wide, weight), _as(wide, bias))
+
+
 # ---------------------------------------------------------------------- parts
 def _power_mean(messages: Tensor, graph: Graph, p: Tensor | float) -> Tensor:
     low, high = POWER_RANGE

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from ..data import TASKS
 from ..data.readers.ogb import OGB
@@ -63,6 +63,8 @@ class RunRow(TypedDict):
     stopped: str
     curve: list[dict[str, float | None]]
     """The evaluated epochs: "epoch", training "loss", and the metric of each split."""
+    observed: NotRequired[dict[str, list[float | None]]]
+    """Name -> value of every epoch; ``None``: not in that epoch. Missing where the model reports nothing."""
     parameters: int
     peak_bytes: int | None
     memory_how: str | None
@@ -154,7 +156,7 @@ def _row(run: Path) -> RunRow:
     machine, seed = report["machine"], report["config"]["train"]["seed"]
     if not isinstance(seed, int):
         raise TypeError(f"the seed must be an integer, got {seed!r}")
-    return {
+    row: RunRow = {
         "format": FORMAT,
         "kind": "run",
         "recipe": name,
@@ -181,6 +183,9 @@ def _row(run: Path) -> RunRow:
         "commit": report["git_commit"],
         "date": report["date"],
     }
+    if observed := _observed(run):
+        row["observed"] = observed
+    return row
 
 
 def _as_run(recipe: Experiment, report: Report) -> Configuration:
@@ -202,6 +207,13 @@ def _curve(run: Path) -> list[dict[str, float | None]]:
         for row in read_curve(run / CURVE_FILE)
         if row["scores"]
     ]
+
+
+def _observed(run: Path) -> dict[str, list[float | None]]:
+    """Return what the model reported of every epoch, such as residuals, to 4 digits."""
+    rows = [row["observed"] for row in read_curve(run / CURVE_FILE)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [float(f"{row[name]:.4g}") if name in row else None for row in rows] for name in names}
 
 
 def _changed(recipe: Configuration, ran: Configuration) -> Changed:

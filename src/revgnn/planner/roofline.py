@@ -187,7 +187,8 @@ def step_work(run: Experiment, shape: GraphShape, nodes: int, edges: int, *, tra
     evaluations, pulls = {"store": (1, 1), "checkpoint": (2, 1), "reversible": (2, 1)}.get(model.backprop, (0, 0))
     if model.backprop == "implicit":
         options = model.equilibrium
-        evaluations, pulls, layers = 2 * options.max_iter, 2 * options.backward_max_iter, 1
+        convs = 1 if model.is_contractive else 2
+        evaluations, pulls, layers = convs * options.max_iter, convs * options.backward_max_iter, 1
     if not trains:
         evaluations, pulls = (evaluations if model.backprop == "implicit" else 1), 0
     channels = sum(shape.info.edge_categories or (shape.info.edge_channels or 0,)) if model.conv == "gen" else 0

@@ -16,6 +16,7 @@ from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is
 from ..data.prepare.config import FeatureConfig
 from ..data.prepare.inference import width_of
 from ..data.prepare.inputs import num_rows
+from ..data.readers.chain import make_chains
 from ..data.readers.heterophilous import HETEROPHILOUS
 from ..data.readers.minefield import make_minefield
 from ..data.readers.ogb import OGB
@@ -112,6 +113,8 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
     if config.name == "digits":
         counts = Counts(nodes=1797, edges=19_858, splits=(("train", 1078),))
         return GraphShape(info=GraphInfo(name="digits", in_channels=64, num_outputs=10, counts=counts))
+    if config.name == "chain":
+        return _with_edges(shape_of_dataset(make_chains(config.chain)), config)
     if config.name == "roads":
         assert config.path is not None, "DatasetConfig checks that roads have a path"
         return _with_edges(shape_of_dataset(read_roads(Path(config.path))), config)
@@ -122,7 +125,7 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
     if config.name not in OGB:
         raise ValueError(
             f"the sizes of {config.name} are not known without its data; choose one of "
-            f"{', '.join((*OGB, *HETEROPHILOUS))}, cora, citeseer, pubmed, digits, minefield, roads, or a folder"
+            f"{', '.join((*OGB, *HETEROPHILOUS))}, cora, citeseer, pubmed, chain, digits, minefield, roads, or a folder"
         )
     facts = OGB[config.name]
     info = replace(facts.info, undirected=config.undirected, self_loops=config.self_loops)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 import torch
 
 from ..files import read_object, versions_of
+from ..train import METRICS
 from ..train.curve import CURVE_FILE, Row, read_curve
 from ..train.result import RESULT_FILE
-from .facts import Circumstances, Report, RunFacts
+from .facts import Circumstances, Evaluation, Report, RunFacts
 
 FORMAT = 1
 _PACKAGES = {"torch": "torch", "pyg": "torch_geometric", "revgnn": "revgnn"}
@@ -36,6 +38,7 @@ def build_report(run: Path, facts: RunFacts) -> Report:
     result = read_object(path)
     curve = read_curve(run / CURVE_FILE)
     where, paper = facts.get("where") or circumstances(), facts["paper"]
+    evaluation = facts.get("evaluation")
     report = {
         "format": FORMAT,
         "name": facts["name"],
@@ -46,6 +49,7 @@ def build_report(run: Path, facts: RunFacts) -> Report:
             # A result of an older version has one set of scores, which also selected the weights.
             "selection": result.get("selection", result["scores"]),
         },
+        "evaluation": evaluation,
         "curve": _summary(curve),
         "observed": curve[-1]["observed"] if curve else {},
         "time": {
@@ -65,8 +69,9 @@ def build_report(run: Path, facts: RunFacts) -> Report:
         "machine": {**where["machine"], "device": result["device"], "precision": result["precision"]},
         "versions": where["versions"],
         "git_commit": where["git_commit"],
-        "warnings": [*facts.get("warnings", ()), *_failures(curve)],
+        "warnings": [*facts.get("warnings", ()), *_failures(curve), *_beaten(result["metric"], evaluation)],
         "config": facts["config"],
+        "changed": facts.get("changed"),
     }
     as_json: Report = json.loads(json.dumps(report, default=str))
     return as_json
@@ -94,13 +99,32 @@ def _summary(curve: Sequence[Row]) -> dict[str, str | float | None]:
 
 
 def _failures(curve: Sequence[Row]) -> list[str]:
-    """Return warnings about fixed-point solves that missed their tolerance: their number and the last residual."""
+    """Return warnings about the last epoch's fixed-point solves that missed their tolerance: how many, and how far."""
     observed = curve[-1]["observed"] if curve else {}
     return [
-        f"{int(observed[f'{direction} failures'])} {direction} solves did not reach their tolerance; the relative "
-        f"residual of the last one is {observed[f'{direction} residual']:.2g}."
+        f"{int(observed[f'{direction} failures'])} of {int(observed[f'{direction} solves'])} {direction} solves of the "
+        f"last epoch did not reach their tolerance; the median relative residual is "
+        f"{observed.get(f'{direction} residual', math.nan):.2g}."
         for direction in ("forward", "backward")
-        if observed.get(f"{direction} failures") and f"{direction} residual" in observed
+        if observed.get(f"{direction} failures")
+    ]
+
+
+def _beaten(metric: str, evaluation: Evaluation | None) -> list[str]:
+    """Return a warning if a baseline is as good as the network or better, by the metric of the run."""
+    if evaluation is None or evaluation["split"] is None:
+        return []
+    scores = evaluation["metrics"][evaluation["split"]]
+    own, sign = scores["network"].get(metric), 1 if metric in METRICS and METRICS[metric].larger_is_better else -1
+    values = {model: each.get(metric) for model, each in scores.items() if model != "network"}
+    better = [
+        model for model, value in values.items() if own is not None and value is not None and sign * value >= sign * own
+    ]
+    if not better:
+        return []
+    return [
+        f"The {' and the '.join(better)} {'are' if len(better) > 1 else 'is'} as good as the network or better: the "
+        "network has not learned what the edges could add. Train longer, or try another model or learning rate."
     ]
 
 

@@ -54,6 +54,70 @@ class Circumstances(TypedDict):
     git_commit: str | None
 
 
+class FittedBaseline(TypedDict):
+    """A model without a graph."""
+
+    name: str
+    rows: int
+    """Training rows that it was fitted to."""
+
+
+class Confusion(TypedDict):
+    """Counts of rows by true class (row) and predicted class (column)."""
+
+    names: list[str]
+    counts: list[list[int]]
+
+
+class Points(TypedDict):
+    """True and predicted values of a label column, for a sample of the rows."""
+
+    column: str
+    true: list[float]
+    predicted: list[float]
+
+
+Line = dict[str, str | int | float | None]
+"""Title of a column -> its cell."""
+
+
+class Details(TypedDict):
+    """What is known of an evaluated split by the kind of its labels."""
+
+    classes: NotRequired[list[Line]]
+    """A line for each class."""
+    confusion: NotRequired[Confusion]
+    columns: NotRequired[list[Line]]
+    """A line for each label column."""
+    points: NotRequired[list[Points]]
+
+
+class Evaluation(Details):
+    """What a network and its baselines reach on the evaluated splits, and details of one of them."""
+
+    metrics: dict[str, dict[str, dict[str, float | None]]]
+    """Split -> "network" or name of a baseline -> metric -> value; ``None``: undefined."""
+    baselines: list[FittedBaseline]
+    training_rows: int
+    rows: dict[str, int]
+    """Split -> its rows that are described."""
+    split: str | None
+    """The split of the details; ``None``: there are none."""
+    worst: NotRequired[list[Line]]
+    """The rows with the worst predictions, by the user's ids."""
+
+
+class Described(TypedDict):
+    """What only the experiment knows of a run."""
+
+    evaluation: Evaluation
+    """The evaluation beside the baselines."""
+    changed: Sequence[str]
+    """Dotted names of the fields of the configuration that differ from their defaults."""
+    paper: Published | None
+    """Published results; ``None``: there are none."""
+
+
 class RunFacts(TypedDict):
     """The content of ``run.json``; the training itself writes ``result.json`` and ``curve.jsonl``."""
 
@@ -81,6 +145,10 @@ class RunFacts(TypedDict):
     """Resident memory at its peak; ``None``: it was not measured."""
     predicted: NotRequired[Predicted | None]
     """The planner's prediction of memory; ``None``: there is none."""
+    evaluation: NotRequired[Evaluation]
+    """The evaluation beside the baselines; missing: it was not described."""
+    changed: NotRequired[Sequence[str]]
+    """Dotted names of the fields of the configuration that differ from their defaults; missing: not known."""
 
 
 class Result(TypedDict):
@@ -123,6 +191,8 @@ class Report(TypedDict):
     dataset: dict[str, object]
     result: Result
     curve: dict[str, str | float | None]
+    evaluation: Evaluation | None
+    """``None``: it was not described."""
     observed: dict[str, float]
     """Quantities that the model reported of the last step."""
     time: Time
@@ -135,3 +205,5 @@ class Report(TypedDict):
     git_commit: str | None
     warnings: list[str]
     config: Configuration
+    changed: Sequence[str] | None
+    """Fields that differ from their defaults; ``None``: not known."""

@@ -11,10 +11,13 @@ from ..train.curve import Row
 from .facts import Result
 from .row import in_unit, metric_title
 
+_INK, _LINE = "#1d2733", "#dde3ea"
+"""Colours that become those of the page's theme."""
+
 # Colours for colour-blind readers (Okabe and Ito), and dashes for print.
 _STROKES: dict[str, tuple[str, str | tuple[float, tuple[float, float]]]] = {
-    "train": ("#7a8794", (0, (1, 1.2))),
-    "valid": ("#0072b2", "-"),
+    "train": ("#7f8c99", (0, (1, 1.2))),
+    "valid": ("#2b8fd0", "-"),
     "test": ("#d55e00", (0, (4, 1.5))),
 }
 
@@ -42,7 +45,18 @@ def draw_curves(result: Result, curve: Sequence[Row]) -> dict[str, str] | None:
         if not any(series.values()):
             continue
         # The salt makes the names of clip paths differ between two pictures of one page.
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
+        with mpl.rc_context(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": label,
+                "font.family": "sans-serif",
+                "text.color": _INK,
+                "axes.labelcolor": _INK,
+                "axes.edgecolor": _INK,
+                "xtick.color": _INK,
+                "ytick.color": _INK,
+            }
+        ):
             pictures[f"{axis} over epochs, best epoch {best}"] = _draw(axis, series, best)
     return pictures
 
@@ -71,7 +85,7 @@ def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> s
             axes.plot(
                 epochs, values, label=split, marker=marker, markersize=3, linewidth=1.6, color=color, linestyle=style
             )
-    axes.axvline(best, color="#1d2733", linewidth=0.8, alpha=0.5)
+    axes.axvline(best, color=_INK, linewidth=0.8, alpha=0.5)
     axes.annotate(
         f"best epoch {best}",
         (best, 1.0),
@@ -85,7 +99,7 @@ def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> s
     axes.set_xlabel("epoch")
     axes.set_ylabel(axis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="#dde3ea", linewidth=0.7)
+    axes.grid(color=_LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
@@ -95,6 +109,7 @@ def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> s
 
 
 def _element(document: str) -> str:
-    """Return the <svg> element of a document without its metadata, which contains external addresses."""
+    """Return the <svg> element of a document, in the page's colours, without metadata, which has external addresses."""
     element = document[document.index("<svg") :]
-    return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL).strip()
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL).strip()
+    return element.replace(_INK, "currentColor").replace(_LINE, "var(--line)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..train import METRICS
-from .facts import Memory, Published, Report, Result
+from .facts import Evaluation, Memory, Published, Report, Result
 
 MARKDOWN_HEADER = (
     "| run | parameters | best epoch | valid | test | paper | peak memory | resident growth | time per step |\n"
@@ -51,16 +51,42 @@ def metric_of(result: Result, split: str) -> float | None:
 
 def score(result: Result, split: str) -> str:
     """Format the metric of a split in the unit of `metric_title`; a dash if there is none."""
-    value, metric = metric_of(result, split), result["metric"]
+    return figure(result["metric"], metric_of(result, split))
+
+
+def figure(metric: str, value: float | None) -> str:
+    """Format a value in the unit of `metric_title`; a dash for ``None``."""
     if value is None:
         return "–"
-    return f"{in_unit(metric, value):.2f}" if in_percent(metric) else f"{value:.4g}"
+    return f"{100.0 * value:.2f}" if in_percent(metric) else number(value)
+
+
+def number(value: float) -> str:
+    """Format a number in four digits, without an exponent below ten million."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
+def baselines(evaluation: Evaluation, metric: str) -> list[tuple[str, str]]:
+    """Return name and formatted metric of each baseline, on the split of the details."""
+    split = evaluation["split"]
+    values = {} if split is None else evaluation["metrics"][split]
+    names = [one["name"] for one in evaluation["baselines"]]
+    return [(name, figure(metric, values[name].get(metric))) for name in names if name in values]
+
+
+def verdict(report: Report) -> str:
+    """Return one line: the score of the network beside the baselines; empty if no split was evaluated."""
+    evaluation, result = report["evaluation"], report["result"]
+    if evaluation is None or evaluation["split"] is None:
+        return ""
+    beside = ", ".join(f"{name} {value}" for name, value in baselines(evaluation, result["metric"]))
+    split = evaluation["split"]
+    return f"{split} {metric_title(result['metric'])}: network {score(result, split)}, {beside}"
 
 
 def mean_and_std(metric: str, *figures: float | None) -> str:
     """Format a mean and, for several runs, a standard deviation in the unit of `metric_title`."""
-    digits = ".2f" if in_percent(metric) else ".4g"
-    return " ± ".join(f"{in_unit(metric, value):{digits}}" for value in figures if value is not None) or "–"
+    return " ± ".join(figure(metric, value) for value in figures if value is not None) or "–"
 
 
 def target(paper: Published | None) -> str:

@@ -16,6 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .fused import is_observed, unobserved
 from .integer_state import FixedPoint, FixedPointState, Word
 from .layer_run import LayerRun
 from .rank_group import group_of
@@ -102,10 +103,11 @@ class ExactState:
         Returns: the number format, and the state after the run.
         Raises: FloatingPointError: if the stream or a branch is not finite, naming the layer. OverflowError: if no
             scale fits, which a branch that is not a pure function can cause.
-        Cost: one evaluation of the run; two in the first step, and when the state exceeds its scale by more than the
-            headroom.
+        Cost: one evaluation of the run; two in the first step, under a mode that observes operators, and when the state
+            exceeds its scale by more than the headroom.
         """
-        if any(math.isnan(value) for value in self._slice(run)):
+        # Under a mode that expects the same operators in every forward, no attempt may be repeated.
+        if is_observed() or any(math.isnan(value) for value in self._slice(run)):
             self._measure(run, x, tensors)
         restore = snapshot(run.buffers())
         for _ in range(_ATTEMPTS):
@@ -157,7 +159,7 @@ class ExactState:
     def _measure(self, run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> None:
         """Measure the range of every layer of the run in floating point, without changing the blocks' buffers."""
         state = _MeasuredFloat(x, self.num_groups)
-        with recomputing():
+        with recomputing(), unobserved():
             run.advance(state, tensors)
         found = self._per_layer(state.maxima, len(run.layers))
         for k, value in enumerate(found):

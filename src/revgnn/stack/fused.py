@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeGuard, runtime_checkable
+from functools import cache
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,15 @@ class WorkSpace:
         """Return a work space of its own, whose names are not those of this one; made on first use."""
         return self._parts.setdefault(name, WorkSpace())
 
-    def empty(self, name: str, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """Return a contiguous, uninitialised buffer with the dtype and device of ``like``, and its shape unless
-        ``shape`` is given."""
-        size = torch.Size(like.shape if shape is None else shape)
+    def empty(
+        self, name: str, like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Return a contiguous, uninitialised buffer on the device of ``like``, with its shape and dtype unless they are
+        given."""
+        size, dtype = torch.Size(like.shape if shape is None else shape), like.dtype if dtype is None else dtype
         found = self._buffers.get(name)
-        if found is None or found.shape != size or found.dtype != like.dtype or found.device != like.device:
-            found = self._buffers[name] = torch.empty(size, dtype=like.dtype, device=like.device)
+        if found is None or found.shape != size or found.dtype != dtype or found.device != like.device:
+            found = self._buffers[name] = torch.empty(size, dtype=dtype, device=like.device)
         return found
 
 
@@ -82,7 +85,14 @@ class FusedBlock(Protocol):
 
 def is_fused(block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
     """Whether a block's fused evaluation supports these arguments; the caller checks for hooks."""
-    return isinstance(block, FusedBlock) and block.fuses(x, *arguments)
+    kind: type = type(block)
+    return _offers_fusion(kind) and cast(FusedBlock, block).fuses(x, *arguments)
+
+
+@cache
+def _offers_fusion(kind: type) -> bool:
+    """Whether a class implements `FusedBlock`; cached, because the check takes as long as a small kernel."""
+    return issubclass(kind, FusedBlock)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -90,14 +100,18 @@ def has_hooks(module: nn.Module) -> bool:
     return any(is_watched(part) for part in parts_of(module))
 
 
+def is_observed() -> bool:
+    """Whether dispatch modes of the caller see every operator, except those that count memory or replace tensors."""
+    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
+    return bool(modes) and not any(
+        getattr(mode, "counts_memory_only", False) or getattr(mode, "_mode_key", None) is not None for mode in modes
+    )
+
+
 def unobserved() -> AbstractContextManager[object]:
     """Hide what is evaluated inside from the caller's dispatch modes: selective checkpointing, for example, expects the
     same operators in every forward. Modes that count memory or replace tensors stay."""
-    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
-    is_hidden = modes and not any(
-        getattr(mode, "counts_memory_only", False) or getattr(mode, "_mode_key", None) is not None for mode in modes
-    )
-    return _disable_current_modes() if is_hidden else nullcontext()
+    return _disable_current_modes() if is_observed() else nullcontext()
 
 
 def is_anything_watched() -> bool:

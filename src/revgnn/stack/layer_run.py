@@ -6,7 +6,7 @@ Blocks are called here only. `Stack` makes runs; `checkpointed` and `reversible`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
@@ -20,7 +20,7 @@ from .recompute import Recompute, View
 from .recomputing import is_recomputing
 from .repeatable import Checked, check_closed, check_repeats
 from .seeds import fold_seed
-from .state import State
+from .state import FloatState, State
 
 
 class ChannelSplit(NamedTuple):
@@ -48,7 +48,12 @@ class Autocast(NamedTuple):
 
     def __call__(self) -> AbstractContextManager[object]:
         """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
+        if not self.enabled and not torch.is_autocast_enabled(self.device_type):
+            return _AS_IT_IS
         return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
+
+
+_AS_IT_IS = nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,19 @@ class LayerRun:
         """Restore a block to the conditions of its first evaluation."""
         seed = None if self.seed is None else self.block_seed(layer, group)
         return self.recompute.again((layer, group), self.layers[layer][group], seed)
+
+    def evaluate(self, x: Tensor, tensors: Sequence[Tensor]) -> None:
+        """Call every block once, as it is, and drop the result."""
+        state = FloatState(x, self.coupling.num_groups)
+        per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
+        for layer in range(len(self.layers)):
+
+            def branch(i: int, x: Tensor, layer: int = layer) -> Tensor:
+                value: Tensor = self.layers[layer][i](x, self.block_seed(layer, i), *per_group[i])
+                return value
+
+            with self.autocast():
+                self.coupling.forward(state, branch)
 
     def advance(
         self,
@@ -203,11 +221,12 @@ class LayerRun:
 
     def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
         """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
-        recomputation decides alike."""
-        if not self.views[block].is_bare:
-            return False
-        with self.autocast():
-            return is_fused(block, x, arguments)
+        recomputation decides alike; a block is asked once in a step."""
+        decided: dict[nn.Module, bool] = self.__dict__.setdefault("_decided", {})
+        if block not in decided:
+            with self.autocast():
+                decided[block] = self.views[block].is_bare and is_fused(block, x, arguments)
+        return decided[block]
 
     def _check_repeats(
         self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[object], value: Tensor

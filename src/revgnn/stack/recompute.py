@@ -1,12 +1,13 @@
 """Repeat a module's evaluation with the same result, for every backward that recomputes.
 
-A module's value depends on more than its arguments: on parameters, buffers, training flags and random numbers. The
-first evaluation records them; a repetition restores them for its own duration. So the backward matches its forward
-whatever the caller did in between, and the caller sees statistics, random numbers and flags change once per step.
+A module's value depends on more than its arguments: on parameters, buffers, hooks, plain attributes (training flags
+among them) and random numbers. The first evaluation records them; a repetition restores them for its own duration. So
+the backward matches its forward whatever the caller did in between, and the caller sees statistics, random numbers and
+attributes change once per step.
 
-A module may declare ``is_pure = True``: it draws random numbers only from its seed, changes no buffer while
-`is_recomputing()`, and in training its value depends on no buffer that changes. Then the random generators are not
-recorded, and in training the buffers are not either.
+A module may declare ``is_pure = True``: it draws random numbers only from its seed, changes no attribute, and no buffer
+while `is_recomputing()`, and in training its value depends on no buffer that changes. Then the random generators are
+not recorded, and in training the buffers are not either.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from .recomputing import is_recomputing, recomputing
-from .surface import Surface, put_surface, put_surfaces, surface_of
+from .surface import Surfaces, is_watched
 
 _SMALL = 4096
 """Number of elements up to which a buffer's copy is kept without comparing."""
@@ -32,31 +33,28 @@ _PURE = frozenset({nn.Linear, nn.LayerNorm, nn.Identity, nn.ReLU, nn.GELU, nn.Ta
 
 
 class View:
-    """A module's submodules, training flags, and the locations of its parameters and buffers, at construction."""
+    """A module's submodules, their surfaces, and the locations of its parameters and buffers, at construction."""
 
     def __init__(self, module: nn.Module) -> None:
         self.parts = parts_of(module)
-        self.flags = [part.training for part in self.parts]
+        flags = [part.training for part in self.parts]
+        self.is_training = any(flags)
+        """Whether any submodule is in training mode."""
         self.slots: list[tuple[dict[str, Any], str]] = []
         """For every parameter, the dictionary that holds it, and its name there."""
         self.buffers: list[tuple[dict[str, Tensor | None], str]] = []
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
             self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
-        self.surfaces = [surface_of(part) for part in self.parts]
-        """Hooks and a replaced forward of every submodule."""
-        self.is_bare = not any(self.surfaces)
+        self.is_bare = not any(map(is_watched, self.parts))
         """Whether no submodule has hooks or a replaced forward."""
         self.is_pure = bool(getattr(module, "is_pure", False)) or (
             self.is_bare and all(type(part) in _PURE for part in self.parts)
         )
-        if self.is_pure and all(self.flags):
+        self.surfaces = Surfaces(self.parts, are_steady=self.is_pure and self.is_bare)
+        """Hooks, replaced forwards and plain attributes of the submodules."""
+        if self.is_pure and all(flags):
             self.buffers = []
-
-    @property
-    def is_training(self) -> bool:
-        """Whether any submodule is in training mode."""
-        return any(self.flags)
 
 
 class Recompute:
@@ -181,10 +179,9 @@ class Recompute:
         view, slots, outside = self._views[module], self._slots[module], self._leaves
         before = [holder[name] for holder, name, _ in slots]
         buffers = [kept.holder[kept.name] for kept in conditions.buffers]
-        flags = [part.training for part in view.parts]
         rngs = self._generators(view)
         states = [rng.get_state() for rng in rngs] if seed is not None or conditions.states else []
-        changed: list[tuple[nn.Module, Surface]] = []
+        surfaces: Surfaces | None = None
         try:
             self._leaves = self._leaves_at({position for _, _, position in slots})
             for holder, name, position in slots:
@@ -192,9 +189,7 @@ class Recompute:
             for kept in conditions.buffers:
                 # A module that is not pure may write to its buffer, so it receives a copy.
                 kept.holder[kept.name] = kept.value.clone() if kept.is_copy and not view.is_pure else kept.value
-            if flags != view.flags:
-                _set_flags(view.parts, view.flags)
-            changed = put_surfaces(view.parts, view.surfaces)
+            surfaces = (conditions.surfaces or view.surfaces).put()
             for rng, state in zip(rngs, conditions.states, strict=False):
                 rng.set_state(state)
             if seed is not None:
@@ -208,10 +203,8 @@ class Recompute:
                 holder[name] = value
             for kept, buffer in zip(conditions.buffers, buffers, strict=True):
                 kept.holder[kept.name] = buffer
-            if flags != view.flags:
-                _set_flags(view.parts, flags)
-            for part, surface in changed:
-                put_surface(part, surface)
+            if surfaces is not None:
+                surfaces.put()
             for rng, state in zip(rngs, states, strict=False):
                 rng.set_state(state)
 
@@ -236,13 +229,15 @@ class _Buffer(NamedTuple):
 
 
 class _Conditions(NamedTuple):
-    """Buffers and random states of one evaluation."""
+    """Buffers, random states and surfaces of one evaluation."""
 
     buffers: list[_Buffer]
     states: list[Tensor]
     """States of the random generators, for an evaluation without a seed."""
     rngs: list[torch.Generator]
     """The generators of those states."""
+    surfaces: Surfaces | None = None
+    """Of a module that is not pure, because an evaluation may change them; ``None``: those of its `View`."""
 
     def settled(self) -> _Conditions:
         """Return the conditions after the evaluation, without copies and states that a repetition does not need."""
@@ -256,7 +251,8 @@ class _Conditions(NamedTuple):
         has_drawn = any(
             not torch.equal(state, rng.get_state()) for state, rng in zip(self.states, self.rngs, strict=True)
         )
-        return _Conditions(buffers, self.states if has_drawn else [], self.rngs if has_drawn else [])
+        drawn = (self.states, self.rngs) if has_drawn else ([], [])
+        return _Conditions(buffers, *drawn, self.surfaces)
 
     def changed(self) -> str | None:
         """Return the name of a buffer that was changed in place since and has no copy, or None."""
@@ -282,7 +278,8 @@ def _conditions(view: View, rngs: list[torch.Generator]) -> _Conditions:
         for holder, name in view.buffers
         if (value := holder[name]) is not None
     ]
-    return _Conditions(buffers, [rng.get_state() for rng in rngs], rngs)
+    surfaces = None if view.is_pure else Surfaces(view.parts, are_steady=False)
+    return _Conditions(buffers, [rng.get_state() for rng in rngs], rngs, surfaces)
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
@@ -330,11 +327,6 @@ def _seeded(rngs: Sequence[torch.Generator], seed: int) -> Iterator[None]:
     finally:
         for rng, state in zip(rngs, states, strict=True):
             rng.set_state(state)
-
-
-def _set_flags(parts: Sequence[nn.Module], flags: Sequence[bool]) -> None:
-    for part, flag in zip(parts, flags, strict=True):
-        part.training = flag
 
 
 def version_of(tensor: Tensor) -> int | None:

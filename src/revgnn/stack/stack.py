@@ -31,6 +31,7 @@ from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
 from .layer_run import Autocast, ChannelSplit, LayerRun
+from .lazy import initialise_lazy
 from .recompute import View, check_recorders, is_transformed
 from .repeatable import Checked
 from .reversible import Advance, advance_float, reversible
@@ -267,6 +268,10 @@ class Stack(nn.Module):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         layers = [self.layer_at(depth) for depth in range(self.num_layers)]
         run = LayerRun(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
+        # Lazy modules have hooks, and to look for them costs more than to look for hooks.
+        is_maybe_lazy = not all(view.is_bare for view in views.values())
+        if is_maybe_lazy and initialise_lazy(self, lambda: run.evaluate(x, tensors)):
+            return self.prepare(x, context, seed)
         return x, tensors, run
 
     def _check_layers(self) -> None:

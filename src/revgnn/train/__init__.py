@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ..launcher import is_writer, world_size
-from .callbacks import Callback, Checkpoints, FinalScores, MemoryRecorder, ProgressBar, Tracking, TrainState
+from .callbacks import (
+    Callback,
+    Checkpoints,
+    FinalScores,
+    KeepOutputs,
+    MemoryRecorder,
+    ProgressBar,
+    Tracking,
+    TrainState,
+)
 from .checkpoint import CheckpointError, check_weights, load_best, load_latest
 from .config import TrainConfig
 from .curve import Row, Score, read_curve
@@ -38,6 +47,7 @@ __all__ = [
     "Inference",
     "InferenceBatch",
     "Interrupted",
+    "KeepOutputs",
     "LabelOptions",
     "Loss",
     "MemoryRecorder",

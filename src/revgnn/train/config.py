@@ -32,6 +32,7 @@ _FREE_ON_RESUME = frozenset(
         "train.checkpoint_minutes",
         "train.keep_checkpoints",
         "train.patience",
+        "train.max_minutes",
         "loader.prefetch",
         "loader.final_parts",
         "loader.final_views",
@@ -71,6 +72,9 @@ class TrainConfig:
     loss: str | None = None
     """A key of `LOSSES`: "cross_entropy", "log_cross_entropy" (log-shifted), "bce" (yes or no, NaN unlabelled), "mse";
     ``None``: the default loss of the data's task."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """Weight of a label in the training loss: "none", every label counts the same; "balanced", inversely to the
+    frequency of its class among the training rows. Evaluations weight nothing."""
     select: Literal["metric", "loss"] = "metric"
     """Which score on the valid split selects the best weights: the data set's "metric", or the "loss"."""
     eval_every: int = 1
@@ -85,6 +89,9 @@ class TrainConfig:
     """Minutes between checkpoints, which may then fall within an epoch; ``None``: no limit."""
     keep_checkpoints: int = 2
     """Number of checkpoints kept on disk, at least 2, so that the run survives one damaged checkpoint."""
+    max_minutes: float | None = None
+    """Minutes after which the run ends with the epoch that it is in, as if it were the last; those before a resumption
+    count by their steps. ``None``: no limit."""
     patience: int | None = None
     """Early stopping: epochs without a better valid score after which the run ends; ``None``: no early stopping."""
     labels: LabelOptions = field(default_factory=LabelOptions)
@@ -103,7 +110,7 @@ class TrainConfig:
         self._check_least(0, "weight_decay", "warmup_epochs", "seed")
         if self.seed > _LARGEST_SEED:
             raise ValueError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
-        for name in ("lr", "clip_norm", "checkpoint_minutes"):
+        for name in ("lr", "clip_norm", "checkpoint_minutes", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and above 0, got {value}")
@@ -121,9 +128,14 @@ class TrainConfig:
         Args:
             task: the task of the data.
             metric: the metric of the run.
-        Raises: ValueError: the loss or the metric does not fit the task; the message lists those that do.
+        Raises: ValueError: loss, metric or class weight do not fit the task; the message lists those that do.
         """
         check_metric(task, metric)
+        if self.class_weight != "none" and task.labels == "numbers":
+            raise ValueError(
+                f"class_weight={self.class_weight!r} does not go with a {task.name} task, which has no classes; leave "
+                "it out"
+            )
         return replace(self, loss=choose_loss([task], self.loss))
 
     def _check_choices(self) -> None:

@@ -38,7 +38,7 @@ class Row(TypedDict):
     scores: dict[str, Score] | None
     """Split name -> score after the epoch; ``None`` if the epoch was not evaluated."""
     observed: dict[str, float]
-    """Quantities that the model reports of the last step, for example solver residuals; empty if it reports none."""
+    """Quantities that the model reports of the epoch, for example solver residuals; empty if it reports none."""
 
 
 class Curve:

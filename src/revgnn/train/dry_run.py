@@ -16,6 +16,7 @@ from .callbacks.ema import average_steps
 from .config import TrainConfig
 from .distributed.ranks import Ranks
 from .forward import Forward
+from .losses import LOSSES
 from .model_hooks import ModelHooks
 from .optim import make_optimizer
 from .step import Stepper
@@ -47,11 +48,13 @@ def dry_run(
     Returns: seconds per step, without the time to make its batch.
     Raises: FloatingPointError: a loss or gradient is not finite.
     """
+    if config.loss is None:
+        raise ValueError("train.loss must be named here, where nothing says what the task of the data is")
     ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
     set_seed(config.seed)
     forward = Forward(model, labels=config.labels, num_outputs=num_outputs, precision=config.precision)
     optimizer = make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    stepper = Stepper(forward, optimizer, config, ranks)
+    stepper = Stepper(forward, optimizer, config, ranks, LOSSES[config.loss])
     model.train()
     mark = _marks(memory, model, optimizer)
     if config.ema_decay is not None:

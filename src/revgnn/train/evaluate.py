@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from .distributed.ranks import Ranks
 from .forward import Forward
 from .metric_accumulator import MetricAccumulator
 from .metrics import METRICS
+from .objective import Objective
 from .row_sums import Sums
 
 Logits = Callable[[Batch], tuple[Tensor, Batch]]
@@ -23,7 +25,7 @@ Logits = Callable[[Batch], tuple[Tensor, Batch]]
 
 
 def evaluate(
-    model: nn.Module, batches: Batches, *, loss: str, metric: str, forward: Logits, ranks: Ranks | None = None
+    model: nn.Module, batches: Batches, *, objective: Objective, forward: Logits, ranks: Ranks | None = None
 ) -> dict[str, Score]:
     """Score every non-empty split without dropout and without gradients; the model's mode is restored afterwards.
 
@@ -31,8 +33,7 @@ def evaluate(
 
     Args:
         batches: ``batches.evaluate()`` must cover every row of every split once, or several times with ``ids``.
-        loss: a key of `LOSSES`.
-        metric: a key of `METRICS`.
+        objective: the loss and the metric.
         forward: computes the logits, as `Forward` does.
         ranks: the ranks that call this together; ``None``: this process alone.
     Returns: split name -> score, on every rank; a value that is undefined or not finite is ``None``.
@@ -41,23 +42,69 @@ def evaluate(
         logits per row of every split, in a temporary file if they are large. Metrics that cannot be combined over
         batches, such as ROC-AUC, keep all logits in memory. Every rank sends its part to the first rank.
     """
-    accumulators: dict[str, MetricAccumulator] = {}
-    place = RankPosition(rank=0, size=1) if ranks is None else ranks.place
-    with evaluating(model), nullcontext() if ranks is None else ranks.evaluating(model):
-        for number, batch in place.evaluation(batches.evaluate()):
-            logits, placed = forward(batch)
-            for split, rows in placed.rows.items():
-                if rows.numel():
-                    ids = None if placed.averaged_ids is None else placed.averaged_ids[rows].cpu()
-                    accumulator = accumulators.setdefault(split, MetricAccumulator(split, loss, metric))
-                    accumulator.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
+    accumulators = accumulate(
+        model, batches.evaluate(), lambda split: MetricAccumulator(split, objective), forward=forward, ranks=ranks
+    )
     if ranks is None:
         return _scores(accumulators)
-    for piece in ranks.collect(_named(accumulators)):
-        split = next(iter(piece)).partition("/")[0]
-        accumulator = accumulators.setdefault(split, MetricAccumulator(split, loss, metric))
-        accumulator.take({name.partition("/")[2]: value for name, value in piece.items()})
     return ranks.tell(_scores(accumulators) if ranks.writes else None)
+
+
+class Accumulator(Protocol):
+    """Accumulates the rows of one split over batches and ranks."""
+
+    def add(self, number: int, logits: Tensor, y: Tensor, ids: Tensor | None) -> None:
+        """Add the rows of batch ``number``: logits [n, T], labels, and row numbers [n] int64 if the batch has them."""
+        ...
+
+    def counts(self) -> Iterator[dict[str, Tensor]]:
+        """Yield what was accumulated, in pieces for another rank's `take`."""
+        ...
+
+    def take(self, counts: Mapping[str, Tensor]) -> None:
+        """Add a piece of another rank."""
+        ...
+
+
+A = TypeVar("A", bound=Accumulator)
+
+
+def accumulate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    make: Callable[[str], A],
+    *,
+    forward: Logits,
+    ranks: Ranks | None = None,
+    splits: Collection[str] | None = None,
+    ids_of: Callable[[Batch], Tensor | None] = lambda batch: batch.averaged_ids,
+) -> dict[str, A]:
+    """Evaluate batches and accumulate the rows of every non-empty split.
+
+    Args:
+        batches: as in `evaluate`.
+        make: split name -> an empty accumulator.
+        forward, ranks: as in `evaluate`.
+        splits: splits to accumulate; ``None``: all.
+        ids_of: a batch on the device -> row numbers of its rows for the accumulators; ``None``: they have none.
+    Returns: split name -> accumulator; on the first rank with the rows of all ranks, on others with their own rows.
+    """
+    accumulators: dict[str, A] = {}
+    place = RankPosition(rank=0, size=1) if ranks is None else ranks.place
+    with evaluating(model), nullcontext() if ranks is None else ranks.evaluating(model):
+        for number, batch in place.evaluation(batches):
+            logits, placed = forward(batch)
+            for split, rows in placed.rows.items():
+                if rows.numel() and (splits is None or split in splits):
+                    numbers = ids_of(placed)
+                    ids = None if numbers is None else numbers[rows].cpu()
+                    accumulator = accumulators.get(split) or accumulators.setdefault(split, make(split))
+                    accumulator.add(number, logits[rows].cpu(), placed.y[rows].cpu(), ids)
+    for piece in () if ranks is None else ranks.collect(_named(accumulators)):
+        split = next(iter(piece)).partition("/")[0]
+        accumulator = accumulators.get(split) or accumulators.setdefault(split, make(split))
+        accumulator.take({name.partition("/")[2]: value for name, value in piece.items()})
+    return accumulators
 
 
 def is_better(
@@ -98,7 +145,7 @@ def _scores(accumulators: Mapping[str, MetricAccumulator]) -> dict[str, Score]:
     return {split: accumulators[split].score() for split in order if split in accumulators}
 
 
-def _named(accumulators: Mapping[str, MetricAccumulator]) -> Iterator[dict[str, Tensor]]:
+def _named(accumulators: Mapping[str, Accumulator]) -> Iterator[dict[str, Tensor]]:
     """Yield the accumulated counts in pieces; tensor names begin with the split's name."""
     for split, accumulator in accumulators.items():
         for piece in accumulator.counts():

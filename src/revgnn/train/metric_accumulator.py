@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .curve import Score
 from .labels import num_labelled
-from .losses import LOSSES
 from .metrics import METRICS, mean
+from .objective import Objective
 from .row_sums import RowArray, Sums
 
 _ROWS = 2**16
@@ -28,12 +28,11 @@ class MetricAccumulator:
 
     Args:
         split: its name, used in error messages.
-        loss: a key of `LOSSES`.
-        metric: a key of `METRICS`.
+        objective: the loss and the metric.
     """
 
-    def __init__(self, split: str, loss: str, metric: str) -> None:
-        self.split, self._loss, self._metric = split, loss, metric
+    def __init__(self, split: str, objective: Objective) -> None:
+        self.split, self._objective = split, objective
         self._figures: list[tuple[int, float, float, int]] = []
         """Number, loss, metric and count of labelled entries of each batch."""
         self._rows: list[tuple[int, Tensor, Tensor]] = []
@@ -69,12 +68,12 @@ class MetricAccumulator:
                 ids, logits = self._sums.means(low, low + _ROWS)
                 if ids.numel():
                     self._count(low, logits, self._y.reach(0)[ids])
-        combine = METRICS[self._metric].combine
+        combine = METRICS[self._objective.metric].combine
         if combine is None:
             # In batch order, independent of the rank that evaluated each batch.
             ordered = sorted(self._rows, key=lambda row: row[0])
             logits, y = torch.cat([row[1] for row in ordered]), torch.cat([row[2] for row in ordered])
-            metric, loss = METRICS[self._metric].compute(logits, y), float(LOSSES[self._loss](logits, y))
+            metric, loss = self._objective.score(logits, y), float(self._objective.evaluation_loss(logits, y))
         else:
             # Batches without labels have no scores; if all batches are such, the first one's (NaN) are the result.
             ordered_figures = sorted(self._figures, key=lambda row: row[0])
@@ -116,12 +115,11 @@ class MetricAccumulator:
         return self._sums, self._y
 
     def _count(self, number: int, logits: Tensor, y: Tensor) -> None:
-        metric = METRICS[self._metric]
-        if metric.combine is None:
+        if METRICS[self._objective.metric].combine is None:
             self._rows.append((number, logits, y))
             return
-        loss = float(LOSSES[self._loss](logits, y))
-        self._figures.append((number, loss, metric.compute(logits, y), num_labelled(y)))
+        loss = float(self._objective.evaluation_loss(logits, y))
+        self._figures.append((number, loss, self._objective.score(logits, y), num_labelled(y)))
 
 
 def _finite(value: float) -> float | None:

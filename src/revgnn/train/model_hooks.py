@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class LayerStack(Protocol):
 
 @runtime_checkable
 class ModelHooks(Protocol):
-    """Optional methods of a model: begin an epoch, add to the loss, and report quantities of a step."""
+    """Optional methods of a model: begin an epoch, add to the loss, and report quantities of an epoch."""
 
     def begin_epoch(self, epoch: int) -> str | None:
         """Begin an epoch (counted from 1) and return the name of its phase, if the model has several phases.
@@ -36,10 +36,14 @@ class ModelHooks(Protocol):
         """
         ...
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """Return, once, the auxiliary loss of the last training forward."""
+    def auxiliary_loss(self, loss: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Return, once, the auxiliary loss of the last training forward.
+
+        Args:
+            loss: the step's loss as a function of logits, one row for each row of the batch.
+        """
         ...
 
     def observe(self) -> dict[str, float]:
-        """Return quantities of the last step by name, for the curve and the progress bar."""
+        """Return quantities of this epoch's steps by name, for the curve and the progress bar."""
         ...

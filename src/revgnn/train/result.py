@@ -29,7 +29,7 @@ class FitResult:
     """Number of epochs run."""
     steps: int
     """Number of optimizer steps taken."""
-    stopped: Literal["finished", "patience"]
+    stopped: Literal["finished", "patience", "time"]
     """Why the run ended."""
     seconds_per_step: float
     """Wall-clock time of a training step, without evaluation; median over the epochs."""

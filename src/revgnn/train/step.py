@@ -5,6 +5,7 @@ Random choices are a pure function of (seed, epoch, batch number), independent o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,6 @@ from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
 from .labels import num_labelled
-from .losses import LOSSES
 from .model_hooks import LayerStack, ModelHooks
 from .optim import check_and_clip
 
@@ -44,14 +44,19 @@ class Stepper:
     Args:
         forward: calls the model; its ``trained`` is the module that `Ranks.wrap` returned.
         optimizer: optimizer of the model's parameters.
+        loss: logits, labels and weights of a batch's training rows, as `Objective.training_loss`.
     """
 
-    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, config: TrainConfig, ranks: Ranks) -> None:
-        self.forward, self.optimizer, self.config, self.ranks = forward, optimizer, config, ranks
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        ranks: Ranks,
+        loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    ) -> None:
+        self.forward, self.optimizer, self.config, self.ranks, self.loss = forward, optimizer, config, ranks, loss
         self.model = forward.model
-        if config.loss is None:
-            raise ValueError("train.loss must be named here, where nothing says what the task of the data is")
-        self.loss = config.loss
         self.stacks = [module for module in self.model.modules() if isinstance(module, LayerStack)]
         teacher = load_teacher(config.teacher, seed=config.seed)
         self.teacher = None if teacher is None else teacher.to(ranks.accelerator.device)
@@ -96,16 +101,19 @@ class Stepper:
         logits, placed = self.forward(batch, seed)
         rows = placed.rows["train"]
         y = placed.y[rows]
-        loss, weight = LOSSES[self.loss], num_labelled(y) if counts else 0
-        if placed.loss_weight is not None:
+        weight, row_weight = num_labelled(y) if counts else 0, placed.loss_weight
+        if row_weight is not None:
             # Such batches are drawn alike, and each one's sum estimates the loss of all rows.
-            weight = int(counts)
-            value = loss.weighted(logits[rows], y, placed.loss_weight[rows])
-        else:
-            value = loss(logits[rows], y) if weight or alone else logits.sum() * 0.0
+            weight, row_weight = int(counts), row_weight[rows]
+
+        def loss_of(logits: Tensor) -> Tensor:
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return self.loss(wide[rows], y, row_weight) if weight or alone else wide.sum() * 0.0
+
+        loss = loss_of(logits)
         if self.teacher is not None:
-            value = with_teacher(value, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
-        auxiliary = self.model.auxiliary_loss() if isinstance(self.model, ModelHooks) else None
+            loss = with_teacher(loss, logits, rows_of(self.teacher, batch.ids), self.config.teacher)
+        auxiliary = self.model.auxiliary_loss(loss_of) if isinstance(self.model, ModelHooks) else None
         if auxiliary is not None:
-            value = value + auxiliary
-        return value, weight, rows.numel() if counts else 0
+            loss = loss + auxiliary
+        return loss, weight, rows.numel() if counts else 0

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.batch import Batches
+from ..data.task import TargetScale
 from ..launcher import restarted
 from .callbacks.callback import Callback, TrainState
 from .callbacks.checkpoint import Checkpoints
@@ -36,6 +37,7 @@ from .forward import Forward
 from .losses import choose_loss
 from .metrics import tasks_of
 from .model_hooks import ModelHooks
+from .objective import Objective
 from .optim import learning_rate, make_optimizer, set_learning_rate
 from .result import FitResult
 from .signals import Interrupted
@@ -44,14 +46,18 @@ from .step import Stepper
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Goal:
-    """The metric of a run, and the number of outputs of its model."""
+    """The metric of a run, and what training must know of the labels."""
 
     metric: str
     """A key of `METRICS`."""
     num_outputs: int | None = None
     """T; only needed with ``TrainConfig.labels.reuse``."""
+    scale: TargetScale | None = None
+    """Scale of the labels, from `with_target_scale`; ``None``: the model learns them in their own unit."""
+    class_weights: Tensor | None = None
+    """Weights from `class_weights`; needed with ``TrainConfig.class_weight``."""
 
 
 def fit(
@@ -73,8 +79,8 @@ def fit(
         model: called as ``model(x, graph, edge_attr, seed=...)``; returns one row of logits per row of labels. It may
             implement `ModelHooks`.
         batches: provides the training and evaluation batches.
-        metric: a key of `METRICS`; or a `Goal` if labels are an input. If ``config`` names no loss, the loss is the
-            default of the metric's task.
+        metric: a key of `METRICS`; or a `Goal` that also says what training must know of the labels. If ``config``
+            names no loss, the loss is the default of the metric's task.
         out: the run folder, created if missing; ``None``: no files are written.
         resume: continue from the newest intact checkpoint in ``out``, or start if there is none.
         callbacks: called in this order, after the loop's own: a `WeightAverage` if ``config.ema_decay`` is set, and a
@@ -96,7 +102,10 @@ def fit(
     with one_run(out):
         resume = resume or (out is not None and restarted())
         if out is not None and not resume and (list_checkpoints(out) or (out / CURVE_FILE).exists()):
-            raise FileExistsError(f"{out} already holds a run; resume it, or choose another folder")
+            raise FileExistsError(
+                f"{out} already holds a run; go on with it by --resume (in Python resume=True), or choose another "
+                "folder"
+            )
         _check_wishes(config, batches, out, goal)
         bf16 = config.precision == "bf16"
         ranks = Ranks.open(cpu=device == "cpu", bf16=bf16, accumulate=config.accumulate, parallel=config.parallel)
@@ -122,6 +131,11 @@ def fit(
 
 
 def _check_wishes(config: TrainConfig, batches: Batches, out: Path | None, goal: Goal) -> None:
+    if (config.class_weight == "balanced") != (goal.class_weights is not None):
+        raise ValueError(
+            f"class_weight={config.class_weight!r} and the weights of a Goal go together; pass "
+            "Goal(class_weights=class_weights(data)) with class_weight='balanced'"
+        )
     if config.labels.reuse and goal.num_outputs is None:
         raise ValueError("labels.reuse=True needs num_outputs: how many columns of labels stand beside the features")
     if config.keep_logits and (out is None or len(list(itertools.islice(batches.evaluate(), 2))) > 1):
@@ -138,7 +152,12 @@ def _begin(
         model=model,
         batches=batches,
         config=config,
-        metric=goal.metric,
+        objective=Objective(
+            loss=config.loss or tasks_of(goal.metric)[0].loss,
+            metric=goal.metric,
+            scale=goal.scale,
+            class_weights=goal.class_weights,
+        ),
         out=out,
         ranks=ranks,
         optimizer=make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
@@ -166,7 +185,9 @@ class _Loop:
 
     def __init__(self, run: TrainState) -> None:
         self._run, self._told = run, run.callbacks
-        self._stepper = Stepper(run.forward, run.optimizer, run.config, run.ranks)
+        self._began = 0.0
+        """Time of the start, as if earlier epochs of a resumed run had just been run."""
+        self._stepper = Stepper(run.forward, run.optimizer, run.config, run.ranks, run.objective.training_loss)
 
     def run(self) -> FitResult:
         run = self._run
@@ -175,7 +196,8 @@ class _Loop:
                 ending.callback(callback.on_end, run)
             for callback in self._told:
                 callback.on_start(run)
-            while run.epoch < run.config.epochs and not self._is_out_of_patience():
+            self._began = time.monotonic() - sum(row["seconds"] for row in run.curve.rows)
+            while run.epoch < run.config.epochs and not self._is_out_of_patience() and not self._is_out_of_time():
                 self._train_epoch()
                 self._finish_epoch()
             if run.best is None:
@@ -249,6 +271,13 @@ class _Loop:
         patience, run = self._run.config.patience, self._run
         return patience is not None and run.best_epoch > 0 and run.epoch - run.best_epoch >= patience
 
+    def _is_out_of_time(self) -> bool:
+        """Whether the minutes are over by the clock of the first rank, after at least one epoch."""
+        run, limit = self._run, self._run.config.max_minutes
+        if limit is None or not run.epoch:
+            return False
+        return run.ranks.tell(time.monotonic() - self._began >= 60.0 * limit)
+
     def _meet_requests(self) -> None:
         """Handle the requests of all ranks between two steps."""
         run, requests = self._run, self._run.requests
@@ -269,6 +298,11 @@ class _Loop:
         self._run.requests.checkpoint = False
 
     # ------------------------------------------------------------------ small answers
+    def _ending(self) -> Literal["finished", "patience", "time"]:
+        if self._run.epoch >= self._run.config.epochs:
+            return "finished"
+        return "patience" if self._is_out_of_patience() else "time"
+
     def _lr(self, epoch: int) -> float:
         config = self._run.config
         return learning_rate(
@@ -286,7 +320,7 @@ class _Loop:
             selection=run.best_scores,
             epochs=run.epoch,
             steps=sum(row["steps"] for row in rows),
-            stopped="finished" if run.epoch >= run.config.epochs else "patience",
+            stopped=self._ending(),
             seconds_per_step=statistics.median(row["seconds"] / max(row["steps"], 1) for row in rows),
             peak_memory=max(peaks, default=None),
             parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad),

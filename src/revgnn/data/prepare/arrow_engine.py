@@ -6,6 +6,7 @@ is read from all these files. Memory holds the ids of all nodes and a few of the
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from .inputs import BATCH_ROWS
 
 RUN_BYTES = 1 << 24
 """Bytes of rows that are sorted in memory at once, in three copies."""
+_READ_AHEAD = 16
+"""Tables that are read and looked up before they are asked for."""
 
 
 class ArrowEngine(Engine):
@@ -162,27 +165,34 @@ def _positions(
         one in every call of ``pc.index_in``.
     """
     waiting: deque[pa.Table] = deque()
+    # Arrow's scanner reads ahead up to a gigabyte of its own output, and does not count what waits here.
+    room, ended = threading.Semaphore(_READ_AHEAD), threading.Event()
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in tables:
+            room.acquire()
+            if ended.is_set():
+                return
             waiting.append(table)
             chunks = [chunk for name in columns for chunk in table.column(name).chunks]
             yield pa.record_batch([pa.concat_arrays(chunks)], names=["id"])
 
-    schema = pa.schema([("id", ids.type)])
     scanner = ds.Scanner.from_batches(
-        pa.RecordBatchReader.from_batches(schema, batches()),
+        pa.RecordBatchReader.from_batches(pa.schema([("id", ids.type)]), batches()),
         columns={"at": pc.index_in(pc.field("id"), value_set=ids, skip_nulls=True)},
         batch_size=len(columns) * BATCH_ROWS,
-        batch_readahead=4,
+        batch_readahead=_READ_AHEAD // 4,
     )
-    # A scan gives its batches back in their order, and an empty one if it has none.
-    for batch in scanner.to_batches():
-        if not batch.num_rows:
-            continue
-        table = waiting.popleft()
-        at = np.asarray(pc.fill_null(batch.column("at"), -1)).reshape(len(columns), len(table))
-        yield table, at
+    try:
+        # A scan gives its batches back in their order, and an empty one if it has none.
+        for batch in scanner.to_batches():
+            if batch.num_rows:
+                table = waiting.popleft()
+                room.release()
+                yield table, np.asarray(pc.fill_null(batch.column("at"), -1)).reshape(len(columns), len(table))
+    finally:
+        ended.set()
+        room.release()
 
 
 def _batch(path: Path, number: int) -> pa.Table:

@@ -150,10 +150,16 @@ class Texts:
 
     column: str
     csv: CsvFormat = PLAIN
+    are_numbers: bool = False
+    """Whether the texts of a CSV file are numbers with a point, of which 1.0 is the category 1."""
 
     def raw(self, batch: pa.RecordBatch, marks: Marks) -> pa.Array:
         """Return [rows] large strings; null: missing."""
-        return without_words(as_text(batch.column(self.column)), self.csv.null_words or ())
+        values = without_words(as_text(batch.column(self.column)), self.csv.null_words or ())
+        if not self.are_numbers:
+            return values
+        numbers, other = as_numbers(values, self.csv)
+        return pc.if_else(pa.array(other), values, as_text(pa.array(numbers)))
 
 
 @dataclass(frozen=True)

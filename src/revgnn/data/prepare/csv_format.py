@@ -56,10 +56,9 @@ class CsvFormat:
 
     def __str__(self) -> str:
         words = ", ".join(self.null_words or ()) or "none but the empty field"
-        return (
-            f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {self.thousands or 'none'!r}, "
-            f"encoding {self.encoding}, null words {words}"
-        )
+        groups = repr(self.thousands) if self.thousands else "none"
+        signs = f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {groups}"
+        return f"{signs}, encoding {self.encoding}, null words {words}"
 
 
 SNIFFED = CsvFormat()
@@ -170,6 +169,10 @@ def as_numbers(values: Any, form: CsvFormat) -> tuple[NDArray[np.float64], NDArr
         form: the format of their file.
     Returns: [n] float64, NaN for a missing one; and [n] which texts are neither.
     """
+    if form.decimal != "," and not form.thousands and not form.null_words:
+        plain = _cast(values, pa.float64())
+        if plain is not None:
+            return np.asarray(pc.fill_null(plain, np.nan).to_numpy(zero_copy_only=False)), np.zeros(len(values), bool)
     text = without_words(pc.utf8_trim_whitespace(values), (*NULL_WORDS, *(form.null_words or ())))
     if form.thousands:
         text = pc.replace_substring(text, form.thousands, "")
@@ -207,6 +210,9 @@ def as_integers(values: Any) -> Any:
 
     A whole number with a point, such as 1.0, is one; 007 is none, because the zeros would be lost.
     """
+    numbers = _cast(values, pa.int64())
+    if numbers is not None and pc.all(pc.equal(numbers.cast(values.type), values), min_count=0).as_py():
+        return numbers
     text = pc.replace_substring_regex(values, r"^(-?[0-9]+)\.0*$", r"\1")
     plain = pc.if_else(pc.match_substring_regex(text, _INTEGER), text, pa.scalar(None, text.type))
     try:
@@ -215,6 +221,14 @@ def as_integers(values: Any) -> Any:
         bounds = -(2**63), 2**63 - 1
         kept = [one if one is not None and bounds[0] <= int(one) <= bounds[1] else None for one in plain.to_pylist()]
         return pa.array(kept, plain.type).cast(pa.int64())
+
+
+def _cast(values: Any, kind: pa.DataType) -> Any:
+    """Cast all texts at once; ``None``: one of them is no such value."""
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _time(text: str | None) -> datetime | None:

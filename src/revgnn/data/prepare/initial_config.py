@@ -80,7 +80,7 @@ def tell(inferred: Inferred, *, in_training: bool = False) -> None:
         inferred: by `infer`.
         in_training: whether flags of ``revgnn prepare`` are named as fields that ``revgnn train`` can set.
     """
-    left_out = [f"column {column} is left out: {why}" for column, why in inferred.left_out]
+    left_out = [f"column {column or '(without a name)'} is left out: {why}" for column, why in inferred.left_out]
     for sentence in (*inferred.said, *left_out):
         _logger.info("%s", as_fields(sentence) if in_training else sentence)
 
@@ -107,7 +107,7 @@ def write_first(arguments: Namespace, path: Path) -> Path:
     if arguments.parts is not None:
         inferred.values["parts"]["count"] = arguments.parts
     lines = yaml.safe_dump(inferred.values, sort_keys=False, allow_unicode=True).splitlines()
-    notes = [*inferred.said, *(f"left out: {column}: {why}" for column, why in inferred.left_out)]
+    notes = [*inferred.said, *(f"left out: {column or '(without a name)'}: {why}" for column, why in inferred.left_out)]
     text = [*map(_with_comment, lines), *(f"# {' '.join(note.split())}" for note in notes)]
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
     return path

@@ -145,6 +145,21 @@ def batches(table: Table, columns: Sequence[str]) -> Iterator[Any]:
             continue
 
 
+def lacks_fixed_lists(table: Table, column: str, size: int) -> bool:
+    """Whether Parquet files lack values of a list of fixed size, by their footers: Arrow cannot read such a column."""
+    for chunk in table.chunks:
+        if _format(Path(chunk.path)) != "parquet":
+            continue
+        with pq.ParquetFile(chunk.path) as file:
+            for group in chunk.groups:
+                facts = file.metadata.row_group(group)
+                for place in range(facts.num_columns):
+                    leaf = facts.column(place)
+                    if leaf.path_in_schema.partition(".")[0] == column and leaf.num_values != size * facts.num_rows:
+                        return True
+    return False
+
+
 def num_rows(table: Table) -> int:
     """Return the number of rows; those of CSV files are counted."""
     counted = sum(chunk.num_rows or 0 for chunk in table.chunks)

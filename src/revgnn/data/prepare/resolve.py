@@ -87,7 +87,8 @@ def resolve(
     attr = [found for found in map(edge.column, features[1]) if found is not None]
     weight = None if config.edges.weight is None else edge.weight(config.edges.weight)
     part = None if config.parts.column is None else _part(config.parts.column, config, node)
-    _logger.info("%s: features %s", node.file, ", ".join(map(_told, x)) or "none")
+    for side, found in ((node, x), (edge, attr)):
+        _logger.info("%s: features %s", side.file, ", ".join(map(_told, found)) or "none")
     classes = label.classes()
     number, labels = node.checks.number, label.name
     node_rows = NodeRows(

@@ -20,7 +20,7 @@ from .config import FeatureConfig, GraphConfig, nearest
 from .csv_format import PLAIN, as_integers
 from .engine import DAMAGED, RowReader, Scan, columns_of
 from .fitting import CategoryFitter, Fitter, NumberFitter, TagFitter, TimeFitter
-from .inputs import Table, batches, value_type
+from .inputs import Table, batches, lacks_fixed_lists, value_type
 
 _logger = logging.getLogger(__name__)
 
@@ -127,6 +127,9 @@ class Resolver:
         if not 1 <= size <= MAX_WIDTH:
             self.fault(name, f"has lists of {size} numbers; 1 to {MAX_WIDTH} can be features")
             return None
+        if pa.types.is_fixed_size_list(kind) and lacks_fixed_lists(self.table, name, size):
+            self.fault(name, f"holds {kind} with missing lists, which Arrow cannot read; write lists of any size")
+            return None
         self.read.append(name)
         number = self.checks.number
         return Numbers(
@@ -148,7 +151,7 @@ class Resolver:
             self.fault(name, f"holds {kind}; classes and categories are integers or strings")
             return None
         self.read.append(name)
-        return Texts(name, self.csv)
+        return Texts(name, self.csv, self.table.csv is not None and pa.types.is_floating(kind))
 
     def _size(self, name: str, kind: pa.DataType) -> int:
         if not is_list(kind):

@@ -54,7 +54,7 @@ from .resolve import Plan, resolve
 
 _logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
-_WRITERS = 4
+_WRITERS = 2
 """Maximum number of parts that are sorted and written at the same time, each in memory."""
 
 
@@ -138,8 +138,8 @@ def prepare(
         ClaimedError: another process prepares a graph there.
         ModuleNotFoundError: Daft, Ray or pymetis is not installed.
         ValueError: all faults of the tables.
-    Cost: several streamed passes over the tables. In memory: the ids of all nodes, or the edges if they are smaller;
-        and one part at a time.
+    Cost: two or three streamed passes over the nodes and one over the edges. In memory: a hash table of the ids of all
+        nodes; then two parts at a time.
     """
     started, drop = time.monotonic(), drop or DropFaulty()
     faults = Faults()

@@ -5,7 +5,6 @@ All faults of both tables are reported together, each with file, column, first b
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +28,6 @@ from ..prepare.initial_config import tell
 from ..prepare.inputs import FORMATS, Table, open_table, read_chunk
 from ..prepare.resolve import Plan, resolve
 from .parquet import Faults, is_null
-
-_logger = logging.getLogger(__name__)
 
 NODES, EDGES = "nodes.parquet", "edges.parquet"
 CONFIG = "graph.yaml"
@@ -92,8 +89,6 @@ def _dataset(
     info = plan.info(config, config.name or folder.resolve().name)
     if like is not None:
         info = replace(info, num_outputs=like.num_outputs, class_names=like.class_names)
-    features, edge_features = ([one.name for one in each] for each in (info.features, info.edge_features))
-    _logger.info("%s: node features from %s, edge features from %s", folder, features, edge_features or "none")
     y = rows.column("y")
     targets, width = plan.node_rows.num_targets, plan.edge_rows.width
     split = np.asarray(rows.column("split"))

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...edge_index import fingerprint, plain
 from ...graph import Graph
 from ...weak_cache import Memo
-from ..batch import Batch
+from ..batch import Batch, check_finite
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -123,7 +123,8 @@ def from_pyg(data: Data, split: str | None = None) -> Batch:
             ``y`` is integer [n] or [n, 1], or floating point [n] or [n, T].
         split: the split of all rows (or seeds), regardless of masks; ``None``: use the masks.
     Returns: the batch; tensors that need no conversion are shared.
-    Raises: ValueError: ``x``, ``y`` or ``edge_index`` is missing, or a mask is not boolean, one per row.
+    Raises: ValueError: ``x``, ``y`` or ``edge_index`` is missing, ``x`` is not finite, a mask is not boolean, one per
+        row, or a row of a split has a negative class.
     Cost: one sort of E keys.
     """
     for name in ("x", "y"):
@@ -134,15 +135,27 @@ def from_pyg(data: Data, split: str | None = None) -> Batch:
     if edge_attr is not None:
         edge_attr = graph.sort_edges(edge_attr if edge_attr.dim() > 1 else edge_attr[:, None])
     y = _labels(data.y)
-    ids = getattr(data, "n_id", None)
-    return Batch(x=data.x, graph=graph, edge_attr=edge_attr, y=y, rows=_rows(data, y.size(0), split), ids=ids)
+    rows = _rows(data, y.size(0), split)
+    check_finite(data.x, "data.x")
+    _check_labelled(y, rows)
+    return Batch(x=data.x, graph=graph, edge_attr=edge_attr, y=y, rows=rows, ids=getattr(data, "n_id", None))
 
 
-def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
-    graphs = getattr(data, "batch", None) is not None
-    seeds = None if graphs else getattr(data, "batch_size", None)
-    if only is not None:
-        return {only: torch.arange(count if seeds is None else seeds)}
+def _check_labelled(y: Tensor, rows: dict[str, Tensor]) -> None:
+    for split, own in rows.items():
+        unknown = own[:0] if y.is_floating_point() else own[y[own] < 0]
+        if unknown.numel():
+            raise ValueError(
+                f"data.y must have a class of 0 or more in every row of a split: row {int(unknown[0])} of {split} has "
+                f"{int(y[unknown[0]])} ({unknown.numel()} such rows); take rows of unknown label out of the mask"
+            )
+
+
+def split_rows(data: Data, count: int) -> dict[str, Tensor]:
+    """Return the rows of each split that has a mask.
+
+    Raises: ValueError: a mask is not boolean, one per row of ``count`` rows.
+    """
     rows = {}
     for split, names in _MASKS.items():
         for name in names:
@@ -153,7 +166,18 @@ def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
                 raise ValueError(
                     f"data.{name} must be bool [{count}], one per row of y, got {mask.dtype} {list(mask.shape)}"
                 )
-            rows[split] = mask[:seeds].nonzero()[:, 0]
+            rows[split] = mask.nonzero()[:, 0]
+    return rows
+
+
+def _rows(data: Data, count: int, only: str | None) -> dict[str, Tensor]:
+    graphs = getattr(data, "batch", None) is not None
+    seeds = None if graphs else getattr(data, "batch_size", None)
+    if only is not None:
+        return {only: torch.arange(count if seeds is None else seeds)}
+    rows = split_rows(data, count)
+    if seeds is not None:
+        rows = {split: ids[ids < seeds] for split, ids in rows.items()}
     if not rows and (graphs or seeds is not None):
         rows["train"] = torch.arange(count if seeds is None else seeds)
     return rows

@@ -88,7 +88,7 @@ class GATConv(Conv):
         refuse_edge_attr(self, edge_attr)
         values = mapped(self.lin, x)
         if self.options.norm_adj:
-            values = values * _degree_scale(graph, "out", values.dtype)
+            values = (values * _degree_scale(graph, "out", cpu.sum_dtype(values.dtype))).to(values.dtype)
         values = values.view(x.size(0), self.options.heads, self.out_channels // self.options.heads)
         scores = ops.attention_scores(values, self.attn_src, self.attn_dst)
         out = ops.attention(
@@ -99,8 +99,8 @@ class GATConv(Conv):
             keep=self._kept_edges(graph, seed),
         ).flatten(1)
         if self.options.norm_adj:
-            out = out * _degree_scale(graph, "in", out.dtype)
-        return out + mapped(self.lin_root, x)
+            out = out * _degree_scale(graph, "in", cpu.sum_dtype(out.dtype))
+        return out + mapped(self.lin_root, x, wide=True)
 
     def _kept_edges(self, graph: Graph, seed: int | None) -> Tensor | None:
         if not self.training or self.options.edge_drop == 0.0:
@@ -152,19 +152,20 @@ class _Attended:
         values = work.empty("values", h)
         kernels.linear(h, conv.lin.weight, out=values)
         if conv.options.norm_adj:
-            values *= _degree_scale(graph, "out", h.dtype)
+            values *= _degree_scale(graph, "out", cpu.sum_dtype(h.dtype))
         self.values = values.view(self.shape)
-        per_node = self.shape[:2]
-        self.score_src = work.empty("score_src", h, per_node)
-        self.score_dst = None if conv.attn_dst is None else work.empty("score_dst", h, per_node)
+        per_node, total = self.shape[:2], cpu.sum_dtype(h.dtype)
+        self.score_src = work.empty("score_src", h, per_node, total)
+        self.score_dst = None if conv.attn_dst is None else work.empty("score_dst", h, per_node, total)
         kernels.attention_scores(
             self.values, *self._vectors, score_src=self.score_src, score_dst=self.score_dst
         )  # fmt: skip
         self.y = work.empty("y", h).view(self.shape)
-        self.normaliser = work.empty("normaliser", h, (h.size(0), 2, conv.options.heads)) if with_sums else None
+        normaliser = (h.size(0), 2, conv.options.heads)
+        self.normaliser = work.empty("normaliser", h, normaliser, total) if with_sums else None
         with_slopes = with_sums and self.score_dst is not None
-        self.slope_y = work.empty("slope_y", h).view(self.shape) if with_slopes else None
-        self.slope_sum = work.empty("slope_sum", h, per_node) if with_slopes else None
+        self.slope_y = work.empty("slope_y", h, dtype=total).view(self.shape) if with_slopes else None
+        self.slope_sum = work.empty("slope_sum", h, per_node, total) if with_slopes else None
         kernels.attention(
             self.values, cpu.forward_csr(graph), score_src=self.score_src, score_dst=self.score_dst,
             negative_slope=conv.options.negative_slope, keep=self.keep, out=self.y, normaliser=self.normaliser,
@@ -175,7 +176,7 @@ class _Attended:
         """Add or subtract the result."""
         y = self.y.flatten(1)
         if self.conv.options.norm_adj:
-            to.addcmul_(y, _degree_scale(self.graph, "in", y.dtype), value=sign)
+            to.addcmul_(y, _degree_scale(self.graph, "in", to.dtype), value=sign)
         else:
             to.add_(y, alpha=sign)
 
@@ -184,9 +185,10 @@ class _Attended:
         conv, work, values = self.conv, self.work, self.values.flatten(1)
         assert self.normaliser is not None
         if conv.options.norm_adj:
-            cotangent = torch.mul(
-                cotangent, _degree_scale(self.graph, "in", values.dtype), out=work.empty("scaled", values)
-            )
+            scale = _degree_scale(self.graph, "in", cotangent.dtype)
+            cotangent = torch.mul(cotangent, scale, out=work.empty("scaled", values))
+        elif cotangent.dtype is not values.dtype:
+            cotangent = work.empty("scaled", values).copy_(cotangent)
         dvalues = work.empty("dvalues", values)
         dscore_src = work.empty("dscore_src", self.score_src)
         dscore_dst = None if self.score_dst is None else work.empty("dscore_dst", self.score_src)
@@ -194,7 +196,7 @@ class _Attended:
             cotangent.view(self.shape), self.values, cpu.reverse_csr(self.graph),
             score_src=self.score_src, score_dst=self.score_dst, negative_slope=conv.options.negative_slope,
             keep=self.keep, y=self.y, normaliser=self.normaliser, slope_y=self.slope_y, slope_sum=self.slope_sum,
-            scratch=work.empty("scratch", values, (*self.score_src.shape, 4)),
+            scratch=work.empty("scratch", self.score_src, (*self.score_src.shape, 4)),
             dx=dvalues.view(self.shape), dscore_src=dscore_src, dscore_dst=dscore_dst,
         )  # fmt: skip
         grads |= empty_grads(conv.attn_src, conv.attn_dst)
@@ -203,7 +205,7 @@ class _Attended:
             dattn_src=grads[conv.attn_src], dattn_dst=grads.get(conv.attn_dst), accumulate=True,
         )  # fmt: skip
         if conv.options.norm_adj:
-            dvalues *= _degree_scale(self.graph, "out", values.dtype)
+            dvalues *= _degree_scale(self.graph, "out", cpu.sum_dtype(values.dtype))
         return dvalues
 
     @property

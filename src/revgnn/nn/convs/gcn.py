@@ -60,7 +60,7 @@ class GCNConv(Conv):
             graph = _looped(graph)
         weight = _gcn_weight(graph, edge_attr, x.dtype)
         if self.in_channels <= self.out_channels or not is_bare(self.lin):
-            return mapped(self.lin, ops.spmm(x, graph, weight))
+            return mapped(self.lin, ops.spmm(x, graph, weight), wide=True)
         out = ops.spmm(nn.functional.linear(x, self.lin.weight), graph, weight)
         return out if self.lin.bias is None else out + self.lin.bias
 
@@ -120,5 +120,5 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
 
     if edge_weight is not None:
         return weight()
-    kept: Tensor = graph.keep(f"gcn_weight {dtype}", weight)
+    kept: Tensor = graph.keep(f"gcn_weight {cpu.sum_dtype(dtype)}", weight)
     return kept

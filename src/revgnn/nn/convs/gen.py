@@ -126,8 +126,8 @@ class GENConv(Conv):
 
     def _mlp(self, x: Tensor, graph: Graph) -> Tensor:
         for lin, norm in zip(self.lins, self.norms, strict=False):
-            x = RELU(norm, mapped(lin, x), graph)
-        return mapped(self.lins[-1], x)
+            x = RELU(norm, mapped(lin, x, wide=True), graph, dtype=x.dtype)
+        return mapped(self.lins[-1], x, wide=True)
 
     def over(self, edge_attr: Tensor | None, edge_map: EdgeMap | None) -> FusedGEN | None:
         """Return the fused evaluation; ``None`` where an option, or a modified module, needs autograd."""

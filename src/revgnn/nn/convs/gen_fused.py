@@ -40,7 +40,8 @@ class EdgeFeatures(NamedTuple):
 
     def term(self) -> cpu.EdgeTerm:
         """Fold the maps into one, [K, d]."""
-        weight, bias = folded(self.lin, self.edge_map)
+        with torch.autocast(self.attr.device.type, enabled=False):  # kernels read the folded map in float32
+            weight, bias = folded(self.lin, self.edge_map)
         assert weight is not None, "something maps the features"
         return cpu.EdgeTerm(self.attr, weight.t().contiguous(), bias)
 
@@ -118,7 +119,7 @@ class FusedGEN(NamedTuple):
         kernels.gen_aggr(
             h, csr, reduce=self._kind, out=y, edges=term,
             t=self._temperature(h) if softmax else None,
-            lse=work.empty("lse", h) if softmax and keep else None,
+            lse=_normaliser(h, work) if softmax and keep else None,
             scratch=self._scratch(h, work),
         )  # fmt: skip
         return y
@@ -128,7 +129,9 @@ class FusedGEN(NamedTuple):
     ) -> Gradients:
         """Write the gradient of h over h, and return those of the edge maps and of t."""
         kernels, (attr, weight, _) = ops.kernels(h), term
-        sums = cpu.EdgeGrads() if weight is None else cpu.EdgeGrads(torch.empty_like(weight), h.new_empty(h.size(1)))
+        sums = (
+            cpu.EdgeGrads() if weight is None else cpu.EdgeGrads(torch.empty_like(weight), torch.empty_like(weight[0]))
+        )
         dt = torch.empty_like(self._temperature(h)) if self._is_softmax and isinstance(self.t, Tensor) else None
         if self.aggr == "max":
             arg = _positions(h, work)
@@ -140,13 +143,14 @@ class FusedGEN(NamedTuple):
             kernels.gen_aggr_backward(
                 dy, h, cpu.reverse_csr(graph), reduce=self._kind, dx=h, edges=term, edge_grads=sums,
                 t=self._temperature(h) if softmax else None, dt=dt,
-                y=y if softmax else None, lse=work.empty("lse", h) if softmax else None,
+                y=y if softmax else None, lse=_normaliser(h, work) if softmax else None,
                 indptr=graph.indptr, scratch=self._scratch(h, work),
                 constant_weights=self.aggr == "softmax_sg",
             )  # fmt: skip
         grads: Gradients = {}
         if self.edges is not None and sums.weight is not None and sums.bias is not None:
-            grads |= self.edges.pull_back(sums.weight, sums.bias)
+            with torch.autocast(h.device.type, enabled=False):
+                grads |= self.edges.pull_back(sums.weight, sums.bias)
         if dt is not None and isinstance(self.t, Tensor):
             grads[self.t] = dt.sum().to(self.t.dtype).view_as(self.t)
         return grads
@@ -168,10 +172,16 @@ class FusedGEN(NamedTuple):
         return work.empty("scratch", h, (h.size(0), 2 * h.size(1))) if has_scratch else None
 
     def _temperature(self, h: Tensor) -> Tensor:
-        """Return [d], the same inverse temperature for every channel."""
+        """Return [d], the same inverse temperature for every channel, in the type of sums over ``h``."""
+        dtype = cpu.sum_dtype(h.dtype)
         if isinstance(self.t, Tensor):
-            return self.t.detach().to(h.dtype).reshape(1).expand(h.size(1)).contiguous()
-        return h.new_full((h.size(1),), self.t)
+            return self.t.detach().to(dtype).reshape(1).expand(h.size(1)).contiguous()
+        return h.new_full((h.size(1),), self.t, dtype=dtype)
+
+
+def _normaliser(h: Tensor, work: WorkSpace) -> Tensor:
+    """Return the buffer of a softmax's normaliser, in the type of sums over ``h``."""
+    return work.empty("lse", h, dtype=cpu.sum_dtype(h.dtype))
 
 
 def _positions(h: Tensor, work: WorkSpace) -> Tensor:

@@ -83,11 +83,12 @@ class FusedConv(Protocol):
     """A convolution with a fused evaluation: value and gradients without autograd, in buffers of a `WorkSpace`.
 
     `Block` uses it where no graph has to be kept, with a `Graph` and an input ``h`` in the work space, which the
-    convolution may overwrite. ``to`` and ``sign`` are those of `FusedBlock`.
+    convolution may overwrite. ``to`` and ``sign`` are those of `FusedBlock`. Under autocast ``h`` and its gradient are
+    bfloat16; ``to``, ``cotangent`` and the parameters stay float32.
     """
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
-        """Whether the fused evaluation supports these arguments."""
+        """Whether the fused evaluation supports these arguments; here ``h`` has the parameters' dtype."""
         ...
 
     def add_value(self, to: Tensor, sign: int, h: Tensor, graph: Graph, seed: int, work: WorkSpace) -> None:

@@ -47,8 +47,7 @@ class FusedMLP(NamedTuple):
             kernels.linear(x, last.weight, last.bias, out=to, sign=sign, plus=plus)
             return
         for rows, own in _blocks(x, work):
-            inner = own.empty("inner", x, (x[rows].size(0), self._hidden))
-            outer = own.empty("outer", inner)
+            inner, outer = self._buffers(x[rows], own)
             kernels.linear(x[rows], first.weight, first.bias, out=inner, plus=plus[rows])
             RELU.write(self.norms[0], outer, inner, own, cpu.NO_DROP)
             kernels.linear(outer, last.weight, last.bias, out=to[rows], sign=sign)
@@ -65,8 +64,7 @@ class FusedMLP(NamedTuple):
             return _linear_backward(last, cotangent, x, dx, plus=plus, value=to, sign=sign)
         grads: Gradients = {}
         for rows, own in _blocks(x, work):
-            inner = own.empty("inner", x, (x[rows].size(0), self._hidden))
-            outer = own.empty("outer", inner)
+            inner, outer = self._buffers(x[rows], own)
             kernels.linear(x[rows], first.weight, first.bias, out=inner, plus=plus[rows])
             RELU.write(self.norms[0], outer, inner, own, cpu.NO_DROP)
             found = _linear_backward(last, cotangent[rows], outer, outer, value=to[rows], sign=sign)
@@ -76,6 +74,11 @@ class FusedMLP(NamedTuple):
             for parameter, share in found.items():
                 grads[parameter] = grads[parameter].add_(share) if parameter in grads else share
         return grads
+
+    def _buffers(self, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor]:
+        """Return the hidden layer's buffers before the norm, in the type of sums over x, and behind the ReLU."""
+        shape = (x.size(0), self._hidden)
+        return work.empty("inner", x, shape, cpu.sum_dtype(x.dtype)), work.empty("outer", x, shape)
 
     @property
     def _ends(self) -> tuple[nn.Linear, nn.Linear]:

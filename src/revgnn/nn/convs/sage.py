@@ -77,8 +77,8 @@ class SAGEConv(Conv):
         refuse_edge_attr(self, edge_attr)
         weight = self._weight(graph, x.dtype)
         reduce: ops.Reduce = self.options.aggr if weight is None else "sum"
-        out = mapped(self.lin_l, ops.spmm(x, graph, weight, reduce=reduce))
-        return out if self.lin_r is None else out + mapped(self.lin_r, x)
+        out = mapped(self.lin_l, ops.spmm(x, graph, weight, reduce=reduce), wide=True)
+        return out if self.lin_r is None else out + mapped(self.lin_r, x, wide=True)
 
     def fuses(self, h: Tensor, graph: Graph) -> bool:
         """Whether the fused evaluation applies: sum or mean; autograd differentiates a maximum."""

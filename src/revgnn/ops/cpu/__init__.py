@@ -57,7 +57,7 @@ _KERNELS = (
     norm_act_drop_backward,
     spmm,
 )
-BACKEND = Backend("native", {kernel.__name__: kernel for kernel in _KERNELS}, node_scratch=True)
+BACKEND = Backend("native", {kernel.__name__: kernel for kernel in _KERNELS}, node_scratch=True, narrow_rows=True)
 """The kernels for the CPU."""
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The interface of the compiled kernels, written from `csrc/revgnn_kernels.h` by `dev/abi.py`."""
 
-VERSION = 3
+VERSION = 4
 """Of the interface; a library of another one is not used."""
 
 DTYPE = {"f32": 0, "bf16": 1, "f64": 2}
@@ -13,7 +13,7 @@ FORMATS = {
     "max": "qqPPPqPqPqPii",
     "max_backward": "qqPPPqPqPPqiii",
     "norm": "qqPqPPPPPqPqddQIiiiiiii",
-    "norm_backward": "qqPqPPPPPqPqPqPPdQIiiiiiiii",
+    "norm_backward": "qqPqPPPPPqPqPqPPdQIiiiiiiiii",
     "batch_stats": "qqPqPPPdii",
     "gen_aggr": "qqPPPqqPqPPPPPqPPdiii",
     "gen_aggr_backward": "qqPPPqqPqPPPPPqPPPqPPqPPPPdiiiii",
@@ -21,8 +21,8 @@ FORMATS = {
     "edge_max_backward": "qqPPPqqPPPqPPPPii",
     "attention": "qqPPPqqPqPPPPqPPPdii",
     "attention_backward": "qqPPPqqPqPPPPqPPPPqPPqPPdiii",
-    "linear": "qqqPqPqPPPqiii",
-    "linear_backward": "qqqPqPqPPPqPqPqPPiiii",
+    "linear": "qqqPqPqPPPqiiiii",
+    "linear_backward": "qqqPqPqPPPqPqPqPPiiiiii",
     "keep_bits": "qPQIi",
     "attention_scores": "qqqPqPPPPii",
     "attention_scores_backward": "qqqPqPPPPPqPPiii",

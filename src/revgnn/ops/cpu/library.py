@@ -93,7 +93,7 @@ AVAILABLE = _library is not None
 
 
 def isa() -> str:
-    """Name the instruction set in use: ``avx512``, ``avx2`` or ``baseline``."""
+    """Name the instruction set in use: ``avx512_bf16``, ``avx512``, ``avx2`` or ``baseline``."""
     assert _library is not None, STATE
     name: bytes = _library.revgnn_isa()
     return name.decode()

@@ -104,14 +104,15 @@ def norm_act_drop_backward(
     """Write, or add to ``dx``, the gradient of `norm_act_drop`; everything but the statistics is recomputed from ``x``.
 
     Args:
+        grad: [N, D] of x's type, or bfloat16 for float32.
         dweight, dbias: [D] in the type of the sums; written.
         fixed_stats: batch: ``mean`` and ``rstd`` are constants instead of the batch's own.
         accumulate: add to ``dx``.
     """
     drop = drop.readable()
     fields = operands.norm_act_drop_backward(grad, x, kind, dx, dweight, dbias, weight, bias, mean, rstd, drop.mask)
-    kind_code, dtype, threads = abi.NORM_KIND[kind], DTYPES[x.dtype], torch.get_num_threads()
-    _norm_backward(*fields, *drop.fields(), kind_code, act, fixed_stats, dtype, accumulate, threads)
+    dtypes, threads = (DTYPES[x.dtype], DTYPES[grad.dtype]), torch.get_num_threads()
+    _norm_backward(*fields, *drop.fields(), abi.NORM_KIND[kind], act, fixed_stats, *dtypes, accumulate, threads)
 
 
 def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:

@@ -40,9 +40,10 @@ def norm_act_drop_backward(
 ) -> Fields:
     """Operands of ``norm_act_drop_backward``."""
     (dtype, total), device, (n, d) = types_of(x), x.device, x.shape
+    narrow = dtype is torch.float32 and grad.dtype is torch.bfloat16
     return (
         *_normalised(x, kind, weight, bias, mean, rstd, mask),
-        *rows(grad, "grad", dtype, device, n, d),
+        *rows(grad, "grad", torch.bfloat16 if narrow else dtype, device, n, d),
         *rows(dx, "dx", dtype, device, n, d),
         dense(dweight, "dweight", total, device, d),
         dense(dbias, "dbias", total, device, d),

@@ -95,8 +95,24 @@ def wt_revgcn() -> Experiment:
     return _by_parts(replace(_rev("gcn", 28, 64), weight_tied=True, num_distinct=2))
 
 
+def deq() -> Experiment:
+    """DEQ: one contractive block at its fixed point, 64 channels."""
+    options = EquilibriumOptions(
+        contraction=0.9, solver="anderson", memory=5, max_iter=30, tol=1e-3, backward_max_iter=30, backward_tol=1e-2
+    )
+    return _by_parts(replace(_res("gcn", 2, 64), weight_tied=True, backprop="implicit", equilibrium=options))
+
+
+def deq_unrolled() -> Experiment:
+    """The block of deq, unrolled 8 times: the same parameters, 64 channels."""
+    run = deq()
+    assert isinstance(run.model, ModelConfig)
+    options = replace(run.model.equilibrium, pretrain_epochs=run.train.epochs, pretrain_steps=8)
+    return replace(run, model=replace(run.model, equilibrium=options))
+
+
 def deq_gcn() -> Experiment:
-    """DEQ-GCN: one block at its fixed point, 64 channels; first unrolled."""
+    """DEQ-GCN: the paper's block at its fixed point, 64 channels; first unrolled."""
     options = EquilibriumOptions(max_iter=12, backward_max_iter=12, pretrain_epochs=10, pretrain_steps=4)
     return _by_parts(replace(_res("gcn", 14, 64), weight_tied=True, backprop="implicit", equilibrium=options))
 

@@ -12,7 +12,7 @@ from typing import Literal
 from ...data import DatasetConfig
 from ...experiment import Experiment
 from ...nn.convs import GATOptions
-from ...nn.model import ModelConfig
+from ...nn.model import EquilibriumOptions, ModelConfig
 from ...train import TrainConfig
 
 DATA = DatasetConfig(name="minesweeper")
@@ -59,6 +59,30 @@ def revgcn() -> Experiment:
 def revgat() -> Experiment:
     """RevGAT: 32 layers, 2 heads, 64 channels."""
     return _run(_rev("gat", 32))
+
+
+# ------------------------------------------------------------------ an equilibrium
+def deq() -> Experiment:
+    """DEQ: one contractive block at its fixed point, SAGE before it, 64 channels."""
+    options = EquilibriumOptions(
+        contraction=0.98,
+        contraction_init="glorot",
+        solver="anderson",
+        max_iter=30,
+        tol=1e-3,
+        backward_max_iter=30,
+        backward_tol=1e-2,
+    )
+    model = replace(_rev("sage", 2), coupling="residual", backprop="implicit", weight_tied=True, equilibrium=options)
+    return Experiment(dataset=DATA, model=model, train=replace(TRAIN, schedule="cosine"))
+
+
+def deq_unrolled() -> Experiment:
+    """The block of deq, unrolled 8 times: the same parameters, 64 channels."""
+    run = deq()
+    assert isinstance(run.model, ModelConfig)
+    options = replace(run.model.equilibrium, pretrain_epochs=run.train.epochs, pretrain_steps=8)
+    return replace(run, model=replace(run.model, equilibrium=options))
 
 
 def _rev(conv: Literal["gcn", "sage", "gat"], num_layers: int) -> ModelConfig:

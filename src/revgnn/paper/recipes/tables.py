@@ -1,8 +1,9 @@
 """Default experiments for a graph of your own, from two tables or from ``revgnn prepare``: one per convolution.
 
 They take the folder as an argument, so they are no recipes; `MODELS` has them by name. Edges of tables are made
-undirected; a prepared graph keeps its edges. Only the GEN network reads edge features. A prepared graph of more than
-1 GiB is read from disk part by part, a smaller one into memory.
+undirected, unless a graph.yaml is there; a prepared graph keeps its edges. Only the GEN network reads edge features,
+and GCN and SAGE edge weights. A prepared graph of more than 1 GiB is read from disk part by part, a smaller one into
+memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...data import DatasetConfig, LoaderConfig, Store, is_store
+from ...data.readers.tables import CONFIG
 from ...experiment import Experiment, ModelBuilder
 from ...nn.model import ModelConfig
 from ...train import TrainConfig
@@ -79,7 +81,9 @@ def on_tables(folder: Path, model: ModelBuilder) -> Experiment:
     if is_store(folder):
         prepared = DatasetConfig(name="prepared", path=path)
         return Experiment(dataset=prepared, model=model, train=train, loader=_loader(Store.open(folder)))
-    return Experiment(dataset=DatasetConfig(name="tables", path=path, undirected=True), model=model, train=train)
+    # A graph.yaml says itself which edges are added.
+    tables = DatasetConfig(name="tables", path=path, undirected=not (folder / CONFIG).is_file())
+    return Experiment(dataset=tables, model=model, train=train)
 
 
 def _loader(store: Store) -> LoaderConfig:

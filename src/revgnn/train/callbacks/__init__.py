@@ -8,7 +8,7 @@ from .ema import WeightAverage
 from .interrupt import StopOnSignal
 from .memory import MemoryRecorder
 from .progress import ProgressBar
-from .selected import FinalScores, KeepLogits
+from .selected import FinalScores, KeepLogits, KeepOutputs
 from .tracking import Tracking
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Checkpoints",
     "FinalScores",
     "KeepLogits",
+    "KeepOutputs",
     "MemoryRecorder",
     "ProgressBar",
     "StopOnSignal",

@@ -16,6 +16,7 @@ from ..curve import Curve, Row, Score
 from ..distributed.ranks import Ranks
 from ..evaluate import evaluate
 from ..forward import Forward
+from ..objective import Objective
 from ..requests import Requests
 
 
@@ -26,8 +27,8 @@ class TrainState:
     model: nn.Module
     batches: Batches
     config: TrainConfig
-    metric: str
-    """A key of `METRICS`."""
+    objective: Objective
+    """The loss and the metric."""
     out: Path | None
     """The run folder; ``None``: nothing is written."""
     ranks: Ranks
@@ -63,6 +64,11 @@ class TrainState:
     """Split -> score in the result; ``None``: ``best_scores``."""
 
     @property
+    def metric(self) -> str:
+        """The key of the metric in `METRICS`."""
+        return self.objective.metric
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps per epoch; the last step may have fewer batches."""
         return self.ranks.steps(len(self.batches))
@@ -74,10 +80,7 @@ class TrainState:
 
     def evaluate(self, batches: Batches) -> dict[str, Score]:
         """Score the current weights; all ranks must call this together."""
-        assert self.config.loss is not None, "fit() has chosen one"
-        return evaluate(
-            self.model, batches, loss=self.config.loss, metric=self.metric, forward=self.forward, ranks=self.ranks
-        )
+        return evaluate(self.model, batches, objective=self.objective, forward=self.forward, ranks=self.ranks)
 
 
 class Callback:

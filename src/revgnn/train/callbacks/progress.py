@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from .callback import Callback, TrainState
 
@@ -24,7 +25,9 @@ class ProgressBar(Callback):
 
     SECONDS_BETWEEN_LINES = 10.0
     SECONDS_OF_SILENCE = 300.0
-    WIDTH_OF_ALL = 100
+    WIDTH_OF_ALL = 120
+    """Terminal width in columns below which the elapsed time is left out, and the labels of the facts are short."""
+    WIDTH_OF_LABELS = 70
     """Terminal width in columns below which only count, loss, metric, memory and remaining time appear, unlabelled."""
 
     def __init__(self, label: str = "train", console: Console | None = None) -> None:
@@ -56,8 +59,19 @@ class ProgressBar(Callback):
         if not self.console.is_terminal:
             return
         facts = TextColumn("{task.fields[facts]}", markup=False)
-        if self._is_narrow:
+        if self._is_within(self.WIDTH_OF_LABELS):
             self._bar = RichProgress(MofNCompleteColumn(), facts, TimeRemainingColumn(), console=self.console)
+        elif self._is_within(self.WIDTH_OF_ALL):
+            label = Column(max_width=self.console.width // 5, no_wrap=True, overflow="ellipsis")
+            self._bar = RichProgress(
+                TextColumn("{task.description}", markup=False, table_column=label),
+                BarColumn(bar_width=None),
+                facts,
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                expand=True,
+            )
         else:
             self._bar = RichProgress(
                 TextColumn("{task.description}", markup=False),
@@ -107,21 +121,23 @@ class ProgressBar(Callback):
     def _say(self, text: str) -> None:
         self.console.print(f"{self.label}: {text}", markup=False, highlight=False)
 
-    @property
-    def _is_narrow(self) -> bool:
-        """Whether the terminal is too narrow for labels."""
-        return self.console.is_terminal and self.console.width < self.WIDTH_OF_ALL
+    def _is_within(self, width: int) -> bool:
+        """Whether this is a terminal of less than ``width`` columns."""
+        return self.console.is_terminal and self.console.width < width
 
     def _facts(self, epoch: int, loss: float) -> str:
-        if self._is_narrow:
+        if self._is_within(self.WIDTH_OF_LABELS):
             valid = "" if self._valid is None else f" {self._valid:.3f}"
             return f"{loss:.3f}{valid}" + ("" if self._memory is None else f" {self._memory / 2**20:.0f} MiB")
+        if self._is_within(self.WIDTH_OF_ALL):
+            score = "" if self._valid is None else f", valid {self._valid:.4g}"
+            return f"epoch {epoch}/{self._epochs}, loss {loss:.3g}{score}"
         facts = [f"epoch {epoch}/{self._epochs}", f"loss {loss:.4f}"]
         if self._valid is not None:
             facts.append(f"valid {self._metric} {self._valid:.4f}")
         if self._memory is not None:
             facts.append(f"memory {self._memory / 2**20:.0f} MiB")
-        facts += [f"{name} {value:.2g}" for name, value in self._observed.items() if "residual" in name]
+        facts += [f"{name} {value:.2g}" for name, value in self._observed.items() if name.endswith("residual")]
         return ", ".join(facts)
 
     def _line_is_due(self, epoch: int) -> bool:

@@ -1,10 +1,13 @@
-"""Callbacks that use the best weights after training: final scores on other batches, and logits for a student."""
+"""Callbacks that use the best weights after training: final scores, outputs row by row, and logits for a student."""
 
 from __future__ import annotations
 
-from ...data.batch import Batches
+from collections.abc import Callable, Iterable, Mapping
+
+from ...data.batch import Batch, Batches
 from ..distill import save_logits
-from ..evaluate import evaluating
+from ..evaluate import accumulate, evaluating
+from ..split_rows import RowOutputs, SplitRows
 from .callback import Callback, TrainState
 
 
@@ -24,6 +27,36 @@ class FinalScores(Callback):
         """Set the final scores."""
         if self._batches is not None:
             run.final_scores = run.evaluate(self._batches)
+
+
+class KeepOutputs(Callback):
+    """Keeps the best weights' outputs for the rows of some splits, on the rank that writes.
+
+    Args:
+        batches: returns batches with ``ids`` that cover every row of the splits.
+        strides: split -> every how many rows are kept.
+    """
+
+    every_rank = True
+
+    def __init__(self, batches: Callable[[], Iterable[Batch]], strides: Mapping[str, int]) -> None:
+        self._batches, self._strides = batches, strides
+        self.outputs: dict[str, RowOutputs] = {}
+        """Split -> outputs; empty until the end of training, and on other ranks."""
+
+    def on_selected(self, run: TrainState) -> None:
+        """Evaluate the splits."""
+        kept = accumulate(
+            run.model,
+            self._batches(),
+            lambda split: SplitRows(self._strides[split]),
+            forward=run.forward,
+            ranks=run.ranks,
+            splits=self._strides,
+            ids_of=lambda batch: batch.ids,
+        )
+        if run.ranks.writes:
+            self.outputs = {split: kept[split].outputs() for split in self._strides if split in kept}
 
 
 class KeepLogits(Callback):
