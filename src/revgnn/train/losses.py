@@ -113,9 +113,9 @@ class Loss:
     """Logits and labels -> [n] the terms of each row, of which ``compute`` is the sum over the number of labels;
     ``None``: samplers that weigh rows cannot use this loss."""
 
-    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Compute the loss."""
-        return self.compute(logits, y)
+    def __call__(self, logits: Tensor, y: Tensor, row_weight: Tensor | None = None) -> Tensor:
+        """Compute the loss, `weighted` if rows have weights."""
+        return self.compute(logits, y) if row_weight is None else self.weighted(logits, y, row_weight)
 
     def weighted(self, logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Compute ``sum_i weight_i loss_i`` over the rows.

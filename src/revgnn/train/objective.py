@@ -60,7 +60,7 @@ class Objective:
             )
         if weights is not None:
             row_weight = row_weight * weights[y]
-        return LOSSES[self.loss].weighted(logits, y if self.scale is None else self.scale.standardise(y), row_weight)
+        return LOSSES[self.loss](logits, y if self.scale is None else self.scale.standardise(y), row_weight)
 
     def evaluation_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the mean loss over the labels."""
