@@ -87,7 +87,8 @@ class PyGNet(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        h = self.encoder(x)
+        # Under autocast the stream stays float32, as ours: PyG's layer cannot restore one whose dtype changes.
+        h = self.encoder(x).to(x.dtype)
         mask = None
         if self.training and self.dropout > 0.0:
             mask = torch.empty_like(h).bernoulli_(1.0 - self.dropout).div_(1.0 - self.dropout)

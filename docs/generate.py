@@ -37,11 +37,13 @@ from revgnn.paper.results import read_lines, read_rows
 from revgnn.paper.tables import TABLES, build_table, markdown_table
 from revgnn.paper.targets import TARGETS, Target, find_target
 from revgnn.report.row import duration, memory
+from revgnn.train import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 # The benchmarks are no part of the package: they are found from the root of the checkout, whatever started this.
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.defaults import CANDIDATES, COMMON  # noqa: E402
 from benchmarks.scale import BILLION, measured_scale, network_bytes, prepared_scale, streams  # noqa: E402
 
 PACKAGE = ROOT / "src" / "revgnn"
@@ -61,6 +63,7 @@ DOCUMENTS = (
             "equilibrium",
             "scale",
             "planner",
+            "defaults",
             "distributed",
             "batches",
         )
@@ -372,6 +375,7 @@ _IN_WORDS = {
     "loader.num_parts=None": "",
     "model.dropout": "dropout {}",
     "model.hidden_channels": "",
+    "model.num_layers": "",
     "model.sage.init": "{} init",
     "model.sage.root_weight=False": "one matrix",
     "train.ema_decay": "EMA {}",
@@ -381,7 +385,6 @@ _IN_WORDS = {
     "train.schedule": "{} schedule",
     "train.weight_decay": "weight decay {}",
     "model.norm": "{} norm",
-    "model.num_layers": "{} layers",
     "train.lr": "lr {}",
     "train.teacher.alpha": "",
     "train.teacher.path=teacher/logits.safetensors": "one teacher",
@@ -510,7 +513,8 @@ def _depth_real() -> str:
         for row in rows
         if row["recipe"] == "minesweeper/revsage" and row["changed"].keys() <= {"dataset.split"}
     }
-    tried = [row for row in rows if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
+    of_four = [row for row in rows if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
+    tried = [row for row in of_four if "model.num_layers" not in row["changed"]]
     shallow = max(tried, key=lambda row: _score(row, "valid"))
     over = "its ten splits" if len(deep) == 10 else f"{len(deep)} of its ten splits"
     scores = f"{_score(shallow, 'test'):.2f} and 32 layers {_score(deep[0], 'test'):.2f}"
@@ -537,7 +541,8 @@ def _size(row: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(model, ModelConfig):
         return "–", "–"
     _, channels = row["changed"].get("model.hidden_channels", (None, model.hidden_channels))
-    depth = str(model.num_layers)
+    _, num_layers = row["changed"].get("model.num_layers", (None, model.num_layers))
+    depth = str(num_layers)
     if model.backprop == "implicit":
         options = model.equilibrium
         is_solved = options.pretrain_epochs < all_recipes()[row["recipe"]]().train.epochs
@@ -568,15 +573,19 @@ def _runs_of(block: str) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row[k] or "–" for k in shown) + " |" for row in rows)])
 
 
-def _newest_runs(dataset: str, seed: int = 0) -> dict[tuple[str, str], dict[str, Any]]:
-    """The newest run of each recipe of a data set and of each of its changes in words."""
-    rows = (row for row in read_rows(RESULTS) if row["recipe"].startswith(f"{dataset}/") and row["seed"] == seed)
-    return {(row["recipe"].partition("/")[2], _changes(row)): row for row in rows}
+def _newest_runs(dataset: str) -> dict[str, dict[str, Any]]:
+    """The newest run of each recipe of a data set as it stands, with seed 0."""
+    # The first runs knew one kind of initial weights, which is the default now.
+    same = {"dataset.split", "model.equilibrium.contraction_init"}
+    return {
+        row["recipe"]: row
+        for row in read_rows(RESULTS)
+        if row["recipe"].startswith(f"{dataset}/") and row["seed"] == 0 and row["changed"].keys() <= same
+    }
 
 
 def _equilibrium_rows() -> dict[str, dict[str, Any]]:
-    found = {name: _newest_runs(name.partition("/")[0]).get(("deq", "")) for name in EQUILIBRIA}
-    return {name: row for name, row in found.items() if row is not None}
+    return {name: _newest_runs(name.partition("/")[0])[name] for name in EQUILIBRIA}
 
 
 def _equilibrium_solves() -> str:
@@ -626,7 +635,7 @@ def _equilibrium_scores(dataset: str) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     found = _newest_runs(dataset)
     for recipe in EQUILIBRIA[f"{dataset}/deq"]:
-        row = found.get((recipe, ""))
+        row = found.get(f"{dataset}/{recipe}")
         if row is None:
             continue
         cells = [f"`{recipe}`", *_size(row), f"{row['parameters']:,}"]
@@ -678,6 +687,56 @@ def _runs() -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _default_settings() -> str:
+    """The settings that all candidates share, each with its value."""
+    names = ((name.partition(".")[2].replace("_", " "), value) for name, value in COMMON.items())
+    return ", ".join(f"{name} {value}" for name, value in names) + "."
+
+
+def _default_scores() -> str:
+    """Test scores of each candidate on each table, means over seeds, and the mean rank of the valid scores."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in _newest("defaults", "table", "candidate", "seed").values():
+        rows.setdefault((row["candidate"], row["table"]), []).append(row)
+    first = {table: found[0] for (_, table), found in rows.items()}
+    lines = ["| settings | " + " | ".join(f"{table}, {METRICS[row['metric']].title}" for table, row in first.items())]
+    lines[0] += " | mean rank on valid |"
+    lines.append("|---|" + "---:|" * (len(first) + 1))
+    for title, key in (("majority or mean", "constant"), ("linear model", "linear")):
+        cells = [_default_score(row["metric"], row["baselines"][key]) for row in first.values()]
+        lines.append(f"| {title} | " + " | ".join(cells) + " | – |")
+    ranks = _default_ranks(rows)
+    for candidate in CANDIDATES:
+        found = [rows.get((candidate, table), []) for table in first]
+        cells = [
+            _default_score(each[0]["metric"], statistics.mean(row["scores"]["test"] for row in each)) if each else "–"
+            for each in found
+        ]
+        rank = f"{ranks[candidate]:.1f}" if candidate in ranks else "–"
+        lines.append(f"| {candidate} | " + " | ".join(cells) + f" | {rank} |")
+    return "\n".join(lines)
+
+
+def _default_ranks(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> dict[str, float]:
+    """Mean rank of each candidate, 1 the best, over the tables that all candidates were trained on."""
+    tables = {table for _, table in rows}
+    candidates = [name for name in CANDIDATES if any(candidate == name for candidate, _ in rows)]
+    ranks: dict[str, list[int]] = {name: [] for name in candidates}
+    for table in tables:
+        if not all((name, table) in rows for name in candidates):
+            continue
+        values = {name: statistics.mean(row["scores"]["valid"] for row in rows[name, table]) for name in candidates}
+        larger = METRICS[rows[candidates[0], table][0]["metric"]].larger_is_better
+        for name, value in values.items():
+            better = (other > value if larger else other < value for other in values.values())
+            ranks[name].append(1 + sum(better))
+    return {name: statistics.mean(found) for name, found in ranks.items() if found}
+
+
+def _default_score(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if METRICS[metric].in_percent else f"{value:.4g}"
 
 
 def _out_of_core_rows() -> list[dict[str, Any]]:
@@ -997,6 +1056,8 @@ BLOCKS = {
     "equilibrium-minesweeper": partial(_equilibrium_scores, "minesweeper"),
     "equilibrium-chain": _equilibrium_chain,
     **{block: partial(_runs_of, block) for block in _RUNS},
+    "default-settings": _default_settings,
+    "default-scores": _default_scores,
     "out-of-core": _out_of_core,
     "billion": _billion,
     "scale-check": _scale_check,

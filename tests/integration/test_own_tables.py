@@ -134,7 +134,7 @@ def test_numbers_are_standardised_by_the_training_nodes(folder: Folder) -> None:
 def test_missing_numbers_are_filled_on_request_and_told(folder: Folder) -> None:
     holes = [None if k % 7 == 3 else float(k) for k in range(N)]
     folder.write(nodes(a=holes))
-    assert "column a: 9 rows, first row 3, without a value; set fill (such as mean), or drop them" in folder.refused()
+    assert "column a: 9 rows, first row 3, without a value; set fill (--fill mean, in training" in folder.refused()
     missing = np.array([value is None for value in holes])
     train = np.array([k % 4 < 2 for k in range(N)])
     known = np.array([value for value, use in zip(holes, train, strict=True) if use and value is not None])
@@ -434,3 +434,25 @@ def test_init_takes_every_flag_and_writes_relative_paths(
     assert read_tables(tmp_path).info.features == one.info.features
     with pytest.raises(ValueError, match=r"goes with tables without graph.yaml"):
         read_tables(tmp_path, Columns(id="key"))
+
+
+def test_the_default_settings_learn_from_unscaled_columns(folder: Folder) -> None:
+    """An income in full and a year stand beside standardised columns; the neighbours tell more than the features."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(240) % 3
+    ends = rng.integers(0, 80, (2, 480)) * 3
+    ends = ends + kind[rng.integers(0, 240, 480)]
+    table = {
+        "id": np.arange(240),
+        "a": rng.normal(size=240) + kind,
+        "income": rng.lognormal(10, 1, 240),
+        "year": 1960 + rng.integers(0, 45, 240),
+        "label": np.array(["red", "green", "blue"])[kind],
+        "split": rng.choice(["train", "valid", "test"], 240, p=[0.5, 0.25, 0.25]),
+    }
+    folder.write(table, {"src": ends[0], "dst": ends[1]})
+    run = folder.path / "run"
+    assert main(["train", str(folder.path), "--out", str(run), "--device", "cpu"]) == 0
+    report = json.loads((run / "report.json").read_text())
+    scores = {name: found["accuracy"] for name, found in report["evaluation"]["metrics"]["test"].items()}
+    assert scores["network"] > max(0.8, *(score for name, score in scores.items() if name != "network"))

@@ -39,7 +39,7 @@ from revgnn.planner.estimate import predicted
 from revgnn.planner.isolated import resident_in_isolation
 from revgnn.planner.measured import pieces, training_memory
 from revgnn.planner.page import both_units
-from revgnn.planner.process import KEPT, SORTED, data_bytes, process_bytes
+from revgnn.planner.process import KEPT, MADE, data_bytes, process_bytes
 from revgnn.planner.roofline import GPUS, MachineRates, run_seconds, step_work
 from revgnn.planner.step_size import kept_by, step_size
 from revgnn.planner.suggest import MARGIN
@@ -386,10 +386,15 @@ def test_data_that_no_step_holds_as_they_are_count_in_the_process() -> None:
     assert beside == 480_000 * 16 + 24_000 * (16 * 4 + 16)
     # Where steps are small, making the graph is what takes most; where they are large, the graph stands beside them.
     nothing = process_bytes(run, whole.counted(edges=0), 0)
-    assert process_bytes(run, whole, 0) - nothing == 480_000 * (16 + SORTED)
+    assert process_bytes(run, whole, 0) - nothing == 480_000 * (16 + MADE["given"])
     grown = process_bytes(run, whole, 10**9) - process_bytes(run, whole.counted(edges=0), 10**9)
     assert grown == 480_000 * (16 + KEPT)
-    assert data_bytes(replace(run, loader=LoaderConfig()), whole) == 480_000 * 16 + 24_000 * 16
+    full = replace(run, loader=LoaderConfig(node_order="given"))
+    assert data_bytes(full, whole) == 480_000 * 16 + 24_000 * 16
+    # In another order a step has a copy of the features.
+    ordered = replace(run, loader=LoaderConfig(node_order="rcm"))
+    assert data_bytes(ordered, whole) == beside
+    assert process_bytes(ordered, whole, 0) - process_bytes(full, whole, 0) == 480_000 * (70 - 40) + 24_000 * 16 * 4
     assert data_bytes(replace(run, loader=LoaderConfig(kind="ondisk", parts_per_batch=1)), whole) == 0
 
 

@@ -148,7 +148,7 @@ def joined(grads: dict[Any, Tensor], order: dict[Any, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mask", [None, "bool", "packed"])
-@pytest.mark.parametrize("norm", ["layer", "batch", "none"])
+@pytest.mark.parametrize("norm", ["layer", "batch", "graph", "none"])
 @pytest.mark.parametrize("conv", ["gcn", "gat norm_adj, drop"])
 def test_every_norm_and_kind_of_dropout(conv: str, norm: str, mask: str | None, training: bool) -> None:
     graph, width = GRAPHS["symmetric"], 16
@@ -215,7 +215,8 @@ def test_what_does_not_fuse_goes_by_autograd() -> None:
         GENConv(16, 16, options=GENOptions(msg_norm=True, mlp_layers=1)),
     ):
         assert not Block(NormActDrop(16, "layer"), conv).fuses(x, graph)
-    assert not Block(NormActDrop(16, "graph"), GCNConv(16, 16)).fuses(x, graph)
+    two = Graph.from_edge_index(torch.zeros(2, 1, dtype=torch.long), 60, batch=torch.arange(60) // 30)
+    assert not Block(NormActDrop(16, "graph"), GCNConv(16, 16)).fuses(x, two)
 
 
 @pytest.mark.skipif(

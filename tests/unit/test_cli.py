@@ -149,8 +149,8 @@ def test_a_folder_of_tables_has_models(tmp_path: Path) -> None:
         name, run = choose_experiment(str(tmp_path), kind)
         assert name == f"tables/{tmp_path.name}-{kind}"
         assert (run.dataset.name, run.dataset.path, run.model.conv) == ("tables", str(tmp_path), conv)
-    assert choose_experiment(str(tmp_path), None)[1].model.conv == "gcn"
-    with pytest.raises(ValueError, match="--model mlp is unknown; choose one of revgcn, revsage, revgen, revgat"):
+    assert choose_experiment(str(tmp_path), None)[1].model.conv == "sage"
+    with pytest.raises(ValueError, match="--model mlp is unknown; choose one of revsage, revgcn, revgen, revgat"):
         choose_experiment(str(tmp_path), "mlp")
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from revgnn.data import Dataset, DatasetConfig, load_dataset
+from revgnn.data.readers.chain import ChainOptions, make_chains
 from revgnn.data.readers.heterophilous import HETEROPHILOUS
 from revgnn.data.readers.minefield import MinefieldOptions, make_minefield
 from revgnn.data.readers.roads import eccentricities, equal_chunks, road_features
@@ -55,6 +56,27 @@ def test_a_minefield_is_drawn_from_its_seed_and_split_again_by_number() -> None:
     assert torch.cat(list(data.splits.values())).unique().numel() == 400
     with pytest.raises(ValueError, match="side >= 4 and seed >= 0, got side=3"):
         MinefieldOptions(side=3)
+
+
+def test_only_the_first_node_of_a_chain_tells_the_class_of_all() -> None:
+    options = ChainOptions(length=7, chains=3, classes=4, seed=1)
+    data = load_dataset(DatasetConfig(name="chain", chain=options), Path())
+    assert (data.num_nodes, data.info.num_outputs, data.num_edges) == (84, 4, 12 * 6)
+    for chain in range(12):
+        nodes = torch.arange(7 * chain, 7 * chain + 7)
+        classes = data.y[nodes].unique()
+        assert classes.numel() == 1
+        assert data.x[nodes].nonzero().tolist() == [[0, int(classes)]]
+    src, dst = data.edge_index
+    assert torch.equal(dst, src + 1) and not (dst % 7 == 0).any()
+    assert data.y.bincount().tolist() == [21] * 4
+    assert torch.cat(list(data.splits.values())).sort().values.tolist() == list(range(84))
+    assert {name: rows.numel() for name, rows in data.splits.items()} == {"train": 8, "valid": 17, "test": 59}
+    other = make_chains(ChainOptions(length=7, chains=3, classes=4, seed=2))
+    assert torch.equal(other.x, data.x) and not torch.equal(other.splits["train"], data.splits["train"])
+    assert shape_of_config(DatasetConfig(name="chain", chain=options)).info.counts.nodes == 84
+    with pytest.raises(ValueError, match="length >= 2, chains >= 1, classes >= 2 and seed >= 0, got 1, 20, 2 and 0"):
+        ChainOptions(length=1)
 
 
 def test_the_planner_knows_the_sizes_of_a_field() -> None:

@@ -30,6 +30,7 @@ from revgnn.train import (
     read_curve,
     step_seed,
 )
+from revgnn.train.evaluate import is_better
 from revgnn.train.signals import Interrupts
 from tolerances import TOLERANCES, assert_close
 
@@ -164,6 +165,15 @@ def test_the_first_of_equally_good_epochs_is_selected() -> None:
     assert result.scores["valid"]["metric"] == pytest.approx(0.8)
     assert "test" not in result.scores
     assert result.stopped == "finished"
+
+
+@pytest.mark.parametrize(
+    ("metric", "loss", "expected"),
+    [(0.8, 0.4, True), (0.8, 0.5, False), (0.8, 0.6, False), (0.8, None, False), (0.7, 0.1, False), (0.9, 0.9, True)],
+)
+def test_of_equal_metrics_the_lower_loss_is_better(metric: float, loss: float | None, expected: bool) -> None:
+    scores, before = ({"valid": {"metric": value, "loss": own}} for value, own in ((metric, loss), (0.8, 0.5)))
+    assert is_better(scores, before, metric="accuracy", config=CONFIG, epoch=1) is expected
 
 
 def test_patience_ends_the_run() -> None:

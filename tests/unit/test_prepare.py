@@ -29,6 +29,8 @@ from small_tables import Table, good_edges, good_nodes, make, report, write
 
 MASK = 2**64 - 1
 
+FILL = "set fill (--fill mean, in training --set dataset.columns.fill=mean), or drop them"
+
 
 def plain_hash(value: int | str, seed: int) -> int:
     """The hash as its docstring tells it, one number at a time."""
@@ -321,9 +323,9 @@ def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
         "nodes.parquet, column id: 1 row, first row 3, without an id; give each one",
         "nodes.parquet, column id: 1 row, first row 2 (b), with an id that an earlier row has; give every node "
         "one row, or --drop-duplicate-nodes",
-        "nodes.parquet, column x: 1 row, first row 2, without a value; set fill (such as mean), or drop them",
+        f"nodes.parquet, column x: 1 row, first row 2, without a value; {FILL}",
         "nodes.parquet, column x: 1 row, first row 1, of another length than 2, that of the first row; make them equal",
-        "nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; set fill, or drop them",
+        f"nodes.parquet, column x: 2 rows, first row 4, with NaN, null or infinity; {FILL}",
         "nodes.parquet, column label: 1 row, first row 1, outside the classes; name it in classes, or null it",
         "nodes.parquet, column label: 2 rows, first row 1, in a split but without a label; label them or null "
         "their split",
@@ -333,7 +335,7 @@ def test_all_faults_come_in_one_report(tmp_path: Path) -> None:
         "--drop-bad-edges",
         "edges.parquet, column dst: 1 row, first row 3 (x), with an id that the nodes do not have; add the node, or "
         "--drop-bad-edges",
-        "edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; set fill, or drop them",
+        f"edges.parquet, column w: 1 row, first row 3, with NaN, null or infinity; {FILL}",
     }
 
 

@@ -18,7 +18,7 @@ from revgnn.report import MARKDOWN_HEADER, build_report, markdown_row, write_rep
 from revgnn.report.drawings import confusion_matrix
 from revgnn.report.evaluation import _class_details
 from revgnn.report.page import render
-from revgnn.report.row import duration, memory
+from revgnn.report.row import duration, figure, memory
 from revgnn.train.split_rows import RowOutputs
 
 NASTY = "<script>alert('1')</script> \" & | `x`"
@@ -336,3 +336,16 @@ def test_many_classes_are_taken_together_in_the_matrix() -> None:
     counts = torch.tensor(found["confusion"]["counts"])
     assert counts.shape == (20, 20) and counts.diagonal().sum() == 35 and counts[-1, -1] == 11
     assert "11 others" in confusion_matrix(**found["confusion"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "expected"),
+    [
+        ("r2", -1.289e-05, "0.0000"),
+        ("r2", 0.98765, "0.9877"),
+        ("rmse", 1.289e-05, "1.289e-05"),
+        ("accuracy", 0.5, "50.00"),
+    ],
+)
+def test_a_metric_without_a_unit_has_fixed_decimals(metric: str, value: float, expected: str) -> None:
+    assert figure(metric, value) == expected

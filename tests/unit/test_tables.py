@@ -18,6 +18,8 @@ from revgnn.data import Columns, Dataset, read_tables
 
 Table = dict[str, Any]
 
+FILL = "set fill (--fill mean, in training --set dataset.columns.fill=mean), or drop them"
+
 
 def good_nodes() -> Table:
     return {
@@ -168,7 +170,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     assert set(faults(tmp_path, nodes, {"src": [1, 9, 8], "to": [1, 1, None]})) == {
         "nodes.parquet, column id: 2 rows, first row 2 (2), with an id that an earlier row has; "
         "give every node one row",
-        "nodes.parquet, column x: 3 rows, first row 1, with NaN, null or infinity; set fill, or drop them",
+        f"nodes.parquet, column x: 3 rows, first row 1, with NaN, null or infinity; {FILL}",
         "nodes.parquet, column label: 1 row, first row 2, in a split but without a label; label them or null their "
         "split",
         "nodes.parquet, column split: 1 row, first row 1, outside train, valid, test; rename or null them",

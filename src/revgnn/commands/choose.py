@@ -11,7 +11,7 @@ from ..by_name import is_name
 from ..experiment import Experiment, find_model
 from ..overrides import override
 from ..paper.recipes import find_recipe, recipe_summaries
-from ..paper.recipes.tables import MODELS, on_tables
+from ..paper.recipes.tables import DEFAULT, MODELS, on_tables
 from ..paper.results import IRRELEVANT
 from ..paper.targets import find_target
 from ..report.facts import Published
@@ -39,7 +39,7 @@ def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
     if own:
         assert model is not None, "own implies a model"
         return f"tables/{folder.resolve().name}-{model.partition(':')[2]}", on_tables(folder, find_model(model))
-    kind = model or "revgcn"
+    kind = model or DEFAULT
     if kind not in MODELS:
         raise ValueError(
             f"--model {kind} is unknown; choose one of {', '.join(MODELS)}, or one of your own as package.module:Name"

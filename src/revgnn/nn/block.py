@@ -78,7 +78,7 @@ class Block(nn.Module):
         return (
             conv is not None
             and ops.runs_in_place(x, graph)
-            and self.act_drop.fuses(self.norm, x)
+            and self.act_drop.fuses(self.norm, x, graph)
             and conv.fuses(x, graph)
         )
 

@@ -168,13 +168,15 @@ class ActDrop:
             dtype=dtype,
         )
 
-    def fuses(self, norm: nn.Module, x: Tensor) -> bool:
-        """Whether `write` and `pull_back` support [N, D] rows, without autograd."""
+    def fuses(self, norm: nn.Module, x: Tensor, graph: Graph | None = None) -> bool:
+        """Whether `write` and `pull_back` support [N, D] rows, those of one graph for GraphNorm, without autograd."""
         running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
+        kinds = ("layer", "batch", "none") if graph is None or graph.num_graphs != 1 else KINDS.values()
+        vectors = (*_affine(norm).values(), getattr(norm, "mean_scale", None))
         return (
             x.dim() == 2
-            and kind_of(norm, x) in ("layer", "batch", "none")
-            and all(vector is None or ops.fits(vector, x, x.size(1)) for vector in _affine(norm).values())
+            and kind_of(norm, x) in kinds
+            and all(vector is None or ops.fits(vector, x, x.size(1)) for vector in vectors)
             and all(v is None or (v.shape == x.shape[1:] and v.device == x.device) for v in running)
         )
 
@@ -188,10 +190,12 @@ class ActDrop:
     ) -> None:
         """Evaluate like a call, into a contiguous buffer of x's dtype or bfloat16; keep the statistics in the work
         space for `pull_back`."""
-        kind, kernels = KINDS[type(norm)], ops.kernels(x)
+        kind, kernels = _kernel_of(norm), ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
         if isinstance(norm, _BatchNorm):
             _write_statistics(norm, x, mean, rstd, work)
+        elif isinstance(norm, GraphNorm):
+            _write_graph_statistics(norm, x, mean, rstd, work)
         kernels.norm_act_drop(
             x, kind=kind, out=out, eps=getattr(norm, "eps", 0.0), mean=mean, rstd=rstd, act=self.act,
             drop=drop, **_affine(norm),
@@ -212,16 +216,17 @@ class ActDrop:
 
         Returns: the parameters' gradients.
         """
-        kind = KINDS[type(norm)]
+        kind, is_graph = _kernel_of(norm), isinstance(norm, GraphNorm)
         mean, rstd = _in_work(kind, x, work)
         dweight, dbias = (x.new_empty(x.size(1), dtype=cpu.sum_dtype(x.dtype)) for _ in range(2))
         group = rank_group(norm) if isinstance(norm, _BatchNorm) else None
         affine = _affine(norm)
         ops.kernels(x).norm_act_drop_backward(
             grad, x, kind=kind, dx=dx, dweight=dweight, dbias=dbias, mean=mean, rstd=rstd,
-            fixed_stats=isinstance(norm, _BatchNorm) and (group is not None or not uses_batch(norm)), act=self.act,
-            drop=drop, accumulate=accumulate, **affine,
+            fixed_stats=is_graph or (isinstance(norm, _BatchNorm) and (group is not None or not uses_batch(norm))),
+            act=self.act, drop=drop, accumulate=accumulate, **affine,
         )  # fmt: skip
+        found = {affine["weight"]: dweight, affine["bias"]: dbias}
         if group is not None:
             # The kernel treats the statistics of all ranks as constants: add the gradient through them to every row.
             grad_sum, product = sum_over_ranks(torch.stack([dbias, dweight]), group)
@@ -231,7 +236,9 @@ class ActDrop:
                 spare = grad if grad.dtype is x.dtype else work.empty("centred", x)
                 torch.sub(x, mean, out=spare)
                 dx.sub_(spare.mul_(rstd * product * scale).add_(grad_sum * scale))
-        found = {affine["weight"]: dweight, affine["bias"]: dbias}
+        if isinstance(norm, GraphNorm):
+            spare = grad if grad.dtype is x.dtype else work.empty("centred", x)
+            found[norm.mean_scale] = _add_through_graph_statistics(norm, dx, x, spare, work, dweight, dbias)
         return {parameter: share for parameter, share in found.items() if parameter is not None}
 
     def drop(self, training: bool, mask: Tensor | None, seed: int | None) -> cpu.Drop:
@@ -311,6 +318,36 @@ def _write_statistics(norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, w
     mean.copy_(global_mean)
     torch.rsqrt(global_var + norm.eps, out=rstd)
     work.empty("count", x, ()).copy_(count)
+
+
+def _kernel_of(norm: nn.Module) -> ops.Norm:
+    """The kernels' name of a norm. The nodes of one graph are normalised as a batch, by another mean and variance."""
+    kind = KINDS[type(norm)]
+    return "batch" if kind == "graph" else kind
+
+
+def _write_graph_statistics(norm: GraphNorm, x: Tensor, mean: Tensor, rstd: Tensor, work: WorkSpace) -> None:
+    """Write ``a m`` and ``1 / sqrt(mean((x - a m)^2) + eps)``; the mean m of the nodes stays in the work space."""
+    true_mean, var = work.empty("true_mean", mean), work.empty("var", mean)
+    ops.kernels(x).batch_stats(x, eps=norm.eps, mean=true_mean, rstd=rstd, var=var)
+    torch.mul(true_mean, norm.mean_scale, out=mean)
+    torch.rsqrt(var.add_((true_mean - mean).square_()).add_(norm.eps), out=rstd)
+
+
+def _add_through_graph_statistics(
+    norm: GraphNorm, dx: Tensor, x: Tensor, spare: Tensor, work: WorkSpace, dweight: Tensor, dbias: Tensor
+) -> Tensor:
+    """Add the gradient of x through the statistics, which the kernel takes for constants; return that of ``a``.
+
+    With ``u = x - a m``, ``r = rstd``, ``z = r u`` and the gradient dz: ``du = r (dz - z sum(dz z) / N)`` and
+    ``dx = du - a sum(du) / N``, ``da = -m sum(du)``, where ``sum(z) / N = r (1 - a) m``.
+    """
+    (mean, rstd), true_mean, num_rows = _in_work("batch", x, work), work.empty("true_mean", dbias), x.size(0)
+    product, total = norm.weight * dweight, norm.weight * dbias
+    sum_du = rstd * (total - product * rstd * (true_mean - mean))
+    torch.sub(x, mean, out=spare)
+    dx.sub_(spare.mul_(rstd.square() * product / num_rows).add_(norm.mean_scale * sum_du / num_rows))
+    return true_mean.mul(sum_du).neg_()
 
 
 def _affine(norm: nn.Module) -> dict[str, Tensor | None]:

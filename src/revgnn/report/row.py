@@ -58,7 +58,11 @@ def figure(metric: str, value: float | None) -> str:
     """Format a value in the unit of `metric_title`; a dash for ``None``."""
     if value is None:
         return "–"
-    return f"{100.0 * value:.2f}" if in_percent(metric) else number(value)
+    if in_percent(metric):
+        return f"{100.0 * value:.2f}"
+    decimals = METRICS[metric].decimals if metric in METRICS else None
+    # The sum turns -0.0 into 0.0.
+    return number(value) if decimals is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def number(value: float) -> str:

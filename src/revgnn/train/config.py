@@ -76,7 +76,8 @@ class TrainConfig:
     """Weight of a label in the training loss: "none", every label counts the same; "balanced", inversely to the
     frequency of its class among the training rows. Evaluations weight nothing."""
     select: Literal["metric", "loss"] = "metric"
-    """Which score on the valid split selects the best weights: the data set's "metric", or the "loss"."""
+    """Which score on the valid split selects the best weights: the data set's "metric" (of equal ones, the loss), or
+    the "loss"."""
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     seed: int = 0

@@ -110,7 +110,7 @@ def accumulate(
 def is_better(
     scores: Mapping[str, Score], before: Mapping[str, Score], *, metric: str, config: TrainConfig, epoch: int
 ) -> bool:
-    """Whether scores are better than the best scores so far, on the valid split.
+    """Whether scores are better than the best scores so far, on the valid split; of equal metrics the lower loss is.
 
     Args:
         scores, before: split -> score; ``before`` is empty if no weights were selected yet.
@@ -136,6 +136,9 @@ def is_better(
         return True
     best = before["valid"][select]
     assert best is not None, "only defined values are selected"
+    if value == best:
+        loss, lowest = scores["valid"]["loss"], before["valid"]["loss"]
+        return loss is not None and lowest is not None and loss < lowest
     larger = select == "metric" and METRICS[metric].larger_is_better
     return value > best if larger else value < best
 

@@ -153,6 +153,8 @@ class Metric:
     """Name in reports."""
     in_percent: bool = False
     """Whether reports show the value in percent."""
+    decimals: int | None = None
+    """Decimals in reports of a value that has no unit and is not in percent; ``None``: four digits."""
 
 
 def mean(figures: Sequence[float], weights: Sequence[int]) -> float:
@@ -178,7 +180,7 @@ METRICS: dict[str, Metric] = {
     "f1": Metric(f1, True, None, _FLAGS, "F1", in_percent=True),
     "rmse": Metric(rmse, False, root_mean_square, ("regression",), "RMSE"),
     "mae": Metric(mae, False, mean, ("regression",), "MAE"),
-    "r2": Metric(r2, True, None, ("regression",), "R2"),
+    "r2": Metric(r2, True, None, ("regression",), "R2", decimals=4),
 }
 
 

@@ -308,8 +308,9 @@ class Train:
 
 
 _NO_INTEGER = "with an id that is no whole number, as the ids of the nodes are; mend it, or --drop-bad-edges"
-_WITHOUT = "without a value; set fill (such as mean), or drop them"
-_NAN = "with NaN, null or infinity; set fill, or drop them"
+_FILL = "set fill (--fill mean, in training --set dataset.columns.fill=mean), or drop them"
+_WITHOUT = f"without a value; {_FILL}"
+_NAN = f"with NaN, null or infinity; {_FILL}"
 _PROSE = (
     "which are no categories; make numbers of them first, such as a list from a text embedding, or leave the column out"
 )

@@ -36,11 +36,6 @@ def resgcn_8() -> Experiment:
     return _run(_resgcn(8))
 
 
-def revsage_8() -> Experiment:
-    """RevSAGE: 8 layers, 16 channels."""
-    return _run(_revsage(8))
-
-
 def revsage_32() -> Experiment:
     """RevSAGE: 32 layers, 16 channels."""
     return _run(_revsage(32))

@@ -19,32 +19,34 @@ from ...nn.model import ModelConfig
 from ...train import TrainConfig
 
 
-def revgcn(folder: Path) -> Experiment:
-    """RevGCN: 7 layers, 128 channels."""
-    return _start(folder, "gcn", num_layers=7, hidden_channels=128)
-
-
 def revsage(folder: Path) -> Experiment:
-    """RevSAGE: 7 layers, 128 channels."""
-    return _start(folder, "sage", num_layers=7, hidden_channels=128)
+    """RevSAGE: 4 layers, 64 channels."""
+    return _start(folder, "sage", hidden_channels=64)
+
+
+def revgcn(folder: Path) -> Experiment:
+    """RevGCN: 4 layers, 64 channels."""
+    return _start(folder, "gcn", hidden_channels=64)
 
 
 def revgen(folder: Path) -> Experiment:
-    """RevGEN: 7 layers, 128 channels."""
-    return _start(folder, "gen", num_layers=7, hidden_channels=128)
+    """RevGEN: 4 layers, 64 channels."""
+    return _start(folder, "gen", hidden_channels=64)
 
 
 def revgat(folder: Path) -> Experiment:
-    """RevGAT: 5 layers, 3 heads, 192 channels in all."""
-    return _start(folder, "gat", num_layers=5, hidden_channels=192)
+    """RevGAT: 4 layers, 3 heads, 96 channels in all."""
+    return _start(folder, "gat", hidden_channels=96)
 
 
 MODELS: dict[str, Callable[[Path], Experiment]] = {
-    "revgcn": revgcn,
     "revsage": revsage,
+    "revgcn": revgcn,
     "revgen": revgen,
     "revgat": revgat,
 }
+DEFAULT = "revsage"
+"""The model where none is named; docs/defaults.md compares it and the settings below with others."""
 
 
 _IN_MEMORY = 2**30
@@ -53,18 +55,16 @@ _BYTES_PER_STEP = 2**27
 """Bytes of a larger graph that a step reads, approximately; at least one part."""
 
 
-def _start(
-    folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, num_layers: int, hidden_channels: int
-) -> Experiment:
+def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, hidden_channels: int) -> Experiment:
     model = ModelConfig(
         conv=conv,
-        num_layers=num_layers,
+        num_layers=4,
         hidden_channels=hidden_channels,
         coupling="grouped",
         num_groups=2,
         backprop="reversible",
         norm="batch",
-        dropout=0.3,
+        dropout=0.2,
     )
     return on_tables(folder, model)
 
@@ -76,7 +76,7 @@ def on_tables(folder: Path, model: ModelBuilder) -> Experiment:
         folder: the folder of the tables or of the prepared graph.
         model: builds the model.
     """
-    train = TrainConfig(epochs=200, lr=0.003, patience=100)
+    train = TrainConfig(epochs=200, lr=0.01, patience=30)
     path = str(folder.resolve())
     if is_store(folder):
         prepared = DatasetConfig(name="prepared", path=path)
