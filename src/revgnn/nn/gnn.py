@@ -11,7 +11,7 @@ from .. import ops
 from ..graph import Graph, as_graph
 from ..implicit.equilibrium import Equilibrium
 from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
-from .convs import EdgeMap
+from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
 from .fusable import mapped
 from .heads import NodeHead
@@ -51,6 +51,7 @@ class GNN(nn.Module):
         self.encoder, self.stem, self.stack, self.head = encoder, stem, stack, head
         self.edge_encoder, self.uses_edge_attr = edge_encoder, uses_edge_attr
         self.uses_edge_weight = uses_edge_weight
+        self.takes_edge_weight = all(one.takes_edge_weight for one in self.modules() if isinstance(one, Conv))
         self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
 
     def forward(
