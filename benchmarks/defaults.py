@@ -70,9 +70,10 @@ CANDIDATES: dict[str, Settings] = {
     "no dropout": {**COMMON, "model.dropout": 0.0},
     "rate 0.003": {**COMMON, "train.lr": 0.003},
     "8 layers": {**COMMON, "model.num_layers": 8},
+    "8 layers, layer norm": {**COMMON, "model.num_layers": 8, "model.norm": "layer"},
     "cosine": {**COMMON, "train.schedule": "cosine"},
 }
-"""Settings of the comparison; all but the first are named by what they change of the first."""
+"""Settings of the comparison; all but the first are named by what they change of it."""
 
 
 # ---------------------------------------------------------------------- tables
@@ -209,10 +210,21 @@ def _prices(shared: Path) -> tuple[Table, Table]:
     return nodes, {"src": src, "dst": dst}
 
 
+def _linear(shared: Path) -> tuple[Table, Table]:
+    """400 rows; the number is linear in one column, with little noise, and edges at random tell nothing."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 4))
+    src, dst = rng.integers(0, 400, (2, 1_200))
+    target = 100 + 30 * x[:, 0] + rng.normal(size=400)
+    nodes = {"id": np.arange(400), **{f"x{k}": x[:, k] for k in range(4)}, "target": target, "split": _split(400)}
+    return nodes, {"src": src, "dst": dst}
+
+
 TABLES: dict[str, Callable[[Path], tuple[Table, Table]]] = {
     "customers": _customers,
     "fraud": _fraud,
     "prices": _prices,
+    "linear": _linear,
     "digits": _digits,
     "papers": _papers,
     "minesweeper": _minesweeper,

@@ -32,7 +32,7 @@ from revgnn.demo import run_demo
 from revgnn.demo.over_depth import Curve, memory_over_depth, resident_over_depth
 from revgnn.demo.picture import draw_memory
 from revgnn.paper.memory import read_memory
-from revgnn.paper.recipes import all_recipes, digits, recipe_summaries
+from revgnn.paper.recipes import all_recipes, digits, find_recipe, recipe_summaries
 from revgnn.paper.results import read_lines, read_rows
 from revgnn.paper.tables import TABLES, build_table, markdown_table
 from revgnn.paper.targets import TARGETS, Target, find_target
@@ -65,6 +65,7 @@ DOCUMENTS = (
             "planner",
             "defaults",
             "distributed",
+            "batches",
         )
     ),
     ROOT / "docs" / "batch.svg",
@@ -478,6 +479,30 @@ def _depth_runs(dataset: str) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if found else "Not run yet."
+
+
+def _batches_runs() -> str:
+    """The newest run of each way to make batches, in the order of the recipes."""
+    prefix = "arxiv-text/batches_"
+    newest = {row["recipe"]: row for row in read_rows(RESULTS) if row["recipe"].startswith(prefix)}
+    lines = ["| `loader` | valid | test | memory | process | a step | training |", "|---|" + "---:|" * 6]
+    for name in recipe_summaries():
+        if name not in newest:
+            continue
+        row, loader = newest[name], find_recipe(name)().loader
+        said = [f"kind={loader.kind}"]
+        said += [] if loader.diagonal is None else [f"diagonal={loader.diagonal:g}"]
+        said += [f"saint.sampler={loader.saint.sampler}"] if loader.kind == "saint" else []
+        cells = [
+            f"`{', '.join(said)}`",
+            *(f"{_score(row, split):.2f}" for split in ("valid", "test")),
+            memory(row["peak_bytes"]),
+            memory(row["resident_bytes"]),
+            duration(row["seconds_per_step"]),
+            duration(row["training_seconds"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if newest else "Not run yet."
 
 
 def _depth_real() -> str:
@@ -1019,6 +1044,7 @@ BLOCKS = {
     "preparation": _preparation,
     "prepare-scale": _prepare_scale,
     "runs": _runs,
+    "batches-runs": _batches_runs,
     "depth-claim": _depth_claim,
     "depth-real": _depth_real,
     "depth-minesweeper": partial(_depth_runs, "minesweeper"),

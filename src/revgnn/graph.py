@@ -79,12 +79,16 @@ class Graph:
     edge_weight: Tensor | None = None
     """[E] float weights, 0 or more, in this graph's order of edges, by `weighted`; ``None``: every edge counts as 1.
     Convolutions that can weigh edges read it."""
+    norm_degree: Tensor | None = None
+    """[N] float, only with ``edge_weight``: what a mean over the neighbours divides by, and the degrees of GCN's
+    normalisation; ``None``: the sum of each node's incoming weights. A sample has those of the graph it was drawn
+    from."""
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if torch.compiler.is_dynamo_compiling():
             return
-        for name in ("indptr", "indices", "edge_ids", "batch"):
+        for name in ("indptr", "indices", "edge_ids", "batch", "edge_weight", "norm_degree"):
             tensor = getattr(self, name)
             if isinstance(tensor, Tensor) and tensor.is_inference():
                 with in_memory():
@@ -197,7 +201,7 @@ class Graph:
         indices = self.destinations[edge_ids].to(self.indices.dtype)
         if torch.equal(indptr, self.indptr) and torch.equal(indices, self.indices):
             indptr, indices = self.indptr, self.indices
-        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids, edge_weight=None)
+        return replace(self, indptr=indptr, indices=indices, edge_ids=edge_ids, edge_weight=None, norm_degree=None)
 
     @property
     def is_symmetric(self) -> bool:
@@ -261,12 +265,13 @@ class Graph:
 
     # ------------------------------------------------------------------ derived graphs
     def weighted(self, edge_attr: Tensor) -> Graph:
-        """Return this graph with the weights [E, 1], in its order of edges; cached while the same tensor is given."""
+        """Return this graph, its weights times [E, 1] in its order of edges; cached while the same tensor is given."""
         key = id(edge_attr), edge_attr._version
         kept: tuple[tuple[int, int], Tensor, Graph] | None = self._kept.get("weighted")
         if kept is not None and kept[0] == key:
             return kept[2]
-        graph = replace(self, edge_weight=edge_attr.detach().reshape(-1))
+        weight = edge_attr.detach().reshape(-1)
+        graph = replace(self, edge_weight=weight if self.edge_weight is None else weight * self.edge_weight)
         self._kept["weighted"] = key, edge_attr, graph  # with the tensor, so that its identity stays its own
         return graph
 
@@ -295,11 +300,16 @@ class Graph:
             return None
         edge_index = torch.stack([torch.cat([src[keep], loops]), torch.cat([dst[keep], loops])])
         graph = Graph.from_edge_index(edge_index, self.num_nodes)
-        weight = None
+        weight, degree = None, self.norm_degree
         if self.edge_weight is not None:
-            own = self.edge_weight.new_ones(self.num_nodes).index_copy(0, src[~keep], self.edge_weight[~keep])
+            before = self.edge_weight[~keep]
+            own = self.edge_weight.new_ones(self.num_nodes).index_copy(0, src[~keep], before)
             weight = graph.sort_edges(torch.cat([self.edge_weight[keep], own]))
-        return replace(self, indptr=graph.indptr, indices=graph.indices, edge_ids=None, edge_weight=weight)
+            if degree is not None:
+                degree = (degree + own).index_add(0, src[~keep], -before.to(degree.dtype))
+        return replace(
+            self, indptr=graph.indptr, indices=graph.indices, edge_ids=None, edge_weight=weight, norm_degree=degree
+        )
 
     def to(self, device: torch.device | str) -> Graph:
         """Copy to a device; derived tensors are computed again there on demand."""

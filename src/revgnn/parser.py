@@ -11,7 +11,7 @@ from .launcher import is_writer
 
 _MODEL = "for a folder: revsage (default), revgcn, revgen or revgat; or package.module:Name, a class with build(info)"
 _DEFAULTS = (
-    "On a folder the default is RevSAGE: 4 layers, 64 channels, BatchNorm, dropout 0.2, up to 200 epochs at a rate "
+    "On a folder the default is RevSAGE: 4 layers, 64 channels, LayerNorm, dropout 0.2, up to 200 epochs at a rate "
     "of 0.01, fewer if 30 give no better valid score; docs/defaults.md compares it with others, --set changes it."
 )
 

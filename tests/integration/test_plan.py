@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pytest
 
 from prepared_graphs import draw_whole, write_store
 from revgnn.cli import main
-from revgnn.data import Counts, GraphInfo, LoaderConfig, Store, make_batches
+from revgnn.data import Counts, GraphInfo, LoaderConfig, SaintOptions, Store, make_batches
 from revgnn.experiment import Experiment, run_experiment
 from revgnn.meter import interpreter_bytes
 from revgnn.nn.model import EquilibriumOptions
@@ -241,6 +242,17 @@ def test_the_size_of_sampled_neighbourhoods_is_bounded_closely(roots: int, fanou
     graph = next(iter(make_batches(made_up(PLANTED), None, 0, loader).train(1))).graph
     assert 0.99 <= nodes / graph.num_nodes <= 1.15
     assert 0.99 <= edges / graph.num_edges <= 1.25
+
+
+@pytest.mark.parametrize("sampler", ["node", "edge", "walk"])
+def test_the_size_of_saint_subgraphs_is_expected(sampler: Literal["node", "edge", "walk"]) -> None:
+    """Within a quarter: real nodes are drawn unequally often, and walks meet what they have met."""
+    saint = SaintOptions(sampler=sampler, budget=1500, coverage=1)
+    loader = LoaderConfig(kind="saint", saint=saint)
+    nodes, edges = step_size(_by_parts(loader, labels=False), PLANTED)
+    graph = next(iter(make_batches(made_up(PLANTED), None, 0, loader).train(1))).graph
+    assert nodes / graph.num_nodes == pytest.approx(1.0, abs=0.25)
+    assert edges / graph.num_edges == pytest.approx(1.0, abs=0.25)
 
 
 @pytest.mark.parametrize("together", [1, 5])

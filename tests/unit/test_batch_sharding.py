@@ -10,7 +10,7 @@ import torch
 
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import graph_dataset, node_dataset
-from revgnn.data import Batch, Dataset, LoaderConfig, Series, Store, make_batches
+from revgnn.data import Batch, Dataset, LoaderConfig, SaintOptions, Series, Store, make_batches
 from revgnn.data.prefetch import Prefetched
 from revgnn.graph import Graph
 from revgnn.train.distributed.batch_sharding import RankPosition
@@ -84,11 +84,12 @@ def test_an_evaluation_is_dealt_without_repeats() -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("kind", ["random", "clusters", "neighbor", "ondisk", "graphs"])
+@pytest.mark.parametrize("kind", ["random", "clusters", "neighbor", "saint", "ondisk", "graphs"])
 def test_every_loader_gives_a_batch_by_its_number(kind: str, prefetch: int, tmp_path: Path) -> None:
     loader = {
         "random": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2, prefetch=prefetch),
         "neighbor": LoaderConfig(kind="neighbor", batch_size=11, fanouts=(3, 2), eval_parts=3, prefetch=prefetch),
+        "saint": LoaderConfig(kind="saint", saint=SaintOptions(budget=4, coverage=2), eval_parts=3, prefetch=prefetch),
         "ondisk": LoaderConfig(kind="ondisk", eval_parts=3, prefetch=prefetch),
         "graphs": LoaderConfig(),
     }

@@ -19,7 +19,7 @@ from torch_geometric.loader import RandomNodeLoader
 
 from prepared_graphs import draw_whole, write_store
 from rank_jobs import graph_dataset, node_dataset
-from revgnn.data import Batches, Dataset, LoaderConfig, Prefetched, PygBatches, Store, make_batches
+from revgnn.data import Batches, Dataset, LoaderConfig, Prefetched, PygBatches, SaintOptions, Store, make_batches
 from revgnn.nn.model import ModelConfig, build_model
 from revgnn.paper.recipes import all_recipes
 from revgnn.train import FitResult, ProgressBar, Tracking, TrainConfig, fit, load_latest
@@ -43,6 +43,8 @@ KINDS = {
     "parts": LoaderConfig(kind="random", num_parts=5, eval_parts=3, eval_views=2, prefetch=2),
     "neighbor": LoaderConfig(kind="neighbor", batch_size=11, fanouts=(3, 2)),
     "ondisk": LoaderConfig(kind="ondisk", parts_per_batch=1, eval_parts=3, prefetch=1),
+    "saint": LoaderConfig(kind="saint", saint=SaintOptions(budget=4, coverage=2)),
+    "ondisk neighbor": LoaderConfig(kind="ondisk", batch_size=11, fanouts=(3, 2), prefetch=0),
     "graphs": LoaderConfig(),
     "pyg": None,
 }
@@ -56,7 +58,7 @@ def data_and_batches(kind: str, folder: Path) -> tuple[Dataset | Store, Batches]
         masks = {f"{name}_mask": torch.isin(rows, data.splits[name]) for name in ("train", "test")}
         whole = Data(data.x, data.edge_index, y=data.y, val_mask=torch.isin(rows, data.splits["valid"]), **masks)
         return data, PygBatches(RandomNodeLoader(whole, num_parts=4, shuffle=True, num_workers=1), [whole])
-    if kind == "ondisk":
+    if kind.startswith("ondisk"):
         data = Store.open(write_store(folder / "graph", draw_whole(num_parts=5), num_parts=5))
     else:
         data = graph_dataset() if kind == "graphs" else node_dataset()

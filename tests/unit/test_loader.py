@@ -260,8 +260,14 @@ def test_multi_hot_times_a_table_is_a_sum_of_embeddings() -> None:
             {"kind": "random", "num_parts": 10, "parts_per_batch": 2},
             "parts_per_batch=2 belongs to loader.kind=cl",
         ),
-        ({"kind": "random", "num_parts": 10, "fanouts": (5, -1)}, r"fanouts=\[5, -1\] belongs to loader.kind=neighbor"),
-        ({"kind": "clusters", "num_parts": 9, "batch_size": 3}, "batch_size=3 belongs to loader.kind=neighbor"),
+        (
+            {"kind": "random", "num_parts": 10, "fanouts": (5, -1)},
+            r"fanouts=\[5, -1\] belongs to loader.kind=neighbor or ondisk",
+        ),
+        (
+            {"kind": "clusters", "num_parts": 9, "batch_size": 3},
+            "batch_size=3 belongs to loader.kind=neighbor or ondisk",
+        ),
         ({"kind": "random"}, "kind=random needs loader.num_parts, got none; set it, such as 10"),
         ({"kind": "clusters"}, "kind=clusters needs loader.num_parts, got none; set it, such as 1500"),
         (

@@ -1,20 +1,37 @@
-"""The neighbourhood sampler against a search node by node, and the chances of its draws against the binomials."""
+"""The neighbour sampler against a search node by node, and the probabilities of its draws against exact ones."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from drawn_graphs import graphs
+from revgnn.data.induced import Subgraph
 from revgnn.data.sampling.neighbor import _distinct, sample_neighbors
 from revgnn.graph import Graph
+
+
+def sample(
+    graph: Graph, seeds: Sequence[int], fanouts: Sequence[int], generator: np.random.Generator, *, replace: bool = False
+) -> Subgraph:
+    """Sample, and check that the subgraph is one: its edges are edges of the graph, in order."""
+    numbers = np.array(seeds, np.int64)
+    found = sample_neighbors(graph.indptr.numpy(), graph.indices.numpy(), numbers, fanouts, generator, replace=replace)
+    assert found.graph.num_nodes == found.nodes.numel()
+    assert found.nodes.tolist() == sorted(set(found.nodes.tolist()))
+    assert found.edges.tolist() == sorted(found.edges.tolist())
+    if not replace:
+        assert len(set(found.edges.tolist())) == found.edges.numel()
+    assert torch.equal(found.nodes[found.graph.edge_index], graph.edge_index[:, found.edges])
+    return found
 
 
 def sources_of(graph: Graph, node: int) -> list[int]:
@@ -31,76 +48,129 @@ def within(graph: Graph, seeds: list[int], hops: int) -> set[int]:
     return found
 
 
-@given(graphs(least=1), st.integers(0, 3), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=150)
-def test_all_edges_of_every_hop_are_a_breadth_first_search(graph: Graph, hops: int, random: object) -> None:
+@given(graphs(least=1), st.integers(0, 3), st.booleans(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=100)
+def test_all_edges_of_every_hop_are_a_breadth_first_search(
+    graph: Graph, hops: int, replace: bool, random: object
+) -> None:
     seeds = [node for node in range(graph.num_nodes) if random.random() < 0.3]  # type: ignore[attr-defined]
-    wanted = sorted(within(graph, seeds, hops))
-    for fanout in (-1, 1000):
-        found = sample_neighbors(graph, torch.tensor(seeds, dtype=torch.int64), [fanout] * hops, rng(0))
-        assert found.tolist() == wanted
+    inner = within(graph, seeds, hops - 1) if hops else set()
+    edges = [edge for edge, node in enumerate(graph.destinations.tolist()) if node in inner]
+    for fanout in (-1,) if replace else (-1, 1000):
+        found = sample(graph, seeds, [fanout] * hops, rng(0), replace=replace)
+        assert found.nodes.tolist() == sorted(within(graph, seeds, hops))
+        assert found.edges.tolist() == edges, "every edge into a node nearer than the last hop, and no other"
 
 
-@given(graphs(least=1), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=150)
-def test_some_edges_of_a_hop_are_a_part_of_it(graph: Graph, fanouts: list[int], seed: int) -> None:
-    seeds = [0]
-    found = set(sample_neighbors(graph, torch.tensor(seeds), fanouts, rng(seed)).tolist())
-    again = set(sample_neighbors(graph, torch.tensor(seeds), fanouts, rng(seed)).tolist())
-    assert found == again
-    assert {0} <= found <= within(graph, seeds, len(fanouts))
-    most, width = 1, 1
-    for fanout in fanouts:
-        width *= fanout
-        most += width
-    assert len(found) <= most
-
-
-@pytest.mark.parametrize("fanouts", [[2], [2, 3], [3, 1, 2], [5, 5]])
-def test_a_tree_gives_exactly_as_many_as_asked(fanouts: list[int]) -> None:
-    # Every node has four sources of its own, three hops deep: no draw meets what was there before.
-    edges, newest, count = [], [0], 1
-    for _ in range(3):
-        fresh = []
+@given(graphs(least=1), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_every_reached_node_draws_its_hops_fanout_once(
+    graph: Graph, fanouts: list[int], replace: bool, seed: int
+) -> None:
+    found, again = (sample(graph, [0], fanouts, rng(seed), replace=replace) for _ in range(2))
+    assert torch.equal(found.nodes, again.nodes) and torch.equal(found.edges, again.edges)
+    # Walk the drawn edges from the seed: the hop in which a node is first met says how many edges it draws.
+    place = int((found.nodes == 0).nonzero())
+    newest, met = {place}, {place}
+    for fanout in [*fanouts, 0]:
         for node in newest:
-            for _ in range(4):
-                edges.append((count, node))
-                fresh.append(count)
-                count += 1
-        newest = fresh
-    graph = Graph.from_edge_index(torch.tensor(edges).T.contiguous(), count)
-    wanted, width = 1, 1
-    for fanout in fanouts:
-        width *= min(fanout, 4)
-        wanted += width
-    for seed in range(5):
-        assert sample_neighbors(graph, torch.tensor([0]), fanouts, rng(seed)).numel() == wanted
+            whole = int(graph.in_degree[found.nodes[node]])
+            wanted = (fanout if whole else 0) if replace else min(fanout, whole)
+            assert int(found.graph.in_degree[node]) == wanted
+        newest = {source for node in newest for source in sources_of(found.graph, node)} - met
+        met |= newest
+    assert len(met) == found.nodes.numel(), "nothing else is in the subgraph"
 
 
 def test_an_isolated_seed_stands_alone() -> None:
     graph = Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3)
-    assert sample_neighbors(graph, torch.tensor([2]), [5, -1], rng(0)).tolist() == [2]
-    assert sample_neighbors(graph, torch.tensor([], dtype=torch.int64), [5, -1], rng(0)).tolist() == []
+    assert sample(graph, [2], [5, -1], rng(0)).nodes.tolist() == [2]
+    assert sample(graph, [2], [5, -1], rng(0), replace=True).edges.tolist() == []
+    assert sample(graph, [], [5, -1], rng(0)).nodes.tolist() == []
+
+
+# ------------------------------------------------------------------ probabilities
+def check_chances(counts: Sequence[int], chances: Sequence[float]) -> None:
+    """Compare counts of exclusive outcomes with their chances: a chi-square test that errs once in 10^4 seeds."""
+    expected = np.asarray(chances) * sum(counts)
+    assert sum(chances) == pytest.approx(1.0)
+    statistic = float(((np.asarray(counts) - expected) ** 2 / expected).sum())
+    assert statistic < chi2.ppf(1 - 1e-4, len(counts) - 1)
 
 
 @pytest.mark.parametrize(("below", "count"), [(5, 1), (5, 2), (5, 4), (6, 3)])
 def test_every_set_is_drawn_equally_often(below: int, count: int) -> None:
-    rows = 20_000
-    drawn = _distinct(np.full(rows, below), count, rng(1))
+    drawn = _distinct(np.full(20_000, below), count, rng(1)).T
     assert all(len(set(row)) == count for row in drawn.tolist())
     sets = Counter(tuple(sorted(row)) for row in drawn.tolist())
-    possible = math.comb(below, count)
-    assert sets.keys() == set(itertools.combinations(range(below), count))
-    spread = math.sqrt(rows / possible * (1 - 1 / possible))
-    assert all(abs(number - rows / possible) < 4.5 * spread for number in sets.values())
+    possible = list(itertools.combinations(range(below), count))
+    assert sets.keys() == set(possible)
+    check_chances([sets[each] for each in possible], [1 / len(possible)] * len(possible))
 
 
 def test_bounds_of_their_own_are_kept_to() -> None:
     below = np.array([4, 100, 7, 5])
-    drawn = _distinct(np.tile(below, 500), 3, rng(2)).reshape(500, 4, 3)
+    drawn = _distinct(np.tile(below, 500), 3, rng(2)).reshape(3, 500, 4)
     assert drawn.min() >= 0
-    assert (drawn.max(axis=(0, 2)) < below).all()
-    assert drawn[:, 1].max() > 90
+    assert (drawn.max(axis=(0, 1)) < below).all()
+    assert drawn[:, :, 1].max() > 90
+
+
+TWO_HOPS = Graph.from_edge_index(
+    torch.tensor([[1, 2, 3, 3, 3, 4, 5, 6, 7, 8], [0, 0, 0, 1, 2, 1, 1, 1, 2, 3]]), num_nodes=9
+)
+"""Node 0 hears 1, 2 and 3; these hear 3 to 6, 3 and 7, and 8. So 3 may be reached in the first hop or in the second."""
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_edges_of_two_hops_are_drawn_with_exact_probabilities(replace: bool) -> None:
+    """Enumerate the first hop (fanout 2 of 3 edges); given it, each node's own draw is a plain urn."""
+    graph, draws = TWO_HOPS, 6000
+    seen: Counter[tuple[int, ...]] = Counter()
+    second: dict[int, Counter[tuple[int, ...]]] = {node: Counter() for node in (1, 2, 3)}
+    generator = rng(3)
+    for _ in range(draws):
+        found = sample(graph, [0], [2, 2], generator, replace=replace)
+        into = graph.destinations[found.edges].tolist()
+        drawn = {
+            node: tuple(e for e, end in zip(found.edges.tolist(), into, strict=True) if end == node)
+            for node in range(9)
+        }
+        seen[drawn[0]] += 1
+        for node in {graph.indices[edge].item() for edge in drawn[0]}:
+            second[node][drawn[node]] += 1
+        assert all(not drawn[node] for node in range(1, 9) if node not in graph.indices[list(drawn[0])].tolist())
+    for node, counts in ((0, seen), *second.items()):
+        low, high = graph.indptr[node : node + 2].tolist()
+        edges = range(low, high)
+        if replace:
+            urn = Counter(tuple(sorted(pair)) for pair in itertools.product(edges, repeat=2))
+        else:
+            urn = Counter(itertools.combinations(edges, min(2, len(edges))))
+        assert counts.keys() <= urn.keys()
+        if len(urn) > 1:
+            check_chances([counts[each] for each in urn], [ways / urn.total() for ways in urn.values()])
+
+
+def test_pyg_draws_edges_equally_often() -> None:
+    pytest.importorskip("pyg_lib", reason="PyG's NeighborLoader needs pyg-lib")
+    from torch_geometric.data import Data
+    from torch_geometric.loader import NeighborLoader
+
+    graph, draws = TWO_HOPS, 3000
+    data = Data(edge_index=graph.edge_index, num_nodes=9)
+    theirs: Counter[int] = Counter()
+    loader = NeighborLoader(data, num_neighbors=[2, 2], input_nodes=torch.zeros(draws, dtype=torch.int64), batch_size=1)
+    for batch in loader:
+        theirs.update(batch.e_id.tolist())
+    own: Counter[int] = Counter()
+    generator = rng(4)
+    for _ in range(draws):
+        own.update(sample(graph, [0], [2, 2], generator).edges.tolist())
+    for edge in range(graph.num_edges):
+        share = (own[edge] + theirs[edge]) / (2 * draws)
+        spread = max((share * (1 - share) * 2 / draws) ** 0.5, 1e-9)
+        assert abs(own[edge] - theirs[edge]) / draws < 4.5 * spread
 
 
 def rng(seed: int) -> np.random.Generator:

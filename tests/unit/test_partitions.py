@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from drawn_graphs import graphs
-from revgnn.data import induced
+from drawn_graphs import graphs, one_graph
+from revgnn.data import LoaderConfig, induced, make_batches
 from revgnn.data.induced import Cut, Subgraph, induce
 from revgnn.data.sampling.clusters import ClusterPartition
 from revgnn.data.sampling.random import RandomPartition
 from revgnn.graph import Graph
+from revgnn.nn.convs import SAGEConv, SAGEOptions
 from revgnn.node_order import metis_clusters
+from tolerances import assert_close
 
 
 def by_hand(graph: Graph, nodes: Sequence[int]) -> tuple[list[list[int]], list[int]]:
@@ -150,3 +153,25 @@ def test_without_pymetis_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'revgnn\[metis\]', or choose kind='random'"):
         metis_clusters(two_rings(4), 8, 2)
+
+
+def test_the_diagonal_of_clusters_is_enhanced_as_published() -> None:
+    """Equation 11 of Cluster-GCN with dense matrices, for a mean over the neighbours; existing loops are replaced."""
+    pytest.importorskip("pymetis", reason="METIS needs the extra 'metis'")
+    data, boost = one_graph(40, 200, seed=3, plain=True), 0.7
+    loader = LoaderConfig(kind="clusters", num_parts=9, parts_per_batch=3, diagonal=boost, prefetch=0)
+    plain = make_batches(data, None, 0, replace(loader, diagonal=None))
+    conv = SAGEConv(1, 2, options=SAGEOptions(root_weight=False, bias=False))
+    for batch, before in zip(make_batches(data, None, 0, loader).train(1), plain.train(1), strict=True):
+        adjacency = torch.zeros(before.graph.num_nodes, before.graph.num_nodes)
+        for src, dst in before.graph.edge_index.T.tolist():
+            adjacency[dst, src] += src != dst
+        adjacency += torch.eye(len(adjacency))
+        adjacency /= adjacency.sum(1, keepdim=True)
+        wanted = (adjacency + boost * adjacency.diag().diag()) @ batch.x @ conv.lin_l.weight.T
+        assert_close(conv(batch.x, batch.graph), wanted)
+        assert torch.equal(batch.x, before.x)
+    with pytest.raises(ValueError, match=r"loader\.diagonal=0\.7 gives every node a loop without features"):
+        make_batches(one_graph(40, 200, seed=3), None, 0, loader)
+    with pytest.raises(ValueError, match=r"loader\.diagonal must be at least 0, got -1"):
+        replace(loader, diagonal=-1.0)

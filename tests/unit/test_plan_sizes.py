@@ -64,6 +64,6 @@ def test_steps_of_an_unknown_kind_are_not_guessed(
     size: Callable[[LoaderConfig, GraphShape], float],
 ) -> None:
     shape = GraphShape(info=OGB["ogbn-arxiv"].info)
-    with pytest.raises(ValueError, match="full, neighbor, random, clusters, ondisk, got neighbor"):
+    with pytest.raises(ValueError, match="full, neighbor, saint, random, clusters, ondisk, got neighbor"):
         size(LoaderConfig(kind="neighbor", batch_size=9, fanouts=(3,)), shape)
     assert 0 < size(LoaderConfig(kind="random", num_parts=4), shape) <= 4

@@ -21,6 +21,7 @@ from .readers.tables import read_tables
 from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
 from .sampling.pyg import PygBatches
+from .sampling.saint import SaintOptions
 from .subgraphs import NodeBatches
 from .task import TASKS, TargetScale, Task
 
@@ -49,6 +50,7 @@ __all__ = [
     "ProteinsFeatures",
     "PygBatches",
     "RowKeys",
+    "SaintOptions",
     "Sampler",
     "Series",
     "Store",

@@ -35,6 +35,9 @@ class Batch:
     ids: Tensor | None = None
     """[n] int64 row of the data set of each output row, so that an evaluation can average the logits of a row that
     occurs in several batches; ``None``: each row occurs once."""
+    loss_weight: Tensor | None = None
+    """[n] float32 weight of each output row in the loss, which is then the sum of weighted losses; ``None``: the loss
+    is the mean over the rows. A sampler sets it where nodes are sampled unequally often."""
     is_permuted: bool = False
     """Whether the batch is the whole data set in another order: ``ids`` has every row once."""
 
@@ -48,6 +51,7 @@ class Batch:
             y=self.y.to(device),
             rows={name: rows.to(device) for name, rows in self.rows.items()},
             ids=None if self.ids is None else self.ids.to(device),
+            loss_weight=None if self.loss_weight is None else self.loss_weight.to(device),
         )
 
     @property
@@ -64,9 +68,10 @@ class Batch:
 
     def tensors(self) -> list[Tensor]:
         """Return every tensor of the batch, to count their bytes."""
-        optional = (self.edge_attr, self.ids, self.graph.batch)
+        graph = self.graph
+        optional = (self.edge_attr, self.ids, self.loss_weight, graph.batch, graph.edge_weight, graph.norm_degree)
         present = [tensor for tensor in optional if tensor is not None]
-        return [self.x, self.y, self.graph.indptr, self.graph.indices, *self.rows.values(), *present]
+        return [self.x, self.y, graph.indptr, graph.indices, *self.rows.values(), *present]
 
 
 class Series:

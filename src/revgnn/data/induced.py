@@ -1,4 +1,4 @@
-"""Extracts induced subgraphs (some nodes and every edge between two of them) without sorting the edges again.
+"""Extracts subgraphs, induced ones (some nodes and every edge between two of them) and others, without sorting edges.
 
 The nodes and edges of a subgraph keep the order of the whole graph: edges are sorted by (destination, source), and
 duplicate edges keep their order. `Cut` extracts all subgraphs of a partition in one pass over the edges; `induce`
@@ -30,7 +30,8 @@ class Subgraph:
     nodes: Tensor
     """[n] int64, ascending: the number of each node in the whole graph."""
     edges: Tensor
-    """[e] int64, ascending: the position of each edge in the whole graph's order of edges."""
+    """[e] int64, ascending: the position of each edge in the whole graph's order of edges; a sampled edge may occur
+    several times."""
 
 
 def induce(graph: Graph, nodes: Tensor) -> Subgraph:
@@ -48,10 +49,8 @@ def induce(graph: Graph, nodes: Tensor) -> Subgraph:
     source = place.index_select(0, graph.indices.index_select(0, incoming))
     kept = (source >= 0).nonzero()[:, 0]
     ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Subgraph(
-        graph=_graph(torch.searchsorted(kept, ends), source.index_select(0, kept)),
-        nodes=nodes,
-        edges=incoming.index_select(0, kept),
+    return subgraph_of(
+        torch.searchsorted(kept, ends), source.index_select(0, kept), nodes, incoming.index_select(0, kept)
     )
 
 
@@ -90,7 +89,7 @@ class Cut:
         edges = self._edges[self._edge_ptr[number] : self._edge_ptr[number + 1]]
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self._degree[nodes].cumsum(0)])
         source = self._place.index_select(0, self._graph.indices.index_select(0, edges))
-        return Subgraph(graph=_graph(ends, source), nodes=nodes, edges=edges)
+        return subgraph_of(ends, source, nodes, edges)
 
 
 def ranges(ptr: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +130,15 @@ def _narrowest(num_parts: int) -> torch.dtype:
     return torch.int16 if num_parts <= 2**15 else torch.int64
 
 
-def _graph(indptr: Tensor, indices: Tensor) -> Graph:
+def subgraph_of(indptr: Tensor, indices: Tensor, nodes: Tensor, edges: Tensor) -> Subgraph:
+    """Put a subgraph together.
+
+    Args:
+        indptr: [n+1] integer, where the incoming edges of each node begin.
+        indices: [e] integer, the place of each edge's source among ``nodes``.
+        nodes: [n] int64, ascending.
+        edges: [e] int64, ascending.
+    """
     dtype = torch.int32 if indices.numel() < _INT32_MAX else torch.int64
-    return Graph(num_nodes=indptr.numel() - 1, indptr=indptr.to(dtype), indices=indices.to(dtype))
+    graph = Graph(num_nodes=nodes.numel(), indptr=indptr.to(dtype), indices=indices.to(dtype))
+    return Subgraph(graph=graph, nodes=nodes, edges=edges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..by_name import find_object, is_name
@@ -13,20 +13,24 @@ from .dataset import Dataset
 from .datasets import DatasetConfig, load_dataset, open_store
 from .info import GraphInfo
 from .ondisk.batches import StoredParts, StoredViews
+from .ondisk.incoming import StoredNeighbors
 from .ondisk.store import Store
 from .prefetch import Prefetched
 from .sampling import SAMPLERS, Sampler
 from .sampling.full_batch import FullBatch, GraphBatches
+from .sampling.neighbor import NeighborBatches
 from .sampling.parts import Partition, Views
 from .sampling.random import RandomPartition
-from .subgraphs import Evaluation, GraphSource, NodeBatches
+from .sampling.saint import SaintOptions
+from .subgraphs import Evaluation, GraphSource, NodeBatches, Training
 
 _log = logging.getLogger(__name__)
 
 _FULL, _ONDISK = "full", "ondisk"
-_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size")
+_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement", "saint", "diagonal")
 """Fields of `LoaderConfig` that some samplers read."""
-_OF_DISK = ("parts_per_batch",)
+_SAINT = SaintOptions()
+_OF_DISK = ("parts_per_batch", "fanouts", "batch_size", "with_replacement")
 
 
 def find_sampler(kind: str) -> Sampler | None:
@@ -56,17 +60,26 @@ class LoaderConfig:
 
     kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
-    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and their sampled
-    neighbors; "ondisk": parts of a prepared graph, read from disk, shuffled and put together in every epoch; or a
+    "clusters": METIS clusters, shuffled and put together in every epoch; "neighbor": training nodes and sampled edges
+    around them; "saint": GraphSAINT's sampled subgraphs; "ondisk": parts of a prepared graph, read from disk, shuffled
+    and put together in every epoch, or, with ``fanouts``, its training nodes and sampled edges around them; or a
     `Sampler` of your own as package.module:Name."""
     num_parts: int | None = None
     """For "random": parts per epoch, one step each; for "clusters": number of METIS clusters, computed once."""
     parts_per_batch: int | None = None
     """For "clusters" and "ondisk": clusters or parts per step, with the edges between them; ``None``: 1."""
+    diagonal: float | None = None
+    """For "clusters": Cluster-GCN's diagonal enhancement: self loops, of which a mean over the neighbours counts this
+    number more, 0 or above; ``None``: no loops are added. For convolutions that apply weights (gcn, sage)."""
     fanouts: tuple[int, ...] | None = None
-    """For "neighbor": incoming edges sampled per node in each hop, starting at the training nodes; -1: all."""
+    """For "neighbor" and "ondisk": incoming edges sampled per node in each hop, starting at training nodes; -1: all."""
     batch_size: int | None = None
-    """For "neighbor": training nodes per step."""
+    """For "neighbor" and "ondisk": training nodes per step."""
+    with_replacement: bool = False
+    """For "neighbor" and "ondisk": draw each edge independently of the others, so that one may be drawn several times;
+    otherwise a node with no more edges than the fanout keeps all of them."""
+    saint: SaintOptions = _SAINT
+    """For "saint": what is sampled, and how it is normalised."""
     node_order: NodeOrder = "auto"
     """Order of the nodes of a whole graph in memory. Sums over neighbours are faster where neighbours are near: "auto"
     orders a large graph by METIS clusters, or by RCM without pymetis; "quick" by RCM; "clusters" and "rcm" also a small
@@ -91,9 +104,10 @@ class LoaderConfig:
                 f"loader.kind={self.kind!r} is unknown; choose one of {', '.join((_FULL, *SAMPLERS, _ONDISK))}, or "
                 "name one of your own as package.module:Name"
             )
+        defaults = {field.name: field.default for field in fields(self)}
         for name in set(_OPTIONS) - set(_options_of(self.kind)):
             value = getattr(self, name)
-            if value is not None:
+            if value != defaults[name]:
                 kinds = [kind for kind in (*SAMPLERS, _ONDISK) if name in _options_of(kind)]
                 raise ValueError(
                     f"loader.{name}={_written(value)} belongs to loader.kind={' or '.join(kinds)}, got kind="
@@ -102,12 +116,27 @@ class LoaderConfig:
         for name, example in ({} if sampler is None else sampler.needs).items():
             if getattr(self, name) is None:
                 raise ValueError(f"loader.kind={self.kind} needs loader.{name}, got none; set it, such as {example}")
+        if self.kind == _ONDISK:
+            self._check_ondisk()
         self._check_numbers()
         self._check_views("eval")
         self._check_views("final")
 
+    def _check_ondisk(self) -> None:
+        if self.fanouts is None and (self.batch_size is not None or self.with_replacement):
+            raise ValueError(
+                "loader.kind=ondisk reads whole parts unless loader.fanouts is set: set it, or leave batch_size and "
+                "with_replacement out"
+            )
+        if self.fanouts is not None and (self.batch_size is None or self.parts_per_batch is not None):
+            raise ValueError(
+                "loader.kind=ondisk with loader.fanouts samples around loader.batch_size training nodes, not "
+                f"loader.parts_per_batch parts, got batch_size={_written(self.batch_size)} and parts_per_batch="
+                f"{_written(self.parts_per_batch)}; set batch_size alone"
+            )
+
     def _check_numbers(self) -> None:
-        least = {"num_parts": 2, "parts_per_batch": 1, "batch_size": 1, "prefetch": 0}
+        least = {"num_parts": 2, "parts_per_batch": 1, "batch_size": 1, "prefetch": 0, "diagonal": 0}
         for name in ("eval_parts", "eval_views", "final_parts", "final_views"):
             least[name] = 1
         for name, smallest in least.items():
@@ -263,7 +292,13 @@ def _stored(store: Store, batch_size: int | None, seed: int, loader: LoaderConfi
         return StoredViews(store, parts, views, seed).evaluate
 
     final = None if loader.final_parts is None else evaluation(loader.final_parts, loader.final_views)
-    batches = NodeBatches(StoredParts(store, together, seed), evaluation(loader.eval_parts, loader.eval_views), final)
+    training: Training = StoredParts(store, together, seed)
+    if loader.fanouts is not None:
+        assert loader.batch_size is not None, "LoaderConfig has checked it"
+        training = NeighborBatches(
+            StoredNeighbors(store), loader.batch_size, loader.fanouts, seed, replace=loader.with_replacement
+        )
+    batches = NodeBatches(training, evaluation(loader.eval_parts, loader.eval_views), final)
     return Prefetched(batches, loader.prefetch) if loader.prefetch else batches
 
 

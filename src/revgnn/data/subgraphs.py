@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..graph import Graph
@@ -37,11 +39,21 @@ class GraphSource:
         for number, ids in enumerate(dataset.splits.values()):
             self.split[ids] = number
 
+    @property
+    def incoming(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """``indptr`` [N+1] and ``indices`` [E] of `graph`, which the arrays share memory with."""
+        return self.graph.indptr.numpy(), self.graph.indices.numpy()
+
+    @property
+    def train_nodes(self) -> Tensor:
+        """[n] int64, the training nodes."""
+        return self.dataset.splits["train"]
+
     def batch(self, subgraph: Subgraph, rows: dict[str, Tensor] | None = None) -> Batch:
         """Make a batch of a subgraph with its features, labels and splits.
 
         Args:
-            piece: a subgraph of `graph`.
+            subgraph: a subgraph of `graph`.
             rows: split name -> positions in the subgraph; ``None``: every node that is in a split.
         """
         data, edge_attr = self.dataset, None

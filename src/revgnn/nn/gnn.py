@@ -56,6 +56,7 @@ class GNN(nn.Module):
         self.encoder, self.stem, self.stack, self.head = encoder, stem, stack, head
         self.edge_encoder, self.uses_edge_attr = edge_encoder, uses_edge_attr
         self.uses_edge_weight = uses_edge_weight
+        self.takes_edge_weight = all(one.takes_edge_weight for one in self.modules() if isinstance(one, Conv))
         self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
 
     def forward(

@@ -102,7 +102,7 @@ def _(indptr, indices):  # type: ignore[no-untyped-def]
 # Whoever takes arguments apart and puts them together again (FSDP does, at every module) is given the same graph back,
 # with all that was derived of it.
 _taken_apart: weakref.WeakValueDictionary[int, Graph] = weakref.WeakValueDictionary()
-_TENSORS = ("indptr", "indices", "edge_ids", "batch")
+_TENSORS = ("indptr", "indices", "edge_ids", "batch", "edge_weight", "norm_degree")
 
 
 def _flatten(graph: Graph) -> tuple[list[Tensor], tuple[int, str]]:

@@ -20,7 +20,7 @@ from ..data.sampling.clusters import ClusterPartition
 from ..data.sampling.parts import PartBatches, Partition
 from ..data.subgraphs import GraphSource
 from ..measure import StepMemory, tensor_bytes
-from .step_size import kept_share, steps_by_parts
+from .step_size import is_sampled, kept_share, steps_by_parts
 from .synthetic import GraphShape, made_up
 
 EDGES = 2**17
@@ -65,7 +65,10 @@ def batch_memory(loader: LoaderConfig, shape: GraphShape) -> BatchMemory:
         shape: shape of the data set.
     Cost: batches of two graphs of about `EDGES` edges at most, a fraction of a second.
     """
-    per_step = shape.nodes / steps_by_parts(loader, shape) if loader.batch_size is None else loader.batch_size
+    if is_sampled(loader):
+        per_step: float = loader.saint.budget if loader.batch_size is None else loader.batch_size
+    else:
+        per_step = shape.nodes / steps_by_parts(loader, shape)
     factor = max(EDGES / max(shape.edges, 1), 2 * LEAST_NODES / per_step)
     if factor >= 1.0:
         found = _measured(loader, shape, 1.0)
@@ -100,7 +103,10 @@ def _measured(loader: LoaderConfig, shape: GraphShape, factor: float) -> BatchMe
 
 
 def scaled_loader(loader: LoaderConfig, factor: float) -> LoaderConfig:
-    """Scale the training nodes of a step."""
+    """Scale the training nodes of a step, or what a subgraph is sampled by; few subgraphs normalise it."""
+    if loader.kind == "saint":
+        budget = max(round(loader.saint.budget * factor), 1)
+        return replace(loader, saint=replace(loader.saint, budget=budget, coverage=1))
     if loader.batch_size is None:
         return loader
     return replace(loader, batch_size=max(round(loader.batch_size * factor), 1))
@@ -114,7 +120,7 @@ def partitioned_data(loader: LoaderConfig, shape: GraphShape, small: GraphShape)
         shape: of the whole data set; the share of its edges within parts is kept.
         small: shape of the synthetic data set.
     """
-    if loader.kind == "neighbor":
+    if is_sampled(loader):
         return made_up(small)
     # What METIS would make of a random graph is nothing like its clusters: a batch is a run of nodes instead.
     return made_up(small, runs=steps_by_parts(loader, shape), kept=kept_share(loader, shape))
@@ -130,8 +136,9 @@ def partitioned_batches(
         data: the result of `partitioned_data`.
         edges_at_once: as in `PartBatches`.
     """
-    if loader.kind == "neighbor":
-        return make_batches(data, None, 0, replace(loader, prefetch=0))
+    if is_sampled(loader):
+        kind = "neighbor" if loader.kind == "ondisk" else loader.kind
+        return make_batches(data, None, 0, replace(loader, kind=kind, prefetch=0))
     parts, source = steps_by_parts(loader, shape), GraphSource(data)
     partition: Partition = EvenPartition(data.num_nodes)
     if loader.kind == "clusters":

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from ..data import Batches, LoaderConfig
+from ..data.sampling.saint import SaintOptions
 from ..experiment import Experiment
 from .synthetic import GraphShape
 
@@ -33,9 +34,13 @@ def step_shape(run: Experiment, shape: GraphShape) -> GraphShape:
         return shape.counted(nodes=nodes, edges=edges, graphs=graphs, train=graphs)
     if loader.kind == "full":
         return shape
-    if loader.kind == "neighbor":
+    if loader.fanouts is not None:
         nodes, edges = _reached(loader, shape)
         train = min(loader.batch_size or nodes, nodes)
+        return replace(shape.counted(nodes=nodes, edges=edges, train=train), kept=None)
+    if loader.kind == "saint":
+        nodes, edges = _sampled(loader.saint, shape)
+        train = -(-shape.train * nodes // shape.nodes)
         return replace(shape.counted(nodes=nodes, edges=edges, train=train), kept=None)
     parts = steps_by_parts(loader, shape)
     nodes, loops = max(shape.nodes // parts, 1), shape.nodes if shape.info.self_loops else 0
@@ -47,29 +52,43 @@ def steps_of(run: Experiment, shape: GraphShape) -> int:
     """Return the steps of an epoch."""
     rows = shape.train or round(TRAINED * shape.rows)
     batch = run.batch_size if shape.info.task_spec.has_many_graphs else run.loader.batch_size
-    if shape.info.task_spec.has_many_graphs or run.loader.kind == "neighbor":
+    if shape.info.task_spec.has_many_graphs or run.loader.fanouts is not None:
         return -(-rows // (batch or rows))
+    if run.loader.kind == "saint":
+        return run.loader.saint.steps or max(round(shape.nodes / _sampled(run.loader.saint, shape)[0]), 1)
     return 1 if run.loader.kind == "full" else steps_by_parts(run.loader, shape)
 
 
-def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
-    """Return the nodes of sampled neighbourhoods and the edges between them, for equal degrees and random neighbours.
+def is_sampled(loader: LoaderConfig) -> bool:
+    """Whether batches are sampled by numbers of nodes and edges, instead of being parts."""
+    return loader.kind == "saint" or loader.fanouts is not None
 
-    Real neighbourhoods overlap more, and nodes of low degree sample fewer edges, so both counts are upper estimates.
+
+def _reached(loader: LoaderConfig, shape: GraphShape) -> tuple[int, int]:
+    """Return the nodes of sampled neighbourhoods and their drawn edges, for equal degrees and random neighbours.
+
+    Real neighbourhoods overlap more, and nodes of low degree draw fewer edges, so both counts are upper estimates.
     """
     roots = shape.train or round(TRAINED * shape.rows)
     degree = shape.edges / shape.nodes
     drawn, newest = 0.0, min(loader.batch_size or roots, roots) / shape.nodes
     reached = newest
     for fanout in loader.fanouts or ():
-        draws = newest * (degree if fanout == -1 else min(fanout, degree))
-        drawn += draws / degree
+        draws = newest * (degree if fanout == -1 else fanout if loader.with_replacement else min(fanout, degree))
+        drawn += draws
         newest = (1 - reached) * -math.expm1(-draws)
         reached += newest
-    # Kept are edges that were drawn or whose reverse was, and of the others those with both ends among the nodes.
-    either = 1 - (1 - min(drawn, 1.0)) ** 2
-    kept = either + (1 - either) * reached**2
-    return max(round(reached * shape.nodes), 1), round(kept * shape.edges)
+    return max(round(reached * shape.nodes), 1), round(drawn * shape.nodes)
+
+
+def _sampled(saint: SaintOptions, shape: GraphShape) -> tuple[int, int]:
+    """Return the nodes of a GraphSAINT subgraph and the edges between them, for equal degrees and random neighbours."""
+    walked = saint.budget * {"node": 0, "edge": 1, "walk": saint.walk_length}[saint.sampler]
+    share = -math.expm1(-(saint.budget * (saint.sampler != "node") + max(walked, saint.budget)) / shape.nodes)
+    # Drawn edges are kept with their reverses, and of the others those with both ends among the nodes.
+    drawn = -math.expm1(-2 * walked / max(shape.edges, 1))
+    kept = drawn + (1 - drawn) * share**2
+    return max(round(share * shape.nodes), 1), round(kept * shape.edges)
 
 
 def kept_share(loader: LoaderConfig, shape: GraphShape) -> float:
@@ -110,8 +129,8 @@ def steps_by_parts(loader: LoaderConfig, shape: GraphShape) -> int:
 
 
 def _check_parts(loader: LoaderConfig) -> None:
-    if loader.kind not in PARTS:
+    if loader.kind not in PARTS or loader.fanouts is not None:
         raise ValueError(
-            f"the size of a step is known for loader.kind=full, neighbor, {', '.join(PARTS)}, got {loader.kind}; plan "
-            "with one of these, or measure a run"
+            f"the size of a step is known for loader.kind=full, neighbor, saint, {', '.join(PARTS)}, got "
+            f"{loader.kind}; plan with one of these, or measure a run"
         )

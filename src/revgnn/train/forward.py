@@ -50,7 +50,8 @@ class Forward:
             seed: seed of a training step's random choices; ``None`` in evaluation.
         Returns: [n, T] logits in float32 or wider; and the batch on the model's device, with any labels that were added
             to the input. Its ``rows["train"]`` are the rows that the loss covers.
-        Raises: ValueError: the number of logit rows differs from the number of labels.
+        Raises: ValueError: the number of logit rows differs from the number of labels; or the sampler weighs edges,
+            which a model with a true attribute ``takes_edge_weight`` applies, and this one has none.
         """
         placed = self._on_device(batch)
         if not self._labels.reuse:
@@ -70,6 +71,11 @@ class Forward:
     def _logits(self, placed: Batch, seed: int | None) -> Tensor:
         # Ranks evaluate different numbers of batches, so DDP must not synchronise buffers.
         model = self.trained if self.model.training else self.model
+        if placed.graph.edge_weight is not None and not getattr(self.model, "takes_edge_weight", False):
+            raise ValueError(
+                "the sampler weighs edges, and this model does not apply weights; choose conv gcn or sage, or "
+                "loader.saint.aggr_norm=false, or leave loader.diagonal out"
+            )
         with self._autocast():
             logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)
         if logits.size(0) != placed.y.size(0):

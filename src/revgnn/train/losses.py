@@ -33,6 +33,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y)
 
 
+def cross_entropy_rows(logits: Tensor, y: Tensor) -> Tensor:
+    """[n] the terms of `cross_entropy`."""
+    check_classes(logits, y)
+    return F.cross_entropy(logits, y, reduction="none")
+
+
 def log_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over the rows of the log-shifted cross-entropy, which is robust to rows with a large error.
 
@@ -43,9 +49,12 @@ def log_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     Raises: TypeError, ValueError: labels of another dtype or shape.
     Source: Wang et al. 2021, Bag of Tricks for Node Classification (arXiv:2103.13355).
     """
-    check_classes(logits, y)
-    per_row = F.cross_entropy(logits, y, reduction="none")
-    return (torch.log(_EPS + per_row) - math.log(_EPS)).mean()
+    return log_cross_entropy_rows(logits, y).mean()
+
+
+def log_cross_entropy_rows(logits: Tensor, y: Tensor) -> Tensor:
+    """[n] the terms of `log_cross_entropy`."""
+    return torch.log(_EPS + cross_entropy_rows(logits, y)) - math.log(_EPS)
 
 
 def bce(logits: Tensor, y: Tensor) -> Tensor:
@@ -57,9 +66,18 @@ def bce(logits: Tensor, y: Tensor) -> Tensor:
     Returns: a scalar in the dtype of ``logits``; 0, with zero gradients, where nothing is labelled.
     Raises: TypeError, ValueError: labels of another dtype or shape.
     """
+    entries, labelled = _bce_entries(logits, y)
+    return entries.sum() / labelled.sum().clamp(min=1)
+
+
+def bce_rows(logits: Tensor, y: Tensor) -> Tensor:
+    """[n] the terms of `bce`, summed over the labelled entries of a row."""
+    return _bce_entries(logits, y)[0].sum(1)
+
+
+def _bce_entries(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     labelled, target = labelled_entries(logits, y)
-    entries = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return _mean_over(entries, labelled)
+    return torch.where(labelled, F.binary_cross_entropy_with_logits(logits, target, reduction="none"), 0.0), labelled
 
 
 def mse(logits: Tensor, y: Tensor) -> Tensor:
@@ -69,8 +87,18 @@ def mse(logits: Tensor, y: Tensor) -> Tensor:
     Returns: a scalar in the dtype of ``logits``; 0, with zero gradients, where nothing is labelled.
     Raises: TypeError, ValueError: labels of another dtype or shape.
     """
+    entries, labelled = _mse_entries(logits, y)
+    return entries.sum() / labelled.sum().clamp(min=1)
+
+
+def mse_rows(logits: Tensor, y: Tensor) -> Tensor:
+    """[n] the terms of `mse`, summed over the labelled entries of a row."""
+    return _mse_entries(logits, y)[0].sum(1)
+
+
+def _mse_entries(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     labelled, target = labelled_entries(logits, y)
-    return _mean_over((logits - target).square(), labelled)
+    return torch.where(labelled, (logits - target).square(), 0.0), labelled
 
 
 @dataclass(frozen=True)
@@ -81,17 +109,34 @@ class Loss:
     """Logits and labels of a split -> a scalar."""
     tasks: tuple[str, ...]
     """Names of the tasks that the loss fits."""
+    rows: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Logits and labels -> [n] the terms of each row, of which ``compute`` is the sum over the number of labels;
+    ``None``: samplers that weigh rows cannot use this loss."""
 
-    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Compute the loss."""
-        return self.compute(logits, y)
+    def __call__(self, logits: Tensor, y: Tensor, row_weight: Tensor | None = None) -> Tensor:
+        """Compute the loss, `weighted` if rows have weights."""
+        return self.compute(logits, y) if row_weight is None else self.weighted(logits, y, row_weight)
+
+    def weighted(self, logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """Compute ``sum_i weight_i loss_i`` over the rows.
+
+        Args:
+            weight: [n].
+        Raises: ValueError: the loss has no terms of rows.
+        """
+        if self.rows is None:
+            raise ValueError(
+                "the sampler weighs rows, and this loss does not give the terms of each row; set Loss.rows, or choose "
+                f"one of {', '.join(name for name, loss in LOSSES.items() if loss.rows is not None)}"
+            )
+        return (self.rows(logits, y) * weight.to(logits.dtype)).sum()
 
 
 LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss(cross_entropy, ("multiclass",)),
-    "log_cross_entropy": Loss(log_cross_entropy, ("multiclass",)),
-    "bce": Loss(bce, ("binary", "multilabel")),
-    "mse": Loss(mse, ("regression",)),
+    "cross_entropy": Loss(cross_entropy, ("multiclass",), cross_entropy_rows),
+    "log_cross_entropy": Loss(log_cross_entropy, ("multiclass",), log_cross_entropy_rows),
+    "bce": Loss(bce, ("binary", "multilabel"), bce_rows),
+    "mse": Loss(mse, ("regression",), mse_rows),
 }
 
 
@@ -111,7 +156,3 @@ def choose_loss(tasks: Sequence[Task], asked: str | None) -> str:
             f"loss={name!r} does not go with a {' or '.join(names)} task; choose one of {', '.join(allowed)}"
         )
     return name
-
-
-def _mean_over(entries: Tensor, labelled: Tensor) -> Tensor:
-    return torch.where(labelled, entries, 0.0).sum() / labelled.sum().clamp(min=1)

@@ -26,9 +26,16 @@ class Objective:
     class_weights: Tensor | None = None
     """[T] of classes, or [2, T] of flags; ``None``: every label counts the same in training."""
 
-    def training_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the mean loss over the labels, each weighted by its class."""
+    def training_loss(self, logits: Tensor, y: Tensor, row_weight: Tensor | None = None) -> Tensor:
+        """Return the mean loss over the labels, each weighted by its class.
+
+        Args:
+            logits, y: of the training rows.
+            row_weight: [n] weights of a sampler, by which the losses of the rows are summed; ``None``: their mean.
+        """
         weights = self.class_weights
+        if row_weight is not None:
+            return self._weighted_sum(logits, y, row_weight)
         if weights is None:
             return self.evaluation_loss(logits, y)
         loss, total = LOSSES[self.loss], logits.sum() * 0.0
@@ -43,6 +50,17 @@ class Objective:
                 one = torch.where(labels == number, labels, torch.nan)
                 total = total + weights[number, column] * num_labelled(one) * loss(values, one)
         return total / max(num_labelled(y), 1)
+
+    def _weighted_sum(self, logits: Tensor, y: Tensor, row_weight: Tensor) -> Tensor:
+        weights = self.class_weights
+        if weights is not None and weights.dim() > 1:
+            raise ValueError(
+                "train.class_weight weighs each column of the labels, and the sampler each row; set class_weight to "
+                "none, or choose another loader.kind"
+            )
+        if weights is not None:
+            row_weight = row_weight * weights[y]
+        return LOSSES[self.loss](logits, y if self.scale is None else self.scale.standardise(y), row_weight)
 
     def evaluation_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the mean loss over the labels."""

@@ -18,6 +18,7 @@ from .distill import load_teacher, rows_of, with_teacher
 from .distributed.batch_sharding import RankBatch
 from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
+from .labels import num_labelled
 from .model_hooks import LayerStack, ModelHooks
 from .optim import check_and_clip
 
@@ -43,7 +44,7 @@ class Stepper:
     Args:
         forward: calls the model; its ``trained`` is the module that `Ranks.wrap` returned.
         optimizer: optimizer of the model's parameters.
-        loss: logits and labels of a batch's training rows -> mean loss over the labels.
+        loss: logits, labels and weights of a batch's training rows, as `Objective.training_loss`.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         ranks: Ranks,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     ) -> None:
         self.forward, self.optimizer, self.config, self.ranks, self.loss = forward, optimizer, config, ranks, loss
         self.model = forward.model
@@ -93,18 +94,21 @@ class Stepper:
         return StepResult(loss=value, rows=int(counted))
 
     def _loss(self, batch: Batch, seed: int, counts: bool, *, alone: bool) -> tuple[Tensor, int, int]:
-        """Return the mean loss of a batch, the number of labels that it averages, and the number of training rows."""
+        """Return the loss of a batch, its weight among batches (the labels that it averages), and its training rows."""
         if not alone:
             # Ranks draw differently often, so the global state would depend on the assignment of batches.
             torch.manual_seed(seed)
         logits, placed = self.forward(batch, seed)
         rows = placed.rows["train"]
         y = placed.y[rows]
-        weight = (int(y.isfinite().sum()) if y.is_floating_point() else rows.numel()) if counts else 0
+        weight, row_weight = num_labelled(y) if counts else 0, placed.loss_weight
+        if row_weight is not None:
+            # Such batches are drawn alike, and each one's sum estimates the loss of all rows.
+            weight, row_weight = int(counts), row_weight[rows]
 
         def loss_of(logits: Tensor) -> Tensor:
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            return self.loss(wide[rows], y) if weight or alone else wide.sum() * 0.0
+            return self.loss(wide[rows], y, row_weight) if weight or alone else wide.sum() * 0.0
 
         loss = loss_of(logits)
         if self.teacher is not None:

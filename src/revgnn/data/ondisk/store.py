@@ -163,9 +163,9 @@ class Store:
         Cost: reads only the nodes of the parts and the blocks of edges between them; a stable sort of each part's
             edges, which consist of sorted runs.
         """
-        split = _together([self._splits(number) for number in parts])
-        y = _together([self._labels(number) for number in parts])
-        x = _together([self._features(number, "x.npy") for number in parts])
+        split = together([self.splits(number) for number in parts])
+        y = together([self.labels(number) for number in parts])
+        x = together([self.features(number, "x.npy") for number in parts])
         graph, edge_attr = self._graph(parts)
         ids = [np.arange(self.starts[number], self.starts[number + 1]) for number in parts]
         return Batch(
@@ -174,12 +174,12 @@ class Store:
             edge_attr=edge_attr,
             y=y,
             rows={name: (split == code).nonzero()[:, 0] for code, name in enumerate(SPLITS)},
-            ids=_together(ids) if with_ids else None,
+            ids=together(ids) if with_ids else None,
         )
 
     def has_split(self, parts: Sequence[int], split: str) -> bool:
         """Whether any node of these parts is in a split."""
-        return any(bool((self._splits(number) == SPLITS.index(split)).any()) for number in parts)
+        return any(bool((self.splits(number) == SPLITS.index(split)).any()) for number in parts)
 
     def load(self) -> Dataset:
         """Read the whole graph into memory.
@@ -205,16 +205,18 @@ class Store:
                 check_hash(part_folder(self.folder, number) / name, facts)
             self._checked.add(number)
 
-    def _splits(self, number: int) -> NDArray[np.int8]:
+    def splits(self, number: int) -> NDArray[np.int8]:
+        """Map the split of each row of a part: the place in `SPLITS`, or -1."""
         split = self.array(number, "split.npy")
         if split.size and not (split.min() >= -1 and split.max() < len(SPLITS)):
             raise self._fault(number, "split.npy", f"must hold -1..{len(SPLITS) - 1}")
         return split
 
-    def _labels(self, number: int) -> NDArray[np.int64] | NDArray[np.float32]:
+    def labels(self, number: int) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Map the labels of a part, all of which are checked."""
         y = self.array(number, "y.npy")
         if self.info.task_spec.has_classes:
-            known = y[self._splits(number) >= 0]
+            known = y[self.splits(number) >= 0]
             outside = y.size and (y.min() < -1 or y.max() >= self.info.num_outputs)
             if outside or (known.size and known.min() < 0):
                 raise self._fault(
@@ -224,7 +226,8 @@ class Store:
             raise self._fault(number, "y.npy", "must be finite, or NaN where a label is missing")
         return y
 
-    def _features(self, number: int, name: str, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.float32]:
+    def features(self, number: int, name: str, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.float32]:
+        """Read some rows of a file of features of a part, and check them."""
         values = self.array(number, name)[rows]
         if not np.isfinite(values).all():
             raise self._fault(number, name, "must be finite")
@@ -234,19 +237,29 @@ class Store:
         """Merge the blocks between parts; edges and features are sorted by (destination, source)."""
         counts = np.array([self.manifest.parts[number].nodes for number in parts], np.int64)
         offsets = np.cumsum([0, *counts])
-        merged = [self._incoming(number, parts, counts, offsets) for number in parts]
-        degree = _together([degree for degree, _, _ in merged])
-        indices = _together([indices for _, indices, _ in merged])
-        attributes = [edge_attr for _, _, edge_attr in merged if edge_attr is not None]
+        merged = [self.incoming(number, parts, counts, offsets) for number in parts]
+        degree = together([degree for degree, _, _ in merged])
+        indices = together([indices for _, indices, _ in merged])
+        attributes = []
+        if self.info.edge_channels is not None:
+            numbered = zip(parts, merged, strict=True)
+            attributes = [self.features(number, "edge_attr.npy", rows) for number, (_, _, rows) in numbered]
         dtype = torch.int32 if max(degree.numel(), indices.numel()) < _INT32_MAX else torch.int64
         indptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
         graph = Graph(num_nodes=degree.numel(), indptr=indptr.to(dtype), indices=indices.to(dtype))
-        return graph, _together(attributes) if attributes else None
+        return graph, together(attributes) if attributes else None
 
-    def _incoming(
+    def incoming(
         self, number: int, parts: Sequence[int], counts: NDArray[np.int64], offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float32] | None]:
-        """Return the edges into one part from some parts: degree of each row, sources in the batch, edge features."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.int64]]:
+        """Read the edges into one part from some parts, sorted by (destination, source).
+
+        Args:
+            number: the part.
+            parts: numbers of parts, ascending.
+            counts, offsets: nodes of each of these parts, and the number of its first node in the result.
+        Returns: degree of each row; source of each edge; row of each edge in the files of the part.
+        """
         nodes = self.manifest.parts[number].nodes
         starts, lengths = self._blocks(number, parts)
         block = np.repeat(np.arange(len(parts)), lengths)
@@ -256,10 +269,11 @@ class Store:
         # radix sort, where 16 bits hold the rows of a part) is that of all of them.
         order = np.argsort(dst.astype(np.min_scalar_type(nodes)), kind="stable")
         # int32 holds the rows of most batches; a larger batch uses int64.
-        indices = (src + offsets[block])[order].astype(np.int32 if offsets[-1] < _INT32_MAX else np.int64)
+        indices: NDArray[np.integer] = (src + offsets[block])[order].astype(
+            np.int32 if offsets[-1] < _INT32_MAX else np.int64
+        )
         degree: NDArray[np.int64] = np.bincount(dst, minlength=nodes)
-        edge_attr = None if self.info.edge_channels is None else self._features(number, "edge_attr.npy", rows[order])
-        return degree, indices, edge_attr
+        return degree, indices, rows[order]
 
     def _blocks(self, number: int, parts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the start and the number of the edges from each of some parts."""
@@ -294,7 +308,7 @@ class Store:
         return StoreError(f"{part_folder(self.folder, number) / name} {rule}; prepare the graph again")
 
 
-def _together(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
+def together(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     """Concatenate arrays into memory that torch allocates, so that memory measurements include it."""
     first = arrays[0]
     rows = sum(len(array) for array in arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import clusters, neighbor, random
+from . import clusters, neighbor, random, saint
 from .sampler import Sampler
 
 __all__ = ["SAMPLERS", "Sampler"]
@@ -11,5 +11,6 @@ SAMPLERS: dict[str, Sampler] = {
     "random": random.SAMPLER,
     "clusters": clusters.SAMPLER,
     "neighbor": neighbor.SAMPLER,
+    "saint": saint.SAMPLER,
 }
 """Kind of `LoaderConfig` -> sampler, of a graph in memory."""

@@ -119,7 +119,9 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
     own = graph.edge_weight if edge_weight is None else edge_weight
 
     def weight() -> Tensor:
-        if own is None:
+        if edge_weight is None and graph.norm_degree is not None:
+            degree = graph.norm_degree.to(cpu.sum_dtype(dtype))
+        elif own is None:
             degree = graph.in_degree.to(cpu.sum_dtype(dtype))
         else:
             ones = own.new_ones(graph.num_nodes, 1, dtype=cpu.sum_dtype(dtype))

@@ -35,7 +35,8 @@ class SAGEOptions:
 class SAGEConv(Conv):
     """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
 
-    The weights of a `Graph.weighted` make the mean ``sum_j w_ij x_j / sum_j w_ij`` and the sum ``sum_j w_ij x_j``.
+    The weights of a `Graph.weighted` make the mean ``sum_j w_ij x_j / sum_j w_ij`` and the sum ``sum_j w_ij x_j``; the
+    mean of a sampled graph divides by its ``norm_degree`` instead.
 
     Args:
         in_channels, out_channels: widths.
@@ -137,8 +138,10 @@ class SAGEConv(Conv):
         def weight() -> Tensor:
             if not is_mean:
                 return own.to(kind)
-            total = ops.spmm(own.new_ones(graph.num_nodes, 1, dtype=kind), graph, own.to(kind)).squeeze(1)
-            share = torch.where(total > 0, total, 1).reciprocal()
+            total = graph.norm_degree
+            if total is None:
+                total = ops.spmm(own.new_ones(graph.num_nodes, 1, dtype=kind), graph, own.to(kind)).squeeze(1)
+            share = torch.where(total > 0, total, 1).reciprocal().to(kind)
             return own.to(kind) * share.index_select(0, graph.destinations)
 
         kept: Tensor = graph.keep(f"sage_weight {is_mean} {kind}", weight)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from ...data import Columns, DatasetConfig, LoaderConfig
+from ...data import Columns, DatasetConfig, LoaderConfig, SaintOptions
 from ...experiment import Experiment
 from ...nn.convs import GATOptions, GENOptions
 from ...nn.model import EquilibriumOptions, ModelConfig
@@ -145,6 +145,43 @@ def revgat_selfkd() -> Experiment:
     """RevGAT-SelfKD: a student of revgat_labels with the same architecture."""
     run = revgat_labels()
     return replace(run, train=replace(run.train, keep_logits=False, teacher=TeacherOptions(path=TEACHER)))
+
+
+# ------------------------------------------------------------------ ways to make batches, one network for all
+def batches_full() -> Experiment:
+    """RevSAGE, 3 layers, 64 channels: the whole graph."""
+    return _batches(LoaderConfig())
+
+
+def batches_random() -> Experiment:
+    """RevSAGE, 3 layers, 64 channels: random parts."""
+    return _batches(LoaderConfig(kind="random", num_parts=16))
+
+
+def batches_clusters() -> Experiment:
+    """RevSAGE, 3 layers, 64 channels: METIS clusters."""
+    return _batches(PARTS)
+
+
+def batches_diagonal() -> Experiment:
+    """RevSAGE, 3 layers, 64 channels: METIS clusters with diagonal enhancement."""
+    return _batches(replace(PARTS, diagonal=1.0))
+
+
+def batches_neighbor() -> Experiment:
+    """RevSAGE, 3 layers, 64 channels: sampled neighbours."""
+    return _batches(LoaderConfig(kind="neighbor", fanouts=(15, 10, 5), batch_size=1024))
+
+
+def batches_saint() -> Experiment:
+    """RevSAGE, 3 layers, 64 channels: GraphSAINT's random walks."""
+    return _batches(LoaderConfig(kind="saint", saint=SaintOptions(budget=6000, walk_length=2)))
+
+
+def _batches(loader: LoaderConfig) -> Experiment:
+    """Equal epochs; every way has its own steps in each."""
+    train = replace(TRAIN, epochs=8, warmup_epochs=1, eval_every=2)
+    return Experiment(dataset=DATA, model=_rev("sage", 3, 64), train=train, loader=loader)
 
 
 # ------------------------------------------------------------------ shared configurations

@@ -64,7 +64,7 @@ def _start(folder: Path, conv: Literal["gcn", "sage", "gen", "gat"], *, hidden_c
         coupling="grouped",
         num_groups=2,
         backprop="reversible",
-        norm="batch",
+        norm="layer",
         dropout=0.2,
         gat=GATOptions(heads=3) if conv == "gat" else GATOptions(),
     )
