@@ -94,7 +94,6 @@ class Graph:
                 with in_memory():
                     object.__setattr__(self, name, tensor.clone())
 
-    # ------------------------------------------------------------------ construction
     @classmethod
     def from_edge_index(
         cls,
@@ -157,7 +156,6 @@ class Graph:
         num_graphs = getattr(data, "num_graphs", None) if batch is not None else None
         return cls.from_edge_index(data.edge_index, data.num_nodes, batch=batch, num_graphs=num_graphs)
 
-    # ------------------------------------------------------------------ properties
     @property
     def num_edges(self) -> int:
         """E."""
@@ -221,7 +219,6 @@ class Graph:
         """This graph with its own order of edges as the caller's, for edge features that are sorted already."""
         return self if self.edge_ids is None else self.keep("own_order", lambda: replace(self, edge_ids=None))
 
-    # ------------------------------------------------------------------ order of nodes
     def local_order(self, order: NodeOrder = "auto") -> Tensor | None:
         """Return an order of the nodes in which neighbours are near, so that sums over them read from caches.
 
@@ -263,7 +260,6 @@ class Graph:
         inner, outer = graph.edge_ids, self.edge_ids
         return graph if outer is None else replace(graph, edge_ids=outer if inner is None else outer[inner])
 
-    # ------------------------------------------------------------------ derived graphs
     def weighted(self, edge_attr: Tensor) -> Graph:
         """Return this graph, its weights times [E, 1] in its order of edges; cached while the same tensor is given."""
         key = id(edge_attr), edge_attr._version
