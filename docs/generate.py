@@ -55,6 +55,7 @@ DOCUMENTS = (
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
+            "index",
             "architecture",
             "recipes",
             "paper",
@@ -113,6 +114,13 @@ def keep_demo(out: Path, console: Console) -> None:
     DEPTH.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name in ("depth.svg", "depth-dark.svg"):
         shutil.copyfile(out / name, ROOT / "docs" / name)
+
+
+def _ten_lines() -> str:
+    """The example of the README, which the suite runs."""
+    example = re.search(r"```python\n.*?```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None, "README.md has no example"
+    return example[0]
 
 
 def _depth_claim() -> str:
@@ -1034,6 +1042,7 @@ def _text(x: int, y: int, text: str, kind: str = "title") -> str:
 
 
 BLOCKS = {
+    "ten-lines": _ten_lines,
     "batch-picture": _batch_picture,
     "claim": _claim,
     "memory": _memory_table,

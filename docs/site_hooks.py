@@ -1,0 +1,172 @@
+"""Hooks of the documentation site (mkdocs.yml): pages of the repository's own texts, and reference from the code.
+
+- A page of docs/ may link to a file outside of it (``../CHANGELOG.md``): right in the repository, but MkDocs knows no
+  file outside of docs/ and its strict build would fail. Each such file becomes a page under repository/, and the link
+  leads there, so that the site is whole without a network.
+- ``<!-- site: NAME -->`` is replaced by what the code says: public names, every command's ``--help``, ``--set`` fields.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import docstring_parser
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("stack", "nn", "data", "train", "interop")
+"""The rooms with a page of their own: docs/reference/ROOM.md."""
+
+_LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
+_MARKER = re.compile(r"<!-- site: ([a-z-]+) -->")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add a page for each file outside of docs/ that a page links to, and for those that these link to."""
+    waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
+    known = set(waiting)
+    while waiting:
+        path = waiting.pop()
+        for target in _linked(path):
+            if target in known or target.startswith("docs/"):
+                continue
+            if not (ROOT / target).exists():
+                raise PluginError(f"{path} links to {target}, which is not there")
+            known.add(target)
+            waiting.append(target)
+            page = File.generated(
+                config, _page_of(target), content=_as_page(target), inclusion=InclusionLevel.NOT_IN_NAV
+            )
+            files.append(page)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links to the site's pages, and fill the markers."""
+    own = page.file.src_uri
+    path = own.removeprefix("repository/") if own.startswith("repository/") else f"docs/{own}"
+    path = path if (ROOT / path).exists() else path.removesuffix(".md")
+
+    def led(found: re.Match[str]) -> str:
+        target = _resolved(path, found[1])
+        return posixpath.relpath(_page_of(target), posixpath.dirname(own) or ".")
+
+    return _MARKER.sub(lambda found: MARKERS[found[1]](), _LINK.sub(led, markdown))
+
+
+def _linked(path: str) -> list[str]:
+    """The repository's paths that a Markdown file links to."""
+    if not path.endswith(".md"):
+        return []
+    return [_resolved(path, link) for link in _LINK.findall((ROOT / path).read_text(encoding="utf-8"))]
+
+
+def _resolved(path: str, link: str) -> str:
+    return posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+
+
+def _page_of(path: str) -> str:
+    """Where the site has a file of the repository: the path of its source below docs/."""
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    return f"repository/{path}" if path.endswith(".md") else f"repository/{path}.md"
+
+
+def _as_page(path: str) -> str:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path == "examples/README.md":
+        return text + "".join(
+            f"\n## {file.name}\n\n{_fenced(file)}" for file in sorted((ROOT / "examples").glob("*.py"))
+        )
+    # The search is for what a user looks up, not for the history.
+    hidden = "---\nsearch:\n  exclude: true\n---\n\n"
+    return hidden + (text if path.endswith(".md") else f"# {path}\n\n{_fenced(ROOT / path)}")
+
+
+def _fenced(file: Path) -> str:
+    language = {".py": "python", ".toml": "toml", ".yml": "yaml"}.get(file.suffix, "text")
+    return f"````{language}\n{file.read_text(encoding='utf-8').rstrip()}\n````\n"
+
+
+def _public_names() -> str:
+    """Every name of `revgnn.__all__`: a link into its room's page, or its documentation where it has no such page."""
+    import revgnn
+
+    rows, here = ["| name | what it is |", "|---|---|"], []
+    for name in sorted(revgnn.__all__, key=str.lower):
+        value = getattr(revgnn, name)
+        if not value.__doc__:
+            raise PluginError(f"revgnn.{name} is public and has no docstring")
+        room = revgnn._HOME_OF[name].partition(".")[0]
+        documented = room in ROOMS and name in __import__(f"revgnn.{room}", fromlist=["__all__"]).__all__
+        home = f"revgnn.{room}.{name}" if documented else f"{value.__module__}.{value.__qualname__}"
+        rows.append(f"| [`{name}`][{home}] | {inspect.cleandoc(value.__doc__).splitlines()[0]} |")
+        here += [] if documented else [f"::: {home}\n"]
+    return "\n".join([*rows, "", *here])
+
+
+def _commands() -> str:
+    # argparse folds its lines at the width of the terminal, and colours them where it believes in one.
+    os.environ.update(COLUMNS="100", NO_COLOR="1")
+    from revgnn.parser import make_parser
+
+    return "\n".join(
+        f"## {parser.prog}\n\n```text\n{parser.format_help().rstrip()}\n```\n" for parser in _all(make_parser())
+    )
+
+
+def _all(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _all(below)
+
+
+def _fields() -> str:
+    """A table for each dataclass of an experiment, with the fields' types, defaults and docstrings."""
+    from revgnn import DatasetConfig, Experiment, LoaderConfig, ModelConfig, TrainConfig
+
+    groups = {"dataset": DatasetConfig, "model": ModelConfig, "loader": LoaderConfig, "train": TrainConfig}
+    text = [_table("", Experiment, [field for field in fields(Experiment) if field.name not in groups])]
+    for name, kind in groups.items():
+        text += _tables(name, kind)
+    return "\n".join(text)
+
+
+def _tables(name: str, kind: type) -> Iterator[str]:
+    hints = get_type_hints(kind)
+    nested = {field.name: hints[field.name] for field in fields(kind) if is_dataclass(hints[field.name])}
+    plain = [field for field in fields(kind) if field.name not in nested]
+    if plain:
+        yield f"## {name}\n\n{_table(f'{name}.', kind, plain)}"
+    for below, its_kind in nested.items():
+        yield from _tables(f"{name}.{below}", its_kind)
+
+
+def _table(prefix: str, kind: type, chosen: list[Field[Any]]) -> str:
+    said = {text.arg_name: text.description for text in docstring_parser.parse_from_object(kind).params}
+    rows = ["| field | default | type | meaning |", "|---|---|---|---|"]
+    for field in chosen:
+        meaning = said.get(field.name)
+        if not meaning:
+            raise PluginError(f"{kind.__name__}.{field.name} can be set and has no docstring")
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        shown = "required" if default is MISSING else f"`{'none' if default is None else default}`"
+        cells = (f"`{prefix}{field.name}`", shown, f"`{field.type}`", " ".join(meaning.split()))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+MARKERS = {"public-names": _public_names, "commands": _commands, "fields": _fields}
