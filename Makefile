@@ -5,6 +5,7 @@
 #
 # make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md and the README (takes long;
 #             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
+# make site   build the documentation site into build/site, without a network; fails on a link that leads nowhere
 # make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
 #
 # Each target sets up .venv first if need be. Variables, all optional:
@@ -23,7 +24,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs bench asan clean
+.PHONY: setup demo test lint docs site bench asan clean
 
 setup: $(STAMP)
 
@@ -51,6 +52,13 @@ test: lint
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py $(DOCS_FLAGS)
+
+$(VENV)/.site: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[site]'
+	@touch $@
+
+site: $(VENV)/.site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Leaks are not looked for: the interpreter itself leaves most of its memory to the system when it ends.
 ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined

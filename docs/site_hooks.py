@@ -15,10 +15,12 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -34,6 +36,7 @@ _MARKER = re.compile(r"<!-- site: ([a-z-]+) -->")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each file outside of docs/ that a page links to, and for those that these link to."""
+    _check_documented()
     waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
     known = set(waiting)
     while waiting:
@@ -63,6 +66,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(_page_of(target), posixpath.dirname(own) or ".")
 
     return _MARKER.sub(lambda found: MARKERS[found[1]](), _LINK.sub(led, markdown))
+
+
+def _check_documented() -> None:
+    """Check that each name that a room exports has a docstring: a page leaves names without one out."""
+    package = griffe.load("revgnn", search_paths=[ROOT / "src"])
+    missing = [
+        f"revgnn.{room}.{name}"
+        for room in ROOMS
+        for name in package[room].exports or ()
+        if not package[f"{room}.{name}"].has_docstring
+    ]
+    if missing:
+        raise PluginError(f"public names need a docstring: {', '.join(missing)}")
 
 
 def _linked(path: str) -> list[str]:
@@ -109,7 +125,7 @@ def _public_names() -> str:
         if not value.__doc__:
             raise PluginError(f"revgnn.{name} is public and has no docstring")
         room = revgnn._HOME_OF[name].partition(".")[0]
-        documented = room in ROOMS and name in __import__(f"revgnn.{room}", fromlist=["__all__"]).__all__
+        documented = room in ROOMS and name in import_module(f"revgnn.{room}").__all__
         home = f"revgnn.{room}.{name}" if documented else f"{value.__module__}.{value.__qualname__}"
         rows.append(f"| [`{name}`][{home}] | {inspect.cleandoc(value.__doc__).splitlines()[0]} |")
         here += [] if documented else [f"::: {home}\n"]
@@ -137,11 +153,17 @@ def _all(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
 def _fields() -> str:
     """A table for each dataclass of an experiment, with the fields' types, defaults and docstrings."""
     from revgnn import DatasetConfig, Experiment, LoaderConfig, ModelConfig, TrainConfig
+    from revgnn.paper.recipes import find_recipe
+    from revgnn.plain_config import flatten
 
     groups = {"dataset": DatasetConfig, "model": ModelConfig, "loader": LoaderConfig, "train": TrainConfig}
     text = [_table("", Experiment, [field for field in fields(Experiment) if field.name not in groups])]
     for name, kind in groups.items():
         text += _tables(name, kind)
+    shown = set(re.findall(r"^\| `([a-z_.0-9]+)`", "\n".join(text), re.MULTILINE))
+    configured = set(flatten(find_recipe("digits/revgnn")()))
+    if shown != configured:
+        raise PluginError(f"fields in the tables or in an experiment alone: {', '.join(sorted(shown ^ configured))}")
     return "\n".join(text)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..graph import Graph
 
 SPLITS = ("train", "valid", "test")
+"""The splits of a data set, in OGB's words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

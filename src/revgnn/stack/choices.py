@@ -16,8 +16,11 @@ StateName = Literal["float", "exact", "exact64"]
 ScheduleName = Literal["cycle", "head_repeat"]
 
 COUPLINGS: dict[str, Callable[[int], Coupling]] = {"residual": lambda _: Residual(), "grouped": GroupedAdditive}
+"""Couplings by name: each makes one for a number of groups."""
 BACKPROPS: tuple[str, ...] = ("store", "checkpoint", "reversible")
+"""Ways to differentiate a stack."""
 STATES: tuple[str, ...] = ("float", *WORDS)
+"""Number formats of a reversible stack's state."""
 
 LAYERS_PER_SEGMENT = 32
 """Segment length of ``segments="auto"``: a float32 state drifts by less than 5e-6 over it, even with BatchNorm."""

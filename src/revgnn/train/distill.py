@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ..files import replacing, room_for
 
 LOGITS_FILE = "logits.safetensors"
+"""The file of a run folder that holds the outputs of its best weights, for a student to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,6 +138,7 @@ LOSSES: dict[str, Loss] = {
     "bce": Loss(bce, ("binary", "multilabel"), bce_rows),
     "mse": Loss(mse, ("regression",), mse_rows),
 }
+"""Losses by name: the values of ``train.loss``."""
 
 
 def choose_loss(tasks: Sequence[Task], asked: str | None) -> str:

@@ -182,6 +182,7 @@ METRICS: dict[str, Metric] = {
     "mae": Metric(mae, False, mean, ("regression",), "MAE"),
     "r2": Metric(r2, True, None, ("regression",), "R2", decimals=4),
 }
+"""Metrics by name: the values of ``train.metric``."""
 
 
 def check_metric(task: Task, name: str) -> None:

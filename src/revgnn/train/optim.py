@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
+"""Optimizers by name: the values of ``train.optimizer``."""
 
 
 def make_optimizer(

@@ -1,0 +1,49 @@
+"""The documentation site: its navigation names every page, and its strict build passes where MkDocs is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import revgnn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _targets(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for item in nav.values() if isinstance(nav, dict) else nav:
+            yield from _targets(item)
+
+
+def test_the_navigation_names_every_page_once() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    targets = list(_targets(nav))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    texts = {target for target in targets if target.startswith("repository/")}
+    assert sorted(targets) == sorted(pages | texts)
+    assert all((ROOT / text.removeprefix("repository/")).exists() for text in texts)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="the extra site is not installed")
+def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = (tmp_path / "reference" / "revgnn.html").read_text(encoding="utf-8")
+    assert [name for name in revgnn.__all__ if f"<code>{name}</code></a>" not in names] == []
+    assert "revgnn prepare graph.yaml" in (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert "model.num_layers" in (tmp_path / "reference" / "fields.html").read_text(encoding="utf-8")
