@@ -13,6 +13,7 @@ import inspect
 import os
 import posixpath
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib import import_module
@@ -134,12 +135,17 @@ def _public_names() -> str:
 
 def _commands() -> str:
     # argparse folds its lines at the width of the terminal, and colours them where it believes in one.
-    os.environ.update(COLUMNS="100", NO_COLOR="1")
+    os.environ.update(COLUMNS="80", NO_COLOR="1")
     from revgnn.parser import make_parser
 
-    return "\n".join(
-        f"## {parser.prog}\n\n```text\n{parser.format_help().rstrip()}\n```\n" for parser in _all(make_parser())
-    )
+    return "\n".join(map(_command, _all(make_parser())))
+
+
+def _command(parser: argparse.ArgumentParser) -> str:
+    description, example = parser.description or "", (parser.epilog or "").removeprefix("example:\n")
+    parser.description = parser.epilog = None
+    usage = f"```text\n{parser.format_help().rstrip()}\n```\n"
+    return f"## {parser.prog}\n\n{description}\n\n```sh\n{textwrap.dedent(example)}\n```\n\n{usage}"
 
 
 def _all(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -179,15 +185,14 @@ def _tables(name: str, kind: type) -> Iterator[str]:
 
 def _table(prefix: str, kind: type, chosen: list[Field[Any]]) -> str:
     said = {text.arg_name: text.description for text in docstring_parser.parse_from_object(kind).params}
-    rows = ["| field | default | type | meaning |", "|---|---|---|---|"]
+    rows = ["| field | meaning |", "|---|---|"]
     for field in chosen:
         meaning = said.get(field.name)
         if not meaning:
             raise PluginError(f"{kind.__name__}.{field.name} can be set and has no docstring")
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        shown = "required" if default is MISSING else f"`{'none' if default is None else default}`"
-        cells = (f"`{prefix}{field.name}`", shown, f"`{field.type}`", " ".join(meaning.split()))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        shown = "required" if default is MISSING else f"default: `{'none' if default is None else default}`"
+        rows.append(f"| `{prefix}{field.name}` | {' '.join(meaning.split())}<br>`{field.type}`, {shown} |")
     return "\n".join(rows) + "\n"
 
 
