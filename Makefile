@@ -6,6 +6,7 @@
 # make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md and the README (takes long;
 #             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
 # make site   build the documentation site into build/site, without a network; fails on a link that leads nowhere
+#             (its pages open from the folder; python -m http.server -d build/site for the search)
 # make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
 #
 # Each target sets up .venv first if need be. Variables, all optional:
