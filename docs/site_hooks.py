@@ -3,7 +3,7 @@
 - A page of docs/ may link to a file outside of it (``../CHANGELOG.md``): right in the repository, but MkDocs knows no
   file outside of docs/ and its strict build would fail. Each such file becomes a page under repository/, and the link
   leads there, so that the site is whole without a network.
-- ``<!-- site: NAME -->`` is replaced by what the code says: public names, every command's ``--help``, ``--set`` fields.
+- ``<!-- site: NAME -->`` is replaced by what the code says: public names, ``--help``, fields of configurations.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import posixpath
 import re
 import textwrap
+import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import griffe
@@ -183,8 +184,28 @@ def _tables(name: str, kind: type) -> Iterator[str]:
         yield from _tables(f"{name}.{below}", its_kind)
 
 
+def _graph_yaml() -> str:
+    """The same for the file graph.yaml."""
+    from revgnn.data.prepare.config import GraphConfig
+
+    return "\n".join(_yaml_tables("", GraphConfig))
+
+
+def _yaml_tables(prefix: str, kind: type) -> Iterator[str]:
+    hints = get_type_hints(kind)
+    yield f"## {prefix.rstrip('.') or 'At the top'}\n"
+    plain = [field for field in fields(kind) if not is_dataclass(hints[field.name])]
+    yield _table(prefix, kind, plain)
+    for name, hint in hints.items():
+        # A group may be optional, or one of a list.
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                yield from _yaml_tables(f"{prefix}{name}.", inner)
+
+
 def _table(prefix: str, kind: type, chosen: list[Field[Any]]) -> str:
     said = {text.arg_name: text.description for text in docstring_parser.parse_from_object(kind).params}
+    hints = get_type_hints(kind)
     rows = ["| field | meaning |", "|---|---|"]
     for field in chosen:
         meaning = said.get(field.name)
@@ -192,8 +213,21 @@ def _table(prefix: str, kind: type, chosen: list[Field[Any]]) -> str:
             raise PluginError(f"{kind.__name__}.{field.name} can be set and has no docstring")
         default = field.default if field.default_factory is MISSING else field.default_factory()
         shown = "required" if default is MISSING else f"default: `{'none' if default is None else default}`"
-        rows.append(f"| `{prefix}{field.name}` | {' '.join(meaning.split())}<br>`{field.type}`, {shown} |")
+        rows.append(f"| `{prefix}{field.name}` | {' '.join(meaning.split())}<br>{_type(hints[field.name])}; {shown} |")
     return "\n".join(rows) + "\n"
 
 
-MARKERS = {"public-names": _public_names, "commands": _commands, "fields": _fields}
+def _type(hint: object) -> str:
+    """The type in the words of the errors: a text or none; the values of a Literal; the items of a tuple."""
+    from revgnn.plain_config import name_of_type
+
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_type, sorted(get_args(hint), key=lambda one: one is not types.NoneType)))
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list, each item {_type(get_args(hint)[0])}"
+    return "a group, shown below" if is_dataclass(hint) else name_of_type(hint)
+
+
+MARKERS = {"public-names": _public_names, "commands": _commands, "fields": _fields, "graph-yaml": _graph_yaml}

@@ -104,8 +104,11 @@ class Masks:
     """Columns of truth values that say whether a node is in a split; a node is in one of them at most."""
 
     train: str
+    """The column of those that are trained on."""
     valid: str | None = None
+    """The column of those that select the weights."""
     test: str | None = None
+    """The column of those that are scored at the end."""
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
