@@ -224,7 +224,8 @@ def _type(hint: object) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(map(_type, sorted(get_args(hint), key=lambda one: one is not types.NoneType)))
     if get_origin(hint) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(hint))
+        values = ", ".join(f"`{value}`" for value in get_args(hint))
+        return f"one of {values}" if len(get_args(hint)) > 1 else values
     if get_origin(hint) is tuple:
         return f"a list, each item {_type(get_args(hint)[0])}"
     return "a group, shown below" if is_dataclass(hint) else name_of_type(hint)
