@@ -24,7 +24,7 @@ from revgnn.nn.convs import CONVS, GATConv, GATOptions
 from revgnn.nn.heads import NodeHead
 from revgnn.nn.norms import NormActDrop
 from revgnn.stack import Stack
-from tolerances import assert_close
+from tolerances import TOLERANCES, assert_close, relative_error
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -205,7 +205,8 @@ def _check_part(name: str, backend: str, steps: int) -> None:
         found = results(lambda: compiled(*arguments, **settings), parameters, step)  # noqa: B023
         expected = results(lambda: module(*arguments, **settings), parameters, step)  # noqa: B023
         for a, b in zip(found, expected, strict=True):
-            assert_close(a, b)
+            # By norm: a sum that cancels makes single numbers as wrong as its largest term is large.
+            assert relative_error(a, b) < TOLERANCES[torch.float32][0]
 
 
 @pytest.mark.parametrize("name", PARTS)

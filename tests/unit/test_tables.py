@@ -165,7 +165,8 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         "split": ["train", "val", "test", "train", "valid"],
     }
     assert faults(tmp_path, nodes, {"src": [1, 9, 8], "dist": [1, 1, 1]}) == [
-        "edges.parquet, column dst: is missing; the columns are src, dist; did you mean dist?",
+        "edges.parquet, column dst: is missing; the columns are src, dist; did you mean dist?; name another "
+        "(--dst NAME, in training --set dataset.columns.dst=NAME)",
     ]
     assert set(faults(tmp_path, nodes, {"src": [1, 9, 8], "to": [1, 1, None]})) == {
         "nodes.parquet, column id: 2 rows, first row 2 (2), with an id that an earlier row has; "

@@ -298,7 +298,12 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
 def _uncached() -> Iterator[None]:
     """Compute parametrized weights anew inside ``torch.nn.utils.parametrize.cached()``: one that was computed without a
     graph, or from other parameters, must not be kept for others, nor taken from them."""
-    before, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    before = parametrize._cache_enabled
+    if not before:
+        # Nothing is written: torch.export reports a write as a side effect.
+        yield
+        return
+    parametrize._cache_enabled = 0
     try:
         yield
     finally:

@@ -63,7 +63,9 @@ class Resolver:
             near = nearest(name, self.table.schema.names)
             there = ", ".join(self.table.schema.names) or "none"
             hint = f"; did you mean {near}?" if near else ""
-            self._faults.add(self.file, name, f"is missing; the columns are {there}{hint}")
+            self._faults.add(
+                self.file, name, f"is missing; the columns are {there}{hint}{_named_by(self.config, name)}"
+            )
             return None
         return value_type(self.table.schema.field(name).type)
 
@@ -323,3 +325,11 @@ def _by_type(kind: pa.DataType) -> str:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "time"
     return "one_hot" if is_text(kind) else "number"
+
+
+def _named_by(config: GraphConfig, name: str) -> str:
+    """How to name another column for an id, a label or the end of an edge."""
+    nodes, edges = config.nodes, config.edges
+    fields = {**dict.fromkeys(nodes.label, "label"), nodes.id: "id", edges.src: "src", edges.dst: "dst"}
+    field = fields.get(name)
+    return "" if field is None else f"; name another (--{field} NAME, in training --set dataset.columns.{field}=NAME)"
