@@ -77,7 +77,11 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert mine.keys() == theirs.keys()
         for name in mine:
             assert torch.equal(mine[name], theirs[name]), name
-    curves = (read_curve(run / "curve.jsonl") for run in (one, other))
-    # What was measured is of what was run at one go.
-    clean = [[{**row, "seconds": 0.0, "memory": None} for row in curve] for curve in curves]
+    curves = [read_curve(run / "curve.jsonl") for run in (one, other)]
+    # What was measured and observed is of what was run at one go, as the last epoch was.
+    clean = [
+        [{**row, "seconds": 0.0, "memory": None, "observed": sorted(row["observed"])} for row in curve]
+        for curve in curves
+    ]
     assert clean[0] == clean[1]
+    assert curves[0][-1]["observed"] == curves[1][-1]["observed"]

@@ -234,8 +234,8 @@ def test_a_run_resumes_with_the_scale_it_was_begun_with(tmp_path: Path, capsys: 
 
 def test_balanced_weights_find_the_rare_class(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    whole = draw_whole(0, nodes=400, edges=200, outputs=2)
-    whole.y[:] = whole.x[:, 0] + rng.normal(0, 0.7, 400) > 1.7  # about 1 of 12, not separable
+    whole = draw_whole(0, nodes=2000, edges=1000, outputs=2)
+    whole.y[:] = whole.x[:, 0] + rng.normal(0, 0.7, 2000) > 1.7  # about 1 of 12, not separable
     graph = write_store(tmp_path / "graph", whole)
     weights = class_weights(Store.open(graph))
     counts = np.bincount(whole.y[whole.split == 0])

@@ -50,10 +50,11 @@ class Moving(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
         self.conv = pyg.SAGEConv(channels, channels)
         self.drop = nn.Dropout(0.3)
-        self.calls = 0
+        # Not a plain number, which is put back after an evaluation that repeats another one.
+        self.calls: list[None] = []
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls.append(None)
         x = nn.functional.dropout(self.norm(x).relu(), 0.3, self.training)
         return self.drop(self.conv(x, edge_index))
 
@@ -419,13 +420,13 @@ def test_13_two_evaluations_per_step() -> None:
     layers = make_layers(Moving)
     convs = [conv for layer in layers for conv in layer.convs]
     chain(layers, features(), graph()).sum().backward()
-    assert {conv.calls for conv in convs} == {3}, "the first step asks whether a block repeats its value"
+    assert {len(conv.calls) for conv in convs} == {3}, "the first step asks whether a block repeats its value"
     chain(layers, features(), graph()).sum().backward()
-    assert {conv.calls for conv in convs} == {5}
+    assert {len(conv.calls) for conv in convs} == {5}
     layers.eval()
     with torch.no_grad():
         chain(layers, features(), graph())
-    assert {conv.calls for conv in convs} == {6}
+    assert {len(conv.calls) for conv in convs} == {6}
 
 
 # ---------------------------------------------------------------------- the memory of a chain

@@ -30,6 +30,7 @@ from revgnn.data.subgraphs import GraphSource
 from revgnn.node_order import NodeOrder
 from revgnn.train.evaluate import evaluate, predict
 from revgnn.train.forward import Forward
+from revgnn.train.objective import Objective
 from tolerances import assert_close
 
 SIZES = (4, 3)
@@ -216,13 +217,14 @@ def test_a_network_and_its_predictions_do_not_depend_on_the_order() -> None:
     data = load_dataset(DatasetConfig(name="karate"), "data")
     torch.manual_seed(0)
     model = build_model(ModelConfig(num_layers=3, hidden_channels=8, dropout=0.0), data.info)
+    objective = Objective(loss="cross_entropy", metric="accuracy")
     logits, scores, grads = [], [], []
     for order in ORDERS:
         batches = make_batches(data, loader=LoaderConfig(node_order=order))
         (batch,) = batches.train(1)
         loss = cross_entropy(model(batch.x, batch.graph, seed=1)[batch.rows["train"]], batch.y[batch.rows["train"]])
         grads.append(torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))]))
-        found = evaluate(model, batches, loss="cross_entropy", metric="accuracy", forward=Forward(model))
+        found = evaluate(model, batches, objective=objective, forward=Forward(model))
         scores.append({split: score["metric"] for split, score in found.items()})
         logits.append(predict(model, batches))
     assert_close(logits[1], logits[0])

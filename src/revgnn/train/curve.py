@@ -38,7 +38,8 @@ class Row(TypedDict):
     scores: dict[str, Score] | None
     """Split name -> score after the epoch; ``None`` if the epoch was not evaluated."""
     observed: dict[str, float]
-    """Quantities that the model reports of the epoch, for example solver residuals; empty if it reports none."""
+    """Quantities that the model reports of the epoch, for example solver residuals; empty if it reports none. Of a
+    resumed epoch, those of the steps since then."""
 
 
 class Curve:
@@ -52,7 +53,7 @@ class Curve:
         """Load the rows on disk up to ``epoch`` and drop later rows of the interrupted run."""
         if self._path is None:
             return
-        self.rows = [row for row in read_curve(self._path) if row["epoch"] <= epoch]
+        self.rows = [row for row in read_curve(self._path, is_finished=False) if row["epoch"] <= epoch]
         if [row["epoch"] for row in self.rows] != list(range(1, epoch + 1)):
             raise ValueError(f"{self._path} must have the epochs 1 to {epoch}, in order; start the run afresh")
         write_whole(self._path, "".join(_line(row) for row in self.rows))
@@ -73,10 +74,13 @@ class Curve:
                 os.fsync(file.fileno())
 
 
-def read_curve(path: Path) -> list[Row]:
-    """Read ``curve.jsonl``. An incomplete last line (after a crash) is ignored; a missing file gives an empty curve.
+def read_curve(path: Path, *, is_finished: bool = True) -> list[Row]:
+    """Read ``curve.jsonl``; a missing file gives an empty curve.
 
-    Raises: ValueError: a line before the last is not a valid epoch.
+    Args:
+        path: the file.
+        is_finished: whether the run has ended; otherwise an incomplete last line, as a crash leaves it, is ignored.
+    Raises: ValueError: a line is not a valid epoch.
     """
     if not path.exists():
         return []
@@ -86,7 +90,7 @@ def read_curve(path: Path) -> list[Row]:
         row = _parse(line)
         if row is not None:
             rows.append(row)
-        elif number < len(lines):
+        elif is_finished or number < len(lines):
             raise ValueError(f"{path}: line {number} must be one JSON object, an epoch of a run, got {line[:60]!r}")
     return rows
 

@@ -16,10 +16,12 @@ def linear(
     out: Tensor,
     sign: int = 0,
     plus: Tensor | None = None,
+    narrow: bool = False,
 ) -> None:
-    """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `revgnn.ops.cpu.linear`."""
+    """Write, add or subtract ``(x + plus) weight^T + bias``; arguments as in `revgnn.ops.cpu.linear`. ``narrow``, which
+    allows to round, has no effect: torch's own setting of float32 products decides."""
     operands.linear(x, plus, weight, bias, out)
-    _send(x if plus is None else x + plus, weight, bias, out, sign)
+    _send(_as_sums(x, plus, weight), weight, bias, out, sign)
 
 
 def linear_backward(
@@ -35,10 +37,14 @@ def linear_backward(
     value: Tensor | None = None,
     sign: int = 0,
     plus: Tensor | None = None,
+    narrow: bool = False,
 ) -> None:
-    """Write the gradients of `linear`, and its value; arguments as in `revgnn.ops.cpu.linear_backward`."""
+    """Write the gradients of `linear`, and its value; arguments as in `revgnn.ops.cpu.linear_backward`.
+
+    ``narrow`` is as in `linear`.
+    """
     operands.linear_backward(grad, x, plus, weight, bias, dweight, dbias, dx, value)
-    whole = x if plus is None else x + plus
+    whole, grad = _as_sums(x, plus, weight), grad.to(weight.dtype)
     if value is not None:
         _send(whole, weight, bias, value, sign)
     torch.mm(grad.t(), whole, out=dweight)
@@ -46,9 +52,11 @@ def linear_backward(
         torch.sum(grad, 0, out=dbias)
     if dx is None:
         return
-    if accumulate:
+    if accumulate and dx.dtype is not weight.dtype:
+        dx += grad @ weight
+    elif accumulate:
         dx.addmm_(grad, weight)
-    elif dx.data_ptr() == grad.data_ptr():
+    elif dx.data_ptr() == grad.data_ptr() or dx.dtype is not weight.dtype:
         dx.copy_(grad @ weight)
     else:
         torch.mm(grad, weight, out=dx)
@@ -94,3 +102,8 @@ def _send(x: Tensor, weight: Tensor, bias: Tensor | None, to: Tensor, sign: int)
         to.copy_(value)
     else:
         to.add_(value, alpha=sign)
+
+
+def _as_sums(x: Tensor, plus: Tensor | None, weight: Tensor) -> Tensor:
+    """Return ``x + plus`` in the type of the sums, which the weight has: torch multiplies one type only."""
+    return (x if plus is None else x + plus).to(weight.dtype)
