@@ -66,9 +66,10 @@ def fit_baselines(dataset: Dataset | Store) -> list[Baseline]:
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     features, y = take_rows(dataset, rows)
     x = torch.from_numpy(features)
-    wide = x.double()
-    std = wide.std(0, correction=0).float()
-    scale = {"mean": wide.mean(0).float(), "std": torch.where(std > 0, std, 1.0)}
+    # By column, so that a table in float64 never exists.
+    moments = [torch.std_mean(column.double(), correction=0) for column in x.unbind(1)]
+    std, mean = (torch.tensor([float(pair[k]) for pair in moments]) for k in range(2))
+    scale = {"mean": mean, "std": torch.where(std > 0, std, 1.0)}
     weight = torch.zeros(x.size(1), info.num_outputs)
     constant = Baseline(name=CONSTANT_NAMES[labels], rows=count, bias=bias, weight=weight, **scale)
     table = ((x - scale["mean"]) / scale["std"]).numpy()

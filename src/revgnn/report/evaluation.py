@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset, GraphInfo, InferenceSource, Store
-from ..data.tabular import take_rows
+from ..data.tabular import table_width, take_rows
 from ..train import METRICS
 from ..train.split_rows import RowOutputs
 from .baselines import Baseline, fit_baselines
@@ -27,7 +27,8 @@ MOST_POINTS = 1000
 """Points of the picture of predicted against true values."""
 WORST = 10
 """Number of worst rows."""
-_ROWS_AT_ONCE = 2**16
+_NUMBERS_AT_ONCE = 2**20
+"""Features that a baseline reads at once, 4 MiB."""
 
 
 def strides(info: GraphInfo) -> dict[str, int]:
@@ -87,7 +88,8 @@ def _scores(names: list[str], logits: Tensor, y: Tensor) -> dict[str, float | No
 
 
 def _outputs_of(baseline: Baseline, dataset: Dataset | Store, ids: Tensor) -> Tensor:
-    pieces = [baseline.predict(take_rows(dataset, piece.numpy())[0]) for piece in torch.split(ids, _ROWS_AT_ONCE)]
+    at_once = max(_NUMBERS_AT_ONCE // max(table_width(dataset.info), 1), 1)
+    pieces = [baseline.predict(take_rows(dataset, piece.numpy())[0]) for piece in torch.split(ids, at_once)]
     return torch.cat(pieces)
 
 
