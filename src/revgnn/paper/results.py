@@ -204,14 +204,14 @@ def _curve(run: Path) -> list[dict[str, float | None]]:
             "loss": row["loss"],
             **{split: score["metric"] for split, score in row["scores"].items()},
         }
-        for row in read_curve(run / CURVE_FILE)
+        for row in read_curve(run / CURVE_FILE, is_finished=True)
         if row["scores"]
     ]
 
 
 def _observed(run: Path) -> dict[str, list[float | None]]:
     """Return what the model reported of every epoch, such as residuals, to 4 digits."""
-    rows = [row["observed"] for row in read_curve(run / CURVE_FILE)]
+    rows = [row["observed"] for row in read_curve(run / CURVE_FILE, is_finished=True)]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [float(f"{row[name]:.4g}") if name in row else None for row in rows] for name in names}
 

@@ -22,6 +22,8 @@ MOST_ROWS = 20_000
 """Largest number of training rows of the linear model."""
 _WORK = 2**25
 """Rows times features times outputs that the linear model is fitted to at most, some seconds of one core."""
+_NUMBERS = 2**20
+"""Rows times features that it is fitted to at most, 4 MiB in each of a few copies."""
 _NEVER = -100.0
 """Logit of a class that no training row has."""
 
@@ -61,7 +63,8 @@ def fit_baselines(dataset: Dataset | Store) -> list[Baseline]:
     info, rows = dataset.info, rows_of(dataset, "train")
     labels, count = info.task_spec.labels, len(rows)
     bias = _CONSTANTS[labels](torch.cat(list(training_labels(dataset))), info.num_outputs)
-    most = min(MOST_ROWS, max(_WORK // (table_width(info) * info.num_outputs), 1000))
+    width = table_width(info)
+    most = min(MOST_ROWS, max(min(_WORK // (width * info.num_outputs), _NUMBERS // max(width, 1)), 1000))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     features, y = take_rows(dataset, rows)

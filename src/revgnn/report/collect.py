@@ -36,7 +36,7 @@ def build_report(run: Path, facts: RunFacts) -> Report:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: the run did not finish; resume it first")
     result = read_object(path)
-    curve = read_curve(run / CURVE_FILE)
+    curve = read_curve(run / CURVE_FILE, is_finished=True)
     where, paper = facts.get("where") or circumstances(), facts["paper"]
     evaluation = facts.get("evaluation")
     report = {

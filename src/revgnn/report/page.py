@@ -35,7 +35,7 @@ def write_report(run: Path, report: Report) -> tuple[Path, Path]:
     """
     as_json, as_page = run / "report.json", run / "report.html"
     write_whole(as_json, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_whole(as_page, render(report, read_curve(run / CURVE_FILE)))
+    write_whole(as_page, render(report, read_curve(run / CURVE_FILE, is_finished=True)))
     return as_json, as_page
 
 

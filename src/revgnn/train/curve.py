@@ -53,7 +53,7 @@ class Curve:
         """Load the rows on disk up to ``epoch`` and drop later rows of the interrupted run."""
         if self._path is None:
             return
-        self.rows = [row for row in read_curve(self._path, is_finished=False) if row["epoch"] <= epoch]
+        self.rows = [row for row in read_curve(self._path) if row["epoch"] <= epoch]
         if [row["epoch"] for row in self.rows] != list(range(1, epoch + 1)):
             raise ValueError(f"{self._path} must have the epochs 1 to {epoch}, in order; start the run afresh")
         write_whole(self._path, "".join(_line(row) for row in self.rows))
@@ -74,7 +74,7 @@ class Curve:
                 os.fsync(file.fileno())
 
 
-def read_curve(path: Path, *, is_finished: bool = True) -> list[Row]:
+def read_curve(path: Path, *, is_finished: bool = False) -> list[Row]:
     """Read ``curve.jsonl``; a missing file gives an empty curve.
 
     Args:
