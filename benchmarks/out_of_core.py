@@ -132,7 +132,7 @@ def imports_bytes() -> int:
     """Anonymous memory that is mapped once everything is imported, before there is any data."""
     # Of every command, for what one of them does not import at the top it may import later.
     commands = ("train", "predict", "prepare", "paper", "demo", "convert")
-    # The baselines of a report load a linear model.
+    # The baselines of a report load a linear model, whose first fit makes the threads of its libraries.
     others = ("torchmetrics.functional.classification", "sklearn.linear_model")
     modules = (*(f"revgnn.commands.{name}" for name in commands), *others)
     # The picture of a report loads matplotlib, where it is installed, and what that needs.
@@ -140,7 +140,8 @@ def imports_bytes() -> int:
     rows = [{"epoch": epoch, "loss": 1.0, "scores": scores} for epoch in (1, 2)]
     result = {"metric": "accuracy", "best_epoch": 1}
     draw = f"from revgnn.report.picture import draw_curves\ndraw_curves({result}, {rows})"
-    code = f"import {', '.join(modules)}\n{draw}\nprint(open('/proc/self/status').read())"
+    fit = "sklearn.linear_model.LogisticRegression().fit([[0.0], [1.0]] * 4096, [0, 1] * 4096)"
+    code = f"import {', '.join(modules)}\n{draw}\n{fit}\nprint(open('/proc/self/status').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmData"))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..data import Dataset, Store
 from ..data.label_statistics import training_labels
 from ..data.tabular import rows_of, table_width, take_rows
+from ..resident import trim
 
 MOST_ROWS = 20_000
 """Largest number of training rows of the linear model."""
@@ -65,6 +66,8 @@ def fit_baselines(dataset: Dataset | Store) -> list[Baseline]:
     bias = _CONSTANTS[labels](torch.cat(list(training_labels(dataset))), info.num_outputs)
     width = table_width(info)
     most = min(MOST_ROWS, max(min(_WORK // (width * info.num_outputs), _NUMBERS // max(width, 1)), 1000))
+    # The pass before this one leaves holes, in which what is read here does not fit.
+    trim()
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     features, y = take_rows(dataset, rows)
