@@ -62,6 +62,13 @@ class Graph:
 
     Isolated nodes, repeated edges, self loops and graphs without edges or nodes are valid. Build one with
     `from_edge_index` or `from_data`, which check their arguments; the constructor does not.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> graph = revgnn.Graph.from_edge_index(torch.tensor([[0, 1, 2], [2, 2, 0]]), num_nodes=4)
+        >>> graph.num_edges, graph.in_degree.tolist()
+        (3, [1, 0, 2, 0])
     """
 
     num_nodes: int

@@ -63,7 +63,14 @@ def new_store(out: Path) -> Iterator[Path]:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder has the manifest of a prepared graph."""
+    """Whether a folder has the manifest of a prepared graph.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import is_store
+        >>> is_store(Path("graph")), is_store(Path("runs/first"))
+        (True, False)
+    """
     return (folder / MANIFEST).is_file()
 
 
@@ -73,6 +80,13 @@ class Store:
     Args:
         folder: contains the manifest and the parts.
         manifest: the folder's manifest, checked.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store
+        >>> store = Store.open(Path("graph"))
+        >>> store.num_nodes, store.num_parts
+        (60, 4)
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:

@@ -52,6 +52,13 @@ class GATConv(Conv):
     Cost: one attention of width out.
     Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency); the
         options ``norm_adj=False, attn_dst=True, bias=True, add_self_loops=True, root_weight=False`` give PyG's.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import GATConv
+        >>> from revgnn.nn.convs import GATOptions
+        >>> GATConv(4, 8, options=GATOptions(heads=2))(torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 8])
     """
 
     options_type = GATOptions
