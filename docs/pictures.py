@@ -34,12 +34,12 @@ DARK = Theme("#f0f6fc", "#6e7681", ("#12361d", "#3fb950"), ("#0c2d4d", "#4493f8"
 
 def draw_forward(theme: Theme) -> str:
     """One layer of two groups: what is added to each group depends on the other group alone."""
-    return _layer(theme, "Forward: each group gets a value of the other", sign="+", backward=False)
+    return _layer(theme, "Forward: add", sign="+", backward=False)
 
 
 def draw_inverse(theme: Theme) -> str:
     """The same layer undone: the same values, subtracted in the opposite order."""
-    return _layer(theme, "Backward: the same values are subtracted", sign="−", backward=True)
+    return _layer(theme, "Backward: subtract", sign="−", backward=True)
 
 
 def _layer(theme: Theme, title: str, *, sign: str, backward: bool) -> str:
@@ -106,12 +106,12 @@ def draw_memory(theme: Theme) -> str:
     parts: list[str] = []
     top = 8
     ways: tuple[tuple[str, Kept], ...] = (
-        ("store: every layer is kept", stored),
-        ("checkpoint: one of each segment, then its layers", checkpointed),
-        ("reversible: one layer, the others from it", reversed_),
+        ("store: every layer", stored),
+        ("checkpoint: one per segment, and its layers", checkpointed),
+        ("reversible: one layer", reversed_),
     )
     for title, kept in ways:
-        parts.append(_text(theme, left, top + 14, title, anchor="start", weight="600"))
+        parts.append(_text(theme, left, top + 14, title, anchor="start", weight="600", size=13))
         top += 26
         for step in range(2 * LAYERS):
             alive = kept(step)
@@ -140,8 +140,8 @@ def draw_memory(theme: Theme) -> str:
 def draw_rounding(theme: Theme) -> str:
     """Why a subtraction does not undo an addition of floats, and undoes one of integers, worked out in four digits."""
     rows = (
-        ("floating point, four digits", ("x", "0.01234"), ("+ f", "1.000"), ("y", "1.012"), ("y − f", "0.01200")),
-        ("fixed point, steps of 0.001", ("x", "12"), ("+ f", "1000"), ("y", "1012"), ("y − f", "12")),
+        ("floats of four digits", ("x", "0.01234"), ("+ f", "1.000"), ("y", "1.012"), ("y − f", "0.01200")),
+        ("integers, step 0.001", ("x", "12"), ("+ f", "1000"), ("y", "1012"), ("y − f", "12")),
     )
     parts: list[str] = []
     for column, (title, *lines) in enumerate(rows):
