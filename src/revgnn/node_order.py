@@ -41,6 +41,13 @@ def chosen_order(order: NodeOrder, num_nodes: int, num_edges: int, near: float) 
     return "clusters" if has_metis else "rcm"
 
 
+def near_share(indptr: Tensor, indices: Tensor) -> float:
+    """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""
+    edges = torch.arange(0, indices.numel(), indices.numel() // 2**20 + 1)
+    destinations = torch.searchsorted(indptr, edges.to(indptr.dtype), right=True) - 1
+    return float(((indices[edges] - destinations).abs() < NEAR).double().mean()) if edges.numel() else 1.0
+
+
 def local_order(edge_index: Tensor, num_nodes: int, *, clusters: bool) -> Tensor:
     """Order nodes so that neighbours are near; direction, duplicate edges and self loops are ignored.
 

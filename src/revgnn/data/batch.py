@@ -55,6 +55,9 @@ class Batch:
     loss_weight: Tensor | None = None
     """[n] float32 weight of each output row in the loss, which is then the sum of weighted losses; ``None``: the loss
     is the mean over the rows. A sampler sets it where nodes are sampled unequally often."""
+    hops: tuple[int, ...] | None = None
+    """Nodes within 0, 1, ... hops of the output rows, which are the first of them, for layer-wise computation: ``y``,
+    `rows` and ``ids`` then cover the first ``hops[0]`` nodes. ``None``: every node is an output row."""
     is_permuted: bool = False
     """Whether the batch is the whole data set in another order: ``ids`` has every row once."""
 

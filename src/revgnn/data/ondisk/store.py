@@ -25,6 +25,7 @@ from torch import Tensor
 from ...files import sync
 from ...graph import Graph
 from ..batch import SPLITS, Batch
+from ..buffers import empty
 from ..dataset import Dataset
 from ..info import GraphInfo
 from .manifest import MANIFEST, Manifest, StoreError, read_manifest
@@ -326,6 +327,6 @@ def together(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     """Concatenate arrays into memory that torch allocates, so that memory measurements include it."""
     first = arrays[0]
     rows = sum(len(array) for array in arrays)
-    out = torch.empty((rows, *first.shape[1:]), dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)
+    out = empty((rows, *first.shape[1:]), torch.from_numpy(np.empty(0, first.dtype)).dtype)
     np.concatenate(arrays, out=out.numpy())
     return out

@@ -250,8 +250,9 @@ def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
     """Return [N, 1]: out-degree^-1/2 for sources, in-degree^1/2 for results."""
 
     def make() -> Tensor:
-        degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
-        return degree.clamp(min=1).to(cpu.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
+        whole = graph.trimmed_from or graph
+        degree, power = (whole.out_degree, -0.5) if which == "out" else (whole.in_degree, 0.5)
+        return degree[: graph.num_nodes].clamp(min=1).to(cpu.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
 
     scale: Tensor = graph.keep(f"{which}_degree_scale {dtype}", make)
     return scale
