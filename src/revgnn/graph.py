@@ -233,7 +233,7 @@ class Graph:
         chosen = chosen_order(order, self.num_nodes, self.num_edges, self._near())
         if chosen == "given":
             return None
-        return local_order(self.edge_index, self.num_nodes, clusters=chosen == "clusters")
+        return torch.from_numpy(local_order(self.edge_index.numpy(), self.num_nodes, clusters=chosen == "clusters"))
 
     def _near(self) -> float:
         """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 from pathlib import Path
 from typing import Any
@@ -235,13 +236,13 @@ def test_weights_of_edges_multiply_messages_and_what_is_ignored_is_said(folder: 
     folder.write(nodes(), EDGES | {"weight": weight, "kind": ["a", "b", "c"] * 19})
     data, said = folder.agreed()
     assert data.info.edge_weight and data.edge_attr is not None and data.edge_attr[:, 0].tolist() == weight
-    assert "edge weights: weight multiplies messages" in said
+    assert "edge weights: weight (--edge-features makes a feature of it)" in said
     assert "column edges.kind is left out: no feature by default (--edge-features, --weight)" in said
     words = ["train", str(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu", "--model"]
     few = ["--set=model.num_layers=3", "--set=model.hidden_channels=12", "--set=train.epochs=1"]
     assert main([*words, "revgat", *few]) == 0
     said = folder._capsys.readouterr().err
-    assert "edge features are ignored (weight): conv=gat reads none" in said
+    assert said.count("edge weights are ignored (weight): conv=gat reads none; gcn, sage and gen do") == 1
     assert "(--set dataset.columns.edge_features= makes a feature of it)" in said
     flags = ["--edge-features", "weight", "kind"]
     columns = Columns(edge_features=("weight", "kind"))
@@ -401,6 +402,79 @@ def test_the_index_of_pandas_and_masks_are_no_features(folder: Folder) -> None:
     assert "column customer_id is left out: ids, by its name" in said
     folder.write(nodes(split=None, **masks | {"val_mask": [True] * N}))
     assert "30 rows, first row 0, in two splits; leave each in one" in folder.refused()
+
+
+@pytest.mark.parametrize("end", [".csv.gz", ".tsv.bz2"])
+def test_compressed_csv_is_read_like_any_other(folder: Folder, tmp_path: Path, end: str) -> None:
+    sign = "\t" if "tsv" in end else ","
+    texts = {
+        "nodes": lines(sign.join(["id", "a", "label"]), lambda k: sign.join([f"{k:03}", f"{k}.5", "xy"[k % 2]])),
+        "edges": f"src{sign}dst\n001{sign}002\n",
+    }
+    for name, text in texts.items():
+        with pa.output_stream(str(tmp_path / f"{name}{end}"), compression="detect") as file:
+            file.write(text.encode())
+    data, _ = folder.agreed("--scale", "none", columns=Columns(scale="none"))
+    assert data.node_ids[:2].to_pylist() == ["000", "001"] and data.x[:2].tolist() == [[0.5], [1.5]]
+    content = (tmp_path / f"nodes{end}").read_bytes()
+    (tmp_path / f"nodes{end}").write_bytes(content[:-20])
+    assert f"nodes{end}" in folder.refused()
+
+
+def test_signs_of_money_and_percent_are_dropped_and_shown(folder: Folder) -> None:
+    rows = lines(
+        "id,price,share,fee,target",
+        lambda k: f'{k},"$1,{k:03}.50",{k}.5%,{k}.25 €,{"-" if k % 2 else ""}$2{k:02}.125',
+    )
+    folder.write(rows, "src,dst\n1,2\n")
+    data, said = folder.agreed("--scale", "none", columns=Columns(scale="none"))
+    assert data.x[7].tolist() == [1007.5, 7.5, 7.25] and data.y[7, 0] == -207.125
+    assert "thousands ',', units $%€ dropped" in said
+    _, said = folder.agreed("--csv", "units=%", columns=Columns(csv=CsvFormat(units="%")), task="multiclass")
+    assert "column price is left out: texts, 60 different ones" in said
+
+
+def test_splits_are_read_in_the_words_that_people_use(folder: Folder) -> None:
+    words = ["Train", "training ", "VAL", "validation", "dev", "testing"]
+    folder.write(nodes(split=None, Split=[words[k % 6] for k in range(N)]))
+    data, _ = folder.agreed()
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 20, "valid": 30, "test": 10}
+    assert [feature.name for feature in data.info.features] == ["a", "b"]
+    masks = {f"is_{name}": [k % 3 == at for k in range(N)] for at, name in enumerate(("train", "valid", "test"))}
+    data, said = folder.write(nodes(split=None, **masks)).agreed()
+    assert "split: the masks is_train, is_valid, is_test" in said
+    assert [feature.name for feature in data.info.features] == ["a", "b"]
+
+
+def test_numbers_of_databases_and_of_pandas(folder: Folder) -> None:
+    """Decimals are numbers, and ids that a missing value or a database made 1.0 are 1."""
+    prices = pa.array([decimal.Decimal(k) / 4 for k in range(N)], pa.decimal128(12, 2))
+    ids, ends = pa.array(range(N), pa.decimal128(12, 2)), {"src": [1.0, 2.0], "dst": [3, 4]}
+    folder.write(nodes(id=ids, a=prices, b=NUMBERS[:, 1].astype(np.float16)), ends)
+    data, said = folder.agreed("--scale", "none", columns=Columns(scale="none"))
+    assert data.x[:3, 0].tolist() == [0, 0.25, 0.5] and data.node_ids.type == pa.int64()
+    assert "column id: holds decimal128(12, 2), which is read as integers\n" in said
+    folder.write(nodes(id=[k + 0.5 * (k == 3) for k in range(N)]), ends)
+    assert "column id: 1 row, first row 3, with an id that is no whole number; write ids as" in folder.refused()
+    folder.write(nodes(id=[None if k == 3 else float(k) for k in range(N)]), ends)
+    assert "column id: 1 row, first row 3, without an id" in folder.refused()
+
+
+def test_what_cannot_be_read_is_named_with_the_remedy(folder: Folder, tmp_path: Path) -> None:
+    days = [f"{k % 28 + 1:02}.{k % 12 + 1:02}.2020" for k in range(N)]
+    folder.write(nodes(day=days))
+    _, said = folder.agreed()
+    assert "column day is left out: texts, 60 different ones in the first 60 rows; they look like dates: write" in said
+    (tmp_path / "edges.parquet").unlink()
+    (tmp_path / "edges.csv").write_text("7,3\n1,2\n")
+    assert "edges.csv: cannot be read: its first line, 7,3, has numbers in the place of column" in folder.refused()
+    (tmp_path / "edges.csv").rename(tmp_path / "edges.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"edges.parquet not found in .* \(edges.jsonl: of no format that is"):
+        read_tables(tmp_path)
+    (tmp_path / "edges.jsonl").unlink()
+    with pa.ipc.new_stream(str(tmp_path / "edges.arrow"), pa.table(EDGES).schema) as file:
+        file.write_table(pa.table(EDGES))
+    assert "edges.arrow: cannot be read: it is no Arrow file, perhaps a stream" in folder.refused()
 
 
 # ------------------------------------------------------------------ --init

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from ..graph import Graph
 
-SPLITS = ("train", "valid", "test")
-"""The splits of a data set, in OGB's words."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:

@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..data.batch import SPLITS, Batch, Batches
+from ..data.batch import Batch, Batches
+from ..data.task import SPLITS
 from .config import TrainConfig, remedy
 from .curve import Score
 from .distributed.batch_sharding import RankPosition

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..batch import SPLITS
 from ..info import GraphInfo
 from ..readers.parquet import is_list, is_null, is_numeric, is_text
+from ..task import SPLITS
 from .columns import Marks, Numbers, as_text, decoded
 from .config import FeatureConfig
 from .csv_format import PLAIN, SNIFFED, CsvFormat
@@ -29,7 +29,11 @@ SPLIT_COLUMNS = ("split", "fold")
 SOURCES = ("src", "source", "from")
 DESTINATIONS = ("dst", "destination", "target", "to")
 WEIGHTS = ("weight", "edge_weight", "weights", "w")
-MASKS = (("train_mask",), ("val_mask", "valid_mask", "validation_mask"), ("test_mask",))
+MASKS = (
+    ("train_mask", "is_train"),
+    ("val_mask", "valid_mask", "validation_mask", "is_val", "is_valid", "is_validation"),
+    ("test_mask", "is_test"),
+)
 FRACTIONS = [0.8, 0.1, 0.1]
 FEW = 100
 """Different texts up to which a column is of categories."""
@@ -37,6 +41,9 @@ FEW_CLASSES, DENSE = 20, 20
 """Whole numbers are classes up to this many different ones; or counted from 0 or 1, with this many rows for each."""
 _PANDAS = re.compile(r"__index_level_\d+__|Unnamed: \d+|")
 _MOST_CLASSES = 10_000
+_DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}"
+_ISO = "they look like dates: write them as 2026-01-31"
+_EMBED = "make numbers of them, such as a list from a text embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +171,9 @@ def _label_columns(nodes: Table, used: dict[str, str], like: GraphInfo | None) -
 
 
 def _split(nodes: Table, columns: Columns, used: dict[str, str], found: Inferred) -> dict[str, Any]:
-    there = [one for one in SPLIT_COLUMNS if one in nodes.schema.names]
+    there = [name for one in SPLIT_COLUMNS if (name := _named(nodes, (one,))) is not None]
     # A fold is often a number, which is no split.
-    name = columns.split or next((one for one in there if one == "split" or _holds_texts(nodes, one)), None)
+    name = columns.split or next((one for one in there if one.lower() == "split" or _holds_texts(nodes, one)), None)
     if name is not None:
         used[name] = "split"
         return {"column": name}
@@ -268,7 +275,7 @@ def _features(
     return chosen
 
 
-def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, tuple[int, int, bool]]) -> tuple[str | None, str]:
+def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, _Texts]) -> tuple[str | None, str]:
     """Return the encoding of a column, or why it is left out."""
     if _PANDAS.fullmatch(name):
         return None, "the index of pandas"
@@ -285,18 +292,26 @@ def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, tuple[int, int, 
     if is_list(kind) and is_text(value_type(kind.value_type)):
         return "tags", ""
     if name in texts:
-        different, rows, is_open = texts[name]
+        different, rows, is_open, remedy = texts[name]
         if different and different <= FEW and (2 * different <= rows) and not is_open:
             return "one_hot", ""
-        return None, (
-            f"texts, {different} different ones in the first {rows} rows; make numbers of them, such as a list from a "
-            "text embedding"
-        )
+        return None, f"texts, {different} different ones in the first {rows} rows; {remedy}"
     return None, "nothing but nulls" if pa.types.is_null(kind) else f"{kind} has no encoding"
 
 
-def _texts(table: Table, names: list[str]) -> dict[str, tuple[int, int, bool]]:
-    """Count the different texts in the first rows of columns: how many, in how many rows, whether some are long."""
+class _Texts(NamedTuple):
+    """The texts in the first rows of a column."""
+
+    different: int
+    rows: int
+    is_open: bool
+    """Whether some are long."""
+    remedy: str
+    """How to make features of them, if they are no categories."""
+
+
+def _texts(table: Table, names: list[str]) -> dict[str, _Texts]:
+    """Look at the first rows of columns of texts."""
     if not names:
         return {}
     batch = next(batches(table, names), None)
@@ -307,7 +322,8 @@ def _texts(table: Table, names: list[str]) -> dict[str, tuple[int, int, bool]]:
         values = as_text(batch.column(name)).drop_null()
         lengths = pc.utf8_length(values)
         longest = pc.max(lengths).as_py() or 0
-        found[name] = (len(pc.unique(values)), len(values), longest > 200)
+        are_dates = len(values) and pc.all(pc.match_substring_regex(values, _DATE)).as_py()
+        found[name] = _Texts(len(pc.unique(values)), len(values), longest > 200, _ISO if are_dates else _EMBED)
     return found
 
 
@@ -329,7 +345,7 @@ def _edge_features(
             why = "the index of pandas" if is_index else "no feature by default (--edge-features, --weight)"
             found.left_out.append((f"edges.{one.name}", why))
     if weight is not None:
-        found.said.append(f"edge weights: {weight} multiplies messages (--edge-features makes a feature of it)")
+        found.said.append(f"edge weights: {weight} (--edge-features makes a feature of it)")
     return chosen, weight
 
 
