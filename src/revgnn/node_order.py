@@ -69,7 +69,8 @@ def _rcm(edge_index: Integers, num_nodes: int) -> Integers:
         return np.empty(0, np.int64)
     src, dst = edge_index
     matrix = coo_array((np.ones(len(src), np.int8), (dst, src)), shape=(num_nodes, num_nodes)).tocsr()
-    return reverse_cuthill_mckee(matrix).astype(np.int64)
+    order: Integers = reverse_cuthill_mckee(matrix).astype(np.int64)
+    return order
 
 
 def metis_clusters(edge_index: Integers, num_nodes: int, num_clusters: int) -> Integers:

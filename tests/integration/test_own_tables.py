@@ -434,6 +434,53 @@ def test_signs_of_money_and_percent_are_dropped_and_shown(folder: Folder) -> Non
     assert "column price is left out: texts, 60 different ones" in said
 
 
+def test_spaces_around_fields_are_dropped_and_shown(folder: Folder) -> None:
+    rows = lines("id , a, label", lambda k: f'{k}, {k % 7 if k != 9 else ""}, "x {k % 2}"' if k % 5 else f"{k},1,x 0")
+    folder.write(rows, "src dst weight\n1 2 0.5\n3 4 0.5\n")
+    data, said = folder.agreed("--fill", "zero", "--scale", "none", columns=Columns(fill="zero", scale="none"))
+    assert "spaces around fields dropped" in said and "edges.csv: delimiter ' '" in said
+    assert data.x[8:10].tolist() == [[1, 0], [0, 1]] and data.num_edges == 2
+    assert folder.write(rows, "id, label\n1, 2\n").refused("--csv", "spaces=false").count("column src: is missing")
+
+
+def test_a_table_that_says_something_else_is_told_so(folder: Folder, tmp_path: Path) -> None:
+    cities = [f"city {k % 9}" for k in range(N)]
+    weight = [-1.0] * (N - 3)
+    folder.write(nodes(city=cities, label=["NA", "x", "y"] * 20), EDGES | {"weight": weight})
+    _, said = folder.agreed()
+    assert "column label: NA is a class, of 10 rows; unlabelled: NA makes it an unknown label" in said
+    assert "column edges.weight is left out: a weight by its name, but some are below 0" in said
+    ids = {"id": [f"k{k} " for k in range(N)]}
+    assert "column src: 57 rows, first row 0 (0), with an id that the nodes" in folder.write(nodes(**ids)).refused()
+    folder.write(nodes(id=[f"k{k}" for k in range(N)]), {"source_id": ["k1 "], "target_id": ["k2"]})
+    assert "column source_id: 1 row, first row 0 ('k1 '), with an id that the nodes do not have" in folder.refused()
+    folder.write(nodes(label=["x"] * N))
+    assert "column label: has 1 class; classification needs 2 to" in folder.refused()
+    folder.write(nodes(label=[datetime.date(2020, 1, 1)] * N))
+    assert "column label: holds date32[day]; classes and categories are integers or strings" in folder.refused()
+    folder.write({name: pa.array(values)[:0] for name, values in nodes().items()})
+    assert "nodes.parquet has no rows; a graph needs at least one node" in folder.refused()
+    table = pa.table([pa.array(range(N)), *[pa.array(NUMBERS[:, 0])] * 2], names=["id", "a", "a"])
+    pq.write_table(table, tmp_path / "nodes.parquet")
+    with pytest.raises(ValueError, match=r"nodes.parquet, column a: occurs 2 times; keep one"):
+        read_tables(tmp_path)
+
+
+def test_many_categories_are_the_most_frequent_ones(folder: Folder) -> None:
+    """Each of 120 has ten rows: the first hundred get a column, and the others are all 0."""
+    rows = 1200
+    folder.write(
+        {
+            "id": list(range(rows)),
+            "shop": [f"s{k % 120:03}" for k in range(rows)],
+            "label": ["xy"[k % 2] for k in range(rows)],
+        }
+    )
+    data, said = folder.agreed()
+    assert data.info.features[0].width == 100
+    assert "column shop: of 120 categories the 100 most frequent ones get a column each" in said
+
+
 def test_splits_are_read_in_the_words_that_people_use(folder: Folder) -> None:
     words = ["Train", "training ", "VAL", "validation", "dev", "testing"]
     folder.write(nodes(split=None, Split=[words[k % 6] for k in range(N)]))

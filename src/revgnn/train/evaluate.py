@@ -124,7 +124,10 @@ def is_better(
     """
     select = config.select
     if "valid" not in scores:
-        raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
+        raise ValueError(
+            "the best weights are selected on the split 'valid', which has no rows; move a part of 'train' there, "
+            "such as a tenth"
+        )
     value = scores["valid"][select]
     if value is None and select == "loss":
         raise FloatingPointError(f"epoch {epoch}: the loss on the valid split is not finite; {remedy(config)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,8 @@ class CsvFormat:
     """Signs before or after a number that are dropped, such as $ and %; empty: none."""
     encoding: str | None = None
     """The encoding of the text, such as utf-8 or cp1252."""
+    spaces: bool | None = None
+    """Whether spaces around fields and names are dropped."""
     null_words: tuple[str, ...] | None = None
     """Words that are a missing value besides the empty field; ids are never missing by a word."""
 
@@ -61,13 +63,14 @@ class CsvFormat:
         words = ", ".join(self.null_words or ()) or "none but the empty field"
         groups = repr(self.thousands) if self.thousands else "none"
         units = f", units {self.units} dropped" if self.units else ""
+        units += ", spaces around fields dropped" if self.spaces else ""
         signs = f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {groups}{units}"
         return f"{signs}, encoding {self.encoding}, null words {words}"
 
 
 SNIFFED = CsvFormat()
 """A format of which nothing is given."""
-PLAIN = CsvFormat(delimiter=",", decimal=".", thousands="", units="", encoding="utf-8", null_words=())
+PLAIN = CsvFormat(delimiter=",", decimal=".", thousands="", units="", encoding="utf-8", spaces=False, null_words=())
 """Of texts that stand in no CSV file."""
 
 
@@ -84,6 +87,8 @@ def given_format(assignments: Sequence[str]) -> CsvFormat:
             raise ValueError(f"--csv {text}: write FIELD=VALUE, with a field of {', '.join(names)}")
         value = {"tab": "\t", "\\t": "\t"}.get(value, value)
         found[name] = tuple(value.split(",")) if name == "null_words" else value
+        if name == "spaces":
+            found[name] = value == "true"
     return CsvFormat(**found)
 
 
@@ -95,23 +100,21 @@ def sniff(path: Path, given: CsvFormat) -> tuple[CsvFormat, pa.Schema]:
         given: fields that are not ``None`` are taken as they are.
     Raises: ValueError: it is empty, no text, or lacks a line of names. pa.ArrowException: its first lines are damaged.
     """
-    with pa.input_stream(str(path), compression="detect") as file:
-        data = file.read(_SAMPLE_BYTES)
+    data = _sample(path)
     if not data:
         raise ValueError("it is empty, without a line of column names")
-    encoding = given.encoding or _encoding(data)
-    text = data.decode(encoding, errors="ignore" if len(data) == _SAMPLE_BYTES else "replace").lstrip("\ufeff")
-    if "\0" in text:
-        raise ValueError("it holds NUL bytes, so it is no text")
-    if len(data) == _SAMPLE_BYTES:
-        text = text[: text.rfind("\n") + 1] or text
+    text, encoding = _text(data, given.encoding)
     tabs = "\t" if ".tsv" in path.name.lower() else None
     delimiter = given.delimiter or tabs or _delimiter(text)
-    found = replace(given, encoding=encoding, delimiter=delimiter)
     rows = _rows(text, delimiter)
+    spaces = given.spaces
+    if spaces is None:
+        spaces = any(cell != cell.strip(" ") for row in rows for cell in row)
+    rows = [[cell.strip(" ") for cell in row] for row in rows] if spaces else rows
+    found = replace(given, encoding=encoding, delimiter=delimiter, spaces=spaces)
     names = rows[0]
     if all(_PLAIN.fullmatch(name) for name in names) and names != [str(k) for k in range(len(names))]:
-        raise ValueError(f"its first line, {delimiter.join(names)[:60]}, has numbers in the place of column names")
+        raise ValueError(f"its first line, {delimiter.join(names)[:60]}, has numbers in place of names")
     whole = [row for row in rows[1:] if len(row) == len(names)]
     columns = [[row[place] for row in whole] for place in range(len(names))]
     units = (
@@ -136,21 +139,45 @@ def sniff(path: Path, given: CsvFormat) -> tuple[CsvFormat, pa.Schema]:
     return found, pa.schema(list(zip(names, kinds, strict=True)))
 
 
-def open_csv(path: Path, form: CsvFormat, columns: Sequence[str]) -> arrow_csv.CSVStreamingReader:
-    """Open a CSV file for reading record batches of some columns as text; an empty field is null.
+def read_csv(path: Path, form: CsvFormat, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read record batches of some columns of a CSV file as text; an empty field is null.
 
     Raises: pa.ArrowException: the file is damaged, or lacks a column.
     """
-    return arrow_csv.open_csv(
-        path,
-        **_options(form),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.string()),
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
+    written = list(columns)
+    if form.spaces:
+        header = _rows(_text(_sample(path), form.encoding)[0], form.delimiter or ",")[0]
+        written = [next((one for one in header if one.strip(" ") == name), name) for name in columns]
+    options = arrow_csv.ConvertOptions(
+        include_columns=written,
+        column_types=dict.fromkeys(written, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
     )
+    with arrow_csv.open_csv(path, **_options(form), convert_options=options) as reader:
+        for batch in reader:
+            yield pa.record_batch(list(map(_without_spaces, batch.columns)), names=columns) if form.spaces else batch
+
+
+def _without_spaces(values: pa.Array) -> pa.Array:
+    values = pc.utf8_trim(values, " ")
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
+
+
+def _sample(path: Path) -> bytes:
+    with pa.input_stream(str(path), compression="detect") as file:
+        return bytes(file.read(_SAMPLE_BYTES))
+
+
+def _text(data: bytes, encoding: str | None) -> tuple[str, str]:
+    """Decode a sample; return its whole lines, and the encoding."""
+    encoding = encoding or _encoding(data)
+    text = data.decode(encoding, errors="ignore" if len(data) == _SAMPLE_BYTES else "replace").lstrip("\ufeff")
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes, so it is no text")
+    if len(data) == _SAMPLE_BYTES:
+        text = text[: text.rfind("\n") + 1] or text
+    return text, encoding
 
 
 def _options(form: CsvFormat) -> dict[str, object]:
@@ -285,7 +312,8 @@ def _delimiter(text: str) -> str:
         widths = [len(row) for row in _rows(text, delimiter)[:200]]
         return widths[0] > 1 and len(set(widths)) == 1, widths[0]
 
-    return max(_DELIMITERS, key=fit)
+    best = max(_DELIMITERS, key=fit)
+    return " " if not fit(best)[0] and fit(" ")[0] else best
 
 
 def _units(cells: list[str]) -> set[str]:

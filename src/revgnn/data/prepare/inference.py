@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..info import GraphInfo
-from ..readers.parquet import is_list, is_null, is_numeric, is_text
+from ..readers.parquet import is_list, is_numeric, is_text
 from ..task import SPLITS
 from .columns import Marks, Numbers, as_text, decoded
 from .config import FeatureConfig
@@ -26,8 +26,8 @@ from .inputs import Table, batches, value_type
 IDS = ("id", "node_id", "node", "name")
 LABELS = ("label", "y", "target", "class", "labels", "targets")
 SPLIT_COLUMNS = ("split", "fold")
-SOURCES = ("src", "source", "from")
-DESTINATIONS = ("dst", "destination", "target", "to")
+SOURCES = ("src", "source", "from", "source_id", "src_id", "from_id", "u")
+DESTINATIONS = ("dst", "destination", "target", "to", "destination_id", "target_id", "dst_id", "to_id", "v")
 WEIGHTS = ("weight", "edge_weight", "weights", "w")
 MASKS = (
     ("train_mask", "is_train"),
@@ -35,8 +35,8 @@ MASKS = (
     ("test_mask", "is_test"),
 )
 FRACTIONS = [0.8, 0.1, 0.1]
-FEW = 100
-"""Different texts up to which a column is of categories."""
+FEW, EACH = 100, 8
+"""A column of texts is one of categories with so few different ones, or with so many rows for each."""
 FEW_CLASSES, DENSE = 20, 20
 """Whole numbers are classes up to this many different ones; or counted from 0 or 1, with this many rows for each."""
 _PANDAS = re.compile(r"__index_level_\d+__|Unnamed: \d+|")
@@ -217,7 +217,8 @@ def _task_of(nodes: Table, label: list[str], unlabelled: tuple[str, ...]) -> tup
         )
         return ("multilabel", "hold 0 and 1") if flags else ("regression", "hold numbers")
     if not is_numeric(kinds[0]) or pa.types.is_boolean(kinds[0]):
-        return "multiclass", "holds truth values" if pa.types.is_boolean(kinds[0]) else "holds texts"
+        held = "truth values" if pa.types.is_boolean(kinds[0]) else "texts" if is_text(kinds[0]) else str(kinds[0])
+        return "multiclass", f"holds {held}"
     different: set[float] = set()
     rows = 0
     for values in _values(nodes, label[0], unlabelled):
@@ -268,7 +269,10 @@ def _features(
         if encode is None:
             found.left_out.append((one.name, why))
         else:
-            chosen.append(one.name if encode == "number" else {"column": one.name, "encode": encode})
+            # Encoded by its type where it is a number, or has so many categories that the most frequent ones are kept.
+            chosen.append(one.name if encode in ("number", "auto") else {"column": one.name, "encode": encode})
+    if not chosen and next(batches(nodes, nodes.schema.names[:1]), None) is None:
+        raise ValueError(f"{nodes.names[0]} has no rows; a graph needs at least one node")
     if not chosen:
         why = "; ".join(f"{name}: {reason}" for name, reason in found.left_out) or "there is no other column"
         raise ValueError(f"{nodes.names[0]} has no column of features: name some by --features ({why})")
@@ -293,7 +297,9 @@ def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, _Texts]) -> tupl
         return "tags", ""
     if name in texts:
         different, rows, is_open, remedy = texts[name]
-        if different and different <= FEW and (2 * different <= rows) and not is_open:
+        if different and EACH * different <= rows and not is_open:
+            return "auto", ""
+        if different and different <= FEW and 2 * different <= rows and not is_open:
             return "one_hot", ""
         return None, f"texts, {different} different ones in the first {rows} rows; {remedy}"
     return None, "nothing but nulls" if pa.types.is_null(kind) else f"{kind} has no encoding"
@@ -338,31 +344,33 @@ def _edge_features(
         return list(columns.edge_features or ()), columns.weight
     free = [one for one in edges.schema if one.name not in used]
     chosen = ["edge_attr"] if any(one.name == "edge_attr" for one in free) else []
-    weight = None if chosen else _weight(edges, free)
+    name = None if chosen else _named(edges, WEIGHTS)
+    fault = "" if name is None else _no_weight(edges, name)
+    weight = None if fault else name
     for one in free:
         if one.name not in (*chosen, weight):
             is_index = _PANDAS.fullmatch(one.name)
             why = "the index of pandas" if is_index else "no feature by default (--edge-features, --weight)"
+            if one.name == name:
+                why = f"a weight by its name, but {fault} (--edge-features makes a feature of it)"
             found.left_out.append((f"edges.{one.name}", why))
     if weight is not None:
         found.said.append(f"edge weights: {weight} (--edge-features makes a feature of it)")
     return chosen, weight
 
 
-def _weight(edges: Table, free: list[pa.Field]) -> str | None:
-    """Return the column of weights: a number by that name, none of the first ones below 0 or missing."""
-    name = _named(edges, WEIGHTS)
-    if name is None or name not in [one.name for one in free]:
-        return None
+def _no_weight(edges: Table, name: str) -> str:
+    """Return why a column is none of weights, which are numbers of 0 or more; empty: its first rows are."""
     kind = value_type(edges.schema.field(name).type)
     if is_list(kind) or not is_numeric(kind):
-        return None
+        return f"holds {kind}"
     batch = next(batches(edges, [name]), None)
     if batch is None:
-        return None
+        return "has no rows"
     values = Numbers(name, 1, 0, 0, 0, edges.csv or PLAIN).raw(batch, Marks(batch.num_rows))
-    missing = is_null(batch.column(name)).any()
-    return None if missing or not bool((values >= 0).all()) else name
+    if np.isnan(values).any():
+        return "some rows have none"
+    return "some are below 0" if (values < 0).any() else ""
 
 
 def width_of(table: Table, feature: FeatureConfig) -> int:

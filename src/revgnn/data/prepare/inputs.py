@@ -17,7 +17,7 @@ from pyarrow import ipc
 
 from ...files import sha256_of
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
-from .csv_format import SNIFFED, CsvFormat, open_csv, sniff
+from .csv_format import SNIFFED, CsvFormat, read_csv, sniff
 
 FORMATS = {
     ".parquet": "parquet",
@@ -232,8 +232,7 @@ def _inspect(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
 def _batches(chunk: Chunk, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     path = Path(chunk.path)
     if chunk.csv is not None:
-        with open_csv(path, chunk.csv, columns) as reader:
-            yield from reader
+        yield from read_csv(path, chunk.csv, columns)
     elif _format(path) == "parquet":
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH_ROWS, row_groups=list(chunk.groups), columns=list(columns))

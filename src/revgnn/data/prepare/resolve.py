@@ -17,7 +17,7 @@ from ..readers.parquet import Faults, is_null, is_text
 from ..task import SPLITS
 from .columns import Checks, FeatureColumn, Key, Marks, Mask, Numbers, Texts, decoded
 from .config import GraphConfig
-from .csv_format import without_words
+from .csv_format import NULL_WORDS, without_words
 from .engine import Scan
 from .fitting import ascending, count_values
 from .inputs import Table, value_type
@@ -237,11 +237,17 @@ class _Labels:
             return None
         classes = self._given or ascending(list(self._counts))
         if len(classes) < 2 or len(classes) > MAX_CATEGORIES:
-            self._node.fault(self.name, f"has {len(classes)} classes; classification needs 2 to {MAX_CATEGORIES}")
+            count = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+            self._node.fault(self.name, f"has {count}; classification needs 2 to {MAX_CATEGORIES}")
             return None
         if self._config.spec.num_names not in (None, len(classes)):
             self._node.fault(self.name, f"has {len(classes)} classes, {', '.join(classes[:5])}; a binary label has 2")
             return None
+        for word in set(NULL_WORDS) & set(self._counts):
+            self._node.say(
+                self.name,
+                f"{word} is a class, of {self._counts[word]} rows; unlabelled: {word} makes it an unknown label",
+            )
         if self._given is None and classes[0] == "-1" and classes != ("-1", "1") and classes[1].isdecimal():
             self._node.fault(
                 self.name,

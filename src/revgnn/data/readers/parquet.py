@@ -42,7 +42,8 @@ class Faults:
         self, file: str, column: str | None, count: int, first: int, text: str, *, value: object = None
     ) -> None:
         """Note a fault of ``count`` rows, of which ``first`` is the first and has ``value``; ``None`` quotes none."""
-        quoted = "" if value is None else f" ({value})"
+        is_padded = isinstance(value, str) and value != value.strip()
+        quoted = "" if value is None else f" ({value!r})" if is_padded else f" ({value})"
         rows = "1 row" if count == 1 else f"{count} rows"
         self.add(file, column, f"{rows}, first row {first}{quoted}, {text}")
 

@@ -130,8 +130,7 @@ def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | 
             )
         first, second = (str(name) for name in names)
         nodes, edges = (open_table([name], folder, faults, columns.csv) for name in (first, second))
-        if nodes is None or edges is None:
-            faults.raise_if_any(folder)
+        faults.raise_if_any(folder)
         assert nodes is not None and edges is not None, "a table without files is a fault"
         inferred = infer(nodes, edges, (first, second), columns, task=task, like=like)
         tell(inferred, in_training=True)
