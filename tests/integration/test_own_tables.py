@@ -448,7 +448,7 @@ def test_a_table_that_says_something_else_is_told_so(folder: Folder, tmp_path: P
     weight = [-1.0] * (N - 3)
     folder.write(nodes(city=cities, label=["NA", "x", "y"] * 20), EDGES | {"weight": weight})
     _, said = folder.agreed()
-    assert "column label: NA is a class, of 10 rows; unlabelled: NA makes it an unknown label" in said
+    assert "column label: NA is a class, of 20 rows; unlabelled: NA makes it an unknown label" in said
     assert "column edges.weight is left out: a weight by its name, but some are below 0" in said
     ids = {"id": [f"k{k} " for k in range(N)]}
     assert "column src: 57 rows, first row 0 (0), with an id that the nodes" in folder.write(nodes(**ids)).refused()
@@ -458,8 +458,10 @@ def test_a_table_that_says_something_else_is_told_so(folder: Folder, tmp_path: P
     assert "column label: has 1 class; classification needs 2 to" in folder.refused()
     folder.write(nodes(label=[datetime.date(2020, 1, 1)] * N))
     assert "column label: holds date32[day]; classes and categories are integers or strings" in folder.refused()
-    folder.write({name: pa.array(values)[:0] for name, values in nodes().items()})
-    assert "nodes.parquet has no rows; a graph needs at least one node" in folder.refused()
+    (tmp_path / "nodes.parquet").unlink()
+    folder.write("id,a,label\n")
+    assert "nodes.csv has no rows; a graph needs at least one node" in folder.refused()
+    (tmp_path / "nodes.csv").unlink()
     table = pa.table([pa.array(range(N)), *[pa.array(NUMBERS[:, 0])] * 2], names=["id", "a", "a"])
     pq.write_table(table, tmp_path / "nodes.parquet")
     with pytest.raises(ValueError, match=r"nodes.parquet, column a: occurs 2 times; keep one"):
@@ -514,7 +516,7 @@ def test_what_cannot_be_read_is_named_with_the_remedy(folder: Folder, tmp_path: 
     assert "column day is left out: texts, 60 different ones in the first 60 rows; they look like dates: write" in said
     (tmp_path / "edges.parquet").unlink()
     (tmp_path / "edges.csv").write_text("7,3\n1,2\n")
-    assert "edges.csv: cannot be read: its first line, 7,3, has numbers in the place of column" in folder.refused()
+    assert "edges.csv: cannot be read: its first line, 7,3, has numbers in place of names" in folder.refused()
     (tmp_path / "edges.csv").rename(tmp_path / "edges.jsonl")
     with pytest.raises(FileNotFoundError, match=r"edges.parquet not found in .* \(edges.jsonl: of no format that is"):
         read_tables(tmp_path)

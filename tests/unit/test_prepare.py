@@ -388,7 +388,7 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
             "damaged.parquet: 1 row, first row 0, cannot be read from about this",
         ),
         ({"edges": {"files": "twice.parquet"}}, "twice.parquet, column src: occurs 2 times; keep one"),
-        ({"nodes": {"files": "nodes.parquet", "features": "x", "label": "one"}}, "column one: has 1 classes"),
+        ({"nodes": {"files": "nodes.parquet", "features": "x", "label": "one"}}, "column one: has 1 class;"),
         ({"parts": {"count": 2, "method": "column", "column": "text"}}, "column text: holds string; parts are numbers"),
         ({"parts": {"count": 2, "method": "column", "column": "one"}}, "without a part of 0..1; give each node one"),
     ],

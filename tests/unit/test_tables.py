@@ -194,7 +194,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ),
         ({"label": [None, 1, 1, 0]}, {}, "column label: 1 row, first row 0, in a split but without a label"),
         ({"label": [b"a", b"b", b"a", b"b"]}, {}, "column label: holds binary; classes and categories are"),
-        ({"label": [3, 3, 3, 3]}, {}, "column label: has 1 classes; classification needs 2 to"),
+        ({"label": [3, 3, 3, 3]}, {}, "column label: has 1 class; classification needs 2 to"),
         ({"label": [-1, 0, 1, 2]}, {}, "column label: 1 rows have the label -1, which usually means an unknown one"),
         ({"split": ["test", "valid", "test", None]}, {}, "column split: no row says train"),
         ({"split": [None, None, None, "train"], "label": [0, 1, 1, None]}, {}, "first row 3, in a split but without"),

@@ -243,7 +243,7 @@ class _Labels:
         if self._config.spec.num_names not in (None, len(classes)):
             self._node.fault(self.name, f"has {len(classes)} classes, {', '.join(classes[:5])}; a binary label has 2")
             return None
-        for word in set(NULL_WORDS) & set(self._counts):
+        for word in sorted({*NULL_WORDS} & {*self._counts}):
             self._node.say(
                 self.name,
                 f"{word} is a class, of {self._counts[word]} rows; unlabelled: {word} makes it an unknown label",
