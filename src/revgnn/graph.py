@@ -240,10 +240,11 @@ class Graph:
         Raises: ModuleNotFoundError: "clusters" without pymetis.
         Cost: about 0.1 us an edge for RCM, 2 to 4 for clusters.
         """
-        chosen = chosen_order(order, self.num_nodes, self.num_edges, near_share(self.indptr, self.indices))
+        near = near_share(self.indptr.cpu().numpy(), self.indices.cpu().numpy())
+        chosen = chosen_order(order, self.num_nodes, self.num_edges, near)
         if chosen == "given":
             return None
-        return local_order(self.edge_index, self.num_nodes, clusters=chosen == "clusters")
+        return torch.from_numpy(local_order(self.edge_index.numpy(), self.num_nodes, clusters=chosen == "clusters"))
 
     def reordered(self, order: Tensor) -> Graph:
         """Return the same graph with node ``order[i]`` as node i; its ``edge_ids`` are still the caller's positions.

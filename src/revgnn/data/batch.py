@@ -12,15 +12,6 @@ from torch import Tensor
 
 from ..graph import Graph
 
-SPLITS = ("train", "valid", "test")
-"""The splits of a data set, in OGB's words.
-
-Examples:
-    >>> from revgnn.data import SPLITS
-    >>> SPLITS
-    ('train', 'valid', 'test')
-"""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:

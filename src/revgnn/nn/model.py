@@ -262,14 +262,15 @@ def _weighs_edges(config: ModelConfig, info: GraphInfo) -> bool:
             )
         return True
     names = ", ".join(each.name for each in info.edge_features) or f"{info.edge_channels} columns"
-    _say(f"edge features are ignored ({names}): conv={config.conv} reads none; gen does, gcn and sage read weights")
+    what, others = ("weights", "gcn, sage and gen do") if info.edge_weight else ("features", "gen does")
+    _say(f"edge {what} are ignored ({names}): conv={config.conv} reads none; {others} (--set model.conv=)")
     return False
 
 
 @cache
 def _say(text: str) -> None:
-    """Log a text once in this process."""
-    _logger.info("%s", text)
+    """Log a text once in this process, also where logging is not set up."""
+    _logger.warning("%s", text)
 
 
 def _norm(config: ModelConfig, channels: int) -> NormActDrop:
