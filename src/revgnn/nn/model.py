@@ -22,6 +22,7 @@ from torch import nn
 
 from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
+from ..plain_config import check_literals
 from ..stack import Stack
 from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
@@ -104,6 +105,7 @@ class ModelConfig:
     """Options of backprop='implicit'."""
 
     def __post_init__(self) -> None:
+        check_literals(self)
         least = 2 if self.has_own_ends else 1
         if self.num_layers < least:
             raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")

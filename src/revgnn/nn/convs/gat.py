@@ -40,6 +40,10 @@ class GATOptions:
     add_self_loops: bool = False
     """Whether to attend along exactly one self loop per node too."""
 
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"heads must be 1 or more, got {self.heads}")
+
 
 class GATConv(Conv):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
