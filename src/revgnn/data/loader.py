@@ -57,7 +57,14 @@ def _options_of(kind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """The sampling of a node-level data set for training and for evaluation."""
+    """The sampling of a node-level data set for training and for evaluation.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> len(revgnn.make_batches(data, loader=revgnn.LoaderConfig(kind="random", num_parts=3)))
+        3
+    """
 
     kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
@@ -206,6 +213,13 @@ def read_data(
         loader: the loader's configuration.
         root, download, like: as in `load_dataset`.
     Raises: the exceptions of `load_dataset` and `open_store`.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import read_data
+        >>> config = revgnn.DatasetConfig(name="prepared", path="graph")
+        >>> type(read_data(config, revgnn.LoaderConfig(kind="ondisk"), root=".")).__name__
+        'Store'
     """
     if loader.kind == _ONDISK:
         return open_store(config, root)
@@ -228,6 +242,13 @@ def make_batches(
             in memory for the kind "ondisk", or one on disk for another kind; more groups than parts.
         ModuleNotFoundError: clusters without pymetis.
     Cost: one sort of E keys; with clusters, METIS.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> (batch,) = revgnn.make_batches(data).train(epoch=1)
+        >>> batch.rows["train"].numel()
+        4
     """
     if isinstance(dataset, Store) != (loader.kind == _ONDISK):
         raise ValueError(
@@ -317,6 +338,14 @@ def final_batches(batches: Batches) -> Batches | None:
 
     Args:
         batches: the result of `make_batches`.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import final_batches
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> loader = revgnn.LoaderConfig(kind="random", num_parts=3, final_parts=2, final_views=4)
+        >>> len(list(final_batches(revgnn.make_batches(data, loader=loader)).evaluate()))
+        8
     """
     if isinstance(batches, Prefetched):
         final = final_batches(batches.batches)

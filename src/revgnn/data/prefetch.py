@@ -24,6 +24,14 @@ class Prefetched(Footprint):
         depth: largest number of waiting batches, at least 1.
     Raises: ValueError: ``depth`` is below 1.
     Cost: the memory of ``depth`` additional batches.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import Prefetched
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> batches = Prefetched(revgnn.make_batches(data), depth=1)
+        >>> len(list(batches.train(1)))
+        1
     """
 
     def __init__(self, batches: Batches, depth: int = 2) -> None:

@@ -98,6 +98,13 @@ class NodeBatches(Footprint):
         training: batches of training.
         evaluation: batches of the evaluation after an epoch.
         final: batches of the final evaluation; ``None``: there is none.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import NodeBatches
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> parts = revgnn.make_batches(data, loader=revgnn.LoaderConfig(kind="random", num_parts=3))
+        >>> batches = NodeBatches(parts, revgnn.make_batches(data).evaluate)  # train on parts, evaluate on the whole
     """
 
     def __init__(self, training: Training, evaluation: Evaluation, final: Evaluation | None = None) -> None:

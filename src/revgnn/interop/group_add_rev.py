@@ -50,6 +50,15 @@ class GroupAddRev(nn.Module):
     Raises: ValueError: fewer than two groups, or a number of groups that differs from that of blocks.
     Cost: two evaluations of each block per step, one with ``disable`` or without gradients; N x D for a whole chain.
     Source: the paper, section 3; the interface of PyG 2.8.
+
+    Examples:
+        >>> import torch
+        >>> import torch_geometric.nn as pyg
+        >>> from revgnn import GroupAddRev
+        >>> layer = GroupAddRev(pyg.SAGEConv(8, 8), num_groups=2)
+        >>> x, edge_index = torch.randn(5, 16), torch.tensor([[0, 1], [1, 2]])
+        >>> torch.allclose(layer.inverse(layer(x, edge_index), edge_index), x, atol=1e-5)
+        True
     """
 
     def __init__(

@@ -35,6 +35,15 @@ class GNN(nn.Module):
     ``(x, graph)`` or ``(x, edge_index)`` with any number of nodes and edges; the exported program sorts an
     ``edge_index`` in every call. The dynamic shapes of a `Graph` are a list: those of indptr [N+1], indices [E], and,
     if present, edge_ids [E] and batch [N]. An equilibrium, which branches on its residual, cannot be exported.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> model = revgnn.build_model(revgnn.ModelConfig(conv="sage", num_layers=8), in_channels=4, out_channels=2)
+        >>> isinstance(model, revgnn.GNN)
+        True
+        >>> model(torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 2])
     """
 
     def __init__(

@@ -30,7 +30,19 @@ class ChannelSplit(NamedTuple):
 
 
 def split(value: Tensor) -> ChannelSplit:
-    """Mark a context argument to be chunked by groups along its last dimension; unmarked ones are shared."""
+    """Mark a context argument to be chunked by groups along its last dimension; unmarked ones are shared.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.stack import split
+        >>> class Block(torch.nn.Linear):
+        ...     def forward(self, x, seed, mask):  # both of this group's width
+        ...         return super().forward(x) * mask
+        >>> stack = revgnn.Stack(lambda width: Block(width, width), channels=8, num_layers=3, coupling="grouped")
+        >>> stack(torch.randn(5, 8), split(torch.ones(5, 8))).shape
+        torch.Size([5, 8])
+    """
     return ChannelSplit(value)
 
 

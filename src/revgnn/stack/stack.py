@@ -73,6 +73,17 @@ class Stack(nn.Module):
     Cost: one evaluation of each block in the forward; ``reversible`` and ``checkpoint`` evaluate it once more in the
         backward.
     Source: the paper, sections 3.2 to 3.4.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> class Block(torch.nn.Linear):
+        ...     def forward(self, x, seed):
+        ...         return super().forward(x).tanh()
+        >>> stack = revgnn.Stack(
+        ...     lambda width: Block(width, width), channels=8, num_layers=50, coupling="grouped", backprop="reversible"
+        ... )
+        >>> stack(torch.randn(5, 8)).sum().backward()
     """
 
     def __init__(

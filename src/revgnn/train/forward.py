@@ -26,6 +26,15 @@ class Forward:
         precision: "bf16" runs the model in bfloat16 autocast.
         trained: called instead of ``model`` in training, for example a wrapper that averages gradients; ``None``: the
             model.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import Forward
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> (batch,) = revgnn.make_batches(data).evaluate()
+        >>> logits, placed = Forward(revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info))(batch)
+        >>> logits.shape
+        torch.Size([34, 4])
     """
 
     def __init__(

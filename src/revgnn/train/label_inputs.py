@@ -24,7 +24,13 @@ _COIN, _PASS = 1, 2  # random streams of a step, separate from the step's own
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """How labels are used as an input."""
+    """How labels are used as an input.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import LabelOptions
+        >>> config = revgnn.TrainConfig(labels=LabelOptions(reuse=True, rate=0.5))
+    """
 
     reuse: bool = False
     """Whether to append the labels of training rows to the features, as T columns."""

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...files import sha256_of, write_whole
-from ..batch import SPLITS, Batch
+from ..batch import Batch
 from ..buffers import take_rows
 from ..induced import Subgraph
+from ..task import SPLITS
 from .manifest import MANIFEST, StoreError
 from .store import Store, together
 

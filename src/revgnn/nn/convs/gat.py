@@ -40,6 +40,10 @@ class GATOptions:
     add_self_loops: bool = False
     """Whether to attend along exactly one self loop per node too."""
 
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"heads must be 1 or more, got {self.heads}")
+
 
 class GATConv(Conv):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
@@ -52,6 +56,13 @@ class GATConv(Conv):
     Cost: one attention of width out.
     Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency); the
         options ``norm_adj=False, attn_dst=True, bias=True, add_self_loops=True, root_weight=False`` give PyG's.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import GATConv
+        >>> from revgnn.nn.convs import GATOptions
+        >>> GATConv(4, 8, options=GATOptions(heads=2))(torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 8])
     """
 
     options_type = GATOptions

@@ -27,6 +27,13 @@ class GCNConv(Conv):
     Cost: one aggregation of width min(in, out). Finding missing self loops depends on data: for torch.compile with
         ``fullgraph``, evaluate ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> conv, edge_index = revgnn.GCNConv(4, 8), torch.tensor([[0, 1], [1, 2]])
+        >>> conv(torch.randn(3, 4), edge_index, edge_weight=torch.tensor([0.5, 2.0])).shape
+        torch.Size([3, 8])
     """
 
     takes_edge_weight = True
