@@ -100,7 +100,7 @@ class TrainedModel(nn.Module):
 
         Args:
             data: a data set, a prepared graph, or PyG's ``Data`` with ``x`` and ``edge_index`` as they were before the
-                run added reverse edges and self loops.
+                run added reverse edges and self loops; for a graph-level model also a ``Batch`` of several.
         Returns: an Arrow table in the order of the rows: id, split, prediction and, except for numbers, probabilities;
             ``.to_pandas()`` makes a frame of it.
         Raises: ValueError: the graph does not have the features and edges of the training.

@@ -36,6 +36,7 @@ OPTIONAL_INSIDE_FUNCTIONS = {
     "ray": "an extra; only for clusters",
     "rdkit": "an extra; only for molecules",
     "scipy": "a third of a second of import that only orders of nodes need",
+    "shtab": "an extra; only to complete commands in a shell",
     "sklearn": "a second of import that only the digits and the baselines of a report need",
     "torch_geometric": "two seconds of import that only its own data sets need",
     "torchmetrics": "two seconds of import that the help of the command line has no use for",

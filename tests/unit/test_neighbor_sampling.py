@@ -82,6 +82,34 @@ def test_every_reached_node_draws_its_hops_fanout_once(
     assert len(met) == found.nodes.numel(), "nothing else is in the subgraph"
 
 
+@given(graphs(least=1), st.lists(st.integers(-1, 4), min_size=0, max_size=3), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_the_order_of_hops_is_another_order_of_the_same_sample(
+    graph: Graph, fanouts: list[int], replace: bool, seed: int
+) -> None:
+    fanouts = [fanout or -1 for fanout in fanouts]
+    seeds = np.arange(0, graph.num_nodes, 3)
+    arrays = graph.indptr.numpy(), graph.indices.numpy()
+    plain = sample_neighbors(*arrays, seeds, fanouts, rng(seed), replace=replace)
+    found = sample_neighbors(*arrays, seeds, fanouts, rng(seed), replace=replace, by_hop=True)
+    assert plain.hops is None and found.hops is not None
+    assert torch.equal(found.nodes.sort().values, plain.nodes)
+    assert torch.equal(found.edges.sort().values, plain.edges)
+    assert torch.equal(found.nodes[found.graph.edge_index], graph.edge_index[:, found.edges])
+    sources, ends = found.graph.edge_index
+    key = ends * found.graph.num_nodes + sources
+    assert torch.equal(key.sort().values, key), "edges by (destination, source)"
+    # The hop of a node is the length of the shortest walk along drawn edges from it to a seed.
+    starts = [0, *found.hops]
+    assert len(found.hops) == len(fanouts) + 1 and found.hops[-1] == found.nodes.numel()
+    met = newest = set(range(len(seeds)))
+    for low, high in itertools.pairwise(starts):
+        assert newest == set(range(low, high))
+        assert found.nodes[low:high].tolist() == sorted(found.nodes[low:high].tolist())
+        newest = {source for node in newest for source in sources_of(found.graph, node)} - met
+        met = met | newest
+
+
 def test_an_isolated_seed_stands_alone() -> None:
     graph = Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3)
     assert sample(graph, [2], [5, -1], rng(0)).nodes.tolist() == [2]

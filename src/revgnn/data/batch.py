@@ -12,15 +12,6 @@ from torch import Tensor
 
 from ..graph import Graph
 
-SPLITS = ("train", "valid", "test")
-"""The splits of a data set, in OGB's words.
-
-Examples:
-    >>> from revgnn.data import SPLITS
-    >>> SPLITS
-    ('train', 'valid', 'test')
-"""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
@@ -55,6 +46,9 @@ class Batch:
     loss_weight: Tensor | None = None
     """[n] float32 weight of each output row in the loss, which is then the sum of weighted losses; ``None``: the loss
     is the mean over the rows. A sampler sets it where nodes are sampled unequally often."""
+    hops: tuple[int, ...] | None = None
+    """Nodes within 0, 1, ... hops of the output rows, which are the first of them, for layer-wise computation: ``y``,
+    `rows` and ``ids`` then cover the first ``hops[0]`` nodes. ``None``: every node is an output row."""
     is_permuted: bool = False
     """Whether the batch is the whole data set in another order: ``ids`` has every row once."""
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .batch import SPLITS, check_finite
+from .batch import check_finite
 from .info import Counts, GraphInfo
+from .task import SPLITS, Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,13 +175,16 @@ def _check_codes(codes: Tensor, sizes: tuple[int, ...], what: str) -> None:
         )
 
 
+def label_dtype(task: Task) -> torch.dtype:
+    """Return the dtype of y."""
+    return torch.int64 if task.has_classes else torch.float32
+
+
 def _check_labels(data: Dataset) -> None:
     info, task, y = data.info, data.info.task_spec, data.y
-    shape = list(task.label_shape(info.num_rows, info.num_outputs))
-    if list(y.shape) != shape or y.dtype != task.label_dtype:
-        raise ValueError(
-            f"{data.name}: y of a {task.name} task must be {task.label_dtype} {shape}, got {y.dtype} {list(y.shape)}"
-        )
+    shape, dtype = list(task.label_shape(info.num_rows, info.num_outputs)), label_dtype(task)
+    if list(y.shape) != shape or y.dtype != dtype:
+        raise ValueError(f"{data.name}: y of a {task.name} task must be {dtype} {shape}, got {y.dtype} {list(y.shape)}")
     if not task.has_classes and bool(y.isinf().any()):
         raise ValueError(f"{data.name}: y must be finite, or NaN where a label is missing; got an infinity")
 

@@ -14,10 +14,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .batch import SPLITS, Batch, Batches, Series
+from .batch import Batch, Batches, Series
 from .dataset import Dataset
 from .ondisk.batches import StoredViews
 from .ondisk.store import Store
+from .sampling.full_batch import evaluation_order
+from .task import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +43,7 @@ class RowKeys:
 
 
 class DatasetSource:
-    """A data set in memory; graph-level data sets are iterated split by split.
+    """A data set in memory; graph-level data sets are iterated in `evaluation_order`.
 
     Args:
         dataset: the graph, or graphs.
@@ -58,7 +60,7 @@ class DatasetSource:
 
     def __init__(self, dataset: Dataset, batches: Batches) -> None:
         self._dataset, self._batches = dataset, batches
-        self._order = None if dataset.node_ptr is None else torch.cat(list(dataset.splits.values()))
+        self._order = None if dataset.node_ptr is None else evaluation_order(dataset)
         self.num_rows = dataset.y.size(0)
 
     def batches(self) -> Iterator[Batch]:

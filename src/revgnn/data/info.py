@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..plain_config import from_json
 from .encodings import Encoding, NumberEncoding
 from .task import TargetScale, Task, find_task
+
+if TYPE_CHECKING:
+    # Metadata is read without torch.
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

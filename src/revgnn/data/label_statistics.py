@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batch import SPLITS
 from .dataset import Dataset
 from .info import GraphInfo
 from .ondisk.store import Store
-from .task import TargetScale
+from .task import SPLITS, TargetScale
 
 
 def with_target_scale(dataset: Dataset | Store) -> GraphInfo:

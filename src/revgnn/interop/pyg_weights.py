@@ -44,6 +44,8 @@ def from_pyg(conv: MessagePassing) -> Conv:
     if made is None:
         raise TypeError(f"from_pyg converts PyG's {', '.join(_FROM)}, got {kind.__module__}.{kind.__name__}")
     _check(isinstance(conv.in_channels, int), "in_channels of two widths: bipartite graphs are not here")
+    _check(conv.in_channels > 0, "in_channels=-1 is known after a first call; call the convolution once")
+    _check(isinstance(conv.aggr, str) or conv.aggr is None, f"aggr={conv.aggr!r}, of several aggregations")
     _check(conv.flow == "source_to_target", f"flow={conv.flow!r}: messages flow from source to target here")
     ours, theirs = made(conv), conv.state_dict()
     names = _names(ours)

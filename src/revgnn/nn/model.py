@@ -22,6 +22,7 @@ from torch import nn
 
 from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
+from ..plain_config import check_literals
 from ..stack import Stack
 from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
@@ -104,6 +105,7 @@ class ModelConfig:
     """Options of backprop='implicit'."""
 
     def __post_init__(self) -> None:
+        check_literals(self)
         least = 2 if self.has_own_ends else 1
         if self.num_layers < least:
             raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
@@ -262,14 +264,15 @@ def _weighs_edges(config: ModelConfig, info: GraphInfo) -> bool:
             )
         return True
     names = ", ".join(each.name for each in info.edge_features) or f"{info.edge_channels} columns"
-    _say(f"edge features are ignored ({names}): conv={config.conv} reads none; gen does, gcn and sage read weights")
+    what, others = ("weights", "gcn, sage and gen do") if info.edge_weight else ("features", "gen does")
+    _say(f"edge {what} are ignored ({names}): conv={config.conv} reads none; {others} (--set model.conv=)")
     return False
 
 
 @cache
 def _say(text: str) -> None:
-    """Log a text once in this process."""
-    _logger.info("%s", text)
+    """Log a text once in this process, also where logging is not set up."""
+    _logger.warning("%s", text)
 
 
 def _norm(config: ModelConfig, channels: int) -> NormActDrop:

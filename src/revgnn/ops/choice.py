@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..edge_index import is_for_onnx
 from . import cpu, triton
 from .backend import REFERENCE, Backend
 
@@ -60,6 +61,8 @@ def backend_for(device: torch.device | str) -> Backend:
     Raises: RuntimeError: if Triton was asked for and has no way to run on ``device``.
     """
     device_type = device.type if isinstance(device, torch.device) else torch.device(device).type
+    if is_for_onnx():
+        return REFERENCE
     backend = _compiled(device_type) if _choice != "reference" else REFERENCE
     if (device_type, backend.name) not in _said and not torch.compiler.is_compiling():
         _said.add((device_type, backend.name))

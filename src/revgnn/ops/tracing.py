@@ -119,7 +119,7 @@ def _flatten_with_keys(graph: Graph) -> tuple[list[tuple[pytree.KeyEntry, Tensor
 def _unflatten(tensors: Iterable[Any], context: tuple[int, str]) -> Graph:
     num_graphs, names = context
     given = (unwrapped(tensor) if isinstance(tensor, Tensor) else tensor for tensor in tensors)
-    found = dict(zip(names.split(), given, strict=True))
+    found: dict[str, Any] = dict(zip(names.split(), given, strict=True))
     before = _taken_apart.get(id(found["indptr"]))
     is_same = before is not None and all(found.get(name) is getattr(before, name) for name in _TENSORS)
     if before is not None and is_same and before.num_graphs == num_graphs:

@@ -46,6 +46,29 @@ def split(value: Tensor) -> ChannelSplit:
     return ChannelSplit(value)
 
 
+def split_context(
+    context: tuple[object, ...], num_groups: int
+) -> tuple[tuple[object, ...], tuple[tuple[int, bool], ...], list[Tensor]]:
+    """Separate context arguments into a template with None for tensors, the tensors' positions, and the tensors.
+
+    Raises: ValueError: the channels of a split argument do not divide into the groups.
+    """
+    template: list[object] = []
+    places, tensors = [], []
+    for position, value in enumerate(context):
+        tensor = value.value if isinstance(value, ChannelSplit) else value
+        if isinstance(tensor, Tensor):
+            is_split = isinstance(value, ChannelSplit)
+            if is_split and tensor.size(-1) % num_groups:
+                raise ValueError(
+                    f"a split context argument of {tensor.size(-1)} channels does not divide into {num_groups} groups"
+                )
+            places.append((position, is_split))
+            tensors.append(tensor)
+        template.append(None if isinstance(tensor, Tensor) else tensor)
+    return tuple(template), tuple(places), tensors
+
+
 class Autocast(NamedTuple):
     """The autocast state of a block's first evaluation, restored for its recomputation."""
 

@@ -18,9 +18,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ...files import check_format, read_object
 from ...plain_config import from_json
-from ..batch import SPLITS
 from ..encodings import Encoding
 from ..info import Counts, Feature, GraphInfo
+from ..task import SPLITS
 
 MANIFEST = "manifest.json"
 FORMAT = 1

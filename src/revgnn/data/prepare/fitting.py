@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -177,7 +177,7 @@ class CategoryFitter:
         self._missing = False
         self.counts: Counter[str] = Counter()
 
-    def update(self, raw: Any, train: Rows) -> None:
+    def update(self, raw: pa.Array, train: Rows) -> None:
         """Add rows."""
         self._missing |= bool(raw.null_count)
         count_values(self.counts, raw.filter(pa.array(train)))
@@ -225,7 +225,7 @@ class TagFitter:
     counts: Counter[str] = field(default_factory=Counter)
     missing: bool = False
 
-    def update(self, raw: Any, train: Rows) -> None:
+    def update(self, raw: pa.Array, train: Rows) -> None:
         """Add rows."""
         self.missing |= bool(raw.null_count)
         count_values(self.counts, pc.list_flatten(raw.filter(pa.array(train))))
@@ -241,7 +241,7 @@ class TagFitter:
 Fitter = NumberFitter | CategoryFitter | TimeFitter | TagFitter
 
 
-def count_values(counts: Counter[str], values: Any) -> None:
+def count_values(counts: Counter[str], values: pa.Array) -> None:
     """Count the texts of a column; beyond `MOST_VALUES` different ones, new texts are no longer counted."""
     found = pc.value_counts(values.drop_null())
     names, times = found.field("values").to_pylist(), found.field("counts").to_pylist()

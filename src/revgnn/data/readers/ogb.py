@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...run_lock import claimed
-from ..batch import SPLITS
 from ..dataset import Dataset
 from ..edges import interleave_inverse
 from ..info import Counts, GraphInfo
+from ..task import SPLITS
 from .csv_gz import read_csv_gz
 
 _URL = "http://snap.stanford.edu/ogb/data"

@@ -87,6 +87,14 @@ class FullBatch(Footprint):
         return self.batch.tensors()
 
 
+def evaluation_order(dataset: Dataset) -> Tensor:
+    """Return [B] int64, the graphs of a graph-level data set split by split, then those in no split."""
+    in_splits = torch.cat(list(dataset.splits.values()))
+    others = torch.ones(dataset.info.num_rows, dtype=torch.bool)
+    others[in_splits] = False
+    return torch.cat([in_splits, others.nonzero()[:, 0]])
+
+
 class GraphBatches:
     """Disjoint unions of the graphs of a graph-level data set, reshuffled every epoch.
 
@@ -127,7 +135,7 @@ class GraphBatches:
         self._node_ptr, self._edge_ptr = dataset.node_ptr, dataset.edge_ptr
         self._seed = seed
         self._train = dataset.splits["train"]
-        self.batch_size = batch_size or max(self._train.numel(), 1)
+        self.batch_size = batch_size or self._train.numel() or max(dataset.info.num_rows, 1)
         # Sorted by (destination, source), a graph's edges remain contiguous, because its nodes are.
         whole = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes)
         self._edge_index = whole.edge_index
@@ -146,10 +154,10 @@ class GraphBatches:
         )
 
     def evaluate(self) -> Series:
-        """Yield the graphs of every split once, split by split; a batch may contain graphs of two splits."""
+        """Yield every graph once, in `evaluation_order`; a batch may contain graphs of two splits."""
         splits = self._dataset.splits
         starts = dict(zip(splits, np.cumsum([0, *(ids.numel() for ids in splits.values())]).tolist(), strict=False))
-        pieces = torch.split(torch.cat(list(splits.values())), self.batch_size)
+        pieces = torch.split(evaluation_order(self._dataset), self.batch_size)
 
         def make(number: int) -> Batch:
             graphs, begin = pieces[number], number * self.batch_size

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...graph import Graph
 from ...ops import cpu
+from ...plain_config import check_literals
 from ...stack import WorkSpace
 from ..fusable import is_bare, keeps_forward, mapped
 from ..norms import NormActDrop
@@ -50,6 +51,9 @@ class GENOptions:
     """Whether the convolution has a linear map of edge features; False adds them unchanged."""
     edge_bias: bool = True
     """Whether that map has a bias; False for a sum of embeddings of multi-hot features."""
+
+    def __post_init__(self) -> None:
+        check_literals(self)
 
 
 class GENConv(Conv):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...graph import Graph
 from ...ops import cpu
+from ...plain_config import check_literals
 from ...stack import WorkSpace
 from ..fusable import is_plain, keeps_forward, mapped
 from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads, refuse_edge_attr
@@ -30,6 +31,9 @@ class SAGEOptions:
     root_weight: bool = True
     """Whether to add W_r x. Without it the layer has half the weights, and x enters through the stack's skip
     connection, or through self loops of the graph, which gives the "GCN aggregator" of the source."""
+
+    def __post_init__(self) -> None:
+        check_literals(self)
 
 
 class SAGEConv(Conv):
