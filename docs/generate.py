@@ -30,7 +30,7 @@ from revgnn import ModelConfig, build_model
 from revgnn.data import GraphInfo
 from revgnn.demo import run_demo
 from revgnn.demo.over_depth import Curve, memory_over_depth, resident_over_depth
-from revgnn.demo.picture import draw_memory
+from revgnn.demo.picture import DARK, LIGHT, draw_memory
 from revgnn.paper.memory import read_memory
 from revgnn.paper.recipes import all_recipes, digits, find_recipe, recipe_summaries
 from revgnn.paper.results import read_lines, read_rows
@@ -48,7 +48,7 @@ from benchmarks.scale import BILLION, measured_scale, network_bytes, prepared_sc
 
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
-PICTURE = ROOT / "docs" / "memory_over_depth.svg"
+PICTURES = {name: ROOT / "docs" / f"memory_over_depth{name}.svg" for name in ("", "-dark")}
 DEPTH = ROOT / "docs" / "depth.json"
 DOCUMENTS = (
     ROOT / "README.md",
@@ -101,7 +101,8 @@ def measure() -> None:
     curve = memory_over_depth(runs, DEPTHS, console)
     resident = resident_over_depth(runs, DEPTHS, console)
     FIGURES.write_text(json.dumps({"tensors": curve, "resident": resident}, indent=1) + "\n", encoding="utf-8")
-    draw_memory(curve, PICTURE, resident)
+    for theme, path in zip((LIGHT, DARK), PICTURES.values(), strict=True):
+        draw_memory(curve, path, resident, theme=theme)
     with tempfile.TemporaryDirectory() as folder:
         keep_demo(Path(folder) / "demo", console)
 
