@@ -46,7 +46,7 @@ def test_memory_is_returned_when_a_repetition_has_grown_by_two_states(
     monkeypatch.setattr(malloc, "_PAGES", pages)
     monkeypatch.setattr(malloc, "trim", lambda: trims.append(True))
     level = HeapLevel(torch.empty(10 * 1024))
-    for size, expected in ((100, 0), (120, 0), (121, 1), (50, 1), (70, 1), (40, 1), (61, 2)):
+    for size, expected in ((100, 0), (120, 0), (121, 1), (50, 1), (70, 1), (71, 2), (40, 2), (61, 3)):
         pages.write_text(f"1000 {size} 0 0 0 0 0\n", encoding="ascii")
         level.check()
         assert len(trims) == expected, size
