@@ -177,7 +177,7 @@ class _Tape:
         self.lock = threading.RLock()
         self._leases: list[weakref.ref[_Lease]] = []
         self._position = 0
-        self._level: HeapLevel | None = None
+        self._levels: dict[str, HeapLevel] = {}
         self._state: _Output | tuple[LayerCall, FloatState] | None = None
         """After ``_position`` calls: an output that is not the tape's own, or a state that is, cut as for a call."""
 
@@ -192,7 +192,7 @@ class _Tape:
             self._leases.append(weakref.ref(lease))
             lease.begin(self, len(self.calls), y)
             self._position, self._state = lease.position, lease.last
-            self._check_heap(y)
+            self._check_heap("forward", y)
             return True
 
     def take(self, lease: _Lease) -> FloatState:
@@ -229,11 +229,11 @@ class _Tape:
     def put(self, position: int, call: LayerCall, state: FloatState) -> None:
         """Set the tape's own state."""
         self._position, self._state = position, (call, state)
-        self._check_heap(state.stream)
+        self._check_heap("backward", state.stream)
 
-    def _check_heap(self, stream: Tensor) -> None:
-        self._level = self._level or HeapLevel(stream)
-        self._level.check()
+    def _check_heap(self, direction: str, stream: Tensor) -> None:
+        level = self._levels.get(direction) or self._levels.setdefault(direction, HeapLevel(stream))
+        level.check()
 
     def _nearest(self, position: int) -> tuple[int, tuple[LayerCall, FloatState]]:
         """Return the known state with the fewest calls, all unchanged, between it and a position."""
