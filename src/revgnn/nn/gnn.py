@@ -14,9 +14,9 @@ from ..implicit.equilibrium import Equilibrium
 from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
 from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
-from .fusable import mapped
+from .fusable import is_bare, mapped
 from .heads import NodeHead
-from .inputs import read_inputs
+from .inputs import read_inputs, weighted
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -97,7 +97,7 @@ class GNN(nn.Module):
             if edge_attr is None or edge_attr.numel() != found.num_edges:
                 got = "none" if edge_attr is None else list(edge_attr.shape)
                 raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
-            found, edge_attr = found.weighted(edge_attr), None
+            found, edge_attr = weighted(found, edge_attr), None
         if seed is None and (self.training or any(part.training for part in parts_of(self))):
             seed = draw_seed()
         # In evaluation this package draws no random numbers; a user's own blocks draw from torch's generators.
@@ -183,6 +183,9 @@ class GNN(nn.Module):
             return None, None, None
         if self.edge_encoder is None:
             return edge_attr, None, None
+        if not is_bare(self.edge_encoder):
+            # A modified encoder is called, on [E, K].
+            return self.edge_encoder(edge_attr), None, None
         return edge_attr, self.edge_encoder.weight, self.edge_encoder.bias
 
     def _shared_mask(self, h: Tensor, seed: int) -> Tensor | None:
