@@ -75,8 +75,8 @@ class FunctionContext(FunctionCtx):
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
-    strides: list[tuple[int, ...]]
-    """Of the tensors that `save` saved."""
+    strides: list[tuple[int, ...]] | None
+    """Of the tensors that `save` saved; ``None``: they come back as they were."""
 
     if TYPE_CHECKING:
 
@@ -85,13 +85,16 @@ class FunctionContext(FunctionCtx):
 
 def save(ctx: FunctionContext, *tensors: Tensor) -> None:
     """Save tensors for `saved`."""
-    ctx.strides = [tensor.stride() if tensor.layout == torch.strided else () for tensor in tensors]
+    has_hooks = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    ctx.strides = [t.stride() if t.layout == torch.strided else () for t in tensors] if has_hooks else None
     ctx.save_for_backward(*tensors)
 
 
-def saved(ctx: FunctionContext) -> list[Tensor]:
+def saved(ctx: FunctionContext) -> Sequence[Tensor]:
     """Return the tensors of `save` with the strides that they had: a caller's hooks may have packed them in another
     order, in which kernels do not read them and dropout draws other masks."""
+    if ctx.strides is None:
+        return ctx.saved_tensors
     return [_strided(*pair) for pair in zip(ctx.saved_tensors, ctx.strides, strict=True)]
 
 

@@ -22,8 +22,8 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from .recomputing import is_recomputing, outside_modes, recomputing, turns
-from .surface import Surfaces, is_watched
-from .surroundings import Surroundings
+from .surface import Surfaces, is_altered
+from .surroundings import Surroundings, has_hooks_of_all
 
 _SMALL = 4096
 """Number of elements up to which a buffer's copy is kept without comparing."""
@@ -53,7 +53,7 @@ class View:
             for name, value in part._buffers.items():
                 if value is not None:
                     (self.slots if value.requires_grad else self.buffers).append((part._buffers, name))
-        self.is_bare = not any(map(is_watched, self.parts))
+        self.is_bare = not has_hooks_of_all() and not any(map(is_altered, self.parts))
         """Whether no submodule has hooks or a replaced forward."""
         self.is_pure = bool(getattr(module, "is_pure", False)) or (
             self.is_bare and all(type(part) in _PURE for part in self.parts)
@@ -215,7 +215,7 @@ class Recompute:
             for kept, buffer in zip(conditions.buffers, buffers, strict=True):
                 kept.holder[kept.name] = buffer
             if surfaces is not None:
-                surfaces.put()
+                surfaces.restore()
             for rng, state in zip(rngs, states, strict=False):
                 rng.set_state(state)
 

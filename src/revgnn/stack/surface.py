@@ -71,20 +71,28 @@ class Surfaces:
         before = Surfaces(self._parts, are_steady=False)
         for part, found, now in zip(self._parts, self._found, before._found, strict=True):
             # What takes the place of an object that can change gives it back.
-            hidden = (found.values.keys() & now.names) - now.values.keys() - _HOOKS
-            now.values.update((name, part.__dict__[name]) for name in hidden)
-        for part, kind, found in zip(self._parts, self._kinds, self._found, strict=True):
+            own, seen = part.__dict__, now.values
+            hidden = {name: own[name] for name in found.values if name not in seen and name in own}
+            seen |= {name: value for name, value in hidden.items() if name not in _HOOKS}
+        self._replace(before._found)
+        return before
+
+    def restore(self) -> None:
+        """Put the surfaces in place after a repetition."""
+        self._replace(list(map(_surface_of, self._parts)))
+
+    def _replace(self, present: Sequence[Surface]) -> None:
+        for part, kind, found, now in zip(self._parts, self._kinds, self._found, present, strict=True):
             if type(part) is not kind:
                 part.__class__ = kind
-            _put(part, found)
-        return before
+            _put(part, found, now.values)
 
     def _are_in_place(self) -> bool:
         """Whether the attributes are the very objects that steady modules had."""
         return (
             list(map(type, self._parts)) == self._kinds
             and all(map(_has_all, self._parts, self._found))
-            and not any(map(is_watched, self._parts))
+            and not any(map(_has_hooks, self._parts))
         )
 
 
@@ -97,25 +105,28 @@ def keep_forwards(*kinds: type[nn.Module]) -> None:
     _FORWARDS.update((kind, kind.forward) for kind in kinds)
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether hooks see the call of this module, its own or those of all modules, or its forward is replaced, on the
-    instance or on its class."""
+def is_altered(module: nn.Module) -> bool:
+    """Whether this module has hooks, or its forward is replaced, on the instance or on its class."""
     kind = type(module)
+    own = _FORWARDS.get(kind)
+    return _has_hooks(module) or "forward" in module.__dict__ or (own is not None and own is not kind.forward)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether this module `is_altered`, or hooks of all modules see its call."""
+    return is_altered(module) or has_hooks_of_all()
+
+
+def _has_hooks(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        or _FORWARDS.get(kind, kind.forward) is not kind.forward
-        or has_hooks_of_all()
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
 def _surface_of(part: nn.Module) -> Surface:
     own = part.__dict__
     found = _plain_of(own)
-    if any(own[name] for name in _HOOKS) or "forward" in own:
+    if _has_hooks(part) or "forward" in own:
         found |= {name: own[name].copy() for name in _HOOKS}
         found |= {"forward": own["forward"]} if "forward" in own else {}
     return Surface(found, frozenset(own))
@@ -142,9 +153,10 @@ def _has_all(part: nn.Module, found: Surface) -> bool:
     return len(own) == len(found.values) and all(map(is_, own.values(), found.values.values()))
 
 
-def _put(part: nn.Module, then: Surface) -> None:
-    """Give a module a surface; its dictionaries of hooks stay, because handles remove hooks from them."""
-    own, now = part.__dict__, _surface_of(part).values
+def _put(part: nn.Module, then: Surface, now: Mapping[str, Any]) -> None:
+    """Give a module a surface in place of what is there ``now``; its dictionaries of hooks stay, because handles remove
+    hooks from them."""
+    own = part.__dict__
     for name in now.keys() - then.values.keys() - _HOOKS:
         if name not in then.names:
             own.pop(name)

@@ -27,9 +27,12 @@ class Surroundings:
 
     def __init__(self) -> None:
         self._found = _modes(), _hooks(), torch.get_default_dtype()
+        self._is_usual = not self._found[0] and not self._found[1]
 
     def put(self) -> AbstractContextManager[object]:
         """Return a context with this in place of what is active."""
+        if self._is_usual and not _are_active() and torch.get_default_dtype() is self._found[2]:
+            return _NOTHING
         return _NOTHING if self._found == (_modes(), _hooks(), torch.get_default_dtype()) else self._exchanged()
 
     @contextmanager
@@ -48,9 +51,15 @@ class Surroundings:
         torch.set_default_dtype(dtype)
 
 
+def _are_active() -> bool:
+    return has_hooks_of_all() or torch._C._len_torch_function_stack() > 0
+
+
 def are_modified() -> bool:
     """Whether a common hook, or a mode other than a default device, may change what modules and functions do."""
-    return has_hooks_of_all() or any(not isinstance(mode, DeviceContext) for mode in _modes())
+    if has_hooks_of_all():
+        return True
+    return torch._C._len_torch_function_stack() > 0 and any(not isinstance(mode, DeviceContext) for mode in _modes())
 
 
 def has_hooks_of_all() -> bool:
