@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
-from ..stack.gradients import FunctionContext, anchor_of, check_single, refusing_second
+from ..stack.gradients import FunctionContext, anchor_of, check_single, outside_inference, refusing_second
 from ..stack.malloc import HeapLevel
 from ..stack.recompute import version_of
 from ..stack.state import FloatState
@@ -55,9 +55,10 @@ def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Te
     lease = _Lease(token, _Anchors(None if before is None else before.anchors, inputs))
 
     def pack(tensor: Tensor) -> Tensor | _Lease:
-        # Other tensors are saved by a block that differentiates something itself.
         return lease if tensor is lease.token else tensor
 
+    # Evaluated before, because these hooks would come between the blocks and other hooks or transforms inside of them.
+    call.advance(x)
     with saved_tensors_hooks(pack, _unpack):
         y: Tensor = _Layer.apply(call, lease, x, *inputs)  # type: ignore[no-untyped-call]
     if before is None or not before.tape.extend(before, call, lease, y):
@@ -96,10 +97,7 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(lease.token)
         ctx.anchors = lease.anchors
         call.needed = ctx.needs_input_grad[4:]
-        with call.cached.given_back():
-            state = call.open(x)
-            call.first(state)
-            return call.join(state)
+        return call.take_output()
 
     @staticmethod
     def backward(ctx: _LayerContext, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,7 +106,7 @@ class _Layer(torch.autograd.Function):
         _ = ctx.saved_tensors
         lease = ctx.lease()
         assert lease is not None, "autograd still holds the token"
-        with torch.no_grad(), lease.tape.lock:
+        with outside_inference(), torch.no_grad(), lease.tape.lock:
             call = lease.tape.calls[lease.position - 1]
             state = lease.tape.take(lease)
             grads = call.open(grad)
@@ -137,7 +135,12 @@ class _Output:
 
     def is_shared_by(self, tensor: Tensor) -> bool:
         """Whether a tensor still has the same memory, unchanged."""
-        return self.is_unchanged() and tensor.data_ptr() == self.tensor.data_ptr()
+        return self.is_unchanged() and _place_of(tensor) == _place_of(self.tensor)
+
+
+def _place_of(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor begins, also one without values."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 class _Lease:

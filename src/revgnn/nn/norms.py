@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import ops
 from ..graph import Graph
 from ..ops import cpu
-from ..stack import WorkSpace, draw_seed, is_recomputing, is_watched
+from ..stack import WorkSpace, draw_seed, is_recomputing, is_watched, keep_forwards
 from ..stack.batch_norm import (
     SharedBatchNorm1d,
     move,
@@ -30,6 +30,7 @@ from ..stack.batch_norm import (
     uses_batch,
 )
 from ..stack.rank_group import is_alone
+from .fusable import reads
 
 
 class GraphNorm(nn.Module):
@@ -81,6 +82,10 @@ KINDS: dict[type[nn.Module], ops.Norm] = {
     nn.Identity: "none",
 }
 """Module type -> the norm's name in the ops; none of these modules draws random numbers."""
+keep_forwards(*KINDS)
+
+
+_VECTORS = ("weight", "bias", "mean_scale")
 
 
 def kind_of(norm: nn.Module, x: Tensor) -> ops.Norm | None:
@@ -172,11 +177,10 @@ class ActDrop:
         """Whether `write` and `pull_back` support [N, D] rows, those of one graph for GraphNorm, without autograd."""
         running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
         kinds = ("layer", "batch", "none") if graph is None or graph.num_graphs != 1 else KINDS.values()
-        vectors = (*_affine(norm).values(), getattr(norm, "mean_scale", None))
         return (
             x.dim() == 2
             and kind_of(norm, x) in kinds
-            and all(vector is None or ops.fits(vector, x, x.size(1)) for vector in vectors)
+            and all(getattr(norm, name, None) is None or reads(norm, name, x, x.size(1)) for name in _VECTORS)
             and all(v is None or (v.shape == x.shape[1:] and v.device == x.device) for v in running)
         )
 

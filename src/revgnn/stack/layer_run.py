@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from .couplings import Coupling
 from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobserved
 from .gradients import GradientSums, pull_back
-from .recompute import Recompute, View
+from .recompute import Recompute, View, version_of
 from .recomputing import is_recomputing
-from .repeatable import Checked, check_closed, check_repeats
+from .repeatable import Checked, check_closed, check_repeats, check_unwritten
 from .seeds import fold_seed
 from .state import FloatState, State
 
@@ -79,6 +79,8 @@ class Autocast(NamedTuple):
     @classmethod
     def current(cls, device_type: str) -> Autocast:
         """Return the current autocast state."""
+        if not torch.amp.is_autocast_available(device_type):
+            device_type = "cpu"  # of tensors on meta
         return cls(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
 
     def __call__(self) -> AbstractContextManager[object]:
@@ -190,15 +192,20 @@ class LayerRun:
                 if again:
                     with self._again(layer, i):
                         value: Tensor = block(x, seed, *arguments)
-                elif not state.tracks_autograd and not is_watched and self._is_fused(block, x, arguments):
+                elif not state.tracks_autograd and self._is_fused(block, x, arguments, is_watched):
                     if keep:
                         self.recompute.record((layer, i), blocks[i])
                     return self._add_value(block, state.target(i), 1, x, seed, arguments, work)
                 else:
                     draws = None if self.seed is None else seed
+                    if not state.tracks_autograd:
+                        x = self._own(block, x, is_watched)
+                    version = None if state.tracks_autograd else version_of(x)
                     value = self.recompute.first(
                         (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
                     )
+                    if not state.tracks_autograd:
+                        check_unwritten(x, version, self._name(layer, i))
                     if keep and type(value) is Tensor and not is_recomputing():
                         self._check_repeats(layer, i, x, seed, arguments, value)
                 _check_width(value, x)
@@ -226,7 +233,8 @@ class LayerRun:
             def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
                 with self._again(layer, i):
-                    if is_watched or not self._is_fused(block, x, per_group[i]):
+                    if not self._is_fused(block, x, per_group[i], is_watched):
+                        x = self._own(block, x, is_watched)
                         return self._value_and_grad(block, x, cotangent, seed, per_group[i], i, sums)
                     inputs = self.coupling.inputs(i)
                     into = grads[inputs[0]] if len(inputs) == 1 else None
@@ -254,14 +262,25 @@ class LayerRun:
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
 
-    def _is_fused(self, block: nn.Module, x: Tensor, arguments: Sequence[object]) -> TypeGuard[FusedBlock]:
+    def _is_fused(
+        self, block: nn.Module, x: Tensor, arguments: Sequence[object], is_watched: bool = False
+    ) -> TypeGuard[FusedBlock]:
         """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
-        recomputation decides alike; a block is asked once in a step."""
+        recomputation decides alike; a block is asked once in a step, and not fused any more once it was watched."""
         decided: dict[nn.Module, bool] = self.__dict__.setdefault("_decided", {})
-        if block not in decided:
+        if is_watched:
+            decided[block] = False
+        elif block not in decided:
             with self.autocast():
                 decided[block] = self.views[block].is_bare and is_fused(block, x, arguments)
         return decided[block]
+
+    def _own(self, block: nn.Module, x: Tensor, is_watched: bool) -> Tensor:
+        """Return the input of a block, copied where hooks may keep it: it is memory of the stream, which goes on."""
+        return x.clone() if is_watched or not self.views[block].is_bare else x
+
+    def _name(self, layer: int, group: int) -> str:
+        return f"layer {self.first + layer}, group {group}: {type(self.layers[layer][group]).__name__}"
 
     def _check_repeats(
         self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[object], value: Tensor
@@ -276,7 +295,7 @@ class LayerRun:
             return
         with torch.no_grad(), unobserved(), self._again(layer, group):
             other = block(x, seed, *arguments)
-        check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
+        check_repeats(value, other, self._name(layer, group))
         self.checked.repeats.add(block)
 
     def check_closed(self, value: Tensor, leaves: Iterable[Tensor], block: nn.Module) -> None:
@@ -388,7 +407,9 @@ class Gradients:
         return [*self.context.results(), *self.parameters.results()]
 
 
-def _check_width(value: Tensor, x: Tensor) -> None:
+def _check_width(value: object, x: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
     if value.shape != x.shape:
         raise ValueError(
             f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "

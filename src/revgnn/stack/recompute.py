@@ -13,7 +13,7 @@ not recorded, and in training the buffers are not either.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
-from .recomputing import is_recomputing, recomputing
-from .surface import Surfaces, is_watched
+from .recomputing import is_recomputing, outside_modes, recomputing, turns
+from .surface import Surfaces, is_altered
+from .surroundings import Surroundings, has_hooks_of_all
 
 _SMALL = 4096
 """Number of elements up to which a buffer's copy is kept without comparing."""
@@ -36,17 +37,23 @@ class View:
     """A module's submodules, their surfaces, and the locations of its parameters and buffers, at construction."""
 
     def __init__(self, module: nn.Module) -> None:
+        with turns():
+            self._look(module)
+
+    def _look(self, module: nn.Module) -> None:
         self.parts = parts_of(module)
         flags = [part.training for part in self.parts]
         self.is_training = any(flags)
         """Whether any submodule is in training mode."""
         self.slots: list[tuple[dict[str, Any], str]] = []
-        """For every parameter, the dictionary that holds it, and its name there."""
+        """For every parameter, and buffer that needs a gradient, the dictionary that holds it, and its name there."""
         self.buffers: list[tuple[dict[str, Tensor | None], str]] = []
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
-            self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
-        self.is_bare = not any(map(is_watched, self.parts))
+            for name, value in part._buffers.items():
+                if value is not None:
+                    (self.slots if value.requires_grad else self.buffers).append((part._buffers, name))
+        self.is_bare = not has_hooks_of_all() and not any(map(is_altered, self.parts))
         """Whether no submodule has hooks or a replaced forward."""
         self.is_pure = bool(getattr(module, "is_pure", False)) or (
             self.is_bare and all(type(part) in _PURE for part in self.parts)
@@ -70,11 +77,13 @@ class Recompute:
 
     def __init__(self, views: Mapping[nn.Module, View], device: torch.device) -> None:
         self._views, self._device = views, device
+        self._surroundings = None if torch.compiler.is_compiling() else Surroundings()
         positions: dict[Tensor, int] = {}
-        self._slots = {
-            module: [(holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in view.slots]
-            for module, view in views.items()
-        }
+        with turns():
+            self._slots = {
+                module: [(holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in v.slots]
+                for module, v in views.items()
+            }
         """For every module and parameter: (the dictionary that holds it, its name there, its position)."""
         self.parameters: list[Tensor] = list(positions)
         """Of all modules, each once."""
@@ -123,20 +132,21 @@ class Recompute:
         Returns: the module's value.
         """
         view = self._views[module]
-        if view.is_pure and not (keep and view.buffers) and not is_recomputing():
-            with _uncached():
+        seeded = nullcontext() if seed is None or view.is_pure else _seeded(self._generators(view), seed)
+        if not is_recomputing() and (not keep or (view.is_pure and not view.buffers)):
+            with seeded, _uncached():
                 return call()
-        conditions = _conditions(view, self._generators(view) if seed is None else [])
-        if is_recomputing():
-            # Inside a repetition, or a trial before the step: restore the buffers afterwards.
-            with self._restored(module, conditions._replace(states=[]), seed):
-                value = call()
-        else:
-            rngs = [] if view.is_pure or seed is None else self._generators(view)
-            with _seeded(rngs, seed or 0), _uncached():
-                value = call()
-        if keep:
-            self._recorded[key] = conditions.settled()
+        with turns():
+            conditions = _conditions(view, self._generators(view) if seed is None else [])
+            if is_recomputing():
+                # Inside a repetition, or a trial before the step: restore the buffers afterwards.
+                with self._restored(module, conditions._replace(states=[]), seed):
+                    value = call()
+            else:
+                with seeded, _uncached():
+                    value = call()
+            if keep:
+                self._recorded[key] = conditions.settled()
         return value
 
     def record(self, key: Hashable, module: nn.Module) -> None:
@@ -159,7 +169,7 @@ class Recompute:
             )
         conditions = self._recorded.get(key, _NOTHING)
         conditions.check(module)
-        with self._restored(module, conditions, seed):
+        with turns(), self._restored(module, conditions, seed):
             yield
 
     def is_unchanged(self, key: Hashable) -> bool:
@@ -195,7 +205,8 @@ class Recompute:
             if seed is not None:
                 for rng in rngs:
                     rng.manual_seed(seed)
-            with recomputing(), _uncached():
+            around = nullcontext() if self._surroundings is None else self._surroundings.put()
+            with recomputing(), _uncached(), around:
                 yield
         finally:
             self._leaves = outside
@@ -204,7 +215,7 @@ class Recompute:
             for kept, buffer in zip(conditions.buffers, buffers, strict=True):
                 kept.holder[kept.name] = buffer
             if surfaces is not None:
-                surfaces.put()
+                surfaces.restore()
             for rng, state in zip(rngs, states, strict=False):
                 rng.set_state(state)
 
@@ -245,12 +256,13 @@ class _Conditions(NamedTuple):
         for kept in self.buffers:
             now = kept.holder[kept.name]
             # Comparing synchronises with the device; a small copy is cheaper to keep.
-            if now is not None and kept.value.numel() > _SMALL and torch.equal(now, kept.value):
+            is_large = now is not None and now.numel() > _SMALL and type(now) is Tensor and not now.is_meta
+            if now is not None and is_large and torch.equal(now, kept.value):
                 kept = kept._replace(value=now, is_copy=False, version=version_of(now))
             buffers.append(kept)
-        has_drawn = any(
-            not torch.equal(state, rng.get_state()) for state, rng in zip(self.states, self.rngs, strict=True)
-        )
+        with outside_modes():
+            pairs = zip(self.states, self.rngs, strict=True)
+            has_drawn = any(not torch.equal(state, rng.get_state()) for state, rng in pairs)
         drawn = (self.states, self.rngs) if has_drawn else ([], [])
         return _Conditions(buffers, *drawn, self.surfaces)
 
@@ -331,14 +343,15 @@ def generators(device: torch.device) -> list[torch.Generator]:
 @contextmanager
 def _seeded(rngs: Sequence[torch.Generator], seed: int) -> Iterator[None]:
     """Seed the generators inside the context, and restore their states afterwards."""
-    states = [rng.get_state() for rng in rngs]
-    try:
-        for rng in rngs:
-            rng.manual_seed(seed)
-        yield
-    finally:
-        for rng, state in zip(rngs, states, strict=True):
-            rng.set_state(state)
+    with turns():
+        states = [rng.get_state() for rng in rngs]
+        try:
+            for rng in rngs:
+                rng.manual_seed(seed)
+            yield
+        finally:
+            for rng, state in zip(rngs, states, strict=True):
+                rng.set_state(state)
 
 
 def version_of(tensor: Tensor) -> int | None:
