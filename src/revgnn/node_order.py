@@ -41,6 +41,13 @@ def chosen_order(order: NodeOrder, num_nodes: int, num_edges: int, near: float) 
     return "clusters" if has_metis else "rcm"
 
 
+def near_share(indptr: NDArray[np.integer], indices: NDArray[np.integer]) -> float:
+    """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""
+    edges = np.arange(0, indices.size, indices.size // 2**20 + 1)
+    destinations = np.searchsorted(indptr, edges, side="right") - 1
+    return float((np.abs(indices[edges] - destinations) < NEAR).mean()) if edges.size else 1.0
+
+
 def local_order(edge_index: Integers, num_nodes: int, *, clusters: bool) -> Integers:
     """Order nodes so that neighbours are near; direction, duplicate edges and self loops are ignored.
 

@@ -22,7 +22,21 @@ from .task import SPLITS, Task
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """One graph of N nodes and E directed edges, or B graphs numbered one after the other, with labels and splits."""
+    """One graph of N nodes and E directed edges, or B graphs numbered one after the other, with labels and splits.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> data = revgnn.Dataset(
+        ...     info=revgnn.GraphInfo(num_outputs=2),
+        ...     x=torch.randn(4, 3),
+        ...     edge_index=torch.tensor([[0, 1, 2], [1, 2, 3]]),
+        ...     y=torch.tensor([0, 1, 1, 0]),
+        ...     splits={"train": torch.tensor([0, 1]), "valid": torch.tensor([2]), "test": torch.tensor([3])},
+        ... )
+        >>> data.info.in_channels, data.info.counts.edges
+        (3, 3)
+    """
 
     info: GraphInfo
     """Metadata; widths and counts are filled in from the arrays."""

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A feature column of the user's table, which may hold several numbers."""
+    """A feature column of the user's table, which may hold several numbers.
+
+    Examples:
+        >>> from revgnn.data import Feature
+        >>> Feature(name="price", width=1)
+        Feature(name='price', width=1, encoding=None)
+    """
 
     name: str
     width: int
@@ -27,7 +33,13 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """The size of a data set; 0: unknown."""
+    """The size of a data set; 0: unknown.
+
+    Examples:
+        >>> from revgnn.data import Counts
+        >>> Counts(nodes=34, edges=156, splits=(("train", 4), ("test", 30)))
+        Counts(nodes=34, edges=156, graphs=1, splits=(('train', 4), ('test', 30)))
+    """
 
     nodes: int = 0
     """N, over all graphs."""
@@ -44,6 +56,12 @@ class GraphInfo:
     """Metadata of a graph, or of many small graphs.
 
     The creator of a `Dataset` gives what the arrays do not contain; widths and counts are filled in from the arrays.
+
+    Examples:
+        >>> import revgnn
+        >>> info = revgnn.GraphInfo(name="prices", task="regression", num_outputs=1, in_channels=8)
+        >>> info.metric, info.task_spec.loss
+        ('rmse', 'mse')
     """
 
     name: str = "graph"

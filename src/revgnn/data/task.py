@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLITS = ("train", "valid", "test")
-"""The splits of a data set, in OGB's words."""
+"""The splits of a data set, in OGB's words.
+
+Examples:
+    >>> from revgnn.data import SPLITS
+    >>> SPLITS
+    ('train', 'valid', 'test')
+"""
 Names = tuple[str, ...] | None
 """Names of classes or output columns; ``None``: they are numbered."""
 Answers = Callable[["Tensor", Names], Mapping[str, pa.Array]]
@@ -68,6 +74,13 @@ class TargetScale:
     """Mean and standard deviation of T label columns over the labelled training rows.
 
     A network learns ``z = (y - mean) / std``, and ``y = z std + mean`` is given back in the user's unit.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.data import TargetScale
+        >>> scale = TargetScale(mean=(10.0,), std=(2.0,))
+        >>> scale.standardise(torch.tensor([[14.0]])), scale.restore(torch.tensor([[2.0]]))
+        (tensor([[2.]]), tensor([[14.]]))
     """
 
     mean: tuple[float, ...]
@@ -85,7 +98,13 @@ class TargetScale:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A learning task: label format, default loss and metric, head and predictions."""
+    """A learning task: label format, default loss and metric, head and predictions.
+
+    Examples:
+        >>> from revgnn.data import TASKS
+        >>> TASKS["node", "multiclass"].labels, TASKS["node", "multiclass"].loss  # each is a Task
+        ('classes', 'cross_entropy')
+    """
 
     name: str
     """Name; the second half of the key in `TASKS`."""
@@ -154,6 +173,11 @@ TASKS: dict[tuple[str, str], Task] = {(task.level, task.name): task for task in 
 
 ``multiclass``: one of several classes; ``binary``: one binary label, as one logit; ``multilabel``: T binary labels;
 ``regression``: T numbers.
+
+Examples:
+    >>> from revgnn.data import TASKS
+    >>> TASKS["node", "regression"].metric
+    'rmse'
 """
 
 

@@ -170,6 +170,13 @@ def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -
     Returns: [n, T] float32 on the CPU, ordered by the rows' ids, or by batch if the batches have no ids.
     Raises: ValueError: some batches have ids and others have none.
     Cost: one forward pass over the batches; [n, T] on the CPU.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info)
+        >>> revgnn.train.predict(model, revgnn.make_batches(data)).shape
+        torch.Size([34, 4])
     """
     forward = forward or Forward(model)
     sums: Sums | None = None

@@ -17,7 +17,14 @@ from .label_inputs import LabelOptions
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InferenceBatch:
-    """A model's outputs for a batch, on the CPU."""
+    """A model's outputs for a batch, on the CPU.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import InferenceBatch
+        >>> InferenceBatch(logits=torch.zeros(3, 2)).hidden is None
+        True
+    """
 
     logits: Tensor
     """[n, T] float32."""
@@ -35,6 +42,15 @@ class Inference:
         precision: "bf16" runs it in bfloat16 autocast, as in training.
         hidden: whether to return the last hidden state.
     Raises: ValueError: ``hidden`` is set and the model has no head.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import Inference, LabelOptions
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2, hidden_channels=8), data.info)
+        >>> inference = Inference(model, labels=LabelOptions(), num_outputs=4, hidden=True)
+        >>> [tuple(answer.hidden.shape) for _, answer in inference.answers(revgnn.make_batches(data).evaluate())]
+        [(34, 8)]
     """
 
     def __init__(

@@ -43,7 +43,14 @@ def new_store(out: Path) -> Iterator[Path]:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder has the manifest of a prepared graph."""
+    """Whether a folder has the manifest of a prepared graph.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import is_store
+        >>> is_store(Path("graph")), is_store(Path("runs/first"))
+        (True, False)
+    """
     return (folder / MANIFEST).is_file()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...graph import Graph
 from ..batch import Batch
+from ..buffers import empty
 from ..dataset import Dataset
 from ..info import GraphInfo
 from ..task import SPLITS
@@ -37,6 +38,13 @@ class Store:
     Args:
         folder: contains the manifest and the parts.
         manifest: the folder's manifest, checked.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store
+        >>> store = Store.open(Path("graph"))
+        >>> store.num_nodes, store.num_parts
+        (60, 4)
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -266,6 +274,6 @@ def together(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     """Concatenate arrays into memory that torch allocates, so that memory measurements include it."""
     first = arrays[0]
     rows = sum(len(array) for array in arrays)
-    out = torch.empty((rows, *first.shape[1:]), dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)
+    out = empty((rows, *first.shape[1:]), torch.from_numpy(np.empty(0, first.dtype)).dtype)
     np.concatenate(arrays, out=out.numpy())
     return out

@@ -48,7 +48,13 @@ _EMBED = "make numbers of them, such as a list from a text embedding"
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What is known of two tables; the rest is inferred."""
+    """What is known of two tables; the rest is inferred.
+
+    Examples:
+        >>> import revgnn
+        >>> columns = revgnn.Columns(id="customer", label=("department",), fill="mean")
+        >>> config = revgnn.DatasetConfig(name="tables", path="shop", columns=columns)
+    """
 
     id: str | None = None
     """The column of node ids: integers or strings, each once."""

@@ -52,6 +52,12 @@ def read_tables(
         FileNotFoundError: if a table is missing.
         ValueError: listing every fault of both tables.
     Cost: two passes over each table, which must fit in memory; one hash table of the ids.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import read_tables
+        >>> read_tables(Path("my_graph")).info.class_names  # a folder with nodes.csv and edges.csv
+        ('ale', 'wine')
     """
     faults = Faults()
     config = _config(folder, columns, task, like, faults)

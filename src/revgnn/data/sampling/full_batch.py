@@ -21,7 +21,15 @@ from ..induced import ranges
 
 
 class FullBatch(Footprint):
-    """The whole graph of a node-level data set, for training and evaluation; one step per epoch."""
+    """The whole graph of a node-level data set, for training and evaluation; one step per epoch.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import FullBatch
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> FullBatch(data).batch.x.shape
+        torch.Size([34, 34])
+    """
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None, order: NodeOrder = "given") -> None:
         """Store the data set; the batch is built on first use.
@@ -88,7 +96,24 @@ def evaluation_order(dataset: Dataset) -> Tensor:
 
 
 class GraphBatches:
-    """Disjoint unions of the graphs of a graph-level data set, reshuffled every epoch."""
+    """Disjoint unions of the graphs of a graph-level data set, reshuffled every epoch.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.data import GraphBatches
+        >>> two = revgnn.Dataset(
+        ...     info=revgnn.GraphInfo(level="graph", num_outputs=2),
+        ...     x=torch.randn(5, 3),
+        ...     edge_index=torch.tensor([[0, 3], [1, 4]]),
+        ...     y=torch.tensor([0, 1]),
+        ...     node_ptr=torch.tensor([0, 3, 5]),
+        ...     edge_ptr=torch.tensor([0, 1, 2]),
+        ...     splits={"train": torch.tensor([0, 1])},
+        ... )
+        >>> [batch.graph.num_graphs for batch in GraphBatches(two, batch_size=1).train(1)]
+        [1, 1]
+    """
 
     def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0) -> None:
         """Sort the edges once for all batches.
