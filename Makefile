@@ -11,7 +11,8 @@
 #
 # make site   build the documentation site into build/site, without a network; fails on a link that leads nowhere
 #             (its pages open from the folder; python -m http.server -d build/site for the search)
-# make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
+# make docs   fill the generated blocks of the documents and draw their pictures; DOCS_FLAGS=--measure measures their figures again
+# make notebooks   run docs/notebooks/*.ipynb and write each with its output as a page of the site (a minute or two)
 #
 # Each target sets up .venv first if need be. Variables, all optional:
 #   PYTHON=python3.12          the interpreter that .venv is made from
@@ -29,7 +30,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs site bench asan fuzz wheel clean
+.PHONY: setup demo test lint docs notebooks site bench asan fuzz wheel clean
 
 setup: $(STAMP)
 
@@ -57,6 +58,10 @@ test: lint
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py $(DOCS_FLAGS)
+	$(BIN)/python docs/pictures.py
+
+notebooks: $(STAMP)
+	$(BIN)/python docs/run_notebooks.py
 
 $(VENV)/.site: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[site]'

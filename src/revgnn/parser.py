@@ -107,7 +107,7 @@ def _add_prepare(commands: Commands) -> None:
         "--csv",
         metavar="FIELD=VALUE",
         action="append",
-        help="for two files: delimiter, decimal, thousands, encoding, null_words",
+        help="for two files: delimiter, decimal, thousands, units, encoding, null_words",
     )
     parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
     parser.add_argument("--parts", metavar="P", type=int, help="number of parts, overriding graph.yaml")

@@ -30,6 +30,14 @@ def from_pyg(conv: MessagePassing) -> Conv:
         conv: PyG's `GCNConv`, `SAGEConv`, `GATConv` or `GENConv` of one width of features; not a subclass.
     Returns: ours, on the same device, with the same dtype and mode.
     Raises: TypeError: another class. ValueError: an option that ours does not have; the message names it.
+
+    Examples:
+        >>> import torch
+        >>> import torch_geometric.nn as pyg
+        >>> import revgnn
+        >>> theirs, x, edge_index = pyg.GCNConv(4, 8), torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])
+        >>> torch.allclose(revgnn.from_pyg(theirs)(x, edge_index), theirs(x, edge_index), atol=1e-6)
+        True
     """
     kind = type(conv)
     made = _FROM.get(kind.__name__) if kind.__module__.startswith("torch_geometric.") else None
@@ -54,6 +62,11 @@ def to_pyg(conv: Conv) -> MessagePassing:
         conv: our `GCNConv`, `SAGEConv`, `GATConv` or `GENConv`.
     Returns: PyG's, on the same device, with the same dtype and mode.
     Raises: TypeError: another class. ValueError: an option that PyG's does not have; the message names it.
+
+    Examples:
+        >>> import revgnn
+        >>> type(revgnn.to_pyg(revgnn.SAGEConv(4, 8))).__module__
+        'torch_geometric.nn.conv.sage_conv'
     """
     made = _TO.get(type(conv))
     if made is None:

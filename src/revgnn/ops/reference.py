@@ -18,8 +18,32 @@ from ..graph import Graph
 from .checks import is_transformed, sum_dtype
 
 Reduce = Literal["sum", "mean", "max"]
+"""How `spmm` and `pool` reduce rows.
+
+Examples:
+    >>> from typing import get_args
+    >>> from revgnn.ops import Reduce
+    >>> get_args(Reduce)
+    ('sum', 'mean', 'max')
+"""
 Aggr = Literal["sum", "mean", "max", "softmax", "softmax_sg", "power"]
+"""How `gen_aggr` reduces messages.
+
+Examples:
+    >>> from typing import get_args
+    >>> from revgnn.ops import Aggr
+    >>> get_args(Aggr)
+    ('sum', 'mean', 'max', 'softmax', 'softmax_sg', 'power')
+"""
 Norm = Literal["none", "layer", "batch", "graph"]
+"""What `norm_act_drop` normalises over: nothing, a row's channels, all rows, or the rows of each graph.
+
+Examples:
+    >>> from typing import get_args
+    >>> from revgnn.ops import Norm
+    >>> get_args(Norm)
+    ('none', 'layer', 'batch', 'graph')
+"""
 
 MESSAGE_EPS = 1e-7
 POWER_RANGE = (1e-7, 10.0)

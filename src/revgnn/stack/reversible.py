@@ -33,6 +33,11 @@ def advance_float(
     return form, state
 
 
+def advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Apply a run whose evaluations will not be repeated."""
+    return advance_float(run, x, tensors, keep=False)[1].join()
+
+
 def reversible(
     run: LayerRun,
     x: Tensor,

@@ -66,6 +66,13 @@ class GENConv(Conv):
     Raises: ValueError: if edge features are passed although ``edge_channels`` is None, or are missing.
     Cost: one aggregation of width in, and the MLP.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> conv, edge_index = revgnn.GENConv(4, 8, edge_channels=2), torch.tensor([[0, 1], [1, 2]])
+        >>> conv(torch.randn(3, 4), edge_index, torch.randn(2, 2)).shape
+        torch.Size([3, 8])
     """
 
     takes_edge_attr = True

@@ -47,6 +47,13 @@ class SAGEConv(Conv):
         options: see `SAGEOptions`.
     Cost: one aggregation of width in.
     Source: Hamilton et al. 2017.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> graph = revgnn.Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3)
+        >>> revgnn.SAGEConv(4, 8)(torch.randn(3, 4), graph).shape
+        torch.Size([3, 8])
     """
 
     options_type = SAGEOptions
