@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from revgnn.stack import malloc
-from revgnn.stack.malloc import CachedBlocks, HeapLevel
+from revgnn import malloc
+from revgnn.malloc import CachedBlocks, HeapLevel
 
 pytestmark = pytest.mark.skipif(malloc._malloc() is None, reason="needs glibc's malloc")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..malloc import CachedBlocks
 from ..stack.couplings import GroupedAdditive
 from ..stack.fused import is_anything_watched, unobserved
 from ..stack.gradients import pull_back
 from ..stack.layer_run import Autocast, Gradients
-from ..stack.malloc import CachedBlocks
 from ..stack.recompute import Recompute, View, version_of
 from ..stack.repeatable import Checked, check_closed, check_repeats, check_unwritten
 from ..stack.state import FloatState, StoredState
