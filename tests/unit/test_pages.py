@@ -25,6 +25,7 @@ ELSEWHERE = {
     "extending.md": "test_extending.py",
     "index.md": "test_docs.py, as the README's",
     "results.md": "the notebook your_tables.ipynb, which has a run to load",
+    "serving.md": "test_serving.py",
 }
 """Pages whose Python other tests run."""
 RUN_HERE = [
