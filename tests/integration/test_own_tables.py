@@ -440,6 +440,7 @@ def test_spaces_around_fields_are_dropped_and_shown(folder: Folder) -> None:
     data, said = folder.agreed("--fill", "zero", "--scale", "none", columns=Columns(fill="zero", scale="none"))
     assert "spaces around fields dropped" in said and "edges.csv: delimiter ' '" in said
     assert data.x[8:10].tolist() == [[1, 0], [0, 1]] and data.num_edges == 2
+    assert data.info.class_names == ("x 0", "x 1")
     assert folder.write(rows, "id, label\n1, 2\n").refused("--csv", "spaces=false").count("column src: is missing")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..stack.couplings import GroupedAdditive
 from ..stack.layer_run import Autocast
 from ..stack.lazy import initialise_lazy
+from ..stack.malloc import CachedBlocks
 from ..stack.repeatable import Checked
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments, ChannelSplitRule, names_after_x
@@ -162,8 +163,11 @@ class GroupAddRev(nn.Module):
         if torch._C._are_functorch_transforms_active():
             return self._stored(x, arguments)
         initialise_lazy(self, lambda: self._stored(x, arguments))
-        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device, self._checked)
-        return call_reversibly(call, x, arguments.tensors)
+        cached = CachedBlocks(x)
+        with cached.withheld():
+            autocast = Autocast.current(x.device.type)
+            call = LayerCall(list(self.convs), arguments, autocast, x.device, self._checked, cached)
+            return call_reversibly(call, x, arguments.tensors)
 
 
 def _copies(conv: nn.Module, num_groups: int | None) -> nn.ModuleList:

@@ -126,7 +126,8 @@ def _unflatten(tensors: Iterable[Any], context: tuple[int, str]) -> Graph:
         return before
     # What takes the place of tensors (a specification of their shapes, a position) has no number of nodes.
     num_nodes = found["indptr"].size(0) - 1 if isinstance(found["indptr"], Tensor) else 0
-    return Graph(num_nodes=num_nodes, num_graphs=num_graphs, **found)
+    whole = None if before is None else before.trimmed_from
+    return Graph(num_nodes=num_nodes, num_graphs=num_graphs, trimmed_from=whole, **found)
 
 
 pytree.register_pytree_node(

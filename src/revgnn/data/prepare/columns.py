@@ -131,14 +131,18 @@ class Numbers:
             return self._checked(_doubles(values).reshape(-1, 1), marks)
         lengths = pc.fill_null(pc.list_value_length(values), -1).to_numpy(zero_copy_only=False)
         right = lengths == self.size
+        if right.all():
+            return self._checked(_doubles(values.flatten()).reshape(-1, self.size), marks)
         marks.add(self.length, ~right & ~is_null(values))
         out = np.full((len(values), self.size), np.nan)
         out[right] = _doubles(values.filter(pa.array(right)).flatten()).reshape(-1, self.size)
         return self._checked(out, marks)
 
     def _checked(self, out: Raw, marks: Marks) -> Raw:
-        large = np.abs(out) > LARGEST
-        if large.any():
+        with np.errstate(invalid="ignore"):
+            is_large = out.size > 0 and not (out.min() >= -LARGEST and out.max() <= LARGEST)
+        if is_large:
+            large = np.abs(out) > LARGEST
             marks.add(self.finite, np.asarray(large.any(axis=1)))
             out = np.where(large, np.nan, out)
         if self.negative is not None:

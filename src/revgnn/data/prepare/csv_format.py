@@ -110,7 +110,7 @@ def sniff(path: Path, given: CsvFormat) -> tuple[CsvFormat, pa.Schema]:
     spaces = given.spaces
     if spaces is None:
         spaces = any(cell != cell.strip(" ") for row in rows for cell in row)
-    rows = [[cell.strip(" ") for cell in row] for row in rows] if spaces else rows
+    rows = [[_bare(cell) for cell in row] for row in rows] if spaces else rows
     found = replace(given, encoding=encoding, delimiter=delimiter, spaces=spaces)
     names = rows[0]
     if all(_PLAIN.fullmatch(name) for name in names) and names != [str(k) for k in range(len(names))]:
@@ -147,7 +147,7 @@ def read_csv(path: Path, form: CsvFormat, columns: Sequence[str]) -> Iterator[pa
     written = list(columns)
     if form.spaces:
         header = _rows(_text(_sample(path), form.encoding)[0], form.delimiter or ",")[0]
-        written = [next((one for one in header if one.strip(" ") == name), name) for name in columns]
+        written = [next((one for one in header if _bare(one) == name), name) for name in columns]
     options = arrow_csv.ConvertOptions(
         include_columns=written,
         column_types=dict.fromkeys(written, pa.string()),
@@ -159,8 +159,14 @@ def read_csv(path: Path, form: CsvFormat, columns: Sequence[str]) -> Iterator[pa
             yield pa.record_batch(list(map(_without_spaces, batch.columns)), names=columns) if form.spaces else batch
 
 
+def _bare(field: str) -> str:
+    """Drop the spaces around a field, and the quotes that a space before them has made part of it."""
+    field = field.strip(" ")
+    return field[1:-1] if len(field) > 1 and field[0] == field[-1] == '"' else field
+
+
 def _without_spaces(values: pa.Array) -> pa.Array:
-    values = pc.utf8_trim(values, " ")
+    values = pc.replace_substring_regex(pc.utf8_trim(values, " "), '^"(.*)"$', r"\1")
     return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
 
 

@@ -303,10 +303,10 @@ def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, _Texts]) -> tupl
         return "tags", ""
     if name in texts:
         different, rows, is_open, remedy = texts[name]
-        if different and EACH * different <= rows and not is_open:
-            return "auto", ""
         if different and different <= FEW and 2 * different <= rows and not is_open:
             return "one_hot", ""
+        if different and EACH * different <= rows and not is_open:
+            return "auto", ""
         return None, f"texts, {different} different ones in the first {rows} rows; {remedy}"
     return None, "nothing but nulls" if pa.types.is_null(kind) else f"{kind} has no encoding"
 
@@ -351,6 +351,7 @@ def _edge_features(
     free = [one for one in edges.schema if one.name not in used]
     chosen = ["edge_attr"] if any(one.name == "edge_attr" for one in free) else []
     name = None if chosen else _named(edges, WEIGHTS)
+    name = name if name not in used else None
     fault = "" if name is None else _no_weight(edges, name)
     weight = None if fault else name
     for one in free:
@@ -394,4 +395,5 @@ def width_of(table: Table, feature: FeatureConfig) -> int:
         return int(lengths[0].as_py()) if len(lengths) else 1
     if encode == "tags":
         return min(len(pc.unique(pc.list_flatten(values))), feature.buckets)
-    return len(feature.categories or pc.unique(as_text(values).drop_null()))
+    count = len(feature.categories or pc.unique(as_text(values).drop_null()))
+    return min(count, FEW) if feature.encode == "auto" else count

@@ -30,7 +30,8 @@ class Conv(nn.Module):
     """The interface of a graph convolution, and what a network must know to be built from one.
 
     Made as ``Conv(in_channels, out_channels)``, with ``edge_channels=`` (K or ``None``) where it reads edge features,
-    and with ``options=`` where it has an `options_type`. It keeps the rows: [N, in] -> [N, out].
+    and with ``options=`` where it has an `options_type`. It keeps the rows: [N, in] -> [N, out], and row i depends on
+    the rows of node i and its sources alone. Degrees of sources are those of `Graph.trimmed_from` where it is set.
 
     Examples:
         >>> import torch
