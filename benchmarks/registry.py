@@ -14,7 +14,7 @@ GROUPS = 2
 DROPOUT = 0.5
 
 Conv = Literal["gcn", "sage", "gen", "gat"]
-Form = Literal["edge_index", "csr", "EdgeIndex"]
+Form = Literal["edge_index", "csr", "EdgeIndex", "SparseTensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,12 @@ class Entrant:
     """Whether it is given the graph by rows (`Step.csr`) instead of ``edge_index``."""
     autocast: bool = False
     """Whether it steps under autocast to bfloat16."""
+    compiled: Literal["static", "dynamic"] | None = None
+    """Whether torch.compile compiles its blocks, and for which shapes: a reversible layer itself resizes storages."""
+    requires: str | None = None
+    """A module without which it is left out."""
+    form: Form | None = None
+    """The form of its graph; ``None``: `Step.csr` with ``rows``, else ``edge_index``."""
 
 
 OWN = "revgnn"
@@ -93,8 +99,30 @@ ENTRANTS = {
     "pyg-bf16": Entrant(
         text="PyG GroupAddRev, edge_index, bfloat16 autocast", peer=True, backprop="reversible", autocast=True
     ),
-}
-_REVERSIBLE = ("store", "pyg", "pyg-csr", "revgnn-bf16", "pyg-bf16")
+    "pyg-compiled": Entrant(
+        text="PyG GroupAddRev, edge_index, torch.compile", peer=True, backprop="reversible", compiled="static"
+    ),
+    "pyg-compiled-dynamic": Entrant(
+        text="PyG GroupAddRev, edge_index, torch.compile with dynamic shapes",
+        peer=True, backprop="reversible", compiled="dynamic",
+    ),
+    "pyg-residual-compiled": Entrant(
+        text="PyG plain residual net, stored, edge_index, torch.compile", peer=True, backprop="store", compiled="static"
+    ),
+    "pyg-torch-sparse": Entrant(
+        text="PyG GroupAddRev, SparseTensor of torch-sparse",
+        peer=True, backprop="reversible", rows=True, requires="torch_sparse", form="SparseTensor",
+    ),
+    "pyg-lib": Entrant(
+        text="PyG GroupAddRev, edge_index, with pyg-lib", peer=True, backprop="reversible", requires="pyg_lib"
+    ),
+}  # fmt: skip
+COMPILED = ("pyg-compiled", "pyg-compiled-dynamic", "pyg-residual-compiled")
+"""Entrants that a compiler is needed for, and a minute."""
+_REVERSIBLE = (
+    "store", "pyg", "pyg-csr", "revgnn-bf16", "pyg-bf16",
+    "pyg-compiled", "pyg-compiled-dynamic", "pyg-torch-sparse", "pyg-lib",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- one operation
@@ -133,6 +161,55 @@ class Growth:
     graphs: tuple[str, ...] = ("arxiv8",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverDepth:
+    """Time and work space of a training step over depth, beside PyG's."""
+
+    step: str
+    """The name of a `Step`."""
+    against: tuple[str, ...] = ("pyg-csr", "pyg-residual-csr")
+    """Names in `ENTRANTS`: PyG's least memory, and its least time."""
+    depths: tuple[int, ...] = (7, 28, 56, 112)
+    graphs: tuple[str, ...] = ("arxiv8",)
+
+
+# ---------------------------------------------------------------------- inference
+@dataclass(frozen=True, kw_only=True)
+class Inferring:
+    """Logits or embeddings of every node of a deep network, without gradients."""
+
+    step: str
+    """The name of a `Step`, whose convolution takes sources and destinations apart in PyG."""
+    layers: int
+    graphs: tuple[str, ...] = ("arxiv8",)
+
+
+# ---------------------------------------------------------------------- what else a block may be made of
+@dataclass(frozen=True, kw_only=True)
+class BlockKind:
+    """What the blocks of a network are made of."""
+
+    text: str
+    conv: Conv = "gcn"
+    aggr: str = ""
+    """Of SAGE and GEN."""
+    norm: Literal["layer", "graph"] = "layer"
+    mlp_layers: int = 1
+    """Of GEN."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and activations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A training step with blocks of each kind: fused where they can be, and differentiated by autograd."""
+
+    kinds: tuple[str, ...]
+    """Names in `BLOCK_KINDS`."""
+    layers: int = 4
+    graphs: tuple[str, ...] = ("arxiv8",)
+
+
 # ---------------------------------------------------------------------- on a CUDA device
 @dataclass(frozen=True, kw_only=True)
 class Paper:
@@ -167,13 +244,13 @@ class Capture:
     devices: tuple[str, ...] = ("cuda",)
 
 
-Case = Step | Op | WorkSpace | Growth | Paper | Capture
+Case = Step | Op | WorkSpace | Growth | OverDepth | Inferring | Blocks | Paper | Capture
 
 STEPS: dict[str, Step] = {
     "revgcn": Step(
         title="RevGCN",
         conv="gcn",
-        against=(*_REVERSIBLE, "pyg-residual-csr"),
+        against=(*_REVERSIBLE, "pyg-residual-csr", "pyg-residual-compiled"),
         csr="csr",
         edge_tensors=3.2,
     ),
@@ -235,6 +312,22 @@ GROWTHS: dict[str, Growth] = {
     "growth-width": Growth(step="revgcn", axis="width", points=(32, 64, 128, 256)),
 }
 
+OVER_DEPTH: dict[str, OverDepth] = {"over-depth": OverDepth(step="revgcn")}
+
+INFERENCES: dict[str, Inferring] = {"inference": Inferring(step="revsage", layers=28)}
+
+BLOCK_KINDS: dict[str, BlockKind] = {
+    "gcn": BlockKind(text="GCN, LayerNorm"),
+    "gcn-graph-norm": BlockKind(text="GCN, GraphNorm", norm="graph"),
+    "sage-max": BlockKind(text="SAGE, maximum", conv="sage", aggr="max"),
+    "gen-mlp-2": BlockKind(text="GEN, softmax, MLP of two maps", conv="gen", aggr="softmax", mlp_layers=2),
+    "gen-max": BlockKind(text="GEN, maximum", conv="gen", aggr="max"),
+    "gen-power": BlockKind(text="GEN, power mean", conv="gen", aggr="power"),
+    "gcn-bfloat16": BlockKind(text="GCN, weights and activations in bfloat16", dtype="bfloat16"),
+    "gcn-float16": BlockKind(text="GCN, weights and activations in float16", dtype="float16"),
+}
+BLOCKS: dict[str, Blocks] = {"blocks": Blocks(kinds=tuple(BLOCK_KINDS))}
+
 PAPERS: dict[str, Paper] = {
     "paper-resgcn": Paper(
         title="ResGCN 28x128", step="revgcn", layers=28, hidden=128, paper_gb=11.15, reversible=False, norm="batch"
@@ -257,7 +350,9 @@ PAPERS: dict[str, Paper] = {
 
 CAPTURES: dict[str, Capture] = {"capture-revgen-edges": Capture(step="revgen-edges", hidden=80)}
 
-CASES: dict[str, Case] = {**STEPS, **OPS, **WORK_SPACES, **GROWTHS, **PAPERS, **CAPTURES}
+CASES: dict[str, Case] = {
+    **STEPS, **OPS, **WORK_SPACES, **GROWTHS, **OVER_DEPTH, **INFERENCES, **BLOCKS, **PAPERS, **CAPTURES,
+}  # fmt: skip
 
 
 def cases_on(device: str) -> list[str]:

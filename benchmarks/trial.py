@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from .clock import Clock, Times, in_turns
@@ -29,6 +30,8 @@ class Settings:
     """A peer that would take more is left out."""
     layers: int | None = None
     """Depth instead of the graph's own."""
+    without: tuple[str, ...] = ()
+    """Entrants that are not wanted."""
     excluded: dict[str, str] = field(default_factory=dict)
     """Entrant -> why it must not be tried (it ended the process)."""
     announce: Callable[[str | None], None] = lambda name: None
@@ -36,7 +39,13 @@ class Settings:
 
 
 def attempt(
-    name: str, make: Callable[[Experiment], _T], settings: Settings, *, peer: bool, need: float = 0.0
+    name: str,
+    make: Callable[[Experiment], _T],
+    settings: Settings,
+    *,
+    peer: bool,
+    need: float = 0.0,
+    requires: str | None = None,
 ) -> tuple[Experiment, _T | None]:
     """Make an entrant and run it for the first time.
 
@@ -46,11 +55,15 @@ def attempt(
         settings: the limit of memory, and who must not be tried.
         peer: whether it may fail.
         need: bytes that it is known to take.
+        requires: a module that it imports.
     Returns: what is known of it, and what ``make`` gives; ``None`` where a peer cannot run.
     """
     found: Experiment = {}
     if need > settings.memory_gb * 1e9:
         found["skipped"] = f"needs about {need / 1e9:.1f} GB of work space; the limit is {settings.memory_gb:g} GB"
+        return found, None
+    if requires is not None and find_spec(requires) is None:
+        found["skipped"] = f"{requires} is not installed"
         return found, None
     if name in settings.excluded:
         found["failed"] = settings.excluded[name]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from revgnn.data import GraphInfo
+from revgnn.demo.picture import DARK
 from revgnn.nn.model import GNN, build_model
 from tolerances import relative_error
 
@@ -22,25 +23,32 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import gate, run, table  # noqa: E402
+from benchmarks.blocks import AUTOGRAD, measure_blocks  # noqa: E402
 from benchmarks.clock import in_turns  # noqa: E402
 from benchmarks.graphs import Task, make_task  # noqa: E402
+from benchmarks.inference import WAYS, layerwise, measure_inference  # noqa: E402
 from benchmarks.marks import CUDA_MARKS, MARKS, Mark  # noqa: E402
 from benchmarks.needs import needs  # noqa: E402
 from benchmarks.nets import PyGNet, own_net  # noqa: E402
 from benchmarks.paper import config, gathered_bytes  # noqa: E402
+from benchmarks.picture import draw_steps  # noqa: E402
 from benchmarks.registry import (  # noqa: E402
     CAPTURES,
     CASES,
+    COMPILED,
     ENTRANTS,
     GRAPHS,
     OPS,
     OWN,
     PAPERS,
     STEPS,
+    Blocks,
+    Inferring,
+    OverDepth,
     cases_on,
 )
 from benchmarks.single_ops import _OPS  # noqa: E402
-from benchmarks.steps import off_line  # noqa: E402
+from benchmarks.steps import measure_over_depth, off_line, training  # noqa: E402
 from benchmarks.trial import Settings, attempt, timed  # noqa: E402
 from benchmarks.worker import measure  # noqa: E402
 
@@ -104,6 +112,26 @@ def test_peers_are_the_same_network(name: str, rows: bool, task: Task) -> None:
         results.append([kept, *torch.autograd.grad(out, wanted, cotangent)])
     for mine, other in zip(*results, strict=True):
         assert relative_error(other.view_as(mine), mine) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_peer_has_the_gradients_of_the_same_uncompiled(name: str, task: Task) -> None:
+    grads = []
+    for entrant in (ENTRANTS[name], replace(ENTRANTS[name], compiled=None)):
+        torch.manual_seed(0)
+        net = PyGNet(STEPS["revgcn"], entrant, task, layers=2, hidden=HIDDEN, dropout=0.0)
+        nn.functional.cross_entropy(net(task.x, task.edge_index), task.y).backward()
+        grads.append([parameter.grad for parameter in net.parameters()])
+    for mine, other in zip(*grads, strict=True):
+        assert relative_error(mine, other) < 1e-5
+
+
+def test_layer_by_layer_is_the_whole_graph(task: Task) -> None:
+    net = PyGNet(STEPS["revsage"], ENTRANTS["pyg"], task, layers=3, hidden=HIDDEN).eval()
+    with torch.no_grad():
+        whole = net(task.x, task.edge_index)
+    assert relative_error(layerwise(net, task, chunk=128), whole) < 1e-5
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -208,6 +236,35 @@ def test_a_captured_step_trains() -> None:
     assert row["gain"] > 0
 
 
+# ---------------------------------------------------------------------- depth, inference, other blocks
+def test_steps_over_depth_are_measured_and_drawn(tmp_path: Path) -> None:
+    row = measure_over_depth(OverDepth(step="revgcn", depths=(2, 6)), "tiny", Settings(repeats=1))
+    own, reversible, stored = (
+        [at["runs"][name]["peak_nd"] for at in row["points"]] for name in (OWN, "pyg-csr", "pyg-residual-csr")
+    )
+    assert own[1] < 1.2 * own[0]
+    assert own[1] < reversible[1]
+    assert stored[1] > 1.5 * stored[0]
+    draw_steps(row, tmp_path / "steps.svg", DARK)
+    text = (tmp_path / "steps.svg").read_text(encoding="utf-8")
+    assert all(word in text for word in ("revgnn, reversible", "PyG, stored", "layers", DARK.paper))
+
+
+def test_ways_of_inference_are_measured() -> None:
+    row = measure_inference(Inferring(step="revsage", layers=3), "tiny", Settings(repeats=1))
+    assert row["runs"].keys() == WAYS.keys()
+    assert all(run["nodes_per_s"] > 0 for run in row["runs"].values())
+
+
+def test_blocks_are_measured_fused_and_by_autograd() -> None:
+    kinds = ("gcn-graph-norm", "sage-max")
+    runs = measure_blocks(Blocks(kinds=kinds, layers=2), "tiny", Settings(repeats=1))["runs"]
+    assert list(runs) == ["gcn-graph-norm", f"gcn-graph-norm {AUTOGRAD}", "sage-max"]
+    fused, plain = (runs[name]["peak_nd"] for name in list(runs)[:2])
+    assert fused < plain
+    assert not runs["sage-max"]["is_fused"]
+
+
 # ---------------------------------------------------------------------- no speed on a red gate
 def test_the_gate(tmp_path: Path) -> None:
     file = tmp_path / "test_something.py"
@@ -264,7 +321,7 @@ def test_a_result_says_where_it_comes_from(
     monkeypatch.setattr(gate, "check", lambda needs: "1 passed")
     out = tmp_path / "results.jsonl"
     words = ["--case", case, "--graph", "tiny", "--threads", "1", "--repeats", "1", "--json", "--out", str(out)]
-    assert run.main(words) == 0
+    assert run.main([*words, "--without", *COMPILED]) == 0
     row = json.loads(out.read_text(encoding="utf-8"))
     assert row == json.loads(capsys.readouterr().out)
     assert set(row["versions"]) == {"python", "torch", "torch_geometric", "revgnn"}
@@ -272,7 +329,11 @@ def test_a_result_says_where_it_comes_from(
     assert (row["threads"], row["numerics"], row["num_nodes"]) == (1, "1 passed", 400)
     assert row["machine"]["cores"] >= 1
     assert {"commit", "dirty", "date", "clock"} <= set(row)
+    assert not row["runs"].keys() & set(COMPILED)
     for name, entrant in row["runs"].items():
+        if "skipped" in entrant:
+            assert entrant["skipped"].removesuffix(" is not installed") == ENTRANTS[name].requires
+            continue
         assert 0 < entrant["min_s"] <= entrant["median_s"]
         assert entrant["peak_bytes"] > 0
         if name != OWN:

@@ -30,8 +30,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
 from ..resident import trim
+from ..stack.conditions import version_of
 from ..stack.gradients import FunctionContext, anchor_of, check_single, refusing_second
-from ..stack.recompute import version_of
 from ..stack.state import FloatState
 from .evaluation import LayerCall
 

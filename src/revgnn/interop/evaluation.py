@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..stack.conditions import View, version_of
 from ..stack.couplings import GroupedAdditive
 from ..stack.fused import unobserved
 from ..stack.gradients import pull_back
 from ..stack.layer_run import Autocast, Gradients
-from ..stack.recompute import Recompute, View, version_of
+from ..stack.recompute import Recompute
 from ..stack.repeatable import Checked, check_closed, check_repeats
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments

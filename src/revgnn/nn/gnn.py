@@ -11,7 +11,19 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import Graph
 from ..implicit.equilibrium import Equilibrium
-from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
+from ..stack import (
+    FusedHead,
+    Stack,
+    draw_seed,
+    fold_seed,
+    has_hooks,
+    is_anything_watched,
+    is_watched,
+    parts_of,
+    split,
+    uncompiled,
+)
+from .block import is_made_of_pure
 from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
 from .fusable import mapped
@@ -109,11 +121,13 @@ class GNN(nn.Module):
             h = self.stem(h, found, edges[0], edge_map=edge_map, seed=fold_seed(seed, _STEM))
         mask = self._shared_mask(h, seed)
         context = (found, None if mask is None else split(mask), *edges)
-        fused = self._fused_head(seed)
-        if fused is not None:
-            logits: Tensor = self.stack(h, *context, seed=given, head=fused)
-            return logits
-        deep = self.stack(h, *context, seed=given)
+        if isinstance(self.stack, Stack):
+            fused = self._fused_head(seed)
+            deep: Tensor = self.stack(h, *context, seed=given, head=fused, overwrite=self._owns_stream())
+            if fused is not None:
+                return deep
+        else:
+            deep = self.stack(h, *context, seed=given)
         if isinstance(self.stack, Equilibrium) and self.training and torch.is_grad_enabled():
             weight = self.options.jacobian_weight
             if weight:
@@ -122,6 +136,11 @@ class GNN(nn.Module):
             self._intermediate = [self.head(state, found, seed) for state in self.stack.take_intermediate()]
         out: Tensor = self.head(deep, found, seed)
         return out
+
+    def _owns_stream(self) -> bool:
+        """Whether nobody else has the stream before the stack: what an unmodified linear map or convolution makes."""
+        last = self.encoder if self.stem is None else self.stem
+        return isinstance(last, nn.Linear | Conv) and is_made_of_pure(last) and not is_anything_watched()
 
     def _check_weighs(self) -> None:
         """Raise ValueError if edges have weights that no convolution reads."""

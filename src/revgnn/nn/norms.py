@@ -170,14 +170,12 @@ class ActDrop:
 
     def fuses(self, norm: nn.Module, x: Tensor, graph: Graph | None = None) -> bool:
         """Whether `write` and `pull_back` support [N, D] rows, those of one graph for GraphNorm, without autograd."""
-        running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
-        kinds = ("layer", "batch", "none") if graph is None or graph.num_graphs != 1 else KINDS.values()
-        vectors = (*_affine(norm).values(), getattr(norm, "mean_scale", None))
-        return (
-            x.dim() == 2
-            and kind_of(norm, x) in kinds
-            and all(vector is None or ops.fits(vector, x, x.size(1)) for vector in vectors)
-            and all(v is None or (v.shape == x.shape[1:] and v.device == x.device) for v in running)
+        kind, width = kind_of(norm, x) if x.dim() == 2 else None, x.shape[1:]
+        if kind is None or (kind == "graph" and (graph is None or graph.num_graphs != 1)):
+            return False
+        running = (norm._buffers.get(name) for name in ("running_mean", "running_var"))
+        return all(ops.fits(vector, x, *width) for vector in norm._parameters.values()) and all(
+            vector is None or (vector.shape == width and vector.device == x.device) for vector in running
         )
 
     def write(

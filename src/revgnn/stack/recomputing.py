@@ -14,22 +14,37 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_thread = threading.local()
+
+class _Thread(threading.local):
+    depth = 0
+
+
+_thread = _Thread()
 
 
 def is_recomputing() -> bool:
     """Whether the current evaluation of a block repeats an earlier one."""
-    return getattr(_thread, "depth", 0) > 0
+    return _thread.depth > 0
 
 
 @contextmanager
 def recomputing() -> Iterator[None]:
     """Mark every evaluation of a block inside the context as a recomputation."""
-    _thread.depth = getattr(_thread, "depth", 0) + 1
+    start_recomputing()
     try:
         yield
     finally:
-        _thread.depth -= 1
+        stop_recomputing()
+
+
+def start_recomputing() -> None:
+    """Enter `recomputing`."""
+    _thread.depth += 1
+
+
+def stop_recomputing() -> None:
+    """Leave `recomputing`."""
+    _thread.depth -= 1
 
 
 def snapshot(buffers: Iterable[Tensor]) -> Callable[[], None]:

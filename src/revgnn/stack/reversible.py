@@ -23,13 +23,11 @@ Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, State]]
 """``(run, x, context tensors) -> (form, state after the run)``: advance a state in some number format."""
 
 
-def advance_float(
-    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, keep: bool = True
-) -> tuple[FloatingPoint, FloatState]:
-    """Apply a run in the stream's own dtype; ``keep``: the evaluations will be repeated."""
+def advance_float(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FloatingPoint, FloatState]:
+    """Apply a run in the stream's own dtype."""
     form = FloatingPoint(run.coupling.num_groups)
     state = form.open(x)
-    run.advance(state, tensors, keep=keep)
+    run.advance(state, tensors, keep=True)
     return form, state
 
 

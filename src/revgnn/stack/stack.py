@@ -25,19 +25,19 @@ from .choices import (
     check_choices,
     num_segments,
 )
+from .conditions import View
 from .drift import DriftMonitor
 from .exact import ExactState
 from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
-from .layer_run import Autocast, ChannelSplit, LayerRun
+from .layer_run import Autocast, ChannelSplit, LayerRun, advance_stored, advance_without_grad
 from .lazy import initialise_lazy
-from .recompute import View, check_recorders, is_transformed
+from .recompute import check_recorders, is_transformed
 from .repeatable import Checked
 from .reversible import Advance, advance_float, reversible
 from .seeds import draw_seed
 from .segment import Segment
-from .state import StoredState
 
 
 class Stack(nn.Module):
@@ -149,7 +149,14 @@ class Stack(nn.Module):
     def drift_every(self, every: int) -> None:
         self.monitor.every = every
 
-    def forward(self, x: Tensor, *context: object, seed: int | None = None, head: FusedHead | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *context: object,
+        seed: int | None = None,
+        head: FusedHead | None = None,
+        overwrite: bool = False,
+    ) -> Tensor:
         """Run the layers.
 
         Args:
@@ -159,6 +166,7 @@ class Stack(nn.Module):
                 groups.
             seed: the step's seed; ``None`` draws one from torch's generator in training.
             head: a row-wise head to fuse with the stack: the same value as ``head(stack(x))``, in less memory.
+            overwrite: whether ``x`` may be overwritten; without gradients that saves a copy of it.
         Returns: [N, D], or the head's output. Under the transforms of ``torch.func`` and in forward-mode
             differentiation every activation is stored, whatever ``backprop`` says.
         Raises: ValueError: if a width does not fit, or nothing fits the memory budget. RuntimeError: under
@@ -166,15 +174,16 @@ class Stack(nn.Module):
             that would get no gradient; in the backward of a reversible stack under ``create_graph``.
         """
         if uncompiled.is_compiled():
-            return uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head)
+            return uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head, overwrite=overwrite)
         x, tensors, full_run = self.prepare(x, context, seed)
         if torch.compiler.is_exporting() or is_transformed():
             # An exported program has no memory to save, and torch.func takes no autograd Function without a graph.
-            x = _advance_stored(full_run, x, tensors)
+            x = advance_stored(full_run, x, tensors)
             return x if head is None else head(x)
         if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, head)):
+            advance = partial(advance_without_grad, copy=not overwrite)
             for run in self.runs(full_run) if self._segments else [full_run]:
-                x = self._apply_run(run, _advance_without_grad, x, tensors)
+                x = self._apply_run(run, advance, x, tensors)
             return x if head is None else head(x)
         if self.budget is not None:
             self.num_stored = self._layers_within(self.budget, full_run, x, tensors, head)
@@ -182,7 +191,7 @@ class Stack(nn.Module):
         for run in self.runs(full_run, self.num_stored):
             is_last = run.first + len(run.layers) == self.num_layers
             if run.first >= self.num_layers - self.num_stored:
-                x = _advance_stored(run, x, tensors)
+                x = advance_stored(run, x, tensors)
             elif self.backprop == "reversible":
                 function = partial(reversible, advance=self.advance, monitor=monitor, head=head if is_last else None)
                 x = self._apply_run(run, function, x, tensors)
@@ -226,8 +235,12 @@ class Stack(nn.Module):
 
     def layer_at(self, depth: int) -> Sequence[nn.Module]:
         """Return the blocks (one per group) of the layer at a depth, counted from 0."""
+        return self._blocks(self._place(depth))
+
+    def _place(self, depth: int) -> int:
+        """Return which of ``layers`` is applied at a depth."""
         distinct = len(self.layers)
-        return self._blocks(depth % distinct if self.schedule == "cycle" else min(depth, distinct - 1))
+        return depth % distinct if self.schedule == "cycle" else min(depth, distinct - 1)
 
     def _blocks(self, k: int) -> Sequence[nn.Module]:
         """Return the blocks of ``layers[k]``, one per group."""
@@ -258,7 +271,8 @@ class Stack(nn.Module):
                 f"the stack is {self.channels} channels wide, got x with {x.size(-1)}; project x before it"
             )
         self._check_layers()
-        views = {block: View(block) for k in range(len(self.layers)) for block in self._blocks(k)}
+        distinct = [self._blocks(k) for k in range(len(self.layers))]
+        views = {block: View(block) for blocks in distinct for block in blocks}
         if seed is None and (self.training or any(view.is_training for view in views.values())):
             seed = draw_seed()
         template, places, tensors = self._split_context(context)
@@ -266,7 +280,7 @@ class Stack(nn.Module):
         if autocast.enabled:
             # Only branches run in half precision: a half-precision stream would lose small additions in its rounding.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-        layers = [self.layer_at(depth) for depth in range(self.num_layers)]
+        layers = [distinct[self._place(depth)] for depth in range(self.num_layers)]
         run = LayerRun(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
         # Lazy modules have hooks, and to look for them costs more than to look for hooks.
         is_maybe_lazy = not all(view.is_bare for view in views.values())
@@ -333,7 +347,7 @@ class Stack(nn.Module):
                 two,
                 x,
                 tensors,
-                _advance_stored,
+                advance_stored,
                 recomputed,
                 saved_per_run=x.numel() * (word + lost),
                 lost_bits=x.numel() * lost,
@@ -386,15 +400,3 @@ class Stack(nn.Module):
 
 
 _LARGEST = "largest"
-
-
-def _advance_stored(
-    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
-) -> Tensor:
-    state = StoredState(x, run.coupling.num_groups)
-    run.advance(state, tensors, after_layer)
-    return state.join()
-
-
-def _advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    return advance_float(run, x, tensors, keep=False)[1].join()

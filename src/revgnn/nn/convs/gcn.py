@@ -132,5 +132,9 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
 
     if edge_weight is not None:
         return weight()
-    kept: Tensor = graph.keep(f"gcn_weight {cpu.sum_dtype(dtype)}", weight)
+    kept: Tensor = graph.keep(_NAMES[cpu.sum_dtype(dtype)], weight)
     return kept
+
+
+_NAMES = {dtype: f"gcn_weight {dtype}" for dtype in (torch.float32, torch.float64)}
+"""Under which a graph keeps its weights; to make a name takes as long as a small kernel."""
