@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     settings = {
         name: getattr(options, name)
-        for name in ("device", "threads", "repeats", "clock", "budget", "memory_gb", "layers", "without")
+        for name in ("device", "threads", "repeats", "clock", "budget", "memory_gb", "layers")
     }
     out = options.out or RESULTS / f"{options.device}.jsonl"
     failures = 0
@@ -140,7 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=float, default=0.0, metavar="SECONDS", help="per case; 0: none")
     parser.add_argument("--memory-gb", type=float, default=10.0, help="peers that need more are left out")
     parser.add_argument("--layers", type=int, help="depth of the networks, instead of the graph's own")
-    parser.add_argument("--without", nargs="+", choices=ENTRANTS, default=[], metavar="ENTRANT", help="leave these out")
     parser.add_argument("--json", action="store_true", help="print results as JSON lines")
     parser.add_argument("--out", type=Path, help="where results are appended (benchmarks/results/DEVICE.jsonl)")
     return parser

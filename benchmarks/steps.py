@@ -79,7 +79,7 @@ def _tried(
     """The entrants that can run, and what is known of each so far."""
     alive: dict[str, Callable[[], object]] = {}
     runs: dict[str, Experiment] = {}
-    for name in (OWN, *(name for name in step.against if name not in settings.without)):
+    for name in (OWN, *step.against):
         entrant = ENTRANTS[name]
         channels = step.edge_tensors * HIDDEN / GROUPS if entrant.peer else 0.0
         make = partial(_first_steps, step, name, task, layers)

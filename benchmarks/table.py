@@ -22,7 +22,19 @@ from revgnn.report.row import memory
 from .marks import CUDA_MARKS, MARKS, Mark
 from .picture import draw_steps
 from .registry import BLOCKS as KINDS
-from .registry import CASES, ENTRANTS, GROWTHS, INFERENCES, NARROW, OPS, OVER_DEPTH, OWN, STEPS, WORK_SPACES
+from .registry import (
+    CASES,
+    ENTRANTS,
+    GROWTHS,
+    INFERENCES,
+    NARROW,
+    OPS,
+    OTHER_PEERS,
+    OVER_DEPTH,
+    OWN,
+    STEPS,
+    WORK_SPACES,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -102,11 +114,6 @@ _SHORT = {
     "pyg": "GroupAddRev",
     "pyg-csr": "GroupAddRev, sparse form",
     "pyg-residual-csr": "plain residual net, stored, sparse form",
-    "pyg-compiled": "GroupAddRev, compiled",
-    "pyg-compiled-dynamic": "GroupAddRev, compiled",
-    "pyg-residual-compiled": "plain residual net, stored, compiled",
-    "pyg-torch-sparse": "GroupAddRev, torch-sparse",
-    "pyg-lib": "GroupAddRev, pyg-lib",
 }
 """PyG's entrants in float32, in short."""
 
@@ -209,6 +216,20 @@ def _over_depth(results: dict[Key, Row]) -> str:
                 if not figures[0]:
                     figures = [f"{run['median_s']:.2f}", memory(run["peak_bytes"]), f"{run['peak_nd']:.1f}"]
                 rows.append([str(at["layers"]), ENTRANTS[name].text, *figures])
+    return _markdown(head, rows)
+
+
+def _other_peers(results: dict[Key, Row]) -> str:
+    """A step beside peers that need a compiler, or packages from outside PyPI."""
+    head = ("network", "step", "times ours", "work space")
+    rows = []
+    for row in _of(results, OTHER_PEERS):
+        for name, run in row["runs"].items():
+            figures = [_state(run), "", ""]
+            if not figures[0]:
+                ratio = row["ratios"].get(name, 1.0)
+                figures = [f"{run['median_s']:.2f} s", f"{ratio:.2f}", memory(run["peak_bytes"])]
+            rows.append([run["what"], *figures])
     return _markdown(head, rows)
 
 
@@ -377,6 +398,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 BLOCKS: dict[str, Callable[[dict[Key, Row]], str]] = {
     "opening": _opening,
     "over-depth": _over_depth,
+    "other-peers": _other_peers,
     "inference": _inference,
     "other-blocks": _other_blocks,
     "step-times": _step_times,

@@ -30,8 +30,6 @@ class Settings:
     """A peer that would take more is left out."""
     layers: int | None = None
     """Depth instead of the graph's own."""
-    without: tuple[str, ...] = ()
-    """Entrants that are not wanted."""
     excluded: dict[str, str] = field(default_factory=dict)
     """Entrant -> why it must not be tried (it ended the process)."""
     announce: Callable[[str | None], None] = lambda name: None

@@ -35,7 +35,6 @@ from benchmarks.picture import draw_steps  # noqa: E402
 from benchmarks.registry import (  # noqa: E402
     CAPTURES,
     CASES,
-    COMPILED,
     ENTRANTS,
     GRAPHS,
     OPS,
@@ -48,7 +47,7 @@ from benchmarks.registry import (  # noqa: E402
     cases_on,
 )
 from benchmarks.single_ops import _OPS  # noqa: E402
-from benchmarks.steps import measure_over_depth, off_line, training  # noqa: E402
+from benchmarks.steps import measure_over_depth, off_line  # noqa: E402
 from benchmarks.trial import Settings, attempt, timed  # noqa: E402
 from benchmarks.worker import measure  # noqa: E402
 
@@ -115,7 +114,7 @@ def test_peers_are_the_same_network(name: str, rows: bool, task: Task) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", [name for name, entrant in ENTRANTS.items() if entrant.compiled])
 def test_a_compiled_peer_has_the_gradients_of_the_same_uncompiled(name: str, task: Task) -> None:
     grads = []
     for entrant in (ENTRANTS[name], replace(ENTRANTS[name], compiled=None)):
@@ -321,7 +320,7 @@ def test_a_result_says_where_it_comes_from(
     monkeypatch.setattr(gate, "check", lambda needs: "1 passed")
     out = tmp_path / "results.jsonl"
     words = ["--case", case, "--graph", "tiny", "--threads", "1", "--repeats", "1", "--json", "--out", str(out)]
-    assert run.main([*words, "--without", *COMPILED]) == 0
+    assert run.main(words) == 0
     row = json.loads(out.read_text(encoding="utf-8"))
     assert row == json.loads(capsys.readouterr().out)
     assert set(row["versions"]) == {"python", "torch", "torch_geometric", "revgnn"}
@@ -329,11 +328,7 @@ def test_a_result_says_where_it_comes_from(
     assert (row["threads"], row["numerics"], row["num_nodes"]) == (1, "1 passed", 400)
     assert row["machine"]["cores"] >= 1
     assert {"commit", "dirty", "date", "clock"} <= set(row)
-    assert not row["runs"].keys() & set(COMPILED)
     for name, entrant in row["runs"].items():
-        if "skipped" in entrant:
-            assert entrant["skipped"].removesuffix(" is not installed") == ENTRANTS[name].requires
-            continue
         assert 0 < entrant["min_s"] <= entrant["median_s"]
         assert entrant["peak_bytes"] > 0
         if name != OWN:
@@ -348,6 +343,8 @@ def test_a_peer_that_fails_is_reported() -> None:
     assert attempt("pyg", fail, settings, peer=True) == ({"failed": "RuntimeError: no kernel"}, None)
     assert attempt("crashed", fail, settings, peer=True)[0]["failed"] == "the process was ended by SIGSEGV"
     assert attempt("pyg", fail, settings, peer=True, need=2e9)[0]["skipped"].startswith("needs about 2.0 GB")
+    found, made = attempt("pyg", fail, settings, peer=True, requires="a_module_that_is_not_there")
+    assert (found["skipped"], made) == ("a_module_that_is_not_there is not installed", None)
     with pytest.raises(RuntimeError, match="no kernel"):
         attempt(OWN, fail, settings, peer=False)
 
