@@ -132,10 +132,10 @@ def layerwise(net: PyGNet, task: Task, chunk: int = CHUNK) -> Tensor:
 
 def _trained(net: GNN, task: Task, layers: int) -> tuple[TrainedModel, Dataset]:
     """The network as a finished run's model, and its graph as a data set."""
-    everyone = torch.arange(task.num_nodes)
+    everyone, nobody = torch.arange(task.num_nodes), torch.empty(0, dtype=torch.int64)
     dataset = Dataset(
         info=GraphInfo(name="benchmark", in_channels=task.x.size(1), num_outputs=task.num_classes),
-        x=task.x, edge_index=task.edge_index, y=task.y, splits={"test": everyone},
+        x=task.x, edge_index=task.edge_index, y=task.y, splits={"train": everyone, "valid": nobody, "test": nobody},
     )  # fmt: skip
     run = Experiment(
         dataset=DatasetConfig(name="tables", path="."),
