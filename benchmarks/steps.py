@@ -158,7 +158,7 @@ def measure_over_depth(case: OverDepth, graph: str, settings: Settings) -> dict[
         if made is not None:
             alive[f"{name} {layers}"] = made
     settings.announce(None)
-    times = timed(alive, runs, settings, ours=[f"{OWN} {layers}" for layers in case.depths])
+    times = timed(alive, runs, settings, ours=[f"{OWN} {layers}" for layers in case.depths], warmup=0)
     points = [
         {"layers": layers, "runs": {name: runs[f"{name} {layers}"] for name in (OWN, *case.against)}}
         for layers in case.depths

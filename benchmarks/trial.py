@@ -83,6 +83,7 @@ def timed(
     *,
     ours: Collection[str],
     least_rounds: int = 1,
+    warmup: int = 1,
 ) -> dict[str, Times]:
     """Time entrants in turns and write it down.
 
@@ -92,11 +93,12 @@ def timed(
         settings: rounds and clock.
         ours: who may not fail.
         least_rounds: at least so many rounds, whatever the settings.
+        warmup: rounds before those that count.
     Returns: the times of those that finished.
     """
     sheltered = {name: run if name in ours else _sheltered(run, runs[name]) for name, run in alive.items()}
     repeats = max(settings.repeats, least_rounds)
-    times = in_turns(sheltered, settings.device, repeats=repeats, budget=settings.budget)
+    times = in_turns(sheltered, settings.device, repeats=repeats, warmup=warmup, budget=settings.budget)
     times = {name: taken for name, taken in times.items() if "failed" not in runs[name]}
     for name, taken in times.items():
         runs[name].update(taken.summary(settings.clock))

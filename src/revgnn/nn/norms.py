@@ -349,7 +349,8 @@ def _add_through_graph_statistics(
 
 
 def _affine(norm: nn.Module) -> dict[str, Tensor | None]:
-    return {name: getattr(norm, name, None) for name in ("weight", "bias")}
+    own = norm._parameters  # of a type in `KINDS`: nothing is computed
+    return {"weight": own.get("weight"), "bias": own.get("bias")}
 
 
 def _in_work(kind: ops.Norm, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor]:
