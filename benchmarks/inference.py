@@ -33,7 +33,7 @@ CHUNK = 4096
 WAYS = {
     OWN: "revgnn, logits",
     "revgnn-bf16": "revgnn, logits, bfloat16 autocast",
-    "revgnn-embed": "revgnn, model.embed: sorted, reordered and checked anew",
+    "revgnn-embed": "revgnn, model.embed, with sorting the edges",
     "pyg": "PyG GroupAddRev, whole graph, edge_index",
     "pyg-csr": "PyG GroupAddRev, whole graph, fastest CSR form",
     "pyg-bf16": "PyG GroupAddRev, whole graph, edge_index, bfloat16 autocast",

@@ -158,8 +158,8 @@ class TrainedModel(nn.Module):
             )
         seed = self.run.train.seed
         if loader.node_order == "auto":
-            # Clusters, which training may order the nodes by, pay over many passes only.
-            loader = replace(loader, node_order="quick")
+            # Another order pays over many passes, and takes a copy of the features; this is one pass.
+            loader = replace(loader, node_order="given")
         if isinstance(data, Store):
             return StoreSource(data, StoredViews(data, loader.eval_parts, loader.eval_views, seed))
         return DatasetSource(data, make_batches(data, self.run.batch_size, seed, loader))

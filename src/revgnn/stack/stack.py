@@ -325,10 +325,7 @@ class Stack(nn.Module):
             [weak_key(value) for value in full_run.context],
             None if head is None else weak_key(head.module),
         )
-
-        def measure() -> LayerCost:
-            return self._layer_cost(full_run, x, tensors, head)
-
+        measure = partial(self._layer_cost, full_run, x, tensors, head)
         return budget.num_stored(self.num_layers, self._segments_of, key, measure)
 
     def _layer_cost(
