@@ -38,6 +38,7 @@ from benchmarks.registry import (  # noqa: E402
     ENTRANTS,
     GRAPHS,
     OPS,
+    OTHER_PEERS,
     OWN,
     PAPERS,
     STEPS,
@@ -186,7 +187,7 @@ def test_marks_and_cases_name_what_there_is() -> None:
     for mark in [*CUDA_MARKS, *MARKS]:
         assert mark.graph in CASES[mark.case].graphs
         if mark.figure[0] == "ratios":
-            assert mark.figure[1] in STEPS[mark.case].against
+            assert mark.figure[1] in {**STEPS, **OTHER_PEERS}[mark.case].against
     for name, case in CASES.items():
         assert needs(name)
         assert set(case.graphs) <= set(GRAPHS)
