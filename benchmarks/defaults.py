@@ -54,6 +54,8 @@ COMMON: Settings = {
     "train.epochs": 200,
     "train.patience": 30,
 }
+LAYER_NORM: Settings = {**COMMON, "model.norm": "layer"}
+"""The default of `tables.MODELS`."""
 CANDIDATES: dict[str, Settings] = {
     "common": COMMON,
     "GCN, 7 layers, 128 channels, dropout 0.3, rate 0.003, patience 100": {
@@ -66,7 +68,11 @@ CANDIDATES: dict[str, Settings] = {
         "train.patience": 100,
     },
     "no norm": {**COMMON, "model.norm": "none"},
-    "layer norm": {**COMMON, "model.norm": "layer"},
+    "layer norm": LAYER_NORM,
+    "layer norm, 128 channels": {**LAYER_NORM, "model.hidden_channels": 128},
+    "layer norm, dropout 0.5": {**LAYER_NORM, "model.dropout": 0.5},
+    "layer norm, 128 channels, dropout 0.5": {**LAYER_NORM, "model.hidden_channels": 128, "model.dropout": 0.5},
+    "layer norm, GCN": {**LAYER_NORM, "model.conv": "gcn"},
     "no dropout": {**COMMON, "model.dropout": 0.0},
     "rate 0.003": {**COMMON, "train.lr": 0.003},
     "8 layers": {**COMMON, "model.num_layers": 8},

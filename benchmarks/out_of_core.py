@@ -26,9 +26,9 @@ import numpy as np
 import pyarrow as pa
 
 from revgnn.data import GraphInfo, Store, StoredParts
+from revgnn.data.ondisk.folder import new_store
 from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
 from revgnn.data.ondisk.part import PartArrays, write_part
-from revgnn.data.ondisk.store import new_store
 
 from .machine import ROOT, facts
 

@@ -212,8 +212,9 @@ class _PygBlock(nn.Module):
         super().__init__()
         self.norm, self.conv = nn.LayerNorm(width), conv
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        out: Tensor = self.conv(self.norm(x).relu(), edge_index)
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
+        edges = () if edge_attr is None else (edge_attr,)
+        out: Tensor = self.conv(self.norm(x).relu(), edge_index, *edges)
         return out
 
     def reset_parameters(self) -> None:
@@ -221,24 +222,25 @@ class _PygBlock(nn.Module):
         self.conv.reset_parameters()  # type: ignore[operator]
 
 
-def _interop(conv: str, wrapper: Callable[..., nn.Module]) -> Callable[[int, Size], Made]:
+def _interop(conv: str, wrapper: Callable[..., nn.Module], num_groups: int = 2) -> Callable[[int, Size], Made]:
     def make(depth: int, size: Size) -> Made:
         from torch_geometric import nn as pyg
 
-        width = size.channels // 2
+        width = size.channels // num_groups
         of: dict[str, Callable[[], nn.Module]] = {
             "gcn": lambda: pyg.GCNConv(width, width),
             "sage": lambda: pyg.SAGEConv(width, width),
             "gen": lambda: pyg.GENConv(width, width),
+            "gen edges": lambda: pyg.GENConv(width, width, edge_dim=8),
             "gat": lambda: pyg.GATv2Conv(width, width // 4, heads=4),
         }
-        layers = nn.ModuleList(wrapper(_PygBlock(of[conv](), width), num_groups=2) for _ in range(depth))
-        net = _Around(layers, size.channels)
+        layers = nn.ModuleList(wrapper(_PygBlock(of[conv](), width), num_groups=num_groups) for _ in range(depth))
+        net = _Around(layers, num_groups * width)
 
         def forward(inputs: Inputs) -> Tensor:
-            x = net.first(inputs.x)
+            x, edges = net.first(inputs.x), (inputs.edge_attr,) if conv == "gen edges" else ()
             for layer in layers:
-                x = layer(x, inputs.edge_index)
+                x = layer(x, inputs.edge_index, *edges)
             out: Tensor = net.last(x)
             return out
 
@@ -253,8 +255,9 @@ def _of_pyg(block: nn.Module, num_groups: int) -> nn.Module:
     return Theirs(block, num_groups=num_groups)
 
 
-for _conv in ("gcn", "sage", "gen", "gat"):
+for _conv in ("gcn", "sage", "gen", "gen edges", "gat"):
     BLOCKS[f"GroupAddRev {_conv}"] = _interop(_conv, GroupAddRev)
+BLOCKS["GroupAddRev sage three groups"] = _interop("sage", GroupAddRev, 3)
 BLOCKS["PyG's GroupAddRev gen"] = _interop("gen", _of_pyg)
 
 

@@ -13,6 +13,15 @@
 #include <immintrin.h>
 #endif
 
+// glibc 2.29 gave these a new version, without which a library that was built on it runs on older ones too.
+#if defined(__x86_64__) && defined(__GLIBC__)
+__asm__(".symver exp, exp@GLIBC_2.2.5");
+__asm__(".symver log, log@GLIBC_2.2.5");
+#elif defined(__aarch64__) && defined(__GLIBC__)
+__asm__(".symver exp, exp@GLIBC_2.17");
+__asm__(".symver log, log@GLIBC_2.17");
+#endif
+
 // Kernels are small functions and lambdas that only make sense inside their callers' loops.
 #define REVGNN_INLINE inline __attribute__((always_inline))
 #define REVGNN_LAMBDA __attribute__((always_inline))

@@ -30,7 +30,7 @@ from revgnn import ModelConfig, build_model
 from revgnn.data import GraphInfo
 from revgnn.demo import run_demo
 from revgnn.demo.over_depth import Curve, memory_over_depth, resident_over_depth
-from revgnn.demo.picture import draw_memory
+from revgnn.demo.picture import DARK, LIGHT, draw_memory
 from revgnn.paper.memory import read_memory
 from revgnn.paper.recipes import all_recipes, digits, find_recipe, recipe_summaries
 from revgnn.paper.results import read_lines, read_rows
@@ -48,7 +48,7 @@ from benchmarks.scale import BILLION, measured_scale, network_bytes, prepared_sc
 
 PACKAGE = ROOT / "src" / "revgnn"
 FIGURES = ROOT / "docs" / "memory_over_depth.json"
-PICTURE = ROOT / "docs" / "memory_over_depth.svg"
+PICTURES = {name: ROOT / "docs" / f"memory_over_depth{name}.svg" for name in ("", "-dark")}
 DEPTH = ROOT / "docs" / "depth.json"
 DOCUMENTS = (
     ROOT / "README.md",
@@ -101,7 +101,8 @@ def measure() -> None:
     curve = memory_over_depth(runs, DEPTHS, console)
     resident = resident_over_depth(runs, DEPTHS, console)
     FIGURES.write_text(json.dumps({"tensors": curve, "resident": resident}, indent=1) + "\n", encoding="utf-8")
-    draw_memory(curve, PICTURE, resident)
+    for theme, path in zip((LIGHT, DARK), PICTURES.values(), strict=True):
+        draw_memory(curve, path, resident, theme=theme)
     with tempfile.TemporaryDirectory() as folder:
         keep_demo(Path(folder) / "demo", console)
 
@@ -489,20 +490,29 @@ def _depth_runs(dataset: str) -> str:
     return "\n".join(lines) if found else "Not run yet."
 
 
-def _batches_runs() -> str:
-    """The newest run of each way to make batches, in the order of the recipes."""
-    prefix = "arxiv-text/batches_"
-    newest = {row["recipe"]: row for row in read_rows(RESULTS) if row["recipe"].startswith(prefix)}
-    lines = ["| `loader` | valid | test | memory | process | a step | training |", "|---|" + "---:|" * 6]
-    for name in recipe_summaries():
-        if name not in newest:
-            continue
+def _batches_runs(*, equal_time: bool) -> str:
+    """The newest run of each way to make batches, in the order of the recipes.
+
+    Args:
+        equal_time: whether to show the runs whose epochs were changed, so that all take about as long; or those with
+            the epochs of the recipes.
+    """
+    newest = {}
+    for row in read_rows(RESULTS):
+        changed, is_one = row["changed"].keys(), row["recipe"].startswith("arxiv-text/batches_")
+        trains_alike = all(name.startswith("train.") for name in changed)
+        if is_one and trains_alike and ("train.epochs" in changed) == equal_time:
+            newest[row["recipe"]] = row
+    head = ["`loader`", "epochs", "valid", "test", "memory", "process", "a step", "training"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for name in filter(newest.__contains__, recipe_summaries()):
         row, loader = newest[name], find_recipe(name)().loader
         said = [f"kind={loader.kind}"]
         said += [] if loader.diagonal is None else [f"diagonal={loader.diagonal:g}"]
         said += [f"saint.sampler={loader.saint.sampler}"] if loader.kind == "saint" else []
         cells = [
             f"`{', '.join(said)}`",
+            str(row["epochs"]),
             *(f"{_score(row, split):.2f}" for split in ("valid", "test")),
             memory(row["peak_bytes"]),
             memory(row["resident_bytes"]),
@@ -1053,7 +1063,8 @@ BLOCKS = {
     "preparation": _preparation,
     "prepare-scale": _prepare_scale,
     "runs": _runs,
-    "batches-runs": _batches_runs,
+    "batches-runs": partial(_batches_runs, equal_time=False),
+    "batches-time": partial(_batches_runs, equal_time=True),
     "depth-claim": _depth_claim,
     "depth-real": _depth_real,
     "depth-minesweeper": partial(_depth_runs, "minesweeper"),

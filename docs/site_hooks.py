@@ -29,7 +29,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("stack", "nn", "data", "train", "interop")
+ROOMS = ("stack", "nn", "data", "train", "interop", "ops")
 """The rooms with a page of their own: docs/reference/ROOM.md."""
 
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")

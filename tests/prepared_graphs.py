@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from revgnn.data import GraphInfo
+from revgnn.data.ondisk.folder import new_store
 from revgnn.data.ondisk.manifest import Feature, Manifest, write_manifest
 from revgnn.data.ondisk.part import PartArrays, write_part
-from revgnn.data.ondisk.store import new_store
 
 
 @dataclass(frozen=True, kw_only=True)

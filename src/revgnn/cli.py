@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _never_fail_to_encode(stream)
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    if arguments.command is None and not arguments.version:
+    if arguments.command is None and not (arguments.version or arguments.print_completion):
         parser.print_help(sys.stderr)
         return 2
     bound_spinning()
@@ -79,7 +79,9 @@ def _module(arguments: argparse.Namespace) -> str:
         if arguments.name is not None:
             check_recipe(arguments.name)
         return "recipe"
-    return "doctor" if arguments.command is None else str(arguments.command)
+    if arguments.command is None:
+        return "doctor" if arguments.version else "completion"
+    return str(arguments.command)
 
 
 def _print_error(text: str) -> None:

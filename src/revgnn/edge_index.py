@@ -39,6 +39,42 @@ def in_memory() -> Iterator[None]:
         yield
 
 
+def is_for_onnx() -> bool:
+    """Whether `torch.onnx.export` traces a program, which may call torch's own operators alone."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
+def trace_csr(edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indptr, indices and edge_ids of a `Graph` from a traced ``edge_index``, without a branch on its values."""
+    check_edge_index(edge_index)
+    if not is_for_onnx():
+        made: tuple[Tensor, Tensor, Tensor] = torch.ops.revgnn.csr(edge_index, num_nodes)
+        return made
+    src, dst = edge_index.long()
+    order = torch.sort(dst * num_nodes + src).indices  # ONNX has no stable sort, and repeated edges may change places
+    degree = dst.new_zeros(num_nodes).scatter_add(0, dst, torch.ones_like(dst))
+    return torch.cat([degree.new_zeros(1), degree.cumsum(0)]), src[order], order
+
+
+def trace_loops(indptr: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return indptr and indices of a traced graph with one self loop per node, from its own."""
+    if not is_for_onnx():
+        made: tuple[Tensor, Tensor] = torch.ops.revgnn.self_looped(indptr, indices)
+        return made
+    edges, nodes = torch.stack([indices, destinations_of(indptr, indices.numel())]), indptr.numel() - 1
+    loops = torch.arange(nodes, device=indptr.device).expand(2, -1)
+    return trace_csr(torch.cat([edges[:, edges[0] != edges[1]], loops], 1), nodes)[:2]
+
+
+def destinations_of(indptr: Tensor, num_edges: int) -> Tensor:
+    """Return [E] int64, the destination of each edge of a CSR, ascending."""
+    if is_for_onnx():  # none of its operators repeats; at an edge, count the rows that have ended
+        ends = indptr.new_zeros(num_edges + 1).scatter_add(0, indptr[1:], torch.ones_like(indptr[1:]))
+        return ends.cumsum(0)[:-1].long()
+    nodes = torch.arange(indptr.numel() - 1, device=indptr.device)
+    return torch.repeat_interleave(nodes, indptr.diff().long(), output_size=num_edges)
+
+
 def unwrapped(tensor: Tensor) -> Tensor:
     """Unwrap a tensor that `torch.func.grad` or `jvp` has wrapped, which has no effect on integers."""
     while torch._C._functorch.is_gradtrackingtensor(tensor):

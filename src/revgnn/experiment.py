@@ -51,7 +51,16 @@ class ModelBuilder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """The configuration of a run."""
+    """The configuration of a run.
+
+    Examples:
+        >>> import revgnn
+        >>> experiment = revgnn.Experiment(
+        ...     dataset=revgnn.DatasetConfig(name="karate"),
+        ...     model=revgnn.ModelConfig(conv="sage", num_layers=4, hidden_channels=16),
+        ...     train=revgnn.TrainConfig(epochs=2),
+        ... )
+    """
 
     dataset: DatasetConfig
     """The data set and the changes to its edges."""
@@ -103,6 +112,18 @@ def run_experiment(
         FileExistsError: ``out`` contains something else than a run.
         ClaimedError: another run is writing to ``out``.
         The exceptions of loading, building and training.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import revgnn
+        >>> experiment = revgnn.Experiment(
+        ...     dataset=revgnn.DatasetConfig(name="karate"),
+        ...     model=revgnn.ModelConfig(num_layers=2),
+        ...     train=revgnn.TrainConfig(epochs=2),
+        ... )
+        >>> report = revgnn.run_experiment(experiment, Path("runs/karate"), name="karate", data_root=Path("data"))
+        >>> report["result"]["epochs"]
+        2
     """
     check_out(out)
     with one_run(out):

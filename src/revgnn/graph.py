@@ -22,20 +22,22 @@ from .edge_index import (
     check_batch,
     check_edge_index,
     check_range,
+    destinations_of,
     fingerprint,
     in_memory,
     is_memory,
     plain,
     refuse_recording,
     remedy,
+    trace_csr,
+    trace_loops,
 )
-from .node_order import NEAR, NodeOrder, chosen_order, local_order
+from .node_order import NodeOrder, chosen_order, local_order, near_share
 from .weak_cache import Memo
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-_INT32_MAX = 2**31 - 1
 _T = TypeVar("_T")
 
 
@@ -62,6 +64,13 @@ class Graph:
 
     Isolated nodes, repeated edges, self loops and graphs without edges or nodes are valid. Build one with
     `from_edge_index` or `from_data`, which check their arguments; the constructor does not.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> graph = revgnn.Graph.from_edge_index(torch.tensor([[0, 1, 2], [2, 2, 0]]), num_nodes=4)
+        >>> graph.num_edges, graph.in_degree.tolist()
+        (3, [1, 0, 2, 0])
     """
 
     num_nodes: int
@@ -83,6 +92,9 @@ class Graph:
     """[N] float, only with ``edge_weight``: what a mean over the neighbours divides by, and the degrees of GCN's
     normalisation; ``None``: the sum of each node's incoming weights. A sample has those of the graph it was drawn
     from."""
+    trimmed_from: Graph | None = field(default=None, repr=False)
+    """The sample of which this graph is the first nodes and edges: the degrees that normalise are those of the sample.
+    ``None``: this graph is whole."""
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +145,7 @@ class Graph:
         else:
             edge_ids = torch.sort(key, stable=True).indices
             src, dst = src[edge_ids], dst[edge_ids]
-        index_dtype = torch.int32 if max(num_nodes, src.numel()) < _INT32_MAX else torch.int64
+        index_dtype = torch.int32 if max(num_nodes, src.numel()) < torch.iinfo(torch.int32).max else torch.int64
         if batch is not None:
             batch, num_graphs = check_batch(batch, num_nodes, num_graphs)
         return cls(
@@ -183,8 +195,7 @@ class Graph:
     @_derived
     def destinations(self) -> Tensor:
         """[E] int64: the destination of each edge, ascending."""
-        nodes = torch.arange(self.num_nodes, device=self.device)
-        return torch.repeat_interleave(nodes, self.in_degree, output_size=self.num_edges)
+        return destinations_of(self.indptr, self.num_edges)
 
     @property
     def edge_index(self) -> Tensor:
@@ -230,16 +241,11 @@ class Graph:
         Raises: ModuleNotFoundError: "clusters" without pymetis.
         Cost: about 0.1 us an edge for RCM, 2 to 4 for clusters.
         """
-        chosen = chosen_order(order, self.num_nodes, self.num_edges, self._near())
+        near = near_share(self.indptr.cpu().numpy(), self.indices.cpu().numpy())
+        chosen = chosen_order(order, self.num_nodes, self.num_edges, near)
         if chosen == "given":
             return None
-        return local_order(self.edge_index, self.num_nodes, clusters=chosen == "clusters")
-
-    def _near(self) -> float:
-        """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""
-        edges = torch.arange(0, self.num_edges, self.num_edges // 2**20 + 1)
-        destinations = torch.searchsorted(self.indptr, edges.to(self.indptr.dtype), right=True) - 1
-        return float(((self.indices[edges] - destinations).abs() < NEAR).double().mean()) if edges.numel() else 1.0
+        return torch.from_numpy(local_order(self.edge_index.numpy(), self.num_nodes, clusters=chosen == "clusters"))
 
     def reordered(self, order: Tensor) -> Graph:
         """Return the same graph with node ``order[i]`` as node i; its ``edge_ids`` are still the caller's positions.
@@ -287,7 +293,7 @@ class Graph:
         if not is_memory(self.indptr):
             if self.edge_weight is not None:
                 raise ValueError("a traced graph cannot add self loops to weighted edges; trace one without weights")
-            indptr, indices = torch.ops.revgnn.self_looped(self.indptr, self.indices)
+            indptr, indices = trace_loops(self.indptr, self.indices)
             return replace(self, indptr=indptr, indices=indices, edge_ids=None)
         src, dst = self.edge_index
         keep = src != dst
@@ -303,9 +309,11 @@ class Graph:
             weight = graph.sort_edges(torch.cat([self.edge_weight[keep], own]))
             if degree is not None:
                 degree = (degree + own).index_add(0, src[~keep], -before.to(degree.dtype))
+        whole = None if self.trimmed_from is None else self.trimmed_from.self_looped
         return replace(
-            self, indptr=graph.indptr, indices=graph.indices, edge_ids=None, edge_weight=weight, norm_degree=degree
-        )
+            self, indptr=graph.indptr, indices=graph.indices, edge_ids=None, edge_weight=weight, norm_degree=degree,
+            trimmed_from=whole,
+        )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Graph:
         """Copy to a device; derived tensors are computed again there on demand."""
@@ -381,8 +389,7 @@ def as_graph(graph: Graph | Tensor, num_nodes: int, device: torch.device | None 
 
 def _converted(edge_index: Tensor, num_nodes: int) -> Graph:
     if torch.compiler.is_exporting() or isinstance(edge_index, FakeTensor):
-        check_edge_index(edge_index)
-        indptr, indices, edge_ids = torch.ops.revgnn.csr(edge_index, num_nodes)
+        indptr, indices, edge_ids = trace_csr(edge_index, num_nodes)
         return Graph(num_nodes=num_nodes, indptr=indptr, indices=indices, edge_ids=edge_ids)
     with in_memory():
         values = plain(edge_index)

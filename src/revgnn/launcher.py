@@ -35,7 +35,13 @@ def bound_spinning() -> None:
 
 
 def world_size() -> int:
-    """Return the number of ranks, 1 without a launcher."""
+    """Return the number of ranks, 1 without a launcher.
+
+    Examples:
+        >>> from revgnn.train import world_size
+        >>> world_size()
+        1
+    """
     return _first(_SIZES, 1)
 
 
@@ -45,7 +51,13 @@ def rank() -> int:
 
 
 def is_writer() -> bool:
-    """Whether this process is the rank that writes and prints."""
+    """Whether this process is the rank that writes and prints.
+
+    Examples:
+        >>> from revgnn.train import is_writer
+        >>> is_writer()
+        True
+    """
     return rank() == 0
 
 

@@ -34,6 +34,13 @@ def saved_bytes(fn: Callable[[], object]) -> int:
     Returns: bytes of all saved storages, except those of an ``nn.Parameter`` or of a view of one.
     Cost: keeps all saved tensors until ``fn`` returns. Attributes of a custom Function's ``ctx`` are not counted;
         `held_memory` counts them.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> weight = torch.nn.Parameter(torch.randn(100))
+        >>> revgnn.saved_bytes(lambda: weight.exp())  # its result
+        400
     """
     saved: list[Tensor] = []
     parameters: set[int] = set()
@@ -61,6 +68,12 @@ def peak_memory(fn: Callable[[], object], device: torch.device | str = "cpu") ->
     Returns: bytes. On the CPU, releases of earlier allocations are not counted, so that the figure is an upper bound if
         ``fn`` releases any.
     Cost: ``fn`` once; on the CPU every allocation is recorded, which slows small operators about twofold.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> revgnn.peak_memory(lambda: torch.ones(1000) + 1) // 1000  # two tensors of 4,000 bytes
+        8
     """
     with _record(torch.device(device)) as record:
         fn()
@@ -73,6 +86,13 @@ def held_memory(fn: Callable[[], object], device: torch.device | str = "cpu") ->
     For a forward pass this is everything kept for the backward, by any means, and the output.
 
     Args and Cost: as `peak_memory`.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> weight = torch.randn(100, 100, requires_grad=True)
+        >>> revgnn.held_memory(lambda: (weight @ weight).exp())  # the result, which exp keeps too
+        40000
     """
     with _record(torch.device(device)) as record:
         result = fn()
@@ -108,6 +128,13 @@ def median_seconds(
         warmup: number of untimed runs before them.
         clock: returns the time in seconds.
     Returns: the median in seconds.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> x = torch.randn(50, 50)
+        >>> revgnn.median_seconds(lambda: x @ x, repeats=3) > 0
+        True
     """
     where = torch.device(device)
     for _ in range(warmup):

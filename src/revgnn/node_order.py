@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+Integers = NDArray[np.int64]
 NodeOrder = Literal["auto", "quick", "clusters", "rcm", "given"]
 """How nodes are ordered: "clusters", METIS clusters with RCM inside; "rcm"; "given"; where an order is worth it, "auto"
 takes clusters if pymetis is installed and the graph is not too large, else RCM; "quick" takes RCM."""
@@ -41,7 +41,14 @@ def chosen_order(order: NodeOrder, num_nodes: int, num_edges: int, near: float) 
     return "clusters" if has_metis else "rcm"
 
 
-def local_order(edge_index: Tensor, num_nodes: int, *, clusters: bool) -> Tensor:
+def near_share(indptr: NDArray[np.integer], indices: NDArray[np.integer]) -> float:
+    """Return the share of edges between nodes whose numbers differ by less than `NEAR`, of a million edges."""
+    edges = np.arange(0, indices.size, indices.size // 2**20 + 1)
+    destinations = np.searchsorted(indptr, edges, side="right") - 1
+    return float((np.abs(indices[edges] - destinations) < NEAR).mean()) if edges.size else 1.0
+
+
+def local_order(edge_index: Integers, num_nodes: int, *, clusters: bool) -> Integers:
     """Order nodes so that neighbours are near; direction, duplicate edges and self loops are ignored.
 
     Args:
@@ -58,21 +65,22 @@ def local_order(edge_index: Tensor, num_nodes: int, *, clusters: bool) -> Tensor
         return _rcm(edge_index, num_nodes)
     cluster = metis_clusters(edge_index, num_nodes, max(num_nodes // NODES_PER_CLUSTER, 1))
     order = _rcm(edge_index[:, cluster[edge_index[0]] == cluster[edge_index[1]]], num_nodes)
-    return order[torch.argsort(cluster[order], stable=True)]
+    return order[np.argsort(cluster[order], kind="stable")]
 
 
-def _rcm(edge_index: Tensor, num_nodes: int) -> Tensor:
+def _rcm(edge_index: Integers, num_nodes: int) -> Integers:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
     if num_nodes == 0:
-        return torch.empty(0, dtype=torch.int64)
-    src, dst = edge_index.numpy()
+        return np.empty(0, np.int64)
+    src, dst = edge_index
     matrix = coo_array((np.ones(len(src), np.int8), (dst, src)), shape=(num_nodes, num_nodes)).tocsr()
-    return torch.from_numpy(reverse_cuthill_mckee(matrix).astype(np.int64))
+    order: Integers = reverse_cuthill_mckee(matrix).astype(np.int64)
+    return order
 
 
-def metis_clusters(edge_index: Tensor, num_nodes: int, num_clusters: int) -> Tensor:
+def metis_clusters(edge_index: Integers, num_nodes: int, num_clusters: int) -> Integers:
     """Partition a graph into clusters of about equal size with few edges between them.
 
     Direction, duplicate edges and self loops are ignored. METIS uses its default seed: the same graph gives the same
@@ -97,13 +105,12 @@ def metis_clusters(edge_index: Tensor, num_nodes: int, num_clusters: int) -> Ten
     n = num_nodes
     if num_clusters >= n:
         # METIS would combine nodes and leave other clusters empty.
-        return torch.arange(n)
+        return np.arange(n)
     if num_clusters == 1:
-        return torch.zeros(n, dtype=torch.int64)
+        return np.zeros(n, np.int64)
     src, dst = edge_index
     src, dst = src[src != dst], dst[src != dst]
-    key = torch.unique(torch.cat([dst * n + src, src * n + dst]))
-    counts = torch.bincount(key // n, minlength=n)
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    _, membership = pymetis.part_graph(num_clusters, pymetis.CSRAdjacency(indptr.numpy(), (key % n).numpy()))
-    return torch.as_tensor(np.asarray(membership), dtype=torch.int64)
+    key = np.unique(np.concatenate([dst * n + src, src * n + dst]))
+    indptr = np.concatenate([[0], np.bincount(key // n, minlength=n).cumsum()])
+    _, membership = pymetis.part_graph(num_clusters, pymetis.CSRAdjacency(indptr, key % n))
+    return np.asarray(membership, np.int64)

@@ -44,19 +44,19 @@ def make_parser() -> argparse.ArgumentParser:
         example="  revgnn demo\n  revgnn recipes\n  revgnn train digits/revgnn",
     )
     parser.add_argument("--version", action="store_true", help="show versions, kernels and instruction set")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=["bash", "zsh", "tcsh"],
+        help="print a script that completes commands for bash, zsh or tcsh",
+    )
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    _add_prepare(commands)
-    _add_train(commands)
-    _add_predict(commands)
-    _add_diagnose(commands)
-    _add_plan(commands)
-    _add_recipes(commands)
-    _add_demo(commands)
-    _add_report(commands)
-    _add_paper(commands)
-    _add_convert(commands)
-    _add_doctor(commands)
+    for add in (
+        _add_prepare, _add_train, _add_predict, _add_diagnose, _add_plan, _add_recipes, _add_demo, _add_report,
+        _add_paper, _add_convert, _add_doctor,
+    ):  # fmt: skip
+        add(commands)
     return parser
 
 
@@ -107,7 +107,7 @@ def _add_prepare(commands: Commands) -> None:
         "--csv",
         metavar="FIELD=VALUE",
         action="append",
-        help="for two files: delimiter, decimal, thousands, encoding, null_words",
+        help="for two files: delimiter, decimal, thousands, units, encoding, null_words",
     )
     parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
     parser.add_argument("--parts", metavar="P", type=int, help="number of parts, overriding graph.yaml")

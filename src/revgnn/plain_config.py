@@ -85,6 +85,17 @@ def _restored(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {name_of_type(hint)}, got {value!r}")
 
 
+def check_literals(config: object) -> None:
+    """Check every field of a dataclass that takes one of a few values.
+
+    Raises: ValueError: a field has another; the message lists those that there are.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise ValueError(f"{name}={getattr(config, name)!r} is not known; choose one of {choices}")
+
+
 def name_of_type(hint: Any) -> str:
     """Return the name of a type as messages write it."""
     if get_origin(hint) is Literal:

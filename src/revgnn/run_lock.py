@@ -7,12 +7,12 @@ ends, even by ``kill -9``, so that a crashed run can always be resumed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,10 +21,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+if sys.platform != "win32":
+    import fcntl
+
 _log = logging.getLogger(__name__)
 
 _NAME = ".claim"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _SECONDS_BETWEEN_TRIES = 0.1
 _SECONDS_TO_WRITE_OWNER = 0.5
 """Time within which a new owner writes its name into the file."""
@@ -43,7 +47,7 @@ class ClaimedError(OSError):
 def claimed(path: Path, *, beside: bool = False, patience: float = 0.0) -> Iterator[None]:
     """Hold the exclusive lock of a path inside the context.
 
-    The lock is reentrant within a thread. On a file system without locks it warns once and does not lock.
+    The lock is reentrant within a thread. On a file system, or a system, without locks it warns once and does not lock.
 
     Args:
         path: a folder; created if missing, and removed again if it stays empty.
@@ -92,7 +96,7 @@ def _take(file: Path, path: Path, until: float) -> int:
             # Links in a run folder are replaced, never followed.
             file.unlink(missing_ok=True)
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)
         except FileNotFoundError:
             # Another owner has just removed the folder that it had created.
             continue
@@ -118,6 +122,8 @@ def _take(file: Path, path: Path, until: float) -> int:
 def _is_locked(descriptor: int, file: Path, *, wait: bool) -> bool:
     """Lock an open file; return False if another process holds the lock."""
     try:
+        if sys.platform == "win32":
+            raise OSError(errno.ENOSYS, "no flock on Windows")
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
@@ -157,14 +163,16 @@ def _write_owner(descriptor: int) -> None:
     # On a full disk the lock holds without its owner's name.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, owner.encode())
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
     until = time.monotonic() + _SECONDS_TO_WRITE_OWNER
     while True:
         try:
-            owner = json.loads(os.pread(descriptor, 4096, 0))
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            owner = json.loads(os.read(descriptor, 4096))
         except ValueError:
             owner = None
         if isinstance(owner, dict) and all(str(value).isprintable() for value in owner.values()):
@@ -197,4 +205,5 @@ def _forget() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget)

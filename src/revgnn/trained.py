@@ -65,6 +65,13 @@ class TrainedModel(nn.Module):
         info: metadata of its graph.
         module: the network with its best weights.
         scores: name -> value of its scores, for the model card.
+
+    Examples:
+        >>> import revgnn
+        >>> model = revgnn.load("runs/first", device="cpu")
+        >>> isinstance(model, revgnn.TrainedModel), model.info.task
+        (True, 'multiclass')
+        >>> model.save_pretrained("shared")
     """
 
     def __init__(
@@ -93,7 +100,7 @@ class TrainedModel(nn.Module):
 
         Args:
             data: a data set, a prepared graph, or PyG's ``Data`` with ``x`` and ``edge_index`` as they were before the
-                run added reverse edges and self loops.
+                run added reverse edges and self loops; for a graph-level model also a ``Batch`` of several.
         Returns: an Arrow table in the order of the rows: id, split, prediction and, except for numbers, probabilities;
             ``.to_pandas()`` makes a frame of it.
         Raises: ValueError: the graph does not have the features and edges of the training.
@@ -235,6 +242,13 @@ def load(folder: Path | str, *, device: Device = "auto") -> TrainedModel:
     Raises:
         FileNotFoundError: the folder has no finished run.
         ValueError: its files are damaged, or another version wrote them.
+
+    Examples:
+        >>> import revgnn
+        >>> model = revgnn.load("runs/first", device="cpu")
+        >>> data = revgnn.load_dataset(model.run.dataset, root=".")
+        >>> model.predict(data).column_names
+        ['id', 'split', 'prediction', 'probabilities']
     """
     folder = Path(folder)
     run, info = read_experiment(folder), read_schema(folder)
@@ -265,6 +279,11 @@ def from_pretrained(source: Path | str, *, device: Device = "auto", own_code: bo
         FileNotFoundError: there is no such folder, and it is no id.
         ModuleNotFoundError: an id without huggingface_hub.
         ValueError: the files are damaged, another version wrote them, or they name a class and ``own_code`` is False.
+
+    Examples:
+        >>> import revgnn
+        >>> revgnn.load("runs/first", device="cpu").save_pretrained("my_model")
+        >>> model = revgnn.from_pretrained("my_model", device="cpu")
     """
     run, info, weights = read_shared(find_files(str(source)), own_code=own_code)
     return _loaded(run, info, weights, device)

@@ -27,14 +27,17 @@ from small_tables import good_edges, good_nodes, make, report, write
 DAYS = [datetime.datetime(2020, 1, day) for day in (1, 2, 3, 4)]
 COLUMNS: dict[str, tuple[str, Any, str]] = {
     "bytes as ids": ("id", [b"a", b"b", b"c", b"d"], "holds binary; ids are integers or strings"),
-    "decimals as ids": ("id", [decimal.Decimal(k) for k in range(4)], "holds decimal128(1, 0); ids are"),
+    "decimals as ids": (
+        "id",
+        [decimal.Decimal(k) / 2 for k in range(4)],
+        "2 rows, first row 1, with an id that is no whole",
+    ),
     "times as ids": ("id", DAYS, "holds timestamp[us]; ids are"),
-    "NaN as an id": ("id", [1.0, math.nan, 2.0, 3.0], "holds double; ids are"),
+    "NaN as an id": ("id", [1.0, math.nan, 2.0, 3.0], "1 row, first row 1, without an id"),
     "lists as ids": ("id", [[1], [2], [3], [4]], "; ids are"),
     "lists of lists": ("x", [[[1.0]], [[2.0]], [[1.0], [2.0]], []], "it must hold numbers or lists of numbers"),
     "lists of many lengths": ("x", [[1.0], [1.0, 2.0], [], [1.0]], "2 rows, first row 1, of another length than 1"),
     "structs": ("x", [{"a": 1}] * 4, "holds struct<a: int64>; it must hold numbers"),
-    "decimals": ("x", [decimal.Decimal("1.5")] * 4, "holds decimal128(2, 1); it must hold numbers"),
     "durations": ("x", [datetime.timedelta(days=k) for k in range(4)], "holds duration[us]; it must hold numbers"),
     "bytes as labels": ("label", [b"a", b"b", b"a", b"b"], "holds binary; classes and categories are"),
 }
@@ -72,7 +75,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "half of an Arrow file": ("e.arrow", _halved, "cannot be read: Not an Arrow file"),
     "a scribbled Arrow file": ("e.arrow", _scribbled, "cannot be read"),
-    "an Arrow stream": ("e.arrow", _stream, "cannot be read: Not an Arrow file"),
+    "an Arrow stream": ("e.arrow", _stream, "cannot be read: it is no Arrow file, perhaps a stream"),
     "ragged rows": ("e.csv", lambda path: path.write_text("src,dst\na,b\na,b,c\n"), "Expected 2 columns, got 3: a,b,c"),
     "an open quote": ("e.csv", lambda path: path.write_text('src,dst\n"a,b\n'), "cannot be read: CSV parse error"),
     "no text": ("e.csv", lambda path: path.write_bytes(b"\x00\xff" * 50), "cannot be read: "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 from pathlib import Path
 from typing import Any
@@ -235,13 +236,13 @@ def test_weights_of_edges_multiply_messages_and_what_is_ignored_is_said(folder: 
     folder.write(nodes(), EDGES | {"weight": weight, "kind": ["a", "b", "c"] * 19})
     data, said = folder.agreed()
     assert data.info.edge_weight and data.edge_attr is not None and data.edge_attr[:, 0].tolist() == weight
-    assert "edge weights: weight multiplies messages" in said
+    assert "edge weights: weight (--edge-features makes a feature of it)" in said
     assert "column edges.kind is left out: no feature by default (--edge-features, --weight)" in said
     words = ["train", str(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu", "--model"]
     few = ["--set=model.num_layers=3", "--set=model.hidden_channels=12", "--set=train.epochs=1"]
     assert main([*words, "revgat", *few]) == 0
     said = folder._capsys.readouterr().err
-    assert "edge features are ignored (weight): conv=gat reads none" in said
+    assert said.count("edge weights are ignored (weight): conv=gat reads none; gcn, sage and gen do") == 1
     assert "(--set dataset.columns.edge_features= makes a feature of it)" in said
     flags = ["--edge-features", "weight", "kind"]
     columns = Columns(edge_features=("weight", "kind"))
@@ -401,6 +402,129 @@ def test_the_index_of_pandas_and_masks_are_no_features(folder: Folder) -> None:
     assert "column customer_id is left out: ids, by its name" in said
     folder.write(nodes(split=None, **masks | {"val_mask": [True] * N}))
     assert "30 rows, first row 0, in two splits; leave each in one" in folder.refused()
+
+
+@pytest.mark.parametrize("end", [".csv.gz", ".tsv.bz2"])
+def test_compressed_csv_is_read_like_any_other(folder: Folder, tmp_path: Path, end: str) -> None:
+    sign = "\t" if "tsv" in end else ","
+    texts = {
+        "nodes": lines(sign.join(["id", "a", "label"]), lambda k: sign.join([f"{k:03}", f"{k}.5", "xy"[k % 2]])),
+        "edges": f"src{sign}dst\n001{sign}002\n",
+    }
+    for name, text in texts.items():
+        with pa.output_stream(str(tmp_path / f"{name}{end}"), compression="detect") as file:
+            file.write(text.encode())
+    data, _ = folder.agreed("--scale", "none", columns=Columns(scale="none"))
+    assert data.node_ids[:2].to_pylist() == ["000", "001"] and data.x[:2].tolist() == [[0.5], [1.5]]
+    content = (tmp_path / f"nodes{end}").read_bytes()
+    (tmp_path / f"nodes{end}").write_bytes(content[:-20])
+    assert f"nodes{end}" in folder.refused()
+
+
+def test_signs_of_money_and_percent_are_dropped_and_shown(folder: Folder) -> None:
+    rows = lines(
+        "id,price,share,fee,target",
+        lambda k: f'{k},"$1,{k:03}.50",{k}.5%,{k}.25 €,{"-" if k % 2 else ""}$2{k:02}.125',
+    )
+    folder.write(rows, "src,dst\n1,2\n")
+    data, said = folder.agreed("--scale", "none", columns=Columns(scale="none"))
+    assert data.x[7].tolist() == [1007.5, 7.5, 7.25] and data.y[7, 0] == -207.125
+    assert "thousands ',', units $%€ dropped" in said
+    _, said = folder.agreed("--csv", "units=%", columns=Columns(csv=CsvFormat(units="%")), task="multiclass")
+    assert "column price is left out: texts, 60 different ones" in said
+
+
+def test_spaces_around_fields_are_dropped_and_shown(folder: Folder) -> None:
+    rows = lines("id , a, label", lambda k: f'{k}, {k % 7 if k != 9 else ""}, "x {k % 2}"' if k % 5 else f"{k},1,x 0")
+    folder.write(rows, "src dst weight\n1 2 0.5\n3 4 0.5\n")
+    data, said = folder.agreed("--fill", "zero", "--scale", "none", columns=Columns(fill="zero", scale="none"))
+    assert "spaces around fields dropped" in said and "edges.csv: delimiter ' '" in said
+    assert data.x[8:10].tolist() == [[1, 0], [0, 1]] and data.num_edges == 2
+    assert data.info.class_names == ("x 0", "x 1")
+    assert folder.write(rows, "id, label\n1, 2\n").refused("--csv", "spaces=false").count("column src: is missing")
+
+
+def test_a_table_that_says_something_else_is_told_so(folder: Folder, tmp_path: Path) -> None:
+    cities = [f"city {k % 9}" for k in range(N)]
+    weight = [-1.0] * (N - 3)
+    folder.write(nodes(city=cities, label=["NA", "x", "y"] * 20), EDGES | {"weight": weight})
+    _, said = folder.agreed()
+    assert "column label: NA is a class, of 20 rows; unlabelled: NA makes it an unknown label" in said
+    assert "column edges.weight is left out: a weight by its name, but some are below 0" in said
+    ids = {"id": [f"k{k} " for k in range(N)]}
+    assert "column src: 57 rows, first row 0 (0), with an id that the nodes" in folder.write(nodes(**ids)).refused()
+    folder.write(nodes(id=[f"k{k}" for k in range(N)]), {"source_id": ["k1 "], "target_id": ["k2"]})
+    assert "column source_id: 1 row, first row 0 ('k1 '), with an id that the nodes do not have" in folder.refused()
+    folder.write(nodes(label=["x"] * N))
+    assert "column label: has 1 class; classification needs 2 to" in folder.refused()
+    folder.write(nodes(label=[datetime.date(2020, 1, 1)] * N))
+    assert "column label: holds date32[day]; classes and categories are integers or strings" in folder.refused()
+    (tmp_path / "nodes.parquet").unlink()
+    folder.write("id,a,label\n")
+    assert "nodes.csv has no rows; a graph needs at least one node" in folder.refused()
+    (tmp_path / "nodes.csv").unlink()
+    table = pa.table([pa.array(range(N)), *[pa.array(NUMBERS[:, 0])] * 2], names=["id", "a", "a"])
+    pq.write_table(table, tmp_path / "nodes.parquet")
+    with pytest.raises(ValueError, match=r"nodes.parquet, column a: occurs 2 times; keep one"):
+        read_tables(tmp_path)
+
+
+def test_many_categories_are_the_most_frequent_ones(folder: Folder) -> None:
+    """Each of 120 has ten rows: the first hundred get a column, and the others are all 0."""
+    rows = 1200
+    folder.write(
+        {
+            "id": list(range(rows)),
+            "shop": [f"s{k % 120:03}" for k in range(rows)],
+            "label": ["xy"[k % 2] for k in range(rows)],
+        }
+    )
+    data, said = folder.agreed()
+    assert data.info.features[0].width == 100
+    assert "column shop: of 120 categories the 100 most frequent ones get a column each" in said
+
+
+def test_splits_are_read_in_the_words_that_people_use(folder: Folder) -> None:
+    words = ["Train", "training ", "VAL", "validation", "dev", "testing"]
+    folder.write(nodes(split=None, Split=[words[k % 6] for k in range(N)]))
+    data, _ = folder.agreed()
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 20, "valid": 30, "test": 10}
+    assert [feature.name for feature in data.info.features] == ["a", "b"]
+    masks = {f"is_{name}": [k % 3 == at for k in range(N)] for at, name in enumerate(("train", "valid", "test"))}
+    data, said = folder.write(nodes(split=None, **masks)).agreed()
+    assert "split: the masks is_train, is_valid, is_test" in said
+    assert [feature.name for feature in data.info.features] == ["a", "b"]
+
+
+def test_numbers_of_databases_and_of_pandas(folder: Folder) -> None:
+    """Decimals are numbers, and ids that a missing value or a database made 1.0 are 1."""
+    prices = pa.array([decimal.Decimal(k) / 4 for k in range(N)], pa.decimal128(12, 2))
+    ids, ends = pa.array(range(N), pa.decimal128(12, 2)), {"src": [1.0, 2.0], "dst": [3, 4]}
+    folder.write(nodes(id=ids, a=prices, b=NUMBERS[:, 1].astype(np.float16)), ends)
+    data, said = folder.agreed("--scale", "none", columns=Columns(scale="none"))
+    assert data.x[:3, 0].tolist() == [0, 0.25, 0.5] and data.node_ids.type == pa.int64()
+    assert "column id: holds decimal128(12, 2), which is read as integers\n" in said
+    folder.write(nodes(id=[k + 0.5 * (k == 3) for k in range(N)]), ends)
+    assert "column id: 1 row, first row 3, with an id that is no whole number; write ids as" in folder.refused()
+    folder.write(nodes(id=[None if k == 3 else float(k) for k in range(N)]), ends)
+    assert "column id: 1 row, first row 3, without an id" in folder.refused()
+
+
+def test_what_cannot_be_read_is_named_with_the_remedy(folder: Folder, tmp_path: Path) -> None:
+    days = [f"{k % 28 + 1:02}.{k % 12 + 1:02}.2020" for k in range(N)]
+    folder.write(nodes(day=days))
+    _, said = folder.agreed()
+    assert "column day is left out: texts, 60 different ones in the first 60 rows; they look like dates: write" in said
+    (tmp_path / "edges.parquet").unlink()
+    (tmp_path / "edges.csv").write_text("7,3\n1,2\n")
+    assert "edges.csv: cannot be read: its first line, 7,3, has numbers in place of names" in folder.refused()
+    (tmp_path / "edges.csv").rename(tmp_path / "edges.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"edges.parquet not found in .* \(edges.jsonl: of no format that is"):
+        read_tables(tmp_path)
+    (tmp_path / "edges.jsonl").unlink()
+    with pa.ipc.new_stream(str(tmp_path / "edges.arrow"), pa.table(EDGES).schema) as file:
+        file.write_table(pa.table(EDGES))
+    assert "edges.arrow: cannot be read: it is no Arrow file, perhaps a stream" in folder.refused()
 
 
 # ------------------------------------------------------------------ --init

@@ -17,17 +17,20 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 import revgnn
 from prepared_graphs import GraphSource, draw_whole, write_store
 from rank_jobs import launch
 from revgnn.cli import main
-from revgnn.data import Store, class_weights, with_target_scale
+from revgnn.data import DatasetConfig, GraphInfo, Store, class_weights, with_target_scale
+from revgnn.experiment import Experiment, make_model
+from revgnn.nn.model import ModelConfig
 from revgnn.predict import flat
 from revgnn.report.row import figure, metric_title
 from revgnn.run_file import read_schema
-from revgnn.train import load_latest
+from revgnn.train import TrainConfig, load_latest
+from revgnn.trained import TrainedModel
 
 SMALL = [
     *("--set", "model.num_layers=3", "--set", "model.hidden_channels=16", "--set", "model.dropout=0.0"),
@@ -315,6 +318,39 @@ def test_a_model_in_python_says_what_it_cannot_take(runs: dict[str, tuple[GraphS
         model.embed(Data(x=torch.randn(3, 5)))
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         revgnn.load(runs["multiclass"][1])
+
+
+def test_a_model_of_graphs_predicts_one_of_pyg_or_a_batch_of_several() -> None:
+    info = GraphInfo(level="graph", num_outputs=2, class_names=("no", "yes"), in_channels=4, undirected=True)
+    network = ModelConfig(conv="sage", num_layers=2, hidden_channels=8, norm="layer")
+    run = Experiment(
+        dataset=DatasetConfig(name="ogbg-molhiv"), model=network, train=TrainConfig(epochs=1), batch_size=2
+    )
+    model = TrainedModel(run, info, make_model(run, info)).eval()
+    graphs = [
+        Data(x=torch.randn(size, 4), edge_index=torch.stack([torch.arange(size), (torch.arange(size) + 1) % size]))
+        for size in (3, 1, 5)
+    ]
+    batch = Batch.from_data_list(graphs)
+    table = model.predict(batch)
+    assert table["id"].to_pylist() == [0, 1, 2] and table["split"].null_count == 3
+    logits, hidden = model(batch), model.embed(batch)
+    for number, graph in enumerate(graphs):
+        alone = model.predict(graph)
+        assert alone["prediction"][0] == table["prediction"][number]
+        both = logits[number], torch.tensor([*table["probabilities"][number].as_py().values()]).log()
+        assert torch.allclose(*(each - each[0] for each in both), atol=1e-5)
+        assert torch.allclose(model.embed(graph)[0], hidden[number], atol=1e-6)
+    # Edges that lie in another order, and masks and labels of graphs.
+    mixed = Batch.from_data_list(graphs)
+    mixed.edge_index = mixed.edge_index.flip(1)
+    mixed.y, mixed.test_mask = torch.tensor([0, 1, 1]), torch.tensor([False, True, True])
+    known = model.predict(mixed)
+    assert known["split"].to_pylist() == [None, "test", "test"]
+    assert known["prediction"] == table["prediction"]
+    mixed.batch = mixed.batch.flip(0)
+    with pytest.raises(ValueError, match="data.batch must ascend"):
+        model.predict(mixed)
 
 
 @pytest.mark.slow

@@ -292,6 +292,11 @@ def test_08_second_derivatives_are_refused(front: nn.Module) -> None:
     with pytest.raises(RuntimeError, match="cannot be differentiated twice.*disable=True"):
         penalty(layers).backward()
     penalty(stored(layers)).backward()
+    # The gradient of the last layer's weight depends on the first layer's through the chain.
+    last, first = list(layers[-1].parameters()), list(layers[0].parameters())
+    (grad,) = torch.autograd.grad(weighted(chain(layers, x.detach(), graph())), last[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice.*disable=True"):
+        torch.autograd.grad(grad.pow(2).sum(), first, allow_unused=True)
 
 
 def test_08_functional_transforms_work() -> None:

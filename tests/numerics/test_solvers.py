@@ -409,3 +409,18 @@ def test_integer_start_and_changed_shape_are_refused(solver: str) -> None:
         solve(torch.cos, torch.zeros(3, dtype=torch.int64), solver=solver)
     with pytest.raises(ValueError, match=r"in the shape of z: got \[4, 1\] for \[4, 3\]"):
         solve(lambda z: z[:, :1], torch.zeros(4, 3), solver=solver)
+
+
+@pytest.mark.parametrize("name", SOLVER_NAMES)
+def test_iterates_take_turns_in_two_buffers(name: str) -> None:
+    """An iterate in memory of its own would lie among the temporaries of the map, and break the heap around it."""
+    f, z0 = tanh_map()
+    held: list[Tensor] = []
+
+    def holding(z: Tensor) -> Tensor:
+        held.append(z)
+        return f(z)
+
+    _, trace = Solver(name=name, max_iter=9, tol=0.0)(holding, z0)
+    assert trace.iterations == len(held) == 9
+    assert len({z.data_ptr() for z in held}) == 2

@@ -17,7 +17,9 @@ from revgnn.paper.recipes import all_recipes, find_recipe
 from revgnn.parser import make_parser
 from revgnn.train import Interrupted
 
-COMMANDS = ["prepare", "train", "diagnose", "recipes", "demo", "report", "paper", "convert"]
+COMMANDS = [
+    "prepare", "train", "predict", "diagnose", "plan", "recipes", "demo", "report", "paper", "convert", "doctor"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -123,6 +125,32 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(demo, "run", fault)
     with pytest.raises(AssertionError, match="an invariant"):
         main(["demo"])
+
+
+def test_a_shell_completes_commands_flags_and_recipes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("shtab", reason="the extra completion is not installed")
+    scripts = {}
+    for shell in ("bash", "zsh", "tcsh"):
+        assert main(["--print-completion", shell]) == 0
+        scripts[shell] = capsys.readouterr().out
+    assert all("diagnose" in script and "ogbn-arxiv/revgcn_deep" in script for script in scripts.values())
+
+    def completed(*words: str) -> set[str]:
+        ask = f"{scripts['bash']}\nCOMP_WORDS=({' '.join(words)!s})\nCOMP_CWORD={len(words) - 1}\n_shtab_revgnn\n"
+        done = subprocess.run(
+            ["bash", "-c", ask + 'printf "%s\\n" "${COMPREPLY[@]}"'], capture_output=True, text=True, check=True
+        )
+        return set(done.stdout.split())
+
+    assert completed("revgnn", "pre") == {"prepare", "predict"}
+    assert completed("revgnn", "recipes", "digits/revgn") == {"digits/revgnn"}
+    assert "--data-root" in completed("revgnn", "train", "--da")
+    assert completed("revgnn", "train", "--device", "c") == {"cpu"}
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--print-completion", "bash"]) == 2
+    assert "pip install 'revgnn[completion]'" in capsys.readouterr().err
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

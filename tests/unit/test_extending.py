@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from page_code import ROOT, blocks, promised, run_code
 from revgnn import ops
 from revgnn.data import SAMPLERS, TASKS
 from revgnn.graph import Graph
@@ -22,11 +22,11 @@ from revgnn.ops import cpu, reference, triton
 from revgnn.train import LOSSES, METRICS
 from tolerances import assert_close
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+PAGE = ROOT / "docs" / "extending.md"
 
 
 SECTIONS = {
-    section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    section.partition("\n")[0]: blocks(section, "python")
     for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 }
 
@@ -45,10 +45,7 @@ def _tables() -> Iterator[None]:
 def run_section(title: str) -> ModuleType:
     """Run the Python blocks of one section of the page, one after another, as one module."""
     assert SECTIONS[title], f"the section {title!r} has no code"
-    module = ModuleType(f"extending_{title.replace(' ', '_')}")
-    sys.modules[module.__name__] = module  # where annotations are looked up
-    exec(compile("\n".join(SECTIONS[title]), f"{PAGE.name}: {title}", "exec"), module.__dict__)
-    return module
+    return run_code(f"{PAGE.name}: {title}", SECTIONS[title])
 
 
 @pytest.mark.parametrize("title", sorted(set(SECTIONS) - {"A kernel"}))
@@ -58,8 +55,8 @@ def test_the_code_of_a_section_runs_and_prints_what_it_promises(
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     run_section(title)
-    promised = re.findall(r"^ *print\(.*\)  # (.*)$", "\n".join(SECTIONS[title]), flags=re.MULTILINE)
-    assert capsys.readouterr().out.splitlines()[: len(promised)] == promised
+    expected = promised(SECTIONS[title])
+    assert capsys.readouterr().out.splitlines()[: len(expected)] == expected
 
 
 # ---------------------------------------------------------------------- a kernel

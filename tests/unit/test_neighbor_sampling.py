@@ -82,6 +82,34 @@ def test_every_reached_node_draws_its_hops_fanout_once(
     assert len(met) == found.nodes.numel(), "nothing else is in the subgraph"
 
 
+@given(graphs(least=1), st.lists(st.integers(-1, 4), min_size=0, max_size=3), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_the_order_of_hops_is_another_order_of_the_same_sample(
+    graph: Graph, fanouts: list[int], replace: bool, seed: int
+) -> None:
+    fanouts = [fanout or -1 for fanout in fanouts]
+    seeds = np.arange(0, graph.num_nodes, 3)
+    arrays = graph.indptr.numpy(), graph.indices.numpy()
+    plain = sample_neighbors(*arrays, seeds, fanouts, rng(seed), replace=replace)
+    found = sample_neighbors(*arrays, seeds, fanouts, rng(seed), replace=replace, by_hop=True)
+    assert plain.hops is None and found.hops is not None
+    assert torch.equal(found.nodes.sort().values, plain.nodes)
+    assert torch.equal(found.edges.sort().values, plain.edges)
+    assert torch.equal(found.nodes[found.graph.edge_index], graph.edge_index[:, found.edges])
+    sources, ends = found.graph.edge_index
+    key = ends * found.graph.num_nodes + sources
+    assert torch.equal(key.sort().values, key), "edges by (destination, source)"
+    # The hop of a node is the length of the shortest walk along drawn edges from it to a seed.
+    starts = [0, *found.hops]
+    assert len(found.hops) == len(fanouts) + 1 and found.hops[-1] == found.nodes.numel()
+    met = newest = set(range(len(seeds)))
+    for low, high in itertools.pairwise(starts):
+        assert newest == set(range(low, high))
+        assert found.nodes[low:high].tolist() == sorted(found.nodes[low:high].tolist())
+        newest = {source for node in newest for source in sources_of(found.graph, node)} - met
+        met = met | newest
+
+
 def test_an_isolated_seed_stands_alone() -> None:
     graph = Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3)
     assert sample(graph, [2], [5, -1], rng(0)).nodes.tolist() == [2]
@@ -152,21 +180,26 @@ def test_edges_of_two_hops_are_drawn_with_exact_probabilities(replace: bool) -> 
             check_chances([counts[each] for each in urn], [ways / urn.total() for ways in urn.values()])
 
 
-def test_pyg_draws_edges_equally_often() -> None:
-    pytest.importorskip("pyg_lib", reason="PyG's NeighborLoader needs pyg-lib")
+@pytest.mark.parametrize("replace", [False, True])
+def test_pyg_draws_edges_equally_often(replace: bool) -> None:
+    import torch_geometric.typing as optional
     from torch_geometric.data import Data
+
+    # torch-sparse 0.6.18 draws unevenly without replacement: of three edges it takes the first one always.
+    if not (optional.WITH_PYG_LIB or (replace and optional.WITH_TORCH_SPARSE)):
+        pytest.skip("PyG's NeighborLoader needs pyg-lib, or torch-sparse with replacement, compiled for this torch")
     from torch_geometric.loader import NeighborLoader
 
     graph, draws = TWO_HOPS, 3000
     data = Data(edge_index=graph.edge_index, num_nodes=9)
     theirs: Counter[int] = Counter()
-    loader = NeighborLoader(data, num_neighbors=[2, 2], input_nodes=torch.zeros(draws, dtype=torch.int64), batch_size=1)
-    for batch in loader:
-        theirs.update(batch.e_id.tolist())
+    seeds = torch.zeros(draws, dtype=torch.int64)
+    for batch in NeighborLoader(data, num_neighbors=[2, 2], input_nodes=seeds, batch_size=1, replace=replace):
+        theirs.update(set(batch.e_id.tolist()))
     own: Counter[int] = Counter()
     generator = rng(4)
     for _ in range(draws):
-        own.update(sample(graph, [0], [2, 2], generator).edges.tolist())
+        own.update(set(sample(graph, [0], [2, 2], generator, replace=replace).edges.tolist()))
     for edge in range(graph.num_edges):
         share = (own[edge] + theirs[edge]) / (2 * draws)
         spread = max((share * (1 - share) * 2 / draws) ** 0.5, 1e-9)

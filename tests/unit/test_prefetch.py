@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drawn_graphs import one_graph
-from revgnn.data import Batch, FullBatch, LoaderConfig, Prefetched, make_batches
+from revgnn.data import Batch, FullBatch, LoaderConfig, Prefetched, buffers, make_batches
 from revgnn.measure import tensor_bytes
 from revgnn.train import Interrupted, TrainConfig, fit
 
@@ -184,6 +184,56 @@ def test_the_first_batches_can_be_made_in_the_callers_thread() -> None:
     assert all(name.startswith("revgnn-prefetch") for name in source.begun[5:])
     # The end of an epoch is asked for as well.
     assert made == [0, 1, 2, 3, 4, 4]
+
+
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers also for the small arrays of a test."""
+    monkeypatch.setattr(buffers, "_LEAST", 1)
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_memory_in_use_is_not_overwritten() -> None:
+    data, loader = one_graph(500, 4000), {"kind": "neighbor", "fanouts": (3, 2), "batch_size": 4}
+    plain = make_batches(data, None, 1, LoaderConfig(prefetch=0, **loader))  # type: ignore[arg-type]
+    ahead = make_batches(data, None, 1, LoaderConfig(prefetch=2, **loader))  # type: ignore[arg-type]
+    places, kept, views = [], [], []
+    for number, batch in enumerate(ahead.train(1)):
+        places.append(batch.x.data_ptr())
+        if number % 5 == 0:
+            kept.append((number, batch))
+        elif number % 5 == 1:
+            views.append((number, batch.x[2:].T))  # the storage outlives the tensor that the batch had
+        del batch
+    wanted = list(plain.train(1))
+    assert len(places) == len(wanted) > 50
+    assert len(set(places)) < len(places) / 2 + 10, "memory that nobody has is used again"
+    held = {batch.x.data_ptr() for _, batch in kept} | {view.data_ptr() for _, view in views}
+    assert len(held) == len(kept) + len(views)
+    for number, batch in kept:
+        assert all(torch.equal(a, b) for a, b in zip(batch.tensors(), wanted[number].tensors(), strict=True))
+    for number, view in views:
+        assert torch.equal(view, wanted[number].x[2:].T)
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_memory_comes_back_when_autograd_is_done_with_it() -> None:
+    pool, weight = buffers.Buffers(), torch.ones(3, requires_grad=True)
+    with pool.used():
+        x = buffers.take_rows(torch.eye(3), torch.tensor([2, 1]))
+        place = x.data_ptr()
+        loss = (x * weight).sum()
+        del x
+        other = buffers.empty((2, 3), torch.float32)
+        assert other.data_ptr() != place, "autograd has it still"
+        other.fill_(torch.nan)
+        loss.backward()
+        assert weight.grad is not None and weight.grad.tolist() == [0, 1, 1]
+        del loss
+        assert buffers.empty((2, 3), torch.float32).data_ptr() == place
+        assert buffers.empty((200, 3), torch.float32).shape == (200, 3)
+        assert buffers.empty((0, 3), torch.float32).shape == (0, 3)
+    assert buffers.empty((2, 3), torch.float32).data_ptr() != place, "only who asks for buffers gets one"
 
 
 def test_what_waits_is_counted() -> None:

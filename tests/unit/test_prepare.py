@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -377,7 +380,7 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
         ({"edges": {"files": "broken.parquet"}}, "broken.parquet: cannot be read: "),
         (
             {"edges": {"files": "edges.txt"}},
-            "edges.txt: cannot be read: its suffix '.txt' is none of .parquet",
+            "edges.txt: cannot be read: its name does not end in .parquet",
         ),
         ({"edges": {"files": "empty.csv"}}, "empty.csv: cannot be read: it is empty, without a line of column names"),
         (
@@ -385,7 +388,7 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
             "damaged.parquet: 1 row, first row 0, cannot be read from about this",
         ),
         ({"edges": {"files": "twice.parquet"}}, "twice.parquet, column src: occurs 2 times; keep one"),
-        ({"nodes": {"files": "nodes.parquet", "features": "x", "label": "one"}}, "column one: has 1 classes"),
+        ({"nodes": {"files": "nodes.parquet", "features": "x", "label": "one"}}, "column one: has 1 class;"),
         ({"parts": {"count": 2, "method": "column", "column": "text"}}, "column text: holds string; parts are numbers"),
         ({"parts": {"count": 2, "method": "column", "column": "one"}}, "without a part of 0..1; give each node one"),
     ],
@@ -537,6 +540,22 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["prepare", "nodes.parquet", "edges.parquet", "--out", "one", "--features", "label"]) == 2
     assert "column label of nodes is used twice" in capsys.readouterr().err
     assert not Path("one").exists()
+
+
+def test_preparing_imports_nothing_that_only_training_needs(tmp_path: Path) -> None:
+    write(tmp_path, good_nodes(), good_edges())
+    code = (
+        "import sys; from revgnn.cli import main; "
+        "assert main(['prepare', 'graph.yaml', '--out', 'one', '--json']) == 0; "
+        "assert main(['prepare', '--init', 'nodes.parquet', 'edges.parquet', '--out', 'two.yaml', '--json']) == 0; "
+        "assert main(['prepare', 'graph.yaml', '--out', 'two', '--like', 'one']) == 0; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = set(ast.literal_eval(done.stdout.splitlines()[-1]))
+    assert {"pyarrow", "numpy", "revgnn"} <= imported
+    heavy = {"torch", "sklearn", "scipy", "torch_geometric", "torchmetrics", "accelerate", "pandas", "jsonargparse"}
+    assert not heavy & imported
 
 
 def test_the_example_of_the_document(tmp_path: Path) -> None:

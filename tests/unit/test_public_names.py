@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import revgnn
+import revgnn.data
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,19 +26,22 @@ def test_a_public_name_is_there_and_documented(name: str) -> None:
     assert value.__doc__, f"{name} has no docstring"
 
 
-def test_the_lists_of_names_agree() -> None:
-    tree = ast.parse(Path(revgnn.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("package", [revgnn, revgnn.data])
+def test_the_lists_of_names_agree(package: ModuleType) -> None:
+    tree = ast.parse(Path(package.__file__ or "").read_text(encoding="utf-8"))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
     for_checkers = {
         alias.name: node.module for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert for_checkers == revgnn._HOME_OF
-    assert set(revgnn.__all__) == set(revgnn._HOME_OF)
-    assert set(revgnn.__all__) <= set(dir(revgnn))
+    assert for_checkers == package._HOME_OF
+    assert set(package.__all__) == set(package._HOME_OF)
+    assert set(package.__all__) <= set(dir(package))
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = "import json, sys, revgnn; print(json.dumps(sorted(name.split('.')[0] for name in sys.modules)))"
+    code = (
+        "import json, sys, revgnn, revgnn.data; print(json.dumps(sorted(name.split('.')[0] for name in sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {
         "torch",

@@ -14,7 +14,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 
 import revgnn
 from revgnn import Graph, GraphInfo, ModelConfig, build_model
-from revgnn.nn.convs import GATOptions
+from revgnn.nn.convs import GATOptions, GENOptions, SAGEOptions
 
 N, F, K, CLASSES = 11, 5, 3, 2
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pyg.md"
@@ -140,6 +140,14 @@ def test_gat_says_which_width_fits() -> None:
 def test_an_unknown_conv_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'gin' is unknown; choose one of gcn, sage, gen, gat"):
         ModelConfig(conv="gin")
+    for make, what in (
+        (lambda: SAGEOptions(aggr="lstm"), "aggr='lstm' is not known; choose one of sum, mean, max"),
+        (lambda: GENOptions(aggr="median"), "aggr='median' is not known; choose one of sum, mean, max, softmax"),
+        (lambda: GATOptions(heads=0), "heads must be 1 or more"),
+        (lambda: ModelConfig(norm="batchnorm"), "norm='batchnorm' is not known; choose one of layer, batch, graph"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            make()
 
 
 def test_group_add_rev_by_one_import(data: Data) -> None:
@@ -192,6 +200,8 @@ def test_what_cannot_be_converted_is_said() -> None:
         (pyg.GCNConv(F, 4, improved=True), "improved"),
         (pyg.SAGEConv(F, 4, aggr="lstm"), "lstm"),
         (pyg.SAGEConv((F, F), 4), "bipartite"),
+        (pyg.SAGEConv(-1, 4), "call the convolution once"),
+        (pyg.SAGEConv(F, 4, aggr=["max", "mean"]), "several aggregations"),
         (pyg.GATConv(F, 4, heads=2, concat=False), "concat"),
         (pyg.GATConv(F, 4, dropout=0.5), "edge_drop"),
         (pyg.GENConv(F, 4), "in_channels"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,10 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     names = (tmp_path / "reference" / "revgnn.html").read_text(encoding="utf-8")
     assert [name for name in revgnn.__all__ if f"<code>{name}</code></a>" not in names] == []
+    for room in ("data", "interop", "nn", "ops", "stack", "train"):
+        page = (tmp_path / "reference" / f"{room}.html").read_text(encoding="utf-8")
+        public = import_module(f"revgnn.{room}").__all__
+        assert [name for name in public if not re.search(rf'id="revgnn\.[\w.]*\b{name}"', page)] == [], room
     for page, text in (
         ("commands", "usage: revgnn paper record"),
         ("fields", "model.num_layers"),

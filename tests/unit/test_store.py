@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from prepared_graphs import draw_whole, write_store
 from revgnn.data.induced import induce
+from revgnn.data.ondisk.folder import is_store, new_store
 from revgnn.data.ondisk.manifest import StoreError, read_manifest
-from revgnn.data.ondisk.store import Store, is_store, new_store
+from revgnn.data.ondisk.store import Store
 from revgnn.graph import Graph
 
 

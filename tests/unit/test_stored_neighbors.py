@@ -18,18 +18,21 @@ LOADER = LoaderConfig(kind="ondisk", fanouts=(3, 2), batch_size=7, prefetch=0, e
 
 
 @pytest.mark.parametrize("edge_features", [0, 3])
-@pytest.mark.parametrize("with_replacement", [False, True])
-def test_batches_from_disk_are_those_from_memory(tmp_path: Path, edge_features: int, with_replacement: bool) -> None:
+@pytest.mark.parametrize(("with_replacement", "layer_wise"), [(False, False), (True, False), (True, True)])
+def test_batches_from_disk_are_those_from_memory(
+    tmp_path: Path, edge_features: int, with_replacement: bool, layer_wise: bool
+) -> None:
     whole = draw_whole(nodes=50, edges=400, num_parts=5, edge_features=edge_features)
     store = Store.open(write_store(tmp_path / "graph", whole, num_parts=5))
-    loader = replace(LOADER, with_replacement=with_replacement)
+    loader = replace(LOADER, with_replacement=with_replacement, layer_wise=layer_wise)
     for _ in range(2):  # the arrays are written, then read
         stored = make_batches(store, None, 3, loader)
         memory = make_batches(store.load(), None, 3, replace(loader, kind="neighbor"))
         assert len(stored) == len(memory)
         for epoch in (1, 2):
             for one, other in zip(stored.train(epoch), memory.train(epoch), strict=True):
-                assert one.rows.keys() == other.rows.keys()
+                assert one.rows.keys() == other.rows.keys() and one.hops == other.hops
+                assert (one.hops is not None) == layer_wise
                 assert len(one.tensors()) == len(other.tensors())
                 assert all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
 
@@ -62,6 +65,7 @@ def test_damaged_arrays_are_refused(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"batch_size": 5}, "reads whole parts unless loader.fanouts is set"),
+        ({"layer_wise": True}, "reads whole parts unless loader.fanouts is set"),
         ({"fanouts": (5,)}, "samples around loader.batch_size training nodes"),
         ({"fanouts": (5,), "batch_size": 3, "parts_per_batch": 2}, "set batch_size alone"),
     ],

@@ -162,7 +162,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         "id": [1, 2, 2, 1, 5],
         "x": [[1.0], [float("nan")], [2.0], [float("inf")], [None]],
         "label": ["a", "b", None, "a", "b"],
-        "split": ["train", "val", "test", "train", "valid"],
+        "split": ["train", "hold-out", "test", "train", "valid"],
     }
     assert faults(tmp_path, nodes, {"src": [1, 9, 8], "dist": [1, 1, 1]}) == [
         "edges.parquet, column dst: is missing; the columns are src, dist; did you mean dist?; name another "
@@ -185,7 +185,8 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     ("nodes", "edges", "line"),
     [
         ({"id": [1, None, 3, None]}, {}, "column id: 2 rows, first row 1, without an id"),
-        ({"id": [0.5, 1.5, 2.5, 3.5]}, {}, "column id: holds double; ids are integers or strings"),
+        ({"id": [0.5, 1.5, 2.0, 3.5]}, {}, "column id: 3 rows, first row 0, with an id that is no whole number; write"),
+        ({"id": [True, False, True, False]}, {}, "column id: holds bool; ids are integers or strings"),
         (
             {"id": pa.array([2**63, 10, 20, 30], pa.uint64())},
             {"src": [10], "dst": [20]},
@@ -193,7 +194,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ),
         ({"label": [None, 1, 1, 0]}, {}, "column label: 1 row, first row 0, in a split but without a label"),
         ({"label": [b"a", b"b", b"a", b"b"]}, {}, "column label: holds binary; classes and categories are"),
-        ({"label": [3, 3, 3, 3]}, {}, "column label: has 1 classes; classification needs 2 to"),
+        ({"label": [3, 3, 3, 3]}, {}, "column label: has 1 class; classification needs 2 to"),
         ({"label": [-1, 0, 1, 2]}, {}, "column label: 1 rows have the label -1, which usually means an unknown one"),
         ({"split": ["test", "valid", "test", None]}, {}, "column split: no row says train"),
         ({"split": [None, None, None, "train"], "label": [0, 1, 1, None]}, {}, "first row 3, in a split but without"),
@@ -265,7 +266,7 @@ _NUMBER = st.one_of(st.none(), st.floats(allow_nan=True, width=32))
 @given(
     rows=st.lists(
         st.tuples(
-            _IDS, _NUMBER, st.one_of(st.none(), st.integers(0, 2)), st.sampled_from(["train", "valid", "val", None])
+            _IDS, _NUMBER, st.one_of(st.none(), st.integers(0, 2)), st.sampled_from(["train", "valid", "later", None])
         ),
         max_size=6,
     ),
@@ -281,7 +282,7 @@ def test_tables_are_refused_exactly_when_a_rule_is_broken(
         "column x": any(value is None or not np.isfinite(value) for value in x),
         "column label": len({label for label in labels if label is not None}) < 2
         or any(a is None and b in ("train", "valid") for a, b in zip(labels, split, strict=True)),
-        "column split": "val" in split or "train" not in split,
+        "column split": "later" in split or "train" not in split,
         "column src": None in sources or (None not in ids and not set(sources) <= set(ids)),
         "column dst": None in targets or (None not in ids and not set(targets) <= set(ids)),
     }

@@ -26,6 +26,8 @@ _PACKAGES = (
     ("daft", "tables joined on a Ray cluster", "pip install 'revgnn[prepare]'"),
     ("ray", "training on a Ray cluster", "pip install 'revgnn[ray]'"),
     ("huggingface_hub", "models on the hub", "pip install 'revgnn[hub]'"),
+    ("onnxscript", "models as ONNX files", "pip install 'revgnn[onnx]'"),
+    ("shtab", "completion in a shell", "pip install 'revgnn[completion]'"),
 )
 """Optional package, what it is for, how to get it."""
 

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from ..graph import Graph
 
-SPLITS = ("train", "valid", "test")
-"""The splits of a data set, in OGB's words."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
@@ -22,6 +19,16 @@ class Batch:
 
     The model returns one output row per node, or per graph if `graph.batch` is set and the task is graph-level; `y` and
     `rows` refer to these rows.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> batch = revgnn.Batch(
+        ...     x=torch.randn(3, 4),
+        ...     graph=revgnn.Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3),
+        ...     y=torch.tensor([0, 1, 0]),
+        ...     rows={"train": torch.tensor([0, 1]), "test": torch.tensor([2])},
+        ... )
     """
 
     x: Tensor
@@ -39,6 +46,9 @@ class Batch:
     loss_weight: Tensor | None = None
     """[n] float32 weight of each output row in the loss, which is then the sum of weighted losses; ``None``: the loss
     is the mean over the rows. A sampler sets it where nodes are sampled unequally often."""
+    hops: tuple[int, ...] | None = None
+    """Nodes within 0, 1, ... hops of the output rows, which are the first of them, for layer-wise computation: ``y``,
+    `rows` and ``ids`` then cover the first ``hops[0]`` nodes. ``None``: every node is an output row."""
     is_permuted: bool = False
     """Whether the batch is the whole data set in another order: ``ids`` has every row once."""
 
@@ -82,6 +92,15 @@ class Series:
         count: number of batches.
         make: returns the batch of a number, from 0; repeated calls return the same batch.
         through: wraps the iterator of batches, for example to prefetch them in a thread; ``None``: no wrapper.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import Series
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> (batch,) = revgnn.make_batches(data).evaluate()
+        >>> series = Series(3, lambda number: batch)
+        >>> len(series), len(list(series.take([2])))
+        (3, 1)
     """
 
     def __init__(
@@ -143,6 +162,20 @@ class Batches(Protocol):
 
     Each rank makes only its own batches of a `Series`, and a resumed run skips earlier batches at no cost. Of any other
     iterable every rank makes all batches and drops those of other ranks.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> class Twice:  # no subclass is needed
+        ...     def __len__(self):
+        ...         return 2
+        ...
+        ...     def train(self, epoch):
+        ...         return [*revgnn.make_batches(data).train(epoch)] * 2
+        ...
+        ...     def evaluate(self):
+        ...         return revgnn.make_batches(data).evaluate()
+        >>> batches: revgnn.Batches = Twice()
     """
 
     def __len__(self) -> int:

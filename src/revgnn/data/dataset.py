@@ -15,13 +15,28 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .batch import SPLITS, check_finite
+from .batch import check_finite
 from .info import Counts, GraphInfo
+from .task import SPLITS, Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """One graph of N nodes and E directed edges, or B graphs numbered one after the other, with labels and splits."""
+    """One graph of N nodes and E directed edges, or B graphs numbered one after the other, with labels and splits.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> data = revgnn.Dataset(
+        ...     info=revgnn.GraphInfo(num_outputs=2),
+        ...     x=torch.randn(4, 3),
+        ...     edge_index=torch.tensor([[0, 1, 2], [1, 2, 3]]),
+        ...     y=torch.tensor([0, 1, 1, 0]),
+        ...     splits={"train": torch.tensor([0, 1]), "valid": torch.tensor([2]), "test": torch.tensor([3])},
+        ... )
+        >>> data.info.in_channels, data.info.counts.edges
+        (3, 3)
+    """
 
     info: GraphInfo
     """Metadata; widths and counts are filled in from the arrays."""
@@ -160,13 +175,16 @@ def _check_codes(codes: Tensor, sizes: tuple[int, ...], what: str) -> None:
         )
 
 
+def label_dtype(task: Task) -> torch.dtype:
+    """Return the dtype of y."""
+    return torch.int64 if task.has_classes else torch.float32
+
+
 def _check_labels(data: Dataset) -> None:
     info, task, y = data.info, data.info.task_spec, data.y
-    shape = list(task.label_shape(info.num_rows, info.num_outputs))
-    if list(y.shape) != shape or y.dtype != task.label_dtype:
-        raise ValueError(
-            f"{data.name}: y of a {task.name} task must be {task.label_dtype} {shape}, got {y.dtype} {list(y.shape)}"
-        )
+    shape, dtype = list(task.label_shape(info.num_rows, info.num_outputs)), label_dtype(task)
+    if list(y.shape) != shape or y.dtype != dtype:
+        raise ValueError(f"{data.name}: y of a {task.name} task must be {dtype} {shape}, got {y.dtype} {list(y.shape)}")
     if not task.has_classes and bool(y.isinf().any()):
         raise ValueError(f"{data.name}: y must be finite, or NaN where a label is missing; got an infinity")
 

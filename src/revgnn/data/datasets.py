@@ -31,7 +31,12 @@ from .task import Task, find_task
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """The choice of a data set and the changes to its edges before training."""
+    """The choice of a data set and the changes to its edges before training.
+
+    Examples:
+        >>> import revgnn
+        >>> config = revgnn.DatasetConfig(name="karate", self_loops=True, metric="macro_f1")
+    """
 
     name: str
     """A key of `DATASETS`."""
@@ -120,6 +125,12 @@ def load_dataset(
         FileNotFoundError: files are missing; the message lists the searched folders and says how to get the data.
         ValueError: if its files are damaged or contradict each other.
     Cost: the whole data set is in memory.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> data.x.shape, data.edge_index.shape
+        (torch.Size([34, 34]), torch.Size([2, 156]))
     """
     root = Path(root).expanduser()
     if config.name == "tables" and like is not None:
@@ -163,6 +174,12 @@ def open_store(config: DatasetConfig, root: Path | str) -> Store:
     Raises:
         ValueError: another data set is configured, or the prepared graph is damaged.
         FileNotFoundError: the folder is not a prepared graph.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import open_store
+        >>> open_store(revgnn.DatasetConfig(name="prepared", path="graph"), root=".").num_nodes
+        60
     """
     if config.name != "prepared" or config.path is None:
         raise ValueError(
@@ -222,4 +239,10 @@ DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
     "tables": _tables,
     "prepared": lambda config, root, download: open_store(config, root).load(),
 }
-"""Name -> reader of (configuration, data root, whether to download)."""
+"""Name -> reader of (configuration, data root, whether to download).
+
+Examples:
+    >>> from revgnn.data import DATASETS
+    >>> "minefield" in DATASETS and "tables" in DATASETS
+    True
+"""

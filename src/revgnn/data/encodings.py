@@ -8,7 +8,6 @@ form to [n, width] float32, which is finite wherever the raw form is, or has a f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +90,7 @@ class CategoryEncoding:
         """Columns of the result."""
         return (len(self.categories) if self.one_hot else 1) + self.missing
 
-    def apply(self, raw: Any) -> Floats:
+    def apply(self, raw: pa.Array) -> Floats:
         """Encode [n] large strings; a null without `missing` is NaN."""
         absent = _nulls(raw)
         found = pc.index_in(raw, value_set=pa.array(self.categories, pa.large_string()), skip_nulls=True)
@@ -161,7 +160,7 @@ class TagEncoding:
         """Columns of the result."""
         return (self.buckets or len(self.tags)) + self.missing
 
-    def apply(self, raw: Any) -> Floats:
+    def apply(self, raw: pa.Array) -> Floats:
         """Encode [n] lists of large strings; a null list without `missing` is NaN."""
         absent = _nulls(raw)
         rows = pc.list_parent_indices(raw).to_numpy(zero_copy_only=False)
@@ -189,5 +188,5 @@ def _with_indicator(out: Floats, missing: NDArray[np.bool_]) -> Floats:
     return np.concatenate([out, missing.astype(np.float32).reshape(-1, 1)], axis=1)
 
 
-def _nulls(values: Any) -> NDArray[np.bool_]:
+def _nulls(values: pa.Array) -> NDArray[np.bool_]:
     return np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=bool)

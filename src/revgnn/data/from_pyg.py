@@ -1,4 +1,4 @@
-"""Makes a data set from PyG's ``Data``, as the metadata of a trained model describes it."""
+"""Makes a data set from PyG's ``Data`` or ``Batch``, as the metadata of a trained model describes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .dataset import Dataset
+from .dataset import Dataset, label_dtype
 from .edges import prepare_edges
 from .encodings import NumberEncoding
 from .info import Feature, GraphInfo
@@ -22,27 +22,30 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
 
     Args:
         data: ``x`` and ``edge_index``; optional ``edge_attr``, ``y`` and masks, all as they come: numbers are scaled as
-            those of the training data were, and edges get reverse edges and self loops as they did.
+            those of the training data were, and edges get reverse edges and self loops as they did. For a graph-level
+            model one graph, or a ``Batch`` of several.
         info: metadata of the training data.
     Returns: the data set; without ``y`` or without masks no row is in a split.
     Raises: ValueError, TypeError: ``x`` or ``edge_index`` is missing, or they are not what the model reads; the
         features were made of texts, times or lists, which tensors do not hold.
     """
-    if info.task_spec.has_many_graphs:
-        raise ValueError(
-            f"the model was trained on many graphs ({info.name}), got one of PyG; make a Dataset of level 'graph' of "
-            "them"
-        )
     for name in ("x", "edge_index"):
         if not isinstance(getattr(data, name, None), Tensor):
-            raise ValueError(f"data.{name} is missing: a prediction needs features x and edges edge_index")
-    x, edge_attr = data.x, data.edge_attr
-    assert x is not None and data.edge_index is not None, "checked above"
+            raise ValueError(
+                f"data.{name} is missing: a prediction needs features x and edges edge_index, of one Data or, by "
+                "Batch.from_data_list, of several"
+            )
+    x, edge_index, edge_attr = data.x, data.edge_index, data.edge_attr
+    assert x is not None and edge_index is not None, "checked above"
     if edge_attr is not None:
         edge_attr = edge_attr if edge_attr.dim() > 1 else edge_attr[:, None]
-        edge_attr = _encoded(_values(edge_attr, info.edge_categories), info.edge_features, "edge_attr")
-    y = _labels(data.y if isinstance(data.y, Tensor) else None, x.size(0), info)
-    splits = split_rows(data, x.size(0)) if isinstance(data.y, Tensor) else {}
+        edge_attr = _encoded(_values(edge_attr, info.edge_categories, "edge_attr"), info.edge_features, "edge_attr")
+    edge_index, node_ptr, edge_ptr = edge_index.long(), None, None
+    if info.task_spec.has_many_graphs:
+        node_ptr, edge_ptr, order = _graphs(data, edge_index, x.size(0))
+        edge_index, edge_attr = edge_index[:, order], None if edge_attr is None else edge_attr[order]
+    rows = x.size(0) if node_ptr is None else node_ptr.numel() - 1
+    splits = split_rows(data, rows) if isinstance(data.y, Tensor) else {}
     made = Dataset(
         info=GraphInfo(
             name="data",
@@ -55,17 +58,41 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
             edge_categories=info.edge_categories,
             edge_weight=info.edge_weight,
         ),
-        x=_encoded(_values(x, info.categories), info.features, "x"),
-        edge_index=data.edge_index.long(),
+        x=_encoded(_values(x, info.categories, "x"), info.features, "x"),
+        edge_index=edge_index,
         edge_attr=edge_attr if info.edge_channels is not None else None,
-        y=y,
+        y=_labels(data.y if isinstance(data.y, Tensor) else None, rows, info),
         splits={"train": torch.empty(0, dtype=torch.int64), **splits},
+        node_ptr=node_ptr,
+        edge_ptr=edge_ptr,
     )
     return prepare_edges(made, undirected=info.undirected, self_loops=info.self_loops)
 
 
-def _values(values: Tensor, categories: tuple[int, ...] | None) -> Tensor:
-    return values.float() if categories is None else values.to(torch.uint8)
+def _graphs(data: Data, edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``node_ptr`` and ``edge_ptr`` of one graph or of a batch, and the order in which edges lie by graph."""
+    batch = data.batch if isinstance(data.batch, Tensor) else torch.zeros(num_nodes, dtype=torch.int64)
+    if batch.shape != (num_nodes,) or bool((batch.diff() < 0).any()):
+        raise ValueError(
+            f"data.batch must ascend, with the graph of each of {num_nodes} nodes, got {list(batch.shape)}; make it by "
+            "Batch.from_data_list"
+        )
+    count = data.num_graphs if hasattr(data, "num_graphs") else int(batch.max()) + 1 if num_nodes else 0
+    of_edge = batch[edge_index[0]]
+    node_ptr, edge_ptr = (
+        torch.cat([one.new_zeros(1), torch.bincount(one, minlength=count).cumsum(0)]) for one in (batch, of_edge)
+    )
+    return node_ptr, edge_ptr, torch.argsort(of_edge, stable=True)
+
+
+def _values(values: Tensor, categories: tuple[int, ...] | None, name: str) -> Tensor:
+    if categories is None:
+        return values.float()
+    if values.numel() and not 0 <= float(values.min()) <= float(values.max()) < 256:
+        raise ValueError(
+            f"data.{name} must hold category codes of 0 to 255, got {values.min().item()} to {values.max().item()}"
+        )
+    return values.to(torch.uint8)
 
 
 def _encoded(values: Tensor, features: tuple[Feature, ...], name: str) -> Tensor:
@@ -95,5 +122,5 @@ def _labels(y: Tensor | None, rows: int, info: GraphInfo) -> Tensor:
     task = info.task_spec
     shape = task.label_shape(rows, info.num_outputs)
     if y is None:
-        return torch.full(shape, -1 if task.has_classes else torch.nan, dtype=task.label_dtype)
-    return y.reshape(shape).to(task.label_dtype)
+        return torch.full(shape, -1 if task.has_classes else torch.nan, dtype=label_dtype(task))
+    return y.reshape(shape).to(label_dtype(task))

@@ -1,9 +1,9 @@
 """Extracts subgraphs, induced ones (some nodes and every edge between two of them) and others, without sorting edges.
 
-The nodes and edges of a subgraph keep the order of the whole graph: edges are sorted by (destination, source), and
-duplicate edges keep their order. `Cut` extracts all subgraphs of a partition in one pass over the edges; `induce`
-extracts one and reads only the edges into its nodes. Gathers use `index_select`, which copies rows several times as
-fast as indexing with a tensor.
+The nodes and edges of a subgraph keep the order of the whole graph, unless it was sampled in the order of hops. Edges
+are sorted by (destination, source), and duplicate edges keep their order. `Cut` extracts all subgraphs of a partition
+in one pass over the edges; `induce` extracts one and reads only the edges into its nodes. Gathers use `index_select`,
+which copies rows several times as fast as indexing with a tensor.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ class Subgraph:
     graph: Graph
     """n nodes, e edges, ``edge_ids`` ``None``."""
     nodes: Tensor
-    """[n] int64, ascending: the number of each node in the whole graph."""
+    """[n] int64, ascending within a hop: the number of each node in the whole graph."""
     edges: Tensor
-    """[e] int64, ascending: the position of each edge in the whole graph's order of edges; a sampled edge may occur
-    several times."""
+    """[e] int64, ascending without hops: the position of each edge in the whole graph's order of edges; a sampled edge
+    may occur several times."""
+    hops: tuple[int, ...] | None = None
+    """Nodes within 0, 1, ... hops of the seeds, where the nodes are in this order; ``None``: they are ascending."""
 
 
 def induce(graph: Graph, nodes: Tensor) -> Subgraph:
@@ -130,15 +132,16 @@ def _narrowest(num_parts: int) -> torch.dtype:
     return torch.int16 if num_parts <= 2**15 else torch.int64
 
 
-def subgraph_of(indptr: Tensor, indices: Tensor, nodes: Tensor, edges: Tensor) -> Subgraph:
+def subgraph_of(
+    indptr: Tensor, indices: Tensor, nodes: Tensor, edges: Tensor, hops: tuple[int, ...] | None = None
+) -> Subgraph:
     """Put a subgraph together.
 
     Args:
         indptr: [n+1] integer, where the incoming edges of each node begin.
-        indices: [e] integer, the place of each edge's source among ``nodes``.
-        nodes: [n] int64, ascending.
-        edges: [e] int64, ascending.
+        indices: [e] integer, the place of each edge's source among ``nodes``, ascending within a destination.
+        nodes, edges, hops: as in `Subgraph`.
     """
     dtype = torch.int32 if indices.numel() < _INT32_MAX else torch.int64
     graph = Graph(num_nodes=nodes.numel(), indptr=indptr.to(dtype), indices=indices.to(dtype))
-    return Subgraph(graph=graph, nodes=nodes, edges=edges)
+    return Subgraph(graph=graph, nodes=nodes, edges=edges, hops=hops)

@@ -14,15 +14,27 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .batch import SPLITS, Batch, Batches, Series
+from .batch import Batch, Batches, Series
 from .dataset import Dataset
 from .ondisk.batches import StoredViews
 from .ondisk.store import Store
+from .sampling.full_batch import evaluation_order
+from .task import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowKeys:
-    """The user's ids and the splits of some rows."""
+    """The user's ids and the splits of some rows.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.data import DatasetSource
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> keys = DatasetSource(data, revgnn.make_batches(data)).keys(torch.tensor([5]))  # RowKeys
+        >>> keys.ids.to_pylist()
+        [5]
+    """
 
     ids: pa.Array
     """[n] Arrow array of the user's own ids."""
@@ -31,16 +43,24 @@ class RowKeys:
 
 
 class DatasetSource:
-    """A data set in memory; graph-level data sets are iterated split by split.
+    """A data set in memory; graph-level data sets are iterated in `evaluation_order`.
 
     Args:
         dataset: the graph, or graphs.
         batches: made of it by `make_batches`; their evaluation is used.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import DatasetSource
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> source = DatasetSource(data, revgnn.make_batches(data))
+        >>> source.num_rows, len(list(source.batches()))
+        (34, 1)
     """
 
     def __init__(self, dataset: Dataset, batches: Batches) -> None:
         self._dataset, self._batches = dataset, batches
-        self._order = None if dataset.node_ptr is None else torch.cat(list(dataset.splits.values()))
+        self._order = None if dataset.node_ptr is None else evaluation_order(dataset)
         self.num_rows = dataset.y.size(0)
 
     def batches(self) -> Iterator[Batch]:
@@ -74,6 +94,14 @@ class StoreSource:
     Args:
         store: the graph.
         views: the groups of parts.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store, StoredViews, StoreSource
+        >>> store = Store.open(Path("graph"))
+        >>> source = StoreSource(store, StoredViews(store, num_pieces=2, num_views=1, seed=0))
+        >>> source.num_rows
+        60
     """
 
     def __init__(self, store: Store, views: StoredViews) -> None:
@@ -98,4 +126,12 @@ class StoreSource:
 
 
 InferenceSource = DatasetSource | StoreSource
-"""A graph whose rows have numbers, ids and splits."""
+"""A graph whose rows have numbers, ids and splits.
+
+Examples:
+    >>> import revgnn
+    >>> from revgnn.data import DatasetSource, InferenceSource
+    >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+    >>> isinstance(DatasetSource(data, revgnn.make_batches(data)), InferenceSource)
+    True
+"""

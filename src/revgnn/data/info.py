@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..plain_config import from_json
 from .encodings import Encoding, NumberEncoding
 from .task import TargetScale, Task, find_task
 
+if TYPE_CHECKING:
+    # Metadata is read without torch.
+    from torch import Tensor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A feature column of the user's table, which may hold several numbers."""
+    """A feature column of the user's table, which may hold several numbers.
+
+    Examples:
+        >>> from revgnn.data import Feature
+        >>> Feature(name="price", width=1)
+        Feature(name='price', width=1, encoding=None)
+    """
 
     name: str
     width: int
@@ -24,7 +33,13 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """The size of a data set; 0: unknown."""
+    """The size of a data set; 0: unknown.
+
+    Examples:
+        >>> from revgnn.data import Counts
+        >>> Counts(nodes=34, edges=156, splits=(("train", 4), ("test", 30)))
+        Counts(nodes=34, edges=156, graphs=1, splits=(('train', 4), ('test', 30)))
+    """
 
     nodes: int = 0
     """N, over all graphs."""
@@ -41,6 +56,12 @@ class GraphInfo:
     """Metadata of a graph, or of many small graphs.
 
     The creator of a `Dataset` gives what the arrays do not contain; widths and counts are filled in from the arrays.
+
+    Examples:
+        >>> import revgnn
+        >>> info = revgnn.GraphInfo(name="prices", task="regression", num_outputs=1, in_channels=8)
+        >>> info.metric, info.task_spec.loss
+        ('rmse', 'mse')
     """
 
     name: str = "graph"

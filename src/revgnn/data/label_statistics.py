@@ -9,17 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batch import SPLITS
 from .dataset import Dataset
 from .info import GraphInfo
 from .ondisk.store import Store
-from .task import TargetScale
+from .task import SPLITS, TargetScale
 
 
 def with_target_scale(dataset: Dataset | Store) -> GraphInfo:
     """Return the metadata of a data set with the scale of its training labels, if its task is standardised.
 
     Cost: one pass over the training labels, in float64.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.data import with_target_scale
+        >>> data = revgnn.Dataset(
+        ...     info=revgnn.GraphInfo(task="regression", num_outputs=1),
+        ...     x=torch.randn(2, 3),
+        ...     edge_index=torch.tensor([[0], [1]]),
+        ...     y=torch.tensor([[8.0], [12.0]]),
+        ...     splits={"train": torch.tensor([0, 1])},
+        ... )
+        >>> with_target_scale(data).target_scale
+        TargetScale(mean=(10.0,), std=(2.0,))
     """
     info = dataset.info
     if not info.task_spec.is_standardised:
@@ -49,6 +62,12 @@ def class_weights(dataset: Dataset | Store) -> Tensor:
 
     Returns: [T] float32 for classes; [2, T] for flags, whose two classes are balanced in each column.
     Raises: ValueError: the labels are numbers.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import class_weights
+        >>> class_weights(revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data"))
+        tensor([1., 1., 1., 1.])
     """
     info = dataset.info
     if info.task_spec.labels == "numbers":

@@ -27,10 +27,11 @@ from .subgraphs import Evaluation, GraphSource, NodeBatches, Training
 _log = logging.getLogger(__name__)
 
 _FULL, _ONDISK = "full", "ondisk"
-_OPTIONS = ("num_parts", "parts_per_batch", "fanouts", "batch_size", "with_replacement", "saint", "diagonal")
+_NEIGHBORS = ("fanouts", "batch_size", "with_replacement", "layer_wise")
+_OPTIONS = ("num_parts", "parts_per_batch", *_NEIGHBORS, "saint", "diagonal")
 """Fields of `LoaderConfig` that some samplers read."""
 _SAINT = SaintOptions()
-_OF_DISK = ("parts_per_batch", "fanouts", "batch_size", "with_replacement")
+_OF_DISK = ("parts_per_batch", *_NEIGHBORS)
 
 
 def find_sampler(kind: str) -> Sampler | None:
@@ -56,7 +57,14 @@ def _options_of(kind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """The sampling of a node-level data set for training and for evaluation."""
+    """The sampling of a node-level data set for training and for evaluation.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> len(revgnn.make_batches(data, loader=revgnn.LoaderConfig(kind="random", num_parts=3)))
+        3
+    """
 
     kind: str = _FULL
     """"full": the whole graph in one step; "random": partitions drawn anew in every epoch, a step for each part;
@@ -78,6 +86,10 @@ class LoaderConfig:
     with_replacement: bool = False
     """For "neighbor" and "ondisk": draw each edge independently of the others, so that one may be drawn several times;
     otherwise a node with no more edges than the fanout keeps all of them."""
+    layer_wise: bool = False
+    """For "neighbor" and "ondisk" with ``fanouts``: compute each layer on the sampled nodes and edges that later layers
+    need, and logits of the training nodes alone. The logits are the same, except that BatchNorm and GraphNorm take
+    statistics of fewer nodes. For stored and checkpointed layers: a reversible stack inverts its layers on all rows."""
     saint: SaintOptions = _SAINT
     """For "saint": what is sampled, and how it is normalised."""
     node_order: NodeOrder = "auto"
@@ -123,10 +135,10 @@ class LoaderConfig:
         self._check_views("final")
 
     def _check_ondisk(self) -> None:
-        if self.fanouts is None and (self.batch_size is not None or self.with_replacement):
+        if self.fanouts is None and (self.batch_size is not None or self.with_replacement or self.layer_wise):
             raise ValueError(
-                "loader.kind=ondisk reads whole parts unless loader.fanouts is set: set it, or leave batch_size and "
-                "with_replacement out"
+                "loader.kind=ondisk reads whole parts unless loader.fanouts is set: set it, or leave batch_size, "
+                "with_replacement and layer_wise out"
             )
         if self.fanouts is not None and (self.batch_size is None or self.parts_per_batch is not None):
             raise ValueError(
@@ -201,6 +213,13 @@ def read_data(
         loader: the loader's configuration.
         root, download, like: as in `load_dataset`.
     Raises: the exceptions of `load_dataset` and `open_store`.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import read_data
+        >>> config = revgnn.DatasetConfig(name="prepared", path="graph")
+        >>> type(read_data(config, revgnn.LoaderConfig(kind="ondisk"), root=".")).__name__
+        'Store'
     """
     if loader.kind == _ONDISK:
         return open_store(config, root)
@@ -223,6 +242,13 @@ def make_batches(
             in memory for the kind "ondisk", or one on disk for another kind; more groups than parts.
         ModuleNotFoundError: clusters without pymetis.
     Cost: one sort of E keys; with clusters, METIS.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> (batch,) = revgnn.make_batches(data).train(epoch=1)
+        >>> batch.rows["train"].numel()
+        4
     """
     if isinstance(dataset, Store) != (loader.kind == _ONDISK):
         raise ValueError(
@@ -296,7 +322,12 @@ def _stored(store: Store, batch_size: int | None, seed: int, loader: LoaderConfi
     if loader.fanouts is not None:
         assert loader.batch_size is not None, "LoaderConfig has checked it"
         training = NeighborBatches(
-            StoredNeighbors(store), loader.batch_size, loader.fanouts, seed, replace=loader.with_replacement
+            StoredNeighbors(store),
+            loader.batch_size,
+            loader.fanouts,
+            seed,
+            replace=loader.with_replacement,
+            layer_wise=loader.layer_wise,
         )
     batches = NodeBatches(training, evaluation(loader.eval_parts, loader.eval_views), final)
     return Prefetched(batches, loader.prefetch) if loader.prefetch else batches
@@ -307,6 +338,14 @@ def final_batches(batches: Batches) -> Batches | None:
 
     Args:
         batches: the result of `make_batches`.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import final_batches
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> loader = revgnn.LoaderConfig(kind="random", num_parts=3, final_parts=2, final_views=4)
+        >>> len(list(final_batches(revgnn.make_batches(data, loader=loader)).evaluate()))
+        8
     """
     if isinstance(batches, Prefetched):
         final = final_batches(batches.batches)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ..measure import tensor_bytes
 from .batch import Batch, Batches, Footprint, Series
+from .buffers import Buffers
 
 
 class Prefetched(Footprint):
@@ -23,6 +24,14 @@ class Prefetched(Footprint):
         depth: largest number of waiting batches, at least 1.
     Raises: ValueError: ``depth`` is below 1.
     Cost: the memory of ``depth`` additional batches.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import Prefetched
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> batches = Prefetched(revgnn.make_batches(data), depth=1)
+        >>> len(list(batches.train(1)))
+        1
     """
 
     def __init__(self, batches: Batches, depth: int = 2) -> None:
@@ -86,11 +95,17 @@ class Prefetched(Footprint):
         yield from self._ahead(source)
 
     def _ahead(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        buffers = Buffers()
+
+        def make() -> Batch | None:
+            with buffers.used():
+                return next(source, None)
+
         with ThreadPoolExecutor(1, thread_name_prefix="revgnn-prefetch") as thread:
-            waiting: deque[Future[Batch | None]] = deque(thread.submit(next, source, None) for _ in range(self.depth))
+            waiting: deque[Future[Batch | None]] = deque(thread.submit(make) for _ in range(self.depth))
             try:
                 while (batch := waiting.popleft().result()) is not None:
-                    waiting.append(thread.submit(next, source, None))
+                    waiting.append(thread.submit(make))
                     yield batch
             finally:
                 for future in waiting:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..graph import Graph
 from .batch import Batch, Footprint
+from .buffers import take_rows
 from .categorical import edge_columns, widen
 from .dataset import Dataset
 from .induced import Subgraph
@@ -60,12 +61,12 @@ class GraphSource:
         if data.edge_attr is not None:
             ids = self.graph.edge_ids
             edges = subgraph.edges if ids is None else ids.index_select(0, subgraph.edges)
-            edge_attr = edge_columns(data.edge_attr.index_select(0, edges), data.info.edge_categories)
+            edge_attr = edge_columns(take_rows(data.edge_attr, edges), data.info.edge_categories)
         if rows is None:
             split = self.split[subgraph.nodes]
             rows = {name: (split == number).nonzero()[:, 0] for number, name in enumerate(data.splits)}
         return Batch(
-            x=widen(data.x.index_select(0, subgraph.nodes)),
+            x=widen(take_rows(data.x, subgraph.nodes)),
             graph=subgraph.graph,
             edge_attr=edge_attr,
             y=data.y.index_select(0, subgraph.nodes),
@@ -97,6 +98,13 @@ class NodeBatches(Footprint):
         training: batches of training.
         evaluation: batches of the evaluation after an epoch.
         final: batches of the final evaluation; ``None``: there is none.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import NodeBatches
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> parts = revgnn.make_batches(data, loader=revgnn.LoaderConfig(kind="random", num_parts=3))
+        >>> batches = NodeBatches(parts, revgnn.make_batches(data).evaluate)  # train on parts, evaluate on the whole
     """
 
     def __init__(self, training: Training, evaluation: Evaluation, final: Evaluation | None = None) -> None:

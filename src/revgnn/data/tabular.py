@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch import SPLITS
 from .dataset import Dataset
 from .induced import ranges
 from .info import GraphInfo
 from .ondisk.store import Store
+from .task import SPLITS
 
 _GRAPHS_AT_ONCE = 1024
 

@@ -1,4 +1,4 @@
-"""The table of tasks: label format, default loss and metric, head, and columns of predictions.
+"""The table of tasks: label format, default loss and metric, head, and columns of predictions; the names of splits.
 
 A task names its default loss and metric by their keys in `train.losses.LOSSES` and `train.metrics.METRICS`; the entries
 there list the tasks that they fit.
@@ -6,51 +6,61 @@ there list the tasks that they fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
+if TYPE_CHECKING:
+    # Tables are prepared by their task without torch.
+    from torch import Tensor
+
+SPLITS = ("train", "valid", "test")
+"""The splits of a data set, in OGB's words.
+
+Examples:
+    >>> from revgnn.data import SPLITS
+    >>> SPLITS
+    ('train', 'valid', 'test')
+"""
 Names = tuple[str, ...] | None
 """Names of classes or output columns; ``None``: they are numbered."""
-Answers = Callable[[Tensor, Names], Mapping[str, pa.Array]]
+Answers = Callable[["Tensor", Names], Mapping[str, pa.Array]]
 """Logits [n, T] and names -> the columns of a table of predictions, Arrow arrays [n]."""
 
 
 def _class_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     values = pa.array(names or list(range(logits.size(1))))
     chosen = values.take(pa.array(logits.argmax(1).numpy()))
-    return {"prediction": chosen, "probabilities": by_name(logits.softmax(1), names)}
+    return {"prediction": chosen, "probabilities": _by_name(logits.softmax(1).unbind(1), names)}
 
 
 def _binary_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
     probability = logits[:, 0].sigmoid()
     values = pa.array(names or [0, 1])
     chosen = values.take(pa.array((probability > 0.5).long().numpy()))
-    both = torch.stack([1.0 - probability, probability], dim=1)
-    return {"prediction": chosen, "probabilities": by_name(both, names)}
+    return {"prediction": chosen, "probabilities": _by_name((1.0 - probability, probability), names)}
 
 
 def _flag_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
-    probabilities = logits.sigmoid()
+    probabilities = logits.sigmoid().unbind(1)
     return {
-        "prediction": by_name((probabilities > 0.5).long(), names),
-        "probabilities": by_name(probabilities, names),
+        "prediction": _by_name([(column > 0.5).long() for column in probabilities], names),
+        "probabilities": _by_name(probabilities, names),
     }
 
 
 def _value_columns(logits: Tensor, names: Names) -> dict[str, pa.Array]:
-    return {"prediction": pa.array(logits[:, 0].numpy()) if logits.size(1) == 1 else by_name(logits, names)}
+    columns = logits.unbind(1)
+    return {"prediction": pa.array(columns[0].numpy()) if len(columns) == 1 else _by_name(columns, names)}
 
 
-def by_name(values: Tensor, names: Names) -> pa.Array:
-    """Convert [n, m] to an Arrow array of n structures with a field per name; without names their numbers."""
-    fields = names or tuple(map(str, range(values.size(1))))
-    return pa.StructArray.from_arrays([pa.array(column.numpy()) for column in values.T.contiguous()], names=fields)
+def _by_name(columns: Sequence[Tensor], names: Names) -> pa.Array:
+    """Make an Arrow array of n structures with a field per name from columns [n]; without names their numbers."""
+    fields = names or tuple(map(str, range(len(columns))))
+    return pa.StructArray.from_arrays([pa.array(column.numpy()) for column in columns], names=fields)
 
 
 def lists(values: Tensor) -> pa.Array:
@@ -64,6 +74,13 @@ class TargetScale:
     """Mean and standard deviation of T label columns over the labelled training rows.
 
     A network learns ``z = (y - mean) / std``, and ``y = z std + mean`` is given back in the user's unit.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.data import TargetScale
+        >>> scale = TargetScale(mean=(10.0,), std=(2.0,))
+        >>> scale.standardise(torch.tensor([[14.0]])), scale.restore(torch.tensor([[2.0]]))
+        (tensor([[2.]]), tensor([[14.]]))
     """
 
     mean: tuple[float, ...]
@@ -81,7 +98,13 @@ class TargetScale:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A learning task: label format, default loss and metric, head and predictions."""
+    """A learning task: label format, default loss and metric, head and predictions.
+
+    Examples:
+        >>> from revgnn.data import TASKS
+        >>> TASKS["node", "multiclass"].labels, TASKS["node", "multiclass"].loss  # each is a Task
+        ('classes', 'cross_entropy')
+    """
 
     name: str
     """Name; the second half of the key in `TASKS`."""
@@ -117,11 +140,6 @@ class Task:
         """Whether a table has one label column."""
         return self.has_classes or self.num_outputs == 1
 
-    @property
-    def label_dtype(self) -> torch.dtype:
-        """Dtype of y."""
-        return torch.int64 if self.has_classes else torch.float32
-
     def label_shape(self, rows: int, num_outputs: int) -> tuple[int, ...]:
         """Shape of y: [n] or [n, T]."""
         return (rows,) if self.has_classes else (rows, num_outputs)
@@ -155,6 +173,11 @@ TASKS: dict[tuple[str, str], Task] = {(task.level, task.name): task for task in 
 
 ``multiclass``: one of several classes; ``binary``: one binary label, as one logit; ``multilabel``: T binary labels;
 ``regression``: T numbers.
+
+Examples:
+    >>> from revgnn.data import TASKS
+    >>> TASKS["node", "regression"].metric
+    'rmse'
 """
 
 

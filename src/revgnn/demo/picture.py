@@ -35,16 +35,17 @@ LIGHT = Theme("#1d2733", "#dde3ea", "#ffffff", ("#d55e00", "#0072b2", "#009e73")
 DARK = Theme("#e6ebf1", "#33404e", "#12181f", ("#ff9a4d", "#5cb8ff", "#3ddcab"))
 
 
-def draw_memory(tensors: Curve, path: Path, process: Curve | None = None) -> None:
+def draw_memory(tensors: Curve, path: Path, process: Curve | None = None, *, theme: Theme = LIGHT) -> None:
     """Plot memory over depth to a file; the file extension selects SVG or PNG.
 
     Args:
         tensors: bytes of tensors, drawn dashed if ``process`` is given.
         path: the file.
         process: growth of the process in bytes, drawn solid.
+        theme: the colours.
     Raises: ModuleNotFoundError: matplotlib is not installed.
     """
-    _draw(None, "", tensors, process or {}, path, LIGHT)
+    _draw(None, "", tensors, process or {}, path, theme)
 
 
 def draw_depth(scores: Scores, title: str, tensors: Curve, process: Curve, path: Path, *, theme: Theme = LIGHT) -> None:

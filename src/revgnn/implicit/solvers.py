@@ -16,6 +16,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from ..stack.malloc import HeapLevel
+
 Map = Callable[[Tensor], Tensor]
 """A function from a state to a state of the same shape."""
 
@@ -72,7 +74,8 @@ def picard(
         residual_norm, value_norm = _to_host(_norm(value - z), _norm(value))
         if search.ends_with(z, residual_norm, value_norm):
             return search.result()
-        z = value
+        z = search.keep(value)
+        del value
 
 
 @torch.no_grad()
@@ -121,9 +124,10 @@ def anderson(
             break
         gram[row, :kept] = gram[:kept, row] = torch.tensor(products, dtype=torch.float64)
         weights = _anderson_weights(gram[:kept, :kept], ridge).to(z)
-        z = _combination(weights, values[:kept])
+        z = search.keep(_combination(weights, values[:kept]))
         if beta != 1.0:
-            z = z.sub_(_combination(weights, residuals[:kept]), alpha=1.0 - beta)
+            z.sub_(_combination(weights, residuals[:kept]), alpha=1.0 - beta)
+        del value
     return search.result()
 
 
@@ -178,7 +182,8 @@ def broyden(
             g /= denominator
         steps[kept] = g
         kept += 1
-        z = z + g
+        z = search.keep(g.add_(z))
+        del value, g
 
 
 SOLVERS = MappingProxyType({"picard": picard, "anderson": anderson, "broyden": broyden})
@@ -262,6 +267,7 @@ class _Search:
         self._work = torch.promote_types(z0.dtype, torch.float32)
         self.start = z0.detach().to(self._work, copy=True).reshape(-1)
         self._best, self._best_at = self.start, 0
+        self._kept, self._heap = (self.start, torch.empty_like(self.start)), HeapLevel(self.start)
         self._residuals: list[float] = []
 
     def evaluate(self, z: Tensor) -> Tensor:
@@ -273,6 +279,16 @@ class _Search:
                 "give the block as many output as input channels"
             )
         return value.detach().reshape(-1).to(self._work)
+
+    def keep(self, z: Tensor) -> Tensor:
+        """Copy the next iterate to the one of the solve's two buffers that does not hold the best; return the buffer.
+
+        So nothing that an evaluation allocates outlives it, and the next one finds the heap as this one did. An iterate
+        in memory of its own would lie among temporaries, whose places the next ones could not take.
+        """
+        self._heap.check()
+        first, second = self._kept
+        return (second if self._best is first else first).copy_(z)
 
     def ends_with(self, z: Tensor, residual_norm: float, value_norm: float) -> bool:
         """Record the residual of ``z``; return whether the solve is finished."""

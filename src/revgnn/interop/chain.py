@@ -22,16 +22,17 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
-from ..resident import trim
 from ..stack.conditions import version_of
 from ..stack.gradients import FunctionContext, anchor_of, check_single, refusing_second
+from ..stack.malloc import HeapLevel
 from ..stack.state import FloatState
 from .evaluation import LayerCall
 
@@ -47,18 +48,35 @@ def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Te
     Raises: RuntimeError: in the backward, if a required tensor was changed in place, or on a second derivative.
     Cost: one saved state per chain of any length; the backward evaluates each block once.
     """
-    lease = _Lease(x.new_empty(0))
+    before = _lease_of(x)
+    # In a chain the empty tensors are of the first layer: each would be one more small thing that lives on.
+    anchor, token = (anchor_of(x), x.new_empty(0)) if before is None else (None, before.token.detach())
+    inputs = (anchor, *tensors, *call.parameters)
+    lease = _Lease(token, _Anchors(None if before is None else before.anchors, inputs))
 
     def pack(tensor: Tensor) -> Tensor | _Lease:
         # Other tensors are saved by a block that differentiates something itself.
         return lease if tensor is lease.token else tensor
 
     with saved_tensors_hooks(pack, _unpack):
-        y: Tensor = _Layer.apply(call, lease, x, anchor_of(x), *tensors, *call.parameters)  # type: ignore[no-untyped-call]
-    before = _lease_of(x)
+        y: Tensor = _Layer.apply(call, lease, x, *inputs)  # type: ignore[no-untyped-call]
     if before is None or not before.tape.extend(before, call, lease, y):
         _Tape().extend(None, call, lease, y)
     return y
+
+
+class _Anchors(NamedTuple):
+    """Tensors with graphs that a layer's output depends on, and those of the layers before it in the chain."""
+
+    before: _Anchors | None
+    inputs: Sequence[Tensor | None]
+
+    def all(self) -> Iterator[Tensor | None]:
+        """Yield the tensors of the chain up to this layer."""
+        anchors: _Anchors | None = self
+        while anchors is not None:
+            yield from anchors.inputs
+            anchors = anchors.before
 
 
 def _unpack(packed: Tensor | _Lease) -> Tensor:
@@ -67,20 +85,21 @@ def _unpack(packed: Tensor | _Lease) -> Tensor:
 
 class _LayerContext(FunctionContext):
     lease: weakref.ref[_Lease]
-    anchors: tuple[Tensor, ...]
+    anchors: _Anchors
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _LayerContext, call: LayerCall, lease: _Lease, x: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: _LayerContext, call: LayerCall, lease: _Lease, x: Tensor, *inputs: Tensor | None) -> Tensor:
         # Only the saved token owns the lease, so that the lease dies when autograd releases saved tensors.
         ctx.lease = weakref.ref(lease)
         ctx.save_for_backward(lease.token)
-        ctx.anchors = inputs
+        ctx.anchors = lease.anchors
         call.needed = ctx.needs_input_grad[4:]
-        state = call.open(x)
-        call.first(state)
-        return call.join(state)
+        with call.cached.given_back():
+            state = call.open(x)
+            call.first(state)
+            return call.join(state)
 
     @staticmethod
     def backward(ctx: _LayerContext, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,15 +117,11 @@ class _Layer(torch.autograd.Function):
             found = [call.join(grads) if ctx.needs_input_grad[2] else None, *sums]
         if torch.is_grad_enabled():
             # Grad mode in a backward means create_graph.
-            found = refusing_second(found, [grad, *ctx.anchors], "a reversible layer", _REMEDY)
+            found = refusing_second(found, [grad, *ctx.anchors.all()], "a reversible layer", _REMEDY)
         return None, None, found[0], None, *found[1:]
 
 
 _REMEDY = "set disable=True on it to train with second derivatives, which changes neither weights nor values"
-
-
-_BETWEEN_TRIMS = 2**23
-"""Bytes of streams that go through the layers of a chain until free memory is returned."""
 
 
 class _Output:
@@ -131,9 +146,10 @@ class _Lease:
     tape: _Tape
     position: int
 
-    def __init__(self, token: Tensor) -> None:
+    def __init__(self, token: Tensor, anchors: _Anchors) -> None:
         self.token = token
         """Empty tensor that autograd saves for the layer."""
+        self.anchors = anchors
         self.last: _Output | None = None
         """The layer's output, while it is the chain's last."""
         self._output: TensorWeakRef | None = None
@@ -160,7 +176,8 @@ class _Tape:
         self.calls: list[LayerCall] = []
         self.lock = threading.RLock()
         self._leases: list[weakref.ref[_Lease]] = []
-        self._position, self._passed = 0, 0
+        self._position = 0
+        self._level: HeapLevel | None = None
         self._state: _Output | tuple[LayerCall, FloatState] | None = None
         """After ``_position`` calls: an output that is not the tape's own, or a state that is, cut as for a call."""
 
@@ -175,15 +192,16 @@ class _Tape:
             self._leases.append(weakref.ref(lease))
             lease.begin(self, len(self.calls), y)
             self._position, self._state = lease.position, lease.last
-            self._pass(y)
+            self._check_heap(y)
             return True
 
     def take(self, lease: _Lease) -> FloatState:
         """Move the state at a lease's position to the caller; the tape has none until `put`."""
         call, position = self.calls[lease.position - 1], lease.position
         # Allocate all gradients before the first backward's large temporaries.
-        for before in self.calls[:position]:
-            before.prepare()
+        with call.cached.withheld():
+            for before in self.calls[:position]:
+                before.prepare()
         if not call.is_unchanged():
             raise RuntimeError(_changed(position, len(self.calls), "a parameter, argument or buffer of it"))
         held = lease.output()
@@ -211,19 +229,11 @@ class _Tape:
     def put(self, position: int, call: LayerCall, state: FloatState) -> None:
         """Set the tape's own state."""
         self._position, self._state = position, (call, state)
-        self._pass(state.stream)
+        self._check_heap(state.stream)
 
-    def _pass(self, stream: Tensor) -> None:
-        """Note that a layer is done, and after some of them let malloc return its free memory.
-
-        What autograd keeps of each call lies between the call's temporaries, and comes for as long as the chain lives.
-        Of the heap's holes between such small things, many are too small for an aligned temporary by a few bytes, and
-        would stay resident unused.
-        """
-        self._passed += stream.nbytes if stream.device.type == "cpu" else 0
-        if self._passed >= _BETWEEN_TRIMS:
-            self._passed = 0
-            trim()
+    def _check_heap(self, stream: Tensor) -> None:
+        self._level = self._level or HeapLevel(stream)
+        self._level.check()
 
     def _nearest(self, position: int) -> tuple[int, tuple[LayerCall, FloatState]]:
         """Return the known state with the fewest calls, all unchanged, between it and a position."""

@@ -12,6 +12,7 @@ from ..stack.couplings import GroupedAdditive
 from ..stack.fused import unobserved
 from ..stack.gradients import pull_back
 from ..stack.layer_run import Autocast, Gradients
+from ..stack.malloc import CachedBlocks
 from ..stack.recompute import Recompute
 from ..stack.repeatable import Checked, check_closed, check_repeats
 from ..stack.state import FloatState, StoredState
@@ -27,6 +28,7 @@ class LayerCall:
         autocast: the autocast state of the evaluation.
         device: the device of x.
         checked: the blocks that are known to repeat their values.
+        cached: malloc's cache of small blocks, withheld from what lives on with the call.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class LayerCall:
         autocast: Autocast,
         device: torch.device,
         checked: Checked,
+        cached: CachedBlocks,
     ) -> None:
-        self.blocks = blocks
+        self.blocks, self.cached = blocks, cached
         self._checked = checked
         self.coupling = GroupedAdditive(len(blocks))
         self.arguments = arguments.detached()

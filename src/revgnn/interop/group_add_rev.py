@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..stack.couplings import GroupedAdditive
 from ..stack.layer_run import Autocast
 from ..stack.lazy import initialise_lazy
+from ..stack.malloc import CachedBlocks
 from ..stack.repeatable import Checked
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments, ChannelSplitRule, names_after_x
@@ -50,6 +51,15 @@ class GroupAddRev(nn.Module):
     Raises: ValueError: fewer than two groups, or a number of groups that differs from that of blocks.
     Cost: two evaluations of each block per step, one with ``disable`` or without gradients; N x D for a whole chain.
     Source: the paper, section 3; the interface of PyG 2.8.
+
+    Examples:
+        >>> import torch
+        >>> import torch_geometric.nn as pyg
+        >>> from revgnn import GroupAddRev
+        >>> layer = GroupAddRev(pyg.SAGEConv(8, 8), num_groups=2)
+        >>> x, edge_index = torch.randn(5, 16), torch.tensor([[0, 1], [1, 2]])
+        >>> torch.allclose(layer.inverse(layer(x, edge_index), edge_index), x, atol=1e-5)
+        True
     """
 
     def __init__(
@@ -153,8 +163,11 @@ class GroupAddRev(nn.Module):
         if torch._C._are_functorch_transforms_active():
             return self._stored(x, arguments)
         initialise_lazy(self, lambda: self._stored(x, arguments))
-        call = LayerCall(list(self.convs), arguments, Autocast.current(x.device.type), x.device, self._checked)
-        return call_reversibly(call, x, arguments.tensors)
+        cached = CachedBlocks(x)
+        with cached.withheld():
+            autocast = Autocast.current(x.device.type)
+            call = LayerCall(list(self.convs), arguments, autocast, x.device, self._checked, cached)
+            return call_reversibly(call, x, arguments.tensors)
 
 
 def _copies(conv: nn.Module, num_groups: int | None) -> nn.ModuleList:

@@ -44,7 +44,17 @@ _DAMAGED = (
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialModel:
-    """The architecture of an official network, from its checkpoint and from the arguments of the conversion."""
+    """The architecture of an official network, from its checkpoint and from the arguments of the conversion.
+
+    Examples:
+        >>> from revgnn.interop import OfficialModel
+        >>> small = OfficialModel(
+        ...     num_layers=3, hidden_channels=16, num_groups=2, mlp_layers=2, species=8, in_channels=16,
+        ...     edge_channels=8, out_channels=112, aggr="max", dropout=0.1,
+        ... )
+        >>> small.build().stack.num_layers
+        3
+    """
 
     num_layers: int
     hidden_channels: int
@@ -91,6 +101,13 @@ def from_official(state_dict: Mapping[str, object], *, aggr: ops.Aggr = "max", d
     Returns: the network, in training mode, in the dtype of the weights.
     Raises: ValueError: names that are missing or unknown, or shapes that do not fit together.
     Source: the paper's official code, examples/ogb_eff/ogbn_proteins.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.interop import from_official
+        >>> model = from_official(torch.load("RevGNN-Deep.pth", weights_only=True))
+        >>> model(torch.randn(3, 16), torch.tensor([[0, 1], [1, 2]]), torch.randn(2, 8)).shape
+        torch.Size([3, 112])
     """
     model, weights = _translated(state_dict, aggr, dropout)
     return _loaded(model, weights)
@@ -106,6 +123,13 @@ def convert(path: Path, out: Path, *, aggr: ops.Aggr = "max", dropout: float = 0
     Returns: the network's architecture.
     Raises: ValueError: a file that is not a checkpoint of tensors, or one of another network. FileExistsError: the
         folder already has a converted model.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.interop import convert
+        >>> found = convert(Path("RevGNN-Deep.pth"), Path("converted"))  # a checkpoint of the official code
+        >>> sorted(path.name for path in Path("converted").iterdir())
+        ['model.json', 'model.safetensors']
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -130,6 +154,13 @@ def load_converted(folder: Path) -> GNN:
     """Load the network that `convert` wrote to a folder, in training mode.
 
     Raises: ValueError: files that `convert` did not write. OSError: a file is missing.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.interop import convert, load_converted
+        >>> found = convert(Path("RevGNN-Deep.pth"), Path("revgnn-deep"))
+        >>> type(load_converted(Path("revgnn-deep"))).__name__
+        'GNN'
     """
     path = folder / _FACTS
     if path.stat().st_size > _LARGEST_FACTS:

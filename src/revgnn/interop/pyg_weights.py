@@ -30,12 +30,22 @@ def from_pyg(conv: MessagePassing) -> Conv:
         conv: PyG's `GCNConv`, `SAGEConv`, `GATConv` or `GENConv` of one width of features; not a subclass.
     Returns: ours, on the same device, with the same dtype and mode.
     Raises: TypeError: another class. ValueError: an option that ours does not have; the message names it.
+
+    Examples:
+        >>> import torch
+        >>> import torch_geometric.nn as pyg
+        >>> import revgnn
+        >>> theirs, x, edge_index = pyg.GCNConv(4, 8), torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])
+        >>> torch.allclose(revgnn.from_pyg(theirs)(x, edge_index), theirs(x, edge_index), atol=1e-6)
+        True
     """
     kind = type(conv)
     made = _FROM.get(kind.__name__) if kind.__module__.startswith("torch_geometric.") else None
     if made is None:
         raise TypeError(f"from_pyg converts PyG's {', '.join(_FROM)}, got {kind.__module__}.{kind.__name__}")
     _check(isinstance(conv.in_channels, int), "in_channels of two widths: bipartite graphs are not here")
+    _check(conv.in_channels > 0, "in_channels=-1 is known after a first call; call the convolution once")
+    _check(isinstance(conv.aggr, str) or conv.aggr is None, f"aggr={conv.aggr!r}, of several aggregations")
     _check(conv.flow == "source_to_target", f"flow={conv.flow!r}: messages flow from source to target here")
     ours, theirs = made(conv), conv.state_dict()
     names = _names(ours)
@@ -52,6 +62,11 @@ def to_pyg(conv: Conv) -> MessagePassing:
         conv: our `GCNConv`, `SAGEConv`, `GATConv` or `GENConv`.
     Returns: PyG's, on the same device, with the same dtype and mode.
     Raises: TypeError: another class. ValueError: an option that PyG's does not have; the message names it.
+
+    Examples:
+        >>> import revgnn
+        >>> type(revgnn.to_pyg(revgnn.SAGEConv(4, 8))).__module__
+        'torch_geometric.nn.conv.sage_conv'
     """
     made = _TO.get(type(conv))
     if made is None:

@@ -31,6 +31,13 @@ class ReversibleLayers(nn.Module):
         num_groups: C, layers in one reversible layer. Of L layers the first ``L % C`` are residual layers before them,
             which store what autograd needs.
     Cost: two evaluations of each layer per step; C x N x D is kept at any depth.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.interop import ReversibleLayers
+        >>> layers = ReversibleLayers([torch.nn.Linear(8, 8) for _ in range(40)])
+        >>> layers(torch.randn(5, 8)).shape
+        torch.Size([5, 8])
     """
 
     def __init__(self, layers: Sequence[nn.Module], num_groups: int = 2) -> None:
@@ -74,6 +81,13 @@ def reversible(model: nn.Module, *, num_groups: int = 2) -> nn.Module:
         num_groups: C, layers in one reversible layer; the stream is C times as wide as a layer.
     Returns: the reversible model.
     Raises: ValueError: the layers do not allow it; the message says which and why.
+
+    Examples:
+        >>> import torch_geometric.nn as pyg
+        >>> import revgnn
+        >>> deep = revgnn.reversible(pyg.GraphSAGE(16, 32, num_layers=42, out_channels=4, norm="batch"))
+        >>> sum(isinstance(module, revgnn.GroupAddRev) for module in deep.modules())
+        20
     """
     if isinstance(model, nn.ModuleList | nn.Sequential):
         layers = [_without_skip(layer) for layer in model]

@@ -25,6 +25,15 @@ class Block(nn.Module):
         head: norm, ReLU and dropout of the block's width; its norm becomes the block's submodule.
         conv: a graph convolution that keeps the width.
     Source: the paper's official code, eff_gcn_modules (order of norm, ReLU, dropout, conv).
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.nn import Block, GCNConv, NormActDrop
+        >>> block = Block(NormActDrop(8, "layer", dropout=0.5), GCNConv(8, 8))
+        >>> graph = revgnn.Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3)
+        >>> block(torch.randn(3, 8), 0, graph).shape
+        torch.Size([3, 8])
     """
 
     pure_types: ClassVar[frozenset[type[nn.Module]]]

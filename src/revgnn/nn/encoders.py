@@ -17,6 +17,12 @@ class SpeciesEncoder(nn.Module):
         out_channels: D.
         species: number of last columns that are the one-hot species.
     Source: the paper's official code for ogbn-proteins (8 columns of 8 species).
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import SpeciesEncoder
+        >>> SpeciesEncoder(10, 16, species=2)(torch.randn(3, 10)).shape  # the last two columns are the species
+        torch.Size([3, 16])
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, species: int) -> None:
@@ -41,6 +47,12 @@ class CategoricalEncoder(nn.Module):
         sizes: number of categories of each column.
         out_channels: D.
     Raises: ValueError: if x has another number of columns, or a category out of range, naming the first one.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import CategoricalEncoder
+        >>> CategoricalEncoder([4, 2], 8)(torch.tensor([[3, 0], [1, 1]])).shape
+        torch.Size([2, 8])
     """
 
     offsets: Tensor
@@ -78,6 +90,14 @@ def append_labels(x: Tensor, y: Tensor, known: Tensor, num_classes: int) -> Tens
         num_classes: T.
     Returns: [N, F + T].
     Source: Wang et al. 2021 (label reuse), as used by the paper's GAT rows.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import append_labels
+        >>> append_labels(torch.ones(3, 1), torch.tensor([1, 0, 1]), torch.tensor([0]), 2)
+        tensor([[1., 0., 1.],
+                [1., 0., 0.],
+                [1., 0., 0.]])
     """
     labels = x.new_zeros(x.size(0), num_classes)
     labels[known, y[known]] = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,24 +11,16 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import Graph
 from ..implicit.equilibrium import Equilibrium
-from ..stack import (
-    FusedHead,
-    Stack,
-    draw_seed,
-    fold_seed,
-    has_hooks,
-    is_anything_watched,
-    is_watched,
-    parts_of,
-    split,
-    uncompiled,
-)
+from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
+from ..stack.fused import is_anything_watched
+from ..stack.trimmed import TRIMMABLE
 from .block import is_made_of_pure
 from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
 from .fusable import mapped
-from .heads import NodeHead
+from .heads import ConvHead, NodeHead
 from .inputs import read_inputs
+from .layer_wise import SampleByHops
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -45,6 +37,15 @@ class GNN(nn.Module):
     ``(x, graph)`` or ``(x, edge_index)`` with any number of nodes and edges; the exported program sorts an
     ``edge_index`` in every call. The dynamic shapes of a `Graph` are a list: those of indptr [N+1], indices [E], and,
     if present, edge_ids [E] and batch [N]. An equilibrium, which branches on its residual, cannot be exported.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> model = revgnn.build_model(revgnn.ModelConfig(conv="sage", num_layers=8), in_channels=4, out_channels=2)
+        >>> isinstance(model, revgnn.GNN)
+        True
+        >>> model(torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 2])
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class GNN(nn.Module):
         batch: Tensor | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        hops: Sequence[int] | None = None,
     ) -> Tensor:
         """Compute logits.
 
@@ -93,34 +95,27 @@ class GNN(nn.Module):
             batch: [N] ascending: the graph of each node, for graph-level answers and graph norms.
             batch_size: B; ``None``: the last entry of ``batch`` plus one.
             seed: seed of all random numbers of this step; ``None`` draws one from torch's generator in training.
-        Returns: [N, T], or [B, T] for a graph-level network.
+            hops: nodes within 0, 1, ... hops of the rows that are asked for, where the nodes of a sample are in this
+                order; each layer then has only the rows that later ones need (see `SampleByHops`).
+        Returns: [N, T], or [B, T] for a graph-level network; the first ``hops[0]`` rows with ``hops``.
         """
         if uncompiled.is_compiled():
             return uncompiled.call(
                 GNN.forward, self, x, graph, edge_attr, edge_weight=edge_weight, batch=batch, batch_size=batch_size,
-                seed=seed,
+                seed=seed, hops=hops,
             )  # fmt: skip
         x, found, edge_attr = read_inputs(
             x, graph, edge_attr, edge_weight=edge_weight, batch=batch, batch_size=batch_size
         )
-        if found.edge_weight is not None:
-            self._check_weighs()
-        if self.uses_edge_weight and found.edge_weight is None:
-            if edge_attr is None or edge_attr.numel() != found.num_edges:
-                got = "none" if edge_attr is None else list(edge_attr.shape)
-                raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
-            found, edge_attr = found.weighted(edge_attr), None
+        found, edge_attr = self._weighted(found, edge_attr)
         if seed is None and (self.training or any(part.training for part in parts_of(self))):
             seed = draw_seed()
         # In evaluation this package draws no random numbers; a user's own blocks draw from torch's generators.
+        if hops is not None:
+            return self._layer_wise(x, SampleByHops(found, edge_attr, hops), seed)[: hops[0]]
         given, seed = seed, seed or 0
-        h = self._encode(x, seed)
-        edges = self._edge_context(edge_attr)
-        if self.stem is not None:
-            edge_map = None if edges[1] is None else EdgeMap(edges[1], edges[2])
-            h = self.stem(h, found, edges[0], edge_map=edge_map, seed=fold_seed(seed, _STEM))
-        mask = self._shared_mask(h, seed)
-        context = (found, None if mask is None else split(mask), *edges)
+        h = self._embed(x, found, edge_attr, seed)
+        context = self._context(found, self._shared_mask(h, seed), edge_attr)
         if isinstance(self.stack, Stack):
             fused = self._fused_head(seed)
             deep: Tensor = self.stack(h, *context, seed=given, head=fused, overwrite=self._owns_stream())
@@ -141,6 +136,44 @@ class GNN(nn.Module):
         """Whether nobody else has the stream before the stack: what an unmodified linear map or convolution makes."""
         last = self.encoder if self.stem is None else self.stem
         return isinstance(last, nn.Linear | Conv) and is_made_of_pure(last) and not is_anything_watched()
+
+    def _layer_wise(self, x: Tensor, sample: SampleByHops, seed: int | None) -> Tensor:
+        """Compute the logits of the rows that a sample asks for first, each layer on the rows that later ones need."""
+        if not isinstance(self.stack, Stack):
+            raise ValueError("hops are of layers, and an equilibrium has none; leave hops (loader.layer_wise) out")
+        depth, hops_of_layer = self.stack.num_layers, self.stack.coupling.num_groups
+        hops_of_head, step_seed = int(isinstance(self.head, ConvHead)), seed or 0
+
+        def within(layer: int) -> tuple[Graph, Tensor | None]:
+            return sample.within((depth - layer) * hops_of_layer + hops_of_head)
+
+        graph, edge_attr = sample.within(depth * hops_of_layer + hops_of_head + (self.stem is not None))
+        h = self._embed(x[: graph.num_nodes], graph, edge_attr, step_seed)
+        mask = self._shared_mask(h, step_seed)
+
+        def trim(layer: int) -> tuple[int, tuple[object, ...]]:
+            graph, edge_attr = within(layer)
+            rows = graph.num_nodes
+            return rows, self._context(graph, None if mask is None else mask[:rows], edge_attr)
+
+        rows, context = trim(0)
+        deep = self.stack(h if rows == h.size(0) else h[:rows].clone(), *context, seed=seed, trim=trim)
+        out: Tensor = self.head(deep, within(depth)[0], step_seed)
+        return out
+
+    def _weighted(self, graph: Graph, edge_attr: Tensor | None) -> tuple[Graph, Tensor | None]:
+        """Make weights of edge features where the network weighs edges.
+
+        Raises: ValueError: edges have weights that no convolution reads, or none where the network weighs them.
+        """
+        if graph.edge_weight is not None:
+            self._check_weighs()
+        if not self.uses_edge_weight or graph.edge_weight is not None:
+            return graph, edge_attr
+        if edge_attr is None or edge_attr.numel() != graph.num_edges:
+            got = "none" if edge_attr is None else list(edge_attr.shape)
+            raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
+        return graph.weighted(edge_attr), None
 
     def _check_weighs(self) -> None:
         """Raise ValueError if edges have weights that no convolution reads."""
@@ -190,6 +223,25 @@ class GNN(nn.Module):
             for direction, found in self.stack.statistics.items()
             for name, value in found.summary().items()
         }
+
+    @property
+    def takes_hops(self) -> bool:
+        """Whether the layers may have different numbers of rows: ``hops`` of `forward`."""
+        return isinstance(self.stack, Stack) and self.stack.backprop in TRIMMABLE
+
+    def _embed(self, x: Tensor, graph: Graph, edge_attr: Tensor | None, seed: int) -> Tensor:
+        """Return [N, D], what precedes the stack: the encoder, and the first convolution where there is one."""
+        h = self._encode(x, seed)
+        if self.stem is None:
+            return h
+        edge_attr, weight, bias = self._edge_context(edge_attr)
+        edge_map = None if weight is None else EdgeMap(weight, bias)
+        stemmed: Tensor = self.stem(h, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, _STEM))
+        return stemmed
+
+    def _context(self, graph: Graph, mask: Tensor | None, edge_attr: Tensor | None) -> tuple[object, ...]:
+        """Return what the stack passes to every block."""
+        return graph, None if mask is None else split(mask), *self._edge_context(edge_attr)
 
     def _encode(self, x: Tensor, seed: int) -> Tensor:
         if self.training and self.input_dropout > 0.0:

@@ -22,6 +22,7 @@ from torch import nn
 
 from ..data.info import GraphInfo
 from ..implicit.equilibrium import Equilibrium
+from ..plain_config import check_literals
 from ..stack import Stack
 from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
@@ -41,7 +42,14 @@ __all__ = ["GNN", "EquilibriumOptions", "ModelConfig", "build_model"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Configuration of a network: convolution, depth, width, backpropagation, norm and dropout."""
+    """Configuration of a network: convolution, depth, width, backpropagation, norm and dropout.
+
+    Examples:
+        >>> import revgnn
+        >>> config = revgnn.ModelConfig(conv="gen", num_layers=112, hidden_channels=64, norm="layer", dropout=0.2)
+        >>> config.coupling, config.backprop
+        ('grouped', 'reversible')
+    """
 
     conv: str = "gcn"
     """The graph convolution of every layer: "gcn", "sage", "gen", "gat", or a class as "package.module:Name"."""
@@ -97,6 +105,7 @@ class ModelConfig:
     """Options of backprop='implicit'."""
 
     def __post_init__(self) -> None:
+        check_literals(self)
         least = 2 if self.has_own_ends else 1
         if self.num_layers < least:
             raise ValueError(f"num_layers must be {least} or more for conv={self.conv!r}, got {self.num_layers}")
@@ -203,6 +212,14 @@ def build_model(
     Returns: the network, with weights from torch's global generator.
     Raises: ValueError: where data and configuration do not go together, or both or neither of ``info`` and the widths
         are given.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> config = revgnn.ModelConfig(conv="gen", num_layers=4, hidden_channels=16)
+        >>> model = revgnn.build_model(config, in_channels=4, out_channels=2, edge_channels=3)
+        >>> model(torch.randn(5, 4), torch.tensor([[0, 1], [1, 2]]), torch.randn(2, 3)).shape
+        torch.Size([5, 2])
     """
     widths = (in_channels, out_channels, edge_channels)
     if info is None and in_channels is not None and out_channels is not None:
@@ -247,14 +264,15 @@ def _weighs_edges(config: ModelConfig, info: GraphInfo) -> bool:
             )
         return True
     names = ", ".join(each.name for each in info.edge_features) or f"{info.edge_channels} columns"
-    _say(f"edge features are ignored ({names}): conv={config.conv} reads none; gen does, gcn and sage read weights")
+    what, others = ("weights", "gcn, sage and gen do") if info.edge_weight else ("features", "gen does")
+    _say(f"edge {what} are ignored ({names}): conv={config.conv} reads none; {others} (--set model.conv=)")
     return False
 
 
 @cache
 def _say(text: str) -> None:
-    """Log a text once in this process."""
-    _logger.info("%s", text)
+    """Log a text once in this process, also where logging is not set up."""
+    _logger.warning("%s", text)
 
 
 def _norm(config: ModelConfig, channels: int) -> NormActDrop:

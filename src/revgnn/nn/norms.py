@@ -258,6 +258,13 @@ class NormActDrop(nn.Module):
         dropout: probability of dropping, in training only.
         eps: added to the variance.
         momentum: weight of the new batch in the running statistics; ``None``: the mean of all batches.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import NormActDrop
+        >>> norm = NormActDrop(8, "batch", dropout=0.5)
+        >>> torch.equal(norm(torch.ones(5, 8), seed=1), norm(torch.ones(5, 8), seed=1))
+        True
     """
 
     def __init__(

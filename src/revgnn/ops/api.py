@@ -56,6 +56,15 @@ def spmm(x: Tensor, graph: Graph, weight: Tensor | None = None, *, reduce: Reduc
     Cost: kernels: one pass over E x D; saves nothing, or x for the weights' gradient, or [N, D] int32 for max.
         reference: one [E, D] tensor.
     Source: Kipf & Welling 2017 (sum), Hamilton et al. 2017 (mean, max).
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import Graph, ops
+        >>> graph = Graph.from_edge_index(torch.tensor([[0, 1], [2, 2]]), 3)
+        >>> ops.spmm(torch.tensor([[1.0], [3.0], [0.0]]), graph, reduce="mean")
+        tensor([[0.],
+                [0.],
+                [2.]])
     """
     _check_choice("reduce", reduce, _REDUCES)
     _check_nodes(x, graph)
@@ -103,6 +112,15 @@ def gen_aggr(
         scratch; saves x, y and one [N, D] (softmax), [N, D] int32 (max). reference: several [E, D] tensors kept for
         the backward.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import Graph, ops
+        >>> graph = Graph.from_edge_index(torch.tensor([[0, 1], [2, 2]]), 3)
+        >>> ops.gen_aggr(torch.tensor([[1.0], [3.0], [0.0]]), graph, reduce="max")
+        tensor([[0.],
+                [0.],
+                [3.]])
     """
     _check_choice("reduce", reduce, _AGGRS)
     _check_nodes(x, graph)
@@ -148,6 +166,14 @@ def attention(
     Cost: kernels: one pass over E x H x F forward and one backward; saves x, y, one [N, H, F] and a few [N, H].
         reference: one [E, H, F] and several [E, H] tensors.
     Source: Velickovic et al. 2018; edge drop as in the paper's RevGAT.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import Graph, ops
+        >>> graph = Graph.from_edge_index(torch.tensor([[0, 1], [2, 2]]), 3)
+        >>> values, score = torch.randn(3, 2, 4), torch.randn(3, 2)  # two heads
+        >>> ops.attention(values, graph, score, score).shape
+        torch.Size([3, 2, 4])
     """
     _check_nodes(x, graph, "N, H, F")
     for name, score in (("score_src", score_src), ("score_dst", score_dst)):
@@ -174,6 +200,13 @@ def attention_scores(x: Tensor, attn_src: Tensor, attn_dst: Tensor | None = None
     Raises: ValueError, TypeError, RuntimeError: if a vector has another shape, type or device.
     Cost: kernels: one pass over N x H x F, one more in the backward; saves x. reference: one [N, H, F] product each.
     Source: Velickovic et al. 2018.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> source, target = ops.attention_scores(torch.randn(3, 2, 4), torch.randn(2, 4), torch.randn(2, 4))
+        >>> source.shape
+        torch.Size([3, 2])
     """
     check_features(x, "N, H, F")
     for name, attn in (("attn_src", attn_src), ("attn_dst", attn_dst)):
@@ -224,6 +257,12 @@ def norm_act_drop(
     Cost: kernels: reads and writes [N, D] once, in the backward once (layer) or twice (batch); saves x and [N] or [D]
         statistics. reference: each step reads and writes [N, D].
     Source: Ba et al. 2016, Ioffe & Szegedy 2015, Cai et al. 2021 (GraphNorm); the shared mask is the paper's.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> ops.norm_act_drop(torch.tensor([[-1.0, 1.0]]), norm="none")
+        tensor([[0., 1.]])
     """
     _check_choice("norm", norm, _NORMS)
     check_features(x, "")
@@ -280,6 +319,13 @@ def draw_mask(seed: int, rows: int, width: int, p: float, device: torch.device, 
         groups: number of channel groups into which the mask will be split.
     Returns: [N, D / 8] uint8, one bit per element, if the kernels support it and no group splits a byte; otherwise [N,
         D] bool.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> mask = ops.draw_mask(0, rows=10, width=16, p=0.5, device=torch.device("cpu"))  # bits, or booleans
+        >>> mask.size(0)
+        10
     """
     backend = backend_for(device)
     if "keep_bits" in backend.names and width % (8 * groups) == 0 and not torch.compiler.is_compiling():
@@ -299,6 +345,14 @@ def pool(x: Tensor, graph: Graph, *, reduce: Reduce = "mean") -> Tensor:
     Returns: [B, D].
     Raises: ValueError, TypeError, RuntimeError: if ``x`` does not have one row per node, or is elsewhere.
     Cost: one pass over N x D.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import Graph, ops
+        >>> two = Graph.from_edge_index(torch.tensor([[0], [1]]), 3, batch=torch.tensor([0, 0, 1]))
+        >>> ops.pool(torch.tensor([[1.0], [3.0], [5.0]]), two)
+        tensor([[2.],
+                [5.]])
     """
     _check_choice("reduce", reduce, _REDUCES)
     _check_nodes(x, graph)
@@ -315,6 +369,13 @@ def keep_mask(seed: int, numel: int, p: float, device: torch.device) -> Tensor:
         device: device of the result; the bits are the same on every device.
     Returns: [numel] bool, the elements that `norm_act_drop` keeps with the same ``seed``.
     Cost: triton: one write. Otherwise several integer temporaries of ``numel``.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> kept = ops.keep_mask(0, 1000, 0.25, torch.device("cpu"))
+        >>> 700 < int(kept.sum()) < 800
+        True
     """
     backend = backend_for(device)
     if torch.compiler.is_compiling() or "keep_mask" not in backend.names:
@@ -338,6 +399,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, narrow: boo
     Raises: ValueError, TypeError, RuntimeError: if shapes, types or devices disagree.
     Cost: one pass over the rows each way; saves x.
     Source: the rule of mixed precision for sums, Micikevicius et al. 2018 (arXiv:1710.03740).
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> ops.linear(torch.ones(3, 4), torch.ones(2, 4))
+        tensor([[4., 4.],
+                [4., 4.],
+                [4., 4.]])
     """
     check_features(x, "N, K")
     if weight.dim() != 2:

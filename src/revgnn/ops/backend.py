@@ -18,6 +18,12 @@ class Backend:
         narrow_rows: whether its kernels take bfloat16 rows beside float32 ones, as fused blocks do under autocast.
 
     ``names`` are the names of its kernels.
+
+    Examples:
+        >>> from revgnn.ops import Backend
+        >>> mine = Backend("mine", {"double": lambda x, *, out: out.copy_(2 * x)})
+        >>> sorted(mine.names)
+        ['double']
     """
 
     attention: Kernel

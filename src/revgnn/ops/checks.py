@@ -47,7 +47,15 @@ def is_readable(*tensors: Tensor | None) -> bool:
 
 
 def fits(tensor: Tensor | None, like: Tensor, *shape: int) -> bool:
-    """Whether a kernel accepts a dense tensor of this shape together with ``like``; ``None`` is always accepted."""
+    """Whether a kernel accepts a dense tensor of this shape together with ``like``; ``None`` is always accepted.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> x = torch.randn(3, 4)
+        >>> ops.fits(torch.randn(4), x, 4), ops.fits(torch.randn(4).double(), x, 4)
+        (True, False)
+    """
     return tensor is None or (
         (type(tensor) is Parameter or type(tensor) is Tensor)
         and tensor.dtype is like.dtype

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..edge_index import is_for_onnx
 from . import cpu, triton
 from .backend import REFERENCE, Backend
 
@@ -45,6 +46,11 @@ def implementation(device: torch.device | str) -> str:
     """Name the implementation that runs the ops on ``device``: ``native``, ``triton`` or ``reference``.
 
     Raises: RuntimeError: if Triton was asked for and has no way to run on ``device``.
+
+    Examples:
+        >>> from revgnn import ops
+        >>> ops.implementation("cpu") in ("native", "reference", "triton")
+        True
     """
     return backend_for(device).name
 
@@ -55,6 +61,8 @@ def backend_for(device: torch.device | str) -> Backend:
     Raises: RuntimeError: if Triton was asked for and has no way to run on ``device``.
     """
     device_type = device.type if isinstance(device, torch.device) else torch.device(device).type
+    if is_for_onnx():
+        return REFERENCE
     backend = _compiled(device_type) if _choice != "reference" else REFERENCE
     if (device_type, backend.name) not in _said and not torch.compiler.is_compiling():
         _said.add((device_type, backend.name))
@@ -79,6 +87,12 @@ def kernels(x: Tensor) -> Backend:
     """Return the backend whose kernels can read a tensor, the CPU's or Triton's, independent of the selected one.
 
     Each backend's backward can read what the other's forward saved; neither is used if the reference runs.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> type(ops.kernels(torch.ones(1))).__name__
+        'Backend'
     """
     return triton.BACKEND if x.is_cuda or _choice == "triton" else cpu.BACKEND
 
@@ -110,6 +124,13 @@ def using(choice: Choice) -> Iterator[None]:
     """Context in which the ops run on another implementation, in every thread.
 
     Raises: ValueError, RuntimeError: the implementation does not exist, or is not available here.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> with ops.using("reference"):
+        ...     print(ops.implementation("cpu"))
+        reference
     """
     global _choice
     before, _choice = _choice, _checked(choice)

@@ -13,7 +13,15 @@ from .tracing import is_traced
 
 def runs_in_place(x: Tensor, graph: Graph) -> bool:
     """Whether the functions of `kernels`, which write into given tensors without an autograd graph, may be called for
-    these arguments: float32 or float64, outside torch.compile; under autocast float32, with rows of `row_dtype`."""
+    these arguments: float32 or float64, outside torch.compile; under autocast float32, with rows of `row_dtype`.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import Graph, ops
+        >>> graph = Graph.from_edge_index(torch.tensor([[0, 1], [2, 2]]), 3)
+        >>> ops.runs_in_place(torch.randn(3, 4, dtype=torch.float16), graph)
+        False
+    """
     device = x.device
     return (
         x.dtype in (torch.float32, torch.float64)
@@ -35,7 +43,15 @@ def runs_in_place(x: Tensor, graph: Graph) -> bool:
 
 def row_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of a block's rows between its norm and its products: bfloat16 for float32 under autocast to it,
-    else that of ``x``; autocast to float16, which the kernels do not have, leaves float32."""
+    else that of ``x``; autocast to float16, which the kernels do not have, leaves float32.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     print(ops.row_dtype(torch.ones(1)))
+        torch.bfloat16
+    """
     if x.dtype is torch.float32 and torch.is_autocast_enabled(x.device.type):
         narrow = torch.get_autocast_dtype(x.device.type)
         return narrow if narrow is torch.bfloat16 else x.dtype

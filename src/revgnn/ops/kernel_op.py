@@ -49,6 +49,12 @@ class KernelOp(Generic[P, A, O]):
     """A function of tensors with gradients, evaluated by the kernels of a backend.
 
     ``op(*arguments)`` runs the kernels where they can and the reference elsewhere; `on_kernels` has been asked before.
+
+    Examples:
+        >>> from revgnn.ops import KernelOp
+        >>> from revgnn.ops.linear import LINEAR
+        >>> isinstance(LINEAR, KernelOp)  # docs/extending.md writes one
+        True
     """
 
     name: str

@@ -18,8 +18,32 @@ from ..graph import Graph
 from .checks import is_transformed, sum_dtype
 
 Reduce = Literal["sum", "mean", "max"]
+"""How `spmm` and `pool` reduce rows.
+
+Examples:
+    >>> from typing import get_args
+    >>> from revgnn.ops import Reduce
+    >>> get_args(Reduce)
+    ('sum', 'mean', 'max')
+"""
 Aggr = Literal["sum", "mean", "max", "softmax", "softmax_sg", "power"]
+"""How `gen_aggr` reduces messages.
+
+Examples:
+    >>> from typing import get_args
+    >>> from revgnn.ops import Aggr
+    >>> get_args(Aggr)
+    ('sum', 'mean', 'max', 'softmax', 'softmax_sg', 'power')
+"""
 Norm = Literal["none", "layer", "batch", "graph"]
+"""What `norm_act_drop` normalises over: nothing, a row's channels, all rows, or the rows of each graph.
+
+Examples:
+    >>> from typing import get_args
+    >>> from revgnn.ops import Norm
+    >>> get_args(Norm)
+    ('none', 'layer', 'batch', 'graph')
+"""
 
 MESSAGE_EPS = 1e-7
 POWER_RANGE = (1e-7, 10.0)
@@ -83,8 +107,8 @@ def segment_max(values: Tensor, graph: Graph) -> Tensor:
 
     The gradient goes to one edge per node and channel: the first, in the graph's order, that attains the maximum.
     """
-    num_edges = graph.num_edges
-    if num_edges == 0:
+    num_edges, is_exporting = graph.num_edges, torch.compiler.is_exporting()
+    if not is_exporting and num_edges == 0:
         return values.new_zeros(graph.num_nodes, values.size(1)) + values.sum()
     index = graph.destinations.unsqueeze(1).expand_as(values)
     constant = values.detach()
@@ -94,6 +118,8 @@ def segment_max(values: Tensor, graph: Graph) -> Tensor:
     position = torch.arange(num_edges, device=values.device).unsqueeze(1).expand_as(values)
     first = torch.full_like(top, num_edges, dtype=torch.int64)
     first = first.scatter_reduce(0, index, torch.where(attains, position, num_edges), "amin")
+    if is_exporting:  # a program takes graphs without edges too; an isolated node reads the row that is added
+        return torch.cat([values, values.new_zeros(1, values.size(1))]).gather(0, first)
     found = values.gather(0, first.clamp(max=num_edges - 1))
     return torch.where((graph.in_degree > 0).unsqueeze(1), found, found.new_zeros(()))
 

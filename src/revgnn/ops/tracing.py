@@ -119,14 +119,15 @@ def _flatten_with_keys(graph: Graph) -> tuple[list[tuple[pytree.KeyEntry, Tensor
 def _unflatten(tensors: Iterable[Any], context: tuple[int, str]) -> Graph:
     num_graphs, names = context
     given = (unwrapped(tensor) if isinstance(tensor, Tensor) else tensor for tensor in tensors)
-    found = dict(zip(names.split(), given, strict=True))
+    found: dict[str, Any] = dict(zip(names.split(), given, strict=True))
     before = _taken_apart.get(id(found["indptr"]))
     is_same = before is not None and all(found.get(name) is getattr(before, name) for name in _TENSORS)
     if before is not None and is_same and before.num_graphs == num_graphs:
         return before
     # What takes the place of tensors (a specification of their shapes, a position) has no number of nodes.
     num_nodes = found["indptr"].size(0) - 1 if isinstance(found["indptr"], Tensor) else 0
-    return Graph(num_nodes=num_nodes, num_graphs=num_graphs, **found)
+    whole = None if before is None else before.trimmed_from
+    return Graph(num_nodes=num_nodes, num_graphs=num_graphs, trimmed_from=whole, **found)
 
 
 pytree.register_pytree_node(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import resource
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +20,9 @@ from ..resident import resident_now
 from .roofline import rates_of
 from .suggest import Suggestion, what_fits
 from .synthetic import shape_of_config
+
+if sys.platform != "win32":
+    import resource
 
 _log = logging.getLogger(__name__)
 
@@ -61,12 +64,14 @@ def memory_there_is(device: str) -> int:
     """Return the bytes that a run may use: the whole accelerator, or the free memory of this machine."""
     if _is_gpu(device):
         return int(torch.cuda.mem_get_info()[1])
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
     if _CGROUP.is_file() and (limit := _CGROUP.read_text().strip()).isdigit():
         found.append(int(limit))
     if _MEMINFO.is_file() and (free := re.search(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text())):
         # What this process has taken already is no longer free, and the run may have it.
         found.append(1024 * int(free[1]) + (resident_now() or 0))
+    if sys.platform == "win32":
+        return min(found, default=sys.maxsize)
     limits = [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     return min([*found, *(soft for soft in limits if soft != resource.RLIM_INFINITY)])
 

@@ -13,7 +13,7 @@ from .check import check_inverse, layer_states
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .conditions import parts_of
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
-from .fused import FusedBlock, WorkSpace, has_hooks, is_anything_watched
+from .fused import FusedBlock, WorkSpace, has_hooks
 from .fused_head import FusedHead
 from .layer_run import split
 from .recomputing import is_recomputing, recomputing
@@ -36,7 +36,6 @@ __all__ = [
     "draw_seed",
     "fold_seed",
     "has_hooks",
-    "is_anything_watched",
     "is_recomputing",
     "is_watched",
     "layer_states",

@@ -40,6 +40,12 @@ def synchronise(model: nn.Module, exchange: Exchange | None) -> RankGroup:
     Returns: the group that the norms share.
     Cost: per norm two exchanges of up to 3 D numbers per rank, a third where a block is recomputed, and two passes over
         N x D in the backward.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import synchronise
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+        >>> group = synchronise(model, None)  # with several ranks: torch.distributed.group.WORLD
     """
     group = RankGroup(exchange if exchange is not None and exchange.size() > 1 else None)
     for module in _batch_norms(model):

@@ -30,6 +30,11 @@ def parse_bytes(size: int | str) -> int:
     """Parse a number of bytes: an integer, or a number with a unit (``"500MB"``, ``"1.5 GiB"``).
 
     Raises: ValueError: for anything else, or a number below 1.
+
+    Examples:
+        >>> from revgnn.stack import parse_bytes
+        >>> parse_bytes("1.5 GiB")
+        1610612736
     """
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?)(i?)B?\s*", size, re.IGNORECASE)

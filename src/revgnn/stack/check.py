@@ -32,6 +32,16 @@ def check_inverse(
     Returns: the error of every layer, and the first layer above the limit.
     Raises: ValueError: if the stack is not reversible.
     Cost: two evaluations of every block; keeps the states of all layers, L N D.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.stack import check_inverse
+        >>> config = revgnn.ModelConfig(num_layers=20, hidden_channels=8, state="exact")
+        >>> model = revgnn.build_model(config, in_channels=8, out_channels=2)
+        >>> graph = revgnn.Graph.from_edge_index(torch.randint(30, (2, 90)), 30)
+        >>> check_inverse(model.stack, torch.randn(30, 8), graph).error
+        0.0
     """
     if stack.backprop != "reversible":
         raise ValueError(
@@ -63,6 +73,16 @@ def layer_states(stack: Stack, x: Tensor, *context: object, seed: int | None = N
         x, context, seed: as `Stack.forward` takes them.
     Returns: L + 1 tensors [N, D]: the stream before the first layer and after each.
     Cost: the blocks forward once; L N D, and what autograd keeps where gradients are on.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.stack import layer_states
+        >>> config = revgnn.ModelConfig(num_layers=6, hidden_channels=8)
+        >>> model = revgnn.build_model(config, in_channels=8, out_channels=2)
+        >>> graph = revgnn.Graph.from_edge_index(torch.randint(30, (2, 90)), 30)
+        >>> len(layer_states(model.stack, torch.randn(30, 8), graph))
+        7
     """
     x, tensors, whole = stack.prepare(x, context, seed)
     states = [x]

@@ -16,11 +16,31 @@ StateName = Literal["float", "exact", "exact64"]
 ScheduleName = Literal["cycle", "head_repeat"]
 
 COUPLINGS: dict[str, Callable[[int], Coupling]] = {"residual": lambda _: Residual(), "grouped": GroupedAdditive}
-"""Couplings by name: each makes one for a number of groups."""
+"""Couplings by name: each makes one for a number of groups.
+
+Examples:
+    >>> from revgnn.stack import COUPLINGS
+    >>> sorted(COUPLINGS)
+    ['grouped', 'residual']
+    >>> COUPLINGS["grouped"](4).num_groups
+    4
+"""
 BACKPROPS: tuple[str, ...] = ("store", "checkpoint", "reversible")
-"""Ways to differentiate a stack."""
+"""Ways to differentiate a stack.
+
+Examples:
+    >>> from revgnn.stack import BACKPROPS
+    >>> BACKPROPS
+    ('store', 'checkpoint', 'reversible')
+"""
 STATES: tuple[str, ...] = ("float", *WORDS)
-"""Number formats of a reversible stack's state."""
+"""Number formats of a reversible stack's state.
+
+Examples:
+    >>> from revgnn.stack import STATES
+    >>> STATES
+    ('float', 'exact', 'exact64')
+"""
 
 LAYERS_PER_SEGMENT = 32
 """Segment length of ``segments="auto"``: a float32 state drifts by less than 5e-6 over it, even with BatchNorm."""

@@ -117,7 +117,14 @@ def conditions_of(view: View, rngs: list[torch.Generator]) -> Conditions:
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """Return a module and its submodules, each once, several times faster than `nn.Module.modules`."""
+    """Return a module and its submodules, each once, several times faster than `nn.Module.modules`.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import parts_of
+        >>> [type(part).__name__ for part in parts_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))]
+        ['Sequential', 'Linear', 'ReLU']
+    """
     found = {module: None}
     waiting = [module]
     while waiting:

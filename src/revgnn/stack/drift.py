@@ -16,11 +16,24 @@ from torch import Tensor
 
 DRIFT_LIMIT = 1e-4
 """Relative error of a reconstructed state above which gradients are in doubt: in BatchNorm blocks the error of the
-gradient is ten to a hundred times as large (docs/drift.md)."""
+gradient is ten to a hundred times as large (docs/drift.md).
+
+Examples:
+    >>> from revgnn.stack import DRIFT_LIMIT
+    >>> DRIFT_LIMIT
+    0.0001
+"""
 
 
 class DriftWarning(UserWarning):
-    """A reconstructed state deviates from the true one so far that gradients are in doubt."""
+    """A reconstructed state deviates from the true one so far that gradients are in doubt.
+
+    Examples:
+        >>> import warnings
+        >>> from revgnn.stack import DriftWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", DriftWarning)  # a drifting training run now ends with an error
+    """
 
 
 class DriftMonitor:
@@ -70,7 +83,14 @@ class DriftMonitor:
 
 @dataclass(frozen=True)
 class InverseCheck:
-    """The result of `check_inverse`."""
+    """The result of `check_inverse`.
+
+    Examples:
+        >>> from revgnn.stack import InverseCheck
+        >>> found = InverseCheck(errors=(0.0, 2e-3, 1e-7), limit=1e-4, layer=1)
+        >>> print(found)
+        layer 1 is the first, walking back, whose input was not reconstructed: relative error 2.0e-03, allowed 1e-04
+    """
 
     errors: tuple[float, ...]
     """For every layer, the relative error of its reconstructed input."""

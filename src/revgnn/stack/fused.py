@@ -24,6 +24,14 @@ class WorkSpace:
     """Named buffers that the blocks of one run share: allocated on first use, freed with the run.
 
     The next block overwrites a buffer, so no block may keep a result in one beyond its evaluation.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import WorkSpace
+        >>> work = WorkSpace()
+        >>> rows = work.empty("rows", torch.ones(5, 8))
+        >>> work.empty("rows", torch.ones(5, 8)) is rows  # the next block writes into the same memory
+        True
     """
 
     def __init__(self) -> None:
@@ -52,6 +60,13 @@ class FusedBlock(Protocol):
 
     `add_value` and `add_value_and_grad` give the same value, bit for bit, for the same arguments. Both put it into
     ``to``: overwrite for ``sign`` 0, add for 1, subtract for -1.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.stack import FusedBlock
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), in_channels=4, out_channels=2)
+        >>> isinstance(model.stack.layers[0][0], FusedBlock)
+        True
     """
 
     def fuses(self, x: Tensor, *context: object) -> bool:
@@ -96,7 +111,16 @@ def _offers_fusion(kind: type) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a module or a submodule has hooks or a replaced forward."""
+    """Whether a module or a submodule has hooks or a replaced forward.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import has_hooks
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        >>> handle = net[0].register_forward_hook(print)
+        >>> has_hooks(net)
+        True
+    """
     return any(is_watched(part) for part in parts_of(module))
 
 

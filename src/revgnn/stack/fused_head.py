@@ -28,6 +28,14 @@ class FusedHead:
 
     It is evaluated on ``block_rows`` rows at a time with a seed per block, so that the values do not depend on whether
     a stack evaluates it.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import FusedHead
+        >>> linear = torch.nn.Linear(8, 3)
+        >>> head = FusedHead(linear, lambda rows, seed: linear(rows), seed=0, block_rows=50)
+        >>> head(torch.randn(120, 8)).shape  # three blocks of rows; a stack takes it as ``stack(x, head=head)``
+        torch.Size([120, 3])
     """
 
     module: nn.Module

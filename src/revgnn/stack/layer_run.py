@@ -31,8 +31,43 @@ class ChannelSplit(NamedTuple):
 
 
 def split(value: Tensor) -> ChannelSplit:
-    """Mark a context argument to be chunked by groups along its last dimension; unmarked ones are shared."""
+    """Mark a context argument to be chunked by groups along its last dimension; unmarked ones are shared.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.stack import split
+        >>> class Block(torch.nn.Linear):
+        ...     def forward(self, x, seed, mask):  # both of this group's width
+        ...         return super().forward(x) * mask
+        >>> stack = revgnn.Stack(lambda width: Block(width, width), channels=8, num_layers=3, coupling="grouped")
+        >>> stack(torch.randn(5, 8), split(torch.ones(5, 8))).shape
+        torch.Size([5, 8])
+    """
     return ChannelSplit(value)
+
+
+def split_context(
+    context: tuple[object, ...], num_groups: int
+) -> tuple[tuple[object, ...], tuple[tuple[int, bool], ...], list[Tensor]]:
+    """Separate context arguments into a template with None for tensors, the tensors' positions, and the tensors.
+
+    Raises: ValueError: the channels of a split argument do not divide into the groups.
+    """
+    template: list[object] = []
+    places, tensors = [], []
+    for position, value in enumerate(context):
+        tensor = value.value if isinstance(value, ChannelSplit) else value
+        if isinstance(tensor, Tensor):
+            is_split = isinstance(value, ChannelSplit)
+            if is_split and tensor.size(-1) % num_groups:
+                raise ValueError(
+                    f"a split context argument of {tensor.size(-1)} channels does not divide into {num_groups} groups"
+                )
+            places.append((position, is_split))
+            tensors.append(tensor)
+        template.append(None if isinstance(tensor, Tensor) else tensor)
+    return tuple(template), tuple(places), tensors
 
 
 class Autocast(NamedTuple):
@@ -373,11 +408,4 @@ def advance_stored(
     """Apply a run and let autograd store its activations."""
     state = StoredState(x, run.coupling.num_groups)
     run.advance(state, tensors, after_layer)
-    return state.join()
-
-
-def advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, copy: bool) -> Tensor:
-    """Apply a run without gradients; without ``copy`` in the memory of ``x``."""
-    state = FloatState(x, run.coupling.num_groups, copy=copy or not x.is_contiguous())
-    run.advance(state, tensors)
     return state.join()

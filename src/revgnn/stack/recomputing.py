@@ -23,13 +23,31 @@ _thread = _Thread()
 
 
 def is_recomputing() -> bool:
-    """Whether the current evaluation of a block repeats an earlier one."""
+    """Whether the current evaluation of a block repeats an earlier one.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import is_recomputing
+        >>> class Counting(torch.nn.Linear):
+        ...     calls = 0
+        ...
+        ...     def forward(self, x, seed):
+        ...         self.calls += not is_recomputing()  # once per step, although the backward evaluates it again
+        ...         return super().forward(x)
+    """
     return _thread.depth > 0
 
 
 @contextmanager
 def recomputing() -> Iterator[None]:
-    """Mark every evaluation of a block inside the context as a recomputation."""
+    """Mark every evaluation of a block inside the context as a recomputation.
+
+    Examples:
+        >>> from revgnn.stack import is_recomputing, recomputing
+        >>> with recomputing():
+        ...     print(is_recomputing())
+        True
+    """
     start_recomputing()
     try:
         yield

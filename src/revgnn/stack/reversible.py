@@ -31,6 +31,13 @@ def advance_float(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[
     return form, state
 
 
+def advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, copy: bool = True) -> Tensor:
+    """Apply a run whose evaluations will not be repeated; without ``copy`` in the memory of ``x``."""
+    state = FloatState(x, run.coupling.num_groups, copy=copy or not x.is_contiguous())
+    run.advance(state, tensors)
+    return state.join()
+
+
 def reversible(
     run: LayerRun,
     x: Tensor,

@@ -13,6 +13,11 @@ def fold_seed(seed: int, *numbers: int) -> int:
     """Hash integers into a seed: a pure function to 0..2**63-1; neighbouring arguments give unrelated seeds.
 
     Source: the finaliser of SplitMix64 (Steele et al. 2014), applied once per number.
+
+    Examples:
+        >>> from revgnn.stack import fold_seed
+        >>> fold_seed(7, 1) == fold_seed(7, 1), fold_seed(7, 1) == fold_seed(7, 2)
+        (True, False)
     """
     if uncompiled.is_compiled() and not uncompiled.is_constant(seed):  # 64 bits are too many for a compiler's integers
         return uncompiled.call(fold_seed, seed, *numbers)
@@ -26,7 +31,15 @@ def fold_seed(seed: int, *numbers: int) -> int:
 
 
 def draw_seed() -> int:
-    """Draw a seed from torch's global CPU generator, which ``torch.manual_seed`` sets."""
+    """Draw a seed from torch's global CPU generator, which ``torch.manual_seed`` sets.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import draw_seed
+        >>> first = torch.manual_seed(0) and draw_seed()
+        >>> first == (torch.manual_seed(0) and draw_seed())
+        True
+    """
     if uncompiled.is_compiled():  # a compiled function has random numbers of its own
         return uncompiled.call(draw_seed)
     if torch.compiler.is_exporting():

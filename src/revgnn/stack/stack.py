@@ -31,13 +31,14 @@ from .exact import ExactState
 from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
-from .layer_run import Autocast, ChannelSplit, LayerRun, advance_stored, advance_without_grad
+from .layer_run import Autocast, LayerRun, advance_stored, split_context
 from .lazy import initialise_lazy
 from .recompute import check_recorders, is_transformed
 from .repeatable import Checked
-from .reversible import Advance, advance_float, reversible
+from .reversible import Advance, advance_float, advance_without_grad, reversible
 from .seeds import draw_seed
 from .segment import Segment
+from .trimmed import Trim, advance_trimmed, check_trimmable
 
 
 class Stack(nn.Module):
@@ -72,6 +73,17 @@ class Stack(nn.Module):
     Cost: one evaluation of each block in the forward; ``reversible`` and ``checkpoint`` evaluate it once more in the
         backward.
     Source: the paper, sections 3.2 to 3.4.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> class Block(torch.nn.Linear):
+        ...     def forward(self, x, seed):
+        ...         return super().forward(x).tanh()
+        >>> stack = revgnn.Stack(
+        ...     lambda width: Block(width, width), channels=8, num_layers=50, coupling="grouped", backprop="reversible"
+        ... )
+        >>> stack(torch.randn(5, 8)).sum().backward()
     """
 
     def __init__(
@@ -156,6 +168,7 @@ class Stack(nn.Module):
         seed: int | None = None,
         head: FusedHead | None = None,
         overwrite: bool = False,
+        trim: Trim | None = None,
     ) -> Tensor:
         """Run the layers.
 
@@ -167,15 +180,23 @@ class Stack(nn.Module):
             seed: the step's seed; ``None`` draws one from torch's generator in training.
             head: a row-wise head to fuse with the stack: the same value as ``head(stack(x))``, in less memory.
             overwrite: whether ``x`` may be overwritten; without gradients that saves a copy of it.
-        Returns: [N, D], or the head's output. Under the transforms of ``torch.func`` and in forward-mode
-            differentiation every activation is stored, whatever ``backprop`` says.
-        Raises: ValueError: if a width does not fit, or nothing fits the memory budget. RuntimeError: under
-            ``torch.jit.trace`` and ``torch.fx``; for a block that does not repeat its value, or that uses a tensor
-            that would get no gradient; in the backward of a reversible stack under ``create_graph``.
+            trim: leaves out rows between the layers (with ``checkpoint`` between the segments); not with
+                ``reversible``, which inverts every layer on the rows of its evaluation. ``None``: all rows.
+        Returns: [N, D], or fewer rows with ``trim``, or the head's output. Under the transforms of ``torch.func`` and
+            in forward-mode differentiation every activation is stored, whatever ``backprop`` says.
+        Raises: ValueError: if a width does not fit, nothing fits the memory budget, or a reversible stack is to trim.
+            RuntimeError: under ``torch.jit.trace`` and ``torch.fx``; for a block that does not repeat its value, or
+            that uses a tensor that would get no gradient; in the backward of a reversible stack under
+            ``create_graph``.
         """
         if uncompiled.is_compiled():
-            return uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head, overwrite=overwrite)
+            return uncompiled.call(
+                Stack.forward, self, x, *context, seed=seed, head=head, overwrite=overwrite, trim=trim
+            )
         x, tensors, full_run = self.prepare(x, context, seed)
+        if trim is not None:
+            x = self._advance_trimmed(full_run, x, tensors, trim)
+            return x if head is None else head(x)
         if torch.compiler.is_exporting() or is_transformed():
             # An exported program has no memory to save, and torch.func takes no autograd Function without a graph.
             x = advance_stored(full_run, x, tensors)
@@ -200,6 +221,15 @@ class Stack(nn.Module):
             else:
                 x = self._apply_run(run, checkpointed, x, tensors)
         return x if head is None else head(x)
+
+    def _advance_trimmed(self, full_run: LayerRun, x: Tensor, tensors: Sequence[Tensor], trim: Trim) -> Tensor:
+        check_trimmable(self.backprop)
+        if self.backprop == "store":
+            layers = [replace(full_run, layers=[layer], first=k) for k, layer in enumerate(full_run.layers)]
+            return advance_trimmed(layers, x, trim)
+        recomputes = torch.is_grad_enabled() and self._needs_gradients(x, tensors, None)
+        function = checkpointed if recomputes else advance_without_grad
+        return advance_trimmed(self.runs(full_run), x, trim, lambda run, *rest: self._apply_run(run, function, *rest))
 
     def cut(self) -> tuple[Segment, ...]:
         """Evaluate each segment through a module of its own from now on, so that FSDP can gather weights per segment.
@@ -275,7 +305,7 @@ class Stack(nn.Module):
         views = {block: View(block) for blocks in distinct for block in blocks}
         if seed is None and (self.training or any(view.is_training for view in views.values())):
             seed = draw_seed()
-        template, places, tensors = self._split_context(context)
+        template, places, tensors = split_context(context, self.coupling.num_groups)
         autocast = Autocast.current(x.device.type)
         if autocast.enabled:
             # Only branches run in half precision: a half-precision stream would lose small additions in its rounding.
@@ -350,26 +380,6 @@ class Stack(nn.Module):
                 lost_bits=x.numel() * lost,
                 with_head=None if head is None else lambda run, x, tensors: recomputed(run, x, tensors, head),
             )
-
-    def _split_context(
-        self, context: tuple[object, ...]
-    ) -> tuple[tuple[object, ...], tuple[tuple[int, bool], ...], list[Tensor]]:
-        """Separate the context into a template with None for tensors, the tensors' positions, and the tensors."""
-        template: list[object] = []
-        places, tensors = [], []
-        for position, value in enumerate(context):
-            tensor = value.value if isinstance(value, ChannelSplit) else value
-            if isinstance(tensor, Tensor):
-                is_split = isinstance(value, ChannelSplit)
-                if is_split and tensor.size(-1) % self.coupling.num_groups:
-                    raise ValueError(
-                        f"a split context argument of {tensor.size(-1)} channels does not divide into "
-                        f"{self.coupling.num_groups} groups"
-                    )
-                places.append((position, is_split))
-                tensors.append(tensor)
-            template.append(None if isinstance(tensor, Tensor) else tensor)
-        return tuple(template), tuple(places), tensors
 
     def ranges(self) -> Tensor | None:
         """Return the largest magnitude seen in each layer of a fixed-point state, [L] float64, -1 before the first

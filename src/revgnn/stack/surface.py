@@ -72,7 +72,16 @@ class Surfaces:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether this module itself has hooks or a replaced forward."""
+    """Whether this module itself has hooks or a replaced forward.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import is_watched
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        >>> handle = net[0].register_forward_hook(print)
+        >>> is_watched(net), is_watched(net[0])
+        (False, True)
+    """
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

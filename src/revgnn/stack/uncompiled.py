@@ -1,4 +1,10 @@
-"""Exclude calls from torch.compile: code that branches on data, draws seeds, or passes pointers to kernels."""
+"""Exclude calls from torch.compile: code that branches on data, draws seeds, or passes pointers to kernels.
+
+Examples:
+    >>> from revgnn.stack import uncompiled
+    >>> uncompiled.call(max, 1, 2)  # the same value; inside torch.compile a graph break
+    2
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,17 @@ _TEMPORARY = ".writing-"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, of another format, or of another model."""
+    """A checkpoint that is damaged, of another format, or of another model.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import CheckpointError, check_weights
+        >>> try:
+        ...     check_weights({}, torch.nn.Linear(1, 1))
+        ... except CheckpointError as error:
+        ...     print(str(error).partition(";")[0])
+        bias is in the model but not in the checkpoint
+    """
 
 
 class Progress(TypedDict):
@@ -155,6 +165,12 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Check that weights fit a model.
 
     Raises: CheckpointError: the first name that is missing or too many, has another shape or dtype, or is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import check_weights
+        >>> model = torch.nn.Linear(2, 2)
+        >>> check_weights(model.state_dict(), model)  # silent: they fit
     """
     own = model.state_dict()
     for name in sorted(own.keys() ^ weights.keys()):
@@ -264,6 +280,12 @@ def load_latest(run: Path) -> Snapshot | None:
 
     Returns: the snapshot; ``None`` if no checkpoint was written.
     Raises: CheckpointError: every checkpoint is damaged.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import load_latest
+        >>> load_latest(Path("runs/first")).epoch
+        2
     """
     newest_first = list_checkpoints(run)[::-1]
     for path in newest_first:
@@ -281,6 +303,11 @@ def load_best(run: Path) -> dict[str, Tensor]:
 
     Raises: CheckpointError: every checkpoint is damaged, or nothing was selected yet.
         FileNotFoundError: there is no checkpoint.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import load_best
+        >>> weights = load_best(Path("runs/first"))  # name -> tensor, as ``state_dict`` gives
     """
     snapshot = load_latest(run)
     if snapshot is None:

@@ -42,7 +42,12 @@ _FREE_ON_RESUME = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained."""
+    """How a model is trained.
+
+    Examples:
+        >>> import revgnn
+        >>> config = revgnn.TrainConfig(epochs=200, lr=0.01, schedule="cosine", warmup_epochs=5, patience=30)
+    """
 
     epochs: int = 500
     """Passes over the training batches."""

@@ -13,7 +13,15 @@ CURVE_FILE = "curve.jsonl"
 
 
 class Score(TypedDict):
-    """Metric and loss of one split."""
+    """Metric and loss of one split.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import read_curve
+        >>> score = read_curve(Path("runs/first/curve.jsonl"))[0]["scores"]["valid"]  # a Score
+        >>> sorted(score)
+        ['loss', 'metric']
+    """
 
     metric: float | None
     """The run's metric; ``None`` if it is undefined (for example ROC-AUC with one class)."""
@@ -22,7 +30,15 @@ class Score(TypedDict):
 
 
 class Row(TypedDict):
-    """One epoch."""
+    """One epoch.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import read_curve
+        >>> row = read_curve(Path("runs/first/curve.jsonl"))[0]  # a Row
+        >>> row["epoch"], sorted(row["scores"])
+        (1, ['test', 'train', 'valid'])
+    """
 
     epoch: int
     """Counted from 1."""
@@ -81,6 +97,12 @@ def read_curve(path: Path, *, is_finished: bool = False) -> list[Row]:
         path: the file.
         is_finished: whether the run has ended; otherwise an incomplete last line, as a crash leaves it, is ignored.
     Raises: ValueError: a line is not a valid epoch.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import read_curve
+        >>> [row["epoch"] for row in read_curve(Path("runs/first/curve.jsonl"))]
+        [1, 2]
     """
     if not path.exists():
         return []

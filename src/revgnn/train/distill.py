@@ -17,12 +17,24 @@ from torch.nn import functional as F
 from ..files import replacing, room_for
 
 LOGITS_FILE = "logits.safetensors"
-"""The file of a run folder that holds the outputs of its best weights, for a student to learn from."""
+"""The file of a run folder that holds the outputs of its best weights, for a student to learn from.
+
+Examples:
+    >>> from revgnn.train import LOGITS_FILE
+    >>> LOGITS_FILE  # in the folder of a run with ``train.keep_logits``
+    'logits.safetensors'
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
-    """The teacher's logits and the weight of the distillation loss."""
+    """The teacher's logits and the weight of the distillation loss.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import TeacherOptions
+        >>> config = revgnn.TrainConfig(teacher=TeacherOptions(path="runs/teacher/logits.safetensors"))
+    """
 
     path: str | None = None
     """Path of the logits that a run with keep_logits wrote; ``{seed}`` is replaced by the run's seed. ``None``: no
@@ -48,6 +60,13 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
         student, teacher: [n, K] logits; the teacher receives no gradient.
         temperature: T.
     Returns: a scalar. It is divided by n K (the official code's reduction "mean"), not by n.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import distillation
+        >>> logits = torch.randn(5, 3)
+        >>> distillation(logits, logits, temperature=0.7).abs() < 1e-6
+        tensor(True)
     """
     p = F.softmax(teacher.detach() / temperature, dim=-1)
     total = F.kl_div(F.log_softmax(student / temperature, dim=-1), p, reduction="sum")

@@ -47,6 +47,15 @@ def dry_run(
         clock: returns the time in seconds.
     Returns: seconds per step, without the time to make its batch.
     Raises: FloatingPointError: a loss or gradient is not finite.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import dry_run
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info)
+        >>> config = revgnn.TrainConfig(loss="cross_entropy")
+        >>> len(dry_run(model, revgnn.make_batches(data), config, epochs=2, steps=1))
+        2
     """
     if config.loss is None:
         raise ValueError("train.loss must be named here, where nothing says what the task of the data is")

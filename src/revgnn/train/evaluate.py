@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..data.batch import SPLITS, Batch, Batches
+from ..data.batch import Batch, Batches
+from ..data.task import SPLITS
 from .config import TrainConfig, remedy
 from .curve import Score
 from .distributed.batch_sharding import RankPosition
@@ -123,7 +124,10 @@ def is_better(
     """
     select = config.select
     if "valid" not in scores:
-        raise ValueError("the best weights are selected on the split 'valid', which has no rows; give it some")
+        raise ValueError(
+            "the best weights are selected on the split 'valid', which has no rows; move a part of 'train' there, "
+            "such as a tenth"
+        )
     value = scores["valid"][select]
     if value is None and select == "loss":
         raise FloatingPointError(f"epoch {epoch}: the loss on the valid split is not finite; {remedy(config)}")
@@ -166,6 +170,13 @@ def predict(model: nn.Module, batches: Batches, forward: Logits | None = None) -
     Returns: [n, T] float32 on the CPU, ordered by the rows' ids, or by batch if the batches have no ids.
     Raises: ValueError: some batches have ids and others have none.
     Cost: one forward pass over the batches; [n, T] on the CPU.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info)
+        >>> revgnn.train.predict(model, revgnn.make_batches(data)).shape
+        torch.Size([34, 4])
     """
     forward = forward or Forward(model)
     sums: Sums | None = None

@@ -26,6 +26,15 @@ class Forward:
         precision: "bf16" runs the model in bfloat16 autocast.
         trained: called instead of ``model`` in training, for example a wrapper that averages gradients; ``None``: the
             model.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import Forward
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> (batch,) = revgnn.make_batches(data).evaluate()
+        >>> logits, placed = Forward(revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info))(batch)
+        >>> logits.shape
+        torch.Size([34, 4])
     """
 
     def __init__(
@@ -51,7 +60,8 @@ class Forward:
         Returns: [n, T] logits in float32 or wider; and the batch on the model's device, with any labels that were added
             to the input. Its ``rows["train"]`` are the rows that the loss covers.
         Raises: ValueError: the number of logit rows differs from the number of labels; or the sampler weighs edges,
-            which a model with a true attribute ``takes_edge_weight`` applies, and this one has none.
+            which a model with a true attribute ``takes_edge_weight`` applies, and this one has none; or batches are
+            layer-wise, which a model with a true attribute ``takes_hops`` takes as ``hops=``.
         """
         placed = self._on_device(batch)
         if not self._labels.reuse:
@@ -76,8 +86,15 @@ class Forward:
                 "the sampler weighs edges, and this model does not apply weights; choose conv gcn or sage, or "
                 "loader.saint.aggr_norm=false, or leave loader.diagonal out"
             )
+        hops = {} if placed.hops is None else {"hops": placed.hops}
+        if hops and not getattr(self.model, "takes_hops", False):
+            raise ValueError(
+                "loader.layer_wise computes each layer on the rows that later layers need, and this model evaluates "
+                "all its layers on one set of rows, as a reversible stack, an equilibrium or a network of your own "
+                "without `takes_hops` does; choose model.backprop=store or checkpoint, or loader.layer_wise=false"
+            )
         with self._autocast():
-            logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed)
+            logits: Tensor = model(placed.x, placed.graph, placed.edge_attr, seed=seed, **hops)
         if logits.size(0) != placed.y.size(0):
             raise ValueError(
                 f"the model must give one row of logits per row of labels, got {logits.size(0)} for {placed.y.size(0)}"

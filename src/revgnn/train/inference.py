@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
@@ -16,12 +17,19 @@ from .label_inputs import LabelOptions
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InferenceBatch:
-    """A model's outputs for a batch, on the CPU."""
+    """A model's outputs for a batch, on the CPU.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import InferenceBatch
+        >>> InferenceBatch(logits=torch.zeros(3, 2)).hidden is None
+        True
+    """
 
     logits: Tensor
     """[n, T] float32."""
     hidden: Tensor | None = None
-    """[n, D] float32 input of the head; ``None``: not requested."""
+    """[n, D] float32 input of the head, of graphs its mean over their nodes; ``None``: not requested."""
 
 
 class Inference:
@@ -34,6 +42,15 @@ class Inference:
         precision: "bf16" runs it in bfloat16 autocast, as in training.
         hidden: whether to return the last hidden state.
     Raises: ValueError: ``hidden`` is set and the model has no head.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import Inference, LabelOptions
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2, hidden_channels=8), data.info)
+        >>> inference = Inference(model, labels=LabelOptions(), num_outputs=4, hidden=True)
+        >>> [tuple(answer.hidden.shape) for _, answer in inference.answers(revgnn.make_batches(data).evaluate())]
+        [(34, 8)]
     """
 
     def __init__(
@@ -65,6 +82,18 @@ class Inference:
                 stack.callback(hook.remove)
             for batch in batches:
                 seen.clear()
-                logits, _ = self._forward(batch)
-                hidden = seen[-1].float().cpu() if seen else None
-                yield batch, InferenceBatch(logits=logits.float().cpu(), hidden=hidden)
+                logits, placed = self._forward(batch)
+                hidden = seen[-1].float() if seen else None
+                if hidden is not None and hidden.size(0) != logits.size(0):
+                    assert placed.graph.batch is not None, "an answer for several rows is one of their graph"
+                    hidden = _graph_means(hidden, placed.graph.batch, logits.size(0))
+                yield (
+                    batch,
+                    InferenceBatch(logits=logits.float().cpu(), hidden=None if hidden is None else hidden.cpu()),
+                )
+
+
+def _graph_means(x: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+    """Average the rows [N, D] of each graph; of a graph without nodes 0."""
+    counts = torch.bincount(batch, minlength=num_graphs).clamp(min=1)
+    return x.new_zeros(num_graphs, x.size(1)).index_add_(0, batch, x) / counts[:, None]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ..data.batch import Batch
 
@@ -23,7 +24,13 @@ _COIN, _PASS = 1, 2  # random streams of a step, separate from the step's own
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """How labels are used as an input."""
+    """How labels are used as an input.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import LabelOptions
+        >>> config = revgnn.TrainConfig(labels=LabelOptions(reuse=True, rate=0.5))
+    """
 
     reuse: bool = False
     """Whether to append the labels of training rows to the features, as T columns."""
@@ -67,7 +74,12 @@ def reuse_labels(
     if model.training:
         assert seed is not None, "a training step has a seed"
         given, rows["train"] = toss(train, options.rate, seed)
-    is_given = torch.zeros(batch.x.size(0), 1, dtype=torch.bool, device=batch.x.device)
+    if batch.hops is not None and options.refine:
+        raise ValueError(
+            f"labels.refine={options.refine} needs predictions of all nodes of a batch, and loader.layer_wise gives "
+            "those of its training nodes; choose labels.refine=0, or loader.layer_wise=false"
+        )
+    is_given = torch.zeros(batch.y.size(0), 1, dtype=torch.bool, device=batch.x.device)
     is_given[given] = True
     labels = _as_features(batch.y, is_given, num_outputs).to(batch.x.dtype)
     for number in range(options.refine):
@@ -109,6 +121,8 @@ def _predicted(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _appended(batch: Batch, labels: Tensor) -> Batch:
+    if batch.hops is not None:  # more nodes than labels: the others' labels are not given
+        labels = pad(labels, (0, 0, 0, batch.x.size(0) - labels.size(0)))
     return replace(batch, x=torch.cat([batch.x, labels], dim=1))
 
 

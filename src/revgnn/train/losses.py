@@ -103,7 +103,15 @@ def _mse_entries(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss function and the tasks that it fits."""
+    """A loss function and the tasks that it fits.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import Loss
+        >>> loss = Loss(lambda logits, y: (logits - y).abs().mean(), ("regression",))
+        >>> loss.compute(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+        tensor(2.)
+    """
 
     compute: Callable[[Tensor, Tensor], Tensor]
     """Logits and labels of a split -> a scalar."""
@@ -138,7 +146,14 @@ LOSSES: dict[str, Loss] = {
     "bce": Loss(bce, ("binary", "multilabel"), bce_rows),
     "mse": Loss(mse, ("regression",), mse_rows),
 }
-"""Losses by name: the values of ``train.loss``."""
+"""Losses by name: the values of ``train.loss``.
+
+Examples:
+    >>> import torch
+    >>> from revgnn.train import LOSSES
+    >>> LOSSES["mse"].compute(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+    tensor(4.)
+"""
 
 
 def choose_loss(tasks: Sequence[Task], asked: str | None) -> str:

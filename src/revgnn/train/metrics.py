@@ -140,7 +140,13 @@ def r2(logits: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, the tasks that it fits, and whether higher values are better."""
+    """A metric, the tasks that it fits, and whether higher values are better.
+
+    Examples:
+        >>> from revgnn.train import METRICS, Metric
+        >>> isinstance(METRICS["rmse"], Metric), METRICS["rmse"].larger_is_better
+        (True, False)
+    """
 
     compute: Callable[[Tensor, Tensor], float]
     """Logits and labels of a split -> value; NaN if it is undefined."""
@@ -182,7 +188,14 @@ METRICS: dict[str, Metric] = {
     "mae": Metric(mae, False, mean, ("regression",), "MAE"),
     "r2": Metric(r2, True, None, ("regression",), "R2", decimals=4),
 }
-"""Metrics by name: the values of ``train.metric``."""
+"""Metrics by name: the values of ``train.metric``.
+
+Examples:
+    >>> import torch
+    >>> from revgnn.train import METRICS
+    >>> METRICS["accuracy"].compute(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    0.5
+"""
 
 
 def check_metric(task: Task, name: str) -> None:

@@ -23,7 +23,13 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-"""Optimizers by name: the values of ``train.optimizer``."""
+"""Optimizers by name: the values of ``train.optimizer``.
+
+Examples:
+    >>> from revgnn.train import OPTIMIZERS
+    >>> list(OPTIMIZERS)
+    ['adam', 'adamw', 'rmsprop']
+"""
 
 
 def make_optimizer(
@@ -58,6 +64,11 @@ def learning_rate(
         lr: the highest rate.
         epochs: the length of the run; only the cosine schedule uses it.
         warmup_epochs: length of the linear warm-up; 0: none.
+
+    Examples:
+        >>> from revgnn.train import learning_rate
+        >>> [learning_rate(epoch, lr=0.1, epochs=10, warmup_epochs=2) for epoch in (1, 2, 3)]
+        [0.05, 0.1, 0.1]
     """
     if epoch <= warmup_epochs:
         return lr * epoch / warmup_epochs

@@ -15,7 +15,16 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """The result of a run; the model itself holds the best weights."""
+    """The result of a run; the model itself holds the best weights.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info)
+        >>> result = revgnn.fit(model, revgnn.make_batches(data), revgnn.TrainConfig(epochs=2), metric="accuracy")
+        >>> isinstance(result, revgnn.FitResult), sorted(result.scores)
+        (True, ['test', 'train', 'valid'])
+    """
 
     metric: str
     """Name of the metric in the scores."""

@@ -82,6 +82,16 @@ class Sums:
     Args:
         width: columns.
         in_memory: see `RowArray`.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import Sums
+        >>> sums = Sums(width=1)
+        >>> sums.add(torch.tensor([0, 2]), torch.tensor([[1.0], [5.0]]))
+        >>> sums.add(torch.tensor([2]), torch.tensor([[7.0]]))
+        >>> sums.means(0, 3)
+        (tensor([0, 2]), tensor([[1.],
+                [6.]]))
     """
 
     def __init__(self, width: int, in_memory: int = IN_MEMORY) -> None:

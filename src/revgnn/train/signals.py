@@ -15,7 +15,17 @@ _STDERR = 2
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stopped the run between two steps; the message says what was saved and how to resume."""
+    """A signal stopped the run between two steps; the message says what was saved and how to resume.
+
+    Examples:
+        >>> import signal
+        >>> from revgnn.train import Interrupted
+        >>> try:
+        ...     raise Interrupted("stopped after epoch 3", signal.SIGTERM)  # as ``fit`` does
+        ... except Interrupted as stopped:
+        ...     print(stopped, 128 + stopped.signum)
+        stopped after epoch 3 143
+    """
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

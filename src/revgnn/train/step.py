@@ -24,7 +24,13 @@ from .optim import check_and_clip
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """Return the 63-bit seed of a training batch, a pure function of the run's seed, epoch and batch number."""
+    """Return the 63-bit seed of a training batch, a pure function of the run's seed, epoch and batch number.
+
+    Examples:
+        >>> from revgnn.train import step_seed
+        >>> step_seed(0, epoch=1, step=0) == step_seed(0, epoch=1, step=0)
+        True
+    """
     return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

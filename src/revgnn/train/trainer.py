@@ -48,7 +48,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Goal:
-    """The metric of a run, and what training must know of the labels."""
+    """The metric of a run, and what training must know of the labels.
+
+    Examples:
+        >>> from revgnn.train import Goal
+        >>> goal = Goal(metric="macro_f1")  # for ``fit(..., metric=goal)``
+    """
 
     metric: str
     """A key of `METRICS`."""
@@ -94,6 +99,14 @@ def fit(
         FloatingPointError: a loss or gradient is not finite; raised before the update.
         Interrupted: Ctrl-C or SIGTERM stopped the run; a checkpoint was written if ``out`` is given.
         LostRankError: another rank ended.
+
+    Examples:
+        >>> import revgnn
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=4, hidden_channels=16), data.info)
+        >>> result = revgnn.fit(model, revgnn.make_batches(data), revgnn.TrainConfig(epochs=3), metric="accuracy")
+        >>> result.epochs, result.steps
+        (3, 3)
     """
     goal = Goal(metric=metric) if isinstance(metric, str) else metric
     config = replace(config, loss=choose_loss(tasks_of(goal.metric), config.loss))

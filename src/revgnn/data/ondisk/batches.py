@@ -24,6 +24,13 @@ class StoredParts:
         parts_per_batch: q, parts per step, at least 1; the last step of an epoch may have fewer.
         seed: seed of the order of parts, 0 or above.
     Cost: each step reads its parts and the edges between them; an epoch reads about q/P of the edges.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store, StoredParts
+        >>> parts = StoredParts(Store.open(Path("graph")), parts_per_batch=2, seed=0)
+        >>> len(parts), len(parts.train(epoch=1))
+        (2, 2)
     """
 
     def __init__(self, store: Store, parts_per_batch: int, seed: int) -> None:
@@ -53,6 +60,13 @@ class StoredViews:
         num_pieces: groups of each view, at most P.
         num_views: V; the evaluation averages a node's V logits by ``ids``. With one view there are no ids.
         seed: seed of the groups, 0 or above.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store, StoredViews
+        >>> views = StoredViews(Store.open(Path("graph")), num_pieces=2, num_views=3, seed=0)
+        >>> len(views.evaluate())
+        6
     """
 
     def __init__(self, store: Store, num_pieces: int, num_views: int, seed: int) -> None:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...files import sha256_of, write_whole
-from ..batch import SPLITS, Batch
+from ..batch import Batch
+from ..buffers import take_rows
 from ..induced import Subgraph
+from ..task import SPLITS
 from .manifest import MANIFEST, StoreError
 from .store import Store, together
 
@@ -96,7 +98,12 @@ class StoredNeighbors:
         starts: NDArray[np.int64],
         read: Callable[[int, NDArray[np.int64]], NDArray[np.generic]],
     ) -> Tensor:
-        """Read rows by ascending number, part by part; part p has the numbers from ``starts[p]``."""
+        """Read rows by number, part by part in ascending order; part p has the numbers from ``starts[p]``."""
+        if (numbers[1:] < numbers[:-1]).any():
+            order = np.argsort(numbers, kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            return take_rows(self._gathered(numbers[order], starts, read), torch.from_numpy(place))
         bounds = np.searchsorted(numbers, starts)
         parts = [part for part in range(self._store.num_parts) if bounds[part] < bounds[part + 1]] or [0]
         return together([read(part, numbers[bounds[part] : bounds[part + 1]] - starts[part]) for part in parts])

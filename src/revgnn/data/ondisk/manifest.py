@@ -18,9 +18,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ...files import check_format, read_object
 from ...plain_config import from_json
-from ..batch import SPLITS
 from ..encodings import Encoding
 from ..info import Counts, Feature, GraphInfo
+from ..task import SPLITS
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -37,7 +37,19 @@ _FACTS = {name: hint for name, hint in get_type_hints(GraphInfo).items() if name
 
 
 class StoreError(ValueError):
-    """A prepared graph is damaged, inconsistent, or has another format."""
+    """A prepared graph is damaged, inconsistent, or has another format.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store, StoreError
+        >>> Path("broken").mkdir()
+        >>> _ = Path("broken/manifest.json").write_text("[]")
+        >>> try:
+        ...     Store.open(Path("broken"))
+        ... except StoreError as error:
+        ...     print(type(error).__name__)
+        StoreError
+    """
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,7 @@ array, hashes on the first read of a part, and edges on building a batch.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,49 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...files import sync
 from ...graph import Graph
-from ..batch import SPLITS, Batch
+from ..batch import Batch
+from ..buffers import empty
 from ..dataset import Dataset
 from ..info import GraphInfo
-from .manifest import MANIFEST, Manifest, StoreError, read_manifest
-from .part import check_hash, check_size, file_names, map_array, part_folder, read_ids
+from ..task import SPLITS
+from .folder import open_manifest
+from .manifest import Manifest, StoreError
+from .part import check_hash, map_array, part_folder, read_ids
 
 _INT32_MAX = 2**31 - 1
-
-
-@contextmanager
-def new_store(out: Path) -> Iterator[Path]:
-    """Context with a temporary folder to write a graph into; on success it becomes ``out``, otherwise it is deleted.
-
-    Write the parts with `part.write_part`, then the manifest with `manifest.write_manifest`.
-
-    Args:
-        out: a path that does not exist, or an empty folder.
-    Raises:
-        FileExistsError: ``out`` exists and is not empty.
-        StoreError: the written graph is incomplete.
-    """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise FileExistsError(f"{out} exists already; remove it, or choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".writing-{out.name}-{os.getpid()}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        Store.open(temporary)
-        for folder in (*(temporary / "parts").iterdir(), temporary / "parts", temporary):
-            sync(folder)
-        os.replace(temporary, out)
-        sync(out.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def is_store(folder: Path) -> bool:
-    """Whether a folder has the manifest of a prepared graph."""
-    return (folder / MANIFEST).is_file()
 
 
 class Store:
@@ -73,6 +38,13 @@ class Store:
     Args:
         folder: contains the manifest and the parts.
         manifest: the folder's manifest, checked.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import Store
+        >>> store = Store.open(Path("graph"))
+        >>> store.num_nodes, store.num_parts
+        (60, 4)
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -88,17 +60,7 @@ class Store:
             StoreError: the manifest is invalid, or a file is missing or has another size.
         Cost: one ``stat`` call per file.
         """
-        store = cls(folder, read_manifest(folder))
-        names = file_names(store.manifest)
-        for number, part in enumerate(store.manifest.parts):
-            if set(part.files) != names:
-                raise StoreError(
-                    f"{folder / MANIFEST}: parts[{number}] must have the files {', '.join(sorted(names))}, got "
-                    f"{', '.join(map(repr, sorted(part.files)))[:200]}"
-                )
-            for name, facts in part.files.items():
-                check_size(part_folder(folder, number) / name, facts)
-        return store
+        return cls(folder, open_manifest(folder))
 
     # ------------------------------------------------------------------ what it is
     @property
@@ -312,6 +274,6 @@ def together(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     """Concatenate arrays into memory that torch allocates, so that memory measurements include it."""
     first = arrays[0]
     rows = sum(len(array) for array in arrays)
-    out = torch.empty((rows, *first.shape[1:]), dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)
+    out = empty((rows, *first.shape[1:]), torch.from_numpy(np.empty(0, first.dtype)).dtype)
     np.concatenate(arrays, out=out.numpy())
     return out

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +155,7 @@ def _tables(scan: Scan) -> Iterator[pa.Table]:
 
 
 def _positions(
-    tables: Iterator[pa.Table], columns: tuple[str, ...], ids: Any
+    tables: Iterator[pa.Table], columns: tuple[str, ...], ids: pa.ChunkedArray
 ) -> Iterator[tuple[pa.Table, NDArray[np.int32]]]:
     """Look up columns of ids, in threads of Arrow.
 
@@ -200,7 +199,7 @@ def _batch(path: Path, number: int) -> pa.Table:
         return pa.Table.from_batches([file.get_batch(number)])
 
 
-def _with_columns(table: pa.Table, columns: dict[str, Any]) -> pa.Table:
+def _with_columns(table: pa.Table, columns: Mapping[str, pa.ChunkedArray | NDArray[np.generic]]) -> pa.Table:
     for name, values in columns.items():
         table = table.append_column(name, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
     return table

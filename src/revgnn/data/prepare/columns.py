@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..encodings import CategoryEncoding, Encoding, Raw
-from ..readers.parquet import is_list, is_null, is_text
+from ..readers.parquet import is_fractional, is_list, is_null, is_text
 from .csv_format import PLAIN, CsvFormat, as_integers, as_numbers, as_times, without_words
 from .fitting import LARGEST
 
@@ -88,14 +88,16 @@ class Key:
     def read(self, batch: pa.RecordBatch, marks: Marks) -> pa.Array:
         """Return the ids, null for a missing or unusable one."""
         values = decoded(batch.column(self.column))
+        if is_fractional(values.type):
+            values = as_text(values)
         marks.add(self.null, is_null(values))
         if pa.types.is_uint64(values.type):
             large = pc.fill_null(pc.greater_equal(values, pa.scalar(2**63, pa.uint64())), False)
             marks.add(self.large, np.asarray(large.to_numpy(zero_copy_only=False), dtype=bool))
             values = pc.if_else(large, pa.scalar(None, pa.uint64()), values)
         if pa.types.is_integer(values.type) or not pa.types.is_integer(self.kind):
-            return values.cast(self.kind) if not pa.types.is_floating(values.type) else as_text(values)
-        text = as_text(values)
+            return values.cast(self.kind)
+        text = values.cast(pa.large_string())
         ids = as_integers(text)
         marks.add(self.other, is_null(ids) & ~is_null(text))
         return ids
@@ -129,14 +131,18 @@ class Numbers:
             return self._checked(_doubles(values).reshape(-1, 1), marks)
         lengths = pc.fill_null(pc.list_value_length(values), -1).to_numpy(zero_copy_only=False)
         right = lengths == self.size
+        if right.all():
+            return self._checked(_doubles(values.flatten()).reshape(-1, self.size), marks)
         marks.add(self.length, ~right & ~is_null(values))
         out = np.full((len(values), self.size), np.nan)
         out[right] = _doubles(values.filter(pa.array(right)).flatten()).reshape(-1, self.size)
         return self._checked(out, marks)
 
     def _checked(self, out: Raw, marks: Marks) -> Raw:
-        large = np.abs(out) > LARGEST
-        if large.any():
+        with np.errstate(invalid="ignore"):
+            is_large = out.size > 0 and not (out.min() >= -LARGEST and out.max() <= LARGEST)
+        if is_large:
+            large = np.abs(out) > LARGEST
             marks.add(self.finite, np.asarray(large.any(axis=1)))
             out = np.where(large, np.nan, out)
         if self.negative is not None:
@@ -177,7 +183,7 @@ class Times:
         if is_text(values.type):
             values, other = as_times(values.cast(pa.large_string()), self.csv)
             marks.add(self.text, other)
-        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        if pa.types.is_integer(values.type) or is_fractional(values.type):
             days = _doubles(values) / 86_400.0
         else:
             micros = values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
@@ -249,8 +255,10 @@ def decoded(column: pa.Array) -> pa.Array:
 
 
 def as_text(column: pa.Array) -> pa.Array:
-    """Convert values to text: integral floats like integers, NaN to null."""
+    """Convert values to text: integral floats and decimals like integers, NaN to null."""
     values = decoded(column)
+    if pa.types.is_decimal(values.type):
+        return pc.replace_substring_regex(values.cast(pa.large_string()), r"\.0+$", "")
     if pa.types.is_floating(values.type):
         numbers = values.cast(pa.float64())
         numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -315,12 +315,12 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where}: {error}") from None
 
 
-def nearest(name: str, known: Any) -> str | None:
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the most similar known name, or None."""
     found = difflib.get_close_matches(name, [str(one) for one in known], n=1, cutoff=0.5)
     return found[0] if found else None
 
 
-def _nearest(name: str, known: Any) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     found = nearest(name, known)
     return "" if found is None else f" (did you mean {found!r}?)"

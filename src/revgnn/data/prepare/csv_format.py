@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|Infinity)")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([. '\u00a0]\d{3})+)(,\d+)?([eE][+-]?\d+)?")
+_UNIT = re.compile(r"[+-]?(?:([$€£¥])\s?[+-]?\d[\d.,' \u00a0]*|\d[\d.,' \u00a0]*([$€£¥%]))")
 _INTEGER = r"^-?(0|[1-9][0-9]{0,18})$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(inf|Infinity)$"
 
@@ -41,8 +42,12 @@ class CsvFormat:
     """The decimal sign, ``.`` or ``,``."""
     thousands: str | None = None
     """The sign between groups of three digits; empty: none."""
+    units: str | None = None
+    """Signs before or after a number that are dropped, such as $ and %; empty: none."""
     encoding: str | None = None
     """The encoding of the text, such as utf-8 or cp1252."""
+    spaces: bool | None = None
+    """Whether spaces around fields and names are dropped."""
     null_words: tuple[str, ...] | None = None
     """Words that are a missing value besides the empty field; ids are never missing by a word."""
 
@@ -57,13 +62,15 @@ class CsvFormat:
     def __str__(self) -> str:
         words = ", ".join(self.null_words or ()) or "none but the empty field"
         groups = repr(self.thousands) if self.thousands else "none"
-        signs = f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {groups}"
+        units = f", units {self.units} dropped" if self.units else ""
+        units += ", spaces around fields dropped" if self.spaces else ""
+        signs = f"delimiter {self.delimiter!r}, decimal sign {self.decimal!r}, thousands {groups}{units}"
         return f"{signs}, encoding {self.encoding}, null words {words}"
 
 
 SNIFFED = CsvFormat()
 """A format of which nothing is given."""
-PLAIN = CsvFormat(delimiter=",", decimal=".", thousands="", encoding="utf-8", null_words=())
+PLAIN = CsvFormat(delimiter=",", decimal=".", thousands="", units="", encoding="utf-8", spaces=False, null_words=())
 """Of texts that stand in no CSV file."""
 
 
@@ -80,6 +87,8 @@ def given_format(assignments: Sequence[str]) -> CsvFormat:
             raise ValueError(f"--csv {text}: write FIELD=VALUE, with a field of {', '.join(names)}")
         value = {"tab": "\t", "\\t": "\t"}.get(value, value)
         found[name] = tuple(value.split(",")) if name == "null_words" else value
+        if name == "spaces":
+            found[name] = value == "true"
     return CsvFormat(**found)
 
 
@@ -87,30 +96,34 @@ def sniff(path: Path, given: CsvFormat) -> tuple[CsvFormat, pa.Schema]:
     """Find the format of a CSV file and the types of its columns, from its first lines.
 
     Args:
-        path: the file; a ``.tsv`` file has tabs.
+        path: the file, which may be compressed; a ``.tsv`` file has tabs.
         given: fields that are not ``None`` are taken as they are.
-    Raises: ValueError: it is empty, or no text. pa.ArrowException: its first lines are damaged.
+    Raises: ValueError: it is empty, no text, or lacks a line of names. pa.ArrowException: its first lines are damaged.
     """
-    with path.open("rb") as file:
-        data = file.read(_SAMPLE_BYTES)
+    data = _sample(path)
     if not data:
         raise ValueError("it is empty, without a line of column names")
-    encoding = given.encoding or _encoding(data)
-    text = data.decode(encoding, errors="ignore" if len(data) == _SAMPLE_BYTES else "replace").lstrip("\ufeff")
-    if "\0" in text:
-        raise ValueError("it holds NUL bytes, so it is no text")
-    if len(data) == _SAMPLE_BYTES:
-        text = text[: text.rfind("\n") + 1] or text
-    tabs = "\t" if path.suffix.lower() == ".tsv" else None
+    text, encoding = _text(data, given.encoding)
+    tabs = "\t" if ".tsv" in path.name.lower() else None
     delimiter = given.delimiter or tabs or _delimiter(text)
-    found = replace(given, encoding=encoding, delimiter=delimiter)
     rows = _rows(text, delimiter)
+    spaces = given.spaces
+    if spaces is None:
+        spaces = any(cell != cell.strip(" ") for row in rows for cell in row)
+    rows = [[_bare(cell) for cell in row] for row in rows] if spaces else rows
+    found = replace(given, encoding=encoding, delimiter=delimiter, spaces=spaces)
     names = rows[0]
+    if all(_PLAIN.fullmatch(name) for name in names) and names != [str(k) for k in range(len(names))]:
+        raise ValueError(f"its first line, {delimiter.join(names)[:60]}, has numbers in place of names")
     whole = [row for row in rows[1:] if len(row) == len(names)]
     columns = [[row[place] for row in whole] for place in range(len(names))]
-    decimal, thousands = _signs(columns, delimiter)
+    units = (
+        "".join(sorted({sign for cells in columns for sign in _units(cells)})) if given.units is None else given.units
+    )
+    decimal, thousands = _signs([[cell.strip(f" {units}") for cell in cells] for cells in columns], delimiter)
     found = replace(
         found,
+        units=units,
         decimal=decimal if given.decimal is None else given.decimal,
         thousands=thousands if given.thousands is None else given.thousands,
     )
@@ -126,24 +139,54 @@ def sniff(path: Path, given: CsvFormat) -> tuple[CsvFormat, pa.Schema]:
     return found, pa.schema(list(zip(names, kinds, strict=True)))
 
 
-def open_csv(path: Path, form: CsvFormat, columns: Sequence[str]) -> Any:
-    """Open a CSV file for reading record batches of some columns as text; an empty field is null.
+def read_csv(path: Path, form: CsvFormat, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read record batches of some columns of a CSV file as text; an empty field is null.
 
     Raises: pa.ArrowException: the file is damaged, or lacks a column.
     """
-    return arrow_csv.open_csv(
-        path,
-        **_options(form),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.string()),
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
+    written = list(columns)
+    if form.spaces:
+        header = _rows(_text(_sample(path), form.encoding)[0], form.delimiter or ",")[0]
+        written = [next((one for one in header if _bare(one) == name), name) for name in columns]
+    options = arrow_csv.ConvertOptions(
+        include_columns=written,
+        column_types=dict.fromkeys(written, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
     )
+    with arrow_csv.open_csv(path, **_options(form), convert_options=options) as reader:
+        for batch in reader:
+            yield pa.record_batch(list(map(_without_spaces, batch.columns)), names=columns) if form.spaces else batch
 
 
-def _options(form: CsvFormat) -> dict[str, Any]:
+def _bare(field: str) -> str:
+    """Drop the spaces around a field, and the quotes that a space before them has made part of it."""
+    field = field.strip(" ")
+    return field[1:-1] if len(field) > 1 and field[0] == field[-1] == '"' else field
+
+
+def _without_spaces(values: pa.Array) -> pa.Array:
+    values = pc.replace_substring_regex(pc.utf8_trim(values, " "), '^"(.*)"$', r"\1")
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
+
+
+def _sample(path: Path) -> bytes:
+    with pa.input_stream(str(path), compression="detect") as file:
+        return bytes(file.read(_SAMPLE_BYTES))
+
+
+def _text(data: bytes, encoding: str | None) -> tuple[str, str]:
+    """Decode a sample; return its whole lines, and the encoding."""
+    encoding = encoding or _encoding(data)
+    text = data.decode(encoding, errors="ignore" if len(data) == _SAMPLE_BYTES else "replace").lstrip("\ufeff")
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes, so it is no text")
+    if len(data) == _SAMPLE_BYTES:
+        text = text[: text.rfind("\n") + 1] or text
+    return text, encoding
+
+
+def _options(form: CsvFormat) -> dict[str, object]:
     return {
         "read_options": arrow_csv.ReadOptions(encoding=form.encoding or "utf-8"),
         "parse_options": arrow_csv.ParseOptions(delimiter=form.delimiter or ",", newlines_in_values=True),
@@ -153,7 +196,7 @@ def _options(form: CsvFormat) -> dict[str, Any]:
 # ---------------------------------------------------------------------- texts as values
 
 
-def without_words(values: Any, words: Sequence[str]) -> Any:
+def without_words(values: pa.Array, words: Sequence[str]) -> pa.Array:
     """Make null words of a column of texts null."""
     if not words:
         return values
@@ -161,7 +204,7 @@ def without_words(values: Any, words: Sequence[str]) -> Any:
     return pc.if_else(is_word, pa.scalar(None, values.type), values)
 
 
-def as_numbers(values: Any, form: CsvFormat) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def as_numbers(values: pa.Array, form: CsvFormat) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Read texts as numbers, or truth values as 1 and 0.
 
     Args:
@@ -169,11 +212,14 @@ def as_numbers(values: Any, form: CsvFormat) -> tuple[NDArray[np.float64], NDArr
         form: the format of their file.
     Returns: [n] float64, NaN for a missing one; and [n] which texts are neither.
     """
-    if form.decimal != "," and not form.thousands and not form.null_words:
+    if form.decimal != "," and not (form.thousands or form.units or form.null_words):
         plain = _cast(values, pa.float64())
         if plain is not None:
             return np.asarray(pc.fill_null(plain, np.nan).to_numpy(zero_copy_only=False)), np.zeros(len(values), bool)
     text = without_words(pc.utf8_trim_whitespace(values), (*NULL_WORDS, *(form.null_words or ())))
+    if form.units:
+        signs = re.escape(form.units)
+        text = pc.replace_substring_regex(text, rf"^([+-]?)[{signs}]\s*|\s*[{signs}]$", r"\1")
     if form.thousands:
         text = pc.replace_substring(text, form.thousands, "")
     if form.decimal == ",":
@@ -190,7 +236,7 @@ def as_numbers(values: Any, form: CsvFormat) -> tuple[NDArray[np.float64], NDArr
     return np.asarray(pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False)), bad
 
 
-def as_times(values: Any, form: CsvFormat) -> tuple[Any, NDArray[np.bool_]]:
+def as_times(values: pa.Array, form: CsvFormat) -> tuple[pa.Array, NDArray[np.bool_]]:
     """Read texts as times of ISO 8601.
 
     Returns: [n] timestamps in microseconds, null for a missing one; and [n] which texts are none.
@@ -205,7 +251,7 @@ def as_times(values: Any, form: CsvFormat) -> tuple[Any, NDArray[np.bool_]]:
         return times, np.asarray(pc.and_(times.is_null(), text.is_valid()).to_numpy(zero_copy_only=False), bool)
 
 
-def as_integers(values: Any) -> Any:
+def as_integers(values: pa.Array) -> pa.Array:
     """Read texts as the integers that they are written as, without loss; null for any other text.
 
     A whole number with a point, such as 1.0, is one; 007 is none, because the zeros would be lost.
@@ -223,7 +269,7 @@ def as_integers(values: Any) -> Any:
         return pa.array(kept, plain.type).cast(pa.int64())
 
 
-def _cast(values: Any, kind: pa.DataType) -> Any:
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
     """Cast all texts at once; ``None``: one of them is no such value."""
     try:
         return values.cast(kind)
@@ -272,7 +318,15 @@ def _delimiter(text: str) -> str:
         widths = [len(row) for row in _rows(text, delimiter)[:200]]
         return widths[0] > 1 and len(set(widths)) == 1, widths[0]
 
-    return max(_DELIMITERS, key=fit)
+    best = max(_DELIMITERS, key=fit)
+    return " " if not fit(best)[0] and fit(" ")[0] else best
+
+
+def _units(cells: list[str]) -> set[str]:
+    """Return the signs of money and percent of a column whose every text is one of them beside a number."""
+    known = [cell.strip() for cell in cells if cell.strip() and cell.strip() not in NULL_WORDS]
+    found = [_UNIT.fullmatch(cell) for cell in known]
+    return {one[1] or one[2] for one in found if one is not None} if known and all(found) else set()
 
 
 def _signs(columns: list[list[str]], delimiter: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -32,7 +32,7 @@ class RowReader(Protocol):
         """Schema of the result of `read`."""
         ...
 
-    def read(self, batch: Any, file: int, row: int) -> pa.Table:
+    def read(self, batch: pa.RecordBatch, file: int, row: int) -> pa.Table:
         """Convert one batch, whose first row is ``row`` of ``file``."""
         ...
 
@@ -106,7 +106,7 @@ def read_rows(scan: Scan, chunk: Chunk) -> Iterator[pa.Table]:
 
 
 def _damaged_row(scan: Scan, file: int, row: int) -> pa.Table:
-    values: Mapping[str, Any] = {"file": file, "row": row, "part": -1, "bad": [scan.damaged]}
+    values: Mapping[str, object] = {"file": file, "row": row, "part": -1, "bad": [scan.damaged]}
     arrays = [pa.array([values.get(field.name)], field.type) for field in scan.rows.schema]
     return pa.Table.from_arrays(arrays, schema=scan.rows.schema)
 

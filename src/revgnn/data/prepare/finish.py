@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..batch import SPLITS
 from ..ondisk.part import edge_keys
 from ..readers.parquet import Faults, is_null
+from ..task import SPLITS
 from .columns import Checks
 from .engine import Engine
 
@@ -33,9 +32,11 @@ class RowCounts:
     """Counts the rows that fail each check: (file, check) -> number of rows, the first row, its value."""
 
     checks: Checks
-    found: dict[tuple[int, int], tuple[int, int, Any]] = field(default_factory=dict)
+    found: dict[tuple[int, int], tuple[int, int, object]] = field(default_factory=dict)
 
-    def add(self, check: int, files: NDArray[Any], rows: NDArray[Any], values: Any = None) -> None:
+    def add(
+        self, check: int, files: NDArray[np.integer], rows: NDArray[np.integer], values: pa.Array | None = None
+    ) -> None:
         """Count rows that fail a check.
 
         Args:
@@ -152,7 +153,7 @@ class Edges:
     dst: NDArray[np.int32]
     edge_attr: NDArray[np.float32] | None
 
-    def take(self, rows: NDArray[Any]) -> Edges:
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Edges:
         """Return the edges at some positions."""
         attr = None if self.edge_attr is None else self.edge_attr[rows]
         return Edges(self.src_part[rows], self.src[rows], self.dst[rows], attr)
@@ -223,7 +224,7 @@ class FaultyEdges:
                 self.row_faults.add(check, files[unknown], rows[unknown], ids.filter(pa.array(unknown)))
 
 
-def matrix(column: Any, width: int) -> NDArray[np.float32]:
+def matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
     """Convert a column of lists of fixed size to [rows, width]."""
     lists = column.combine_chunks()
     return np.asarray(lists.flatten()).reshape(len(lists), width).astype(np.float32, copy=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,9 @@ class Moments:
     def of(cls, values: Raw) -> Moments:
         """Compute the moments of [n, size], without missing and infinite values."""
         good = np.isfinite(values)
+        if good.all():
+            mean = values.mean(axis=0)
+            return cls(np.full(values.shape[1], float(len(values))), mean, ((values - mean) ** 2).sum(axis=0))
         count = good.sum(axis=0).astype(np.float64)
         mean = np.where(good, values, 0.0).sum(axis=0) / np.maximum(count, 1)
         return cls(count, mean, (np.where(good, values - mean, 0.0) ** 2).sum(axis=0))
@@ -94,13 +97,16 @@ class NumberFitter:
     def update(self, raw: Raw, train: Rows) -> None:
         """Add rows: the statistics are those of the rows marked in ``train``, missing values are seen in all."""
         self._missing |= bool(np.isnan(raw).any())
-        rows = np.where(np.abs(raw[train]) <= LARGEST, raw[train], np.nan)
+        rows = raw[train]
         first, self._seen = self._seen, self._seen + len(rows)
         if not len(rows):
             return
         with np.errstate(invalid="ignore"):
-            self._flags &= (np.isnan(rows) | (rows == 0) | (rows == 1)).all(axis=0)
+            if not (rows.min() >= -LARGEST and rows.max() <= LARGEST):
+                rows = np.where(np.abs(rows) <= LARGEST, rows, np.nan)
             self.low, self.high = np.fmin(self.low, np.fmin.reduce(rows)), np.fmax(self.high, np.fmax.reduce(rows))
+            if self._flags.any():
+                self._flags &= (np.isnan(rows) | (rows == 0) | (rows == 1)).all(axis=0)
             self.are_whole = self.are_whole and bool((np.isnan(rows) | (rows == np.rint(rows))).all())
         if self._scale == "none" and self._fill in (None, "zero", "category"):
             return
@@ -177,7 +183,7 @@ class CategoryFitter:
         self._missing = False
         self.counts: Counter[str] = Counter()
 
-    def update(self, raw: Any, train: Rows) -> None:
+    def update(self, raw: pa.Array, train: Rows) -> None:
         """Add rows."""
         self._missing |= bool(raw.null_count)
         count_values(self.counts, raw.filter(pa.array(train)))
@@ -225,7 +231,7 @@ class TagFitter:
     counts: Counter[str] = field(default_factory=Counter)
     missing: bool = False
 
-    def update(self, raw: Any, train: Rows) -> None:
+    def update(self, raw: pa.Array, train: Rows) -> None:
         """Add rows."""
         self.missing |= bool(raw.null_count)
         count_values(self.counts, pc.list_flatten(raw.filter(pa.array(train))))
@@ -241,7 +247,7 @@ class TagFitter:
 Fitter = NumberFitter | CategoryFitter | TimeFitter | TagFitter
 
 
-def count_values(counts: Counter[str], values: Any) -> None:
+def count_values(counts: Counter[str], values: pa.Array) -> None:
     """Count the texts of a column; beyond `MOST_VALUES` different ones, new texts are no longer counted."""
     found = pc.value_counts(values.drop_null())
     names, times = found.field("values").to_pylist(), found.field("counts").to_pylist()

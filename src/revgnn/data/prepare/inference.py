@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..batch import SPLITS
 from ..info import GraphInfo
-from ..readers.parquet import is_list, is_null, is_numeric, is_text
+from ..readers.parquet import is_list, is_numeric, is_text
+from ..task import SPLITS
 from .columns import Marks, Numbers, as_text, decoded
 from .config import FeatureConfig
 from .csv_format import PLAIN, SNIFFED, CsvFormat
@@ -26,22 +26,35 @@ from .inputs import Table, batches, value_type
 IDS = ("id", "node_id", "node", "name")
 LABELS = ("label", "y", "target", "class", "labels", "targets")
 SPLIT_COLUMNS = ("split", "fold")
-SOURCES = ("src", "source", "from")
-DESTINATIONS = ("dst", "destination", "target", "to")
+SOURCES = ("src", "source", "from", "source_id", "src_id", "from_id", "u")
+DESTINATIONS = ("dst", "destination", "target", "to", "destination_id", "target_id", "dst_id", "to_id", "v")
 WEIGHTS = ("weight", "edge_weight", "weights", "w")
-MASKS = (("train_mask",), ("val_mask", "valid_mask", "validation_mask"), ("test_mask",))
+MASKS = (
+    ("train_mask", "is_train"),
+    ("val_mask", "valid_mask", "validation_mask", "is_val", "is_valid", "is_validation"),
+    ("test_mask", "is_test"),
+)
 FRACTIONS = [0.8, 0.1, 0.1]
-FEW = 100
-"""Different texts up to which a column is of categories."""
+FEW, EACH = 100, 8
+"""A column of texts is one of categories with so few different ones, or with so many rows for each."""
 FEW_CLASSES, DENSE = 20, 20
 """Whole numbers are classes up to this many different ones; or counted from 0 or 1, with this many rows for each."""
 _PANDAS = re.compile(r"__index_level_\d+__|Unnamed: \d+|")
 _MOST_CLASSES = 10_000
+_DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}"
+_ISO = "they look like dates: write them as 2026-01-31"
+_EMBED = "make numbers of them, such as a list from a text embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What is known of two tables; the rest is inferred."""
+    """What is known of two tables; the rest is inferred.
+
+    Examples:
+        >>> import revgnn
+        >>> columns = revgnn.Columns(id="customer", label=("department",), fill="mean")
+        >>> config = revgnn.DatasetConfig(name="tables", path="shop", columns=columns)
+    """
 
     id: str | None = None
     """The column of node ids: integers or strings, each once."""
@@ -164,9 +177,9 @@ def _label_columns(nodes: Table, used: dict[str, str], like: GraphInfo | None) -
 
 
 def _split(nodes: Table, columns: Columns, used: dict[str, str], found: Inferred) -> dict[str, Any]:
-    there = [one for one in SPLIT_COLUMNS if one in nodes.schema.names]
+    there = [name for one in SPLIT_COLUMNS if (name := _named(nodes, (one,))) is not None]
     # A fold is often a number, which is no split.
-    name = columns.split or next((one for one in there if one == "split" or _holds_texts(nodes, one)), None)
+    name = columns.split or next((one for one in there if one.lower() == "split" or _holds_texts(nodes, one)), None)
     if name is not None:
         used[name] = "split"
         return {"column": name}
@@ -210,7 +223,8 @@ def _task_of(nodes: Table, label: list[str], unlabelled: tuple[str, ...]) -> tup
         )
         return ("multilabel", "hold 0 and 1") if flags else ("regression", "hold numbers")
     if not is_numeric(kinds[0]) or pa.types.is_boolean(kinds[0]):
-        return "multiclass", "holds truth values" if pa.types.is_boolean(kinds[0]) else "holds texts"
+        held = "truth values" if pa.types.is_boolean(kinds[0]) else "texts" if is_text(kinds[0]) else str(kinds[0])
+        return "multiclass", f"holds {held}"
     different: set[float] = set()
     rows = 0
     for values in _values(nodes, label[0], unlabelled):
@@ -261,14 +275,17 @@ def _features(
         if encode is None:
             found.left_out.append((one.name, why))
         else:
-            chosen.append(one.name if encode == "number" else {"column": one.name, "encode": encode})
+            # Encoded by its type where it is a number, or has so many categories that the most frequent ones are kept.
+            chosen.append(one.name if encode in ("number", "auto") else {"column": one.name, "encode": encode})
+    if not chosen and next(batches(nodes, nodes.schema.names[:1]), None) is None:
+        raise ValueError(f"{nodes.names[0]} has no rows; a graph needs at least one node")
     if not chosen:
         why = "; ".join(f"{name}: {reason}" for name, reason in found.left_out) or "there is no other column"
         raise ValueError(f"{nodes.names[0]} has no column of features: name some by --features ({why})")
     return chosen
 
 
-def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, tuple[int, int, bool]]) -> tuple[str | None, str]:
+def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, _Texts]) -> tuple[str | None, str]:
     """Return the encoding of a column, or why it is left out."""
     if _PANDAS.fullmatch(name):
         return None, "the index of pandas"
@@ -285,18 +302,28 @@ def _encoding_of(name: str, kind: pa.DataType, texts: dict[str, tuple[int, int, 
     if is_list(kind) and is_text(value_type(kind.value_type)):
         return "tags", ""
     if name in texts:
-        different, rows, is_open = texts[name]
-        if different and different <= FEW and (2 * different <= rows) and not is_open:
+        different, rows, is_open, remedy = texts[name]
+        if different and different <= FEW and 2 * different <= rows and not is_open:
             return "one_hot", ""
-        return None, (
-            f"texts, {different} different ones in the first {rows} rows; make numbers of them, such as a list from a "
-            "text embedding"
-        )
+        if different and EACH * different <= rows and not is_open:
+            return "auto", ""
+        return None, f"texts, {different} different ones in the first {rows} rows; {remedy}"
     return None, "nothing but nulls" if pa.types.is_null(kind) else f"{kind} has no encoding"
 
 
-def _texts(table: Table, names: list[str]) -> dict[str, tuple[int, int, bool]]:
-    """Count the different texts in the first rows of columns: how many, in how many rows, whether some are long."""
+class _Texts(NamedTuple):
+    """The texts in the first rows of a column."""
+
+    different: int
+    rows: int
+    is_open: bool
+    """Whether some are long."""
+    remedy: str
+    """How to make features of them, if they are no categories."""
+
+
+def _texts(table: Table, names: list[str]) -> dict[str, _Texts]:
+    """Look at the first rows of columns of texts."""
     if not names:
         return {}
     batch = next(batches(table, names), None)
@@ -307,7 +334,8 @@ def _texts(table: Table, names: list[str]) -> dict[str, tuple[int, int, bool]]:
         values = as_text(batch.column(name)).drop_null()
         lengths = pc.utf8_length(values)
         longest = pc.max(lengths).as_py() or 0
-        found[name] = (len(pc.unique(values)), len(values), longest > 200)
+        are_dates = len(values) and pc.all(pc.match_substring_regex(values, _DATE)).as_py()
+        found[name] = _Texts(len(pc.unique(values)), len(values), longest > 200, _ISO if are_dates else _EMBED)
     return found
 
 
@@ -322,31 +350,34 @@ def _edge_features(
         return list(columns.edge_features or ()), columns.weight
     free = [one for one in edges.schema if one.name not in used]
     chosen = ["edge_attr"] if any(one.name == "edge_attr" for one in free) else []
-    weight = None if chosen else _weight(edges, free)
+    name = None if chosen else _named(edges, WEIGHTS)
+    name = name if name not in used else None
+    fault = "" if name is None else _no_weight(edges, name)
+    weight = None if fault else name
     for one in free:
         if one.name not in (*chosen, weight):
             is_index = _PANDAS.fullmatch(one.name)
             why = "the index of pandas" if is_index else "no feature by default (--edge-features, --weight)"
+            if one.name == name:
+                why = f"a weight by its name, but {fault} (--edge-features makes a feature of it)"
             found.left_out.append((f"edges.{one.name}", why))
     if weight is not None:
-        found.said.append(f"edge weights: {weight} multiplies messages (--edge-features makes a feature of it)")
+        found.said.append(f"edge weights: {weight} (--edge-features makes a feature of it)")
     return chosen, weight
 
 
-def _weight(edges: Table, free: list[pa.Field]) -> str | None:
-    """Return the column of weights: a number by that name, none of the first ones below 0 or missing."""
-    name = _named(edges, WEIGHTS)
-    if name is None or name not in [one.name for one in free]:
-        return None
+def _no_weight(edges: Table, name: str) -> str:
+    """Return why a column is none of weights, which are numbers of 0 or more; empty: its first rows are."""
     kind = value_type(edges.schema.field(name).type)
     if is_list(kind) or not is_numeric(kind):
-        return None
+        return f"holds {kind}"
     batch = next(batches(edges, [name]), None)
     if batch is None:
-        return None
+        return "has no rows"
     values = Numbers(name, 1, 0, 0, 0, edges.csv or PLAIN).raw(batch, Marks(batch.num_rows))
-    missing = is_null(batch.column(name)).any()
-    return None if missing or not bool((values >= 0).all()) else name
+    if np.isnan(values).any():
+        return "some rows have none"
+    return "some are below 0" if (values < 0).any() else ""
 
 
 def width_of(table: Table, feature: FeatureConfig) -> int:
@@ -364,4 +395,5 @@ def width_of(table: Table, feature: FeatureConfig) -> int:
         return int(lengths[0].as_py()) if len(lengths) else 1
     if encode == "tags":
         return min(len(pc.unique(pc.list_flatten(values))), feature.buckets)
-    return len(feature.categories or pc.unique(as_text(values).drop_null()))
+    count = len(feature.categories or pc.unique(as_text(values).drop_null()))
+    return min(count, FEW) if feature.encode == "auto" else count

@@ -9,7 +9,6 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -18,17 +17,18 @@ from pyarrow import ipc
 
 from ...files import sha256_of
 from ..readers.parquet import Faults, is_list, is_numeric, is_text
-from .csv_format import SNIFFED, CsvFormat, open_csv, sniff
+from .csv_format import SNIFFED, CsvFormat, read_csv, sniff
 
 FORMATS = {
     ".parquet": "parquet",
     ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
+    ".parquet.gzip": "parquet",
+    **{f"{kind}{packed}": "csv" for kind in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".zst")},
     ".arrow": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
 }
+"""End of a file's name -> its format."""
 BATCH_ROWS = 1 << 16
 CHUNK_ROWS = 1 << 20
 
@@ -81,7 +81,7 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults, form: CsvF
         there = Path(folder, pattern)
         found = [there] if there.is_file() else [Path(one) for one in sorted(glob.glob(str(there), recursive=True))]
         if there.is_dir():
-            found = sorted(path for path in there.rglob("*") if path.suffix.lower() in FORMATS)
+            found = sorted(path for path in there.rglob("*") if format_of(path.name) is not None)
         paths += [path for path in found if path.is_file() and path not in paths]
         if not any(path.is_file() for path in found):
             faults.add(pattern, None, f"no such file in {folder.resolve()}; name a file or a pattern of files")
@@ -115,7 +115,7 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults, form: CsvF
     return Table(tuple(good), names, _common(schemas, faults), tuple(chunks), size, csv)
 
 
-def read_chunk(chunk: Chunk, columns: Sequence[str]) -> Iterator[Any]:
+def read_chunk(chunk: Chunk, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield (first row, record batch) with at most `BATCH_ROWS` rows each; columns of a CSV file are texts.
 
     Raises: pa.ArrowException, OSError: damaged data, or another number of rows than the file states.
@@ -135,7 +135,7 @@ def read_chunk(chunk: Chunk, columns: Sequence[str]) -> Iterator[Any]:
         raise pa.ArrowInvalid(f"{row - chunk.first_row} rows where the file states {chunk.num_rows}")
 
 
-def batches(table: Table, columns: Sequence[str]) -> Iterator[Any]:
+def batches(table: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield all rows of some columns, each named once; damaged files end early, which reading in earnest reports."""
     for chunk in table.chunks:
         try:
@@ -167,7 +167,7 @@ def num_rows(table: Table) -> int:
     return int(counted + sum(batch.num_rows for batch in batches(files, table.schema.names[:1])))
 
 
-def describe(table: Table) -> list[dict[str, Any]]:
+def describe(table: Table) -> list[dict[str, object]]:
     """Return name, bytes and SHA-256 of every file."""
     return [
         {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -175,14 +175,19 @@ def describe(table: Table) -> list[dict[str, Any]]:
     ]
 
 
+def format_of(name: str) -> str | None:
+    """Return the format of a file by its name; ``None``: none that is read."""
+    return next((kind for end, kind in FORMATS.items() if name.lower().endswith(end)), None)
+
+
 def _name(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 def _format(path: Path) -> str:
-    kind = FORMATS.get(path.suffix.lower())
+    kind = format_of(path.name)
     if kind is None:
-        raise ValueError(f"its suffix {path.suffix!r} is none of {', '.join(FORMATS)}")
+        raise ValueError(f"its name does not end in {', '.join(FORMATS)}")
     return kind
 
 
@@ -209,6 +214,9 @@ def _inspect(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
             schema = file.schema_arrow
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     else:
+        with path.open("rb") as start:
+            if start.read(6) != b"ARROW1":
+                raise ValueError("it is no Arrow file, perhaps a stream, or Feather of version 1")
         with pa.memory_map(str(path)) as source, ipc.open_file(source) as file:
             schema, sizes = file.schema, [file.get_batch(k).num_rows for k in range(file.num_record_batches)]
     row, groups, rows = 0, [], 0
@@ -221,11 +229,10 @@ def _inspect(path: Path, number: int) -> tuple[pa.Schema, list[Chunk]]:
     return schema, chunks
 
 
-def _batches(chunk: Chunk, columns: Sequence[str]) -> Iterator[Any]:
+def _batches(chunk: Chunk, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     path = Path(chunk.path)
     if chunk.csv is not None:
-        with open_csv(path, chunk.csv, columns) as reader:
-            yield from reader
+        yield from read_csv(path, chunk.csv, columns)
     elif _format(path) == "parquet":
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH_ROWS, row_groups=list(chunk.groups), columns=list(columns))
@@ -245,7 +252,7 @@ def _common(schemas: list[tuple[str, pa.Schema]], faults: Faults) -> pa.Schema:
             faults.add(missing[0], field.name, f"is missing, but {first_name} has it; give every file the same columns")
             continue
         # The types of CSV columns are decided later, from all files.
-        tables = [(name, schema) for name, schema in schemas if FORMATS[Path(name).suffix.lower()] != "csv"]
+        tables = [(name, schema) for name, schema in schemas if format_of(name) != "csv"]
         kinds = [(name, schema.field(field.name).type) for name, schema in tables]
         other = [(name, kind) for name, kind in kinds if not _alike(kinds[0][1], kind)]
         if other:

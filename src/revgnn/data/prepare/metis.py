@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ...node_order import metis_clusters
 from .engine import Engine
@@ -42,8 +41,7 @@ def metis_parts(engine: Engine, plan: Plan, work: Path, count: int) -> Path:
     ids = pq.read_table(places, columns=["id"]).column("id")
     engine.split_edges(plan.edges, places, work / "metis-edges", lambda table: None)
     edges = read_edges(engine, [work / "metis-edges"], 0, 0)
-    ends = torch.from_numpy(np.stack([edges.src, edges.dst]).astype(np.int64))
-    part = metis_clusters(ends, len(ids), count).numpy().astype(np.int32)
+    part = metis_clusters(np.stack([edges.src, edges.dst]).astype(np.int64), len(ids), count).astype(np.int32)
     pq.write_table(pa.table({"id": ids, "part": part}), out)
     for folder in (nodes.folder, places, work / "metis-edges"):
         shutil.rmtree(folder, ignore_errors=True)

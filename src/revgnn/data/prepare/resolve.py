@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..batch import SPLITS
 from ..info import Feature, GraphInfo
 from ..readers.parquet import Faults, is_null, is_text
+from ..task import SPLITS
 from .columns import Checks, FeatureColumn, Key, Marks, Mask, Numbers, Texts, decoded
 from .config import GraphConfig
-from .csv_format import without_words
+from .csv_format import NULL_WORDS, without_words
 from .engine import Scan
 from .fitting import ascending, count_values
 from .inputs import Table, value_type
-from .resolver import MAX_CATEGORIES, Pending, Resolver, Train
+from .resolver import MAX_CATEGORIES, Pending, Resolver, Show, Train
 from .rows import EdgeRows, NodeRows, SplitRule
 
 _logger = logging.getLogger(__name__)
@@ -219,16 +217,16 @@ class _Labels:
         """Names of the columns that were found."""
         return tuple(one.column for one in (self.texts, *self.targets) if one is not None)
 
-    def labelled(self, batch: Any) -> Mask:
+    def labelled(self, batch: pa.RecordBatch) -> Mask:
         """[rows] which have any label."""
         given = [~is_null(decoded(batch.column(name))) for name in self.columns]
         return np.logical_or.reduce(given) if given else np.ones(batch.num_rows, bool)
 
-    def shown(self) -> list[tuple[str, Callable[[Any, Mask], None]]]:
+    def shown(self) -> list[tuple[str, Show]]:
         """Return what has to see the rows to find the classes, as for `Resolver.fit`."""
         return [] if self.texts is None or self._given is not None else [(self.name, self._count)]
 
-    def _count(self, batch: Any, rows: Mask) -> None:
+    def _count(self, batch: pa.RecordBatch, rows: Mask) -> None:
         assert self.texts is not None, "shown only with a column"
         words = without_words(self.texts.raw(batch, Marks(batch.num_rows)), self._config.nodes.unlabelled)
         count_values(self._counts, words)
@@ -239,11 +237,17 @@ class _Labels:
             return None
         classes = self._given or ascending(list(self._counts))
         if len(classes) < 2 or len(classes) > MAX_CATEGORIES:
-            self._node.fault(self.name, f"has {len(classes)} classes; classification needs 2 to {MAX_CATEGORIES}")
+            count = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+            self._node.fault(self.name, f"has {count}; classification needs 2 to {MAX_CATEGORIES}")
             return None
         if self._config.spec.num_names not in (None, len(classes)):
             self._node.fault(self.name, f"has {len(classes)} classes, {', '.join(classes[:5])}; a binary label has 2")
             return None
+        for word in sorted({*NULL_WORDS} & {*self._counts}):
+            self._node.say(
+                self.name,
+                f"{word} is a class, of {self._counts[word]} rows; unlabelled: {word} makes it an unknown label",
+            )
         if self._given is None and classes[0] == "-1" and classes != ("-1", "1") and classes[1].isdecimal():
             self._node.fault(
                 self.name,
@@ -270,7 +274,7 @@ def _train(config: GraphConfig, key: Key, split: SplitRule, label: _Labels, node
         *([split.column.column] if split.column else []),
     )
 
-    def rows(batch: Any) -> Mask:
+    def rows(batch: pa.RecordBatch) -> Mask:
         marks = Marks(batch.num_rows)
         ids = key.read(batch, marks) if by_id else None
         return np.asarray(split.read(batch, ids, label.labelled(batch), marks) == 0)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..encodings import CategoryEncoding, Encoding, NumberEncoding
-from ..readers.parquet import Faults, is_list, is_numeric, is_text
+from ..readers.parquet import Faults, is_fractional, is_list, is_numeric, is_text
 from .columns import Checks, FeatureColumn, Key, Marks, Mask, Numbers, Source, TextLists, Texts, Times, decoded
 from .config import FeatureConfig, GraphConfig, nearest
 from .csv_format import PLAIN, as_integers
@@ -34,6 +33,10 @@ MAX_WIDTH = 1 << 16
 """Maximum length of a list of numbers, so that many rows fit into memory."""
 _EXACT, _UNIX = 2**24, (946_684_800, 4_102_444_800)
 """Integers that float32 holds exactly; seconds since 1970 from the year 2000 to 2100."""
+
+
+Show = Callable[[pa.RecordBatch, Mask], None]
+"""Receives a batch and the mask of its training rows."""
 
 
 @dataclass
@@ -85,14 +88,12 @@ class Resolver:
         are_whole, are_text = pa.types.is_integer(kind), is_text(kind)
         if self.table.csv is not None:
             own = like or (pa.int64() if self._are_integers(name) else pa.large_string())
-        elif are_whole or are_text or (like is not None and pa.types.is_floating(kind)):
-            own = like or (pa.int64() if are_whole else pa.large_string())
-            if like is not None and (pa.types.is_integer(like), pa.types.is_large_string(like)) != (
-                are_whole,
-                are_text,
-            ):
-                wanted = "integers" if pa.types.is_integer(like) else "strings"
-                self.say(name, f"holds {kind}, which is read as {wanted}, like the ids of the nodes")
+        elif are_whole or are_text or is_fractional(kind):
+            own = like or (pa.large_string() if are_text else pa.int64())
+            if not (are_whole if pa.types.is_integer(own) else are_text):
+                wanted = "integers" if pa.types.is_integer(own) else "strings"
+                why = "" if like is None else ", like the ids of the nodes"
+                self.say(name, f"holds {kind}, which is read as {wanted}{why}")
         elif pa.types.is_null(kind):
             own = like or pa.int64()
         else:
@@ -105,7 +106,7 @@ class Resolver:
             own,
             number(name, "without an id; give each one"),
             number(name, "with an id of 2^63 or above; write ids as strings"),
-            number(name, _NO_INTEGER),
+            number(name, _WHOLE if like is None else _NO_INTEGER),
         )
 
     def _are_integers(self, name: str) -> bool:
@@ -148,7 +149,7 @@ class Resolver:
         kind = self.kind(name)
         if kind is None:
             return None
-        one = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind) or is_text(kind)
+        one = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or is_fractional(kind) or is_text(kind)
         if not one and not pa.types.is_null(kind) and self.table.csv is None:
             self.fault(name, f"holds {kind}; classes and categories are integers or strings")
             return None
@@ -230,12 +231,12 @@ class Resolver:
         negative = self.checks.number(name, "with a weight below 0; as an edge feature it may be: edges.features")
         return self.column(Pending(replace(numbers, negative=negative), NumberEncoding(size=1)))
 
-    def fit(self, pending: list[Pending], others: list[tuple[str, Callable[[Any, Mask], None]]], train: Train) -> None:
+    def fit(self, pending: list[Pending], others: list[tuple[str, Show]], train: Train) -> None:
         """Fit the encodings of columns, and show every row to others, in one pass.
 
         Args:
             pending: columns; those without an encoding are fitted.
-            others: (column, function of a batch and the mask of its training rows).
+            others: (column, what is shown its rows).
             train: columns that tell the training rows, and the function of a batch that gives their mask.
         """
         open_ones = [(one.source, one.fitter) for one in pending if one.encoding is None and one.fitter is not None]
@@ -305,10 +306,11 @@ class Train:
     """Tells the training rows of a table."""
 
     columns: tuple[str, ...]
-    rows: Callable[[Any], Mask]
+    rows: Callable[[pa.RecordBatch], Mask]
     """Batch -> [rows] mask."""
 
 
+_WHOLE = "with an id that is no whole number; write ids as integers or strings"
 _NO_INTEGER = "with an id that is no whole number, as the ids of the nodes are; mend it, or --drop-bad-edges"
 _FILL = "set fill (--fill mean, in training --set dataset.columns.fill=mean), or drop them"
 _WITHOUT = f"without a value; {_FILL}"

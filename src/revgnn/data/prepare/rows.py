@@ -7,19 +7,20 @@ checks that a row fails; no row is dropped here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..batch import SPLITS
 from ..hashing import hash_ids, uniform
 from ..readers.parquet import is_null
+from ..task import SPLITS
 from .columns import FeatureColumn, Key, Marks, Mask, Numbers, Texts, concatenated
 from .csv_format import without_words
 
+SPLIT_WORDS = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
+"""Word of a split's column, in any case -> number in `SPLITS`."""
 _SPLIT_STREAM = 0x5370_6C69_7400
 """Makes the hash of splits independent of that of parts, for any two seeds."""
 
@@ -45,7 +46,9 @@ class SplitRule:
     def read(self, batch: pa.RecordBatch, ids: pa.Array, labelled: Mask, marks: Marks) -> NDArray[np.int8]:
         """Return [rows] numbers in `SPLITS`, -1: in no split. Fractions leave out nodes without a label."""
         if self.column is not None:
-            return codes(self.column.raw(batch, marks), SPLITS, self.unknown, marks).astype(np.int8)
+            words = pc.utf8_lower(pc.utf8_trim_whitespace(self.column.raw(batch, marks)))
+            code = codes(words, tuple(SPLIT_WORDS), self.unknown, marks)
+            return np.append(np.array([*SPLIT_WORDS.values()], np.int8), np.int8(-1))[code]
         if self.masks:
             split = np.full(batch.num_rows, -1, np.int8)
             for number, mask in self.masks:
@@ -147,7 +150,7 @@ class NodeRows:
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
-    def _labels(self, batch: pa.RecordBatch, marks: Marks) -> tuple[NDArray[Any], Mask]:
+    def _labels(self, batch: pa.RecordBatch, marks: Marks) -> tuple[NDArray[np.int64] | NDArray[np.float32], Mask]:
         if self.label is not None:
             words = without_words(self.label.raw(batch, marks), self.unlabelled_words)
             y = codes(words, self.classes, self.unknown_class, marks)
@@ -211,6 +214,6 @@ def _without_null(ids: pa.Array) -> pa.Array:
     return pc.fill_null(ids, pa.scalar("" if pa.types.is_large_string(ids.type) else 0, ids.type))
 
 
-def _fixed(values: NDArray[np.float32]) -> pa.Array:
+def _fixed(values: NDArray[np.generic]) -> pa.Array:
     """Convert [rows, width] to a column of lists of fixed size."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

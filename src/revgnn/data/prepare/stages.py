@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,9 +27,9 @@ from ...files import versions_of
 from ...run_lock import claimed
 from ..hashing import HASH_NAME
 from ..info import GraphInfo
+from ..ondisk.folder import is_store, new_store
 from ..ondisk.manifest import Manifest, PartFacts, read_manifest, write_manifest
 from ..ondisk.part import PartArrays, write_part
-from ..ondisk.store import is_store, new_store
 from ..readers.parquet import Faults
 from .arrow_engine import ArrowEngine
 from .config import GraphConfig
@@ -52,6 +51,8 @@ from .inputs import Table, describe, open_table
 from .metis import metis_parts
 from .resolve import Plan, resolve
 
+Facts = dict[str, object]
+"""JSON of a manifest."""
 _logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
 _WRITERS = 2
@@ -81,7 +82,7 @@ class Prepared:
     seconds: float
     """Wall-clock time of the preparation."""
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Return the summary for programs, as JSON values."""
         manifest = self.manifest
         return {
@@ -159,7 +160,7 @@ def prepare(
         preparation = _Preparation(config, drop, (nodes, edges), engine, work, faults)
         preparation.resolve(base, like)
         preparation.sort_rows(base)
-        manifest = preparation.write(out, {"inputs": tuple(inputs), "config": settings})
+        manifest = preparation.write(out, inputs, settings)
     _logger.info(
         "%s: %s nodes, %s edges, %d parts",
         out,
@@ -257,12 +258,13 @@ class _Preparation:
             files, rows = (np.asarray(table.column(name)) for name in ("file", "row"))
             self.nodes.row_faults.add(check, files, rows, table.column("id").combine_chunks())
 
-    def write(self, out: Path, provenance: dict[str, Any]) -> Manifest:
+    def write(self, out: Path, inputs: list[Facts], settings: Facts) -> Manifest:
         """Write the parts one by one, then move the graph to ``out``.
 
         Args:
             out: the folder of the graph.
-            provenance: the manifest's fields ``inputs`` and ``config``.
+            inputs: the facts of the input files, for the manifest.
+            settings: what made the graph, for the manifest.
         """
         config, plan = self.config, self.plan
         replaced = out.with_name(f".old-{out.name}-{os.getpid()}") if is_store(out) else None
@@ -292,7 +294,8 @@ class _Preparation:
                 parts=tuple(parts),
                 dropped={name: count for name, count in sorted(self.dropped.items()) if count},
                 versions={**versions_of("revgnn", *self.engine.packages), "hash": HASH_NAME},
-                **provenance,
+                inputs=tuple(inputs),
+                config=settings,
             )
             write_manifest(folder, manifest)
         if replaced is not None:
@@ -349,7 +352,7 @@ class _Preparation:
             self.dropped[name] += count
 
 
-def _existing(out: Path, inputs: list[dict[str, Any]], settings: dict[str, Any], overwrite: bool) -> Manifest | None:
+def _existing(out: Path, inputs: list[Facts], settings: Facts, overwrite: bool) -> Manifest | None:
     """Return the manifest of a graph in ``out`` from the same inputs and settings; ``None``: write a new graph."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

@@ -18,7 +18,15 @@ _SHARES = {"train": 0.1, "valid": 0.2, "test": 0.7}
 
 @dataclass(frozen=True, kw_only=True)
 class ChainOptions:
-    """Length, number and seed of the chains."""
+    """Length, number and seed of the chains.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import ChainOptions
+        >>> config = revgnn.DatasetConfig(name="chain", chain=ChainOptions(length=10, chains=4))  # of each class
+        >>> revgnn.load_dataset(config, root="data").x.size(0)
+        80
+    """
 
     length: int = 100
     """Nodes of a chain; its last node is ``length`` - 1 hops from the first."""

@@ -23,7 +23,15 @@ _SPLITS = {"train": 0.5, "valid": 0.25, "test": 0.25}
 
 @dataclass(frozen=True, kw_only=True)
 class MinefieldOptions:
-    """Size and seed of the generated field."""
+    """Size and seed of the generated field.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import MinefieldOptions
+        >>> config = revgnn.DatasetConfig(name="minefield", minefield=MinefieldOptions(side=8))
+        >>> revgnn.load_dataset(config, root="data").x.shape
+        torch.Size([64, 7])
+    """
 
     side: int = 100
     """Cells along each side of the square; 100 as published."""

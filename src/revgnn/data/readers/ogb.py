@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...run_lock import claimed
-from ..batch import SPLITS
 from ..dataset import Dataset
 from ..edges import interleave_inverse
 from ..info import Counts, GraphInfo
+from ..task import SPLITS
 from .csv_gz import read_csv_gz
 
 _URL = "http://snap.stanford.edu/ogb/data"
@@ -116,7 +116,13 @@ OGB = {
 
 @dataclass(frozen=True, kw_only=True)
 class ProteinsFeatures:
-    """How node features are computed for ogbn-proteins, which has none."""
+    """How node features are computed for ogbn-proteins, which has none.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import ProteinsFeatures
+        >>> config = revgnn.DatasetConfig(name="ogbn-proteins", proteins=ProteinsFeatures(species=False))
+    """
 
     reduce: Literal["sum", "mean", "max"] = "sum"
     """How the features of a node's edges are reduced to node features."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,9 @@ class Faults:
         """Record a fault of a whole file or column."""
         self._lines.append(f"{file}: {text}" if column is None else f"{file}, column {column}: {text}")
 
-    def add_rows(self, file: str, column: str, bad: NDArray[np.bool_], text: str, *, values: Any = None) -> bool:
+    def add_rows(
+        self, file: str, column: str, bad: NDArray[np.bool_], text: str, *, values: pa.Array | None = None
+    ) -> bool:
         """Record a fault of the rows marked in ``bad``, if there are any.
 
         Args:
@@ -37,9 +38,12 @@ class Faults:
         self.add_count(file, column, int(bad.sum()), row, text, value=None if values is None else values[row])
         return True
 
-    def add_count(self, file: str, column: str | None, count: int, first: int, text: str, *, value: Any = None) -> None:
+    def add_count(
+        self, file: str, column: str | None, count: int, first: int, text: str, *, value: object = None
+    ) -> None:
         """Note a fault of ``count`` rows, of which ``first`` is the first and has ``value``; ``None`` quotes none."""
-        quoted = "" if value is None else f" ({value})"
+        is_padded = isinstance(value, str) and value != value.strip()
+        quoted = "" if value is None else f" ({value!r})" if is_padded else f" ({value})"
         rows = "1 row" if count == 1 else f"{count} rows"
         self.add(file, column, f"{rows}, first row {first}{quoted}, {text}")
 
@@ -50,7 +54,7 @@ class Faults:
             raise ValueError(f"the tables in {folder} have {count}:\n" + "\n".join(f"  {line}" for line in self._lines))
 
 
-def is_null(column: Any) -> NDArray[np.bool_]:
+def is_null(column: pa.Array) -> NDArray[np.bool_]:
     """Mark the null rows of an Arrow array."""
     return np.asarray(column.is_null().to_numpy(zero_copy_only=False), dtype=bool)
 
@@ -59,7 +63,12 @@ def is_numeric(kind: pa.DataType) -> bool:
     """Whether a column of this type is numbers, truth values, or lists of them."""
     if is_list(kind):
         return is_numeric(kind.value_type) and not is_list(kind.value_type)
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+    return is_fractional(kind) or bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def is_fractional(kind: pa.DataType) -> bool:
+    """Whether numbers of this type may have a fraction: floating point, or decimal numbers as databases have."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +15,18 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from ..batch import SPLITS
 from ..dataset import Dataset
 from ..edges import prepare_edges
 from ..info import GraphInfo
+from ..prepare.columns import Key
 from ..prepare.config import GraphConfig, parse, read_config
 from ..prepare.engine import DAMAGED, Scan
 from ..prepare.finish import RowCounts, matrix
 from ..prepare.inference import Columns, infer
 from ..prepare.initial_config import tell
-from ..prepare.inputs import FORMATS, Table, open_table, read_chunk
+from ..prepare.inputs import FORMATS, Table, format_of, open_table, read_chunk
 from ..prepare.resolve import Plan, resolve
+from ..task import SPLITS
 from .parquet import Faults, is_null
 
 NODES, EDGES = "nodes.parquet", "edges.parquet"
@@ -52,6 +52,12 @@ def read_tables(
         FileNotFoundError: if a table is missing.
         ValueError: listing every fault of both tables.
     Cost: two passes over each table, which must fit in memory; one hash table of the ids.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.data import read_tables
+        >>> read_tables(Path("my_graph")).info.class_names  # a folder with nodes.csv and edges.csv
+        ('ale', 'wine')
     """
     faults = Faults()
     config = _config(folder, columns, task, like, faults)
@@ -120,14 +126,17 @@ def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | 
         names = tuple(_table(folder, what) for what in ("nodes", "edges"))
         if None in names:
             missing = [what for what, name in zip((NODES, EDGES), names, strict=True) if name is None]
+            others = sorted(path.name for path in folder.glob("*") if path.stem.partition(".")[0] in ("nodes", "edges"))
+            unread = ", ".join(name for name in others if format_of(name) is None)
+            why = f" ({unread}: of no format that is read)" if unread else ""
             raise FileNotFoundError(
-                f"{' and '.join(missing)} not found in {folder}; a graph of your own is a folder with {NODES} and "
-                f"{EDGES} (or .csv, .arrow), or with {CONFIG}, named by dataset.path (absolute, or below --data-root)"
+                f"{' and '.join(missing)} not found in {folder}{why}; a graph of your own is a folder with {NODES} and "
+                f"{EDGES} (or .csv, .csv.gz, .tsv, .arrow, .feather), or with {CONFIG}, named by dataset.path "
+                "(absolute, or below --data-root)"
             )
         first, second = (str(name) for name in names)
         nodes, edges = (open_table([name], folder, faults, columns.csv) for name in (first, second))
-        if nodes is None or edges is None:
-            faults.raise_if_any(folder)
+        faults.raise_if_any(folder)
         assert nodes is not None and edges is not None, "a table without files is a fault"
         inferred = infer(nodes, edges, (first, second), columns, task=task, like=like)
         tell(inferred, in_training=True)
@@ -172,7 +181,7 @@ def _rows(scan: Scan, counts: RowCounts) -> Iterator[pa.Table]:
             counts.add(counts.checks.number("", DAMAGED), np.array([chunk.file]), np.array([row]))
 
 
-def _mark_repeated(ids: Any, rows: pa.Table, counts: RowCounts, column: str) -> None:
+def _mark_repeated(ids: pa.Array, rows: pa.Table, counts: RowCounts, column: str) -> None:
     known = ~is_null(ids)
     first = pc.index_in(ids, value_set=ids).to_numpy(zero_copy_only=False)
     again = known & (first != np.arange(len(ids)))
@@ -181,7 +190,7 @@ def _mark_repeated(ids: Any, rows: pa.Table, counts: RowCounts, column: str) -> 
         counts.add(counts.checks.number(column, TWICE), files, numbers, ids.filter(pa.array(again)))
 
 
-def _ends(plan: Plan) -> tuple[tuple[str, Any], tuple[str, Any]]:
+def _ends(plan: Plan) -> tuple[tuple[str, Key], tuple[str, Key]]:
     return ("src", plan.edge_rows.src), ("dst", plan.edge_rows.dst)
 
 
@@ -189,7 +198,7 @@ def _is_damaged(counts: RowCounts) -> bool:
     return any(counts.checks.known[check][1] == DAMAGED for _, check in counts.found)
 
 
-def _positions(links: pa.Table, end: str, column: str, ids: Any, counts: RowCounts | None) -> NDArray[np.int64]:
+def _positions(links: pa.Table, end: str, column: str, ids: pa.Array, counts: RowCounts | None) -> NDArray[np.int64]:
     """Return the row of the node of each end, and count those that no node has."""
     values = links.column(end).combine_chunks()
     found = pc.index_in(values, value_set=ids, skip_nulls=True)

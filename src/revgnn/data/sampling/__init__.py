@@ -13,4 +13,10 @@ SAMPLERS: dict[str, Sampler] = {
     "neighbor": neighbor.SAMPLER,
     "saint": saint.SAMPLER,
 }
-"""Kind of `LoaderConfig` -> sampler, of a graph in memory."""
+"""Kind of `LoaderConfig` -> sampler, of a graph in memory.
+
+Examples:
+    >>> from revgnn.data import SAMPLERS
+    >>> list(SAMPLERS)
+    ['random', 'clusters', 'neighbor', 'saint']
+"""

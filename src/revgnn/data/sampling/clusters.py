@@ -73,7 +73,8 @@ class EnhancedBatches:
 
 
 def _partition(source: GraphSource, *, num_parts: int, **_: object) -> ClusterPartition:
-    return ClusterPartition(metis_clusters(source.graph.edge_index, source.graph.num_nodes, num_parts), num_parts)
+    clusters = metis_clusters(source.graph.edge_index.numpy(), source.graph.num_nodes, num_parts)
+    return ClusterPartition(torch.from_numpy(clusters), num_parts)
 
 
 def _make(

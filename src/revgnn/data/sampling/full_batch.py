@@ -21,7 +21,15 @@ from ..induced import ranges
 
 
 class FullBatch(Footprint):
-    """The whole graph of a node-level data set, for training and evaluation; one step per epoch."""
+    """The whole graph of a node-level data set, for training and evaluation; one step per epoch.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import FullBatch
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> FullBatch(data).batch.x.shape
+        torch.Size([34, 34])
+    """
 
     def __init__(self, dataset: Dataset, graph: Graph | None = None, order: NodeOrder = "given") -> None:
         """Store the data set; the batch is built on first use.
@@ -79,8 +87,33 @@ class FullBatch(Footprint):
         return self.batch.tensors()
 
 
+def evaluation_order(dataset: Dataset) -> Tensor:
+    """Return [B] int64, the graphs of a graph-level data set split by split, then those in no split."""
+    in_splits = torch.cat(list(dataset.splits.values()))
+    others = torch.ones(dataset.info.num_rows, dtype=torch.bool)
+    others[in_splits] = False
+    return torch.cat([in_splits, others.nonzero()[:, 0]])
+
+
 class GraphBatches:
-    """Disjoint unions of the graphs of a graph-level data set, reshuffled every epoch."""
+    """Disjoint unions of the graphs of a graph-level data set, reshuffled every epoch.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from revgnn.data import GraphBatches
+        >>> two = revgnn.Dataset(
+        ...     info=revgnn.GraphInfo(level="graph", num_outputs=2),
+        ...     x=torch.randn(5, 3),
+        ...     edge_index=torch.tensor([[0, 3], [1, 4]]),
+        ...     y=torch.tensor([0, 1]),
+        ...     node_ptr=torch.tensor([0, 3, 5]),
+        ...     edge_ptr=torch.tensor([0, 1, 2]),
+        ...     splits={"train": torch.tensor([0, 1])},
+        ... )
+        >>> [batch.graph.num_graphs for batch in GraphBatches(two, batch_size=1).train(1)]
+        [1, 1]
+    """
 
     def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0) -> None:
         """Sort the edges once for all batches.
@@ -102,7 +135,7 @@ class GraphBatches:
         self._node_ptr, self._edge_ptr = dataset.node_ptr, dataset.edge_ptr
         self._seed = seed
         self._train = dataset.splits["train"]
-        self.batch_size = batch_size or max(self._train.numel(), 1)
+        self.batch_size = batch_size or self._train.numel() or max(dataset.info.num_rows, 1)
         # Sorted by (destination, source), a graph's edges remain contiguous, because its nodes are.
         whole = Graph.from_edge_index(dataset.edge_index, dataset.num_nodes)
         self._edge_index = whole.edge_index
@@ -121,10 +154,10 @@ class GraphBatches:
         )
 
     def evaluate(self) -> Series:
-        """Yield the graphs of every split once, split by split; a batch may contain graphs of two splits."""
+        """Yield every graph once, in `evaluation_order`; a batch may contain graphs of two splits."""
         splits = self._dataset.splits
         starts = dict(zip(splits, np.cumsum([0, *(ids.numel() for ids in splits.values())]).tolist(), strict=False))
-        pieces = torch.split(torch.cat(list(splits.values())), self.batch_size)
+        pieces = torch.split(evaluation_order(self._dataset), self.batch_size)
 
         def make(number: int) -> Batch:
             graphs, begin = pieces[number], number * self.batch_size

@@ -7,6 +7,7 @@ memory-mapped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace as changed
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ def sample_neighbors(
     rng: np.random.Generator,
     *,
     replace: bool = False,
+    by_hop: bool = False,
 ) -> Subgraph:
     """Sample the neighbourhood of seed nodes, with one hop per fanout.
 
@@ -47,9 +49,11 @@ def sample_neighbors(
         replace: draw each edge independently of the others, so that one may occur several times: ``fanout`` edges of
             every node that has any. Otherwise every set of ``fanout`` edges is equally probable, and a node with no
             more than that keeps all of them.
+        by_hop: order the nodes by hop, seeds first, instead of ascending. The same nodes and edges are drawn.
     Returns: the seeds, the sources and the drawn edges.
     Cost: proportional to the drawn edges, of which each also takes ``fanout / 2`` comparisons without replacement; one
-        sort of their positions; an int32 vector of length N. The degree costs nothing unless all edges are requested.
+        sort of their positions (two ``by_hop``); an int32 vector of length N. The degree costs nothing unless all edges
+        are requested.
     """
     place = np.zeros(len(indptr) - 1, np.int32)
     place[seeds] = 1
@@ -60,14 +64,29 @@ def sample_neighbors(
         hops.append((newest, counts, edges))
         newest = _first_seen(indices[edges], place)
     # The nodes of the last hop have no drawn edges; those of earlier ones stand in `hops`.
-    nodes = _sorted([*(hop[0] for hop in hops[1:]), newest])
+    reached, drawn = [*(hop[0] for hop in hops[1:]), newest], [hop[2] for hop in hops]
+    nodes = np.concatenate([_sorted([hop]) for hop in reached]) if by_hop else _sorted(reached)
     place[nodes] = np.arange(len(nodes), dtype=np.int32)
     degree = np.zeros(len(nodes), np.int64)
-    for reached, counts, _ in hops:
-        degree[place[reached]] += counts
-    edges = _sorted([hop[2] for hop in hops])
+    for own, counts, _ in hops:
+        degree[place[own]] += counts
+    edges = np.concatenate([_sorted([hop]) for hop in drawn]) if by_hop else _sorted(drawn)
+    sources, sizes = place[indices[edges]], None
+    if by_hop:
+        sources, edges = _by_source(sources, edges, degree)
+        sizes = tuple(np.cumsum([len(hop) for hop in reached]).tolist())
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(degree)])
-    return subgraph_of(*map(torch.from_numpy, (ends, place[indices[edges]], nodes, edges)))
+    tensor = torch.from_numpy
+    return subgraph_of(tensor(ends), tensor(sources), tensor(nodes), tensor(edges), sizes)
+
+
+def _by_source(
+    sources: NDArray[np.int32], edges: NDArray[np.int64], degree: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Sort the edges into each node by their sources' places."""
+    key = np.repeat(np.arange(len(degree)) * len(degree), degree) + sources
+    order = torch.from_numpy(key).sort(stable=True).indices.numpy()
+    return sources[order], edges[order]
 
 
 def _sorted(numbers: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -158,7 +177,8 @@ class NeighborBatches:
     """Batches of some training nodes and their sampled neighbourhood; the loss covers these training nodes only.
 
     A batch has the edges that `sample_neighbors` draws. Means, and the normalisation of GCN, are those of this sampled
-    graph. Every layer of a network works on the same sample, whatever the number of its layers and of hops.
+    graph. Every layer of a network works on the same sample, whatever the number of its layers and of hops; or, with
+    ``layer_wise``, on the part of it that the later layers need, which gives the same logits.
 
     Args:
         source: the graph.
@@ -166,15 +186,24 @@ class NeighborBatches:
         fanouts: sampled edges per node in each hop, the first hop first; -1: all.
         seed: seed of the order of nodes and of the samples, 0 or above.
         replace: as in `sample_neighbors`.
+        layer_wise: whether the nodes are ordered by hop, and the batch says so in ``hops``; only the training nodes are
+            output rows then.
     Cost: per step, `sample_neighbors` and gathers of its nodes and edges.
     Source: Hamilton et al. 2017, GraphSAGE (arXiv:1706.02216), with one sample for all layers.
     """
 
     def __init__(
-        self, source: SampledSource, batch_size: int, fanouts: Sequence[int], seed: int, *, replace: bool = False
+        self,
+        source: SampledSource,
+        batch_size: int,
+        fanouts: Sequence[int],
+        seed: int,
+        *,
+        replace: bool = False,
+        layer_wise: bool = False,
     ) -> None:
         self._source, self._batch_size, self._fanouts, self._seed = source, batch_size, tuple(fanouts), seed
-        self._replace = replace
+        self._replace, self._layer_wise = replace, layer_wise
         self._train = source.train_nodes
 
     def __len__(self) -> int:
@@ -190,8 +219,19 @@ class NeighborBatches:
             # Count from 1, because the stream of (seed, epoch, 0) equals that of (seed, epoch).
             rng = np.random.default_rng((self._seed, epoch, 1 + step))
             seeds = steps[step]
-            sample = sample_neighbors(*self._source.incoming, seeds.numpy(), self._fanouts, rng, replace=self._replace)
-            return self._source.batch(sample, {"train": torch.searchsorted(sample.nodes, seeds)})
+            sample = sample_neighbors(
+                *self._source.incoming,
+                seeds.numpy(),
+                self._fanouts,
+                rng,
+                replace=self._replace,
+                by_hop=self._layer_wise,
+            )
+            size = seeds.numel() if self._layer_wise else sample.nodes.numel()
+            batch = self._source.batch(sample, {"train": torch.searchsorted(sample.nodes[:size], seeds)})
+            if not self._layer_wise:
+                return batch
+            return changed(batch, y=batch.y[:size].clone(), ids=sample.nodes[:size].clone(), hops=sample.hops)
 
         return Series(len(self), make)
 
@@ -204,8 +244,13 @@ def _make(
     fanouts: Sequence[int],
     batch_size: int,
     with_replacement: bool,
+    layer_wise: bool,
 ) -> NeighborBatches:
-    return NeighborBatches(source, batch_size, fanouts, seed, replace=with_replacement)
+    return NeighborBatches(source, batch_size, fanouts, seed, replace=with_replacement, layer_wise=layer_wise)
 
 
-SAMPLER = Sampler(make=_make, needs={"fanouts": "[15, 10, 5]", "batch_size": "1024"}, takes=("with_replacement",))
+SAMPLER = Sampler(
+    make=_make,
+    needs={"fanouts": "[15, 10, 5]", "batch_size": "1024"},
+    takes=("with_replacement", "layer_wise"),
+)

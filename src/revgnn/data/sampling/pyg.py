@@ -47,6 +47,15 @@ class PygBatches:
     Raises: ValueError: ``steps`` is not given and ``train`` has no length; or a loader has persistent workers.
 
     Cost: one sort of the edges of each batch.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from torch_geometric.data import Data
+        >>> graph = Data(x=torch.randn(4, 3), edge_index=torch.tensor([[0, 1], [1, 2]]), y=torch.tensor([0, 1, 0, 1]))
+        >>> graph.train_mask = torch.tensor([True, True, False, False])
+        >>> len(revgnn.PygBatches([graph], evaluate=[graph]))
+        1
     """
 
     def __init__(

@@ -25,7 +25,13 @@ _PRESAMPLING = 0
 
 @dataclass(frozen=True, kw_only=True)
 class SaintOptions:
-    """Options of GraphSAINT."""
+    """Options of GraphSAINT.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.data import SaintOptions
+        >>> loader = revgnn.LoaderConfig(kind="saint", saint=SaintOptions(sampler="node", budget=20))
+    """
 
     sampler: Literal["node", "edge", "walk"] = "walk"
     """What is drawn for a step, with replacement; the subgraph has every edge between the drawn nodes. "node": nodes,

@@ -11,7 +11,13 @@ from .parts import Partition
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """An entry of `SAMPLERS`."""
+    """An entry of `SAMPLERS`.
+
+    Examples:
+        >>> from revgnn.data import SAMPLERS, Sampler
+        >>> isinstance(SAMPLERS["random"], Sampler), dict(SAMPLERS["random"].needs)
+        (True, {'num_parts': '10'})
+    """
 
     make: Callable[..., Training]
     """``(source, partition, seed, **fields)`` -> training batches, from a `GraphSource`, a partition, a seed of 0 or

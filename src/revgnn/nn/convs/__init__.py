@@ -32,7 +32,13 @@ __all__ = [
 ]
 
 CONVS: dict[str, type[Conv]] = {"gcn": GCNConv, "sage": SAGEConv, "gen": GENConv, "gat": GATConv}
-"""Name -> class. What is particular about one is declared on the class: see `Conv`."""
+"""Name -> class. What is particular about one is declared on the class: see `Conv`.
+
+Examples:
+    >>> from revgnn.nn import CONVS
+    >>> sorted(CONVS)
+    ['gat', 'gcn', 'gen', 'sage']
+"""
 
 
 def find_conv(name: str) -> type[Conv]:

@@ -40,6 +40,10 @@ class GATOptions:
     add_self_loops: bool = False
     """Whether to attend along exactly one self loop per node too."""
 
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"heads must be 1 or more, got {self.heads}")
+
 
 class GATConv(Conv):
     """Graph attention with a linear residual: ``y_i = sum_j softmax_j(leaky_relu(a W x_j)) W x_j + W_r x_i``, per head.
@@ -52,6 +56,13 @@ class GATConv(Conv):
     Cost: one attention of width out.
     Source: Velickovic et al. 2018, in the paper's RevGAT form (no biases, normalised adjacency); the
         options ``norm_adj=False, attn_dst=True, bias=True, add_self_loops=True, root_weight=False`` give PyG's.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.nn import GATConv
+        >>> from revgnn.nn.convs import GATOptions
+        >>> GATConv(4, 8, options=GATOptions(heads=2))(torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 8])
     """
 
     options_type = GATOptions
@@ -243,8 +254,9 @@ def _degree_scale(graph: Graph, which: str, dtype: torch.dtype) -> Tensor:
     """Return [N, 1]: out-degree^-1/2 for sources, in-degree^1/2 for results."""
 
     def make() -> Tensor:
-        degree, power = (graph.out_degree, -0.5) if which == "out" else (graph.in_degree, 0.5)
-        return degree.clamp(min=1).to(cpu.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
+        whole = graph.trimmed_from or graph
+        degree, power = (whole.out_degree, -0.5) if which == "out" else (whole.in_degree, 0.5)
+        return degree[: graph.num_nodes].clamp(min=1).to(cpu.sum_dtype(dtype)).pow(power).to(dtype).unsqueeze(1)
 
     scale: Tensor = graph.keep(f"{which}_degree_scale {dtype}", make)
     return scale

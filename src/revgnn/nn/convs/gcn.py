@@ -27,6 +27,13 @@ class GCNConv(Conv):
     Cost: one aggregation of width min(in, out). Finding missing self loops depends on data: for torch.compile with
         ``fullgraph``, evaluate ``graph.self_looped`` before.
     Source: Kipf & Welling 2017.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> conv, edge_index = revgnn.GCNConv(4, 8), torch.tensor([[0, 1], [1, 2]])
+        >>> conv(torch.randn(3, 4), edge_index, edge_weight=torch.tensor([0.5, 2.0])).shape
+        torch.Size([3, 8])
     """
 
     takes_edge_weight = True
@@ -119,13 +126,8 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
     own = graph.edge_weight if edge_weight is None else edge_weight
 
     def weight() -> Tensor:
-        if edge_weight is None and graph.norm_degree is not None:
-            degree = graph.norm_degree.to(cpu.sum_dtype(dtype))
-        elif own is None:
-            degree = graph.in_degree.to(cpu.sum_dtype(dtype))
-        else:
-            ones = own.new_ones(graph.num_nodes, 1, dtype=cpu.sum_dtype(dtype))
-            degree = ops.spmm(ones, graph, own).squeeze(1)
+        whole = graph if edge_weight is not None else graph.trimmed_from or graph
+        degree = _degree(whole, edge_weight, cpu.sum_dtype(dtype))[: graph.num_nodes]
         scale = torch.where(degree > 0, degree, 1).pow(-0.5) * (degree > 0)
         product = scale.index_select(0, graph.indices) * scale.index_select(0, graph.destinations)
         return product if own is None else product * own
@@ -134,6 +136,16 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
         return weight()
     kept: Tensor = graph.keep(_NAMES[cpu.sum_dtype(dtype)], weight)
     return kept
+
+
+def _degree(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return [N] the degrees that normalise: sums of ``edge_weight``, or, without it, those of the graph."""
+    if edge_weight is None and graph.norm_degree is not None:
+        return graph.norm_degree.to(dtype)
+    weight = graph.edge_weight if edge_weight is None else edge_weight
+    if weight is None:
+        return graph.in_degree.to(dtype)
+    return ops.spmm(weight.new_ones(graph.num_nodes, 1, dtype=dtype), graph, weight).squeeze(1)
 
 
 _NAMES = {dtype: f"gcn_weight {dtype}" for dtype in (torch.float32, torch.float64)}

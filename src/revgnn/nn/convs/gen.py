@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...graph import Graph
 from ...ops import cpu
+from ...plain_config import check_literals
 from ...stack import WorkSpace
 from ..fusable import is_bare, keeps_forward, mapped
 from ..norms import NormActDrop
@@ -51,6 +52,9 @@ class GENOptions:
     edge_bias: bool = True
     """Whether that map has a bias; False for a sum of embeddings of multi-hot features."""
 
+    def __post_init__(self) -> None:
+        check_literals(self)
+
 
 class GENConv(Conv):
     """Generalised graph convolution: ``y = MLP(x_i + aggr_j(relu(x_j + W e_ij + b) + 1e-7))``.
@@ -62,6 +66,13 @@ class GENConv(Conv):
     Raises: ValueError: if edge features are passed although ``edge_channels`` is None, or are missing.
     Cost: one aggregation of width in, and the MLP.
     Source: Li et al. 2020, DeeperGCN (arXiv:2006.07739).
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> conv, edge_index = revgnn.GENConv(4, 8, edge_channels=2), torch.tensor([[0, 1], [1, 2]])
+        >>> conv(torch.randn(3, 4), edge_index, torch.randn(2, 2)).shape
+        torch.Size([3, 8])
     """
 
     takes_edge_attr = True

@@ -30,7 +30,20 @@ class Conv(nn.Module):
     """The interface of a graph convolution, and what a network must know to be built from one.
 
     Made as ``Conv(in_channels, out_channels)``, with ``edge_channels=`` (K or ``None``) where it reads edge features,
-    and with ``options=`` where it has an `options_type`. It keeps the rows: [N, in] -> [N, out].
+    and with ``options=`` where it has an `options_type`. It keeps the rows: [N, in] -> [N, out], and row i depends on
+    the rows of node i and its sources alone. Degrees of sources are those of `Graph.trimmed_from` where it is set.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn import ops
+        >>> from revgnn.nn import Conv
+        >>> class MeanConv(Conv):
+        ...     def __init__(self, in_channels, out_channels):
+        ...         super().__init__()
+        ...         self.lin = torch.nn.Linear(in_channels, out_channels)
+        ...
+        ...     def forward(self, x, graph, edge_attr=None, *, edge_map=None, seed=None):
+        ...         return self.lin(ops.spmm(x, graph, reduce="mean"))
     """
 
     takes_edge_attr: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...graph import Graph
 from ...ops import cpu
+from ...plain_config import check_literals
 from ...stack import WorkSpace
 from ..fusable import is_plain, keeps_forward, mapped
 from .interface import Conv, EdgeMap, Gradients, convert_inputs, draw_glorot, empty_grads, refuse_edge_attr
@@ -31,6 +32,9 @@ class SAGEOptions:
     """Whether to add W_r x. Without it the layer has half the weights, and x enters through the stack's skip
     connection, or through self loops of the graph, which gives the "GCN aggregator" of the source."""
 
+    def __post_init__(self) -> None:
+        check_literals(self)
+
 
 class SAGEConv(Conv):
     """Aggregate the neighbours and add the root: ``y = W_l reduce_j(x_j) + b + W_r x``.
@@ -43,6 +47,13 @@ class SAGEConv(Conv):
         options: see `SAGEOptions`.
     Cost: one aggregation of width in.
     Source: Hamilton et al. 2017.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> graph = revgnn.Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3)
+        >>> revgnn.SAGEConv(4, 8)(torch.randn(3, 4), graph).shape
+        torch.Size([3, 8])
     """
 
     options_type = SAGEOptions

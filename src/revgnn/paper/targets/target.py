@@ -19,7 +19,14 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The figures that the paper prints for a row of its tables; ``None``: it prints none."""
+    """The figures that the paper prints for a row of its tables; ``None``: it prints none.
+
+    Examples:
+        >>> import revgnn
+        >>> target = revgnn.Target(metric=88.24, std=0.15, memory_gb=10.86, printed="17.47M", runs=10)
+        >>> f"{target.metric} +- {target.std}"
+        '88.24 +- 0.15'
+    """
 
     places: tuple[TableRow, ...] = ()
     """Its rows in the tables; a network may be in two tables."""

@@ -22,7 +22,16 @@ from ..requests import Requests
 
 @dataclass(kw_only=True, eq=False)
 class TrainState:
-    """The inputs and the progress of a training run; only the loop and a restored checkpoint change it."""
+    """The inputs and the progress of a training run; only the loop and a restored checkpoint change it.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import TrainState
+        >>> class StopEarly(revgnn.Callback):
+        ...     def on_epoch_end(self, run: TrainState):
+        ...         if run.row["loss"] < 0.1:
+        ...             run.requests.stop = 15
+    """
 
     model: nn.Module
     batches: Batches
@@ -88,6 +97,13 @@ class Callback:
 
     A callback may read the whole state and set ``run.requests``; it changes nothing else unless its docstring says so.
     An exception from a callback ends the run.
+
+    Examples:
+        >>> import revgnn
+        >>> class Losses(revgnn.Callback):
+        ...     def on_step_end(self, run):
+        ...         print(f"epoch {run.epoch + 1}, step {run.step}: {run.loss:.2f}")
+        >>> callbacks = [Losses()]  # for ``fit`` and ``run_experiment``
     """
 
     every_rank: ClassVar[bool] = False

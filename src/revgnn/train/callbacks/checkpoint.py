@@ -21,6 +21,19 @@ class Checkpoints(Callback):
     Args:
         configuration: the whole configuration of the run (model, data) as JSON, with the `TrainConfig` under "train".
             It is saved in every checkpoint and compared on resuming.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import revgnn
+        >>> from revgnn.train import Checkpoints, load_latest
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info)
+        >>> result = revgnn.fit(
+        ...     model, revgnn.make_batches(data), revgnn.TrainConfig(epochs=2), metric="accuracy", out=Path("runs/own"),
+        ...     callbacks=[Checkpoints()]
+        ... )
+        >>> load_latest(Path("runs/own")).epoch
+        2
     """
 
     every_rank = True

@@ -16,7 +16,12 @@ from .callback import Callback, TrainState
 
 
 class MemoryRecorder(Callback):
-    """Adds the steps' peak memory to every row of the curve, if the accelerator reports its memory."""
+    """Adds the steps' peak memory to every row of the curve, if the accelerator reports its memory.
+
+    Examples:
+        >>> from revgnn.train import MemoryRecorder
+        >>> callbacks = [MemoryRecorder()]  # for ``fit``; ``run_experiment`` brings its own
+    """
 
     def __init__(self) -> None:
         self.how: str | None = None

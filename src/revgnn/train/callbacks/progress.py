@@ -21,6 +21,10 @@ class ProgressBar(Callback):
     Args:
         label: text at the left, such as the name of the model.
         console: output; ``None``: standard error, because standard output is for results.
+
+    Examples:
+        >>> from revgnn.train import ProgressBar
+        >>> callbacks = [ProgressBar("karate")]  # for ``fit`` and ``run_experiment``
     """
 
     SECONDS_BETWEEN_LINES = 10.0

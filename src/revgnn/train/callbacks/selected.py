@@ -16,6 +16,12 @@ class FinalScores(Callback):
 
     Args:
         batches: as in training; ``None``: keep the scores of the selection.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import FinalScores
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> callbacks = [FinalScores(revgnn.make_batches(data))]  # for ``fit``: scores of these batches
     """
 
     every_rank = True
@@ -35,6 +41,19 @@ class KeepOutputs(Callback):
     Args:
         batches: returns batches with ``ids`` that cover every row of the splits.
         strides: split -> every how many rows are kept.
+
+    Examples:
+        >>> import revgnn
+        >>> from revgnn.train import KeepOutputs
+        >>> data = revgnn.load_dataset(revgnn.DatasetConfig(name="karate"), root="data")
+        >>> source = revgnn.data.DatasetSource(data, revgnn.make_batches(data))
+        >>> kept = KeepOutputs(source.batches, {"test": 1})
+        >>> model = revgnn.build_model(revgnn.ModelConfig(num_layers=2), data.info)
+        >>> result = revgnn.fit(
+        ...     model, revgnn.make_batches(data), revgnn.TrainConfig(epochs=1), metric="accuracy", callbacks=[kept]
+        ... )
+        >>> list(kept.outputs)
+        ['test']
     """
 
     every_rank = True

@@ -49,6 +49,11 @@ class Tracking(Callback):
         out: the run folder.
         settings: the configuration by dotted names, logged as hyper-parameters.
     Raises: as `check_trackers`.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import Tracking
+        >>> tracking = Tracking([], run="first", out=Path("runs/first"), settings={"lr": 0.01})  # or ["tensorboard"]
     """
 
     def __init__(self, names: Sequence[str], *, run: str, out: Path, settings: Mapping[str, object]) -> None:

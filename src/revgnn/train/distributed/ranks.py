@@ -66,6 +66,12 @@ def one_run(out: Path | None) -> Iterator[None]:
     Args:
         out: the run folder, created if missing; ``None``: no folder.
     Raises: ClaimedError: another run writes to the folder.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from revgnn.train import one_run
+        >>> with one_run(Path("runs/locked")):
+        ...     pass  # no other process trains into this folder meanwhile
     """
     with (
         first_rank_speaks(),
@@ -356,6 +362,12 @@ def own_statistics(model: nn.Module, *, synchronise: bool) -> str | None:
 
     Args:
         synchronise: whether statistics are shared where possible.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.train import own_statistics
+        >>> own_statistics(torch.nn.BatchNorm1d(4), synchronise=True) is None  # one rank: nothing to share
+        True
     """
     left = {type(module).__name__ for module in left_out(model)} if synchronise else {"BatchNorm"}
     if world_size() == 1 or not left or not any("BatchNorm" in type(module).__name__ for module in model.modules()):
