@@ -63,8 +63,10 @@ docs: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python docs/run_notebooks.py
 
+# What the extra names, without the package itself, which would be compiled again.
 $(VENV)/.site: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[site]'
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['site'], sep='\n')" > $(VENV)/site.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -r $(VENV)/site.txt
 	@touch $@
 
 site: $(VENV)/.site

@@ -16,12 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 from torch.utils.module_tracker import ModuleTracker
 from torch_geometric.nn import GroupAddRev as PygGroupAddRev
 from torch_geometric.nn import SAGEConv as PygSAGEConv
@@ -208,8 +212,8 @@ def on_cpu(case: Case) -> Tensor:
 
 
 def packed(case: Case) -> Tensor:
-    """saved-tensor hooks that copy"""
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().numpy().copy(), torch.from_numpy):
+    """saved-tensor hooks that copy, into another order of memory"""
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().numpy().copy(order="F"), torch.from_numpy):
         loss = case.loss()
     loss.backward()
     return case.grads()
@@ -249,6 +253,14 @@ def training_before(case: Case) -> Tensor:
     case.model.train()
     loss.backward()
     return case.grads()
+
+
+def inside_inference_mode(case: Case) -> Tensor:
+    """A backward inside `inference_mode`"""
+    loss = case.loss()
+    with torch.inference_mode():
+        loss.backward()
+    return case.grads().clone()
 
 
 def validated_between(case: Case) -> Tensor:
@@ -344,6 +356,58 @@ def hooks_removed(case: Case) -> Tensor:
     for module in modules[::2]:
         del module.forward
     modules[0].register_forward_pre_hook(lambda _module, args: 0.5 * args[0])
+    loss.backward()
+    return case.grads()
+
+
+def hooks_of_all(case: Case) -> Tensor:
+    """Forward hooks of all modules that are gone before the backward, and other ones"""
+
+    def scaled(by: float) -> RemovableHandle:
+        kinds = (nn.Linear, nn.BatchNorm1d)
+        return register_module_forward_hook(lambda module, _args, out: by * out if type(module) in kinds else None)
+
+    handle = scaled(1.5)
+    loss = case.loss()
+    handle.remove()
+    handle = scaled(0.1)
+    loss.backward()
+    handle.remove()
+    return case.grads()
+
+
+def classes_patched(case: Case) -> Tensor:
+    """Forwards replaced on the class"""
+    kinds = (nn.Linear, nn.BatchNorm1d, revgnn.SAGEConv, revgnn.GENConv)
+    before = {kind: kind.forward for kind in kinds}
+    own = {kind for kind in kinds if "forward" in vars(kind)}
+    try:
+        for kind, forward in before.items():
+            kind.forward = lambda *args, forward=forward, **kwargs: 1.3 * forward(*args, **kwargs)  # type: ignore[assignment]
+        return plain(case)
+    finally:
+        for kind, forward in before.items():
+            if kind in own:
+                kind.forward = forward  # type: ignore[assignment]
+            else:
+                del kind.forward
+
+
+class Scaling(TorchFunctionMode):
+    """Changes the result of every linear map."""
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: Any = None
+    ) -> object:
+        """Call the function."""
+        out: Any = func(*args, **(kwargs or {}))
+        return 1.25 * out if func is nn.functional.linear else out
+
+
+def in_function_mode(case: Case) -> Tensor:
+    """A mode of `torch.overrides` around the forward alone"""
+    with Scaling():
+        loss = case.loss()
     loss.backward()
     return case.grads()
 
@@ -498,13 +562,14 @@ SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
     "`torch.utils.checkpoint`, reentrant": partial(inside_checkpoint, use_reentrant=True),
     "`torch.utils.checkpoint`, selective": inside_selective_checkpoint,
     "`save_on_cpu`": on_cpu,
-    "saved-tensor hooks that copy": packed,
+    "saved-tensor hooks that copy, into another order of memory": packed,
     "`torch.func.functional_call`": called_functionally,
     "parameters exchanged before the backward": exchanged,
     "an optimizer's step before the backward": written_to,
     "`eval()` before the backward": evaluating_before,
     "`train()` before an evaluation's backward": training_before,
     "a validation between forward and backward": validated_between,
+    "a backward inside `inference_mode`": inside_inference_mode,
     "two forwards, then two backwards": two_forwards,
     "`retain_graph`, backward twice": retained,
     "random numbers drawn before the backward": drawn_between,
@@ -514,6 +579,9 @@ SURROUNDINGS: dict[str, Callable[[Case], Tensor]] = {
     "forward hooks that change an output": module_hooks,
     "forwards replaced on the instance": replaced_forwards,
     "hooks and forwards changed before the backward": hooks_removed,
+    "hooks of all modules changed before the backward": hooks_of_all,
+    "forwards replaced on the class": classes_patched,
+    "a mode of `torch.overrides` around the forward": in_function_mode,
     "attributes and classes of modules changed before the backward": attributes_changed,
     "`FlopCounterMode`": counted,
     "`ModuleTracker`": tracked,
@@ -599,9 +667,10 @@ blocks in PyG's own reversible layer have neither dropout nor BatchNorm, because
 ## How it works
 
 - The backward recomputes a block in the state of its forward: with the same parameters, buffers, training flags,
-  hooks, replaced forwards, classes, plain attributes (numbers, texts, functions, frozen dataclasses), autocast and
-  random numbers. Afterwards it restores the state that the caller had. So a hook that removes itself in the forward is
-  called again in the backward, and a counter counts one evaluation per step.
+  hooks (also those of all modules), replaced forwards, classes, plain attributes (numbers, texts, functions, frozen
+  dataclasses), autocast, modes of `torch.overrides`, default dtype and random numbers. Afterwards it restores the state
+  that the caller had. So a hook that removes itself in the forward is called again in the backward, and a counter
+  counts one evaluation per step.
 - Lazy modules are evaluated once more, in evaluation mode, before the first step, so that they have shapes.
 - Gradients are computed at detached leaves, so hooks of parameters run once, on the whole gradient.
 - In the first step of a run each block is evaluated twice and the values are compared. An error names the layer whose
@@ -609,13 +678,20 @@ blocks in PyG's own reversible layer have neither dropout nor BatchNorm, because
 
 ## What is not guaranteed
 
-- Two threads must not evaluate one module at the same time, because a recomputation replaces the values of its
-  parameters for a moment.
+- Two threads may train one model, because repetitions take turns. Meanwhile ``model.parameters()`` may list the tensors
+  of another thread's repetition, so list parameters before. A thread of other code that draws from torch's global
+  generator disturbs a block's dropout, as it disturbs `torch.utils.checkpoint`.
 - Lists, dictionaries, tensors that are no buffers, and other objects that can change have the values of the backward,
-  not of the forward.
+  not of the forward. So has a forward that was replaced on a class.
+- A tensor that a block of a reversible or checkpointed stack leaves on itself, or to a hook (an auxiliary loss),
+  has no gradient: make it a part of the stream, or choose `backprop="store"`.
+- The input of a block is memory of the stream, which later layers write to. Hooks get a copy; a block that keeps its
+  input must clone it.
 - An equilibrium evaluates one map: what the first evaluation changes (a hook that removes itself) is changed back for
   the others.
-- Writes that torch's version counters do not see (through ``.data``, or by another program) are not detected.
+- Writes that torch's version counters do not see (through ``.data``, by a fused optimizer, or by another program) are
+  not detected.
+- Compiled autograd, an experiment of torch, does not follow these backwards.
 """
 
 

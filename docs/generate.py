@@ -728,6 +728,8 @@ def _default_scores() -> str:
     ranks = _default_ranks(rows)
     for candidate in CANDIDATES:
         found = [rows.get((candidate, table), []) for table in first]
+        if not any(found):
+            continue
         cells = [
             _default_score(each[0]["metric"], statistics.mean(row["scores"]["test"] for row in each)) if each else "–"
             for each in found

@@ -65,12 +65,12 @@ def run(notebook: Path) -> Iterator[tuple[Cell, str, list[Any]]]:
     names: dict[str, Any] = {"__name__": notebook.stem}
     with tempfile.TemporaryDirectory() as folder, chdir(folder), mpl.rc_context(style):
         for number, cell in enumerate(cells(notebook)):
+            plt.close("all")
             said = StringIO()
             if cell.kind == "code":
                 with redirect_stdout(said):
                     exec(compile(cell.text, f"{notebook.name}, cell {number}", "exec"), names)
             yield cell, said.getvalue(), [plt.figure(one) for one in plt.get_fignums()]
-            plt.close("all")
 
 
 def write_page(notebook: Path) -> None:

@@ -43,7 +43,7 @@ from revgnn.data.prepare import prepare, read_config
 from revgnn.data.readers.npz import read_npz
 from revgnn.interop import convert
 from revgnn.run_folder import read_report, report_on
-from revgnn.train import load_latest
+from revgnn.train.checkpoint import list_checkpoints, load
 from small_tables import good_edges, good_nodes, write
 from toy_run import fit_toy
 
@@ -73,13 +73,18 @@ def _write_run(folder: Path) -> None:
         model=ModelConfig(num_layers=2, hidden_channels=4),
         train=TrainConfig(epochs=2),
     )
-    run_experiment(run, folder, out=folder / "run", device="cpu")
+    run_experiment(run, folder / "run", name="karate", data_root=folder, device="cpu")
 
 
 def _read_run(folder: Path) -> None:
     report_on(folder / "run")
     read_report(folder / "run")
     revgnn.load(folder / "run", device="cpu")
+
+
+def _read_checkpoints(folder: Path) -> None:
+    for path in list_checkpoints(folder / "run"):
+        load(path)
 
 
 def _write_shared(folder: Path) -> None:
@@ -129,7 +134,7 @@ def _write_arrays(folder: Path) -> None:
 
 
 TARGETS = {
-    "checkpoint": Target(lambda folder: fit_toy(folder / "run"), lambda folder: load_latest(folder / "run")),
+    "checkpoint": Target(lambda folder: fit_toy(folder / "run"), _read_checkpoints),
     "run": Target(_write_run, _read_run, (ValueError, FileNotFoundError)),
     "shared": Target(_write_shared, lambda folder: revgnn.from_pretrained(folder, device="cpu")),
     "prepared": Target(lambda folder: write_store(folder / "graph", draw_whole()), _read_store),
@@ -279,15 +284,15 @@ def _clear(place: Path, but: Path) -> None:
 @contextmanager
 def _in_time() -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise Hang(f"a read takes more than {SECONDS_OF_A_READ:.0f} s")
+        raise Hang(f"a read takes more than {SECONDS_OF_A_READ} s of a processor")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS_OF_A_READ)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_OF_A_READ)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def main() -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.utils._python_dispatch import _disable_current_modes
 
+_T = TypeVar("_T")
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FROM_SPARSE = (
     "take edge_index, edge_weight = torch_geometric.utils.to_edge_index(adj_t.t()) of an adj_t [destinations, sources]"
@@ -119,6 +121,40 @@ def fingerprint(edge_index: Tensor) -> tuple[int, ...]:
             # Both give the same bits; CUDA has no integer dot product.
             sums.append(run.dot(weights) if run.device.type == "cpu" else (run * weights).sum())
     return edge_index.size(1), *torch.stack(sums).tolist()
+
+
+class ByContent(Generic[_T]):
+    """A cache of the value that was last derived from a tensor [E] or [N], kept while tensors are equal to that one.
+
+    A change of any origin is noticed: through ``.data``, or by another owner of the memory. Copies and pickles are
+    empty.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, object, _T] | None = None
+
+    def get(self, tensor: Tensor, key: object, make: Callable[[Tensor], _T]) -> _T:
+        """Return the cached value for this content and key, or ``make`` it of a copy, which the value may keep.
+
+        Cost: one pass.
+        """
+        if not is_memory(tensor):
+            return make(tensor)
+        last = self._last  # read once, because another thread may replace it
+        with in_memory():
+            if last is not None and last[1] == key and _are_equal(last[0], tensor):
+                return last[2]
+            copy = tensor.clone()
+            value = make(copy)
+        self._last = copy, key, value
+        return value
+
+    def __reduce__(self) -> tuple[type[ByContent[_T]], tuple[()]]:
+        return type(self), ()
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return (one.dtype, one.device) == (other.dtype, other.device) and torch.equal(one, other)
 
 
 _RUN = 2**17

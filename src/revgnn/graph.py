@@ -19,6 +19,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from .edge_index import (
+    ByContent,
     check_batch,
     check_edge_index,
     check_range,
@@ -267,15 +268,13 @@ class Graph:
         return graph if outer is None else replace(graph, edge_ids=outer if inner is None else outer[inner])
 
     def weighted(self, edge_attr: Tensor) -> Graph:
-        """Return this graph, its weights times [E, 1] in its order of edges; cached while the same tensor is given."""
-        key = id(edge_attr), edge_attr._version
-        kept: tuple[tuple[int, int], Tensor, Graph] | None = self._kept.get("weighted")
-        if kept is not None and kept[0] == key:
-            return kept[2]
-        weight = edge_attr.detach().reshape(-1)
-        graph = replace(self, edge_weight=weight if self.edge_weight is None else weight * self.edge_weight)
-        self._kept["weighted"] = key, edge_attr, graph  # with the tensor, so that its identity stays its own
-        return graph
+        """Return this graph, its weights times a copy of [E, 1] in its order of edges; cached while they are equal."""
+
+        def make(weight: Tensor) -> Graph:
+            return replace(self, edge_weight=weight if self.edge_weight is None else weight * self.edge_weight)
+
+        memo: ByContent[Graph] = self.keep("weighted", ByContent)
+        return memo.get(edge_attr.detach().reshape(-1), None, make)
 
     @property
     def self_looped(self) -> Graph:

@@ -6,15 +6,14 @@ Python and its libraries. Nothing is sampled and malloc is not changed: the syst
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NotRequired, TypedDict
+
+from .malloc import trim
 
 if sys.platform != "win32":
     import resource
@@ -119,18 +118,6 @@ def give_back() -> None:
     """Return free memory of malloc to the system."""
     gc.collect()
     trim()
-
-
-def trim() -> None:
-    """Return the free memory that malloc keeps to the system, where malloc is glibc's; its settings stay."""
-    found = _malloc_trim()
-    if found is not None:
-        found(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _highest() -> int | None:

@@ -23,7 +23,9 @@ def _crash(folder: Path) -> None:
 
 
 def _hang(folder: Path) -> None:
-    time.sleep(10)
+    until = time.process_time() + 10
+    while time.process_time() < until:
+        pass
 
 
 def _write(folder: Path) -> None:

@@ -60,8 +60,7 @@ HELD = ("gcn", "sage", "gat", "gen", "gen edges", "gcn batch", "own block", "own
 """Blocks that every run of the suite holds to the bounds."""
 OTHERS = ("gcn graph", "gen four groups", "gen exact", "implicit", "contractive", "GroupAddRev gcn", "GroupAddRev gen")
 """Blocks that are asked on demand, for the bounds are not reached by all of them, as holes of the heap come to lie, and
-others take minutes. At the suite's size GraphNorm grows by 1.07, an equilibrium by 1.17 (the same at 28 iterations and
-at 112; 1.10 where the map contracts), PyG's GCN by 1.22 (with 2.2 times its tensors)."""
+others take minutes. At the suite's size GraphNorm grows by 1.07 and an equilibrium by 0.96."""
 CHECKPOINTED = ("gcn checkpoint", "gen checkpoint")
 """Four segments: a layer more is an activation more of one of them, which is what its tensors say too."""
 

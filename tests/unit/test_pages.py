@@ -25,6 +25,7 @@ ELSEWHERE = {
     "extending.md": "test_extending.py",
     "index.md": "test_docs.py, as the README's",
     "results.md": "the notebook your_tables.ipynb, which has a run to load",
+    "serving.md": "test_serving.py",
 }
 """Pages whose Python other tests run."""
 RUN_HERE = [
@@ -57,6 +58,7 @@ def test_the_commands_of_the_pages_are_understood() -> None:
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["revgnn"]:
+                    words = words[: words.index(">")] if ">" in words else words
                     found = make_parser().parse_args(words[1:])
                     assigned = {each.partition("=")[0] for each in getattr(found, "assignments", [])}
                     assert assigned <= fields, f"{page.name}: {line}"

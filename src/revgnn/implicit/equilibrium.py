@@ -25,7 +25,7 @@ from ..stack.recompute import Recompute
 from ..stack.recomputing import recomputing
 from ..stack.repeatable import check_repeats
 from ..stack.seeds import draw_seed
-from .fixed_point import FORWARD, Direction, fixed_point, keep_out_of_graphs, warn_unconverged
+from .fixed_point import FORWARD, Direction, fixed_point, keep_out_of_graphs, refuse_transforms, warn_unconverged
 from .solvers import Map, Solver, SolverTrace
 from .statistics import SolveStatistics
 
@@ -196,6 +196,8 @@ class Equilibrium(nn.Module):
                 "torch.export cannot follow an equilibrium, which iterates until its residual is small; set "
                 "mode='unroll'"
             )
+        if self.mode == "solve":
+            refuse_transforms()
         seed, context = self._seed(seed), _unsplit(context)
         autocast = Autocast.current(x.device.type)
         # A half-precision state has too few digits for a solver's differences; autocast rounds inside the block only.

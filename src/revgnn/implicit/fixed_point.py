@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..stack.conditions import View
-from ..stack.gradients import FunctionContext, check_single, pull_back
+from ..stack.gradients import FunctionContext, check_single, outside_inference, pull_back, save, saved
 from ..stack.layer_run import Autocast
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, check_recorders, detached_leaves, is_transformed
@@ -94,11 +94,7 @@ def fixed_point(
         Backward: one evaluation, one vector-Jacobian product per iteration and one more. Each solver has its workspace
         while it runs.
     """
-    if is_transformed():
-        raise RuntimeError(
-            "a fixed point is differentiated by the implicit function theorem, which torch.func (grad, vmap, jvp) and "
-            "forward-mode differentiation do not see; use unrolled, or mode='unroll' of Equilibrium"
-        )
+    refuse_transforms()
     check_recorders(z0, "a fixed point")
     arguments = (seed, *context)
     for argument in arguments:
@@ -122,6 +118,15 @@ def fixed_point(
     )
     z: Tensor = _outside_graphs(job, z0.detach(), *tensors, *inside, *outside)
     return z
+
+
+def refuse_transforms() -> None:
+    """Raise RuntimeError under a transform of ``torch.func`` or forward-mode differentiation."""
+    if is_transformed():
+        raise RuntimeError(
+            "a fixed point is differentiated by the implicit function theorem, which torch.func (grad, vmap, jvp) and "
+            "forward-mode differentiation do not see; use unrolled, or mode='unroll' of Equilibrium"
+        )
 
 
 def keep_out_of_graphs() -> None:
@@ -187,7 +192,7 @@ class _FixedPoint(torch.autograd.Function):
         job.report("forward", trace)
         ctx.job = job
         # A function's parameters are not saved: it reads them itself, and saved-tensor hooks would return copies.
-        ctx.save_for_backward(z, *tensors[: len(tensors) - len(job.outside)])
+        save(ctx, z, *tensors[: len(tensors) - len(job.outside)])
         return z
 
     @staticmethod
@@ -198,28 +203,32 @@ class _FixedPoint(torch.autograd.Function):
                 "for second derivatives use unrolled, or mode='unroll' of Equilibrium"
             )
         check_single(grad_outputs[0], "a fixed point", "use unrolled, or mode='unroll' of Equilibrium")
-        job = ctx.job
-        _check_unchanged(job.outside, job.versions)
-        z, *saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
-        context, parameters = saved[: job.num_tensors], saved[job.num_tensors :]
-        z = z.detach().requires_grad_()
-        context = [value.detach().requires_grad_(need) for value, need in zip(context, needs, strict=False)]
-        if job.recompute is not None:
-            needed = needs[job.num_tensors : job.num_tensors + len(parameters)]
-            parameters = detached_leaves(parameters, needed)
-            job.recompute.bind_leaves(parameters)
-        with job.again():
-            with torch.enable_grad():
-                value = job.evaluate(z, context)
-            targets = [
-                tensor for tensor, need in zip([*context, *parameters, *job.outside], needs, strict=True) if need
-            ]
-            if job.recompute is not None and value.requires_grad:
-                check_closed(value, [z, *targets], type(job.f).__name__)
-            with _without_hooks(job.outside):
-                gradients = iter(_implicit_gradients(job, value, z, targets, grad_outputs[0]))
-        return None, None, *(next(gradients) if need else None for need in needs)
+        with outside_inference():
+            return None, None, *_solved(ctx, grad_outputs[0])
+
+
+def _solved(ctx: _FixedPointContext, grad: Tensor) -> list[Tensor | None]:
+    """Return the gradients of the context and the parameters."""
+    job = ctx.job
+    _check_unchanged(job.outside, job.versions)
+    z, *tensors = saved(ctx)
+    needs = ctx.needs_input_grad[2:]
+    context, parameters = tensors[: job.num_tensors], tensors[job.num_tensors :]
+    z = z.detach().requires_grad_()
+    context = [value.detach().requires_grad_(need) for value, need in zip(context, needs, strict=False)]
+    if job.recompute is not None:
+        needed = needs[job.num_tensors : job.num_tensors + len(parameters)]
+        parameters = detached_leaves(parameters, needed)
+        job.recompute.bind_leaves(parameters)
+    with job.again():
+        with torch.enable_grad():
+            value = job.evaluate(z, context)
+        targets = [tensor for tensor, need in zip([*context, *parameters, *job.outside], needs, strict=True) if need]
+        if job.recompute is not None and value.requires_grad:
+            check_closed(value, [z, *targets], type(job.f).__name__)
+        with _without_hooks(job.outside):
+            gradients = iter(_implicit_gradients(job, value, z, targets, grad))
+    return [next(gradients) if need else None for need in needs]
 
 
 def _implicit_gradients(

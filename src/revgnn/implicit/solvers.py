@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..stack.malloc import HeapLevel
+from ..malloc import HeapLevel
 
 Map = Callable[[Tensor], Tensor]
 """A function from a state to a state of the same shape."""

@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
+from ..malloc import HeapLevel
 from ..stack.conditions import version_of
-from ..stack.gradients import FunctionContext, anchor_of, check_single, refusing_second
-from ..stack.malloc import HeapLevel
+from ..stack.gradients import FunctionContext, anchor_of, check_single, outside_inference, refusing_second
 from ..stack.state import FloatState
 from .evaluation import LayerCall
 
@@ -55,9 +55,10 @@ def call_reversibly(call: LayerCall, x: Tensor, tensors: Sequence[Tensor]) -> Te
     lease = _Lease(token, _Anchors(None if before is None else before.anchors, inputs))
 
     def pack(tensor: Tensor) -> Tensor | _Lease:
-        # Other tensors are saved by a block that differentiates something itself.
         return lease if tensor is lease.token else tensor
 
+    # Evaluated before, because these hooks would come between the blocks and other hooks or transforms inside of them.
+    call.advance(x)
     with saved_tensors_hooks(pack, _unpack):
         y: Tensor = _Layer.apply(call, lease, x, *inputs)  # type: ignore[no-untyped-call]
     if before is None or not before.tape.extend(before, call, lease, y):
@@ -96,10 +97,7 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(lease.token)
         ctx.anchors = lease.anchors
         call.needed = ctx.needs_input_grad[4:]
-        with call.cached.given_back():
-            state = call.open(x)
-            call.first(state)
-            return call.join(state)
+        return call.take_output()
 
     @staticmethod
     def backward(ctx: _LayerContext, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,7 +106,7 @@ class _Layer(torch.autograd.Function):
         _ = ctx.saved_tensors
         lease = ctx.lease()
         assert lease is not None, "autograd still holds the token"
-        with torch.no_grad(), lease.tape.lock:
+        with outside_inference(), torch.no_grad(), lease.tape.lock:
             call = lease.tape.calls[lease.position - 1]
             state = lease.tape.take(lease)
             grads = call.open(grad)
@@ -137,7 +135,12 @@ class _Output:
 
     def is_shared_by(self, tensor: Tensor) -> bool:
         """Whether a tensor still has the same memory, unchanged."""
-        return self.is_unchanged() and tensor.data_ptr() == self.tensor.data_ptr()
+        return self.is_unchanged() and _place_of(tensor) == _place_of(self.tensor)
+
+
+def _place_of(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor begins, also one without values."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 class _Lease:
@@ -177,7 +180,7 @@ class _Tape:
         self.lock = threading.RLock()
         self._leases: list[weakref.ref[_Lease]] = []
         self._position = 0
-        self._level: HeapLevel | None = None
+        self._levels: dict[str, HeapLevel] = {}
         self._state: _Output | tuple[LayerCall, FloatState] | None = None
         """After ``_position`` calls: an output that is not the tape's own, or a state that is, cut as for a call."""
 
@@ -192,7 +195,7 @@ class _Tape:
             self._leases.append(weakref.ref(lease))
             lease.begin(self, len(self.calls), y)
             self._position, self._state = lease.position, lease.last
-            self._check_heap(y)
+            self._check_heap("forward", y)
             return True
 
     def take(self, lease: _Lease) -> FloatState:
@@ -229,11 +232,11 @@ class _Tape:
     def put(self, position: int, call: LayerCall, state: FloatState) -> None:
         """Set the tape's own state."""
         self._position, self._state = position, (call, state)
-        self._check_heap(state.stream)
+        self._check_heap("backward", state.stream)
 
-    def _check_heap(self, stream: Tensor) -> None:
-        self._level = self._level or HeapLevel(stream)
-        self._level.check()
+    def _check_heap(self, direction: str, stream: Tensor) -> None:
+        level = self._levels.get(direction) or self._levels.setdefault(direction, HeapLevel(stream))
+        level.check()
 
     def _nearest(self, position: int) -> tuple[int, tuple[LayerCall, FloatState]]:
         """Return the known state with the fewest calls, all unchanged, between it and a position."""

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..malloc import CachedBlocks
 from ..stack.conditions import View, version_of
 from ..stack.couplings import GroupedAdditive
-from ..stack.fused import unobserved
-from ..stack.gradients import pull_back
-from ..stack.layer_run import Autocast, Gradients
-from ..stack.malloc import CachedBlocks
+from ..stack.fused import is_anything_watched, unobserved
+from ..stack.gradients import Gradients, pull_back
+from ..stack.layer_run import Autocast
 from ..stack.recompute import Recompute
-from ..stack.repeatable import Checked, check_closed, check_repeats
+from ..stack.repeatable import Checked, check_closed, check_repeats, check_unwritten
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments
 
@@ -47,9 +47,11 @@ class LayerCall:
         self.autocast = autocast
         self.needed: Sequence[bool] = ()
         """Whether each of the arguments' tensors and the parameters, in this order, requires a gradient."""
-        self._recompute = Recompute({block: View(block) for block in blocks}, device)
+        self._views = {block: View(block) for block in blocks}
+        self._recompute = Recompute(self._views, device)
         self._versions = [(tensor, version_of(tensor)) for tensor in (*self.arguments.tensors, *self.parameters)]
         self._sums: Gradients | None = None
+        self._output: Tensor | None = None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -75,24 +77,33 @@ class LayerCall:
             self._recompute.is_unchanged(i) for i in range(self.coupling.num_groups)
         )
 
-    def first(self, state: FloatState) -> None:
-        """Advance a state by the layer for the first time."""
+    def advance(self, x: Tensor) -> None:
+        """Evaluate the layer for the first time; `take_output` gives the result."""
+        with torch.no_grad(), self.cached.given_back():
+            state = self.open(x)
+            self._first(state)
+            self._output = self.join(state)
+
+    def take_output(self) -> Tensor:
+        """Return what `advance` computed, once."""
+        found, self._output = self._output, None
+        assert found is not None, "advance computes it"
+        return found
+
+    def _first(self, state: FloatState) -> None:
 
         def evaluate(i: int, x: Tensor) -> Tensor:
-            version = x._version
             block, (args, kwargs) = self.blocks[i], self._arguments_of(i, self.arguments.tensors)
+            x = self._own(i, x)
+            version = version_of(x)
             value = self._recompute.first(
                 i, block, None, lambda: evaluated(lambda z: block(z, *args, **kwargs), x, self.dim), keep=True
             )
+            check_unwritten(x, version, f"the block of group {i}")
             if block not in self._checked.repeats:
                 with unobserved():
                     check_repeats(value, self._repeat(i, x), f"group {i}: {type(block).__name__}")
                 self._checked.repeats.add(block)
-            if x._version != version:
-                raise RuntimeError(
-                    f"the block of group {i} writes to its input, which is part of the stream; "
-                    "make its first operation one that returns a new tensor (inplace=False)"
-                )
             return value
 
         with torch.no_grad(), self.autocast():
@@ -135,7 +146,7 @@ class LayerCall:
         places = [k for k, need in enumerate(sums.context.needed) if need]
         for k in places:
             tensors[k] = tensors[k].detach().requires_grad_()
-        leaf = x.detach().requires_grad_()
+        leaf = self._own(i, x).detach().requires_grad_()
         with self._recompute.again(i, self.blocks[i], None):
             parameters = self._recompute.leaves()
             with torch.enable_grad():
@@ -154,7 +165,11 @@ class LayerCall:
 
     def _repeat(self, i: int, x: Tensor) -> Tensor:
         with self._recompute.again(i, self.blocks[i], None):
-            return self._evaluate(i, x, self.arguments.tensors)
+            return self._evaluate(i, self._own(i, x), self.arguments.tensors)
+
+    def _own(self, i: int, x: Tensor) -> Tensor:
+        """Return the input of a block, copied where hooks may keep it: it is memory of the stream, which goes on."""
+        return x if self._views[self.blocks[i]].is_bare and not is_anything_watched() else x.clone()
 
     def _evaluate(self, i: int, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Evaluate a block; call it inside `Recompute.again`."""

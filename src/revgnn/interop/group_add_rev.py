@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..malloc import CachedBlocks
 from ..stack.couplings import GroupedAdditive
+from ..stack.fused import has_hooks, is_anything_watched
 from ..stack.layer_run import Autocast
 from ..stack.lazy import initialise_lazy
-from ..stack.malloc import CachedBlocks
+from ..stack.recompute import is_transformed
 from ..stack.repeatable import Checked
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments, ChannelSplitRule, names_after_x
@@ -146,7 +148,9 @@ class GroupAddRev(nn.Module):
         return x, rule.apply(x, dim, args, kwargs)
 
     def _stored(self, x: Tensor, arguments: Arguments) -> Tensor:
-        make_state = StoredState if torch.is_grad_enabled() else FloatState
+        # Hooks may keep the input of a block, which must not be memory that goes on.
+        is_kept = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        make_state = StoredState if is_kept or is_anything_watched() or has_hooks(self.convs) else FloatState
         state = make_state(x.movedim(arguments.dim, -1), self.num_groups)
         GroupedAdditive(self.num_groups).forward(state, self._branch(arguments))
         return joined(state, arguments.dim)
@@ -160,7 +164,7 @@ class GroupAddRev(nn.Module):
 
     @torch.compiler.disable(reason=_COMPILED)  # type: ignore[untyped-decorator, no-untyped-call]
     def _reversible(self, x: Tensor, arguments: Arguments) -> Tensor:
-        if torch._C._are_functorch_transforms_active():
+        if is_transformed() or not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
             return self._stored(x, arguments)
         initialise_lazy(self, lambda: self._stored(x, arguments))
         cached = CachedBlocks(x)

@@ -133,7 +133,9 @@ def convert(path: Path, out: Path, *, aggr: ops.Aggr = "max", dropout: float = 0
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: the file sends torch to nowhere
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint that holds only tensors: {reason}") from error
     if not isinstance(content, Mapping):

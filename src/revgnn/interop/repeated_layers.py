@@ -211,8 +211,16 @@ def _of_basic_gnn(model: BasicGNN, num_groups: int) -> nn.Module:
     made.convs = nn.ModuleList([convs[0], ReversibleLayers(inner, num_groups), convs[-1]])
     made.norms = nn.ModuleList([norms[0], norms[-2], norms[-1]])
     made.num_layers = 3
+    made.inference = _refuse_by_layers
     found: nn.Module = made
     return found
+
+
+def _refuse_by_layers(*args: object, **kwargs: object) -> None:
+    raise RuntimeError(
+        "inference layer by layer samples one hop for each layer, and the reversible stack is one layer of several "
+        "hops; call the model on the whole graph, or on neighbourhoods of as many hops as it has convolutions"
+    )
 
 
 def _of_lists(model: nn.Module, num_groups: int) -> tuple[nn.Module | None, list[str]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import WorkSpace, fold_seed, is_watched, parts_of
+from ..stack import WorkSpace, fold_seed, is_watched, keep_forwards, parts_of
 from .convs import CONVS, Conv, EdgeMap, FusedConv
 from .convs.interface import Gradients
 from .norms import KINDS, NormActDrop
@@ -204,3 +204,4 @@ PURE: frozenset[type[nn.Module]] = frozenset(
 )
 """Modules that draw random numbers only from their seed and change no buffer during recomputation."""
 Block.pure_types = EquilibriumBlock.pure_types = PURE
+keep_forwards(Block, EquilibriumBlock)

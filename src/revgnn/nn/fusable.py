@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..stack import is_watched
+from ..stack import is_watched, keep_forwards
+
+keep_forwards(nn.Linear)
 
 
 def keeps_forward(module: nn.Module, own: type[nn.Module]) -> bool:
     """Whether a module uses the ``forward`` of ``own``: neither a subclass nor the instance overrides it."""
-    return type(module).forward is own.forward and "forward" not in module.__dict__
+    return type(module).forward is own.forward and not is_watched(module)
 
 
 def reads(module: nn.Module, name: str, like: Tensor, *shape: int) -> bool:
@@ -32,7 +34,7 @@ def reads(module: nn.Module, name: str, like: Tensor, *shape: int) -> bool:
 
 def is_bare(lin: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is an `nn.Linear` without hooks or a patched forward, so its weight may be used directly."""
-    return type(lin) is nn.Linear and "forward" not in lin.__dict__ and not is_watched(lin)
+    return type(lin) is nn.Linear and not is_watched(lin)
 
 
 def mapped(lin: nn.Module, x: Tensor, *, wide: bool = False) -> Tensor:
@@ -77,8 +79,7 @@ def is_plain(lin: nn.Module, like: Tensor, *, bias: bool, widths: tuple[int, int
     """
     inside, outside = widths or (like.size(1), like.size(1))
     return (
-        type(lin) is nn.Linear
-        and "forward" not in lin.__dict__
+        is_bare(lin)
         and reads(lin, "weight", like, outside, inside)
         and (reads(lin, "bias", like, outside) if bias else lin.bias is None)
     )

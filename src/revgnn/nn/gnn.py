@@ -17,9 +17,9 @@ from ..stack.trimmed import TRIMMABLE
 from .block import is_made_of_pure
 from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
-from .fusable import mapped
+from .fusable import is_bare, mapped
 from .heads import ConvHead, NodeHead
-from .inputs import read_inputs
+from .inputs import read_inputs, weighted
 from .layer_wise import SampleByHops
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class GNN(nn.Module):
         if edge_attr is None or edge_attr.numel() != graph.num_edges:
             got = "none" if edge_attr is None else list(edge_attr.shape)
             raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
-        return graph.weighted(edge_attr), None
+        return weighted(graph, edge_attr), None
 
     def _check_weighs(self) -> None:
         """Raise ValueError if edges have weights that no convolution reads."""
@@ -257,6 +257,9 @@ class GNN(nn.Module):
             return None, None, None
         if self.edge_encoder is None:
             return edge_attr, None, None
+        if not is_bare(self.edge_encoder):
+            # A modified encoder is called, on [E, K].
+            return self.edge_encoder(edge_attr), None, None
         return edge_attr, self.edge_encoder.weight, self.edge_encoder.bias
 
     def _shared_mask(self, h: Tensor, seed: int) -> Tensor | None:

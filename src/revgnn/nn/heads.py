@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
-from ..stack import FusedHead, fold_seed, uncompiled
+from ..stack import FusedHead, fold_seed, keep_forwards, uncompiled
 from ..stack.fused_head import ROWS
 from .fusable import mapped
 from .norms import NormActDrop, is_row_wise
@@ -53,6 +53,9 @@ class NodeHead(nn.Module):
 
     def _mapped(self, h: Tensor) -> Tensor:
         return mapped(self.lin, h, wide=True)
+
+
+keep_forwards(NodeHead)
 
 
 class GraphHead(NodeHead):

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from ..edge_index import check_batch
+from ..edge_index import ByContent, check_batch, plain
 from ..graph import Graph, as_graph
-from ..weak_cache import Memo
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -60,15 +59,23 @@ def read_inputs(
     if edge_weight is not None:
         if edge_weight.numel() != found.num_edges:
             raise ValueError(f"edge_weight must have shape [{found.num_edges}], got {list(edge_weight.shape)}")
-        if edge_weight.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                "a network's edge weights are constants, and edge_weight needs a gradient; detach() it, or call "
-                "revgnn.GCNConv, which differentiates them"
-            )
-        found = found.weighted(edge_weight if found.edge_ids is None else found.sort_edges(edge_weight))
+        found = weighted(found, found.sort_edges(edge_weight))
     if batch is not None:
         found = _batched(found, batch, batch_size)
     return Inputs(x, found.in_own_order, edge_attr)
+
+
+def weighted(graph: Graph, edge_weight: Tensor) -> Graph:
+    """Return a graph that weighs its edges by constants [E] or [E, 1] in its own order.
+
+    Raises: ValueError: they need a gradient.
+    """
+    if edge_weight.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "a network's edge weights are constants, and edge_weight needs a gradient; detach() it, or call "
+            "revgnn.GCNConv, which differentiates them"
+        )
+    return graph.weighted(edge_weight)
 
 
 def _is_recorded(x: object) -> bool:
@@ -112,12 +119,11 @@ def _arguments_of(data: Data) -> _Arguments:
 
 
 def _batched(graph: Graph, batch: Tensor, batch_size: int | None) -> Graph:
-    """Return a graph with the graph of each node; cached while the same tensor is given."""
-    memo: Memo[Graph] = graph.keep("batched", Memo)
-    version = None if batch.is_inference() else batch._version
+    """Return a graph with the graph of each node; cached while an equal tensor is given."""
 
-    def make() -> Graph:
+    def make(batch: Tensor) -> Graph:
         own, num_graphs = check_batch(batch, graph.num_nodes, batch_size)
         return replace(graph, batch=own, num_graphs=num_graphs)
 
-    return memo.get(batch, (version, batch_size), make)
+    memo: ByContent[Graph] = graph.keep("batched", ByContent)
+    return memo.get(plain(batch), batch_size, make)

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import ops
 from ..graph import Graph
 from ..ops import cpu
-from ..stack import WorkSpace, draw_seed, is_recomputing, is_watched
+from ..stack import WorkSpace, draw_seed, is_recomputing, is_watched, keep_forwards
 from ..stack.batch_norm import (
     SharedBatchNorm1d,
     move,
@@ -30,6 +30,7 @@ from ..stack.batch_norm import (
     uses_batch,
 )
 from ..stack.rank_group import is_alone
+from .fusable import reads
 
 
 class GraphNorm(nn.Module):
@@ -81,6 +82,12 @@ KINDS: dict[type[nn.Module], ops.Norm] = {
     nn.Identity: "none",
 }
 """Module type -> the norm's name in the ops; none of these modules draws random numbers."""
+keep_forwards(*KINDS)
+
+
+_AFFINE, _RUNNING = ("weight", "bias"), ("running_mean", "running_var")
+_VECTORS_OF = {"layer": _AFFINE, "batch": _AFFINE, "graph": (*_AFFINE, "mean_scale"), "none": ()}
+"""The parameters of each kind of norm."""
 
 
 def kind_of(norm: nn.Module, x: Tensor) -> ops.Norm | None:
@@ -173,8 +180,8 @@ class ActDrop:
         kind, width = kind_of(norm, x) if x.dim() == 2 else None, x.shape[1:]
         if kind is None or (kind == "graph" and (graph is None or graph.num_graphs != 1)):
             return False
-        running = (norm._buffers.get(name) for name in ("running_mean", "running_var"))
-        return all(ops.fits(vector, x, *width) for vector in norm._parameters.values()) and all(
+        running = (getattr(norm, name) for name in (_RUNNING if kind == "batch" else ()))
+        return all(reads(norm, name, x, *width) for name in _VECTORS_OF[kind]) and all(
             vector is None or (vector.shape == width and vector.device == x.device) for vector in running
         )
 

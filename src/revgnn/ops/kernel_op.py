@@ -166,7 +166,8 @@ def _function(op: KernelOp[P, A, O]) -> type[torch.autograd.Function]:
     def backward(ctx: _OpContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs, rest, saved = ctx.needs_input_grad, ctx.rest, ctx.saved_tensors
         a = make(*saved[:count], *rest)
-        outputs: Any = saved[count:]
+        # A caller's hooks may have packed them in another order.
+        outputs: Any = tuple(None if tensor is None else tensor.contiguous() for tensor in saved[count:])
         cotangents = grads if num_results == 1 else tuple(grad for grad in grads if grad is not None)
         if double_backward.asks_reference(*cotangents):
             found = _by_reference(op, a, outputs, cotangents, needs)

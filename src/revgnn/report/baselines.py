@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data import Dataset, Store
 from ..data.label_statistics import training_labels
 from ..data.tabular import rows_of, table_width, take_rows
-from ..resident import trim
+from ..malloc import trim
 
 MOST_ROWS = 20_000
 """Largest number of training rows of the linear model."""

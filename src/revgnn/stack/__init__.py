@@ -19,7 +19,7 @@ from .layer_run import split
 from .recomputing import is_recomputing, recomputing
 from .seeds import draw_seed, fold_seed
 from .stack import Stack
-from .surface import is_watched
+from .surface import is_watched, keep_forwards
 
 __all__ = [
     "BACKPROPS",
@@ -38,6 +38,7 @@ __all__ = [
     "has_hooks",
     "is_recomputing",
     "is_watched",
+    "keep_forwards",
     "layer_states",
     "parse_bytes",
     "parts_of",

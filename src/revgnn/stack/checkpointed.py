@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .gradients import FunctionContext, check_single, pull_back
-from .layer_run import Gradients, LayerRun
+from .gradients import FunctionContext, Gradients, check_single, outside_inference, pull_back, save, saved
+from .layer_run import LayerRun
 from .recompute import detached_leaves
 from .state import FloatState, StoredState
 
@@ -44,43 +44,46 @@ class _Checkpointed(torch.autograd.Function):
         state = FloatState(x, run.coupling.num_groups)
         run.advance(state, tensors[:num_context], keep=True)
         ctx.run, ctx.num_context = run, num_context
-        ctx.save_for_backward(x, *tensors)
+        save(ctx, x, *tensors)
         return state.join()
 
     @staticmethod
     def backward(ctx: _CheckpointedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         check_single(grad, "a checkpointed stack", "choose backprop='store'")
-        run = ctx.run
-        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        # Under create_graph gradients are taken at aliases of the saved tensors, so that they have a graph.
-        creates_graph = torch.is_grad_enabled()
-        count = 1 + ctx.num_context
-        if creates_graph:
-            # Aliases, because one of them may be another, or be computed from it.
-            values = [
-                value.view_as(value) if need else value.detach() for value, need in zip(saved, needed, strict=True)
-            ]
+        with outside_inference():
+            return None, None, *_recomputed(ctx, grad, saved(ctx))
+
+
+def _recomputed(ctx: _CheckpointedContext, grad: Tensor, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Recompute the run and return the gradients of the saved tensors."""
+    run, needed = ctx.run, ctx.needs_input_grad[2:]
+    # Under create_graph gradients are taken at aliases of the saved tensors, so that they have a graph.
+    creates_graph = torch.is_grad_enabled()
+    count = 1 + ctx.num_context
+    if creates_graph:
+        # Aliases, because one of them may be another, or be computed from it.
+        values = [value.view_as(value) if need else value.detach() for value, need in zip(tensors, needed, strict=True)]
+    else:
+        sums = Gradients(tensors[:count], tensors[count:], needed)
+        values = detached_leaves(tensors, needed)
+    run.recompute.bind_leaves(values[count:])
+    with torch.enable_grad():
+        state = StoredState(values[0], run.coupling.num_groups)
+        run.advance(state, values[1:count], again=True)
+        y = state.join()
+    wanted = [k for k, need in enumerate(needed) if need]
+    if y.requires_grad and not creates_graph:
+        run.check_closed(y, [values[k] for k in wanted], run.layers[0][0])
+    leaves = [values[k] for k in wanted]
+    if not y.requires_grad:
+        return [None for _ in values]
+    if creates_graph:
+        found = torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=True)
+        by_place = dict(zip(wanted, found, strict=True))
+        return [by_place.get(k) for k in range(len(values))]
+    for k, share in zip(wanted, pull_back(y, grad, leaves), strict=True):
+        if k < count:
+            sums.context.add(k, share)
         else:
-            sums = Gradients(saved[:count], saved[count:], needed)
-            values = detached_leaves(saved, needed)
-        run.recompute.bind_leaves(values[count:])
-        with torch.enable_grad():
-            state = StoredState(values[0], run.coupling.num_groups)
-            run.advance(state, values[1:count], again=True)
-            y = state.join()
-        wanted = [k for k, need in enumerate(needed) if need]
-        if y.requires_grad and not creates_graph:
-            run.check_closed(y, [values[k] for k in wanted], run.layers[0][0])
-        leaves = [values[k] for k in wanted]
-        if not y.requires_grad:
-            return None, None, *(None for _ in values)
-        if creates_graph:
-            found = torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=True)
-            by_place = dict(zip(wanted, found, strict=True))
-            return None, None, *(by_place.get(k) for k in range(len(values)))
-        for k, share in zip(wanted, pull_back(y, grad, leaves), strict=True):
-            if k < count:
-                sums.context.add(k, share)
-            else:
-                sums.parameters.add(k - count, share)
-        return None, None, *sums.results()
+            sums.parameters.add(k - count, share)
+    return sums.results()

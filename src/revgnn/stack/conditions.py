@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .surface import Surfaces, is_watched
+from .recomputing import outside_modes, turns
+from .surface import Surfaces, is_altered
+from .surroundings import has_hooks_of_all
 
 _SMALL = 4096
 """Number of elements up to which a buffer's copy is kept without comparing."""
@@ -27,17 +29,23 @@ class View:
     """A module's submodules, their surfaces, and the locations of its parameters and buffers, at construction."""
 
     def __init__(self, module: nn.Module) -> None:
+        with turns():
+            self._look(module)
+
+    def _look(self, module: nn.Module) -> None:
         self.parts = parts_of(module)
         flags = [part.training for part in self.parts]
         self.is_training = any(flags)
         """Whether any submodule is in training mode."""
         self.slots: list[tuple[dict[str, Any], str]] = []
-        """For every parameter, the dictionary that holds it, and its name there."""
+        """For every parameter, and buffer that needs a gradient, the dictionary that holds it, and its name there."""
         self.buffers: list[tuple[dict[str, Tensor | None], str]] = []
         for part in self.parts:
             self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
-            self.buffers += [(part._buffers, name) for name, value in part._buffers.items() if value is not None]
-        self.is_bare = not any(map(is_watched, self.parts))
+            for name, value in part._buffers.items():
+                if value is not None:
+                    (self.slots if value.requires_grad else self.buffers).append((part._buffers, name))
+        self.is_bare = not has_hooks_of_all() and not any(map(is_altered, self.parts))
         """Whether no submodule has hooks or a replaced forward."""
         self.is_pure = _declares_pure(module) or (
             self.is_bare and getattr(type(module), "pure_types", _PURE).issuperset(map(type, self.parts))
@@ -79,12 +87,13 @@ class Conditions(NamedTuple):
         for kept in self.buffers:
             now = kept.holder[kept.name]
             # Comparing synchronises with the device; a small copy is cheaper to keep.
-            if now is not None and kept.value.numel() > _SMALL and torch.equal(now, kept.value):
+            is_large = now is not None and now.numel() > _SMALL and type(now) is Tensor and not now.is_meta
+            if now is not None and is_large and torch.equal(now, kept.value):
                 kept = kept._replace(value=now, is_copy=False, version=version_of(now))
             buffers.append(kept)
-        has_drawn = any(
-            not torch.equal(state, rng.get_state()) for state, rng in zip(self.states, self.rngs, strict=True)
-        )
+        with outside_modes():
+            pairs = zip(self.states, self.rngs, strict=True)
+            has_drawn = any(not torch.equal(state, rng.get_state()) for state, rng in pairs)
         drawn = (self.states, self.rngs) if has_drawn else ([], [])
         return Conditions(buffers, *drawn, self.surfaces)
 

@@ -13,11 +13,11 @@ from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from .conditions import parts_of
 from .surface import is_watched
+from .surroundings import are_modified
 
 
 class WorkSpace:
@@ -139,8 +139,8 @@ def unobserved() -> AbstractContextManager[object]:
 
 
 def is_anything_watched() -> bool:
-    """Whether global module hooks, or a dispatch mode that observes operators, must see every module's call."""
-    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+    """Whether hooks of all modules, or a mode that observes or changes functions, must see every module's call."""
+    if are_modified():
         return True
     return torch._C._len_torch_dispatch_stack() > 0 and any(
         not getattr(mode, "counts_memory_only", False) for mode in _get_current_dispatch_mode_stack()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .conditions import View
 from .gradients import pull_back
 from .recompute import Recompute
+from .repeatable import check_closed
 from .seeds import fold_seed
 
 ROWS = 4096
@@ -78,7 +79,9 @@ class FusedHead:
                 with torch.enable_grad():
                     leaf = block.detach().requires_grad_()
                     value = self.rows(leaf, seed)
-                found = pull_back(value, cotangent[part].to(value.dtype), [leaf, *parameters.values()])
+                leaves = [leaf, *parameters.values()]
+                check_closed(value, leaves, type(self.module).__name__)
+                found = pull_back(value, cotangent[part].to(value.dtype), leaves)
             grad[part] = 0.0 if found[0] is None else found[0]
             for position, share in zip(parameters, found[1:], strict=True):
                 add_parameter(position, share)

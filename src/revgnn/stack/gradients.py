@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,6 +55,23 @@ class GradientSums:
         return [total if written else None for total, written in zip(self._sums, self._is_written, strict=True)]
 
 
+class Gradients:
+    """Gradients of a run's context tensors and parameters.
+
+    Args:
+        context, parameters: values of the context tensors and of the parameters.
+        needed: whether each of them, in this order, requires a gradient.
+    """
+
+    def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.context = GradientSums(context, needed[: len(context)])
+        self.parameters = GradientSums(parameters, needed[len(context) :])
+
+    def results(self) -> list[Tensor | None]:
+        """Return the sums in the order of the tensors."""
+        return [*self.context.results(), *self.parameters.results()]
+
+
 def pull_back(
     value: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], *, retain_graph: bool = False
 ) -> list[Tensor | None]:
@@ -74,10 +92,47 @@ class FunctionContext(FunctionCtx):
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
+    strides: list[tuple[int, ...]] | None
+    """Of the tensors that `save` saved; ``None``: they come back as they were."""
 
     if TYPE_CHECKING:
 
         def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
+def save(ctx: FunctionContext, *tensors: Tensor) -> None:
+    """Save tensors for `saved`."""
+    has_hooks = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    ctx.strides = [t.stride() if t.layout == torch.strided else () for t in tensors] if has_hooks else None
+    ctx.save_for_backward(*tensors)
+
+
+def saved(ctx: FunctionContext) -> Sequence[Tensor]:
+    """Return the tensors of `save` with the strides that they had: a caller's hooks may have packed them in another
+    order, in which kernels do not read them and dropout draws other masks."""
+    if ctx.strides is None:
+        return ctx.saved_tensors
+    return [_strided(*pair) for pair in zip(ctx.saved_tensors, ctx.strides, strict=True)]
+
+
+def _strided(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    if tensor.layout != torch.strided or tensor.stride() == strides or not tensor.numel():
+        return tensor
+    if 0 in strides:
+        return tensor.contiguous()
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def outside_inference() -> AbstractContextManager[object]:
+    """Leave inference mode, in which a backward may run but nothing can be differentiated; keep the grad mode."""
+    return _outside_inference() if torch.is_inference_mode_enabled() else nullcontext()
+
+
+@contextmanager
+def _outside_inference() -> Iterator[None]:
+    is_enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(is_enabled):
+        yield
 
 
 def anchor_of(x: Tensor) -> Tensor:

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .conditions import View
+from .conditions import View, version_of
 from .couplings import Coupling
 from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobserved
-from .gradients import GradientSums, pull_back
+from .gradients import Gradients, pull_back
 from .recompute import Recompute
 from .recomputing import is_recomputing
-from .repeatable import Checked, check_closed, check_repeats
+from .repeatable import Checked, check_closed, check_repeats, check_unwritten
 from .seeds import fold_seed
-from .state import FloatState, State, StoredState
+from .state import FloatState, State
 
 
 class ChannelSplit(NamedTuple):
@@ -80,6 +80,8 @@ class Autocast(NamedTuple):
     @classmethod
     def current(cls, device_type: str) -> Autocast:
         """Return the current autocast state."""
+        if not torch.amp.is_autocast_available(device_type):
+            device_type = "cpu"  # of tensors on meta
         return cls(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
 
     def __call__(self) -> AbstractContextManager[object]:
@@ -190,7 +192,7 @@ class LayerRun:
             again: whether they repeat earlier ones that were kept.
         """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
-        work, may_fuse = WorkSpace(), not state.tracks_autograd and not is_anything_watched()
+        work, is_watched = WorkSpace(), not state.tracks_autograd and is_anything_watched()
         for layer, blocks in enumerate(self.layers):
 
             def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
@@ -198,15 +200,20 @@ class LayerRun:
                 if again:
                     with self._again(layer, i, seed):
                         value: Tensor = block(x, seed, *arguments)
-                elif may_fuse and (fused := self._fused(block, x, arguments)) is not None:
+                elif not state.tracks_autograd and (fused := self._fused(block, x, arguments, is_watched)) is not None:
                     if keep:
                         self.recompute.record((layer, i), block)
                     return self._add_value(fused, state.target(i), 1, x, seed, arguments, work)
                 else:
                     draws = None if self.seed is None else seed
+                    if not state.tracks_autograd:
+                        x = self._own(block, x, is_watched)
+                    version = None if state.tracks_autograd else version_of(x)
                     value = self.recompute.first(
                         (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
                     )
+                    if not state.tracks_autograd:
+                        check_unwritten(x, version, self._name(layer, i))
                     if keep and type(value) is Tensor and not is_recomputing():
                         self._check_repeats(layer, i, x, seed, arguments, value)
                 _check_width(value, x)
@@ -236,6 +243,7 @@ class LayerRun:
                 fused = None if is_watched else self.fused.get(block)
                 with self._again(layer, i, seed, leaves=fused is None):
                     if fused is None:
+                        x = self._own(block, x, is_watched)
                         return self._value_and_grad(block, x, cotangent, seed, per_group[i], i, sums)
                     inputs = self.coupling.inputs(i)
                     into = grads[inputs[0]] if len(inputs) == 1 else None
@@ -264,13 +272,25 @@ class LayerRun:
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
 
-    def _fused(self, block: nn.Module, x: Tensor, arguments: Sequence[object]) -> FusedBlock | None:
-        """Return a block whose fused evaluation is used, else None; decided under the first evaluation's autocast."""
-        if block not in self.fused:
+    def _fused(
+        self, block: nn.Module, x: Tensor, arguments: Sequence[object], is_watched: bool = False
+    ) -> FusedBlock | None:
+        """Return a block whose fused evaluation is used, else None; decided under the first evaluation's autocast. A
+        block is asked once in a step, and not fused any more once it was watched."""
+        if is_watched:
+            self.fused[block] = None
+        elif block not in self.fused:
             with self.autocast():
                 found = block if self.views[block].is_bare and is_fused(block, x, arguments) else None
             self.fused[block] = found
         return self.fused[block]
+
+    def _own(self, block: nn.Module, x: Tensor, is_watched: bool) -> Tensor:
+        """Return the input of a block, copied where hooks may keep it: it is memory of the stream, which goes on."""
+        return x.clone() if is_watched or not self.views[block].is_bare else x
+
+    def _name(self, layer: int, group: int) -> str:
+        return f"layer {self.first + layer}, group {group}: {type(self.layers[layer][group]).__name__}"
 
     def _check_repeats(
         self, layer: int, group: int, x: Tensor, seed: int, arguments: Sequence[object], value: Tensor
@@ -285,7 +305,7 @@ class LayerRun:
             return
         with torch.no_grad(), unobserved(), self._again(layer, group, seed):
             other = block(x, seed, *arguments)
-        check_repeats(value, other, f"layer {self.first + layer}, group {group}: {type(block).__name__}")
+        check_repeats(value, other, self._name(layer, group))
         self.checked.repeats.add(block)
 
     def check_closed(self, value: Tensor, leaves: Iterable[Tensor], block: nn.Module) -> None:
@@ -377,35 +397,11 @@ class LayerRun:
         return value.detach(), grads[0]
 
 
-class Gradients:
-    """Gradients of a run's context tensors and parameters.
-
-    Args:
-        context, parameters: values of the context tensors and of the parameters.
-        needed: whether each of them, in this order, requires a gradient.
-    """
-
-    def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
-        self.context = GradientSums(context, needed[: len(context)])
-        self.parameters = GradientSums(parameters, needed[len(context) :])
-
-    def results(self) -> list[Tensor | None]:
-        """Return the sums in the order of the tensors."""
-        return [*self.context.results(), *self.parameters.results()]
-
-
-def _check_width(value: Tensor, x: Tensor) -> None:
+def _check_width(value: object, x: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
     if value.shape != x.shape:
         raise ValueError(
             f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "
             "project before or after the stack"
         )
-
-
-def advance_stored(
-    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
-) -> Tensor:
-    """Apply a run and let autograd store its activations."""
-    state = StoredState(x, run.coupling.num_groups)
-    run.advance(state, tensors, after_layer)
-    return state.join()

@@ -14,7 +14,7 @@ is made of modules of these types alone, without hooks.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from .conditions import NOTHING, Conditions, View, conditions_of, generators, parts_of
-from .recomputing import is_recomputing, start_recomputing, stop_recomputing
+from .recomputing import is_recomputing, start_recomputing, stop_recomputing, turns
 from .surface import Surfaces
+from .surroundings import Surroundings
 
 Slot = tuple[dict[str, Any], str, int]
 """A module's parameter: the dictionary that holds it, its name there, and its position among all parameters."""
@@ -43,11 +44,15 @@ class Recompute:
 
     def __init__(self, views: Mapping[nn.Module, View], device: torch.device) -> None:
         self._views, self._device = views, device
+        self.surroundings = None if torch.compiler.is_compiling() else Surroundings()
+        """Modes, hooks of all modules and default dtype of the evaluations."""
         positions: dict[Tensor, int] = {}
-        self._slots: dict[nn.Module, list[Slot]] = {
-            module: [(holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in view.slots]
-            for module, view in views.items()
-        }
+        self._slots: dict[nn.Module, list[Slot]] = {}
+        with turns():
+            for module, view in views.items():
+                self._slots[module] = [
+                    (holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in view.slots
+                ]
         """Of every module."""
         self.parameters: list[Tensor] = list(positions)
         """Of all modules, each once."""
@@ -99,22 +104,22 @@ class Recompute:
         Returns: the module's value.
         """
         view = self._views[module]
-        if view.is_pure and not (keep and view.buffers) and not is_recomputing():
-            if not parametrize._cache_enabled:
+        if not is_recomputing() and (not keep or (view.is_pure and not view.buffers)):
+            if (seed is None or view.is_pure) and not parametrize._cache_enabled:
                 return call()
-            with _uncached():
+            with self._seeded(view, seed), _uncached():
                 return call()
-        conditions = conditions_of(view, self._generators(view) if seed is None else [])
-        if is_recomputing():
-            # Inside a repetition, or a trial before the step: restore the buffers afterwards.
-            with self._restored(module, conditions._replace(states=[]), seed):
-                value = call()
-        else:
-            rngs = [] if view.is_pure or seed is None else self._generators(view)
-            with _seeded(rngs, seed or 0), _uncached():
-                value = call()
-        if keep:
-            self._recorded[key] = conditions.settled()
+        with turns():
+            conditions = conditions_of(view, self._generators(view) if seed is None else [])
+            if is_recomputing():
+                # Inside a repetition, or a trial before the step: restore the buffers afterwards.
+                with self._restored(module, conditions._replace(states=[]), seed):
+                    value = call()
+            else:
+                with self._seeded(view, seed), _uncached():
+                    value = call()
+            if keep:
+                self._recorded[key] = conditions.settled()
         return value
 
     def record(self, key: Hashable, module: nn.Module) -> None:
@@ -149,6 +154,9 @@ class Recompute:
     def is_unchanged(self, key: Hashable) -> bool:
         """Whether the buffers of an evaluation still allow its repetition."""
         return self._recorded.get(key, NOTHING).changed() is None
+
+    def _seeded(self, view: View, seed: int | None) -> AbstractContextManager[None]:
+        return nullcontext() if seed is None or view.is_pure else _seeded(self._generators(view), seed)
 
     def _generators(self, view: View) -> list[torch.Generator]:
         return [] if view.is_pure else generators(self._device)
@@ -197,14 +205,18 @@ class _Restored(AbstractContextManager[None]):
         leaves: bool,
     ) -> None:
         self._owner, self._view, self._conditions, self._rngs, self._seed = owner, view, conditions, rngs, seed
-        self._slots, self._leaves = slots, owner.values(slots, leaves=leaves)
-        self._parameters = [holder[name] for holder, name, _ in slots]
-        self._buffers = [kept.holder[kept.name] for kept in conditions.buffers]
-        self._states = [rng.get_state() for rng in rngs] if seed is not None or conditions.states else []
+        self._slots, self._has_leaves, self._turn = slots, leaves, turns()
+        self._parameters: list[Tensor] = []
+        self._outside: dict[int, Tensor] | None = None
+        self._buffers: list[Tensor | None] = []
+        self._states: list[Tensor] = []
         self._surfaces: Surfaces | None = None
-        self._cache = parametrize._cache_enabled
+        self._around: AbstractContextManager[object] | None = None
+        self._cache = 0
 
     def __enter__(self) -> None:
+        self._turn.__enter__()
+        start_recomputing()
         try:
             self._put()
         except BaseException:
@@ -215,10 +227,13 @@ class _Restored(AbstractContextManager[None]):
         self._take_back()
 
     def _put(self) -> None:
-        start_recomputing()
         conditions = self._conditions
-        leaves = self._leaves
-        self._leaves = self._owner.swap(leaves)
+        self._parameters = [holder[name] for holder, name, _ in self._slots]
+        self._buffers = [kept.holder[kept.name] for kept in conditions.buffers]
+        has_states = self._seed is not None or conditions.states
+        self._states = [rng.get_state() for rng in self._rngs] if has_states else []
+        leaves = self._owner.values(self._slots, leaves=self._has_leaves)
+        self._outside = self._owner.swap(leaves)
         for holder, name, k in self._slots:
             holder[name] = leaves[k]
         for kept in conditions.buffers:
@@ -231,22 +246,32 @@ class _Restored(AbstractContextManager[None]):
         if self._seed is not None:
             for rng in self._rngs:
                 rng.manual_seed(self._seed)
-        if self._cache:
-            parametrize._cache_enabled = 0
+        if parametrize._cache_enabled:
+            self._cache, parametrize._cache_enabled = parametrize._cache_enabled, 0
+        if self._owner.surroundings is not None:
+            around = self._owner.surroundings.put()
+            around.__enter__()
+            self._around = around
 
     def _take_back(self) -> None:
-        if self._cache:
-            parametrize._cache_enabled = self._cache
-        self._leaves = self._owner.swap(self._leaves)
-        for (holder, name, _), parameter in zip(self._slots, self._parameters, strict=True):
-            holder[name] = parameter
-        for kept, buffer in zip(self._conditions.buffers, self._buffers, strict=True):
-            kept.holder[kept.name] = buffer
-        if self._surfaces is not None:
-            self._surfaces.put()
-        for rng, state in zip(self._rngs, self._states, strict=False):
-            rng.set_state(state)
-        stop_recomputing()
+        try:
+            if self._around is not None:
+                self._around.__exit__(None, None, None)
+            if self._cache:
+                parametrize._cache_enabled = self._cache
+            if self._outside is not None:
+                self._owner.swap(self._outside)
+            for (holder, name, _), parameter in zip(self._slots, self._parameters, strict=False):
+                holder[name] = parameter
+            for kept, buffer in zip(self._conditions.buffers, self._buffers, strict=False):
+                kept.holder[kept.name] = buffer
+            if self._surfaces is not None:
+                self._surfaces.restore()
+            for rng, state in zip(self._rngs, self._states, strict=False):
+                rng.set_state(state)
+        finally:
+            stop_recomputing()
+            self._turn.__exit__(None, None, None)
 
 
 def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
@@ -273,14 +298,15 @@ def _uncached() -> Iterator[None]:
 @contextmanager
 def _seeded(rngs: Sequence[torch.Generator], seed: int) -> Iterator[None]:
     """Seed the generators inside the context, and restore their states afterwards."""
-    states = [rng.get_state() for rng in rngs]
-    try:
-        for rng in rngs:
-            rng.manual_seed(seed)
-        yield
-    finally:
-        for rng, state in zip(rngs, states, strict=True):
-            rng.set_state(state)
+    with turns():
+        states = [rng.get_state() for rng in rngs]
+        try:
+            for rng in rngs:
+                rng.manual_seed(seed)
+            yield
+        finally:
+            for rng, state in zip(rngs, states, strict=True):
+                rng.set_state(state)
 
 
 def is_transformed() -> bool:

@@ -7,12 +7,14 @@ because autograd runs the backward of CUDA tensors in threads of its own.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 class _Thread(threading.local):
@@ -20,6 +22,22 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+
+_turns = threading.RLock()
+# A forked child does not have the thread that holds it.
+os.register_at_fork(after_in_child=_turns._at_fork_reinit)  # type: ignore[attr-defined]
+_ALONE = nullcontext()
+
+
+def turns() -> AbstractContextManager[object]:
+    """Return a lock for what other threads must not see: a module with the parameters and attributes of a repetition,
+    and torch's generators in a block's state."""
+    return _ALONE if torch.compiler.is_compiling() else _turns  # a compiler cannot follow a lock
+
+
+def outside_modes() -> AbstractContextManager[object]:
+    """Leave the caller's dispatch modes, in some of which tensors have no values."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
 
 
 def is_recomputing() -> bool:

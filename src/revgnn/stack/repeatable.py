@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from torch import Tensor, nn
 
+from .conditions import version_of
 from .drift import relative_error
 
 
@@ -28,6 +29,8 @@ def check_repeats(value: Tensor, other: Tensor, what: str) -> None:
         value, other: the values of the first and the second evaluation.
         what: name of the module, for the message.
     """
+    if type(value) is not Tensor or value.is_meta:
+        return  # without numbers, or with arithmetic of its own
     error, limit = relative_error([other], [value]), 5e-2 if value.dtype.itemsize == 2 else 1e-3
     if not error <= limit and bool(value.isfinite().all()):
         raise RuntimeError(
@@ -35,6 +38,21 @@ def check_repeats(value: Tensor, other: Tensor, what: str) -> None:
             f"{error:.1e}), so that the backward would be wrong. Its value must depend on its arguments, parameters, "
             "registered buffers and torch's random numbers alone; look for random numbers of Python or numpy, "
             "counters, or caches; or choose backprop='store'"
+        )
+
+
+def check_unwritten(x: Tensor, version: int | None, what: str) -> None:
+    """Raise RuntimeError if a module wrote to its input, which is memory of the stream.
+
+    Args:
+        x: the input.
+        version: its `version_of` before the evaluation.
+        what: name of the module, for the message.
+    """
+    if version_of(x) != version:
+        raise RuntimeError(
+            f"{what} writes to its input, which is part of the stream; "
+            "make its first operation one that returns a new tensor (inplace=False)"
         )
 
 

@@ -15,9 +15,18 @@ from torch import Tensor
 
 from .drift import DriftMonitor
 from .fused_head import FusedHead
-from .gradients import FunctionContext, anchor_of, check_single, refusing_second
-from .layer_run import Gradients, LayerRun
-from .state import FloatingPoint, FloatState, Form, State
+from .gradients import (
+    FunctionContext,
+    Gradients,
+    anchor_of,
+    check_single,
+    outside_inference,
+    refusing_second,
+    save,
+    saved,
+)
+from .layer_run import LayerRun
+from .state import FloatingPoint, FloatState, Form, State, StoredState
 
 Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, State]]
 """``(run, x, context tensors) -> (form, state after the run)``: advance a state in some number format."""
@@ -29,6 +38,15 @@ def advance_float(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[
     state = form.open(x)
     run.advance(state, tensors, keep=True)
     return form, state
+
+
+def advance_stored(
+    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
+) -> Tensor:
+    """Apply a run and let autograd store its activations."""
+    state = StoredState(x, run.coupling.num_groups)
+    run.advance(state, tensors, after_layer)
+    return state.join()
 
 
 def advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, copy: bool = True) -> Tensor:
@@ -99,7 +117,7 @@ class _Reversible(torch.autograd.Function):
         ctx.bounds = len(kept), len(kept) + len(true_input)
         ctx.is_returned = ctx.head is None and any(tensor is y for tensor in kept)
         # Parameters are saved too, so that the backward uses their current values.
-        ctx.save_for_backward(*kept, *true_input, anchor, *tensors)
+        save(ctx, *kept, *true_input, anchor, *tensors)
         if ctx.head is None:
             return y
         with run.autocast():
@@ -109,13 +127,13 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _ReversibleContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         check_single(grad, "a reversible stack", "choose backprop='store'")
-        saved = ctx.saved_tensors
+        tensors = saved(ctx)
         _, second = ctx.bounds
-        with torch.no_grad():
-            found = _reversed(ctx, grad, saved)
+        with outside_inference(), torch.no_grad():
+            found = _reversed(ctx, grad, tensors)
         if torch.is_grad_enabled():
             # Grad mode in a backward means create_graph.
-            found = refusing_second(found, [grad, *saved[second:]], "a reversible stack", _REMEDY)
+            found = refusing_second(found, [grad, *tensors[second:]], "a reversible stack", _REMEDY)
         return None, None, found[0], None, *found[1:]
 
 

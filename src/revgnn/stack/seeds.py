@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import uncompiled
+from .recomputing import outside_modes
 
 _MASK = 2**64 - 1
 
@@ -44,4 +45,5 @@ def draw_seed() -> int:
         return uncompiled.call(draw_seed)
     if torch.compiler.is_exporting():
         raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
-    return int(torch.randint(2**62, (), device="cpu"))
+    with outside_modes():
+        return int(torch.randint(2**62, (), device="cpu"))

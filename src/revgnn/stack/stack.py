@@ -31,11 +31,11 @@ from .exact import ExactState
 from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
-from .layer_run import Autocast, LayerRun, advance_stored, split_context
+from .layer_run import Autocast, LayerRun, split_context
 from .lazy import initialise_lazy
 from .recompute import check_recorders, is_transformed
 from .repeatable import Checked
-from .reversible import Advance, advance_float, advance_without_grad, reversible
+from .reversible import Advance, advance_float, advance_stored, advance_without_grad, reversible
 from .seeds import draw_seed
 from .segment import Segment
 from .trimmed import Trim, advance_trimmed, check_trimmable

@@ -77,7 +77,8 @@ class StoredState(State):
     tracks_autograd = True
 
     def __init__(self, x: Tensor, num_groups: int) -> None:
-        self.parts = list(x.chunk(num_groups, dim=-1))
+        # By rows, as the copy of `FloatState`: blocks that draw random numbers see the same memory.
+        self.parts = list(x.contiguous().chunk(num_groups, dim=-1))
 
     def target(self, i: int) -> Tensor | None:
         """None: nothing is added in place."""

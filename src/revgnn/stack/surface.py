@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-Surface = Mapping[str, Any]
-"""Name of an attribute -> its value: plain attributes, and, of a module that has any, all hooks and a forward of its
-own."""
+from .surroundings import has_hooks_of_all
+
+
+class Surface(NamedTuple):
+    """The attributes of a module, as it was found."""
+
+    values: dict[str, Any]
+    """Name -> value: plain attributes, and, of a module that has any, all hooks and a forward of its own."""
+    names: Collection[str]
+    """Of all its attributes."""
+
 
 _HOOKS = frozenset(
     {
@@ -47,32 +55,65 @@ class Surfaces:
     def __init__(self, parts: Sequence[nn.Module], *, are_steady: bool) -> None:
         self._parts, self._are_steady = parts, are_steady
         self._kinds = [type(part) for part in parts]
-        self._found: Sequence[Surface] = [part.__dict__.copy() if are_steady else _surface_of(part) for part in parts]
+        self._found: Sequence[Surface]
+        if are_steady:
+            self._found = [Surface(own := part.__dict__.copy(), own) for part in parts]
+        else:
+            self._found = list(map(_surface_of, parts))
 
     def put(self) -> Surfaces | None:
         """Put the surfaces in place; return those that were there, or None if nothing has to be undone."""
         if self._are_steady:
             if self._are_in_place():
                 return None
-            self._found, self._are_steady = [_plain_of(found) for found in self._found], False
+            self._found = [Surface(_plain_of(found.values), found.names) for found in self._found]
+            self._are_steady = False
         before = Surfaces(self._parts, are_steady=False)
-        for part, kind, found in zip(self._parts, self._kinds, self._found, strict=True):
+        for part, found, now in zip(self._parts, self._found, before._found, strict=True):
+            # What takes the place of an object that can change gives it back.
+            own, seen = part.__dict__, now.values
+            hidden = {name: own[name] for name in found.values if name not in seen and name in own}
+            seen |= {name: value for name, value in hidden.items() if name not in _HOOKS}
+        self._replace(before._found)
+        return before
+
+    def restore(self) -> None:
+        """Put the surfaces in place after a repetition."""
+        self._replace(list(map(_surface_of, self._parts)))
+
+    def _replace(self, present: Sequence[Surface]) -> None:
+        for part, kind, found, now in zip(self._parts, self._kinds, self._found, present, strict=True):
             if type(part) is not kind:
                 part.__class__ = kind
-            _put(part, found)
-        return before
+            _put(part, found, now.values)
 
     def _are_in_place(self) -> bool:
         """Whether the attributes are the very objects that steady modules had."""
         return (
             list(map(type, self._parts)) == self._kinds
             and all(map(_has_all, self._parts, self._found))
-            and not any(map(is_watched, self._parts))
+            and not any(map(_has_hooks, self._parts))
         )
 
 
+_FORWARDS: dict[type[nn.Module], object] = {}
+"""The forwards of classes whose modules are evaluated without being called."""
+
+
+def keep_forwards(*kinds: type[nn.Module]) -> None:
+    """Say that modules of these classes are evaluated without being called, unless `is_watched`."""
+    _FORWARDS.update((kind, kind.forward) for kind in kinds)
+
+
+def is_altered(module: nn.Module) -> bool:
+    """Whether this module has hooks, or its forward is replaced, on the instance or on its class."""
+    kind = type(module)
+    own = _FORWARDS.get(kind)
+    return _has_hooks(module) or "forward" in module.__dict__ or (own is not None and own is not kind.forward)
+
+
 def is_watched(module: nn.Module) -> bool:
-    """Whether this module itself has hooks or a replaced forward.
+    """Whether this module `is_altered`, or hooks of all modules see its call.
 
     Examples:
         >>> import torch
@@ -82,25 +123,25 @@ def is_watched(module: nn.Module) -> bool:
         >>> is_watched(net), is_watched(net[0])
         (False, True)
     """
+    return is_altered(module) or has_hooks_of_all()
+
+
+def _has_hooks(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
 def _surface_of(part: nn.Module) -> Surface:
     own = part.__dict__
     found = _plain_of(own)
-    if is_watched(part):
+    if _has_hooks(part) or "forward" in own:
         found |= {name: own[name].copy() for name in _HOOKS}
         found |= {"forward": own["forward"]} if "forward" in own else {}
-    return found
+    return Surface(found, frozenset(own))
 
 
-def _plain_of(own: Surface) -> dict[str, Any]:
+def _plain_of(own: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in own.items() if _is_plain(value)}
 
 
@@ -118,18 +159,20 @@ def _is_immutable(kind: type) -> bool:
 
 def _has_all(part: nn.Module, found: Surface) -> bool:
     own = part.__dict__
-    return len(own) == len(found) and all(map(is_, own.values(), found.values()))
+    return len(own) == len(found.values) and all(map(is_, own.values(), found.values.values()))
 
 
-def _put(part: nn.Module, then: Surface) -> None:
-    """Give a module a surface; its dictionaries of hooks stay, because handles remove hooks from them."""
-    own, now = part.__dict__, _surface_of(part)
-    for name in now.keys() - then.keys() - _HOOKS:
-        own.pop(name)
-    for name, value in then.items():
+def _put(part: nn.Module, then: Surface, now: Mapping[str, Any]) -> None:
+    """Give a module a surface in place of what is there ``now``; its dictionaries of hooks stay, because handles remove
+    hooks from them."""
+    own = part.__dict__
+    for name in now.keys() - then.values.keys() - _HOOKS:
+        if name not in then.names:
+            own.pop(name)
+    for name, value in then.values.items():
         if name not in _HOOKS:
             own[name] = value
-    if now.keys() & _HOOKS or then.keys() & _HOOKS:
+    if now.keys() & _HOOKS or then.values.keys() & _HOOKS:
         for name in _HOOKS:
             own[name].clear()
-            own[name].update(then.get(name, {}))
+            own[name].update(then.values.get(name, {}))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.init import xavier_uniform_, zeros_
 
 from ...graph import Graph, as_graph
-from ...stack import WorkSpace, uncompiled
+from ...stack import WorkSpace, keep_forwards, uncompiled
 
 
 class EdgeMap(NamedTuple):
@@ -57,6 +57,10 @@ class Conv(nn.Module):
     last_options: ClassVar[Mapping[str, object] | None] = None
     """Fields of its options that differ in the last layer, where a network begins and ends with this convolution
     itself; ``None``: it begins with an encoder and ends with a linear map."""
+
+    def __init_subclass__(cls, **more: object) -> None:
+        super().__init_subclass__(**more)
+        keep_forwards(cls)
 
     def forward(
         self,

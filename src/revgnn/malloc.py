@@ -74,7 +74,7 @@ class HeapLevel:
     which stay resident.
 
     Args:
-        like: the state that is evaluated; the process may grow by two of them above what the first evaluation left.
+        like: the state that is evaluated; the process may grow by two of them above the least that an evaluation left.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -90,7 +90,6 @@ class HeapLevel:
             self._level = now
         elif now > self._level + self._slack:
             trim()
-            self._level = None
 
 
 def trim() -> None:
