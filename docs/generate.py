@@ -382,6 +382,8 @@ _IN_WORDS = {
     "dataset.undirected=False": "",
     "loader.kind=ondisk": "parts from disk",
     "loader.num_parts=None": "",
+    "model.backprop=store": "",
+    "model.coupling=residual": "residual, stored",
     "model.dropout": "dropout {}",
     "model.hidden_channels": "",
     "model.num_layers": "",
@@ -488,6 +490,28 @@ def _depth_runs(dataset: str) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if found else "Not run yet."
+
+
+def _depth_layers(dataset: str) -> str:
+    """Test scores on the first split over depth, of the networks of one width and one set of settings."""
+    kept = {"model.num_layers", "model.coupling", "model.backprop"}
+    scores: dict[str, dict[int, float]] = {}
+    for row in read_rows(RESULTS):
+        layers = _size(row)[0]
+        if not row["recipe"].startswith(f"{dataset}/") or not layers.isdigit():
+            continue
+        model = all_recipes()[row["recipe"]]().model
+        if row["seed"] == 0 and row["changed"].keys() <= kept and isinstance(model, ModelConfig):
+            _, coupling = row["changed"].get("model.coupling", (None, model.coupling))
+            name = {"grouped": "Rev", "residual": "Res"}[coupling] + model.conv.upper()
+            scores.setdefault(name, {})[int(layers)] = _score(row, "test")
+    depths = sorted({layers for of_one in scores.values() for layers in of_one})
+    lines = ["| network | " + " | ".join(f"{depth} layers" for depth in depths) + " |"]
+    lines.append("|---|" + "---:|" * len(depths))
+    for name in sorted(scores, key=lambda name: -max(scores[name].values())):
+        cells = [f"{scores[name][depth]:.1f}" if depth in scores[name] else "–" for depth in depths]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) if scores else "Not run yet."
 
 
 def _batches_runs(*, equal_time: bool) -> str:
@@ -1069,6 +1093,7 @@ BLOCKS = {
     "batches-time": partial(_batches_runs, equal_time=True),
     "depth-claim": _depth_claim,
     "depth-real": _depth_real,
+    "depth-minesweeper-layers": partial(_depth_layers, "minesweeper"),
     "depth-minesweeper": partial(_depth_runs, "minesweeper"),
     "depth-roads": partial(_depth_runs, "roads"),
     "depth-cora": partial(_depth_runs, "cora"),
