@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -53,6 +54,12 @@ class Task:
         if form == "EdgeIndex":
             cached: Tensor = EdgeIndex(edge_index, sparse_size=size, sort_order="col", is_undirected=True).fill_cache_()
             return cached
+        if form == "SparseTensor":
+            # Imported by name: it has builds for few versions of torch, and none for the tested one.
+            rows: Tensor = import_module("torch_sparse").SparseTensor(
+                row=edge_index[1], col=edge_index[0], sparse_sizes=size, is_sorted=True
+            )
+            return rows
         counts = torch.bincount(edge_index[1], minlength=self.num_nodes)
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         ones = torch.ones(edge_index.size(1), device=edge_index.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .registry import ENTRANTS, OWN, PAPERS, STEPS
+from .registry import ENTRANTS, INFERENCES, OTHER_PEERS, OWN, PAPERS, STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ _OVER_STORE, _OVER_STORE_OF = 1.45, {"revgen-edges": 1.25}
 _WORK_SPACES = {"revgcn": 3.5, "revsage": None, "revgen": 6.0, "revgat-1": 6.0, "revgat-4": 6.0}
 _EXPONENT = 1.1
 _OF_CEILING = 0.8
+_INFERENCE = 2.5
 
 
 def _speeds() -> list[Mark]:
@@ -171,6 +172,39 @@ def _ceilings() -> list[Mark]:
     ]
 
 
+def _inference() -> list[Mark]:
+    return [
+        Mark(
+            text=f"{STEPS[case.step].title}, {case.layers} layers: peak of inference and embedding",
+            case=name,
+            graph=graph,
+            against="–",
+            figure=("largest",),
+            at_most=_INFERENCE,
+            unit="N D 4 bytes",
+        )
+        for name, case in INFERENCES.items()
+        for graph in case.graphs
+    ]
+
+
+def _other_peers() -> list[Mark]:
+    return [
+        Mark(
+            text=f"{step.title}: step",
+            case=name,
+            graph=graph,
+            against=ENTRANTS[entrant].text,
+            figure=("ratios", entrant),
+            unit="x faster",
+        )
+        for name, step in OTHER_PEERS.items()
+        for graph in step.graphs
+        for entrant in step.against
+        if ENTRANTS[entrant].compiled or ENTRANTS[entrant].requires
+    ]
+
+
 def _papers() -> list[Mark]:
     return [
         Mark(
@@ -187,4 +221,6 @@ def _papers() -> list[Mark]:
 
 
 CUDA_MARKS = _papers()
-MARKS = [*_speeds(), *_narrow(), *_over_store(), *_work_spaces(), *_growths(), *_ceilings()]
+MARKS = [
+    *_speeds(), *_other_peers(), *_narrow(), *_over_store(), *_work_spaces(), *_inference(), *_growths(), *_ceilings(),
+]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .registry import CASES, GROUPS, STEPS, Conv, Op, Paper
+from .registry import BLOCK_KINDS, CASES, GROUPS, STEPS, BlockKind, Blocks, Conv, Op, Paper, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,22 @@ def needs(name: str, device: str = "cpu") -> tuple[str, ...]:
     case = CASES[name]
     if isinstance(case, Op):
         return _ops(_OPS[case.op], device)
-    network = _network(case) if isinstance(case, Paper) else _of_step(getattr(case, "step", name))
-    return _needs(network, device)
+    if isinstance(case, Blocks):
+        return tuple(dict.fromkeys(test for kind in case.kinds for test in _of_kind(BLOCK_KINDS[kind], device)))
+    if isinstance(case, Paper):
+        return _needs(_network(case), device)
+    return _needs(_of_step(case if isinstance(case, Step) else STEPS[case.step]), device)
 
 
-def _of_step(name: str) -> Network:
-    step = STEPS[name]
+def _of_kind(kind: BlockKind, device: str) -> tuple[str, ...]:
+    conv = {"gcn": "gcn_is_pygs[*]", "sage": f"sage_is_pygs[{kind.aggr}-True]"}
+    tests = (f"test_convs.py::test_{conv.get(kind.conv, f'gen_is_pygs[False-{kind.aggr}]')}",)
+    if kind.norm == "graph":
+        return (*tests, "test_fused.py::test_every_norm_and_kind_of_dropout[gcn-graph-*]")
+    return tests + _ops((kind.norm,), device)
+
+
+def _of_step(step: Step) -> Network:
     return Network(conv=step.conv, heads=step.heads, edge_features=step.edge_features)
 
 

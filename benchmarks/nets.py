@@ -84,6 +84,10 @@ class PyGNet(nn.Module):
             self.layers = nn.ModuleList(pyg.GroupAddRev(nn.ModuleList(blocks)) for blocks in groups)
         else:
             self.layers = nn.ModuleList(PyGBlock(hidden, make(hidden)) for _ in range(layers))
+        if entrant.compiled is not None:
+            for block in self.modules():
+                if isinstance(block, PyGBlock):
+                    block.compile(dynamic=entrant.compiled == "dynamic")
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """[N, F] -> [N, T]."""

@@ -14,7 +14,7 @@ GROUPS = 2
 DROPOUT = 0.5
 
 Conv = Literal["gcn", "sage", "gen", "gat"]
-Form = Literal["edge_index", "csr", "EdgeIndex"]
+Form = Literal["edge_index", "csr", "EdgeIndex", "SparseTensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,14 @@ class GraphShape:
 GRAPHS = {
     "arxiv": GraphShape(num_nodes=169_343, num_pairs=1_157_799, features=128, classes=40, layers=2),
     "arxiv8": GraphShape(num_nodes=21_167, num_pairs=144_724, features=128, classes=40, layers=7),
+    "arxiv32": GraphShape(num_nodes=5_292, num_pairs=36_181, features=128, classes=40, layers=28),
     "proteins": GraphShape(
         num_nodes=13_253, num_pairs=395_612, features=8, classes=112, layers=3,
         self_loops=False, edge_channels=8, shift=2000.0, power=0.8,
     ),
     "tiny": GraphShape(num_nodes=400, num_pairs=2_000, features=16, classes=5, layers=2, edge_channels=8),
 }  # fmt: skip
-"""The size of ogbn-arxiv, an eighth of it, one of ten parts of ogbn-proteins, and one for tests."""
+"""The size of ogbn-arxiv, an eighth and a 32nd of it, one of ten parts of ogbn-proteins, and one for tests."""
 
 
 # ---------------------------------------------------------------------- training steps
@@ -77,6 +78,12 @@ class Entrant:
     """Whether it is given the graph by rows (`Step.csr`) instead of ``edge_index``."""
     autocast: bool = False
     """Whether it steps under autocast to bfloat16."""
+    compiled: Literal["static", "dynamic"] | None = None
+    """Whether torch.compile compiles its blocks, and for which shapes: a reversible layer itself resizes storages."""
+    requires: str | None = None
+    """A module without which it is left out."""
+    form: Form | None = None
+    """The form of its graph; ``None``: `Step.csr` with ``rows``, else ``edge_index``."""
 
 
 OWN = "revgnn"
@@ -93,7 +100,24 @@ ENTRANTS = {
     "pyg-bf16": Entrant(
         text="PyG GroupAddRev, edge_index, bfloat16 autocast", peer=True, backprop="reversible", autocast=True
     ),
-}
+    "pyg-compiled": Entrant(
+        text="PyG GroupAddRev, edge_index, torch.compile", peer=True, backprop="reversible", compiled="static"
+    ),
+    "pyg-compiled-dynamic": Entrant(
+        text="PyG GroupAddRev, edge_index, torch.compile with dynamic shapes",
+        peer=True, backprop="reversible", compiled="dynamic",
+    ),
+    "pyg-residual-compiled": Entrant(
+        text="PyG plain residual net, stored, edge_index, torch.compile", peer=True, backprop="store", compiled="static"
+    ),
+    "pyg-torch-sparse": Entrant(
+        text="PyG GroupAddRev, SparseTensor of torch-sparse",
+        peer=True, backprop="reversible", rows=True, requires="torch_sparse", form="SparseTensor",
+    ),
+    "pyg-lib": Entrant(
+        text="PyG GroupAddRev, edge_index, with pyg-lib", peer=True, backprop="reversible", requires="pyg_lib"
+    ),
+}  # fmt: skip
 _REVERSIBLE = ("store", "pyg", "pyg-csr", "revgnn-bf16", "pyg-bf16")
 
 
@@ -133,6 +157,55 @@ class Growth:
     graphs: tuple[str, ...] = ("arxiv8",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverDepth:
+    """Time and work space of a training step over depth, beside PyG's."""
+
+    step: str
+    """The name of a `Step`."""
+    against: tuple[str, ...] = ("pyg-csr", "pyg-residual-csr")
+    """Names in `ENTRANTS`: PyG's least memory, and its least time."""
+    depths: tuple[int, ...] = (7, 28, 56, 112)
+    graphs: tuple[str, ...] = ("arxiv32",)
+
+
+# ---------------------------------------------------------------------- inference
+@dataclass(frozen=True, kw_only=True)
+class Inferring:
+    """Logits or embeddings of every node of a deep network, without gradients."""
+
+    step: str
+    """The name of a `Step`, whose convolution takes sources and destinations apart in PyG."""
+    layers: int
+    graphs: tuple[str, ...] = ("arxiv8",)
+
+
+# ---------------------------------------------------------------------- what else a block may be made of
+@dataclass(frozen=True, kw_only=True)
+class BlockKind:
+    """What the blocks of a network are made of."""
+
+    text: str
+    conv: Conv = "gcn"
+    aggr: str = ""
+    """Of SAGE and GEN."""
+    norm: Literal["layer", "graph"] = "layer"
+    mlp_layers: int = 1
+    """Of GEN."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and activations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A training step with blocks of each kind: fused where they can be, and differentiated by autograd."""
+
+    kinds: tuple[str, ...]
+    """Names in `BLOCK_KINDS`."""
+    layers: int = 4
+    graphs: tuple[str, ...] = ("arxiv8",)
+
+
 # ---------------------------------------------------------------------- on a CUDA device
 @dataclass(frozen=True, kw_only=True)
 class Paper:
@@ -167,7 +240,7 @@ class Capture:
     devices: tuple[str, ...] = ("cuda",)
 
 
-Case = Step | Op | WorkSpace | Growth | Paper | Capture
+Case = Step | Op | WorkSpace | Growth | OverDepth | Inferring | Blocks | Paper | Capture
 
 STEPS: dict[str, Step] = {
     "revgcn": Step(
@@ -215,6 +288,21 @@ STEPS: dict[str, Step] = {
     ),
 }
 
+OTHER_PEERS: dict[str, Step] = {
+    "revgcn-others": Step(
+        title="RevGCN",
+        conv="gcn",
+        against=(
+            "pyg", "pyg-csr", "pyg-residual-csr", "pyg-compiled", "pyg-compiled-dynamic", "pyg-residual-compiled",
+            "pyg-torch-sparse", "pyg-lib",
+        ),
+        graphs=("arxiv8",),
+        csr="csr",
+        edge_tensors=3.2,
+    )
+}  # fmt: skip
+"""A step beside peers that need a compiler, and minutes of it, or packages from outside PyPI."""
+
 OPS: dict[str, Op] = {
     **{f"spmm-{width}": Op(op="spmm", width=width, backward=False, edge_tensors=1.1) for width in (64, 128, 256)},
     "gen-softmax-64": Op(op="gen_softmax", width=64, edge_tensors=10.1),
@@ -234,6 +322,22 @@ GROWTHS: dict[str, Growth] = {
     "growth-edges": Growth(step="revgcn", axis="edges", points=(0.25, 0.5, 1.0, 2.0)),
     "growth-width": Growth(step="revgcn", axis="width", points=(32, 64, 128, 256)),
 }
+
+OVER_DEPTH: dict[str, OverDepth] = {"over-depth": OverDepth(step="revgcn")}
+
+INFERENCES: dict[str, Inferring] = {"inference": Inferring(step="revsage", layers=28)}
+
+BLOCK_KINDS: dict[str, BlockKind] = {
+    "gcn": BlockKind(text="GCN, LayerNorm"),
+    "gcn-graph-norm": BlockKind(text="GCN, GraphNorm", norm="graph"),
+    "sage-max": BlockKind(text="SAGE, maximum", conv="sage", aggr="max"),
+    "gen-mlp-2": BlockKind(text="GEN, softmax, MLP of two maps", conv="gen", aggr="softmax", mlp_layers=2),
+    "gen-max": BlockKind(text="GEN, maximum", conv="gen", aggr="max"),
+    "gen-power": BlockKind(text="GEN, power mean", conv="gen", aggr="power"),
+    "gcn-bfloat16": BlockKind(text="GCN, weights and activations in bfloat16", dtype="bfloat16"),
+    "gcn-float16": BlockKind(text="GCN, weights and activations in float16", dtype="float16"),
+}
+BLOCKS: dict[str, Blocks] = {"blocks": Blocks(kinds=tuple(BLOCK_KINDS))}
 
 PAPERS: dict[str, Paper] = {
     "paper-resgcn": Paper(
@@ -257,7 +361,9 @@ PAPERS: dict[str, Paper] = {
 
 CAPTURES: dict[str, Capture] = {"capture-revgen-edges": Capture(step="revgen-edges", hidden=80)}
 
-CASES: dict[str, Case] = {**STEPS, **OPS, **WORK_SPACES, **GROWTHS, **PAPERS, **CAPTURES}
+CASES: dict[str, Case] = {
+    **STEPS, **OTHER_PEERS, **OPS, **WORK_SPACES, **GROWTHS, **OVER_DEPTH, **INFERENCES, **BLOCKS, **PAPERS, **CAPTURES,
+}  # fmt: skip
 
 
 def cases_on(device: str) -> list[str]:

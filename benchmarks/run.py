@@ -56,7 +56,7 @@ def measure_apart(name: str, graph: str, settings: dict[str, Any]) -> dict[str, 
             return found
         tried = [line["trying"] for line in lines if "trying" in line]
         reason = _ending(status)
-        if not tried or tried[-1] in (None, *_OURS, *excluded):
+        if not tried or tried[-1] is None or tried[-1] in excluded or tried[-1].partition(" ")[0] in _OURS:
             raise MeasurementError(f"{name} on {graph}: the process {reason}\n{errors[-2000:]}")
         excluded[tried[-1]] = f"the process {reason}"
 

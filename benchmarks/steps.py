@@ -16,7 +16,7 @@ from revgnn.measure import peak_memory
 
 from .graphs import Task, make_task
 from .nets import PyGNet, own_net
-from .registry import ENTRANTS, GRAPHS, GROUPS, HIDDEN, NARROW, OWN, STEPS, Growth, Step, WorkSpace
+from .registry import ENTRANTS, GRAPHS, GROUPS, HIDDEN, NARROW, OWN, STEPS, Growth, OverDepth, Step, WorkSpace
 from .trial import Experiment, Settings, attempt, timed
 
 
@@ -51,7 +51,7 @@ def training(step: Step, name: str, task: Task, *, layers: int, hidden: int = HI
         return Training(net, task.x, task.y, task.graph, edge_attr, autocast=entrant.autocast)
     # PyG's normalisation of a sparse matrix adds its loops to those that are there instead of replacing them.
     loops = not (entrant.rows and step.conv == "gcn")
-    form = task.form(step.csr if entrant.rows else "edge_index", loops=loops)
+    form = task.form(entrant.form or (step.csr if entrant.rows else "edge_index"), loops=loops)
     net = PyGNet(step, entrant, task, layers=layers, hidden=hidden)
     return Training(net, task.x, task.y, form, edge_attr, autocast=entrant.autocast)
 
@@ -83,7 +83,8 @@ def _tried(
         entrant = ENTRANTS[name]
         channels = step.edge_tensors * HIDDEN / GROUPS if entrant.peer else 0.0
         make = partial(_first_steps, step, name, task, layers)
-        found, made = attempt(name, make, settings, peer=entrant.peer, need=channels * task.num_edges * 4)
+        need = channels * task.num_edges * 4
+        found, made = attempt(name, make, settings, peer=entrant.peer, need=need, requires=entrant.requires)
         runs[name] = {"what": entrant.text, "form": step.csr if entrant.rows else None, **found}
         if made is not None:
             alive[name] = made
@@ -143,6 +144,27 @@ def measure_growth(case: Growth, graph: str, settings: Settings) -> dict[str, An
         "exponent": math.log(seconds[-1] / seconds[0]) / math.log(case.points[-1] / case.points[0]),
         "off_line": off_line(case.points, seconds),
     }
+
+
+def measure_over_depth(case: OverDepth, graph: str, settings: Settings) -> dict[str, Any]:
+    """Time and work space of a step of every entrant at every depth, in turns."""
+    step, task = STEPS[case.step], make_task(graph, device=settings.device)
+    alive: dict[str, Callable[[], object]] = {}
+    runs: dict[str, Experiment] = {}
+    names = [(name, layers) for layers in case.depths for name in (OWN, *case.against)]
+    for name, layers in names:
+        peer, make = ENTRANTS[name].peer, partial(_first_steps, step, name, task, layers)
+        runs[f"{name} {layers}"], made = attempt(f"{name} {layers}", make, settings, peer=peer)
+        if made is not None:
+            alive[f"{name} {layers}"] = made
+    settings.announce(None)
+    times = timed(alive, runs, settings, ours=[f"{OWN} {layers}" for layers in case.depths], warmup=0)
+    points = [
+        {"layers": layers, "runs": {name: runs[f"{name} {layers}"] for name in (OWN, *case.against)}}
+        for layers in case.depths
+    ]
+    repeats = len(times[f"{OWN} {case.depths[0]}"].wall)
+    return {**size(task), "hidden": HIDDEN, "groups": GROUPS, "repeats": repeats, "points": points}
 
 
 def off_line(points: Sequence[float], seconds: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """Show what has been reached beside the marks, from the newest result of every case.
 
     python -m benchmarks.table            print the table
-    python -m benchmarks.table --write    fill the blocks of docs/performance.md too
+    python -m benchmarks.table --write    fill the blocks of docs/performance.md and draw its picture too
 
 No figure is written by hand: what has no result is "not measured yet".
 """
@@ -16,14 +16,31 @@ from pathlib import Path
 from typing import Any
 
 from revgnn.console import print_table, results_console
+from revgnn.demo.picture import DARK, LIGHT
 from revgnn.report.row import memory
 
 from .marks import CUDA_MARKS, MARKS, Mark
-from .registry import CASES, GROWTHS, NARROW, OPS, OWN, STEPS, WORK_SPACES
+from .picture import draw_steps
+from .registry import BLOCKS as KINDS
+from .registry import (
+    CASES,
+    ENTRANTS,
+    GROWTHS,
+    INFERENCES,
+    NARROW,
+    OPS,
+    OTHER_PEERS,
+    OVER_DEPTH,
+    OWN,
+    STEPS,
+    WORK_SPACES,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
+PICTURES = {ROOT / "docs" / "performance.svg": LIGHT, ROOT / "docs" / "performance-dark.svg": DARK}
+"""What docs/performance.md opens with."""
 UNKNOWN = "not measured yet"
 
 Row = dict[str, Any]
@@ -88,6 +105,68 @@ def _verdict(mark: Mark, value: float) -> str:
     return "below" if short and mark.at_least is not None else ("above" if short else "reached")
 
 
+# ---------------------------------------------------------------------- the eight rows that the page opens with
+_OPENING = (
+    ("revgcn", "arxiv8"), ("revgcn", "arxiv"), ("revsage", "arxiv8"), ("revsage", "arxiv"), ("revgen", "arxiv8"),
+    ("revgat-1", "arxiv8"), ("revgat-4", "arxiv8"), ("revgen-edges", "proteins"),
+)  # fmt: skip
+_SHORT = {
+    "pyg": "GroupAddRev",
+    "pyg-csr": "GroupAddRev, sparse form",
+    "pyg-residual-csr": "plain residual net, stored, sparse form",
+    "pyg-compiled": "GroupAddRev, compiled",
+    "pyg-compiled-dynamic": "GroupAddRev, compiled for dynamic shapes",
+    "pyg-residual-compiled": "plain residual net, stored, compiled",
+    "pyg-torch-sparse": "GroupAddRev, torch-sparse",
+    "pyg-lib": "GroupAddRev, pyg-lib",
+}
+"""PyG's entrants in float32, in short."""
+
+
+def _opening(results: dict[Key, Row]) -> str:
+    """Time and work space of our step, beside the least time and the least work space of anything of PyG's."""
+    head = ("network", "graph", "layers", "revgnn", "in bfloat16", "PyG's fastest", "work space", "PyG's least")
+    rows = []
+    for key in _OPENING:
+        if key not in results:
+            continue
+        row = results[key]
+        runs, own = row["runs"], row["runs"][OWN]
+        apart = results.get((f"{key[0]}-others", key[1]), row)["runs"]
+        narrow = f"{runs[NARROW]['median_s']:.2f} s" if "bf16" in row else "–"
+        cells = [
+            f"{own['median_s']:.2f} s",
+            narrow,
+            _best(runs, apart, "median_s", "as long"),
+            memory(own["peak_bytes"]),
+        ]
+        rows.append(
+            [STEPS[key[0]].title, key[1], str(row["layers"]), *cells, _best(runs, apart, "peak_bytes", "as much")]
+        )
+    return _markdown(head, rows)
+
+
+def _best(runs: dict[str, Row], apart: dict[str, Row], figure: str, what: str) -> str:
+    """The least of a figure among PyG's entrants in float32, as a multiple of ours of the same result, and whose it is.
+
+    Args:
+        runs: of the case.
+        apart: of the same step beside other peers, for those that the case has not.
+        figure: the key.
+        what: words after "times".
+    """
+    found = {
+        name: of[name][figure] / of[OWN][figure]
+        for of in (apart, runs)
+        for name in _SHORT
+        if "median_s" in of.get(name, {})
+    }
+    if not found:
+        return "out of memory"
+    least = min(found, key=lambda name: found[name])
+    return f"{found[least]:.1f} times {what} ({_SHORT[least]})"
+
+
 # ---------------------------------------------------------------------- one small table for each question
 _PEERS = {"pyg": "PyG, edge_index", "pyg-csr": "PyG, fastest sparse form", "pyg-residual-csr": "PyG, plain residual"}
 """Names in `ENTRANTS` -> the heads of their columns."""
@@ -149,6 +228,64 @@ def _depth_memory(results: dict[Key, Row]) -> str:
         depths = f"{least['layers']} and {most['layers']}"
         rows.append([title, row["graph"], depths, f"{least['peak_nd']:.2f}", f"{most['peak_nd']:.2f}"])
     return _markdown(("network", "graph", "layers", "N D floats, shallow", "deep"), rows)
+
+
+def _over_depth(results: dict[Key, Row]) -> str:
+    """Time and work space of a step of every entrant at every depth."""
+    head = ("layers", "network", "median s", "work space", "N D floats")
+    rows = []
+    for row in _of(results, OVER_DEPTH):
+        for at in row["points"]:
+            for name, run in at["runs"].items():
+                figures = [_state(run), "", ""]
+                if not figures[0]:
+                    figures = [f"{run['median_s']:.2f}", memory(run["peak_bytes"]), f"{run['peak_nd']:.1f}"]
+                rows.append([str(at["layers"]), ENTRANTS[name].text, *figures])
+    return _markdown(head, rows)
+
+
+def _other_peers(results: dict[Key, Row]) -> str:
+    """A step beside peers that need a compiler, or packages from outside PyPI."""
+    head = ("network", "step", "times ours", "work space")
+    rows = []
+    for row in _of(results, OTHER_PEERS):
+        for name, run in row["runs"].items():
+            figures = [_state(run), "", ""]
+            if not figures[0]:
+                ratio = row["ratios"].get(name, 1.0)
+                figures = [f"{run['median_s']:.2f} s", f"{ratio:.2f}", memory(run["peak_bytes"])]
+            rows.append([run["what"], *figures])
+    return _markdown(head, rows)
+
+
+def _inference(results: dict[Key, Row]) -> str:
+    """Nodes a second and peak memory of inference by every way."""
+    head = ("what", "nodes a second", "time", "times ours", "peak", "N D floats")
+    rows = []
+    for row in _of(results, INFERENCES):
+        for name, run in row["runs"].items():
+            figures = [_state(run), "", "", "", ""]
+            if not figures[0]:
+                ratio = row["ratios"].get(name, 1.0)
+                figures = [f"{run['nodes_per_s']:,.0f}", f"{run['median_s']:.2f} s", f"{ratio:.2f}"]
+                figures += [memory(run["peak_bytes"]), f"{run['peak_nd']:.2f}"]
+            rows.append([run["what"], *figures])
+    return _markdown(head, rows)
+
+
+def _other_blocks(results: dict[Key, Row]) -> str:
+    """Time and work space of a step with blocks of other kinds, fused and by autograd."""
+    head = ("blocks", "fused", "step", "work space", "N D elements", "step by autograd", "N D elements")
+    rows = []
+    for row in _of(results, KINDS):
+        for name in KINDS[row["case"]].kinds:
+            run, plain = row["runs"][name], row["runs"].get(f"{name} by autograd")
+            cells = [f"{run['median_s']:.2f} s", memory(run["peak_bytes"]), f"{run['peak_nd']:.1f}"]
+            if plain is None:
+                rows.append([run["what"], "no", "–", "–", "–", cells[0], cells[2]])
+            else:
+                rows.append([run["what"], "yes", *cells, f"{plain['median_s']:.2f} s", f"{plain['peak_nd']:.1f}"])
+    return _markdown(head, rows)
 
 
 def _recompute_cost(results: dict[Key, Row]) -> str:
@@ -284,6 +421,11 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 BLOCKS: dict[str, Callable[[dict[Key, Row]], str]] = {
+    "opening": _opening,
+    "over-depth": _over_depth,
+    "other-peers": _other_peers,
+    "inference": _inference,
+    "other-blocks": _other_blocks,
     "step-times": _step_times,
     "step-bf16": _step_bf16,
     "step-memory": _step_memory,
@@ -314,7 +456,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="fill the blocks of docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="fill docs/performance.md, and draw its picture")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of *.jsonl files")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
@@ -323,6 +465,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(results_console(), MARK_HEAD, mark_rows(results, marks), text=3)
     if options.write:
         DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
+        for row in _of(results, OVER_DEPTH):
+            for path, theme in PICTURES.items():
+                draw_steps(row, path, theme)
 
 
 if __name__ == "__main__":

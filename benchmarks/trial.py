@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from .clock import Clock, Times, in_turns
@@ -36,7 +37,13 @@ class Settings:
 
 
 def attempt(
-    name: str, make: Callable[[Experiment], _T], settings: Settings, *, peer: bool, need: float = 0.0
+    name: str,
+    make: Callable[[Experiment], _T],
+    settings: Settings,
+    *,
+    peer: bool,
+    need: float = 0.0,
+    requires: str | None = None,
 ) -> tuple[Experiment, _T | None]:
     """Make an entrant and run it for the first time.
 
@@ -46,11 +53,15 @@ def attempt(
         settings: the limit of memory, and who must not be tried.
         peer: whether it may fail.
         need: bytes that it is known to take.
+        requires: a module that it imports.
     Returns: what is known of it, and what ``make`` gives; ``None`` where a peer cannot run.
     """
     found: Experiment = {}
     if need > settings.memory_gb * 1e9:
         found["skipped"] = f"needs about {need / 1e9:.1f} GB of work space; the limit is {settings.memory_gb:g} GB"
+        return found, None
+    if requires is not None and find_spec(requires) is None:
+        found["skipped"] = f"{requires} is not installed"
         return found, None
     if name in settings.excluded:
         found["failed"] = settings.excluded[name]
@@ -72,6 +83,7 @@ def timed(
     *,
     ours: Collection[str],
     least_rounds: int = 1,
+    warmup: int = 1,
 ) -> dict[str, Times]:
     """Time entrants in turns and write it down.
 
@@ -81,11 +93,12 @@ def timed(
         settings: rounds and clock.
         ours: who may not fail.
         least_rounds: at least so many rounds, whatever the settings.
+        warmup: rounds before those that count.
     Returns: the times of those that finished.
     """
     sheltered = {name: run if name in ours else _sheltered(run, runs[name]) for name, run in alive.items()}
     repeats = max(settings.repeats, least_rounds)
-    times = in_turns(sheltered, settings.device, repeats=repeats, budget=settings.budget)
+    times = in_turns(sheltered, settings.device, repeats=repeats, warmup=warmup, budget=settings.budget)
     times = {name: taken for name, taken in times.items() if "failed" not in runs[name]}
     for name, taken in times.items():
         runs[name].update(taken.summary(settings.clock))

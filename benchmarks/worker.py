@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from . import machine
+from .blocks import measure_blocks
 from .captured import measure_capture
+from .inference import measure_inference
 from .paper import measure_paper
-from .registry import CASES, Capture, Growth, Op, Paper, Step, WorkSpace
+from .registry import CASES, Blocks, Capture, Growth, Inferring, Op, OverDepth, Paper, Step, WorkSpace
 from .single_ops import measure_op
-from .steps import measure_growth, measure_step, measure_work_space
+from .steps import measure_growth, measure_over_depth, measure_step, measure_work_space
 from .trial import Settings
 
 _MEASURES: dict[type, Callable[[Any, str, Settings], dict[str, Any]]] = {
@@ -26,6 +28,9 @@ _MEASURES: dict[type, Callable[[Any, str, Settings], dict[str, Any]]] = {
     Op: measure_op,
     WorkSpace: measure_work_space,
     Growth: measure_growth,
+    OverDepth: measure_over_depth,
+    Inferring: measure_inference,
+    Blocks: measure_blocks,
     Paper: measure_paper,
     Capture: measure_capture,
 }

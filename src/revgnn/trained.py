@@ -105,27 +105,51 @@ class TrainedModel(nn.Module):
             ``.to_pandas()`` makes a frame of it.
         Raises: ValueError: the graph does not have the features and edges of the training.
         """
-        return self._all(data, embeddings=False).table
+        source, views = self._source(data)
+        with closing(self.tables(source, views)) as tables:
+            pieces = list(tables)
+        order = torch.cat([piece.numbers for piece in pieces]).argsort()
+        return pa.concat_tables([piece.table for piece in pieces]).take(pa.array(order.numpy()))
 
     def embed(self, data: Dataset | Store | Data) -> Tensor:
         """Return the last hidden state [n, D] of every row of a graph, float32; arguments as in `predict`.
 
         Raises: ValueError: as `predict`; or the network has no head whose input is the last hidden state.
         """
-        embedding = self._all(data, embeddings=True).table["embedding"].combine_chunks()
-        return torch.tensor(embedding.values.to_numpy()).view(len(embedding), -1)
+        source, views = self._source(data)
+        sums: Sums | None = None
+        found, came = torch.empty(0), torch.zeros(source.num_rows, dtype=torch.bool)
+        # Always closed, because gradients are disabled in this process while the generator is open.
+        answers = self._inference(embeddings=True).answers(source.batches())
+        with closing(answers):
+            for batch, answer in answers:
+                assert batch.ids is not None, "batches of an inference source have ids"
+                assert answer.hidden is not None, "asked for"
+                if views > 1 and not batch.is_permuted:
+                    sums = sums or Sums(answer.hidden.size(1))
+                    sums.add(batch.ids, answer.hidden)
+                else:
+                    found = found if len(found) else torch.empty(source.num_rows, answer.hidden.size(1))
+                    found[batch.ids] = answer.hidden
+                    came[batch.ids] = True
+        if sums is not None:
+            return sums.means(0, len(sums))[1]
+        return found if bool(came.all()) else found[came]
 
-    def _all(self, data: Dataset | Store | Data, *, embeddings: bool) -> Rows:
+    def _source(self, data: Dataset | Store | Data) -> tuple[InferenceSource, int]:
+        """Return a graph's batches, and how many views of it they are, as in the run's final evaluation."""
         known = data if isinstance(data, Dataset | Store) else dataset_of(data, self.info)
         loader = evaluation_loader(self.run.loader, on_disk=isinstance(known, Store))
-        source = self.source(known, loader)
-        # Always closed, because gradients are disabled in this process while the generator is open.
-        with closing(self.tables(source, loader.eval_views, embeddings=embeddings)) as tables:
-            pieces = list(tables)
-        numbers = torch.cat([piece.numbers for piece in pieces])
-        order = numbers.argsort()
-        table = pa.concat_tables([piece.table for piece in pieces]).take(pa.array(order.numpy()))
-        return Rows(numbers=numbers[order], table=table)
+        return self.source(known, loader), loader.eval_views
+
+    def _inference(self, *, embeddings: bool) -> Inference:
+        return Inference(
+            self.module,
+            labels=self.run.train.labels,
+            num_outputs=self.info.num_outputs,
+            precision=self.run.train.precision,
+            hidden=embeddings,
+        )
 
     def source(self, data: Dataset | Store, loader: LoaderConfig) -> InferenceSource:
         """Check that a graph fits the model, and return its batches.
@@ -141,8 +165,8 @@ class TrainedModel(nn.Module):
             )
         seed = self.run.train.seed
         if loader.node_order == "auto":
-            # Clusters, which training may order the nodes by, pay over many passes only.
-            loader = replace(loader, node_order="quick")
+            # Another order pays over many passes, and takes a copy of the features; this is one pass.
+            loader = replace(loader, node_order="given")
         if isinstance(data, Store):
             return StoreSource(data, StoredViews(data, loader.eval_parts, loader.eval_views, seed))
         return DatasetSource(data, make_batches(data, self.run.batch_size, seed, loader))
@@ -165,17 +189,10 @@ class TrainedModel(nn.Module):
             split: only rows of this split.
             progress: called with the rows that are done and the total.
         """
-        inference = Inference(
-            self.module,
-            labels=self.run.train.labels,
-            num_outputs=self.info.num_outputs,
-            precision=self.run.train.precision,
-            hidden=embeddings,
-        )
         done, total = 0, source.num_rows * views
         logits: Sums | None = None
         hidden: Sums | None = None
-        for batch, answer in inference.answers(source.batches()):
+        for batch, answer in self._inference(embeddings=embeddings).answers(source.batches()):
             assert batch.ids is not None, "batches of an inference source have ids"
             if batch.is_permuted:
                 last = None if answer.hidden is None else batch.in_order(answer.hidden)

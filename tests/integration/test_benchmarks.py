@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from revgnn.data import GraphInfo
+from revgnn.demo.picture import DARK
 from revgnn.nn.model import GNN, build_model
 from tolerances import relative_error
 
@@ -22,25 +23,32 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import gate, run, table  # noqa: E402
+from benchmarks.blocks import AUTOGRAD, measure_blocks  # noqa: E402
 from benchmarks.clock import in_turns  # noqa: E402
 from benchmarks.graphs import Task, make_task  # noqa: E402
+from benchmarks.inference import WAYS, layerwise, measure_inference  # noqa: E402
 from benchmarks.marks import CUDA_MARKS, MARKS, Mark  # noqa: E402
 from benchmarks.needs import needs  # noqa: E402
 from benchmarks.nets import PyGNet, own_net  # noqa: E402
 from benchmarks.paper import config, gathered_bytes  # noqa: E402
+from benchmarks.picture import draw_steps  # noqa: E402
 from benchmarks.registry import (  # noqa: E402
     CAPTURES,
     CASES,
     ENTRANTS,
     GRAPHS,
     OPS,
+    OTHER_PEERS,
     OWN,
     PAPERS,
     STEPS,
+    Blocks,
+    Inferring,
+    OverDepth,
     cases_on,
 )
 from benchmarks.single_ops import _OPS  # noqa: E402
-from benchmarks.steps import off_line  # noqa: E402
+from benchmarks.steps import measure_over_depth, off_line  # noqa: E402
 from benchmarks.trial import Settings, attempt, timed  # noqa: E402
 from benchmarks.worker import measure  # noqa: E402
 
@@ -106,6 +114,26 @@ def test_peers_are_the_same_network(name: str, rows: bool, task: Task) -> None:
         assert relative_error(other.view_as(mine), mine) < 1e-9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entrant in ENTRANTS.items() if entrant.compiled])
+def test_a_compiled_peer_has_the_gradients_of_the_same_uncompiled(name: str, task: Task) -> None:
+    grads = []
+    for entrant in (ENTRANTS[name], replace(ENTRANTS[name], compiled=None)):
+        torch.manual_seed(0)
+        net = PyGNet(STEPS["revgcn"], entrant, task, layers=2, hidden=HIDDEN, dropout=0.0)
+        nn.functional.cross_entropy(net(task.x, task.edge_index), task.y).backward()
+        grads.append([parameter.grad for parameter in net.parameters()])
+    for mine, other in zip(*grads, strict=True):
+        assert relative_error(mine, other) < 1e-5
+
+
+def test_layer_by_layer_is_the_whole_graph(task: Task) -> None:
+    net = PyGNet(STEPS["revsage"], ENTRANTS["pyg"], task, layers=3, hidden=HIDDEN).eval()
+    with torch.no_grad():
+        whole = net(task.x, task.edge_index)
+    assert relative_error(layerwise(net, task, chunk=128), whole) < 1e-5
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_peers_are_the_same_operation(name: str, task: Task) -> None:
     made = _OPS[OPS[name].op](replace(OPS[name], width=12), task)
@@ -159,7 +187,7 @@ def test_marks_and_cases_name_what_there_is() -> None:
     for mark in [*CUDA_MARKS, *MARKS]:
         assert mark.graph in CASES[mark.case].graphs
         if mark.figure[0] == "ratios":
-            assert mark.figure[1] in STEPS[mark.case].against
+            assert mark.figure[1] in {**STEPS, **OTHER_PEERS}[mark.case].against
     for name, case in CASES.items():
         assert needs(name)
         assert set(case.graphs) <= set(GRAPHS)
@@ -206,6 +234,35 @@ def test_a_captured_step_needs_a_device() -> None:
 def test_a_captured_step_trains() -> None:
     row = measure("capture-revgen-edges", "tiny", Settings(device="cuda", repeats=3))
     assert row["gain"] > 0
+
+
+# ---------------------------------------------------------------------- depth, inference, other blocks
+def test_steps_over_depth_are_measured_and_drawn(tmp_path: Path) -> None:
+    row = measure_over_depth(OverDepth(step="revgcn", depths=(2, 6)), "tiny", Settings(repeats=1))
+    own, reversible, stored = (
+        [at["runs"][name]["peak_nd"] for at in row["points"]] for name in (OWN, "pyg-csr", "pyg-residual-csr")
+    )
+    assert own[1] < 1.2 * own[0]
+    assert own[1] < reversible[1]
+    assert stored[1] > 1.5 * stored[0]
+    draw_steps(row, tmp_path / "steps.svg", DARK)
+    text = (tmp_path / "steps.svg").read_text(encoding="utf-8")
+    assert all(word in text for word in ("revgnn, reversible", "PyG, stored", "layers", DARK.paper))
+
+
+def test_ways_of_inference_are_measured() -> None:
+    row = measure_inference(Inferring(step="revsage", layers=3), "tiny", Settings(repeats=1))
+    assert row["runs"].keys() == WAYS.keys()
+    assert all(run["nodes_per_s"] > 0 for run in row["runs"].values())
+
+
+def test_blocks_are_measured_fused_and_by_autograd() -> None:
+    kinds = ("gcn", "sage-max")
+    runs = measure_blocks(Blocks(kinds=kinds, layers=2), "tiny", Settings(repeats=1))["runs"]
+    assert list(runs) == ["gcn", f"gcn {AUTOGRAD}", "sage-max"]
+    fused, plain = (runs[name]["peak_nd"] for name in list(runs)[:2])
+    assert fused < plain
+    assert not runs["sage-max"]["is_fused"]
 
 
 # ---------------------------------------------------------------------- no speed on a red gate
@@ -287,6 +344,8 @@ def test_a_peer_that_fails_is_reported() -> None:
     assert attempt("pyg", fail, settings, peer=True) == ({"failed": "RuntimeError: no kernel"}, None)
     assert attempt("crashed", fail, settings, peer=True)[0]["failed"] == "the process was ended by SIGSEGV"
     assert attempt("pyg", fail, settings, peer=True, need=2e9)[0]["skipped"].startswith("needs about 2.0 GB")
+    found, made = attempt("pyg", fail, settings, peer=True, requires="a_module_that_is_not_there")
+    assert (found["skipped"], made) == ("a_module_that_is_not_there is not installed", None)
     with pytest.raises(RuntimeError, match="no kernel"):
         attempt(OWN, fail, settings, peer=False)
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from revgnn.data import GraphInfo
 from revgnn.graph import Graph
-from revgnn.measure import saved_bytes
+from revgnn.measure import peak_memory, saved_bytes
 from revgnn.nn.convs import CONVS, GATOptions, GENOptions
 from revgnn.nn.model import GNN, ModelConfig, build_model
 from revgnn.nn.norms import NORMS
+from revgnn.ops import cpu
 
 K, T = 3, 4
 
@@ -140,6 +141,46 @@ def test_memory_law(conv: str) -> None:
     law = kept(1)
     assert kept(10) == kept(100) == kept(1001) == law
     assert kept(100, "store") > 10 * law
+
+
+@pytest.mark.skipif(not cpu.AVAILABLE, reason=cpu.STATE)
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("conv", ["gcn", "sage"])
+def test_memory_law_of_inference(conv: str, narrow: bool) -> None:
+    """Without gradients the stream is updated in place: N D for it, and one of work space, at any depth."""
+    config = ModelConfig(conv=conv, num_layers=30, hidden_channels=64)
+    model = build_model(config, in_channels=5, out_channels=T).eval()
+    num_nodes = 3000
+    graph, x = Graph.from_edge_index(torch.randint(num_nodes, (2, 9000)), num_nodes), torch.randn(num_nodes, 5)
+
+    @torch.no_grad()
+    def logits() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            return model(x, graph)
+
+    expected = logits()
+    nd = num_nodes * 64 * 4
+    assert peak_memory(logits) < (2.0 if narrow else 2.5) * nd
+    seen: list[Tensor] = []
+    # What a hook has seen is not overwritten; a copy gives the same bits, but under autocast a hooked map rounds more.
+    with model.encoder.register_forward_hook(lambda module, arguments, value: seen.extend([value, value.clone()])):
+        found = logits()
+    assert torch.equal(*seen)
+    assert torch.equal(found, expected) or narrow
+
+
+def test_features_that_are_the_stream_are_not_overwritten() -> None:
+    """An encoder that returns its input; and a stack that may overwrite gives the same bits."""
+    graph, model = make_graph(), make_model("sage", "layer", 2, num_layers=4).eval()
+    model.encoder = torch.nn.Identity()
+    x = torch.randn(graph.num_nodes, 24, dtype=torch.double)
+    before = x.clone()
+    with torch.no_grad():
+        model(x, graph)
+        assert torch.equal(x, before)
+        wanted, found = model.stack(x, graph), model.stack(x, graph, overwrite=True)
+    assert torch.equal(found, wanted)
+    assert found is x
 
 
 def test_1001_layers_of_80_channels_make_a_step() -> None:

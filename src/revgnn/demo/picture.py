@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,22 @@ def draw_depth(scores: Scores, title: str, tensors: Curve, process: Curve, path:
 
 
 def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, path: Path, theme: Theme) -> None:
+    with panels(path, 1 if scores is None else 2, theme) as axes:
+        if scores is not None:
+            _draw_scores(axes[0], scores, title, theme)
+        _draw_memory(axes[-1], tensors, process, theme)
+
+
+@contextmanager
+def panels(path: Path, count: int, theme: Theme) -> Iterator[Sequence[Axes]]:
+    """Make panels over the number of layers, side by side, and write them to a file at the end.
+
+    Args:
+        path: the file; its extension selects SVG or PNG. The same numbers give the same SVG.
+        count: number of panels, 1 or 2.
+        theme: the colours.
+    Raises: ModuleNotFoundError: matplotlib is not installed.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -72,12 +89,10 @@ def _draw(scores: Scores | None, title: str, tensors: Curve, process: Curve, pat
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink),
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(6.4 if scores is None else 9.6, 3.6), layout="constrained", facecolor=theme.paper)
-        panels = figure.subplots(1, 1 if scores is None else 2, squeeze=False)[0]
-        if scores is not None:
-            _draw_scores(panels[0], scores, title, theme)
-        _draw_memory(panels[-1], tensors, process, theme)
-        for axes in panels:
+        figure = Figure(figsize=(6.4 if count == 1 else 9.6, 3.6), layout="constrained", facecolor=theme.paper)
+        found = figure.subplots(1, count, squeeze=False)[0]
+        yield found
+        for axes in found:
             axes.set_xlabel("layers")
             axes.set_xlim(left=0)
             axes.set_facecolor(theme.paper)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ..stack import uncompiled
+from ..stack.conditions import View
 from ..stack.fused import unobserved
 from ..stack.layer_run import Autocast, ChannelSplit
 from ..stack.lazy import initialise_lazy
 from ..stack.rank_group import alone
-from ..stack.recompute import Recompute, View
+from ..stack.recompute import Recompute
 from ..stack.recomputing import recomputing
 from ..stack.repeatable import check_repeats
 from ..stack.seeds import draw_seed

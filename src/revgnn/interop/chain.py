@@ -31,8 +31,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
 from ..malloc import HeapLevel
+from ..stack.conditions import version_of
 from ..stack.gradients import FunctionContext, anchor_of, check_single, outside_inference, refusing_second
-from ..stack.recompute import version_of
 from ..stack.state import FloatState
 from .evaluation import LayerCall
 

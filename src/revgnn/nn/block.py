@@ -6,7 +6,7 @@ Both are pure functions of their arguments.
 from __future__ import annotations
 
 from functools import cache
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -35,6 +35,9 @@ class Block(nn.Module):
         >>> block(torch.randn(3, 8), 0, graph).shape
         torch.Size([3, 8])
     """
+
+    pure_types: ClassVar[frozenset[type[nn.Module]]]
+    """Parts of which the same arguments always give the same value."""
 
     def __init__(self, head: NormActDrop, conv: nn.Module) -> None:
         super().__init__()
@@ -68,11 +71,6 @@ class Block(nn.Module):
         edge_map = None if edge_weight is None else EdgeMap(edge_weight, edge_bias)
         out: Tensor = self.conv(h, graph, edge_attr, edge_map=edge_map, seed=seed)
         return out
-
-    @property
-    def is_pure(self) -> bool:
-        """Whether the same arguments always give the same value."""
-        return is_made_of_pure(self)
 
     def fuses(
         self,
@@ -168,13 +166,14 @@ class EquilibriumBlock(nn.Module):
     Source: the paper, equations 12 to 15.
     """
 
+    pure_types: ClassVar[frozenset[type[nn.Module]]]
+    """As of `Block`."""
+
     def __init__(self, conv_1: nn.Module, conv_2: nn.Module, *, middle: NormActDrop, last: NormActDrop) -> None:
         super().__init__()
         self.conv_1, self.conv_2 = conv_1, conv_2
         self.middle, self.act_drop = middle.norm, middle.act_drop
         self.last, self.act_drop_last = last.norm, last.act_drop
-
-    is_pure = Block.is_pure
 
     def forward(
         self,
@@ -204,4 +203,5 @@ PURE: frozenset[type[nn.Module]] = frozenset(
     {Block, EquilibriumBlock, nn.Linear, nn.ModuleList, *KINDS, *CONVS.values()}
 )
 """Modules that draw random numbers only from their seed and change no buffer during recomputation."""
+Block.pure_types = EquilibriumBlock.pure_types = PURE
 keep_forwards(Block, EquilibriumBlock)

@@ -12,7 +12,9 @@ from .. import ops
 from ..graph import Graph
 from ..implicit.equilibrium import Equilibrium
 from ..stack import FusedHead, Stack, draw_seed, fold_seed, has_hooks, is_watched, parts_of, split, uncompiled
+from ..stack.fused import is_anything_watched
 from ..stack.trimmed import TRIMMABLE
+from .block import is_made_of_pure
 from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
 from .fusable import is_bare, mapped
@@ -114,11 +116,13 @@ class GNN(nn.Module):
         given, seed = seed, seed or 0
         h = self._embed(x, found, edge_attr, seed)
         context = self._context(found, self._shared_mask(h, seed), edge_attr)
-        fused = self._fused_head(seed)
-        if fused is not None:
-            logits: Tensor = self.stack(h, *context, seed=given, head=fused)
-            return logits
-        deep = self.stack(h, *context, seed=given)
+        if isinstance(self.stack, Stack):
+            fused = self._fused_head(seed)
+            deep: Tensor = self.stack(h, *context, seed=given, head=fused, overwrite=self._owns_stream())
+            if fused is not None:
+                return deep
+        else:
+            deep = self.stack(h, *context, seed=given)
         if isinstance(self.stack, Equilibrium) and self.training and torch.is_grad_enabled():
             weight = self.options.jacobian_weight
             if weight:
@@ -127,6 +131,14 @@ class GNN(nn.Module):
             self._intermediate = [self.head(state, found, seed) for state in self.stack.take_intermediate()]
         out: Tensor = self.head(deep, found, seed)
         return out
+
+    def _owns_stream(self) -> bool:
+        """Whether nobody else has the stream before the stack, without gradients: what an unmodified linear map or
+        convolution makes."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        last = self.encoder if self.stem is None else self.stem
+        return isinstance(last, nn.Linear | Conv) and is_made_of_pure(last) and not is_anything_watched()
 
     def _layer_wise(self, x: Tensor, sample: SampleByHops, seed: int | None) -> Tensor:
         """Compute the logits of the rows that a sample asks for first, each layer on the rows that later ones need."""

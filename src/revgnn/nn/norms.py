@@ -85,7 +85,9 @@ KINDS: dict[type[nn.Module], ops.Norm] = {
 keep_forwards(*KINDS)
 
 
-_VECTORS = ("weight", "bias", "mean_scale")
+_AFFINE, _RUNNING = ("weight", "bias"), ("running_mean", "running_var")
+_VECTORS_OF = {"layer": _AFFINE, "batch": _AFFINE, "graph": (*_AFFINE, "mean_scale"), "none": ()}
+"""The parameters of each kind of norm."""
 
 
 def kind_of(norm: nn.Module, x: Tensor) -> ops.Norm | None:
@@ -175,13 +177,12 @@ class ActDrop:
 
     def fuses(self, norm: nn.Module, x: Tensor, graph: Graph | None = None) -> bool:
         """Whether `write` and `pull_back` support [N, D] rows, those of one graph for GraphNorm, without autograd."""
-        running = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
-        kinds = ("layer", "batch", "none") if graph is None or graph.num_graphs != 1 else KINDS.values()
-        return (
-            x.dim() == 2
-            and kind_of(norm, x) in kinds
-            and all(getattr(norm, name, None) is None or reads(norm, name, x, x.size(1)) for name in _VECTORS)
-            and all(v is None or (v.shape == x.shape[1:] and v.device == x.device) for v in running)
+        kind, width = kind_of(norm, x) if x.dim() == 2 else None, x.shape[1:]
+        if kind is None or (kind == "graph" and (graph is None or graph.num_graphs != 1)):
+            return False
+        running = (getattr(norm, name) for name in (_RUNNING if kind == "batch" else ()))
+        return all(reads(norm, name, x, *width) for name in _VECTORS_OF[kind]) and all(
+            vector is None or (vector.shape == width and vector.device == x.device) for vector in running
         )
 
     def write(
@@ -362,7 +363,8 @@ def _add_through_graph_statistics(
 
 
 def _affine(norm: nn.Module) -> dict[str, Tensor | None]:
-    return {name: getattr(norm, name, None) for name in ("weight", "bias")}
+    own = norm._parameters  # of a type in `KINDS`: nothing is computed
+    return {"weight": own.get("weight"), "bias": own.get("bias")}
 
 
 def _in_work(kind: ops.Norm, x: Tensor, work: WorkSpace) -> tuple[Tensor, Tensor]:

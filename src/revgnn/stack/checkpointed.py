@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .gradients import FunctionContext, check_single, outside_inference, pull_back, save, saved
-from .layer_run import Gradients, LayerRun
+from .gradients import FunctionContext, Gradients, check_single, outside_inference, pull_back, save, saved
+from .layer_run import LayerRun
 from .recompute import detached_leaves
 from .state import FloatState, StoredState
 

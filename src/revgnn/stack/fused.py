@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from .recompute import parts_of
+from .conditions import parts_of
 from .surface import is_watched
 from .surroundings import are_modified
 
@@ -47,9 +47,9 @@ class WorkSpace:
     ) -> Tensor:
         """Return a contiguous, uninitialised buffer on the device of ``like``, with its shape and dtype unless they are
         given."""
-        size, dtype = torch.Size(like.shape if shape is None else shape), like.dtype if dtype is None else dtype
+        size, dtype = like.shape if shape is None else tuple(shape), like.dtype if dtype is None else dtype
         found = self._buffers.get(name)
-        if found is None or found.shape != size or found.dtype != dtype or found.device != like.device:
+        if found is None or found.shape != size or found.dtype is not dtype or found.device != like.device:
             found = self._buffers[name] = torch.empty(size, dtype=dtype, device=like.device)
         return found
 

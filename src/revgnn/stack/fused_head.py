@@ -13,8 +13,9 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from .conditions import View
 from .gradients import pull_back
-from .recompute import Recompute, View
+from .recompute import Recompute
 from .repeatable import check_closed
 from .seeds import fold_seed
 

@@ -55,6 +55,23 @@ class GradientSums:
         return [total if written else None for total, written in zip(self._sums, self._is_written, strict=True)]
 
 
+class Gradients:
+    """Gradients of a run's context tensors and parameters.
+
+    Args:
+        context, parameters: values of the context tensors and of the parameters.
+        needed: whether each of them, in this order, requires a gradient.
+    """
+
+    def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.context = GradientSums(context, needed[: len(context)])
+        self.parameters = GradientSums(parameters, needed[len(context) :])
+
+    def results(self) -> list[Tensor | None]:
+        """Return the sums in the order of the tensors."""
+        return [*self.context.results(), *self.parameters.results()]
+
+
 def pull_back(
     value: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], *, retain_graph: bool = False
 ) -> list[Tensor | None]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .conditions import View, version_of
 from .couplings import Coupling
 from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobserved
-from .gradients import GradientSums, pull_back
-from .recompute import Recompute, View, version_of
+from .gradients import Gradients, pull_back
+from .recompute import Recompute
 from .recomputing import is_recomputing
 from .repeatable import Checked, check_closed, check_repeats, check_unwritten
 from .seeds import fold_seed
@@ -93,6 +94,11 @@ class Autocast(NamedTuple):
 _AS_IT_IS = nullcontext()
 
 
+def _without_grad() -> AbstractContextManager[object]:
+    """Disable gradients, at no cost where they are disabled."""
+    return torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS
+
+
 @dataclass(frozen=True, eq=False)
 class LayerRun:
     """Layers ``first`` to ``first + len(layers) - 1`` of a stack, with everything that their evaluation depends on
@@ -115,6 +121,8 @@ class LayerRun:
     """The `View` of every block of the stack."""
     checked: Checked | None
     """Blocks that passed the checks, shared by all runs of a stack; ``None``: no check."""
+    fused: dict[nn.Module, FusedBlock | None] = field(init=False, default_factory=dict)
+    """Blocks whose evaluation was decided, which is done once a step: themselves where it is fused, else None."""
 
     @property
     def recompute(self) -> Recompute:
@@ -147,10 +155,10 @@ class LayerRun:
         """Return the seed of a block's evaluation, the same for its recomputation."""
         return fold_seed(self.seed or 0, self.first + layer, group)
 
-    def _again(self, layer: int, group: int) -> AbstractContextManager[None]:
-        """Restore a block to the conditions of its first evaluation."""
-        seed = None if self.seed is None else self.block_seed(layer, group)
-        return self.recompute.again((layer, group), self.layers[layer][group], seed)
+    def _again(self, layer: int, group: int, seed: int, *, leaves: bool = True) -> AbstractContextManager[None]:
+        """Restore a block to the conditions of its first evaluation; ``leaves``: autograd differentiates it."""
+        draws = None if self.seed is None else seed
+        return self.recompute.again((layer, group), self.layers[layer][group], draws, leaves=leaves)
 
     def evaluate(self, x: Tensor, tensors: Sequence[Tensor]) -> None:
         """Call every block once, as it is, and drop the result."""
@@ -190,12 +198,12 @@ class LayerRun:
             def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
                 block, seed, arguments = blocks[i], self.block_seed(layer, i), per_group[i]
                 if again:
-                    with self._again(layer, i):
+                    with self._again(layer, i, seed):
                         value: Tensor = block(x, seed, *arguments)
-                elif not state.tracks_autograd and self._is_fused(block, x, arguments, is_watched):
+                elif not state.tracks_autograd and (fused := self._fused(block, x, arguments, is_watched)) is not None:
                     if keep:
-                        self.recompute.record((layer, i), blocks[i])
-                    return self._add_value(block, state.target(i), 1, x, seed, arguments, work)
+                        self.recompute.record((layer, i), block)
+                    return self._add_value(fused, state.target(i), 1, x, seed, arguments, work)
                 else:
                     draws = None if self.seed is None else seed
                     if not state.tracks_autograd:
@@ -232,14 +240,15 @@ class LayerRun:
 
             def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
-                with self._again(layer, i):
-                    if not self._is_fused(block, x, per_group[i], is_watched):
+                fused = None if is_watched else self.fused.get(block)
+                with self._again(layer, i, seed, leaves=fused is None):
+                    if fused is None:
                         x = self._own(block, x, is_watched)
                         return self._value_and_grad(block, x, cotangent, seed, per_group[i], i, sums)
                     inputs = self.coupling.inputs(i)
                     into = grads[inputs[0]] if len(inputs) == 1 else None
                     return self._add_value_and_grad(
-                        block, state.target(i), into, x, cotangent, seed, per_group[i], sums, work
+                        fused, state.target(i), into, x, cotangent, seed, per_group[i], sums, work
                     )
 
             self.coupling.backward(state, grads, branch)
@@ -252,9 +261,10 @@ class LayerRun:
 
         def branch(i: int, x: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
             block, seed = self.layers[layer][i], self.block_seed(layer, i)
-            with torch.enable_grad(), self._again(layer, i), self.autocast():
-                if self._is_fused(block, x, per_group[i]):
-                    return self._add_value(block, state.target(i), -1, x, seed, per_group[i], work), None
+            with torch.enable_grad(), self._again(layer, i, seed), self.autocast():
+                fused = self._fused(block, x, per_group[i])
+                if fused is not None:
+                    return self._add_value(fused, state.target(i), -1, x, seed, per_group[i], work), None
                 # With grad enabled, as in `reverse`: without it a block may choose another kernel.
                 value = block(x.detach().requires_grad_(), seed, *per_group[i])
             return value.detach(), None
@@ -262,18 +272,18 @@ class LayerRun:
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
 
-    def _is_fused(
+    def _fused(
         self, block: nn.Module, x: Tensor, arguments: Sequence[object], is_watched: bool = False
-    ) -> TypeGuard[FusedBlock]:
-        """Whether a block's fused evaluation is used, decided under the first evaluation's autocast, so that
-        recomputation decides alike; a block is asked once in a step, and not fused any more once it was watched."""
-        decided: dict[nn.Module, bool] = self.__dict__.setdefault("_decided", {})
+    ) -> FusedBlock | None:
+        """Return a block whose fused evaluation is used, else None; decided under the first evaluation's autocast. A
+        block is asked once in a step, and not fused any more once it was watched."""
         if is_watched:
-            decided[block] = False
-        elif block not in decided:
+            self.fused[block] = None
+        elif block not in self.fused:
             with self.autocast():
-                decided[block] = self.views[block].is_bare and is_fused(block, x, arguments)
-        return decided[block]
+                found = block if self.views[block].is_bare and is_fused(block, x, arguments) else None
+            self.fused[block] = found
+        return self.fused[block]
 
     def _own(self, block: nn.Module, x: Tensor, is_watched: bool) -> Tensor:
         """Return the input of a block, copied where hooks may keep it: it is memory of the stream, which goes on."""
@@ -293,7 +303,7 @@ class LayerRun:
             # The library's own block is pure, and a rank without rows, which fuses nothing, must not evaluate more
             # often than the others.
             return
-        with torch.no_grad(), unobserved(), self._again(layer, group):
+        with torch.no_grad(), unobserved(), self._again(layer, group, seed):
             other = block(x, seed, *arguments)
         check_repeats(value, other, self._name(layer, group))
         self.checked.repeats.add(block)
@@ -304,7 +314,6 @@ class LayerRun:
         if self.checked is not None:
             check_closed(value, leaves, type(block).__name__)
 
-    @torch.no_grad()
     def _add_value(
         self,
         block: FusedBlock,
@@ -317,11 +326,10 @@ class LayerRun:
     ) -> Tensor | None:
         """Add a fused block's value to ``to``; return the value if ``to`` is None."""
         target = work.empty("value", x) if to is None else to
-        with self.autocast():
+        with _without_grad(), self.autocast():
             block.add_value(target, 0 if to is None else sign, x, seed, *arguments, work=work)
         return target if to is None else None
 
-    @torch.no_grad()
     def _add_value_and_grad(
         self,
         block: FusedBlock,
@@ -338,19 +346,18 @@ class LayerRun:
         whose target is None."""
         target = work.empty("value", x) if to is None else to
         receiver = work.empty("grad", x) if into is None else into
-        with self.autocast():
+        with _without_grad(), self.autocast():
             found = block.add_value_and_grad(
                 target, 0 if to is None else -1, x, cotangent, receiver, seed, *arguments,
                 accumulate=into is not None, work=work,
             )  # fmt: skip
-        shared: dict[object, int] = {
-            arguments[place]: k for k, (place, is_split) in enumerate(self.places) if not is_split
-        }
+        shared = {id(arguments[place]): k for k, (place, is_split) in enumerate(self.places) if not is_split}
+        position = self.recompute.position
         for tensor, share in found.items():
-            if tensor in shared:
-                sums.context.add(shared[tensor], share)
+            if id(tensor) in shared:
+                sums.context.add(shared[id(tensor)], share)
             else:
-                sums.parameters.add(self.recompute.position(tensor), share)
+                sums.parameters.add(position(tensor), share)
         return target if to is None else None, receiver if into is None else None
 
     def _value_and_grad(
@@ -388,23 +395,6 @@ class LayerRun:
         for position, grad in zip(parameters, grads[1 + len(leaves) :], strict=True):
             sums.parameters.add(position, grad)
         return value.detach(), grads[0]
-
-
-class Gradients:
-    """Gradients of a run's context tensors and parameters.
-
-    Args:
-        context, parameters: values of the context tensors and of the parameters.
-        needed: whether each of them, in this order, requires a gradient.
-    """
-
-    def __init__(self, context: Sequence[Tensor], parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
-        self.context = GradientSums(context, needed[: len(context)])
-        self.parameters = GradientSums(parameters, needed[len(context) :])
-
-    def results(self) -> list[Tensor | None]:
-        """Return the sums in the order of the tensors."""
-        return [*self.context.results(), *self.parameters.results()]
 
 
 def _check_width(value: object, x: Tensor) -> None:

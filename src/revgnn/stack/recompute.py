@@ -7,61 +7,28 @@ attributes change once per step.
 
 A module may declare ``is_pure = True``: it draws random numbers only from its seed, changes no attribute, and no buffer
 while `is_recomputing()`, and in training its value depends on no buffer that changes. Then the random generators are
-not recorded, and in training the buffers are not either.
+not recorded, and in training the buffers are not either. Its class may name ``pure_types`` instead: it is pure while it
+is made of modules of these types alone, without hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
-from .recomputing import is_recomputing, outside_modes, recomputing, turns
-from .surface import Surfaces, is_altered
-from .surroundings import Surroundings, has_hooks_of_all
+from .conditions import NOTHING, Conditions, View, conditions_of, generators, parts_of
+from .recomputing import is_recomputing, start_recomputing, stop_recomputing, turns
+from .surface import Surfaces
+from .surroundings import Surroundings
 
-_SMALL = 4096
-"""Number of elements up to which a buffer's copy is kept without comparing."""
-
-
-_PURE = frozenset({nn.Linear, nn.LayerNorm, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sequential, nn.ModuleList})
-"""Torch's modules without random numbers and without buffers."""
-
-
-class View:
-    """A module's submodules, their surfaces, and the locations of its parameters and buffers, at construction."""
-
-    def __init__(self, module: nn.Module) -> None:
-        with turns():
-            self._look(module)
-
-    def _look(self, module: nn.Module) -> None:
-        self.parts = parts_of(module)
-        flags = [part.training for part in self.parts]
-        self.is_training = any(flags)
-        """Whether any submodule is in training mode."""
-        self.slots: list[tuple[dict[str, Any], str]] = []
-        """For every parameter, and buffer that needs a gradient, the dictionary that holds it, and its name there."""
-        self.buffers: list[tuple[dict[str, Tensor | None], str]] = []
-        for part in self.parts:
-            self.slots += [(part._parameters, name) for name, value in part._parameters.items() if value is not None]
-            for name, value in part._buffers.items():
-                if value is not None:
-                    (self.slots if value.requires_grad else self.buffers).append((part._buffers, name))
-        self.is_bare = not has_hooks_of_all() and not any(map(is_altered, self.parts))
-        """Whether no submodule has hooks or a replaced forward."""
-        self.is_pure = bool(getattr(module, "is_pure", False)) or (
-            self.is_bare and all(type(part) in _PURE for part in self.parts)
-        )
-        self.surfaces = Surfaces(self.parts, are_steady=self.is_pure and self.is_bare)
-        """Hooks, replaced forwards and plain attributes of the submodules."""
-        if self.is_pure and all(flags):
-            self.buffers = []
+Slot = tuple[dict[str, Any], str, int]
+"""A module's parameter: the dictionary that holds it, its name there, and its position among all parameters."""
 
 
 class Recompute:
@@ -77,22 +44,24 @@ class Recompute:
 
     def __init__(self, views: Mapping[nn.Module, View], device: torch.device) -> None:
         self._views, self._device = views, device
-        self._surroundings = None if torch.compiler.is_compiling() else Surroundings()
+        self.surroundings = None if torch.compiler.is_compiling() else Surroundings()
+        """Modes, hooks of all modules and default dtype of the evaluations."""
         positions: dict[Tensor, int] = {}
+        self._slots: dict[nn.Module, list[Slot]] = {}
         with turns():
-            self._slots = {
-                module: [(holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in v.slots]
-                for module, v in views.items()
-            }
-        """For every module and parameter: (the dictionary that holds it, its name there, its position)."""
+            for module, view in views.items():
+                self._slots[module] = [
+                    (holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in view.slots
+                ]
+        """Of every module."""
         self.parameters: list[Tensor] = list(positions)
         """Of all modules, each once."""
         self._values: Sequence[Tensor] = self.parameters
         self._needed: Sequence[bool] | None = None
         """Which values get a leaf of their own in every repetition; ``None``: they are leaves already."""
         self._leaves: dict[int, Tensor] = {}
-        """Those of the module that is being evaluated again, by position."""
-        self._recorded: dict[Hashable, _Conditions] = {}
+        """What stands for the parameters of the module that is being evaluated again, by position."""
+        self._recorded: dict[Hashable, Conditions] = {}
 
     def bind(self, parameters: Sequence[Tensor], needed: Sequence[bool]) -> None:
         """Repeat with these values of the parameters from now on, each repetition with detached leaves of its own.
@@ -112,7 +81,10 @@ class Recompute:
 
     def position(self, leaf: Tensor | None) -> int:
         """Where a leaf of the module that is being evaluated again stands among the parameters."""
-        return next(position for position, other in self._leaves.items() if other is leaf)
+        for position, other in self._leaves.items():
+            if other is leaf:
+                return position
+        raise AssertionError("a gradient of a tensor that is no parameter of the block")
 
     def leaves(self) -> dict[int, Tensor]:
         """The leaves, by position, of the module that is being evaluated again; those that need gradients."""
@@ -132,18 +104,19 @@ class Recompute:
         Returns: the module's value.
         """
         view = self._views[module]
-        seeded = nullcontext() if seed is None or view.is_pure else _seeded(self._generators(view), seed)
         if not is_recomputing() and (not keep or (view.is_pure and not view.buffers)):
-            with seeded, _uncached():
+            if (seed is None or view.is_pure) and not parametrize._cache_enabled:
+                return call()
+            with self._seeded(view, seed), _uncached():
                 return call()
         with turns():
-            conditions = _conditions(view, self._generators(view) if seed is None else [])
+            conditions = conditions_of(view, self._generators(view) if seed is None else [])
             if is_recomputing():
                 # Inside a repetition, or a trial before the step: restore the buffers afterwards.
                 with self._restored(module, conditions._replace(states=[]), seed):
                     value = call()
             else:
-                with seeded, _uncached():
+                with self._seeded(view, seed), _uncached():
                     value = call()
             if keep:
                 self._recorded[key] = conditions.settled()
@@ -153,12 +126,19 @@ class Recompute:
         """Record the current conditions for an evaluation that the caller makes itself."""
         view = self._views[module]
         if view.buffers:
-            self._recorded[key] = _conditions(view, [])
+            self._recorded[key] = conditions_of(view, [])
 
-    @contextmanager
-    def again(self, key: Hashable, module: nn.Module, seed: int | None) -> Iterator[None]:
-        """Restore the conditions of an evaluation inside the context.
+    def again(
+        self, key: Hashable, module: nn.Module, seed: int | None, *, leaves: bool = True
+    ) -> AbstractContextManager[None]:
+        """Restore the conditions of an evaluation inside the returned context.
 
+        Args:
+            key: identifies the evaluation.
+            module: the module.
+            seed: seeds torch's generators; ``None`` restores their states.
+            leaves: whether autograd will differentiate the repetition; otherwise the bound values themselves take the
+                places of the parameters.
         Raises: RuntimeError: if a submodule was replaced since, or a large buffer changed in place.
         """
         view = self._views[module]
@@ -167,150 +147,136 @@ class Recompute:
                 f"modules inside {type(module).__name__} were added, removed or exchanged between the forward and the "
                 "backward, which evaluates it again; change modules after the backward"
             )
-        conditions = self._recorded.get(key, _NOTHING)
+        conditions = self._recorded.get(key, NOTHING)
         conditions.check(module)
-        with turns(), self._restored(module, conditions, seed):
-            yield
+        return self._restored(module, conditions, seed, leaves=leaves)
 
     def is_unchanged(self, key: Hashable) -> bool:
         """Whether the buffers of an evaluation still allow its repetition."""
-        return self._recorded.get(key, _NOTHING).changed() is None
+        return self._recorded.get(key, NOTHING).changed() is None
+
+    def _seeded(self, view: View, seed: int | None) -> AbstractContextManager[None]:
+        return nullcontext() if seed is None or view.is_pure else _seeded(self._generators(view), seed)
 
     def _generators(self, view: View) -> list[torch.Generator]:
         return [] if view.is_pure else generators(self._device)
 
-    def _leaves_at(self, positions: Iterable[int]) -> dict[int, Tensor]:
-        if self._needed is None:
-            return {position: self._values[position] for position in positions}
-        return {k: self._values[k].detach().requires_grad_(self._needed[k]) for k in positions}
+    def _restored(
+        self, module: nn.Module, conditions: Conditions, seed: int | None, *, leaves: bool = True
+    ) -> _Restored:
+        view, slots = self._views[module], self._slots[module]
+        return _Restored(self, slots, view, conditions, self._generators(view), seed, leaves=leaves)
 
-    @contextmanager
-    def _restored(self, module: nn.Module, conditions: _Conditions, seed: int | None) -> Iterator[None]:
-        view, slots, outside = self._views[module], self._slots[module], self._leaves
-        before = [holder[name] for holder, name, _ in slots]
-        buffers = [kept.holder[kept.name] for kept in conditions.buffers]
-        rngs = self._generators(view)
-        states = [rng.get_state() for rng in rngs] if seed is not None or conditions.states else []
-        surfaces: Surfaces | None = None
+    def swap(self, leaves: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Make these the leaves of the module that is being evaluated again; return those before."""
+        before, self._leaves = self._leaves, leaves
+        return before
+
+    def values(self, slots: Sequence[Slot], *, leaves: bool) -> dict[int, Tensor]:
+        """Return the bound values of a module's parameters; ``leaves``: each as a leaf of its own, after `bind`."""
+        values, needed = self._values, self._needed
+        if not leaves or needed is None:
+            return {k: values[k] for _, _, k in slots}
+        return {k: values[k].detach().requires_grad_(needed[k]) for k in {k for _, _, k in slots}}
+
+
+class _Restored(AbstractContextManager[None]):
+    """The conditions of one evaluation inside the context; a class, because generators take as long as small kernels.
+
+    Args:
+        owner: has the values of the parameters.
+        slots: of the module's parameters.
+        view: of the module.
+        conditions: of the evaluation.
+        rngs: the random generators that the module may draw from.
+        seed: seeds them; ``None``: they get the states of ``conditions``.
+        leaves: whether each parameter's value becomes a leaf of its own.
+    """
+
+    def __init__(
+        self,
+        owner: Recompute,
+        slots: Sequence[Slot],
+        view: View,
+        conditions: Conditions,
+        rngs: Sequence[torch.Generator],
+        seed: int | None,
+        *,
+        leaves: bool,
+    ) -> None:
+        self._owner, self._view, self._conditions, self._rngs, self._seed = owner, view, conditions, rngs, seed
+        self._slots, self._has_leaves, self._turn = slots, leaves, turns()
+        self._parameters: list[Tensor] = []
+        self._outside: dict[int, Tensor] | None = None
+        self._buffers: list[Tensor | None] = []
+        self._states: list[Tensor] = []
+        self._surfaces: Surfaces | None = None
+        self._around: AbstractContextManager[object] | None = None
+        self._cache = 0
+
+    def __enter__(self) -> None:
+        self._turn.__enter__()
+        start_recomputing()
         try:
-            self._leaves = self._leaves_at({position for _, _, position in slots})
-            for holder, name, position in slots:
-                holder[name] = self._leaves[position]
-            for kept in conditions.buffers:
-                # A module that is not pure may write to its buffer, so it receives a copy.
-                kept.holder[kept.name] = kept.value.clone() if kept.is_copy and not view.is_pure else kept.value
-            surfaces = (conditions.surfaces or view.surfaces).put()
-            for rng, state in zip(rngs, conditions.states, strict=False):
-                rng.set_state(state)
-            if seed is not None:
-                for rng in rngs:
-                    rng.manual_seed(seed)
-            around = nullcontext() if self._surroundings is None else self._surroundings.put()
-            with recomputing(), _uncached(), around:
-                yield
-        finally:
-            self._leaves = outside
-            for (holder, name, _), value in zip(slots, before, strict=True):
-                holder[name] = value
-            for kept, buffer in zip(conditions.buffers, buffers, strict=True):
+            self._put()
+        except BaseException:
+            self._take_back()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._take_back()
+
+    def _put(self) -> None:
+        conditions = self._conditions
+        self._parameters = [holder[name] for holder, name, _ in self._slots]
+        self._buffers = [kept.holder[kept.name] for kept in conditions.buffers]
+        has_states = self._seed is not None or conditions.states
+        self._states = [rng.get_state() for rng in self._rngs] if has_states else []
+        leaves = self._owner.values(self._slots, leaves=self._has_leaves)
+        self._outside = self._owner.swap(leaves)
+        for holder, name, k in self._slots:
+            holder[name] = leaves[k]
+        for kept in conditions.buffers:
+            # A module that is not pure may write to its buffer, so it receives a copy.
+            is_own = kept.is_copy and not self._view.is_pure
+            kept.holder[kept.name] = kept.value.clone() if is_own else kept.value
+        self._surfaces = (conditions.surfaces or self._view.surfaces).put()
+        for rng, state in zip(self._rngs, conditions.states, strict=False):
+            rng.set_state(state)
+        if self._seed is not None:
+            for rng in self._rngs:
+                rng.manual_seed(self._seed)
+        if parametrize._cache_enabled:
+            self._cache, parametrize._cache_enabled = parametrize._cache_enabled, 0
+        if self._owner.surroundings is not None:
+            around = self._owner.surroundings.put()
+            around.__enter__()
+            self._around = around
+
+    def _take_back(self) -> None:
+        try:
+            if self._around is not None:
+                self._around.__exit__(None, None, None)
+            if self._cache:
+                parametrize._cache_enabled = self._cache
+            if self._outside is not None:
+                self._owner.swap(self._outside)
+            for (holder, name, _), parameter in zip(self._slots, self._parameters, strict=False):
+                holder[name] = parameter
+            for kept, buffer in zip(self._conditions.buffers, self._buffers, strict=False):
                 kept.holder[kept.name] = buffer
-            if surfaces is not None:
-                surfaces.restore()
-            for rng, state in zip(rngs, states, strict=False):
+            if self._surfaces is not None:
+                self._surfaces.restore()
+            for rng, state in zip(self._rngs, self._states, strict=False):
                 rng.set_state(state)
+        finally:
+            stop_recomputing()
+            self._turn.__exit__(None, None, None)
 
 
 def detached_leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
     """Leaves with the memory of these values, so that hooks of the parameters do not run inside a repetition."""
     return [value.detach().requires_grad_(need) for value, need in zip(values, needed, strict=True)]
-
-
-class _Buffer(NamedTuple):
-    """A buffer's value at an evaluation: a copy, or the tensor itself with its version counter."""
-
-    holder: dict[str, Tensor | None]
-    name: str
-    value: Tensor
-    is_copy: bool
-    version: int | None = None
-
-    def is_changed(self) -> bool:
-        """Whether the tensor was changed in place since, where no copy was kept."""
-        return not self.is_copy and version_of(self.value) != self.version
-
-
-class _Conditions(NamedTuple):
-    """Buffers, random states and surfaces of one evaluation."""
-
-    buffers: list[_Buffer]
-    states: list[Tensor]
-    """States of the random generators, for an evaluation without a seed."""
-    rngs: list[torch.Generator]
-    """The generators of those states."""
-    surfaces: Surfaces | None = None
-    """Of a module that is not pure, because an evaluation may change them; ``None``: those of its `View`."""
-
-    def settled(self) -> _Conditions:
-        """Return the conditions after the evaluation, without copies and states that a repetition does not need."""
-        buffers = []
-        for kept in self.buffers:
-            now = kept.holder[kept.name]
-            # Comparing synchronises with the device; a small copy is cheaper to keep.
-            is_large = now is not None and now.numel() > _SMALL and type(now) is Tensor and not now.is_meta
-            if now is not None and is_large and torch.equal(now, kept.value):
-                kept = kept._replace(value=now, is_copy=False, version=version_of(now))
-            buffers.append(kept)
-        with outside_modes():
-            pairs = zip(self.states, self.rngs, strict=True)
-            has_drawn = any(not torch.equal(state, rng.get_state()) for state, rng in pairs)
-        drawn = (self.states, self.rngs) if has_drawn else ([], [])
-        return _Conditions(buffers, *drawn, self.surfaces)
-
-    def changed(self) -> str | None:
-        """Return the name of a buffer that was changed in place since and has no copy, or None."""
-        return next((kept.name for kept in self.buffers if kept.is_changed()), None)
-
-    def check(self, module: nn.Module) -> None:
-        """Raise RuntimeError if `changed` names a buffer."""
-        name = self.changed()
-        if name is not None:
-            raise RuntimeError(
-                f"buffer {name!r} of {type(module).__name__} was changed in place between the forward and the "
-                "backward, which evaluates it again; change it after the backward, or replace it by a new tensor"
-            )
-
-
-_NOTHING = _Conditions([], [], [])
-
-
-def _conditions(view: View, rngs: list[torch.Generator]) -> _Conditions:
-    # Copied now, because batch norm updates its statistics without a change of the version counter.
-    buffers = [
-        _Buffer(holder, name, value.clone(), True)
-        for holder, name in view.buffers
-        if (value := holder[name]) is not None
-    ]
-    surfaces = None if view.is_pure else Surfaces(view.parts, are_steady=False)
-    return _Conditions(buffers, [rng.get_state() for rng in rngs], rngs, surfaces)
-
-
-def parts_of(module: nn.Module) -> list[nn.Module]:
-    """Return a module and its submodules, each once, several times faster than `nn.Module.modules`.
-
-    Examples:
-        >>> import torch
-        >>> from revgnn.stack import parts_of
-        >>> [type(part).__name__ for part in parts_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))]
-        ['Sequential', 'Linear', 'ReLU']
-    """
-    found = {module: None}
-    waiting = [module]
-    while waiting:
-        for child in waiting.pop()._modules.values():
-            if child is not None and child not in found:
-                found[child] = None
-                waiting.append(child)
-    return list(found)
 
 
 @contextmanager
@@ -329,17 +295,6 @@ def _uncached() -> Iterator[None]:
         parametrize._cache_enabled = before
 
 
-def generators(device: torch.device) -> list[torch.Generator]:
-    """Return torch's default generators of the CPU and of a device."""
-    found = [torch.default_generator]
-    if device.type not in ("cpu", "meta"):
-        module = torch.get_device_module(device)
-        of_devices = getattr(module, "default_generators", ())
-        if of_devices:
-            found.append(of_devices[module.current_device() if device.index is None else device.index])
-    return found
-
-
 @contextmanager
 def _seeded(rngs: Sequence[torch.Generator], seed: int) -> Iterator[None]:
     """Seed the generators inside the context, and restore their states afterwards."""
@@ -352,11 +307,6 @@ def _seeded(rngs: Sequence[torch.Generator], seed: int) -> Iterator[None]:
         finally:
             for rng, state in zip(rngs, states, strict=True):
                 rng.set_state(state)
-
-
-def version_of(tensor: Tensor) -> int | None:
-    """Return a tensor's version counter; ``None`` for an inference tensor, which has none."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def is_transformed() -> bool:

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-_thread = threading.local()
+
+class _Thread(threading.local):
+    depth = 0
+
+
+_thread = _Thread()
 
 _turns = threading.RLock()
 # A forked child does not have the thread that holds it.
@@ -48,7 +53,7 @@ def is_recomputing() -> bool:
         ...         self.calls += not is_recomputing()  # once per step, although the backward evaluates it again
         ...         return super().forward(x)
     """
-    return getattr(_thread, "depth", 0) > 0
+    return _thread.depth > 0
 
 
 @contextmanager
@@ -61,11 +66,21 @@ def recomputing() -> Iterator[None]:
         ...     print(is_recomputing())
         True
     """
-    _thread.depth = getattr(_thread, "depth", 0) + 1
+    start_recomputing()
     try:
         yield
     finally:
-        _thread.depth -= 1
+        stop_recomputing()
+
+
+def start_recomputing() -> None:
+    """Enter `recomputing`."""
+    _thread.depth += 1
+
+
+def stop_recomputing() -> None:
+    """Leave `recomputing`."""
+    _thread.depth -= 1
 
 
 def snapshot(buffers: Iterable[Tensor]) -> Callable[[], None]:

@@ -7,8 +7,8 @@ from weakref import WeakSet
 
 from torch import Tensor, nn
 
+from .conditions import version_of
 from .drift import relative_error
-from .recompute import version_of
 
 
 class Checked:

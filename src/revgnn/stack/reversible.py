@@ -15,27 +15,45 @@ from torch import Tensor
 
 from .drift import DriftMonitor
 from .fused_head import FusedHead
-from .gradients import FunctionContext, anchor_of, check_single, outside_inference, refusing_second, save, saved
-from .layer_run import Gradients, LayerRun
-from .state import FloatingPoint, FloatState, Form, State
+from .gradients import (
+    FunctionContext,
+    Gradients,
+    anchor_of,
+    check_single,
+    outside_inference,
+    refusing_second,
+    save,
+    saved,
+)
+from .layer_run import LayerRun
+from .state import FloatingPoint, FloatState, Form, State, StoredState
 
 Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, State]]
 """``(run, x, context tensors) -> (form, state after the run)``: advance a state in some number format."""
 
 
-def advance_float(
-    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, keep: bool = True
-) -> tuple[FloatingPoint, FloatState]:
-    """Apply a run in the stream's own dtype; ``keep``: the evaluations will be repeated."""
+def advance_float(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FloatingPoint, FloatState]:
+    """Apply a run in the stream's own dtype."""
     form = FloatingPoint(run.coupling.num_groups)
     state = form.open(x)
-    run.advance(state, tensors, keep=keep)
+    run.advance(state, tensors, keep=True)
     return form, state
 
 
-def advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Apply a run whose evaluations will not be repeated."""
-    return advance_float(run, x, tensors, keep=False)[1].join()
+def advance_stored(
+    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
+) -> Tensor:
+    """Apply a run and let autograd store its activations."""
+    state = StoredState(x, run.coupling.num_groups)
+    run.advance(state, tensors, after_layer)
+    return state.join()
+
+
+def advance_without_grad(run: LayerRun, x: Tensor, tensors: Sequence[Tensor], *, copy: bool = True) -> Tensor:
+    """Apply a run whose evaluations will not be repeated; without ``copy`` in the memory of ``x``."""
+    state = FloatState(x, run.coupling.num_groups, copy=copy or not x.is_contiguous())
+    run.advance(state, tensors)
+    return state.join()
 
 
 def reversible(

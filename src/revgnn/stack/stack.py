@@ -25,6 +25,7 @@ from .choices import (
     check_choices,
     num_segments,
 )
+from .conditions import View
 from .drift import DriftMonitor
 from .exact import ExactState
 from .fused import unobserved
@@ -32,12 +33,11 @@ from .fused_head import FusedHead
 from .integer_state import WORDS
 from .layer_run import Autocast, LayerRun, split_context
 from .lazy import initialise_lazy
-from .recompute import View, check_recorders, is_transformed
+from .recompute import check_recorders, is_transformed
 from .repeatable import Checked
-from .reversible import Advance, advance_float, advance_without_grad, reversible
+from .reversible import Advance, advance_float, advance_stored, advance_without_grad, reversible
 from .seeds import draw_seed
 from .segment import Segment
-from .state import StoredState
 from .trimmed import Trim, advance_trimmed, check_trimmable
 
 
@@ -167,6 +167,7 @@ class Stack(nn.Module):
         *context: object,
         seed: int | None = None,
         head: FusedHead | None = None,
+        overwrite: bool = False,
         trim: Trim | None = None,
     ) -> Tensor:
         """Run the layers.
@@ -178,6 +179,7 @@ class Stack(nn.Module):
                 groups.
             seed: the step's seed; ``None`` draws one from torch's generator in training.
             head: a row-wise head to fuse with the stack: the same value as ``head(stack(x))``, in less memory.
+            overwrite: whether ``x`` may be overwritten; without gradients that saves a copy of it.
             trim: leaves out rows between the layers (with ``checkpoint`` between the segments); not with
                 ``reversible``, which inverts every layer on the rows of its evaluation. ``None``: all rows.
         Returns: [N, D], or fewer rows with ``trim``, or the head's output. Under the transforms of ``torch.func`` and
@@ -188,18 +190,21 @@ class Stack(nn.Module):
             ``create_graph``.
         """
         if uncompiled.is_compiled():
-            return uncompiled.call(Stack.forward, self, x, *context, seed=seed, head=head, trim=trim)
+            return uncompiled.call(
+                Stack.forward, self, x, *context, seed=seed, head=head, overwrite=overwrite, trim=trim
+            )
         x, tensors, full_run = self.prepare(x, context, seed)
         if trim is not None:
             x = self._advance_trimmed(full_run, x, tensors, trim)
             return x if head is None else head(x)
         if torch.compiler.is_exporting() or is_transformed():
             # An exported program has no memory to save, and torch.func takes no autograd Function without a graph.
-            x = _advance_stored(full_run, x, tensors)
+            x = advance_stored(full_run, x, tensors)
             return x if head is None else head(x)
         if not (torch.is_grad_enabled() and self._needs_gradients(x, tensors, head)):
+            advance = partial(advance_without_grad, copy=not overwrite)
             for run in self.runs(full_run) if self._segments else [full_run]:
-                x = self._apply_run(run, advance_without_grad, x, tensors)
+                x = self._apply_run(run, advance, x, tensors)
             return x if head is None else head(x)
         if self.budget is not None:
             self.num_stored = self._layers_within(self.budget, full_run, x, tensors, head)
@@ -207,7 +212,7 @@ class Stack(nn.Module):
         for run in self.runs(full_run, self.num_stored):
             is_last = run.first + len(run.layers) == self.num_layers
             if run.first >= self.num_layers - self.num_stored:
-                x = _advance_stored(run, x, tensors)
+                x = advance_stored(run, x, tensors)
             elif self.backprop == "reversible":
                 function = partial(reversible, advance=self.advance, monitor=monitor, head=head if is_last else None)
                 x = self._apply_run(run, function, x, tensors)
@@ -260,8 +265,12 @@ class Stack(nn.Module):
 
     def layer_at(self, depth: int) -> Sequence[nn.Module]:
         """Return the blocks (one per group) of the layer at a depth, counted from 0."""
+        return self._blocks(self._place(depth))
+
+    def _place(self, depth: int) -> int:
+        """Return which of ``layers`` is applied at a depth."""
         distinct = len(self.layers)
-        return self._blocks(depth % distinct if self.schedule == "cycle" else min(depth, distinct - 1))
+        return depth % distinct if self.schedule == "cycle" else min(depth, distinct - 1)
 
     def _blocks(self, k: int) -> Sequence[nn.Module]:
         """Return the blocks of ``layers[k]``, one per group."""
@@ -292,7 +301,8 @@ class Stack(nn.Module):
                 f"the stack is {self.channels} channels wide, got x with {x.size(-1)}; project x before it"
             )
         self._check_layers()
-        views = {block: View(block) for k in range(len(self.layers)) for block in self._blocks(k)}
+        distinct = [self._blocks(k) for k in range(len(self.layers))]
+        views = {block: View(block) for blocks in distinct for block in blocks}
         if seed is None and (self.training or any(view.is_training for view in views.values())):
             seed = draw_seed()
         template, places, tensors = split_context(context, self.coupling.num_groups)
@@ -300,7 +310,7 @@ class Stack(nn.Module):
         if autocast.enabled:
             # Only branches run in half precision: a half-precision stream would lose small additions in its rounding.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-        layers = [self.layer_at(depth) for depth in range(self.num_layers)]
+        layers = [distinct[self._place(depth)] for depth in range(self.num_layers)]
         run = LayerRun(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
         # Lazy modules have hooks, and to look for them costs more than to look for hooks.
         is_maybe_lazy = not all(view.is_bare for view in views.values())
@@ -345,10 +355,7 @@ class Stack(nn.Module):
             [weak_key(value) for value in full_run.context],
             None if head is None else weak_key(head.module),
         )
-
-        def measure() -> LayerCost:
-            return self._layer_cost(full_run, x, tensors, head)
-
+        measure = partial(self._layer_cost, full_run, x, tensors, head)
         return budget.num_stored(self.num_layers, self._segments_of, key, measure)
 
     def _layer_cost(
@@ -367,7 +374,7 @@ class Stack(nn.Module):
                 two,
                 x,
                 tensors,
-                _advance_stored,
+                advance_stored,
                 recomputed,
                 saved_per_run=x.numel() * (word + lost),
                 lost_bits=x.numel() * lost,
@@ -400,11 +407,3 @@ class Stack(nn.Module):
 
 
 _LARGEST = "largest"
-
-
-def _advance_stored(
-    run: LayerRun, x: Tensor, tensors: Sequence[Tensor], after_layer: Callable[[int], object] | None = None
-) -> Tensor:
-    state = StoredState(x, run.coupling.num_groups)
-    run.advance(state, tensors, after_layer)
-    return state.join()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -71,7 +71,7 @@ class Inference:
             )
         self._head = head if hidden else None
 
-    def answers(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, InferenceBatch]]:
+    def answers(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, InferenceBatch]]:
         """Yield each batch with the model's outputs; the model's mode is restored at the end."""
         seen: list[Tensor] = []
         with ExitStack() as stack:

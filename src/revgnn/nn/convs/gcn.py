@@ -134,7 +134,7 @@ def _gcn_weight(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) ->
 
     if edge_weight is not None:
         return weight()
-    kept: Tensor = graph.keep(f"gcn_weight {cpu.sum_dtype(dtype)}", weight)
+    kept: Tensor = graph.keep(_NAMES[cpu.sum_dtype(dtype)], weight)
     return kept
 
 
@@ -146,3 +146,7 @@ def _degree(graph: Graph, edge_weight: Tensor | None, dtype: torch.dtype) -> Ten
     if weight is None:
         return graph.in_degree.to(dtype)
     return ops.spmm(weight.new_ones(graph.num_nodes, 1, dtype=dtype), graph, weight).squeeze(1)
+
+
+_NAMES = {dtype: f"gcn_weight {dtype}" for dtype in (torch.float32, torch.float64)}
+"""Under which a graph keeps its weights; to make a name takes as long as a small kernel."""

@@ -47,7 +47,7 @@ def reverse_weighted(graph: Graph, weight: Tensor | None) -> tuple[Csr, Tensor |
     if weight is None or name is None or csr.edge_ids is None:
         return csr, weight
     ids = csr.edge_ids
-    return Csr(csr.indptr, csr.indices), graph.keep(f"{name} reversed", lambda: weight.index_select(0, ids))
+    return graph.keep(f"{name} reversed", lambda: (Csr(csr.indptr, csr.indices), weight.index_select(0, ids)))
 
 
 def inverse_degree(graph: Graph, dtype: torch.dtype) -> Tensor:
