@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .recomputing import between_turns
+
 _thread = threading.local()
 
 
@@ -48,7 +50,8 @@ class RankGroup:
         assert self.exchange is not None, "a group without an exchange does not communicate"
         own = own.contiguous()
         found = [torch.empty_like(own) for _ in range(self.exchange.size())]
-        self.exchange.allgather([found], [own]).wait()
+        with between_turns():
+            self.exchange.allgather([found], [own]).wait()
         return torch.stack(found)
 
     def gather_counted(self, own: Tensor) -> Tensor:

@@ -35,6 +35,17 @@ def turns() -> AbstractContextManager[object]:
     return _ALONE if torch.compiler.is_compiling() else _turns  # a compiler cannot follow a lock
 
 
+@contextmanager
+def between_turns() -> Iterator[None]:
+    """Leave the lock of `turns` to others while this thread waits for them: ranks may be threads of one process."""
+    held = _turns._release_save() if _turns._is_owned() else None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if held is not None:
+            _turns._acquire_restore(held)  # type: ignore[attr-defined]
+
+
 def outside_modes() -> AbstractContextManager[object]:
     """Leave the caller's dispatch modes, in some of which tensors have no values."""
     return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()

@@ -57,7 +57,7 @@ class Surfaces:
         self._kinds = [type(part) for part in parts]
         self._found: Sequence[Surface]
         if are_steady:
-            self._found = [Surface(own := part.__dict__.copy(), own) for part in parts]
+            self._found = [Surface(own, own) for own in [part.__dict__.copy() for part in parts]]
         else:
             self._found = list(map(_surface_of, parts))
 
