@@ -39,7 +39,9 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    # Those that this process may use: taskset leaves some out.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {"cpu": _cpu(), "cores": cores, "load": os.getloadavg()[0]}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found

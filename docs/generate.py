@@ -357,7 +357,7 @@ def _prepare_scale() -> str:
         what = [f"{row['num_edges']:,}", f"{row['num_nodes']:,}", str(row["num_parts"])]
         what.append(f"{row['table_bytes'] / 1e9:.2f} GB")
         measured = (
-            f"{row['machine']['cores']} cores of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
+            f"{_cores(row['machine']['cores'])} of {row['machine']['cpu']}, load {row['machine']['load']:.1f}, "
             f"medians of {row['repeats']}, {row['date'][:10]}, {row['commit'][:8]}{'-dirty' if row['dirty'] else ''}"
         )
         lines.append("| " + " | ".join([*what, "`revgnn prepare`", *_prepare_cells(row), measured]) + " |")
@@ -366,6 +366,10 @@ def _prepare_scale() -> str:
         ratios = [f"{row[name] / theirs[name]:.2f}" for name in ("seconds", "own_seconds", "cpu_seconds", "peak_bytes")]
         lines.append("| " + " | ".join([*[""] * len(what), "ratio", *ratios, "", "", ""]) + " |")
     return "\n".join(lines)
+
+
+def _cores(count: int) -> str:
+    return "one core" if count == 1 else f"{count} cores"
 
 
 def _prepare_cells(found: dict[str, Any]) -> list[str]:

@@ -107,7 +107,7 @@ def draw_memory(theme: Theme) -> str:
     top = 8
     ways: tuple[tuple[str, Kept], ...] = (
         ("store: every layer", stored),
-        ("checkpoint: one per segment, and its layers", checkpointed),
+        ("checkpoint: some layers", checkpointed),
         ("reversible: one layer", reversed_),
     )
     for title, kept in ways:
