@@ -9,6 +9,9 @@ import os
 import re
 import shutil
 import sys
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_JSON = 64 * 2**20
+DAMAGED_ARRAY = (
+    OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, RuntimeError
+)  # fmt: skip
+"""What NumPy raises for a damaged ``.npy`` or ``.npz``: it reads the header as Python."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 

@@ -134,7 +134,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
     [
         (BOMB, "aliases (*a) are not understood; write the value out"),
         ("nodes: !!python/object/apply:os.system [touch executed]", "could not determine a constructor for the tag"),
-        ("nodes: " + "[" * 400 + "]" * 400, "is nested too deep"),
+        ("nodes: " + "[" * 4000 + "]" * 4000, "is nested too deep"),
         ("parts: {count: " + "9" * 6000 + "}", "Exceeds the limit (4300 digits)"),
         ("parts: {count: 1}\nparts: {count: 2}", "'parts' occurs 2 times; keep one"),
         ("a: \x01", "special characters are not allowed"),

@@ -114,7 +114,7 @@ def test_what_is_ignored_of_edges_is_said_and_impossible_weights_are_refused(cap
     info = GraphInfo(in_channels=D, num_outputs=3, edge_channels=1, edge_weight=True)
     with caplog.at_level("INFO", logger="revgnn"):
         build_model(ModelConfig(conv="gat", num_layers=3, hidden_channels=12, num_groups=2), info)
-    assert "edge features are ignored (1 columns): conv=gat reads none" in caplog.text
+    assert "edge weights are ignored (1 columns): conv=gat reads none" in caplog.text
     with pytest.raises(ValueError, match="sage.aggr=max cannot weigh edges"):
         build_model(ModelConfig(conv="sage", hidden_channels=8, sage=SAGEOptions(aggr="max")), info)
 

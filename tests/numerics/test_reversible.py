@@ -183,6 +183,20 @@ def test_features_that_are_the_stream_are_not_overwritten() -> None:
     assert found is x
 
 
+@pytest.mark.parametrize("part", ["stack", "encoder"])
+def test_a_stream_that_a_hook_keeps_is_not_overwritten(part: str) -> None:
+    graph, model, kept = make_graph(), make_model("sage", "layer", 2, num_layers=4).eval(), []
+    watched = getattr(model, part)
+    if part == "stack":
+        watched.register_forward_pre_hook(lambda _, arguments: kept.append(arguments[0]))
+    else:
+        watched.register_forward_hook(lambda _, __, value: kept.append(value))
+    x = torch.randn(graph.num_nodes, model.encoder.in_features, dtype=torch.double)
+    with torch.no_grad():
+        model(x, graph)
+        assert torch.equal(kept[0], model.encoder(x))
+
+
 def test_1001_layers_of_80_channels_make_a_step() -> None:
     """RevGNN-Deep's network, on a graph as small as a test needs."""
     torch.manual_seed(0)

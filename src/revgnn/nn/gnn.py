@@ -134,8 +134,8 @@ class GNN(nn.Module):
 
     def _owns_stream(self) -> bool:
         """Whether nobody else has the stream before the stack, without gradients: what an unmodified linear map or
-        convolution makes."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        convolution makes, and no hook of the stack sees."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched(self.stack):
             return False
         last = self.encoder if self.stem is None else self.stem
         return isinstance(last, nn.Linear | Conv) and is_made_of_pure(last) and not is_anything_watched()

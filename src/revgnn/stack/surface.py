@@ -101,7 +101,16 @@ _FORWARDS: dict[type[nn.Module], object] = {}
 
 
 def keep_forwards(*kinds: type[nn.Module]) -> None:
-    """Say that modules of these classes are evaluated without being called, unless `is_watched`."""
+    """Say that modules of these classes are evaluated without being called, unless `is_watched`.
+
+    Examples:
+        >>> import torch
+        >>> from revgnn.stack import keep_forwards
+        >>> class Scale(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> keep_forwards(Scale)  # a fused block may compute 2 * x itself, until someone replaces Scale.forward
+    """
     _FORWARDS.update((kind, kind.forward) for kind in kinds)
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...files import sha256_of, write_whole
+from ...files import DAMAGED_ARRAY, sha256_of, write_whole
 from ..batch import Batch
 from ..buffers import take_rows
 from ..induced import Subgraph
@@ -167,5 +167,5 @@ def _opened(store: Store, folder: Path) -> dict[str, NDArray[np.integer]]:
         if facts != {"graph": sha256_of(store.folder / MANIFEST), "files": wanted}:
             raise ValueError("its contents are not those of this graph")
         return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-    except (OSError, ValueError) as error:
+    except DAMAGED_ARRAY as error:
         raise StoreError(f"{folder} cannot be used: {error}; remove the folder, it is written again") from error

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ...files import sha256_of
+from ...files import DAMAGED_ARRAY, sha256_of
 from .manifest import FileFacts, Manifest, PartFacts, StoreError
 
 IDS = "ids.parquet"
@@ -152,8 +152,10 @@ def map_array(folder: Path, manifest: Manifest, number: int, name: str) -> NDArr
                 raise StoreError(f"{path} is .npy of version {version}; prepared graphs have version (1, 0)")
             got_shape, by_columns, got_dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, StoreError) else StoreError(f"{path} cannot be read: {error}") from error
+    except StoreError:
+        raise
+    except DAMAGED_ARRAY as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
     if got_dtype != dtype or got_shape != shape or (by_columns and len(shape) > 1):
         raise StoreError(f"{path} must hold {dtype} {list(shape)} row by row, got {got_dtype} {list(got_shape)}")
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize

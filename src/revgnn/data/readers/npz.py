@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import DAMAGED_ARRAY
+
 
 def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[np.generic]]:
     """Read the named arrays of a file.
@@ -18,7 +20,7 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
     try:
         with zipfile.ZipFile(path), np.load(path) as file:
             arrays = {key: file[key] for key in (*required, *optional) if key in file}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAY as error:
         raise ValueError(f"{path} is damaged: {error}; fetch or write it again") from error
     missing = [key for key in required if key not in arrays]
     if missing:

@@ -8,7 +8,6 @@ The ogb package is only needed to download. A folder contains files such as ``og
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...files import DAMAGED_ARRAY
 from ...run_lock import claimed
 from ..dataset import Dataset
 from ..edges import interleave_inverse
@@ -252,7 +252,7 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAY as error:
         raise ValueError(f"{path} cannot be read as arrays: {error}; replace it by a fresh copy") from error
 
 
