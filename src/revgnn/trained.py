@@ -290,7 +290,12 @@ def from_pretrained(source: Path | str, *, device: Device = "auto", own_code: bo
 
 
 def _loaded(run: Experiment, info: GraphInfo, weights: dict[str, Tensor], device: Device) -> TrainedModel:
-    module = make_model(run, info)
+    try:
+        module = make_model(run, info)
+    except (TypeError, OverflowError, RuntimeError) as error:
+        # Sizes that no tensor has.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the network that the files describe cannot be built: {reason}") from error
     check_weights(weights, module)
     module.load_state_dict(weights)
     found = None if device == "cpu" else torch.accelerator.current_accelerator()

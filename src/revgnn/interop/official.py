@@ -36,6 +36,7 @@ _DAMAGED = (
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
     AssertionError,
     struct.error,
 )

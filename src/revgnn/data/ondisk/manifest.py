@@ -251,6 +251,8 @@ class _Fields:
             return self.one_of(name, choices)
         readers = {str: self.text, int: self.integer, bool: self.flag}
         readers |= {tuple[str, ...]: self.texts, tuple[Feature, ...]: self.features}
+        if hint not in readers:
+            self.fail(name, "must be null: a prepared graph has none")
         return readers[hint](name)
 
     def flag(self, name: str) -> bool:

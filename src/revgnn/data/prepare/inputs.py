@@ -6,6 +6,7 @@ Hides the three formats. A chunk is what one task of the engine reads; its batch
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,8 +80,10 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults, form: CsvF
     paths: list[Path] = []
     for pattern in patterns:
         there = Path(folder, pattern)
-        found = [there] if there.is_file() else [Path(one) for one in sorted(glob.glob(str(there), recursive=True))]
-        if there.is_dir():
+        # Of a name that no file can have, pathlib raises an error.
+        names = [str(there)] if os.path.isfile(there) else sorted(glob.glob(str(there), recursive=True))
+        found = list(map(Path, names))
+        if os.path.isdir(there):
             found = sorted(path for path in there.rglob("*") if format_of(path.name) is not None)
         paths += [path for path in found if path.is_file() and path not in paths]
         if not any(path.is_file() for path in found):
