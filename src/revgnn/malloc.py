@@ -32,7 +32,7 @@ class CachedBlocks:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._malloc = _malloc() if like.device.type == "cpu" and like.nbytes >= _SMALLEST else None
+        self._malloc = _malloc_of(like)
         self._held: list[int] = []
 
     @contextmanager
@@ -75,10 +75,11 @@ class HeapLevel:
 
     Args:
         like: the state that is evaluated; the process may grow by two of them above the least that an evaluation left.
+            For a small one and on other devices nothing is done: trims would take longer than evaluations.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._slack = 2 * like.nbytes if like.device.type == "cpu" and _malloc() is not None else None
+        self._slack = None if _malloc_of(like) is None else 2 * like.nbytes
         self._level: int | None = None
 
     def check(self) -> None:
@@ -97,6 +98,11 @@ def trim() -> None:
     found = _malloc()
     if found is not None:
         found.trim(0)
+
+
+def _malloc_of(like: Tensor) -> _Malloc | None:
+    """Return what allocates temporaries of this size and device, if they are worth the time."""
+    return _malloc() if like.device.type == "cpu" and like.nbytes >= _SMALLEST else None
 
 
 class _Malloc(NamedTuple):

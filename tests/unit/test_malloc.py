@@ -45,10 +45,12 @@ def test_memory_is_returned_when_a_repetition_has_grown_by_two_states(
     pages, trims = tmp_path / "statm", list[bool]()
     monkeypatch.setattr(malloc, "_PAGES", pages)
     monkeypatch.setattr(malloc, "trim", lambda: trims.append(True))
-    level = HeapLevel(torch.empty(10 * 1024))
-    for size, expected in ((100, 0), (120, 0), (121, 1), (50, 1), (70, 1), (71, 2), (40, 2), (61, 3)):
+    # Of 64 and of 10 pages; after each evaluation of a small state a trim would take longer than the evaluation.
+    level, of_small = HeapLevel(torch.empty(64 * 1024)), HeapLevel(torch.empty(10 * 1024))
+    for size, expected in ((500, 0), (628, 0), (629, 1), (250, 1), (378, 1), (379, 2), (200, 2), (329, 3)):
         pages.write_text(f"1000 {size} 0 0 0 0 0\n", encoding="ascii")
         level.check()
+        of_small.check()
         assert len(trims) == expected, size
 
 

@@ -168,8 +168,7 @@ class LayerCall:
             return self._evaluate(i, self._own(i, x), self.arguments.tensors)
 
     def _own(self, i: int, x: Tensor) -> Tensor:
-        """Return the input of a block, copied where hooks may keep it: it is memory of the stream, which goes on."""
-        return x if self._views[self.blocks[i]].is_bare and not is_anything_watched() else x.clone()
+        return self._views[self.blocks[i]].own(x, is_watched=is_anything_watched())
 
     def _evaluate(self, i: int, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Evaluate a block; call it inside `Recompute.again`."""

@@ -55,6 +55,10 @@ class View:
         if self.is_pure and all(flags):
             self.buffers = []
 
+    def own(self, x: Tensor, *, is_watched: bool) -> Tensor:
+        """Return the module's input, copied where hooks may keep it: it is memory of the stream, which goes on."""
+        return x if self.is_bare and not is_watched else x.clone()
+
 
 class _Buffer(NamedTuple):
     """A buffer's value at an evaluation: a copy, or the tensor itself with its version counter."""

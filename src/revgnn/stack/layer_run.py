@@ -207,7 +207,7 @@ class LayerRun:
                 else:
                     draws = None if self.seed is None else seed
                     if not state.tracks_autograd:
-                        x = self._own(block, x, is_watched)
+                        x = self.views[block].own(x, is_watched=is_watched)
                     version = None if state.tracks_autograd else version_of(x)
                     value = self.recompute.first(
                         (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
@@ -243,7 +243,7 @@ class LayerRun:
                 fused = None if is_watched else self.fused.get(block)
                 with self._again(layer, i, seed, leaves=fused is None):
                     if fused is None:
-                        x = self._own(block, x, is_watched)
+                        x = self.views[block].own(x, is_watched=is_watched)
                         return self._value_and_grad(block, x, cotangent, seed, per_group[i], i, sums)
                     inputs = self.coupling.inputs(i)
                     into = grads[inputs[0]] if len(inputs) == 1 else None
@@ -284,10 +284,6 @@ class LayerRun:
                 found = block if self.views[block].is_bare and is_fused(block, x, arguments) else None
             self.fused[block] = found
         return self.fused[block]
-
-    def _own(self, block: nn.Module, x: Tensor, is_watched: bool) -> Tensor:
-        """Return the input of a block, copied where hooks may keep it: it is memory of the stream, which goes on."""
-        return x.clone() if is_watched or not self.views[block].is_bare else x
 
     def _name(self, layer: int, group: int) -> str:
         return f"layer {self.first + layer}, group {group}: {type(self.layers[layer][group]).__name__}"

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 
-class _Thread(threading.local):
+class _Repetitions(threading.local):
     depth = 0
 
 
-_thread = _Thread()
+_repetitions = _Repetitions()
 
 _turns = threading.RLock()
 # A forked child does not have the thread that holds it.
@@ -64,7 +64,7 @@ def is_recomputing() -> bool:
         ...         self.calls += not is_recomputing()  # once per step, although the backward evaluates it again
         ...         return super().forward(x)
     """
-    return _thread.depth > 0
+    return _repetitions.depth > 0
 
 
 @contextmanager
@@ -86,12 +86,12 @@ def recomputing() -> Iterator[None]:
 
 def start_recomputing() -> None:
     """Enter `recomputing`."""
-    _thread.depth += 1
+    _repetitions.depth += 1
 
 
 def stop_recomputing() -> None:
     """Leave `recomputing`."""
-    _thread.depth -= 1
+    _repetitions.depth -= 1
 
 
 def snapshot(buffers: Iterable[Tensor]) -> Callable[[], None]:

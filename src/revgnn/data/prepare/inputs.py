@@ -81,8 +81,8 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults, form: CsvF
     for pattern in patterns:
         there = Path(folder, pattern)
         # Of a name that no file can have, pathlib raises an error.
-        names = [str(there)] if os.path.isfile(there) else sorted(glob.glob(str(there), recursive=True))
-        found = list(map(Path, names))
+        places = [str(there)] if os.path.isfile(there) else sorted(glob.glob(str(there), recursive=True))
+        found = list(map(Path, places))
         if os.path.isdir(there):
             found = sorted(path for path in there.rglob("*") if format_of(path.name) is not None)
         paths += [path for path in found if path.is_file() and path not in paths]
