@@ -146,7 +146,8 @@ class GCN2(nn.Module):
     """GCNII as its authors ran it on citation graphs, from PyG's ``GCN2Conv``.
 
     ``x' = relu(((1 - b) I + b W) ((1 - alpha) A x + alpha x_0))`` with ``b = log(lambda / l + 1)`` in layer ``l`` and A
-    normalised: every layer sees the encoded input, and deep layers change little of what they propagate.
+    normalised: every layer sees the encoded input, and deep layers change little of what they propagate. The features
+    of a node are divided by their sum first.
 
     Source: Chen et al. 2020 (arXiv:2007.02133), github.com/chennnM/GCNII; PyG's examples/gcn2_cora.py.
     """
@@ -174,6 +175,7 @@ class GCN2(nn.Module):
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
         matrix = normalised_adjacency(graph, x.dtype)
+        x = F.normalize(x, p=1.0)
         x_0 = x = self.lin_in(self._drop(x)).relu()
         for conv in self.convs:
             x = conv(self._drop(x), x_0, matrix).relu()

@@ -9,6 +9,9 @@ from ...data import DatasetConfig
 from ...experiment import Experiment
 from ...nn.model import ModelConfig
 from ...train import TrainConfig
+from ..baselines import BaselineConfig
+
+DATA = DatasetConfig(name="cora")
 
 
 def revgcn_2() -> Experiment:
@@ -19,6 +22,21 @@ def revgcn_2() -> Experiment:
 def revgcn_64() -> Experiment:
     """RevGCN: 64 layers, 64 channels."""
     return _run(64)
+
+
+def gcnii_64() -> Experiment:
+    """GCNII as its authors trained it: 64 layers, 64 channels."""
+    model = BaselineConfig(kind="gcn2", num_layers=64, hidden_channels=64, initial=0.1, identity=0.5, dropout=0.6)
+    train = TrainConfig(
+        epochs=1500,
+        patience=100,
+        select="loss",
+        lr=0.01,
+        weight_decay=0.0005,
+        weight_decays=(("convs", 0.01),),
+        checkpoint_every=None,
+    )
+    return Experiment(dataset=DATA, model=model, train=train)
 
 
 def _run(num_layers: int) -> Experiment:
@@ -34,4 +52,4 @@ def _run(num_layers: int) -> Experiment:
         input_dropout=0.5,
     )
     train = TrainConfig(epochs=150, lr=0.005, weight_decay=0.0005, clip_norm=1.0, checkpoint_every=None)
-    return Experiment(dataset=DatasetConfig(name="cora"), model=model, train=train)
+    return Experiment(dataset=DATA, model=model, train=train)
