@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import cache
 from typing import ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from .. import ops
@@ -195,40 +194,14 @@ class EquilibriumBlock(nn.Module):
         return self.act_drop_last(self.last, (z_3 + z_1).relu(), graph, training=self.training, seed=fold_seed(seed, 3))
 
 
-class InitialBlock(nn.Module):
-    """A block of a stack with an initial residual: ``f(x + alpha x_0)`` with the stack's input ``x_0``.
-
-    Args:
-        block: ``f``.
-        alpha: weight of the stack's input.
-    Source: Chen et al. 2020, GCNII (arXiv:2007.02133), whose layers mix ``x_0`` in after the aggregation.
-    """
-
-    pure_types: ClassVar[frozenset[type[nn.Module]]]
-    """As of `Block`."""
-
-    def __init__(self, block: Block, alpha: float) -> None:
-        super().__init__()
-        self.block, self.alpha = block, alpha
-
-    def forward(self, x: Tensor, seed: int, initial: Tensor, graph: Graph, *context: Tensor | None) -> Tensor:
-        """Evaluate the block [N, d] with the stack's input ``initial`` [N, d]; other arguments as in `Block`."""
-        out: Tensor = self.block(torch.add(x, initial, alpha=self.alpha), seed, graph, *context)
-        return out
-
-    def extra_repr(self) -> str:
-        """Show the weight."""
-        return f"alpha={self.alpha:g}"
-
-
 def is_made_of_pure(module: nn.Module) -> bool:
     """Whether all submodules are of types in `PURE` and have no hooks or patched forwards."""
     return all(type(part) in PURE and not is_watched(part) for part in parts_of(module))
 
 
 PURE: frozenset[type[nn.Module]] = frozenset(
-    {Block, InitialBlock, EquilibriumBlock, nn.Linear, nn.ModuleList, *KINDS, *CONVS.values()}
+    {Block, EquilibriumBlock, nn.Linear, nn.ModuleList, *KINDS, *CONVS.values()}
 )
 """Modules that draw random numbers only from their seed and change no buffer during recomputation."""
-Block.pure_types = InitialBlock.pure_types = EquilibriumBlock.pure_types = PURE
-keep_forwards(Block, InitialBlock, EquilibriumBlock)
+Block.pure_types = EquilibriumBlock.pure_types = PURE
+keep_forwards(Block, EquilibriumBlock)

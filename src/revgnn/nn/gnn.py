@@ -60,7 +60,6 @@ class GNN(nn.Module):
         uses_edge_weight: bool = False,
         input_dropout: float = 0.0,
         mask_dropout: float = 0.0,
-        has_initial: bool = False,
         options: EquilibriumOptions | None = None,
     ) -> None:
         super().__init__()
@@ -72,7 +71,6 @@ class GNN(nn.Module):
         self.uses_edge_weight = uses_edge_weight
         self.takes_edge_weight = all(one.takes_edge_weight for one in self.modules() if isinstance(one, Conv))
         self.input_dropout, self.mask_dropout = input_dropout, mask_dropout
-        self.has_initial = has_initial
 
     def forward(
         self,
@@ -117,7 +115,7 @@ class GNN(nn.Module):
             return self._layer_wise(x, SampleByHops(found, edge_attr, hops), seed)[: hops[0]]
         given, seed = seed, seed or 0
         h = self._embed(x, found, edge_attr, seed)
-        context = self._context(h, found, self._shared_mask(h, seed), edge_attr)
+        context = self._context(found, self._shared_mask(h, seed), edge_attr)
         if isinstance(self.stack, Stack):
             fused = self._fused_head(seed)
             deep: Tensor = self.stack(h, *context, seed=given, head=fused, overwrite=self._owns_stream())
@@ -137,7 +135,7 @@ class GNN(nn.Module):
     def _owns_stream(self) -> bool:
         """Whether nobody else has the stream before the stack, without gradients: what an unmodified linear map or
         convolution makes, and no hook of the stack sees."""
-        if self.has_initial or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched(self.stack):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched(self.stack):
             return False
         last = self.encoder if self.stem is None else self.stem
         return isinstance(last, nn.Linear | Conv) and is_made_of_pure(last) and not is_anything_watched()
@@ -159,7 +157,7 @@ class GNN(nn.Module):
         def trim(layer: int) -> tuple[int, tuple[object, ...]]:
             graph, edge_attr = within(layer)
             rows = graph.num_nodes
-            return rows, self._context(h[:rows], graph, None if mask is None else mask[:rows], edge_attr)
+            return rows, self._context(graph, None if mask is None else mask[:rows], edge_attr)
 
         rows, context = trim(0)
         deep = self.stack(h if rows == h.size(0) else h[:rows].clone(), *context, seed=seed, trim=trim)
@@ -244,10 +242,9 @@ class GNN(nn.Module):
         stemmed: Tensor = self.stem(h, graph, edge_attr, edge_map=edge_map, seed=fold_seed(seed, _STEM))
         return stemmed
 
-    def _context(self, h: Tensor, graph: Graph, mask: Tensor | None, edge_attr: Tensor | None) -> tuple[object, ...]:
-        """Return what the stack passes to every block: its input ``h`` too, for an initial residual."""
-        initial = (split(h),) if self.has_initial else ()
-        return *initial, graph, None if mask is None else split(mask), *self._edge_context(edge_attr)
+    def _context(self, graph: Graph, mask: Tensor | None, edge_attr: Tensor | None) -> tuple[object, ...]:
+        """Return what the stack passes to every block."""
+        return graph, None if mask is None else split(mask), *self._edge_context(edge_attr)
 
     def _encode(self, x: Tensor, seed: int) -> Tensor:
         if self.training and self.input_dropout > 0.0:

@@ -26,7 +26,7 @@ from ..plain_config import check_literals
 from ..stack import Stack
 from ..stack.choices import StackChoices, check_choices
 from ..stack.fused_head import ROWS
-from .block import Block, EquilibriumBlock, InitialBlock
+from .block import Block, EquilibriumBlock
 from .contractive import ContractiveBlock, Injection
 from .convs import Conv, GATOptions, GENOptions, SAGEOptions, find_conv
 from .encoders import CategoricalEncoder, SpeciesEncoder
@@ -80,8 +80,6 @@ class ModelConfig:
     """Number of distinct layers of a weight-tied network, including a residual network's first convolution."""
     schedule: Literal["cycle", "head_repeat"] = "cycle"
     """Order in which the distinct layers of a weight-tied stack run."""
-    initial: float = 0.0
-    """Initial residual: weight of the stack's input in what every block reads; 0: none."""
     norm: Literal["layer", "batch", "graph", "none"] = "layer"
     """Norm at the start of every block and before the last linear layer."""
     dropout: float = 0.5
@@ -128,8 +126,6 @@ class ModelConfig:
                 f"{f' times num_groups={groups}' if groups > 1 else ''}; "
                 f"choose {max(step, self.hidden_channels // step * step)}, or another {self.conv}.{divisor}"
             )
-        if not self.initial >= 0.0:
-            raise ValueError(f"initial must be 0 or more, got {self.initial}")
         if self.backprop == "implicit":
             self._check_implicit()
         else:
@@ -145,8 +141,6 @@ class ModelConfig:
                 "segments, state and memory_budget apply to recomputed layers; backprop='implicit' has none: leave "
                 "them at None, 'float' and None"
             )
-        if self.initial:
-            raise ValueError("backprop='implicit' injects its input already; leave initial at 0")
         if self.has_own_ends:
             raise ValueError(
                 f"backprop='implicit' injects its input into every iteration; choose another conv than {self.conv!r}"
@@ -254,7 +248,6 @@ def build_model(
         uses_edge_weight=weighs,
         input_dropout=config.input_dropout,
         mask_dropout=config.dropout if is_shared else 0.0,
-        has_initial=config.initial > 0.0,
         options=config.equilibrium,
     )
 
@@ -317,12 +310,8 @@ def _stack(config: ModelConfig, edge_channels: int | None) -> Stack | Equilibriu
     return options.build(block)
 
 
-def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], nn.Module]:
-    def make(width: int) -> nn.Module:
-        block = Block(_norm(config, width), _conv(config, width, width, edge_channels))
-        return InitialBlock(block, config.initial) if config.initial else block
-
-    return make
+def _block(config: ModelConfig, edge_channels: int | None) -> Callable[[int], Block]:
+    return lambda width: Block(_norm(config, width), _conv(config, width, width, edge_channels))
 
 
 def _encoder(config: ModelConfig, info: GraphInfo, edge_channels: int | None) -> tuple[nn.Module, nn.Module | None]:
