@@ -83,7 +83,7 @@ class Conditions(NamedTuple):
     rngs: list[torch.Generator]
     """The generators of those states."""
     surfaces: Surfaces | None = None
-    """Of a module that is not pure, because an evaluation may change them; ``None``: those of its `View`."""
+    """Of a module that is not pure, because an evaluation may have changed them; ``None``: those of its `View`."""
 
     def settled(self) -> Conditions:
         """Return the conditions after the evaluation, without copies and states that a repetition does not need."""
@@ -125,7 +125,7 @@ def conditions_of(view: View, rngs: list[torch.Generator]) -> Conditions:
         for holder, name in view.buffers
         if (value := holder[name]) is not None
     ]
-    surfaces = None if view.is_pure else Surfaces(view.parts, are_steady=False)
+    surfaces = None if view.is_pure else view.surfaces.now()
     return Conditions(buffers, [rng.get_state() for rng in rngs], rngs, surfaces)
 
 
