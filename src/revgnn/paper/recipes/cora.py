@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...data import DatasetConfig
 from ...experiment import Experiment
-from ...nn.model import ModelConfig
+from ...nn.model import EquilibriumOptions, ModelConfig
 from ...train import TrainConfig
 from ..baselines import BaselineConfig
 
@@ -22,6 +22,27 @@ def revgcn_2() -> Experiment:
 def revgcn_64() -> Experiment:
     """RevGCN: 64 layers, 64 channels."""
     return _run(64)
+
+
+def deq() -> Experiment:
+    """DEQ: one contractive block at its fixed point, GCN before it, 64 channels."""
+    options = EquilibriumOptions(
+        contraction=0.9, solver="anderson", max_iter=30, tol=1e-3, backward_max_iter=30, backward_tol=1e-2
+    )
+    model = ModelConfig(
+        conv="gcn",
+        num_layers=2,
+        hidden_channels=64,
+        coupling="residual",
+        backprop="implicit",
+        weight_tied=True,
+        norm="none",
+        dropout=0.8,
+        input_dropout=0.8,
+        equilibrium=options,
+    )
+    train = TrainConfig(epochs=300, patience=100, select="loss", lr=0.003, weight_decay=0.01, checkpoint_every=None)
+    return Experiment(dataset=DATA, model=model, train=train)
 
 
 def gcnii_64() -> Experiment:
