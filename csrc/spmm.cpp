@@ -231,10 +231,12 @@ namespace REVGNN_ISA {
 int spmm(const revgnn_spmm_args &a) {
 #ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return sum_neighbours<float, float>(a);
-  if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return sum_neighbours<double, double>(a);
 #endif
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return sum_neighbours<bf16, bf16>(a);
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_F32) return sum_neighbours<bf16, float>(a);
+#ifndef REVGNN_ONLY_BF16
+  if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return sum_neighbours<double, double>(a);
+#endif
   return REVGNN_UNSUPPORTED;
 }
 
