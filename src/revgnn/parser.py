@@ -68,7 +68,9 @@ def _add_prepare(commands: Commands) -> None:
         ),
     )
     parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: graph)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="the folder to write (default: graph); of --init the file (graph.yaml)"
+    )
     parser.add_argument("--init", action="store_true", help="write a first graph.yaml for two files, and stop")
     parser.add_argument("--like", metavar="FOLDER", type=Path, help="encode columns as this run or prepared graph does")
     for flag, text in (

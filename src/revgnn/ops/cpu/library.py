@@ -75,8 +75,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     path = _find()
     if path is None:
         return None, (
-            "the compiled kernels are not installed (no C++ compiler was there when the package was built, or its wheel "
-            "is the one for every system)"
+            "the compiled kernels are not installed (no C++ compiler when the package was built, or the wheel for "
+            "every system)"
         )
     try:
         library = ctypes.CDLL(str(path))
