@@ -106,7 +106,7 @@ wheel: $(VENV)/.release
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist/built
 	mv dist/built/*.tar.gz dist
-	$(BIN)/python -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist dist/built/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist dist/built/*.whl
 	$(BIN)/python -m build --wheel -C wheel.cmake=false --outdir dist
 	rm -r dist/built
 	REVGNN_DIST=dist $(BIN)/python -m pytest -q -p no:cacheprovider tests/integration/test_release.py
