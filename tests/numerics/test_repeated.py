@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from revgnn import ops
 from revgnn.graph import Graph
@@ -54,6 +54,7 @@ def make_stack(conv: str = "gcn", norm: Any = "layer", dropout: float = 0.3, **m
     stack = Stack(block, channels=D, **arguments)
     for parameter in stack.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+        parameter.data *= 0.2 if norm == "none" else 1.0
     return stack
 
 
@@ -110,8 +111,10 @@ def test_the_same_bits_as_block_by_block_and_close_to_the_stored_twin(conv: str,
             assert relative_error(one, two) < 1e-8 or name == "one node"
 
 
-@pytest.mark.parametrize("choice", [{"segments": 3}, {"drift_every": 1}, {"backprop": "checkpoint"}, {"num_layers": 2}])
-def test_any_stack_of_two_groups(choice: dict[str, Any], taken: list[bool]) -> None:
+@pytest.mark.parametrize(
+    "choice",
+    [{"segments": 3}, {"drift_every": 1}, {"backprop": "checkpoint", "segments": 2}, {"num_layers": 2}],
+) -> None:
     mask = split(draw_mask(7, GRAPH.num_nodes, D, 0.4, torch.device("cpu"), groups=2))
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(step(make_stack(**choice), GRAPH, mask), by_block(make_stack(**choice), GRAPH, mask))
@@ -143,7 +146,7 @@ def test_running_statistics_are_torchs(taken: list[bool]) -> None:
         step(stack)
         assert all(norm.running_mean._version > version for norm, version in zip(norms, versions, strict=True))
         for name, buffer in twin.named_buffers():
-            assert_close(getattr(norms[0], name), buffer)
+            assert_close(getattr(norms[0], name).double(), buffer.double(), dtype=torch.float32)
     assert all(taken) and len(taken) == 6
     assert {int(norm.num_batches_tracked) for norm in norms} == {3}
 
@@ -199,9 +202,17 @@ def test_what_is_not_alike_goes_block_by_block(change: str, after_a_step: bool, 
         assert all(relative_error(one, other) < 1e-8 for one, other in zip(found, expected, strict=True))
 
 
+class Seeing(TorchDispatchMode):
+    """Sees every operator."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 def test_what_is_frozen_or_watched_goes_block_by_block(taken: list[bool]) -> None:
     stack, expected = make_stack(), step(make_stack())
-    with FlopCounterMode(display=False):
+    taken.clear()
+    with Seeing():
         found = step(stack)
     assert not taken and all(relative_error(one, other) < 1e-5 for one, other in zip(found, expected, strict=True))
     middle(stack).conv.lin.weight.requires_grad_(False)

@@ -28,6 +28,7 @@ from .cpu.library import call_all, packer, recorded
 
 _ROUNDS = 16
 """Layers a call of C: between two calls Python can be interrupted."""
+_TOGETHER = 64
 _WORD = 8
 _NUMBERS = {name: number for number, name in enumerate(abi.FORMATS)}
 
@@ -93,10 +94,12 @@ class Recording(Backend):
         Cost: per block some microseconds beside the kernels.
         """
         count = rounds * len(self._blocks)
-        if not _are_alike(parameters, count, Parameter) or not _are_alike(buffers, count, Tensor):
+        of_parameters, of_buffers = _addresses(parameters, count, Parameter), _addresses(buffers, count, Tensor)
+        if of_parameters is None or of_buffers is None:
             return False
-        columns = [_addresses(tensors, count) for tensors in (parameters, buffers, grads or ())]
-        words = np.concatenate([*columns, np.array(seeds, np.int64).reshape(count, 1)], axis=1)
+        of_grads = np.fromiter(map(Tensor.data_ptr, grads or ()), np.int64).reshape(count, -1)
+        last = np.array(seeds, np.int64).reshape(count, 1)
+        words = np.concatenate([of_buffers, of_parameters, of_grads, last], axis=1)
         if grads is not None:
             words = words[::-1]
         program = _Program()
@@ -104,7 +107,7 @@ class Recording(Backend):
             if not program.add(calls, words[k].tolist(), k * words.shape[1]):
                 return False
         program.run(words.reshape(rounds, -1)[1:])
-        if program.takes(range(columns[0].shape[1], columns[0].shape[1] + columns[1].shape[1])):
+        if program.takes(range(of_buffers.shape[1])):
             torch.autograd.graph.increment_version(buffers)
         return True
 
@@ -171,25 +174,32 @@ class _Program:
             call_all(len(rows), kernels, offsets, structs.ctypes.data, size)
 
 
-def _are_alike(tensors: Sequence[Tensor], blocks: int, kind: type[Tensor]) -> bool:
-    """Whether a kernel reads the tensors of every block as it reads those of the first."""
+def _addresses(tensors: Sequence[Tensor], blocks: int, kind: type[Tensor]) -> Words | None:
+    """Return the addresses of the tensors of every block; ``None``: kernels do not read all of them as they read those of
+    the first block."""
     each = len(tensors) // blocks
-    shapes, dtypes = list(map(Tensor.size, tensors)), list(map(_dtype, tensors))
-    return (
-        each * blocks == len(tensors)
-        and set(map(type, tensors)) <= {kind}
-        and shapes == shapes[:each] * blocks
-        and dtypes == dtypes[:each] * blocks
-        and all(map(_is_cpu, tensors))
-        and all(map(Tensor.is_contiguous, tensors))
-    )
+    if each * blocks != len(tensors):
+        return None
+    found = np.empty(len(tensors), np.int64)
+    # Few at a time, so that all that is asked of one is asked while it is in the cache.
+    together = each * max(1, _TOGETHER // max(each, 1))
+    shapes = list(map(Tensor.size, tensors[:each])) * (together // max(each, 1))
+    dtypes = list(map(_dtype, tensors[:each])) * (together // max(each, 1))
+    for begin in range(0, len(tensors), together or 1):
+        some = tensors[begin : begin + together]
+        if not (
+            set(map(type, some)) == {kind}
+            and list(map(Tensor.size, some)) == shapes[: len(some)]
+            and list(map(_dtype, some)) == dtypes[: len(some)]
+            and all(map(_is_cpu, some))
+            and all(map(Tensor.is_contiguous, some))
+        ):
+            return None
+        found[begin : begin + len(some)] = list(map(Tensor.data_ptr, some))
+    return found.reshape(blocks, each)
 
 
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
-
-
-def _addresses(tensors: Sequence[Tensor], blocks: int) -> Words:
-    return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors)).reshape(blocks, -1)
 
 
 @cache

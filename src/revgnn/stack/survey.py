@@ -20,6 +20,7 @@ from .recomputing import turns
 from .surface import is_replaced, plain_of
 from .surroundings import has_hooks_of_all
 
+_TOGETHER = 64
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -43,13 +44,9 @@ class Survey:
         self._slots: dict[tuple[int, int], Slots] = {}
         self.are_alike = self.is_lasting and _are_alike(views)
         """Whether all blocks compute the same, with parameters of their own."""
-        if self.is_lasting:
-            self._layers, self._parts = layers, parts_of(layers)
-            self._kinds = list(map(type, self._parts))
-            own = [part.__dict__ for part in self._parts]
-            self._hooks = [one[name] for one in own for name in _HOOKS]
-            self._attributes, self._children = _Values(own), _Values([one["_modules"] for one in own])
-            self._tensors = _Values([one[name] for one in own for name in ("_parameters", "_buffers") if one[name]])
+        self._layers, parts = layers, parts_of(layers) if self.is_lasting else []
+        self._kinds = set(map(type, parts))
+        self._snapshots = [_Snapshot(parts[k : k + _TOGETHER]) for k in range(0, len(parts), _TOGETHER)]
 
     def holds(self, layers: nn.ModuleList) -> bool:
         """Whether modules, attributes, parameters and hooks are those of the construction, and none is of all modules.
@@ -59,13 +56,9 @@ class Survey:
         return (
             self.is_lasting
             and self._layers is layers
-            and list(map(type, self._parts)) == self._kinds
-            and self._attributes.hold("forward")
-            and self._children.hold()
-            and self._tensors.hold()
-            and not any(self._hooks)
+            and all(map(_Snapshot.holds, self._snapshots))
             and not has_hooks_of_all()
-            and not any(map(is_replaced, set(self._kinds)))
+            and not any(map(is_replaced, self._kinds))
         )
 
     def slots(self, first: int, layers: Sequence[Sequence[nn.Module]]) -> Slots:
@@ -77,7 +70,32 @@ class Survey:
 
     def has_its_modules(self) -> bool:
         """Whether no module was added, removed or exchanged; False where it is not lasting."""
-        return self.is_lasting and self._children.hold()
+        return self.is_lasting and all(map(_Snapshot.has_its_modules, self._snapshots))
+
+
+class _Snapshot:
+    """Some modules: few, so that all that is asked of one is asked while it is in the cache."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        self._parts, self._kinds = parts, list(map(type, parts))
+        own = [part.__dict__ for part in parts]
+        self._hooks = [one[name] for one in own for name in _HOOKS]
+        self._attributes, self._children = _Values(own), _Values([one["_modules"] for one in own])
+        self._tensors = _Values([one[name] for one in own for name in ("_parameters", "_buffers") if one[name]])
+
+    def holds(self) -> bool:
+        """Whether types, attributes, submodules and parameters are the same, and there are no hooks."""
+        return (
+            list(map(type, self._parts)) == self._kinds
+            and self._attributes.hold("forward")
+            and self._children.hold()
+            and self._tensors.hold()
+            and not any(self._hooks)
+        )
+
+    def has_its_modules(self) -> bool:
+        """Whether the submodules are the same."""
+        return self._children.hold()
 
 
 class _Values:
