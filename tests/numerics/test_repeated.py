@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ GRAPHS = {
     "one node": Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 1),
 }
 GRAPH = GRAPHS["directed, isolated nodes"]
-L, D = 19, 22
+L, D = 18, 22
 """More layers than a call of C repeats, and an odd number of channels a group."""
 
 
@@ -105,16 +106,16 @@ def test_the_same_bits_as_block_by_block_and_close_to_the_stored_twin(conv: str,
             by_block(other, graph)
             for one, two in zip(stack.buffers(), other.buffers(), strict=True):
                 assert torch.equal(one, two)
-        assert_same(step(stack, graph), by_block(make_stack(conv, norm), graph))
-        twin = make_stack(conv, norm, backprop="store").double()
-        for one, two in zip(step(stack.double(), graph), step(twin, graph), strict=True):
-            assert relative_error(one, two) < 1e-8 or name == "one node"
+    twin = make_stack(conv, norm, backprop="store").double()
+    for one, two in zip(step(make_stack(conv, norm).double()), step(twin), strict=True):
+        assert relative_error(one, two) < 1e-8
 
 
 @pytest.mark.parametrize(
     "choice",
     [{"segments": 3}, {"drift_every": 1}, {"backprop": "checkpoint", "segments": 2}, {"num_layers": 2}],
-) -> None:
+)
+def test_any_stack_of_two_groups(choice: dict[str, Any], taken: list[bool]) -> None:
     mask = split(draw_mask(7, GRAPH.num_nodes, D, 0.4, torch.device("cpu"), groups=2))
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(step(make_stack(**choice), GRAPH, mask), by_block(make_stack(**choice), GRAPH, mask))
@@ -217,11 +218,11 @@ def test_what_is_frozen_or_watched_goes_block_by_block(taken: list[bool]) -> Non
     assert not taken and all(relative_error(one, other) < 1e-5 for one, other in zip(found, expected, strict=True))
     middle(stack).conv.lin.weight.requires_grad_(False)
     found = step(stack)
-    assert taken == [True, False] and len(found) == len(expected) - 1
+    assert taken == [True] and len(found) == len(expected) - 1, "the forward alone"
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     with ops.using("reference"):
         step(stack)
-    assert len(taken) == 2
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize(
@@ -283,6 +284,24 @@ def test_a_step_sees_what_changed_since_the_one_before(taken: list[bool]) -> Non
     stack.to(torch.float64)
     assert step(stack)[0].dtype is torch.float64
     assert all(taken[4:])
+
+
+def test_what_is_known_of_blocks_is_kept_from_step_to_step() -> None:
+    stack, x = make_stack(norm="batch"), torch.randn(GRAPH.num_nodes, D)
+    for _ in range(3):
+        step(stack)
+        with torch.no_grad():
+            stack.eval()(x, GRAPH)
+        stack.train()
+    surveys = list(stack._surveys._found.values())
+    first, _ = surveys
+    step(stack)
+    assert stack._surveys._found[True] is first
+    middle(stack).conv.lin.bias = nn.Parameter(torch.zeros(D // 2))
+    assert not first.holds(stack.layers)
+    step(stack)
+    assert stack._surveys._found[True] is not first
+    assert not pickle.loads(pickle.dumps(stack))._surveys._found
 
 
 # ---------------------------------------------------------------------- a recording

@@ -175,8 +175,7 @@ class _Program:
 
 
 def _addresses(tensors: Sequence[Tensor], blocks: int, kind: type[Tensor]) -> Words | None:
-    """Return the addresses of the tensors of every block; ``None``: kernels do not read all of them as they read those of
-    the first block."""
+    """Return the addresses of the tensors of every block; ``None``: not all are like those of the first block."""
     each = len(tensors) // blocks
     if each * blocks != len(tensors):
         return None

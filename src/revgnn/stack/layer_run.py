@@ -20,7 +20,7 @@ from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobser
 from .gradients import Gradients, pull_back
 from .recompute import Recompute
 from .recomputing import is_recomputing
-from .repeatable import Checked, check_closed, check_repeats, check_unwritten
+from .repeatable import Checked, check_closed, check_repeats, check_unwritten, check_width
 from .repeated import Recording, recording_of, repeat_backward
 from .seeds import fold_seed, fold_seeds
 from .state import FloatState, State
@@ -155,7 +155,7 @@ class LayerRun:
                     if not state.tracks_autograd:
                         x = self.views[block].own(x, is_watched=is_watched)
                     value = self._called(layer, i, x, arguments, keep=keep, is_own=state.tracks_autograd)
-                _check_width(value, x)
+                check_width(value, x)
                 return value
 
             state.enter(layer)
@@ -391,13 +391,3 @@ class LayerRun:
         for position, grad in zip(parameters, grads[1 + len(leaves) :], strict=True):
             sums.parameters.add(position, grad)
         return value.detach(), grads[0]
-
-
-def _check_width(value: object, x: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
-    if value.shape != x.shape:
-        raise ValueError(
-            f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "
-            "project before or after the stack"
-        )
