@@ -328,6 +328,31 @@ def test_a_recording_refuses_what_it_cannot_explain() -> None:
         assert not recorded().repeat(2, [weights[0], other], [1, 2])
 
 
+def test_kernels_that_are_not_the_librarys_are_not_repeated(taken: list[bool]) -> None:
+    own, called = cpu.BACKEND.spmm, []
+
+    def spmm(*arguments: Any, **named: Any) -> None:
+        called.append(1)
+        named["out"].copy_(arguments[0])
+
+    cpu.BACKEND.register("spmm", spmm)
+    try:
+        step(make_stack())
+    finally:
+        cpu.BACKEND.register("spmm", own)
+    assert taken == [False, False] and len(called) == 2 * L * 3
+
+
+def test_running_statistics_move_in_inference_mode(taken: list[bool]) -> None:
+    with torch.inference_mode():
+        made_here = make_stack(norm="batch")
+    for stack in made_here, make_stack(norm="batch"):
+        with torch.inference_mode():
+            stack(torch.randn(GRAPH.num_nodes, D), GRAPH)
+        assert all(int(part.num_batches_tracked) == 1 for part in stack.modules() if isinstance(part, nn.BatchNorm1d))
+    assert taken and all(taken)
+
+
 def cpu_linear(x: Tensor, weight: Tensor) -> Tensor:
     out = torch.empty(x.size(0), weight.size(0))
     cpu.BACKEND.linear(x, weight, out=out)
