@@ -61,10 +61,10 @@ class Recording(Backend):
 
     def __enter__(self) -> Recording:
         self._context.enter_context(recording_on(self))
+        self._context.callback(setattr, recorded, "calls", recorded.calls)
         return self
 
     def __exit__(self, *error: object) -> None:
-        recorded.calls = None
         self._context.close()
 
     def begin(self) -> None:
