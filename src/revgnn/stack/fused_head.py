@@ -68,7 +68,7 @@ class FusedHead:
         cotangent: Tensor,
         num_parts: int,
         add_parameter: Callable[[int, Tensor | None], None],
-    ) -> list[Tensor]:
+    ) -> Tensor:
         """Return the gradient of the rows for that of the values, block by block.
 
         Args:
@@ -76,10 +76,10 @@ class FusedHead:
             cotangent: [N, T] gradient of the values.
             num_parts: C, which divides D.
             add_parameter: receives each parameter's position in `recompute` and its gradient.
-        Returns: C tensors [N, D/C], whose columns follow one another.
+        Returns: [C, N, D/C], parts whose columns follow one another.
         """
         width = sum(part.size(1) for part in columns) // num_parts
-        grads = [columns[0].new_empty(columns[0].size(0), width) for _ in range(num_parts)]
+        grads = columns[0].new_empty(num_parts, columns[0].size(0), width)
         done = 0
         for key, (block, seed) in enumerate(self._blocks(columns)):
             part = slice(done, done + block.size(0))

@@ -150,15 +150,17 @@ def _reversed(ctx: _ReversibleContext, grad: Tensor, saved: Sequence[Tensor]) ->
     else:
         ctx.head.recompute.bind(parameters[of_blocks:], needed[of_blocks:])
         with run.autocast():
-            parts = ctx.head.pull_back(
+            of_rows = ctx.head.pull_back(
                 state.columns(), grad, run.coupling.num_groups,
                 lambda k, share: sums.parameters.add(of_blocks + k, share),
             )  # fmt: skip
-        grads = DenseState(parts)
+        grads = DenseState(of_rows)
     run.reverse(state, grads.parts, context, sums)
     if ctx.monitor is not None:
         ctx.monitor.compare(run.first, state.parts, true_input)
-    return [grads.join() if ctx.needs_input_grad[2] else None, *sums.results()]
+    # The input's state is not needed any more.
+    memory = state.stream if isinstance(state, DenseState) and state.stream.dtype is grads.stream.dtype else None
+    return [grads.join(memory) if ctx.needs_input_grad[2] else None, *sums.results()]
 
 
 _REMEDY = (

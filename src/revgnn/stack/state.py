@@ -1,7 +1,8 @@
 """The state between layers: the [N, D] stream as C channel groups, recorded by autograd or updated in place.
 
 `StoredState` makes new tensors, which autograd records; `FloatState` owns its memory and updates it in place, and so
-does `DenseState`, part by part. A *form* is a reversible run's number format: it makes a state from a stream, and saves and restores it.
+does `DenseState`, part by part. A *form* is a reversible run's number format: it makes a state from a stream, and saves
+and restores it.
 """
 
 from __future__ import annotations
@@ -134,20 +135,34 @@ class FloatState(StoredState):
 
 
 class DenseState(FloatState):
-    """A `FloatState` whose parts are tensors of their own: a processor that reads half of each row of a stream fetches
-    much of the other half too."""
+    """A `FloatState` whose parts are dense: a processor that reads half of each row of a stream fetches much of the
+    other half too.
 
-    def __init__(self, parts: list[Tensor]) -> None:
-        self.parts = parts
+    Args:
+        stream: [C, ..., D/C], the parts one after another; updated in place.
+    """
+
+    def __init__(self, stream: Tensor) -> None:
+        self.stream, self.parts = stream, list(stream.unbind(0))
 
     @classmethod
     def of(cls, x: Tensor, num_groups: int) -> DenseState:
         """Copy a stream [..., D]."""
-        return cls([part.clone(memory_format=torch.contiguous_format) for part in x.chunk(num_groups, dim=-1)])
+        state = cls(x.new_empty(num_groups, *x.shape[:-1], x.size(-1) // num_groups))
+        for part, columns in zip(state.parts, x.chunk(num_groups, dim=-1), strict=True):
+            part.copy_(columns)
+        return state
 
-    def join(self) -> Tensor:
-        """Return the stream in new memory."""
-        return StoredState.join(self)
+    def join(self, memory: Tensor | None = None) -> Tensor:
+        """Return the stream [..., D] in new memory, or in that of another dense tensor, which is then lost."""
+        if memory is None:
+            return StoredState.join(self)
+        shape = *self.parts[0].shape[:-1], len(self.parts) * self.parts[0].size(-1)
+        return torch.cat(self.parts, dim=-1, out=memory.view(shape))
+
+    def kept(self) -> list[Tensor]:
+        """Return the memory of all parts."""
+        return [self.stream]
 
     def columns(self) -> Sequence[Tensor]:
         """Return the parts."""
@@ -165,5 +180,5 @@ class FloatingPoint(Form):
         return DenseState.of(x, self.num_groups)
 
     def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> DenseState:
-        """Restore the state from the saved parts, or from copies of them."""
-        return DenseState([part.clone() if copy else part for part in kept])
+        """Restore the state in the saved memory, or in a copy of it."""
+        return DenseState(kept[0].clone() if copy else kept[0])
