@@ -353,18 +353,26 @@ namespace revgnn {
 namespace REVGNN_ISA {
 
 int norm(const revgnn_norm_args &a) {
+#ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return norm_any<float, float>(a);
+#endif
   if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_BF16) return norm_any<float, bf16>(a);
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return norm_any<bf16, bf16>(a);
+#ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return norm_any<double, double>(a);
+#endif
   return REVGNN_UNSUPPORTED;
 }
 
 int norm_backward(const revgnn_norm_backward_args &a) {
+#ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_F32) return norm_backward_any<float, float>(a);
+#endif
   if (a.dtype == REVGNN_F32 && a.grad_dtype == REVGNN_BF16) return norm_backward_any<float, bf16>(a);
   if (a.dtype == REVGNN_BF16 && a.grad_dtype == REVGNN_BF16) return norm_backward_any<bf16, bf16>(a);
+#ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F64 && a.grad_dtype == REVGNN_F64) return norm_backward_any<double, double>(a);
+#endif
   return REVGNN_UNSUPPORTED;
 }
 

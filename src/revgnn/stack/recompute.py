@@ -102,8 +102,11 @@ class Recompute:
             call: evaluates the module.
             keep: whether the evaluation will be repeated.
         Returns: the module's value.
+        Raises: RuntimeError: if it will be repeated and is sharded by itself.
         """
         view = self._views[module]
+        if keep:
+            view.check_repeatable()
         if not is_recomputing() and (not keep or (view.is_pure and not view.buffers)):
             if (seed is None or view.is_pure) and not parametrize._cache_enabled:
                 return call()
@@ -125,6 +128,7 @@ class Recompute:
     def record(self, key: Hashable, module: nn.Module) -> None:
         """Record the current conditions for an evaluation that the caller makes itself."""
         view = self._views[module]
+        view.check_repeatable()
         if view.buffers:
             self._recorded[key] = conditions_of(view, [])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, NamedTuple
@@ -60,6 +60,11 @@ class Surfaces:
             self._found = [Surface(own, own) for own in [part.__dict__.copy() for part in parts]]
         else:
             self._found = list(map(_surface_of, parts))
+
+    def now(self) -> Surfaces | None:
+        """The surfaces as they are now, or None if they are these."""
+        now = Surfaces(self._parts, are_steady=False)
+        return None if all(map(_is_same, self._found, now._found)) else now
 
     def put(self) -> Surfaces | None:
         """Put the surfaces in place; return those that were there, or None if nothing has to be undone."""
@@ -147,7 +152,11 @@ def _surface_of(part: nn.Module) -> Surface:
     if _has_hooks(part) or "forward" in own:
         found |= {name: own[name].copy() for name in _HOOKS}
         found |= {"forward": own["forward"]} if "forward" in own else {}
-    return Surface(found, frozenset(own))
+    return Surface(found, _set_of(tuple(own)))
+
+
+_set_of = lru_cache(maxsize=1024)(frozenset[str])
+"""One set for all modules with the same attributes: a chain keeps the surface of every module of every layer."""
 
 
 def _plain_of(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,8 +176,16 @@ def _is_immutable(kind: type) -> bool:
 
 
 def _has_all(part: nn.Module, found: Surface) -> bool:
-    own = part.__dict__
-    return len(own) == len(found.values) and all(map(is_, own.values(), found.values.values()))
+    return _are_same(part.__dict__, found.values)
+
+
+def _is_same(one: Surface, other: Surface) -> bool:
+    return one.names == other.names and list(one.values) == list(other.values) and _are_same(one.values, other.values)
+
+
+def _are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two modules' attributes of the same names are the very same objects."""
+    return len(one) == len(other) and all(map(is_, one.values(), other.values()))
 
 
 def _put(part: nn.Module, then: Surface, now: Mapping[str, Any]) -> None:
