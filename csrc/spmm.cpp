@@ -229,13 +229,18 @@ namespace revgnn {
 namespace REVGNN_ISA {
 
 int spmm(const revgnn_spmm_args &a) {
+#ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F32 && a.out_dtype == REVGNN_F32) return sum_neighbours<float, float>(a);
+#endif
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_BF16) return sum_neighbours<bf16, bf16>(a);
   if (a.dtype == REVGNN_BF16 && a.out_dtype == REVGNN_F32) return sum_neighbours<bf16, float>(a);
+#ifndef REVGNN_ONLY_BF16
   if (a.dtype == REVGNN_F64 && a.out_dtype == REVGNN_F64) return sum_neighbours<double, double>(a);
+#endif
   return REVGNN_UNSUPPORTED;
 }
 
+#ifndef REVGNN_ONLY_BF16
 int edge_dot(const revgnn_edge_dot_args &a) {
   return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA {
     using T = decltype(zero);
@@ -260,6 +265,7 @@ int max_backward(const revgnn_max_backward_args &a) {
     });
   });
 }
+#endif
 
 }  // namespace REVGNN_ISA
 }  // namespace revgnn

@@ -26,7 +26,15 @@ def find_object(name: str) -> object:
     # Like `python -m`, find modules in the current folder.
     if here not in sys.path:
         sys.path.insert(0, here)
-    found = vars(import_module(module))
+    try:
+        found = vars(import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ModuleNotFoundError(
+            f"there is no module {error.name!r} in {here}, on PYTHONPATH or installed; check {name}",
+            name=error.name,
+        ) from None
     if attribute not in found:
         names = ", ".join(key for key, value in found.items() if getattr(value, "__module__", None) == module)
         raise ValueError(f"{module} has no attribute {attribute!r}; it defines {names or 'nothing'}")

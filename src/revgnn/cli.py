@@ -71,6 +71,8 @@ def _module(arguments: argparse.Namespace) -> str:
     Raises: ValueError: the argument of train or plan is neither a recipe nor a folder.
     """
     if arguments.command in ("train", "plan") and not Path(arguments.what).is_dir():
+        if Path(arguments.what).is_file():
+            raise ValueError(f"{arguments.what} is a file; name the folder that holds the tables, or a recipe")
         try:
             check_recipe(arguments.what)
         except ValueError as unknown:

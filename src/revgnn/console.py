@@ -39,7 +39,7 @@ def _width(stream: TextIO) -> int | None:
 def print_table(
     console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, text: int = 1
 ) -> None:
-    """Print a table; on a narrow terminal one block of lines per row.
+    """Print a table; on a narrow terminal one block of lines per row, without its empty cells.
 
     Args:
         console: the console to print to.
@@ -66,7 +66,8 @@ def print_table(
     for row in rows:
         console.print(Text(row[0], style="bold"), soft_wrap=for_programs)
         for name, cell in zip(head[1:], row[1:], strict=True):
-            console.print(Text(f"  {name:<{width}}  {cell}"), soft_wrap=for_programs)
+            if cell:
+                console.print(Text(f"  {name:<{width}}  {cell}"), soft_wrap=for_programs)
 
 
 @contextmanager

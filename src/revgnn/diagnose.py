@@ -63,9 +63,12 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
         nodes: number of nodes over which the reach is averaged, drawn from seed 0; 0: no reach.
     Raises:
         FileNotFoundError: the folder has no finished run.
-        ValueError: the network has no stack of layers or reads labels, or the data is not one graph in memory.
+        ValueError: a number is below its least; the network has no stack of layers or reads labels, or the data is not
+            one graph in memory.
     Cost: one step with every activation stored, L N D; and for each node as many backwards as there are outputs.
     """
+    if nodes < 0 or (hops is not None and hops < 1):
+        raise ValueError(f"nodes must be 0 or more and hops 1 or more, got nodes={nodes}, hops={hops}")
     trained = load(folder, device="cpu")
     run, info, model = trained.run.for_data(trained.info), trained.info, trained.module
     assert run.train.loss is not None, "the task of the data has one"

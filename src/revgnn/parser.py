@@ -1,13 +1,16 @@
-"""The argument parser of the command line: every command with its arguments and an example"""
+"""The parser of the command line: every command with its arguments and an example"""
 
 from __future__ import annotations
 
 import argparse
-import os
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from .launcher import is_writer
+from .arguments import Parser, add_assignments, add_common, add_data_root, add_device, number, whole
+
+if TYPE_CHECKING:
+    from .arguments import Commands
 
 _MODEL = "for a folder: revsage (default), revgcn, revgen or revgat; or package.module:Name, a class with build(info)"
 _DEFAULTS = (
@@ -16,29 +19,9 @@ _DEFAULTS = (
 )
 
 
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
-
-    Commands = argparse._SubParsersAction["_Parser"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, *, example: str, **kwargs: Any) -> None:
-        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
-        super().__init__(epilog=f"example:\n{example}", allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows an example\n")
-
-    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        # Every rank parses the same arguments; only the first one prints usage errors.
-        if is_writer():
-            super()._print_message(message, file)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    parser = _Parser(
+    parser = Parser(
         prog="revgnn",
         description="Train graph neural networks of any depth in the memory of one layer.",
         example="  revgnn demo\n  revgnn recipes\n  revgnn train digits/revgnn",
@@ -61,8 +44,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_doctor(commands: Commands) -> None:
-    text = "say what works on this machine, and how to get the rest"
-    _add_common(commands.add_parser("doctor", help=text, example="  revgnn doctor --json"))
+    parser = commands.add_parser(
+        "doctor",
+        help="say what works on this machine, and how to get the rest",
+        description="Say what works on this machine (compiled kernels, threads, CUDA, a training step, optional "
+        "packages), and how to get the rest.",
+        example="  revgnn doctor\n  revgnn doctor --json",
+    )
+    add_common(parser)
 
 
 def _add_prepare(commands: Commands) -> None:
@@ -74,11 +63,14 @@ def _add_prepare(commands: Commands) -> None:
         example=(
             "  revgnn prepare --init nodes.parquet edges.parquet\n"
             "  revgnn prepare graph.yaml --out graph/\n"
-            "  revgnn prepare nodes.parquet edges.parquet --out graph/ --label topic --parts 32"
+            "  revgnn prepare nodes.parquet edges.parquet --out graph/ \\\n"
+            "    --label topic --parts 32"
         ),
     )
     parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: graph)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="the folder to write (default: graph); of --init the file (graph.yaml)"
+    )
     parser.add_argument("--init", action="store_true", help="write a first graph.yaml for two files, and stop")
     parser.add_argument("--like", metavar="FOLDER", type=Path, help="encode columns as this run or prepared graph does")
     for flag, text in (
@@ -99,7 +91,7 @@ def _add_prepare(commands: Commands) -> None:
         ("task", ("multiclass", "binary", "multilabel", "regression"), "the task (default: by the label)"),
         ("scale", ("none", "standard", "robust", "quantile"), "scale of numbers (default: standard)"),
         ("fill", ("mean", "median", "zero", "category"), "in place of missing values (default: a fault)"),
-        ("statistics", ("train", "all"), "nodes whose statistics are taken (default: train)"),
+        ("statistics", ("train", "all"), "nodes from which scales, fills and categories are taken (default: train)"),
     ):
         parser.add_argument(f"--{name}", choices=choices, help=f"for two files: {text}")
     parser.add_argument("--unlabelled", metavar="VALUE", nargs="+", help="for two files: labels that mean unknown")
@@ -107,16 +99,17 @@ def _add_prepare(commands: Commands) -> None:
         "--csv",
         metavar="FIELD=VALUE",
         action="append",
-        help="for two files: delimiter, decimal, thousands, units, encoding, null_words",
+        help="for two files: how CSV is written, such as delimiter=tab; a field is delimiter, decimal, thousands, "
+        "units, encoding, spaces or null_words; repeatable (default: sniffed)",
     )
     parser.add_argument("--undirected", action="store_true", help="for two files: add reverse edges and drop repeats")
-    parser.add_argument("--parts", metavar="P", type=int, help="number of parts, overriding graph.yaml")
+    parser.add_argument("--parts", metavar="P", type=whole(1), help="number of parts, overriding graph.yaml")
     parser.add_argument("--ray", metavar="ADDRESS", help="compute on this Ray cluster; local starts one")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing prepared graph")
     parser.add_argument("--drop-bad-edges", action="store_true", help="drop and count faulty edges")
     parser.add_argument("--drop-duplicate-nodes", action="store_true", help="keep the first row of an id")
     parser.add_argument("--drop-bad-nodes", action="store_true", help="drop and count faulty nodes")
-    _add_common(parser)
+    add_common(parser)
 
 
 def _add_train(commands: Commands) -> None:
@@ -134,14 +127,14 @@ def _add_train(commands: Commands) -> None:
     )
     parser.add_argument("what", metavar="RECIPE|FOLDER", help="a name from `revgnn recipes`, or a folder")
     parser.add_argument("--model", metavar="NAME", help=_MODEL)
-    _add_assignments(parser)
-    _add_data_root(parser)
+    add_assignments(parser)
+    add_data_root(parser)
     parser.add_argument("--download", action="store_true", help="download missing data, if its source allows it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)")
     parser.add_argument(
         "--runs",
         metavar="R",
-        type=int,
+        type=whole(1),
         help="run R seeds, a folder each, and give their mean and standard deviation; where a data set has numbered "
         "splits, each seed takes the split of its number",
     )
@@ -159,17 +152,19 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument(
         "--memory", metavar="SIZE", help="for a folder: choose network, loader and budget to fit into it, such as 2GB"
     )
-    parser.add_argument("--plan", action="store_true", help="set the planner's prediction beside the measured memory")
+    parser.add_argument(
+        "--plan", action="store_true", help="predict the memory, too, and print it beside the measured one"
+    )
     on_ray = parser.add_argument_group("on a Ray cluster, whose machines share the folders under the same paths")
     on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
-    for flag, default, text in (
-        ("--ray-workers", 2, "W: number of workers, one rank and one GPU (if any) each"),
-        ("--ray-cpus", 1, "cores of a worker"),
-        ("--ray-restarts", 3, "number of restarts from a checkpoint after a worker failed"),
+    for flag, least, default, text in (
+        ("--ray-workers", 1, 2, "number of workers, one rank and one GPU (if any) each"),
+        ("--ray-cpus", 1, 1, "cores of a worker"),
+        ("--ray-restarts", 0, 3, "number of restarts from a checkpoint after a worker failed"),
     ):
-        on_ray.add_argument(flag, metavar="N", type=int, default=default, help=f"{text} (default: {default})")
-    _add_device(parser)
-    _add_common(parser)
+        on_ray.add_argument(flag, metavar="N", type=whole(least), default=default, help=f"{text} (default: {default})")
+    add_device(parser)
+    add_common(parser)
 
 
 def _add_predict(commands: Commands) -> None:
@@ -188,16 +183,18 @@ def _add_predict(commands: Commands) -> None:
         "--out", metavar="FILE", type=Path, required=True, help="file.parquet, .csv, .arrow or .feather"
     )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="another graph with the same features")
-    parser.add_argument("--split", choices=["all", "train", "valid", "test"], default="all", help="default: all")
+    parser.add_argument(
+        "--split", choices=["all", "train", "valid", "test"], default="all", help="only rows of this one (default: all)"
+    )
     parser.add_argument("--embeddings", action="store_true", help="add the last hidden state of every row")
     parser.add_argument(
         "--columns", action="store_true", help="a column for each probability, such as probability_red; always in CSV"
     )
-    parser.add_argument("--parts", metavar="P", type=int, help="number of parts, one in memory at a time")
-    parser.add_argument("--views", metavar="V", type=int, help="partitions whose logits are averaged; needs parts")
-    _add_data_root(parser)
-    _add_device(parser)
-    _add_common(parser)
+    parser.add_argument("--parts", metavar="P", type=whole(1), help="number of parts, one in memory at a time")
+    parser.add_argument("--views", metavar="V", type=whole(1), help="average over V random partitions; needs --parts")
+    add_data_root(parser)
+    add_device(parser)
+    add_common(parser)
 
 
 def _add_diagnose(commands: Commands) -> None:
@@ -210,22 +207,17 @@ def _add_diagnose(commands: Commands) -> None:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
     parser.add_argument(
-        "--nodes", metavar="N", type=int, default=8, help="nodes whose reach is averaged; 0: none (default: 8)"
+        "--nodes",
+        metavar="N",
+        type=whole(0),
+        default=8,
+        help="number of nodes over which the reach is averaged; 0: no reach (default: 8)",
     )
-    parser.add_argument("--hops", metavar="K", type=int, help="farthest hop of the reach (default: layers, at most 24)")
-    _add_data_root(parser)
-    _add_common(parser)
-
-
-def _add_assignments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set",
-        dest="assignments",
-        metavar="FIELD=VALUE",
-        action="append",
-        default=[],
-        help="override a field, such as model.num_layers=112; repeatable; `revgnn recipes NAME` lists the fields",
+        "--hops", metavar="K", type=whole(1), help="farthest hop of the reach (default: number of layers, at most 24)"
     )
+    add_data_root(parser)
+    add_common(parser)
 
 
 def _add_plan(commands: Commands) -> None:
@@ -239,15 +231,22 @@ def _add_plan(commands: Commands) -> None:
             "  revgnn plan my_graph/ --model revgen --memory 16GB --set model.num_layers=56"
         ),
     )
-    parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only footers are read")
-    parser.add_argument("--memory", metavar="SIZE", help="memory limit of a step, such as 8GB; none: no search")
-    parser.add_argument("--model", metavar="NAME", help=_MODEL)
-    _add_assignments(parser)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: times are estimates")
+    parser.add_argument("what", metavar="RECIPE|FOLDER", help="as in `revgnn train`; of a folder only sizes are read")
     parser.add_argument(
-        "--gpu", metavar="NAME", default="h100", help="the GPU whose data sheet gives the times (default: h100)"
+        "--memory", metavar="SIZE", help="memory limit of a step, such as 8GB (default: none, no search)"
     )
-    _add_common(parser)
+    parser.add_argument("--model", metavar="NAME", help=_MODEL)
+    add_assignments(parser)
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="where it trains; times of cuda are estimates (default: cpu)",
+    )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="with --device cuda: the GPU whose data sheet gives the times (default: h100)"
+    )
+    add_common(parser)
 
 
 def _add_recipes(commands: Commands) -> None:
@@ -258,7 +257,7 @@ def _add_recipes(commands: Commands) -> None:
         example="  revgnn recipes\n  revgnn recipes ogbn-arxiv/revgcn_deep",
     )
     parser.add_argument("name", metavar="RECIPE", nargs="?", help="show this one")
-    _add_common(parser)
+    add_common(parser)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -269,8 +268,10 @@ def _add_demo(commands: Commands) -> None:
         "field of Minesweeper, and draw accuracy and memory over depth. Nothing is downloaded.",
         example="  revgnn demo --out runs/demo",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/demo"), help="default: runs/demo")
-    _add_common(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs/demo"), help="the folder to write (default: runs/demo)"
+    )
+    add_common(parser)
 
 
 def _add_report(commands: Commands) -> None:
@@ -282,7 +283,7 @@ def _add_report(commands: Commands) -> None:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--markdown", action="store_true", help="print the row as Markdown")
-    _add_common(parser)
+    add_common(parser)
 
 
 def _add_paper(commands: Commands) -> None:
@@ -310,7 +311,7 @@ def _add_record(commands: Commands) -> None:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a folder of --runs")
     _add_results(parser)
-    _add_common(parser)
+    add_common(parser)
 
 
 def _add_table(commands: Commands) -> None:
@@ -320,10 +321,10 @@ def _add_table(commands: Commands) -> None:
         description="Show a table of the paper with the runs in the folder of results.",
         example="  revgnn paper table 3\n  revgnn paper table 1 --results benchmarks/results --markdown",
     )
-    parser.add_argument("number", metavar="1|2|3|6", type=int, choices=[1, 2, 3, 6], help="the table's number")
+    parser.add_argument("number", metavar="1|2|3|6", type=whole(1), choices=[1, 2, 3, 6], help="the table's number")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     _add_results(parser)
-    _add_common(parser)
+    add_common(parser)
 
 
 def _add_bench(commands: Commands) -> None:
@@ -334,15 +335,21 @@ def _add_bench(commands: Commands) -> None:
         "exact counts. Rows that are too large or too slow for this machine are estimated by the planner and marked.",
         example="  revgnn paper bench --rows 3 --memory 6GB --seconds 120",
     )
-    parser.add_argument("--rows", metavar="TABLE", type=int, choices=[1, 2, 3, 6], help="only rows of this table")
+    parser.add_argument(
+        "--rows", metavar="TABLE", type=whole(1), choices=[1, 2, 3, 6], help="only rows of this table: 1, 2, 3 or 6"
+    )
     parser.add_argument("--recipe", metavar="NAME", action="append", help="only this row; repeatable")
     parser.add_argument("--memory", metavar="SIZE", default="6GB", help="memory limit of a row (default: 6GB)")
     parser.add_argument(
-        "--seconds", metavar="N", type=float, default=120.0, help="time limit of a row's steps (default: 120)"
+        "--seconds",
+        metavar="N",
+        type=number(0, math.inf),
+        default=120.0,
+        help="time limit of a row's steps (default: 120)",
     )
-    parser.add_argument("--max-nodes", metavar="N", type=int, help="estimate rows whose step has more nodes")
+    parser.add_argument("--max-nodes", metavar="N", type=whole(1), help="estimate rows whose step has more nodes")
     _add_results(parser)
-    _add_common(parser)
+    add_common(parser)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -371,27 +378,10 @@ def _add_convert(commands: Commands) -> None:
         help="aggregation of messages, which no checkpoint contains (default: max, as published)",
     )
     parser.add_argument(
-        "--dropout", metavar="P", type=float, default=0.1, help="for further training (default: 0.1, as in RevGNN-Deep)"
+        "--dropout",
+        metavar="P",
+        type=number(0, 1),
+        default=0.1,
+        help="for further training (default: 0.1, as in RevGNN-Deep)",
     )
-    _add_common(parser)
-
-
-def _add_data_root(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        type=Path,
-        default=Path(os.environ.get("REVGNN_DATA", "data")),
-        help="the folder of data sets (default: $REVGNN_DATA, or data)",
-    )
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", choices=["auto", "cpu"], default="auto", help="auto: an accelerator if there is one"
-    )
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common(parser)

@@ -30,6 +30,8 @@ _NAME = ".claim"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _SECONDS_BETWEEN_TRIES = 0.1
+_SECONDS_TO_MAKE_A_FILE = 2.0
+"""Time within which a folder that other owners make and remove is there for long enough."""
 _SECONDS_TO_WRITE_OWNER = 0.5
 """Time within which a new owner writes its name into the file."""
 
@@ -89,7 +91,7 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 def _take(file: Path, path: Path, until: float) -> int:
     """Open and lock the file, which another owner may remove at any moment, and write the owner into it."""
-    waits = False
+    waits, begin = False, time.monotonic()
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_symlink():
@@ -98,7 +100,9 @@ def _take(file: Path, path: Path, until: float) -> int:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)
         except FileNotFoundError:
-            # Another owner has just removed the folder that it had created.
+            # Another owner has just removed the folder that it had created; a place such as /proc says so for ever.
+            if time.monotonic() > begin + _SECONDS_TO_MAKE_A_FILE:
+                raise
             continue
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

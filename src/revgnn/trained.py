@@ -312,11 +312,16 @@ def evaluation_loader(
         loader: the loader of the run.
         on_disk: whether the graph is read from disk part by part.
         parts, views: ``None``: as in the run's final evaluation; with other parts, one view.
+    Raises: ValueError: several views of a graph that is not cut.
     """
     own_parts, own_views = loader.final_evaluation
     if parts is not None:
         own_parts, own_views = parts, 1
     own_views = own_views if views is None else views
+    if own_views > 1 and own_parts == 1:
+        raise ValueError(
+            f"views={own_views} are averaged over partitions, got parts=1: set parts (--parts) to 2 or more"
+        )
     if on_disk:
         return LoaderConfig(kind="ondisk", eval_parts=own_parts, eval_views=own_views)
     if loader.kind == "ondisk":

@@ -112,7 +112,7 @@ def test_a_class_without_fields_trains_too(folder: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(("model", "message"), [
     ("own_models:Nothing", "own_models has no attribute 'Nothing'; it defines Net, Mine, Plain, Unfinished"),
     ("own_models:Unfinished", "must be a class with a method build(info)"),
-    ("no_such_module:Mine", "No module named 'no_such_module'"),
+    ("no_such_module:Mine", "there is no module 'no_such_module' in "),
     ("own_models.Mine", "is unknown; choose one of revsage, revgcn, revgen, revgat, or one of your own"),
 ])  # fmt: skip
 def test_a_model_that_is_not_there_is_a_mistake_in_words(

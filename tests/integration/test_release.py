@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -121,6 +122,20 @@ def test_with_a_repository_every_link_leads_to_a_file_of_it() -> None:
     assert not re.search(r"\]\((?!https?:)", made)
     plain = module.described(text, None, "1.2")
     assert "example.org" not in plain and "<picture>" not in plain and "docs/performance.md" in plain
+
+
+def test_cibuildwheel_builds_a_wheel_for_each_processor_that_the_page_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings, page = project["tool"]["cibuildwheel"], (ROOT / "docs" / "platforms.md").read_text(encoding="utf-8")
+    assert settings["archs"] == ["x86_64", "aarch64"]
+    for arch in settings["archs"]:
+        assert f"`{settings[f'manylinux-{arch}-image']}_{arch}`" in page
+    minor = re.fullmatch(r"cp3(\d+)-manylinux_\*", settings["build"])
+    assert minor is not None and project["project"]["requires-python"] == f">=3.{minor[1]}"
+    pytest.importorskip("cibuildwheel", reason="cibuildwheel is not installed: `make wheel` installs it")
+    words = [sys.executable, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", "linux", str(ROOT)]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.split() == [f"cp3{minor[1]}-manylinux_{arch}" for arch in settings["archs"]]
 
 
 @pytest.mark.skipif("REVGNN_DIST" not in os.environ, reason="compiles for minutes: `make wheel` runs it")

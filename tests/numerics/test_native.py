@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -330,3 +331,15 @@ def test_a_mask_from_a_seed_is_the_references_beyond_32_bits() -> None:
         out = torch.empty(3, 50)
         cpu.norm_act_drop(x, kind="none", out=out, drop=cpu.Drop(p=0.5, seed=seed))
         assert torch.equal(out > 0, ops.keep_mask(seed, 150, 0.5, x.device).view(3, 50))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_the_check_without_python_agrees_on_every_instruction_set(tmp_path: Path) -> None:
+    """The program that `make aarch64` runs in an emulator."""
+    program, library = tmp_path / "check", cpu.STATE
+    source = HEADER.parents[1] / "tests" / "kernels" / "check_kernels.cpp"
+    words = ["g++", "-O1", "-fopenmp", f"-I{HEADER.parent}", str(source), library, "-o", str(program)]
+    subprocess.run([*words, f"-Wl,-rpath,{Path(library).resolve().parent}"], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "0 failed" and f"{cpu.isa()}: 168 comparisons" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -22,23 +23,29 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("columns", ["40", "120"])
+ACTIONS = [f"paper {action}" for action in ("record", "table", "bench")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *ACTIONS])
+@pytest.mark.parametrize("columns", ["40", "80"])
 def test_help_shows_an_example(
     command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
+    assert columns != "80" or max(map(len, text.splitlines())) <= 80
+    (description,) = re.findall(r"\n\n(.*?)\n\n(?:positional|options)", text, re.DOTALL)
+    assert re.match(r"[A-Z][^.]*\S.*\.$", " ".join(description.split())), "a description is a sentence"
     example = text.partition("example:")[2].replace("\\\n", " ")
     words = [line.split() for line in example.strip().splitlines() if line.split()[0] == "revgnn"]
     assert words, f"{command} --help shows no example"
     for line in words:
         make_parser().parse_args(line[1:])
     assert "--json" in text or "ACTION" in text
-    assert callable(import_module(f"revgnn.commands.{command}").run)
+    assert callable(import_module(f"revgnn.commands.{command.split()[0]}").run)
 
 
 def test_help_needs_nothing_heavy() -> None:
@@ -65,7 +72,22 @@ def test_help_needs_nothing_heavy() -> None:
         (["report", "/nowhere"], "holds no finished run"),
         (["paper", "record", "/nowhere", "--results", "/tmp"], "/nowhere holds no finished run"),
         (["paper", "table", "1", "--results", "/nowhere"], "there is no folder of results at /nowhere"),
-        (["train", "digits/revgnn", "--runs", "0"], "runs must be at least 1, got 0"),
+        (["train", __file__], "is a file; name the folder that holds the tables, or a recipe"),
+        (["train", "zzz"], "there is no recipe 'zzz'; `revgnn recipes` lists all; nor is there a folder zzz"),
+        (["train", "digits/revgnn", "--model", "no.such:Name"], "there is no module 'no' in "),
+        (["plan", "digits/revgnn", "--memory", "lots"], "--memory must be a number of bytes such as 2000000000"),
+        (["plan", "digits/revgnn", "--gpu", "a100"], "--gpu a100 goes with --device cuda"),
+        (["prepare", "nowhere.yaml"], "no file nowhere.yaml; revgnn prepare --init NODES EDGES writes a first one"),
+        (["prepare", "a.csv", "b.csv", "--init", "--out", "/no/x"], "there is no folder /no; make it"),
+        (["prepare", "a.csv", "b.csv", "--like", "/nowhere"], "neither the folder of a run nor a prepared graph"),
+        (["prepare", "a.csv", "b.csv", "--csv", "spaces=yes"], "--csv spaces must be true or false; got 'yes'"),
+        (["prepare", "a.csv", "b.csv", "--csv", "decimal=x"], "csv decimal must be a point or a comma; got 'x'"),
+        (["prepare", "a.csv", "b.csv", "--csv", "delimiter=tabs"], "csv delimiter must be one character of ASCII"),
+        (["prepare", "a.csv", "b.csv", "--csv", "thousands=3"], "csv thousands must be one sign"),
+        (["prepare", "a.csv", "b.csv", "--csv", "units=5"], "csv units must be signs such as $ and %"),
+        (["prepare", "a.csv", "b.csv", "--csv", "encoding=uft8"], "csv encoding must be one that Python knows"),
+        (["demo", "--out", __file__], "must be a folder for the demo, it is a file"),
+        (["convert", __file__, "--out", "/nowhere/x"], "must be a checkpoint that holds only tensors: "),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -80,15 +102,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    "words", [["train"], ["fly"], ["train", "x", "--device", "tpu"], ["paper", "table", "4"], ["report", "x", "--jso"]]
+    ("words", "message"),
+    [
+        (["train"], "the following arguments are required: RECIPE|FOLDER"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "x", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["train", "x", "--runs", "0"], "argument --runs: must be a whole number of at least 1, got '0'"),
+        (["train", "x", "--ray-restarts", "1.5"], "must be a whole number of at least 0, got '1.5'"),
+        (["prepare", "x", "--parts", "many"], "must be a whole number of at least 1, got 'many'"),
+        (["predict", "x", "--out", "y.csv", "--views", "-1"], "must be a whole number of at least 1, got '-1'"),
+        (["diagnose", "x", "--nodes", "-1"], "must be a whole number of at least 0, got '-1'"),
+        (["diagnose", "x", "--hops", "0"], "must be a whole number of at least 1, got '0'"),
+        (["convert", "x.pth", "--dropout", "1"], "must be a number of at least 0 and below 1, got '1'"),
+        (["paper", "bench", "--seconds", "nan"], "must be a number of at least 0, got 'nan'"),
+        (["paper", "table", "4"], "invalid choice: 4"),
+        (["report", "x", "--jso"], "unrecognized arguments: --jso"),
+    ],
 )
-def test_words_that_are_not_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_are_not_understood(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "--help shows an example" in err
+    assert message in err and "--help shows an example" in err
 
 
 def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str]) -> None:

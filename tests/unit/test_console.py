@@ -10,7 +10,7 @@ from rich.console import Console
 from revgnn.console import print_table, results_console
 
 HEAD = ["model", "parameters", "peak training memory"]
-ROWS = [["ResGNN", "239,562", "42.6 MiB"], ["Rev[b]GNN", "125,002", "6.2 MiB"]]
+ROWS = [["ResGNN", "239,562", "42.6 MiB"], ["Rev[b]GNN", "125,002", "6.2 MiB"], ["MLP", "1", ""]]
 
 
 def _printed(width: int) -> list[str]:
@@ -29,6 +29,7 @@ def test_a_wide_screen_gets_one_line_per_row() -> None:
 def test_a_narrow_screen_gets_one_block_per_row(width: int) -> None:
     lines = _printed(width)
     assert all(len(line) <= width for line in lines)
+    assert sum("peak training memory"[:8] in line for line in lines) == 2, "an empty cell has no line"
     words = " ".join(lines).split()
     for cell in [*HEAD[1:], *ROWS[0], *ROWS[1]]:
         assert set(cell.split()) <= set(words), f"{cell} is missing"

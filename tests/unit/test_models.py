@@ -313,7 +313,7 @@ def test_a_convolution_of_ones_own_is_named_by_its_place(choices: dict[str, Any]
     ("conv", "message"),
     [
         ("mean", "conv='mean' is unknown; choose one of gcn, sage, gen, gat, or name a class as 'package.module:Name'"),
-        ("own_conv:Mean", "cannot be imported: No module named 'own_conv'"),
+        ("own_conv:Mean", "cannot be imported: there is no module 'own_conv' in .*; check own_conv:Mean"),
         ("own_convs:Median", "cannot be imported: own_convs has no attribute 'Median'; it defines Mean, "),
         ("own_convs:torch", "must be a subclass of revgnn.nn.Conv, got <module 'torch'"),
         ("own_convs:Other", "must be a subclass of revgnn.nn.Conv"),

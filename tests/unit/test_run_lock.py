@@ -217,3 +217,10 @@ def test_lines_of_two_writers_do_not_mix(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) == 200
     assert all(len(set(lines[at : at + 50])) == 1 for at in range(0, 200, 50))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place where nobody can make a file is Linux's /proc")
+def test_a_place_where_no_file_can_be_made_is_an_error_and_no_endless_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "_SECONDS_TO_MAKE_A_FILE", 0.1)
+    with pytest.raises(OSError, match="proc"), claimed(Path("/proc/revgnn"), beside=True):
+        pass

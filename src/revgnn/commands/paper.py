@@ -22,7 +22,7 @@ def run(arguments: Namespace) -> None:
 def _bench(arguments: Namespace) -> None:
     """Measure or estimate the memory of the paper's rows on synthetic graphs of their sizes."""
     names = rows_of_tables(arguments.rows, arguments.recipe)
-    limit = parse_bytes(arguments.memory)
+    limit = parse_bytes(arguments.memory, "--memory")
     console = progress_console()
     log_to(console)
     results = arguments.results or find_results(None)

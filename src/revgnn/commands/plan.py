@@ -15,14 +15,17 @@ from .output import log_to, print_json
 
 def run(arguments: Namespace) -> None:
     """Predict the memory and time of a run, and suggest settings that fit."""
+    if arguments.gpu is not None and arguments.device != "cuda":
+        raise ValueError(f"--gpu {arguments.gpu} goes with --device cuda; add it, or leave out --gpu")
+    gpu = arguments.gpu or "h100"
     name, experiment = choose_experiment(arguments.what, arguments.model)
     experiment = override(experiment, arguments.assignments)
     console = progress_console()
     log_to(console)
-    memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory)
+    memory_limit = None if arguments.memory is None else parse_bytes(arguments.memory, "--memory")
     if arguments.json:
-        print_json(asdict(make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu)))
+        print_json(asdict(make_plan(name, experiment, memory_limit, device=arguments.device, gpu=gpu)))
         return
     with stages("plan", console) as progress:
-        made = make_plan(name, experiment, memory_limit, device=arguments.device, gpu=arguments.gpu, progress=progress)
+        made = make_plan(name, experiment, memory_limit, device=arguments.device, gpu=gpu, progress=progress)
     show_plan(made, results_console())

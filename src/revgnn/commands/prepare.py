@@ -41,4 +41,11 @@ def run(arguments: Namespace) -> None:
 
 def _metadata(folder: Path) -> GraphInfo:
     """Read the metadata of a prepared graph, or of the graph of a run."""
-    return read_manifest(folder).info if is_store(folder) else read_schema(folder)
+    if is_store(folder):
+        return read_manifest(folder).info
+    try:
+        return read_schema(folder)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"--like {folder} is neither the folder of a run nor a prepared graph; name one of them"
+        ) from None

@@ -69,7 +69,7 @@ def _chosen(arguments: Namespace) -> tuple[str, ...]:
         raise ValueError(f"--time and --memory go with a folder; the recipe {arguments.what} has its own network")
     limits = Limits(
         seconds=None if arguments.time is None else parse_seconds(arguments.time),
-        memory=None if arguments.memory is None else parse_bytes(arguments.memory),
+        memory=None if arguments.memory is None else parse_bytes(arguments.memory, "--memory"),
     )
     _, run, _, _ = asked_for(arguments)
     on_gpu = arguments.device == "auto" and torch.cuda.is_available()

@@ -152,6 +152,8 @@ def _folder(name: str, depth: int) -> str:
 
 
 def _make_room(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} must be a folder for the demo, it is a file; choose another --out")
     if out.exists() and any(out.iterdir()) and not (out / _RESULT).exists():
         raise FileExistsError(f"{out} is not empty and holds no earlier demo; name another folder with --out")
     for name in MODELS:

@@ -137,7 +137,8 @@ def convert(path: Path, out: Path, *, aggr: ops.Aggr = "max", dropout: float = 0
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: the file sends torch to nowhere
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # Without torch's advice to load it unsafely.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint that holds only tensors: {reason}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(content).__name__}")

@@ -26,9 +26,12 @@ _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _BINARY = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
-def parse_bytes(size: int | str) -> int:
+def parse_bytes(size: int | str, name: str = "memory_budget") -> int:
     """Parse a number of bytes: an integer, or a number with a unit (``"500MB"``, ``"1.5 GiB"``).
 
+    Args:
+        size: the number or text.
+        name: what it is, for errors.
     Raises: ValueError: for anything else, or a number below 1.
 
     Examples:
@@ -39,11 +42,11 @@ def parse_bytes(size: int | str) -> int:
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?)(i?)B?\s*", size, re.IGNORECASE)
         if match is None:
-            raise ValueError(f"memory_budget={size!r} is no number of bytes; write 2000000000, '2GB' or '1.5GiB'")
+            raise ValueError(f"{name} must be a number of bytes such as 2000000000, 2GB or 1.5GiB; got {size!r}")
         number, unit, binary = match.groups()
         size = int(float(number) * (_BINARY if binary else _UNITS)[unit.upper()])
     if size < 1:
-        raise ValueError(f"memory_budget must be above 0 bytes, got {size}")
+        raise ValueError(f"{name} must be above 0 bytes, got {size}")
     return size
 
 

@@ -70,7 +70,7 @@ def recording_of(block: nn.Module, coupling: Coupling, state: State, arguments: 
     """
     inputs = [coupling.inputs(i) for i in range(coupling.num_groups)]
     # A sum of parts, and another number format, take more than kernels.
-    if not _may_record(block) or type(state) is not FloatState or any(len(parts) != 1 for parts in inputs):
+    if not _may_record(block) or not isinstance(state, FloatState) or any(len(parts) != 1 for parts in inputs):
         return None
     return block.recording(state.read(inputs[0][0]), *arguments)
 

@@ -29,6 +29,13 @@ _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([. '\u00a0]\d{3})+)(,\d+)?([eE][+-]?\d+)?")
 _UNIT = re.compile(r"[+-]?(?:([$€£¥])\s?[+-]?\d[\d.,' \u00a0]*|\d[\d.,' \u00a0]*([$€£¥%]))")
 _INTEGER = r"^-?(0|[1-9][0-9]{0,18})$"
+_RULES = {
+    "delimiter": (r"[\t !#-&(-/:-@\[-`{|}~]", "one character of ASCII, such as ; or tab"),
+    "decimal": (r"[.,]", "a point or a comma"),
+    "thousands": (r"[^\w\s+-]|[ \u00a0\u202f]|", "one sign, such as a comma, a space or a quote, or empty"),
+    "units": (r"[^\d\s.,+-]*", "signs such as $ and %, without digits, spaces and signs of numbers"),
+}
+"""What a field of a format may be."""
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(inf|Infinity)$"
 
 
@@ -52,10 +59,17 @@ class CsvFormat:
     """Words that are a missing value besides the empty field; ids are never missing by a word."""
 
     def __post_init__(self) -> None:
-        for name in ("delimiter", "decimal"):
+        for name, (good, rule) in _RULES.items():
             value = getattr(self, name)
-            if value is not None and len(value) != 1:
-                raise ValueError(f"csv {name} must be one character, got {value!r}")
+            if value is not None and not re.fullmatch(good, value):
+                raise ValueError(f"csv {name} must be {rule}; got {value!r}")
+        if self.encoding is not None:
+            try:
+                "a".encode(self.encoding)
+            except LookupError:
+                raise ValueError(
+                    f"csv encoding must be one that Python knows, such as utf-8 or cp1252; got {self.encoding!r}"
+                ) from None
         if self.decimal is not None and self.decimal in (self.delimiter, self.thousands):
             raise ValueError(f"csv decimal={self.decimal!r} must differ from delimiter and thousands")
 
@@ -77,7 +91,7 @@ PLAIN = CsvFormat(delimiter=",", decimal=".", thousands="", units="", encoding="
 def given_format(assignments: Sequence[str]) -> CsvFormat:
     """Read the words ``FIELD=VALUE`` of the command line.
 
-    Raises: ValueError: there is no such field.
+    Raises: ValueError: there is no such field, or it cannot have the value.
     """
     found: dict[str, Any] = {}
     names = [each.name for each in fields(CsvFormat)]
@@ -85,9 +99,12 @@ def given_format(assignments: Sequence[str]) -> CsvFormat:
         name, sign, value = text.partition("=")
         if name not in names or not sign:
             raise ValueError(f"--csv {text}: write FIELD=VALUE, with a field of {', '.join(names)}")
-        value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-        found[name] = tuple(value.split(",")) if name == "null_words" else value
+        found[name] = {"tab": "\t", "\\t": "\t"}.get(value, value)
+        if name == "null_words":
+            found[name] = tuple(filter(None, value.split(",")))
         if name == "spaces":
+            if value not in ("true", "false"):
+                raise ValueError(f"--csv spaces must be true or false; got {value!r}")
             found[name] = value == "true"
     return CsvFormat(**found)
 

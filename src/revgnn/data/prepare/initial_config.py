@@ -59,6 +59,8 @@ def chosen_config(arguments: Namespace, like: GraphInfo | None = None) -> tuple[
         path = Path(arguments.tables[0])
         if path.suffix.lower() not in (".yaml", ".yml"):
             raise ValueError(f"{path} alone is no graph; name graph.yaml, or the nodes and the edges")
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path}; revgnn prepare --init NODES EDGES writes a first one")
         given = [f"--{name.replace('_', '-')}" for name in (*_FLAGS, "task", "csv") if getattr(arguments, name)]
         given += ["--undirected"] if arguments.undirected else []
         if given:
@@ -97,9 +99,12 @@ def write_first(arguments: Namespace, path: Path) -> Path:
     Args:
         arguments: of the command line; the tables, and flags for what is known.
         path: the file to write, or a folder for ``graph.yaml``.
-    Raises: FileExistsError: the file exists. ValueError: tables that cannot be read.
+    Raises: FileExistsError: the file exists. FileNotFoundError: its folder does not exist. ValueError: tables that
+        cannot be read.
     """
     path = path / "graph.yaml" if path.is_dir() else path
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}; make it, or name another file with --out")
     if path.exists():
         raise FileExistsError(f"{path} exists already; name another file with --out, or remove it")
     inferred = _inferred(arguments, path.parent)

@@ -57,7 +57,7 @@ def find_conv(name: str) -> type[Conv]:
     try:
         found = find_object(name)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"conv={name!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
+        raise ValueError(f"conv={name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Conv)):
         raise ValueError(f"conv={name!r} must be a subclass of revgnn.nn.Conv, got {found!r:.80}")
     try:

@@ -75,7 +75,10 @@ def _find() -> Path | None:
 def _load() -> tuple[ctypes.CDLL | None, str]:
     path = _find()
     if path is None:
-        return None, "the compiled kernels are not installed (no C++ compiler when the package was built)"
+        return None, (
+            "the compiled kernels are not installed (no C++ compiler when the package was built, or the wheel for "
+            "every system)"
+        )
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

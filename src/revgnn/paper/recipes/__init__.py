@@ -33,7 +33,7 @@ def all_recipes() -> dict[str, Recipe]:
 def find_recipe(name: str) -> Recipe:
     """Import a recipe by name.
 
-    Raises: ValueError: an unknown name; the message lists similar names, or all.
+    Raises: ValueError: an unknown name; the message lists similar names.
     """
     check_recipe(name)
     dataset, _, function = name.partition("/")
@@ -44,12 +44,13 @@ def find_recipe(name: str) -> Recipe:
 def check_recipe(name: str) -> None:
     """Check that a recipe exists, without importing it.
 
-    Raises: ValueError: an unknown name; the message lists similar names, or all.
+    Raises: ValueError: an unknown name; the message lists similar names.
     """
     names = recipe_summaries()
     if name not in names:
         alike = difflib.get_close_matches(name, names, n=3)
-        raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(alike or names)}")
+        those = f"choose one of {', '.join(alike)}" if alike else "`revgnn recipes` lists all"
+        raise ValueError(f"there is no recipe {name!r}; {those}")
 
 
 @cache
