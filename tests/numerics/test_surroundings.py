@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from benchmarks.guarantees import SUBJECTS, D, E, F, N, Ordinary, T
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch_geometric.nn import GCN, GCNConv
 
 import revgnn
@@ -61,6 +65,7 @@ def step(module: nn.Module, *context: Any, x: Tensor = X) -> Tensor:
     y = module(leaf, *context)
     (y.sin() * torch.arange(D)).sum().backward()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
+    grads = [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in grads]
     assert leaf.grad is not None
     return torch.cat([y.detach().flatten(), leaf.grad.flatten(), *(grad.flatten() for grad in grads)])
 
@@ -288,6 +293,30 @@ def test_tensors_without_values(way: str, around: Any) -> None:
 
 
 # ---------------------------------------------------------------------- weights that are computed
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+@pytest.mark.parametrize("way", [*BACKPROPS, "chain"])
+def test_shards_of_a_whole_stack_are_right_and_those_of_a_block_are_refused(way: str, one_rank: None) -> None:
+    expected, whole, parts = step(made(Bare, way)), made(Bare, way), made(Bare, way)
+    for module in whole if way == "chain" else [whole]:
+        fully_shard(module)
+    assert relative_error(step(whole), expected) < 1e-9
+    for block in parts.modules():
+        if isinstance(block, Bare):
+            fully_shard(block)
+    if way == "store":
+        step(parts)
+    else:
+        with pytest.raises(RuntimeError, match=r"got FSDPBare; call fully_shard on the whole stack"):
+            step(parts)
+
+
 @pytest.mark.parametrize("part", ["head.lin", "stack.layers.1.0.norm", "stack.layers.1.0.conv.lin_l"])
 def test_a_weight_that_another_network_computes_is_refused(part: str) -> None:
     config = revgnn.ModelConfig(conv="sage", num_layers=3, hidden_channels=D, backprop="reversible")

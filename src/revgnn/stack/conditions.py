@@ -52,8 +52,21 @@ class View:
         )
         self.surfaces = Surfaces(self.parts, are_steady=self.is_pure and self.is_bare)
         """Hooks, replaced forwards and plain attributes of the submodules."""
+        self.written: list[tuple[dict[str, Tensor | None], str]] = []
+        """Buffers that an evaluation writes to, and its value does not depend on."""
         if self.is_pure and all(flags):
-            self.buffers = []
+            self.written, self.buffers = self.buffers, []
+
+    def check_repeatable(self) -> None:
+        """Raise RuntimeError if a submodule gathers its weights for a call alone: a repetition would find shards."""
+        # Its hooks gather them.
+        for part in () if self.is_bare else self.parts:
+            if hasattr(type(part), "_get_fsdp_state"):
+                raise RuntimeError(
+                    "a block that is evaluated again in the backward cannot be sharded by itself, because its weights "
+                    f"are gathered for a call alone: got {type(part).__name__}; call fully_shard on the whole stack, "
+                    "or on each layer of a chain of GroupAddRev"
+                )
 
     def own(self, x: Tensor, *, is_watched: bool) -> Tensor:
         """Return the module's input, copied where hooks may keep it: it is memory of the stream, which goes on."""
@@ -83,7 +96,7 @@ class Conditions(NamedTuple):
     rngs: list[torch.Generator]
     """The generators of those states."""
     surfaces: Surfaces | None = None
-    """Of a module that is not pure, because an evaluation may change them; ``None``: those of its `View`."""
+    """Of a module that is not pure, because an evaluation may have changed them; ``None``: those of its `View`."""
 
     def settled(self) -> Conditions:
         """Return the conditions after the evaluation, without copies and states that a repetition does not need."""
@@ -125,7 +138,7 @@ def conditions_of(view: View, rngs: list[torch.Generator]) -> Conditions:
         for holder, name in view.buffers
         if (value := holder[name]) is not None
     ]
-    surfaces = None if view.is_pure else Surfaces(view.parts, are_steady=False)
+    surfaces = None if view.is_pure else view.surfaces.now()
     return Conditions(buffers, [rng.get_state() for rng in rngs], rngs, surfaces)
 
 

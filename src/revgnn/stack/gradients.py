@@ -30,12 +30,16 @@ class GradientSums:
             for tensor, need in zip(like, needed, strict=True)
         ]  # fmt: skip
         self.needed = list(needed)
+        self.shares: dict[int, Tensor] | None = None
+        """Keeps what is added, by position; ``None``: it is not kept."""
         self._is_written = [False] * len(self._sums)
 
     def add(self, k: int, grad: Tensor | None, part: Callable[[Tensor], Tensor] | None = None) -> None:
         """Add to sum k, or to the view ``part(sum)`` of it."""
         if grad is None or not self.needed[k]:
             return
+        if self.shares is not None:
+            self.shares[k] = grad
         total = self._sums[k]
         if total is None or grad.layout != torch.strided:
             # A sparse gradient, of an embedding.
@@ -49,6 +53,16 @@ class GradientSums:
         else:
             total.copy_(grad)
         self._is_written[k] = True
+
+    def to_write(self, count: int) -> list[Tensor] | None:
+        """Return the buffers of the first sums, for a caller who writes all of them or none; ``None``: one is not
+        needed, or has been written to."""
+        buffers = [total for total in self._sums[:count] if total is not None]
+        return None if len(buffers) < count or any(self._is_written[:count]) else buffers
+
+    def mark(self, count: int) -> None:
+        """Say that the first sums are written."""
+        self._is_written[:count] = [True] * count
 
     def results(self) -> list[Tensor | None]:
         """Return the sums in the order of the tensors; ``None`` where nothing was added."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, NamedTuple
@@ -61,12 +61,17 @@ class Surfaces:
         else:
             self._found = list(map(_surface_of, parts))
 
+    def now(self) -> Surfaces | None:
+        """The surfaces as they are now, or None if they are these."""
+        now = Surfaces(self._parts, are_steady=False)
+        return None if all(map(_is_same, self._found, now._found)) else now
+
     def put(self) -> Surfaces | None:
         """Put the surfaces in place; return those that were there, or None if nothing has to be undone."""
         if self._are_steady:
             if self._are_in_place():
                 return None
-            self._found = [Surface(_plain_of(found.values), found.names) for found in self._found]
+            self._found = [Surface(plain_of(found.values), found.names) for found in self._found]
             self._are_steady = False
         before = Surfaces(self._parts, are_steady=False)
         for part, found, now in zip(self._parts, self._found, before._found, strict=True):
@@ -116,9 +121,13 @@ def keep_forwards(*kinds: type[nn.Module]) -> None:
 
 def is_altered(module: nn.Module) -> bool:
     """Whether this module has hooks, or its forward is replaced, on the instance or on its class."""
-    kind = type(module)
+    return _has_hooks(module) or "forward" in module.__dict__ or is_replaced(type(module))
+
+
+def is_replaced(kind: type[nn.Module]) -> bool:
+    """Whether a class of `keep_forwards` has another forward now."""
     own = _FORWARDS.get(kind)
-    return _has_hooks(module) or "forward" in module.__dict__ or (own is not None and own is not kind.forward)
+    return own is not None and own is not kind.forward
 
 
 def is_watched(module: nn.Module) -> bool:
@@ -143,14 +152,19 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _surface_of(part: nn.Module) -> Surface:
     own = part.__dict__
-    found = _plain_of(own)
+    found = plain_of(own)
     if _has_hooks(part) or "forward" in own:
         found |= {name: own[name].copy() for name in _HOOKS}
         found |= {"forward": own["forward"]} if "forward" in own else {}
-    return Surface(found, frozenset(own))
+    return Surface(found, _set_of(tuple(own)))
 
 
-def _plain_of(own: Mapping[str, Any]) -> dict[str, Any]:
+_set_of = lru_cache(maxsize=1024)(frozenset[str])
+"""One set for all modules with the same attributes: a chain keeps the surface of every module of every layer."""
+
+
+def plain_of(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those attributes that cannot be changed but by setting them."""
     return {name: value for name, value in own.items() if _is_plain(value)}
 
 
@@ -167,8 +181,16 @@ def _is_immutable(kind: type) -> bool:
 
 
 def _has_all(part: nn.Module, found: Surface) -> bool:
-    own = part.__dict__
-    return len(own) == len(found.values) and all(map(is_, own.values(), found.values.values()))
+    return _are_same(part.__dict__, found.values)
+
+
+def _is_same(one: Surface, other: Surface) -> bool:
+    return one.names == other.names and list(one.values) == list(other.values) and _are_same(one.values, other.values)
+
+
+def _are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two modules' attributes of the same names are the very same objects."""
+    return len(one) == len(other) and all(map(is_, one.values(), other.values()))
 
 
 def _put(part: nn.Module, then: Surface, now: Mapping[str, Any]) -> None:
