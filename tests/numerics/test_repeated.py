@@ -210,19 +210,21 @@ class Seeing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_what_is_frozen_or_watched_goes_block_by_block(taken: list[bool]) -> None:
+def test_what_is_watched_goes_block_by_block_and_frozen_weights_do_not_matter(taken: list[bool]) -> None:
     stack, expected = make_stack(), step(make_stack())
     taken.clear()
     with Seeing():
         found = step(stack)
     assert not taken and all(relative_error(one, other) < 1e-5 for one, other in zip(found, expected, strict=True))
-    middle(stack).conv.lin.weight.requires_grad_(False)
-    found = step(stack)
-    assert taken == [True] and len(found) == len(expected) - 1, "the forward alone"
-    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    frozen = middle(stack).conv.lin.weight, stack.layers[-1][0].norm.bias, stack.layers[0][1].conv.lin.bias
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    left = [k for k, parameter in enumerate(stack.parameters()) if parameter.requires_grad]
+    assert_same(step(stack), [*expected[:2], *(expected[2 + k] for k in left)])
+    assert taken == [True, True]
     with ops.using("reference"):
         step(stack)
-    assert len(taken) == 1
+    assert len(taken) == 2
 
 
 @pytest.mark.parametrize(
@@ -326,6 +328,31 @@ def test_a_recording_refuses_what_it_cannot_explain() -> None:
     for other in weights[1].double(), weights[1][:4], weights[1].t(), weights[1].detach():
         other = nn.Parameter(other) if other.requires_grad else other
         assert not recorded().repeat(2, [weights[0], other], [1, 2])
+
+
+def test_kernels_that_are_not_the_librarys_are_not_repeated(taken: list[bool]) -> None:
+    own, called = cpu.BACKEND.spmm, []
+
+    def spmm(*arguments: Any, **named: Any) -> None:
+        called.append(1)
+        named["out"].copy_(arguments[0])
+
+    cpu.BACKEND.register("spmm", spmm)
+    try:
+        step(make_stack())
+    finally:
+        cpu.BACKEND.register("spmm", own)
+    assert taken == [False, False] and len(called) == 2 * L * 3
+
+
+def test_running_statistics_move_in_inference_mode(taken: list[bool]) -> None:
+    with torch.inference_mode():
+        made_here = make_stack(norm="batch")
+    for stack in made_here, make_stack(norm="batch"):
+        with torch.inference_mode():
+            stack(torch.randn(GRAPH.num_nodes, D), GRAPH)
+        assert all(int(part.num_batches_tracked) == 1 for part in stack.modules() if isinstance(part, nn.BatchNorm1d))
+    assert taken and all(taken)
 
 
 def cpu_linear(x: Tensor, weight: Tensor) -> Tensor:

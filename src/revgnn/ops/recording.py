@@ -15,7 +15,6 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Parameter
@@ -25,11 +24,13 @@ from .backend import Backend, Kernel
 from .choice import recording_on
 from .cpu import abi
 from .cpu.library import call_all, packer, recorded
+from .cpu.norm import count_versions
 
 _ROUNDS = 16
 """Layers a call of C: between two calls Python can be interrupted."""
 _TOGETHER = 64
 _WORD = 8
+_UNKNOWN = "not of this library"
 _NUMBERS = {name: number for number, name in enumerate(abi.FORMATS)}
 
 Words = NDArray[np.int64]
@@ -60,10 +61,10 @@ class Recording(Backend):
 
     def __enter__(self) -> Recording:
         self._context.enter_context(recording_on(self))
+        self._context.callback(setattr, recorded, "calls", recorded.calls)
         return self
 
     def __exit__(self, *error: object) -> None:
-        recorded.calls = None
         self._context.close()
 
     def begin(self) -> None:
@@ -90,7 +91,7 @@ class Recording(Backend):
             buffers: that the calls write to, of every block of every round, equally many a block.
             grads: of every parameter, dense like it: where its gradient is written; ``None``: the calls write none.
         Returns: whether it was done: not for parameters that the kernels cannot read as they read the recorded ones, or
-            calls with a seed that is not the block's.
+            calls with a seed that is not the block's, or kernels that are not the library's.
         Cost: per block some microseconds beside the kernels.
         """
         count = rounds * len(self._blocks)
@@ -108,14 +109,18 @@ class Recording(Backend):
                 return False
         program.run(words.reshape(rounds, -1)[1:])
         if program.takes(range(of_buffers.shape[1])):
-            torch.autograd.graph.increment_version(buffers)
+            count_versions(buffers)
         return True
 
 
 def _held_call(held: list[object], kernel: Kernel, *arguments: Any, **named: Any) -> None:
-    """Call a kernel, and hold what its arguments are the memory of."""
+    """Call a kernel, and hold what its arguments are the memory of; note that it is another one's, where it is."""
     held.append((arguments, named))
+    calls = [] if recorded.calls is None else recorded.calls
+    before = len(calls)
     kernel(*arguments, **named)
+    if len(calls) == before:
+        calls.append((_UNKNOWN, ()))
 
 
 class _Program:
@@ -133,13 +138,15 @@ class _Program:
             calls: name and fields of each.
             words: the addresses and, last, the seed that it was recorded with.
             first: where they stand among the words of a round.
-        Returns: whether it is known which fields differ.
+        Returns: whether it is known what they call and which fields differ.
         """
         *addresses, seed = words
         known = {address: k for k, address in enumerate(addresses, first)}
         if len(known) < len(addresses) or 0 in known:
             return False
         for name, fields in calls:
+            if name == _UNKNOWN:
+                return False
             pack, pointers, seeds = _layout(name)
             start = len(self._structs) // _WORD
             for field, word in pointers:

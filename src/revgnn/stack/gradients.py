@@ -36,10 +36,10 @@ class GradientSums:
 
     def add(self, k: int, grad: Tensor | None, part: Callable[[Tensor], Tensor] | None = None) -> None:
         """Add to sum k, or to the view ``part(sum)`` of it."""
+        if grad is not None and self.shares is not None:
+            self.shares[k] = grad
         if grad is None or not self.needed[k]:
             return
-        if self.shares is not None:
-            self.shares[k] = grad
         total = self._sums[k]
         if total is None or grad.layout != torch.strided:
             # A sparse gradient, of an embedding.
@@ -54,11 +54,13 @@ class GradientSums:
             total.copy_(grad)
         self._is_written[k] = True
 
-    def to_write(self, count: int) -> list[Tensor] | None:
-        """Return the buffers of the first sums, for a caller who writes all of them or none; ``None``: one is not
-        needed, or has been written to."""
-        buffers = [total for total in self._sums[:count] if total is not None]
-        return None if len(buffers) < count or any(self._is_written[:count]) else buffers
+    def to_write(self, count: int) -> list[Tensor | None] | None:
+        """Return the buffers of the first sums, for a caller who writes all of them or none, with None for those that
+        are not needed; ``None``: one has been written to, or has no buffer."""
+        buffers = self._sums[:count]
+        are_fresh = not any(self._is_written[:count])
+        has_all = all(need is (total is not None) for need, total in zip(self.needed, buffers, strict=False))
+        return buffers if are_fresh and has_all else None
 
     def mark(self, count: int) -> None:
         """Say that the first sums are written."""

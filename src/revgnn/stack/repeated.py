@@ -87,11 +87,15 @@ def repeat_backward(
         sums: of the gradients of the parameters; ``shares`` has those that were recorded.
     Returns: whether it was done.
     """
-    first = len(values) - len(values) // rounds
-    shares, last, buffers = sums.shares, range(first, len(values)), sums.to_write(first)
-    if buffers is None or shares is None or shares.keys() != set(last):
+    each = len(values) // rounds
+    first = len(values) - each
+    shares, buffers = sums.shares, sums.to_write(first)
+    if buffers is None or shares is None or shares.keys() != set(range(first, len(values))):
         return False
-    done = recording.repeat(rounds, values, seeds, grads=[*buffers, *(shares[k] for k in last)])
+    recorded = [shares[k] for k in range(first, len(values))]
+    # A gradient that is not needed goes where the recorded layer's went.
+    grads = [recorded[k % each] if buffer is None else buffer for k, buffer in enumerate(buffers)]
+    done = recording.repeat(rounds, values, seeds, grads=[*grads, *recorded])
     if done:
         sums.mark(first)
     return done

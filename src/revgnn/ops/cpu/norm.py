@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,6 +122,11 @@ def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tenso
     _batch_stats(*operands.batch_stats(x, mean, rstd, var), eps, DTYPES[x.dtype], torch.get_num_threads())
 
 
+def count_versions(written: Sequence[Tensor]) -> None:
+    """Tell autograd that kernels have written to these tensors."""
+    torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+
+
 def running_stats(
     mean: Tensor,
     var: Tensor,
@@ -142,4 +148,4 @@ def running_stats(
     """
     fields = operands.running_stats(mean, var, running_mean, running_var, num_batches)
     _running_stats(num_rows, *fields, -1.0 if momentum is None else momentum, DTYPES[mean.dtype])
-    torch.autograd.graph.increment_version([running_mean, running_var, num_batches])
+    count_versions([running_mean, running_var, num_batches])
