@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import pickle
 import weakref
 from typing import Any
@@ -25,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sage": {"num_layers": 3},
     "gat": {"num_layers": 3, "heads": 2},
     "edge_gat": {"num_layers": 2, "heads": 2},
+    "gcn2": {"num_layers": 3, "initial": 0.3, "identity": 0.7},
     "gcnii": {"num_layers": 3, "initial": 0.5},
     "dagnn": {"num_layers": 2, "hops": 4},
     "sgc": {"num_layers": 1, "hops": 3},
@@ -141,6 +143,16 @@ def test_gcnii_is_its_formula() -> None:
     for own, initial, norm in zip(model.own, model.first, model.norms, strict=True):
         inner = a @ (h + h @ own.weight.T) + 0.5 * first + first @ initial.weight.T
         h = norm(inner).relu() + h
+    assert_close(model(x, found), model.lin_out(h))
+
+
+def test_gcn2_is_its_formula() -> None:
+    x, found, _ = inputs("gcn2")
+    model, a, eye = peer("gcn2"), dense(graph(), loops=True), torch.eye(8, dtype=torch.double)
+    h = first = model.lin_in(x / x.abs().sum(1, keepdim=True)).relu()
+    for layer, conv in enumerate(model.convs, start=1):
+        share = math.log(0.7 / layer + 1)
+        h = ((0.7 * a @ h + 0.3 * first) @ ((1 - share) * eye + share * conv.weight1)).relu()
     assert_close(model(x, found), model.lin_out(h))
 
 

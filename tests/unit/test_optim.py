@@ -14,6 +14,7 @@ from revgnn.train.optim import (
     OPTIMIZERS,
     OptimizerName,
     check_and_clip,
+    find_decays,
     flatten_state,
     learning_rate,
     make_optimizer,
@@ -52,6 +53,33 @@ def test_an_optimizer_needs_a_known_name_and_something_to_train() -> None:
         make_optimizer("sgd", [frozen], lr=0.1, weight_decay=0.0)
     with pytest.raises(ValueError, match="nothing to train"):
         make_optimizer("adam", [frozen], lr=0.1, weight_decay=0.0)
+
+
+def test_named_submodules_have_a_weight_decay_of_their_own() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    decays = find_decays(model, [("1", 0.5), ("1.bias", 0.0)])
+    optimizer = make_optimizer("adam", model.parameters(), lr=0.1, weight_decay=0.1, decays=decays)
+    found = {id(one): group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
+    assert [found[id(one)] for one in model.parameters()] == [0.1, 0.1, 0.5, 0.0]
+    with pytest.raises(ValueError, match=r"weight_decays names 'layers', which has no parameters; choose of 0, 1"):
+        find_decays(model, [("layers", 0.5)])
+    # A name is not the beginning of another one.
+    with pytest.raises(ValueError, match="names '1.b'"):
+        find_decays(model, [("1.b", 0.5)])
+
+
+def test_the_state_of_several_groups_is_restored() -> None:
+    model, other = (nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)) for _ in range(2))
+    optimizer, twin = (
+        make_optimizer("adam", one.parameters(), lr=0.1, weight_decay=0.1, decays=find_decays(one, [("0", 0.5)]))
+        for one in (model, other)
+    )
+    model(torch.randn(7, 3)).square().sum().backward()
+    optimizer.step()
+    twin.load_state_dict(unflatten_state(*flatten_state(model, optimizer), other, twin))
+    for own, reference in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(optimizer.state[own]["exp_avg"], twin.state[reference]["exp_avg"])
+    assert [group["weight_decay"] for group in twin.param_groups] == [0.5, 0.1]
 
 
 def test_warm_up_rises_in_a_line_and_then_stays() -> None:

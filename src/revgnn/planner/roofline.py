@@ -123,7 +123,7 @@ CONVOLUTIONS = {"gcn": (1, 1, 1), "sage": (1, 1, 2), "gen": (2, 2, 1), "gat": (1
 """Convolution -> times that it gathers a row for every edge, forward and backward, and its square products."""
 PEER_GATHERS, PEER_STREAMS = 2, 6
 """Rows gathered per edge and direction, and passes over [E, D] messages, of PyG's modules."""
-PRODUCTS = frozenset({"gcn", "sage", "gcnii", "dagnn"})
+PRODUCTS = frozenset({"gcn", "sage", "gcn2", "gcnii", "dagnn"})
 """Peers that multiply by a sparse matrix: they gather a row for every edge once, and make no messages."""
 ONCE = frozenset({"sgc", "sign"})
 """Peers whose propagation is made once for all steps."""

@@ -65,6 +65,8 @@ class TrainConfig:
     """Learning rate after the warm-up."""
     weight_decay: float = 0.0
     """Weight decay of every parameter; 0: none."""
+    weight_decays: tuple[tuple[str, float], ...] = ()
+    """Submodules with another weight decay, by name, such as [[stack, 0.01]] for the layers of a network."""
     warmup_epochs: int = 0
     """Epochs of linear warm-up, ``lr * epoch / warmup_epochs``; 0: none."""
     schedule: ScheduleName = "constant"
@@ -120,6 +122,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and above 0, got {value}")
+        wrong = [f"{name}={decay}" for name, decay in self.weight_decays if not decay >= 0]
+        if wrong:
+            raise ValueError(f"weight_decays must be at least 0, got {', '.join(wrong)}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:

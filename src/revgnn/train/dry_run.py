@@ -18,7 +18,7 @@ from .distributed.ranks import Ranks
 from .forward import Forward
 from .losses import LOSSES
 from .model_hooks import ModelHooks
-from .optim import make_optimizer
+from .optim import find_decays, make_optimizer
 from .step import Stepper
 
 BETWEEN, FIRST, GRADIENT, UPDATE = "making of a batch", "first gradient", "gradient", "update"
@@ -62,7 +62,13 @@ def dry_run(
     ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
     set_seed(config.seed)
     forward = Forward(model, labels=config.labels, num_outputs=num_outputs, precision=config.precision)
-    optimizer = make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(
+        config.optimizer,
+        model.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        decays=find_decays(model, config.weight_decays),
+    )
     stepper = Stepper(forward, optimizer, config, ranks, LOSSES[config.loss])
     model.train()
     mark = _marks(memory, model, optimizer)

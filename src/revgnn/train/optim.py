@@ -33,7 +33,12 @@ Examples:
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    decays: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Build an optimizer with torch's defaults over the parameters that require a gradient.
 
@@ -41,6 +46,7 @@ def make_optimizer(
         name: a key of `OPTIMIZERS`; "adam" and "rmsprop" add the decay to the gradient, "adamw" to the weight.
         lr: learning rate before any schedule.
         weight_decay: weight decay of every parameter; 0: none.
+        decays: parameters with another one, as of `find_decays`; each value is a parameter group.
     Raises: ValueError: the name is unknown, or no parameter requires a gradient.
     """
     if name not in OPTIMIZERS:
@@ -48,7 +54,34 @@ def make_optimizer(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ValueError("the model has no parameter with requires_grad: there is nothing to train")
-    return OPTIMIZERS[name](trained, lr=lr, weight_decay=weight_decay)  # type: ignore[call-arg]
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in trained:
+        groups.setdefault((decays or {}).get(parameter, weight_decay), []).append(parameter)
+    return OPTIMIZERS[name](
+        [{"params": members, "weight_decay": decay} for decay, members in groups.items()],
+        lr=lr,  # type: ignore[call-arg]
+    )
+
+
+def find_decays(model: nn.Module, weight_decays: Iterable[tuple[str, float]]) -> dict[nn.Parameter, float]:
+    """Return the weight decay of the parameters inside the named submodules.
+
+    Args:
+        model: the model.
+        weight_decays: name of a submodule or parameter, such as "stack" or "head.lin", and the decay; the last one of
+            several that have a parameter in them counts.
+    Raises: ValueError: a name without parameters; the message lists the submodules that have some.
+    """
+    found: dict[nn.Parameter, float] = {}
+    for inside, decay in weight_decays:
+        members = [each for name, each in model.named_parameters() if f"{name}.".startswith(f"{inside}.")]
+        if not members:
+            names = dict.fromkeys(name.partition(".")[0] for name, _ in model.named_parameters())
+            raise ValueError(
+                f"train.weight_decays names {inside!r}, which has no parameters; choose of {', '.join(names)}"
+            )
+        found.update(dict.fromkeys(members, decay))
+    return found
 
 
 def learning_rate(

@@ -38,7 +38,7 @@ from .losses import choose_loss
 from .metrics import tasks_of
 from .model_hooks import ModelHooks
 from .objective import Objective
-from .optim import learning_rate, make_optimizer, set_learning_rate
+from .optim import find_decays, learning_rate, make_optimizer, set_learning_rate
 from .result import FitResult
 from .signals import Interrupted
 from .step import Stepper
@@ -173,7 +173,13 @@ def _begin(
         ),
         out=out,
         ranks=ranks,
-        optimizer=make_optimizer(config.optimizer, model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
+        optimizer=make_optimizer(
+            config.optimizer,
+            model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            decays=find_decays(model, config.weight_decays),
+        ),
         forward=Forward(
             model,
             labels=config.labels,

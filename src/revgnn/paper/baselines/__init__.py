@@ -11,11 +11,11 @@ from torch import nn
 from ...data.info import GraphInfo
 from .attention import EdgeGAT, PlainGAT
 from .plain import plain_gcn, plain_sage
-from .propagation import DAGNN, GCNII, SGC, SIGN
+from .propagation import DAGNN, GCN2, GCNII, SGC, SIGN
 from .transformer import CrossEdges, UniMP, UniMPv2
 
 BaselineKind = Literal[
-    "gcn", "sage", "gat", "edge_gat", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"
+    "gcn", "sage", "gat", "edge_gat", "gcn2", "gcnii", "dagnn", "sgc", "sign", "unimp", "unimp_cef", "unimp_v2"
 ]
 
 
@@ -42,7 +42,9 @@ class BaselineConfig:
     hops: int = 0
     """K: propagation steps without weights (dagnn, sgc, sign)."""
     initial: float = 0.0
-    """Weight alpha of the first layer's output in every layer of gcnii."""
+    """Weight alpha of the encoded input in every layer of gcn2 and gcnii."""
+    identity: float = 0.5
+    """Lambda of gcn2: the weights of its layer l count ``log(lambda / l + 1)``, the identity the rest."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(BaselineKind):
@@ -113,6 +115,18 @@ def _gcnii(config: BaselineConfig, info: GraphInfo) -> nn.Module:
     )
 
 
+def _gcn2(config: BaselineConfig, info: GraphInfo) -> nn.Module:
+    return GCN2(
+        info.in_channels + info.label_channels,
+        config.hidden_channels,
+        info.num_outputs,
+        num_layers=config.num_layers,
+        initial=config.initial,
+        identity=config.identity,
+        dropout=config.dropout,
+    )
+
+
 def _unimp(config: BaselineConfig, info: GraphInfo) -> nn.Module:
     width = config.hidden_channels
     cross = None
@@ -156,6 +170,7 @@ BASELINES: dict[str, Callable[[BaselineConfig, GraphInfo], nn.Module]] = {
     "sage": lambda c, s: plain_sage(_widths(c, s), norm=c.norm, dropout=c.dropout),
     "gat": _gat,
     "edge_gat": _edge_gat,
+    "gcn2": _gcn2,
     "gcnii": _gcnii,
     "dagnn": lambda c, s: DAGNN(_widths(c, s), hops=c.hops, dropout=c.dropout),
     "sgc": lambda c, s: SGC(s.in_channels + s.label_channels, s.num_outputs, hops=c.hops),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...data.readers.pyg import quiet_pyg
 from ...graph import Graph
 from .plain import adjacency, normalised_adjacency
 
@@ -134,6 +135,50 @@ class GCNII(nn.Module):
             h = self._drop(x)
             h = matrix @ (h + own(h)) + self.initial * x_0 + first(x_0)
             x = norm(h).relu() + x
+        out: Tensor = self.lin_out(self._drop(x))
+        return out
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class GCN2(nn.Module):
+    """GCNII as its authors ran it on citation graphs, from PyG's ``GCN2Conv``.
+
+    ``x' = relu(((1 - b) I + b W) ((1 - alpha) A x + alpha x_0))`` with ``b = log(lambda / l + 1)`` in layer ``l`` and A
+    normalised: every layer sees the encoded input, and deep layers change little of what they propagate. The features
+    of a node are divided by their sum first.
+
+    Source: Chen et al. 2020 (arXiv:2007.02133), github.com/chennnM/GCNII; PyG's examples/gcn2_cora.py.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        initial: float,
+        identity: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        with quiet_pyg():
+            from torch_geometric.nn import GCN2Conv
+        self.dropout = dropout
+        self.lin_in, self.lin_out = nn.Linear(in_channels, hidden_channels), nn.Linear(hidden_channels, out_channels)
+        self.convs = nn.ModuleList(
+            GCN2Conv(hidden_channels, initial, identity, layer, normalize=False) for layer in range(1, num_layers + 1)
+        )
+
+    def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """[N, F] -> [N, T]."""
+        matrix = normalised_adjacency(graph, x.dtype)
+        x = F.normalize(x, p=1.0)
+        x_0 = x = self.lin_in(self._drop(x)).relu()
+        for conv in self.convs:
+            x = conv(self._drop(x), x_0, matrix).relu()
         out: Tensor = self.lin_out(self._drop(x))
         return out
 
