@@ -459,6 +459,7 @@ _RUNS = {
 EQUILIBRIA = {
     "arxiv-text/deq": ("deq", "deq_unrolled", "deq_gcn", "wt_resgcn", "wt_revgcn", "revgcn_7", "revgcn_28"),
     "minesweeper/deq": ("deq", "deq_unrolled", "revsage_4", "ressage", "revsage"),
+    "cora/deq": ("deq", "revgcn_2", "revgcn_64", "gcnii_64"),
 }
 """A contractive equilibrium -> the recipes of its data set that stand beside it."""
 
@@ -1110,6 +1111,7 @@ BLOCKS = {
     "equilibrium-epochs": _equilibrium_epochs,
     "equilibrium-arxiv": partial(_equilibrium_scores, "arxiv-text"),
     "equilibrium-minesweeper": partial(_equilibrium_scores, "minesweeper"),
+    "equilibrium-cora": partial(_equilibrium_scores, "cora"),
     "equilibrium-chain": _equilibrium_chain,
     **{block: partial(_runs_of, block) for block in _RUNS},
     "default-settings": _default_settings,

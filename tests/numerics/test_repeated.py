@@ -18,7 +18,7 @@ from revgnn.nn.block import Block
 from revgnn.nn.convs import GCNConv, GENConv, SAGEConv, SAGEOptions
 from revgnn.nn.norms import NormActDrop
 from revgnn.ops import Recording, cpu, draw_mask
-from revgnn.stack import Stack, split
+from revgnn.stack import Stack, check_inverse, split
 from revgnn.stack.layer_run import LayerRun
 from tolerances import assert_close, relative_error
 
@@ -231,8 +231,12 @@ def test_what_is_watched_goes_block_by_block_and_frozen_weights_do_not_matter(ta
     "choice", [{"num_groups": 11}, {"state": "exact"}, {"weight_tied": True}, {"backprop": "store"}, {"num_layers": 1}]
 )
 def test_stacks_that_are_not_repeated(choice: dict[str, Any], taken: list[bool]) -> None:
-    step(make_stack(**choice))
+    found = step(make_stack(**choice))
     assert not taken
+    if choice.get("state") == "exact":
+        for one, two in zip(found, step(make_stack()), strict=True):
+            assert relative_error(one, two) < 1e-3
+        assert check_inverse(make_stack(state="exact"), torch.randn(GRAPH.num_nodes, D), GRAPH).error == 0.0
 
 
 def test_a_convolution_that_does_more_than_call_kernels(taken: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:

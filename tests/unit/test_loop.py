@@ -322,6 +322,7 @@ def test_border_errors(tmp_path: Path) -> None:
         ({"clip_norm": -1.0}, "clip_norm must be finite and above 0"),
         ({"ema_decay": 1.0}, "ema_decay must lie between 0 and 1, got 1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        ({"weight_decays": (("stack", -0.1),)}, "weight_decays must be at least 0, got stack=-0.1"),
         ({"optimizer": "sgd"}, "optimizer='sgd' is unknown; choose one of adam, adamw, rmsprop"),
         ({"precision": "fp16"}, "precision='fp16' is unknown; choose one of float32, bf16"),
         ({"patience": 0}, "patience must be at least 1"),

@@ -17,7 +17,6 @@ from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
 from .fused import FusedBlock, WorkSpace, has_hooks
 from .fused_head import FusedHead
 from .recomputing import is_recomputing, recomputing
-from .repeated import RecordableBlock, Recording
 from .seeds import draw_seed, fold_seed
 from .stack import Stack
 from .surface import is_watched, keep_forwards
@@ -31,8 +30,6 @@ __all__ = [
     "FusedBlock",
     "FusedHead",
     "InverseCheck",
-    "RecordableBlock",
-    "Recording",
     "Stack",
     "WorkSpace",
     "check_inverse",

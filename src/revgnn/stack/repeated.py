@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .couplings import Coupling
 from .gradients import GradientSums
-from .state import FloatState, State
+from .state import State
 
 
 class Recording(Protocol):
@@ -68,11 +68,12 @@ def recording_of(block: nn.Module, coupling: Coupling, state: State, arguments: 
         state: the state before it.
         arguments: the block's context arguments.
     """
-    inputs = [coupling.inputs(i) for i in range(coupling.num_groups)]
-    # A sum of parts, and another number format, take more than kernels.
-    if not _may_record(block) or not isinstance(state, FloatState) or any(len(parts) != 1 for parts in inputs):
+    groups = range(coupling.num_groups)
+    # A sum of parts, and a value that is not added in place, take more than kernels.
+    are_alone = all(len(coupling.inputs(i)) == 1 and state.target(i) is not None for i in groups)
+    if not are_alone or not _may_record(block):
         return None
-    return block.recording(state.read(inputs[0][0]), *arguments)
+    return block.recording(state.read(coupling.inputs(0)[0]), *arguments)
 
 
 def repeat_backward(

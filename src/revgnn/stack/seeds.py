@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import uncompiled
-from .recomputing import outside_modes
+from .recomputing import outside_modes, turns
 
 _MASK = 2**64 - 1
 
@@ -55,5 +55,5 @@ def draw_seed() -> int:
         return uncompiled.call(draw_seed)
     if torch.compiler.is_exporting():
         raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
-    with outside_modes():
+    with turns(), outside_modes():  # not while a block of another thread draws
         return int(torch.randint(2**62, (), device="cpu"))
