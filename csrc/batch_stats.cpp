@@ -1,4 +1,4 @@
-// Mean and variance of every channel over the rows.
+// Mean and variance of every channel over the rows, and the running statistics that follow them.
 #include "columns.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -57,6 +57,25 @@ void channel_stats(const revgnn_batch_stats_args &a) {
   }
 }
 
+/// to += share (from - to), in the way that is exact for a share of 0 and of 1.
+template <class S>
+REVGNN_INLINE S moved(S to, S from, S share) {
+  return share < S(0.5) ? to + share * (from - to) : from - (from - to) * (S(1) - share);
+}
+
+template <class S>
+void move_stats(const revgnn_running_stats_args &a) {
+  *a.num_batches += 1;
+  const S share = S(a.momentum < 0 ? 1 / double(*a.num_batches) : a.momentum);
+  const S unbiased = S(double(a.num_rows) / double(a.num_rows > 1 ? a.num_rows - 1 : 1));
+  const S *mean = static_cast<const S *>(a.mean), *var = static_cast<const S *>(a.var);
+  S *running_mean = static_cast<S *>(a.running_mean), *running_var = static_cast<S *>(a.running_var);
+  for (int64_t d = 0; d < a.width; d++) {
+    running_mean[d] = moved(running_mean[d], mean[d], share);
+    running_var[d] = moved(running_var[d], var[d] * unbiased, share);
+  }
+}
+
 }  // namespace
 
 namespace revgnn {
@@ -67,6 +86,10 @@ int batch_stats(const revgnn_batch_stats_args &a) {
     using T = decltype(zero);
     with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA { channel_stats<T, decltype(w)::value>(a); });
   });
+}
+
+int running_stats(const revgnn_running_stats_args &a) {
+  return with_dtype(a.dtype, [&](auto zero) REVGNN_LAMBDA { move_stats<Sum<decltype(zero)>>(a); });
 }
 
 }  // namespace REVGNN_ISA

@@ -69,6 +69,23 @@ const Isa *best(const char *wanted) {
 
 const Isa *active = best(nullptr);
 
+enum Kernel : int32_t {
+#define REVGNN_NUMBER(name) number_of_##name,
+  REVGNN_KERNELS(REVGNN_NUMBER)
+#undef REVGNN_NUMBER
+};
+
+int call(int32_t kernel, const void *args) {
+  switch (kernel) {
+#define REVGNN_CASE(name)   \
+  case number_of_##name:    \
+    return active->table->name(*static_cast<const revgnn_##name##_args *>(args));
+    REVGNN_KERNELS(REVGNN_CASE)
+#undef REVGNN_CASE
+  }
+  return REVGNN_UNSUPPORTED;
+}
+
 }  // namespace
 }  // namespace revgnn
 
@@ -80,6 +97,20 @@ extern "C" {
   }
 REVGNN_KERNELS(REVGNN_FORWARD)
 #undef REVGNN_FORWARD
+
+int revgnn_calls(
+    int64_t num_rounds, int64_t num_calls, const int32_t *kernels, const int64_t *offsets, const void *args,
+    int64_t round_bytes
+) {
+  const char *of_round = static_cast<const char *>(args);
+  for (int64_t round = 0; round < num_rounds; round++, of_round += round_bytes) {
+    for (int64_t c = 0; c < num_calls; c++) {
+      const int status = revgnn::call(kernels[c], of_round + offsets[c]);
+      if (status != 0) return status;
+    }
+  }
+  return 0;
+}
 
 int revgnn_abi_version(void) {
   return REVGNN_ABI_VERSION;

@@ -50,6 +50,11 @@ struct Keep {
       const uint8_t *byte = mask + channel / 8;
       uint32_t word = byte[0];
       if constexpr (W > 8) word |= uint32_t(byte[1]) << 8;
+#if defined(__AVX512F__)
+      if constexpr (W == 16 && sizeof(S) == 4) {
+        return (Vec<S, W>)_mm512_maskz_mov_ps(__mmask16(word >> (channel % 8)), (__m512)splat<S, W>(scale));
+      }
+#endif
       const auto bit = splat<int32_t, W>(int32_t(word >> (channel % 8))) & (splat<int32_t, W>(1) << iota<int32_t, W>());
       if constexpr (sizeof(S) == 4) return bit != 0 ? splat<S, W>(scale) : Vec<S, W>{};
       return __builtin_convertvector(-(Vec<int32_t, W>)(bit != 0), Vec<S, W>) * scale;

@@ -148,7 +148,60 @@ REVGNN_INLINE void add_affine(S *sums, int64_t width, int64_t d, Vec<S, W> grad,
   store<W>(sums + width + d, load<W>(sums + width + d) + grad * centred);
 }
 
-template <class T, class G, int W, int NB, int kind, Drop drop>
+/// The backward of LayerNorm for rows of NB vectors, which stay in registers.
+template <class T, class G, int W, int NB, Drop drop>
+void layer_backward(const revgnn_norm_backward_args &args) {
+  using S = Sum<T>;
+  using V = Vec<S, W>;
+  const Affine<S> affine(args);
+  Partials<S> partials(2 * args.width);
+  for_parts(args.threads, 4 * args.num_rows * args.width, [&](int64_t part) REVGNN_LAMBDA {
+    const revgnn_norm_backward_args a = args; /* a copy, which no store can change */
+    const Range rows = rows_of_part(a.num_rows, part);
+    const Mask<S, W> fresh = fresh_lanes<S, W>(a.width);
+    const V floor = splat<S, W>(a.act ? S(0) : -S(__builtin_inf()));
+    V scale[NB], shift[NB], dbias[NB] = {}, dweight[NB] = {};
+#pragma GCC unroll 16
+    for (int b = 0; b < NB; b++) {
+      scale[b] = load<W>(affine.weight + block_start<W, NB>(b, a.width));
+      shift[b] = load<W>(affine.bias + block_start<W, NB>(b, a.width));
+    }
+    for (int64_t i = rows.first; i < rows.last; i++) {
+      const T *x = static_cast<const T *>(a.x) + i * a.x_stride;
+      const G *grad = static_cast<const G *>(a.grad) + i * a.grad_stride;
+      T *dx = static_cast<T *>(a.dx) + i * a.dx_stride;
+      const Keep<S, drop> keep(a, i);
+      const Stats<S, W, REVGNN_NORM_LAYER> stats{static_cast<const S *>(a.mean), static_cast<const S *>(a.rstd), i};
+      V centred[NB], inner[NB], sum{}, dot{};
+#pragma GCC unroll 16
+      for (int b = 0; b < NB; b++) {
+        const int64_t d = block_start<W, NB>(b, a.width);
+        centred[b] = stats.centred(load<W>(x + d), d);
+        const V u = centred[b] * scale[b] + shift[b], reaching = load<W>(grad + d) * keep.template factor<W>(d);
+        const V outer = u > floor ? reaching : V{}, counted = only_fresh<NB>(b, outer, fresh);
+        dbias[b] += counted;
+        dweight[b] += counted * centred[b];
+        inner[b] = outer * scale[b];
+        sum += counted * scale[b];
+        dot += counted * scale[b] * centred[b];
+      }
+      const S mean = reduce_add<S, W>(sum) / S(a.width), mean_dot = reduce_add<S, W>(dot) / S(a.width);
+      const S rstd = stats.rstd[i];
+#pragma GCC unroll 16
+      for (int b = 0; b < NB; b++) {
+        const V value = (inner[b] - mean - centred[b] * mean_dot) * rstd;
+        T *to = dx + block_start<W, NB>(b, a.width);
+        store<W>(to, a.accumulate ? load<W>(to) + only_fresh<NB>(b, value, fresh) : value);
+      }
+    }
+    add_row<W, NB, S>(partials.row(part), a.width, dbias, fresh);
+    add_row<W, NB, S>(partials.row(part) + a.width, a.width, dweight, fresh);
+  });
+  partials.sum_into(static_cast<S *>(args.dbias), 0, args.width);
+  partials.sum_into(static_cast<S *>(args.dweight), args.width, args.width);
+}
+
+template <class T, class G, int W, int kind, Drop drop>
 void norm_backward_by_row(const revgnn_norm_backward_args &a) {
   using S = Sum<T>;
   using V = Vec<S, W>;
@@ -163,7 +216,7 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
       for (int64_t i = begin; i < end; i++) {
         const Keep<S, drop> keep(a, i);
         V sum{}, dot{};
-        for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+        for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
           V centred;
           V grad = inside.at(i, d, keep, &centred);
           const V scale = inside.affine.template scale<W>(d);
@@ -179,7 +232,7 @@ void norm_backward_by_row(const revgnn_norm_backward_args &a) {
       for (int64_t i = begin; i < end; i++) {
         const S *of_row = held + (i - begin) * a.width, mean = means[i - begin], mean_dot = dots[i - begin];
         const S rstd = kind == REVGNN_NORM_LAYER ? static_cast<const S *>(a.rstd)[i] : S(1);
-        for_vectors<S, W, NB>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
+        for_vectors<S, W>(a.width, fresh_at_end, [&](int64_t d, Mask<S, W> fresh) REVGNN_LAMBDA {
           inside.put(i, d, (load<W>(of_row + d) - mean - inside.centred(i, d) * mean_dot) * rstd, fresh);
         });
       }
@@ -278,11 +331,16 @@ int norm_backward_any(const revgnn_norm_backward_args &a) {
     constexpr Drop drop = decltype(kind_of_drop)::value;
     with_lanes<Sum<T>>(a.width, [&](auto w) REVGNN_LAMBDA {
       constexpr int W = decltype(w)::value;
-      if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, G, W, 0, REVGNN_NORM_NONE, drop>(a);
+      if (a.kind == REVGNN_NORM_NONE) norm_backward_by_row<T, G, W, REVGNN_NORM_NONE, drop>(a);
       if (a.kind == REVGNN_NORM_BATCH) norm_backward_by_channel<T, G, W, drop>(a);
       if (a.kind != REVGNN_NORM_LAYER) return;
       with_vectors<Sum<T>, W>(a.width, [&](auto nb) REVGNN_LAMBDA {
-        norm_backward_by_row<T, G, W, decltype(nb)::value, REVGNN_NORM_LAYER, drop>(a);
+        constexpr int NB = decltype(nb)::value;
+        if constexpr (NB > 0) {
+          layer_backward<T, G, W, NB, drop>(a);
+        } else {
+          norm_backward_by_row<T, G, W, REVGNN_NORM_LAYER, drop>(a);
+        }
       });
     });
   });

@@ -1,6 +1,6 @@
 /* The C ABI of the CPU kernels: plain pointers and sizes, so that one library serves every torch.
 
-   Every function takes one argument struct and returns 0, or REVGNN_UNSUPPORTED for a dtype it has no code for.
+   Every kernel takes one argument struct and returns 0, or REVGNN_UNSUPPORTED for a dtype it has no code for.
    Matrices are row-major with a row stride in elements and unit column stride. "Sum" is the type sums are kept in:
    float for float and bfloat16, double for double. Vectors that belong to a Sum (weights, statistics, scores) are
    always of type Sum. A struct holds sizes and operands first, then what is no tensor. Results depend neither on the
@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define REVGNN_ABI_VERSION 4
+#define REVGNN_ABI_VERSION 5
 #define REVGNN_UNSUPPORTED (-1)
 
 #ifdef __cplusplus
@@ -334,6 +334,20 @@ typedef struct {
   int32_t threads;
 } revgnn_batch_stats_args;
 
+/* Move running statistics by those of `num_rows` > 0 rows: r += share (new - r), the new variance unbiased, and share
+   the momentum, or for a negative one 1 / num_batches after it was counted up. */
+typedef struct {
+  int64_t num_rows;
+  int64_t width;
+  const void *mean;
+  const void *var; /* biased */
+  void *running_mean;
+  void *running_var;
+  int64_t *num_batches;
+  double momentum;
+  int32_t dtype;
+} revgnn_running_stats_args;
+
 /* out (+/-)= (x + plus) weight^T + bias; with BF16 rows the factors may be rounded to BF16, the sums are not */
 typedef struct {
   int64_t num_rows;
@@ -399,6 +413,7 @@ typedef struct {
   K(norm)                 \
   K(norm_backward)        \
   K(batch_stats)          \
+  K(running_stats)        \
   K(gen_aggr)             \
   K(gen_aggr_backward)    \
   K(edge_max)             \
@@ -420,6 +435,13 @@ typedef struct {
 #define REVGNN_DECLARE(name) REVGNN_API int revgnn_##name(const revgnn_##name##_args *args);
 REVGNN_KERNELS(REVGNN_DECLARE)
 #undef REVGNN_DECLARE
+
+/* Make `num_calls` calls of kernels, `num_rounds` times over. Call c of round r takes the struct at
+   args + r * round_bytes + offsets[c]; kernels[c] counts the lines of REVGNN_KERNELS. */
+REVGNN_API int revgnn_calls(
+    int64_t num_rounds, int64_t num_calls, const int32_t *kernels, const int64_t *offsets, const void *args,
+    int64_t round_bytes
+);
 
 REVGNN_API int revgnn_abi_version(void);
 /* The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline". */

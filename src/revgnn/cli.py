@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         _never_fail_to_encode(stream)
+    try:
+        is_writer()
+    except ValueError as mistake:
+        _print_error(f"error: {mistake}")
+        return 2
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None and not (arguments.version or arguments.print_completion):

@@ -123,8 +123,19 @@ def _quiet(everywhere: bool) -> Iterator[None]:
 
 
 def _first(names: Iterable[str], otherwise: int) -> int:
-    """Return the first of some environment variables as an integer, or a default."""
-    return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
+    """Return the first of some environment variables as an integer, or a default.
+
+    Raises: ValueError: it is none.
+    """
+    name = next((name for name in names if name in os.environ), None)
+    if name is None:
+        return otherwise
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise ValueError(
+            f"the environment's {name} must be a whole number, as launchers set it, got {os.environ[name]!r}; unset it"
+        ) from None
 
 
 def _show_nothing(*_: object, **__: object) -> None:

@@ -157,12 +157,12 @@ def _add_train(commands: Commands) -> None:
     )
     on_ray = parser.add_argument_group("on a Ray cluster, whose machines share the folders under the same paths")
     on_ray.add_argument("--ray", metavar="ADDRESS", help="train on the workers of this cluster; local starts one")
-    for flag, least, default, text in (
-        ("--ray-workers", 1, 2, "number of workers, one rank and one GPU (if any) each"),
-        ("--ray-cpus", 1, 1, "cores of a worker"),
-        ("--ray-restarts", 0, 3, "number of restarts from a checkpoint after a worker failed"),
+    for flag, least, text in (
+        ("--ray-workers", 1, "number of workers, one rank and one GPU (if any) each (default: 2)"),
+        ("--ray-cpus", 1, "cores of a worker (default: 1)"),
+        ("--ray-restarts", 0, "number of restarts from a checkpoint after a worker failed (default: 3)"),
     ):
-        on_ray.add_argument(flag, metavar="N", type=whole(least), default=default, help=f"{text} (default: {default})")
+        on_ray.add_argument(flag, metavar="N", type=whole(least), help=text)
     add_device(parser)
     add_common(parser)
 

@@ -152,7 +152,7 @@ def test_whatever_is_added_on_the_way_is_taken_off_again(exponents: list[int], s
     summed = [expected[i] + sum((d for k, d in enumerate(deltas) if k % 2 == i), torch.zeros(5, 3)) for i in range(2)]
     bound = 2.0 ** scales[-1] * 2 + 1e-5 * float(torch.stack(summed).abs().max())
     assert float((state.join() - torch.cat(summed, 1)).abs().max()) <= bound
-    again = form.reopen(state.kept(state.join()), copy=True)
+    again = form.reopen(state.kept(), copy=True)
     for layer, delta in reversed(list(enumerate(deltas))):
         again.subtract(layer % 2, delta)
         again.leave(layer)

@@ -147,7 +147,7 @@ def test_without_the_library_the_reference_runs_and_says_so_once() -> None:
     assert "the compiled kernels are not installed" in _in_a_process(code, REVGNN_OPS="native")
 
 
-@pytest.mark.parametrize("width", [1, 5, 8, 16, 33, 300])
+@pytest.mark.parametrize("width", [1, 5, 8, 16, 63, 300])
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16"])
 def test_every_instruction_set_agrees_with_the_reference(isa: str, width: int, graph: Graph, any_isa: None) -> None:
     if not _runs(isa):
@@ -246,7 +246,7 @@ def test_norm_writes_half_precision_from_float32() -> None:
 
 
 @pytest.mark.parametrize("kind", ["layer", "batch", "none"])
-@pytest.mark.parametrize("width", [7, 33])
+@pytest.mark.parametrize("width", [7, 33, 63])
 def test_norm_backward_adds(kind: str, width: int) -> None:
     x, grad = torch.randn(50, width), torch.randn(50, width)
     mean, rstd = torch.empty(width), torch.empty(width)

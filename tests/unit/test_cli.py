@@ -86,6 +86,8 @@ def test_help_needs_nothing_heavy() -> None:
         (["prepare", "a.csv", "b.csv", "--csv", "thousands=3"], "csv thousands must be one sign"),
         (["prepare", "a.csv", "b.csv", "--csv", "units=5"], "csv units must be signs such as $ and %"),
         (["prepare", "a.csv", "b.csv", "--csv", "encoding=uft8"], "csv encoding must be one that Python knows"),
+        (["train", "digits/revgnn", "--ray-workers", "4"], "--ray-workers 4 goes with --ray ADDRESS"),
+        (["prepare", "a.csv", "b.csv", "--init", "--overwrite"], "--overwrite cannot stand in a graph.yaml"),
         (["demo", "--out", __file__], "must be a folder for the demo, it is a file"),
         (["convert", __file__, "--out", "/nowhere/x"], "must be a checkpoint that holds only tensors: "),
     ],
@@ -126,6 +128,15 @@ def test_words_that_are_not_understood(words: list[str], message: str, capsys: p
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert message in err and "--help shows an example" in err
+
+
+def test_a_rank_that_is_no_number_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "first")
+    assert main(["recipes"]) == 2
+    assert "RANK must be a whole number, as launchers set it, got 'first'; unset it" in capsys.readouterr().err
 
 
 def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,24 @@ def test_a_convolution_of_ones_own_is_named_by_its_place(choices: dict[str, Any]
 def test_what_is_no_convolution_is_refused(conv: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig(conv=conv, num_layers=4, hidden_channels=8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GATOptions(edge_drop=1.0), r"edge_drop must lie in \[0, 1\), got 1.0"),
+        (lambda: GATOptions(edge_drop=-1.0), r"edge_drop must lie in \[0, 1\), got -1.0"),
+        (lambda: GENOptions(p=0.0), "p must be finite and other than 0, and t finite, got p=0.0"),
+        (lambda: GENOptions(t=math.inf), "p must be finite and other than 0, and t finite, got p=1.0, t=inf"),
+        (
+            lambda: ModelConfig(conv="sage", num_layers=4, hidden_channels=8, num_distinct=3),
+            "num_distinct=3 says how many layers are shared; set weight_tied=True",
+        ),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_binary_task_has_one_logit() -> None:

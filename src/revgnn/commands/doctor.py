@@ -51,7 +51,9 @@ def _version_line() -> str:
 
 
 def _rows() -> list[list[str]]:
-    built = "install a C++ compiler (GCC or Clang) and reinstall revgnn" if not cpu.AVAILABLE else ""
+    built = "" if cpu.AVAILABLE else "install a C++ compiler (GCC or Clang) and reinstall revgnn from its source"
+    if platform.system() != "Linux":
+        built = "they are built on Linux alone"
     cores = os.cpu_count() or 1
     threads = "" if torch.get_num_threads() <= cores else "set OMP_NUM_THREADS to the number of cores"
     cuda = torch.cuda.is_available()

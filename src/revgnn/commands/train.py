@@ -28,6 +28,9 @@ from .choose import asked_for
 from .output import log_to
 from .report import show_report, show_runs
 
+_ON_RAY = {"workers": 2, "cpus": 1, "restarts": 3}
+"""Defaults of ``--ray-workers`` and its like."""
+
 
 def run(arguments: Namespace) -> None:
     """Train, and show the result."""
@@ -38,17 +41,17 @@ def run(arguments: Namespace) -> None:
     log_to(progress_console())
     if arguments.plan and (arguments.runs is not None or arguments.ray is not None or world_size() > 1):
         raise ValueError("--plan is of one run in one process; leave it out, or --runs, --ray and other ranks")
+    given = {name: value for name in _ON_RAY if (value := getattr(arguments, f"ray_{name}")) is not None}
+    if arguments.ray is None and given:
+        flags = ", ".join(f"--ray-{name} {value}" for name, value in given.items())
+        raise ValueError(f"{flags} goes with --ray ADDRESS; add it, or leave this out")
     if arguments.ray is None:
         summary, report = _trained(arguments, arguments.device, False)
     elif arguments.runs is not None:
         raise ValueError("--runs trains its seeds one after another in one process; leave out --runs or --ray")
     else:
-        workers = Workers(
-            address=arguments.ray,
-            count=arguments.ray_workers,
-            cpus=arguments.ray_cpus,
-            restarts=arguments.ray_restarts,
-        )
+        asked = {**_ON_RAY, **given}
+        workers = Workers(address=arguments.ray, count=asked["workers"], cpus=asked["cpus"], restarts=asked["restarts"])
         summary, report = on_ray(partial(_trained, arguments), workers, out, cpu=arguments.device == "cpu")
     if summary is not None:
         show_runs(summary, out, as_json=arguments.json)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..stack import uncompiled
 from ..stack.conditions import View
+from ..stack.context import Autocast, ChannelSplit
 from ..stack.fused import unobserved
-from ..stack.layer_run import Autocast, ChannelSplit
 from ..stack.lazy import initialise_lazy
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute

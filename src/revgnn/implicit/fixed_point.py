@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..stack.conditions import View
+from ..stack.context import Autocast
 from ..stack.gradients import FunctionContext, check_single, outside_inference, pull_back, save, saved
-from ..stack.layer_run import Autocast
 from ..stack.rank_group import alone
 from ..stack.recompute import Recompute, check_recorders, detached_leaves, is_transformed
 from ..stack.recomputing import recomputing

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ..malloc import CachedBlocks
 from ..stack.conditions import View, version_of
+from ..stack.context import Autocast
 from ..stack.couplings import GroupedAdditive
 from ..stack.fused import is_anything_watched, unobserved
 from ..stack.gradients import Gradients, pull_back
-from ..stack.layer_run import Autocast
 from ..stack.recompute import Recompute
 from ..stack.repeatable import Checked, check_closed, check_repeats, check_unwritten
 from ..stack.state import FloatState, StoredState

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..malloc import CachedBlocks
+from ..stack.context import Autocast
 from ..stack.couplings import GroupedAdditive
 from ..stack.fused import has_hooks, is_anything_watched
-from ..stack.layer_run import Autocast
 from ..stack.lazy import initialise_lazy
 from ..stack.recompute import is_transformed
 from ..stack.repeatable import Checked

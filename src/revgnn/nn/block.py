@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..graph import Graph
+from ..ops import cpu
 from ..stack import WorkSpace, fold_seed, is_watched, keep_forwards, parts_of
 from .convs import CONVS, Conv, EdgeMap, FusedConv
 from .convs.interface import Gradients
@@ -131,6 +132,20 @@ class Block(nn.Module):
         self.act_drop.write(self.norm, h, x, work, drop)
         dh, grads = conv.add_value_and_grad(to, sign, h, cotangent, graph, seed, work)
         return grads | self.act_drop.pull_back(self.norm, dx, x, dh, work, drop, accumulate=accumulate)
+
+    def recording(
+        self,
+        x: Tensor,
+        graph: Graph,
+        mask: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        *edge_map: Tensor | None,
+    ) -> ops.Recording | None:
+        """Return what records the calls of the CPU's kernels; ``None``: the evaluation does more than call them."""
+        if edge_attr is not None or ops.kernels(x) is not cpu.BACKEND:
+            return None
+        is_recordable = isinstance(self.conv, Conv) and self.conv.calls_kernels_alone
+        return ops.Recording() if is_recordable and self.act_drop.calls_kernels_alone(self.norm, x) else None
 
     def extra_repr(self) -> str:
         """Show activation and dropout."""

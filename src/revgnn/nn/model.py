@@ -116,6 +116,8 @@ class ModelConfig:
         for name in ("dropout", "input_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.num_distinct != type(self).num_distinct and not self.weight_tied:
+            raise ValueError(f"num_distinct={self.num_distinct} says how many layers are shared; set weight_tied=True")
         divisor = self.conv_type.width_divisor
         groups = self.num_groups if self.coupling == "grouped" else 1
         if divisor is not None and self.hidden_channels % (groups * getattr(self.conv_options, divisor)):

@@ -21,15 +21,14 @@ from ..ops import cpu
 from ..stack import WorkSpace, draw_seed, is_recomputing, is_watched, keep_forwards
 from ..stack.batch_norm import (
     SharedBatchNorm1d,
-    move,
-    over_ranks,
+    may_share_rows,
     rank_group,
-    running,
     statistics,
     sum_over_ranks,
     uses_batch,
 )
 from ..stack.rank_group import is_alone
+from .batch_statistics import is_moved_by_kernel, write_statistics
 from .fusable import reads
 
 
@@ -185,6 +184,13 @@ class ActDrop:
             vector is None or (vector.shape == width and vector.device == x.device) for vector in running
         )
 
+    def calls_kernels_alone(self, norm: nn.Module, x: Tensor) -> bool:
+        """Whether `write` and `pull_back` do nothing but call kernels, of the CPU, for rows like ``x``."""
+        if not isinstance(norm, _BatchNorm):
+            return KINDS.get(type(norm)) in ("layer", "none")
+        is_moved = not norm.track_running_stats or is_moved_by_kernel(norm, cpu.sum_dtype(x.dtype))
+        return norm.training and is_moved and not may_share_rows(norm)
+
     def write(
         self,
         norm: nn.Module,
@@ -198,7 +204,7 @@ class ActDrop:
         kind, kernels = _kernel_of(norm), ops.kernels(x)
         mean, rstd = _in_work(kind, x, work)
         if isinstance(norm, _BatchNorm):
-            _write_statistics(norm, x, mean, rstd, work)
+            write_statistics(norm, x, mean, rstd, work)
         elif isinstance(norm, GraphNorm):
             _write_graph_statistics(norm, x, mean, rstd, work)
         kernels.norm_act_drop(
@@ -312,24 +318,6 @@ class NormActDrop(nn.Module):
     def extra_repr(self) -> str:
         """Show activation and dropout."""
         return f"act={self.act_drop.act}, dropout={self.act_drop.dropout}"
-
-
-def _write_statistics(norm: _BatchNorm, x: Tensor, mean: Tensor, rstd: Tensor, work: WorkSpace) -> None:
-    """Write BatchNorm's statistics of this evaluation, and update the running statistics."""
-    if not uses_batch(norm):
-        mean.copy_(running(norm)[0])
-        torch.rsqrt(running(norm)[1].to(x.dtype) + norm.eps, out=rstd)
-        return
-    group, var = rank_group(norm), work.empty("var", x, (x.size(1),))
-    ops.kernels(x).batch_stats(x, eps=norm.eps, mean=mean, rstd=rstd, var=var)
-    if group is None:
-        move(norm, mean, var, x.size(0))
-        return
-    global_mean, global_var, count = over_ranks(x, group, (mean, var))
-    move(norm, global_mean, global_var, count)
-    mean.copy_(global_mean)
-    torch.rsqrt(global_var + norm.eps, out=rstd)
-    work.empty("count", x, ()).copy_(count)
 
 
 def _kernel_of(norm: nn.Module) -> ops.Norm:

@@ -19,6 +19,7 @@ from .checks import fits
 from .choice import implementation, kernels, using
 from .in_place import row_dtype, runs_in_place
 from .kernel_op import KernelOp
+from .recording import Recording
 from .reference import Aggr, Norm, Reduce
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Backend",
     "KernelOp",
     "Norm",
+    "Recording",
     "Reduce",
     "attention",
     "attention_scores",

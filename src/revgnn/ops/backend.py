@@ -44,6 +44,7 @@ class Backend:
     neighbour_max_backward: Kernel
     norm_act_drop: Kernel
     norm_act_drop_backward: Kernel
+    running_stats: Kernel
     spmm: Kernel
 
     def __init__(

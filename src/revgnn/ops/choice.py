@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -86,7 +87,8 @@ def _compiled(device_type: str) -> Backend:
 def kernels(x: Tensor) -> Backend:
     """Return the backend whose kernels can read a tensor, the CPU's or Triton's, independent of the selected one.
 
-    Each backend's backward can read what the other's forward saved; neither is used if the reference runs.
+    Each backend's backward can read what the other's forward saved; neither is used if the reference runs. A
+    `Recording` of this thread takes the place of the CPU's.
 
     Examples:
         >>> import torch
@@ -94,7 +96,24 @@ def kernels(x: Tensor) -> Backend:
         >>> type(ops.kernels(torch.ones(1))).__name__
         'Backend'
     """
-    return triton.BACKEND if x.is_cuda or _choice == "triton" else cpu.BACKEND
+    return triton.BACKEND if x.is_cuda or _choice == "triton" else _recording.backend or cpu.BACKEND
+
+
+class _Recording(threading.local):
+    backend: Backend | None = None
+
+
+_recording = _Recording()
+
+
+@contextmanager
+def recording_on(backend: Backend) -> Iterator[None]:
+    """Context in which `kernels` returns this backend for tensors on the CPU, in this thread."""
+    before, _recording.backend = _recording.backend, backend
+    try:
+        yield
+    finally:
+        _recording.backend = before
 
 
 def lacks(backend: Backend, device: torch.device, op: str) -> None:

@@ -12,10 +12,10 @@ from .budget import parse_bytes
 from .check import check_inverse, layer_states
 from .choices import BACKPROPS, COUPLINGS, STATES
 from .conditions import parts_of
+from .context import split
 from .drift import DRIFT_LIMIT, DriftWarning, InverseCheck
 from .fused import FusedBlock, WorkSpace, has_hooks
 from .fused_head import FusedHead
-from .layer_run import split
 from .recomputing import is_recomputing, recomputing
 from .seeds import draw_seed, fold_seed
 from .stack import Stack

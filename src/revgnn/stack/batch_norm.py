@@ -138,6 +138,13 @@ def rank_group(norm: _BatchNorm) -> RankGroup | None:
     return None if known is None or known.exchange is None or not norm.training or is_alone() else known
 
 
+def may_share_rows(norm: _BatchNorm) -> bool:
+    """Whether an evaluation of a norm may ask for its `rank_group`, and find other ranks."""
+    known: RankGroup | None = vars(norm).get("rank_group")
+    active = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
+    return active is not None or (known is not None and known.exchange is not None)
+
+
 def moves(norm: _BatchNorm) -> bool:
     """Whether this evaluation updates running statistics: they are tracked, and it is the first of its step."""
     return norm.training and norm.track_running_stats and norm.running_mean is not None and not is_recomputing()

@@ -52,8 +52,10 @@ class View:
         )
         self.surfaces = Surfaces(self.parts, are_steady=self.is_pure and self.is_bare)
         """Hooks, replaced forwards and plain attributes of the submodules."""
+        self.written: list[tuple[dict[str, Tensor | None], str]] = []
+        """Buffers that an evaluation writes to, and its value does not depend on."""
         if self.is_pure and all(flags):
-            self.buffers = []
+            self.written, self.buffers = self.buffers, []
 
     def check_repeatable(self) -> None:
         """Raise RuntimeError if a submodule gathers its weights for a call alone: a repetition would find shards."""

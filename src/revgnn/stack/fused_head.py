@@ -6,7 +6,7 @@ in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -53,26 +53,35 @@ class FusedHead:
         devices = (parameter.device for parameter in self.module.parameters())
         return Recompute({self.module: View(self.module)}, next(devices, torch.device("cpu")))
 
-    def __call__(self, y: Tensor, *, keep: bool = False) -> Tensor:
-        """Return [N, T] values for [N, D] rows, recorded by autograd if enabled; ``keep``: `pull_back` follows."""
+    def __call__(self, *columns: Tensor, keep: bool = False) -> Tensor:
+        """Return [N, T] values for [N, D] rows, recorded by autograd if enabled; ``keep``: `pull_back` follows. The
+        rows are one tensor, or several whose columns follow one another."""
         blocks = []
-        for key, (block, seed) in enumerate(self._blocks(y)):
+        for key, (block, seed) in enumerate(self._blocks(columns)):
             evaluate = partial(self.rows, block, seed)
             blocks.append(self.recompute.first(key, self.module, seed, evaluate, keep=keep))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
-    def pull_back(self, y: Tensor, cotangent: Tensor, add_parameter: Callable[[int, Tensor | None], None]) -> Tensor:
-        """Return the gradient of ``y`` for that of the values, block by block.
+    def pull_back(
+        self,
+        columns: Sequence[Tensor],
+        cotangent: Tensor,
+        num_parts: int,
+        add_parameter: Callable[[int, Tensor | None], None],
+    ) -> Tensor:
+        """Return the gradient of the rows for that of the values, block by block.
 
         Args:
-            y: [N, D] rows.
+            columns: the [N, D] rows, as `__call__` takes them.
             cotangent: [N, T] gradient of the values.
+            num_parts: C, which divides D.
             add_parameter: receives each parameter's position in `recompute` and its gradient.
-        Returns: [N, D].
+        Returns: [C, N, D/C], parts whose columns follow one another.
         """
-        grad = torch.empty_like(y)
+        width = sum(part.size(1) for part in columns) // num_parts
+        grads = columns[0].new_empty(num_parts, columns[0].size(0), width)
         done = 0
-        for key, (block, seed) in enumerate(self._blocks(y)):
+        for key, (block, seed) in enumerate(self._blocks(columns)):
             part = slice(done, done + block.size(0))
             with self.recompute.again(key, self.module, seed):
                 parameters = self.recompute.leaves()
@@ -82,12 +91,14 @@ class FusedHead:
                 leaves = [leaf, *parameters.values()]
                 check_closed(value, leaves, type(self.module).__name__)
                 found = pull_back(value, cotangent[part].to(value.dtype), leaves)
-            grad[part] = 0.0 if found[0] is None else found[0]
+            for i, grad in enumerate(grads):
+                grad[part] = 0.0 if found[0] is None else found[0].narrow(1, i * width, width)
             for position, share in zip(parameters, found[1:], strict=True):
                 add_parameter(position, share)
             done = part.stop
-        return grad
+        return grads
 
-    def _blocks(self, y: Tensor) -> Iterator[tuple[Tensor, int]]:
-        for k, first in enumerate(range(0, max(y.size(0), 1), self.block_rows)):
-            yield y[first : first + self.block_rows], fold_seed(self.seed, k)
+    def _blocks(self, columns: Sequence[Tensor]) -> Iterator[tuple[Tensor, int]]:
+        for k, first in enumerate(range(0, max(columns[0].size(0), 1), self.block_rows)):
+            parts = [part[first : first + self.block_rows] for part in columns]
+            yield parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), fold_seed(self.seed, k)

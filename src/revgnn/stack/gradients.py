@@ -30,10 +30,14 @@ class GradientSums:
             for tensor, need in zip(like, needed, strict=True)
         ]  # fmt: skip
         self.needed = list(needed)
+        self.shares: dict[int, Tensor] | None = None
+        """Keeps what is added, by position; ``None``: it is not kept."""
         self._is_written = [False] * len(self._sums)
 
     def add(self, k: int, grad: Tensor | None, part: Callable[[Tensor], Tensor] | None = None) -> None:
         """Add to sum k, or to the view ``part(sum)`` of it."""
+        if grad is not None and self.shares is not None:
+            self.shares[k] = grad
         if grad is None or not self.needed[k]:
             return
         total = self._sums[k]
@@ -49,6 +53,18 @@ class GradientSums:
         else:
             total.copy_(grad)
         self._is_written[k] = True
+
+    def to_write(self, count: int) -> list[Tensor | None] | None:
+        """Return the buffers of the first sums, for a caller who writes all of them or none, with None for those that
+        are not needed; ``None``: one has been written to, or has no buffer."""
+        buffers = self._sums[:count]
+        are_fresh = not any(self._is_written[:count])
+        has_all = all(need is (total is not None) for need, total in zip(self.needed, buffers, strict=False))
+        return buffers if are_fresh and has_all else None
+
+    def mark(self, count: int) -> None:
+        """Say that the first sums are written."""
+        self._is_written[:count] = [True] * count
 
     def results(self) -> list[Tensor | None]:
         """Return the sums in the order of the tensors; ``None`` where nothing was added."""

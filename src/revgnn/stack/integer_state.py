@@ -133,7 +133,7 @@ class FixedPointState(State):
                 part -= 1 << (count - 1)
         self.layer = before
 
-    def kept(self, y: Tensor) -> list[Tensor]:
+    def kept(self) -> list[Tensor]:
         """Return the integers and the lost bits."""
         return [*self.parts, *(byte for of_groups in self.lost_bits for byte in of_groups)]
 

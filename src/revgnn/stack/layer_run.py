@@ -6,97 +6,30 @@ Blocks are called here only. `Stack` makes runs; `checkpointed` and `reversible`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .conditions import View, version_of
+from .context import AS_IT_IS, Autocast
 from .couplings import Coupling
 from .fused import FusedBlock, WorkSpace, is_anything_watched, is_fused, unobserved
 from .gradients import Gradients, pull_back
 from .recompute import Recompute
 from .recomputing import is_recomputing
-from .repeatable import Checked, check_closed, check_repeats, check_unwritten
-from .seeds import fold_seed
+from .repeatable import Checked, check_closed, check_repeats, check_unwritten, check_width
+from .repeated import Recording, recording_of, repeat_backward
+from .seeds import fold_seed, fold_seeds
 from .state import FloatState, State
-
-
-class ChannelSplit(NamedTuple):
-    """A context argument [..., D] of which each group reads its own D/C channels; made by `split`."""
-
-    value: Tensor
-
-
-def split(value: Tensor) -> ChannelSplit:
-    """Mark a context argument to be chunked by groups along its last dimension; unmarked ones are shared.
-
-    Examples:
-        >>> import torch
-        >>> import revgnn
-        >>> from revgnn.stack import split
-        >>> class Block(torch.nn.Linear):
-        ...     def forward(self, x, seed, mask):  # both of this group's width
-        ...         return super().forward(x) * mask
-        >>> stack = revgnn.Stack(lambda width: Block(width, width), channels=8, num_layers=3, coupling="grouped")
-        >>> stack(torch.randn(5, 8), split(torch.ones(5, 8))).shape
-        torch.Size([5, 8])
-    """
-    return ChannelSplit(value)
-
-
-def split_context(
-    context: tuple[object, ...], num_groups: int
-) -> tuple[tuple[object, ...], tuple[tuple[int, bool], ...], list[Tensor]]:
-    """Separate context arguments into a template with None for tensors, the tensors' positions, and the tensors.
-
-    Raises: ValueError: the channels of a split argument do not divide into the groups.
-    """
-    template: list[object] = []
-    places, tensors = [], []
-    for position, value in enumerate(context):
-        tensor = value.value if isinstance(value, ChannelSplit) else value
-        if isinstance(tensor, Tensor):
-            is_split = isinstance(value, ChannelSplit)
-            if is_split and tensor.size(-1) % num_groups:
-                raise ValueError(
-                    f"a split context argument of {tensor.size(-1)} channels does not divide into {num_groups} groups"
-                )
-            places.append((position, is_split))
-            tensors.append(tensor)
-        template.append(None if isinstance(tensor, Tensor) else tensor)
-    return tuple(template), tuple(places), tensors
-
-
-class Autocast(NamedTuple):
-    """The autocast state of a block's first evaluation, restored for its recomputation."""
-
-    device_type: str
-    dtype: torch.dtype
-    enabled: bool
-
-    @classmethod
-    def current(cls, device_type: str) -> Autocast:
-        """Return the current autocast state."""
-        if not torch.amp.is_autocast_available(device_type):
-            device_type = "cpu"  # of tensors on meta
-        return cls(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
-
-    def __call__(self) -> AbstractContextManager[object]:
-        """Enter this state without a weight cache: a cast cached under no_grad would cut the recomputation's graph."""
-        if not self.enabled and not torch.is_autocast_enabled(self.device_type):
-            return _AS_IT_IS
-        return torch.autocast(self.device_type, self.dtype, self.enabled, cache_enabled=False)
-
-
-_AS_IT_IS = nullcontext()
+from .survey import Survey
 
 
 def _without_grad() -> AbstractContextManager[object]:
     """Disable gradients, at no cost where they are disabled."""
-    return torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS
+    return torch.no_grad() if torch.is_grad_enabled() else AS_IT_IS
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +50,17 @@ class LayerRun:
     """For every context tensor: its position among the arguments, and whether it is split."""
     autocast: Autocast
     device: torch.device
-    views: Mapping[nn.Module, View]
-    """The `View` of every block of the stack."""
+    survey: Survey
+    """What is known of the blocks of the stack."""
     checked: Checked | None
     """Blocks that passed the checks, shared by all runs of a stack; ``None``: no check."""
     fused: dict[nn.Module, FusedBlock | None] = field(init=False, default_factory=dict)
     """Blocks whose evaluation was decided, which is done once a step: themselves where it is fused, else None."""
+
+    @property
+    def views(self) -> Mapping[nn.Module, View]:
+        """The `View` of every block of the stack."""
+        return self.survey.views
 
     @property
     def recompute(self) -> Recompute:
@@ -131,8 +69,8 @@ class LayerRun:
         # Not functools' cached_property, which takes a lock in Python 3.11 that torch.export cannot follow.
         found: Recompute | None = self.__dict__.get("_recompute")
         if found is None:
-            views = {block: self.views[block] for blocks in self.layers for block in blocks}
-            found = self.__dict__["_recompute"] = Recompute(views, self.device)
+            slots = self.survey.slots(self.first, self.layers)
+            found = self.__dict__["_recompute"] = Recompute(self.views, self.device, slots)
         return found
 
     def arguments(self, tensors: Sequence[Tensor], group: int) -> list[object]:
@@ -154,6 +92,11 @@ class LayerRun:
     def block_seed(self, layer: int, group: int) -> int:
         """Return the seed of a block's evaluation, the same for its recomputation."""
         return fold_seed(self.seed or 0, self.first + layer, group)
+
+    def seeds(self) -> list[int]:
+        """Return `block_seed` of all blocks in order."""
+        layers = range(self.first, self.first + len(self.layers))
+        return fold_seeds(self.seed or 0, layers, range(self.coupling.num_groups))
 
     def _again(self, layer: int, group: int, seed: int, *, leaves: bool = True) -> AbstractContextManager[None]:
         """Restore a block to the conditions of its first evaluation; ``leaves``: autograd differentiates it."""
@@ -193,10 +136,14 @@ class LayerRun:
         """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work, is_watched = WorkSpace(), not state.tracks_autograd and is_anything_watched()
-        for layer, blocks in enumerate(self.layers):
 
-            def branch(i: int, x: Tensor, layer: int = layer, blocks: Sequence[nn.Module] = blocks) -> Tensor | None:
+        def one(layer: int, recording: Recording | None = None) -> None:
+            blocks = self.layers[layer]
+
+            def branch(i: int, x: Tensor) -> Tensor | None:
                 block, seed, arguments = blocks[i], self.block_seed(layer, i), per_group[i]
+                if recording is not None:
+                    recording.begin()
                 if again:
                     with self._again(layer, i, seed):
                         value: Tensor = block(x, seed, *arguments)
@@ -205,18 +152,10 @@ class LayerRun:
                         self.recompute.record((layer, i), block)
                     return self._add_value(fused, state.target(i), 1, x, seed, arguments, work)
                 else:
-                    draws = None if self.seed is None else seed
                     if not state.tracks_autograd:
                         x = self.views[block].own(x, is_watched=is_watched)
-                    version = None if state.tracks_autograd else version_of(x)
-                    value = self.recompute.first(
-                        (layer, i), block, draws, lambda: block(x, seed, *arguments), keep=keep
-                    )
-                    if not state.tracks_autograd:
-                        check_unwritten(x, version, self._name(layer, i))
-                    if keep and type(value) is Tensor and not is_recomputing():
-                        self._check_repeats(layer, i, x, seed, arguments, value)
-                _check_width(value, x)
+                    value = self._called(layer, i, x, arguments, keep=keep, is_own=state.tracks_autograd)
+                check_width(value, x)
                 return value
 
             state.enter(layer)
@@ -224,6 +163,18 @@ class LayerRun:
                 self.coupling.forward(state, branch)
             if after_layer is not None:
                 after_layer(layer)
+
+        layers = range(len(self.layers))
+        may_repeat = not (again or is_watched) and after_layer is None
+        recording = self._recording(0, state, per_group[0]) if may_repeat else None
+        if recording is not None:
+            with recording:
+                one(0, recording)
+            if self._are_fused(0) and self._repeat(recording):
+                return
+            layers = layers[1:]
+        for layer in layers:
+            one(layer)
 
     def reverse(self, state: State, grads: list[Tensor], tensors: Sequence[Tensor], sums: Gradients) -> None:
         """Invert all layers: replace the state and its gradients by those of the run's input, in place.
@@ -236,11 +187,13 @@ class LayerRun:
         """
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work, is_watched = WorkSpace(), is_anything_watched()
-        for layer in reversed(range(len(self.layers))):
 
-            def branch(i: int, x: Tensor, cotangent: Tensor, layer: int = layer) -> tuple[Tensor | None, Tensor | None]:
+        def one(layer: int, recording: Recording | None = None) -> None:
+            def branch(i: int, x: Tensor, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
                 fused = None if is_watched else self.fused.get(block)
+                if recording is not None:
+                    recording.begin()
                 with self._again(layer, i, seed, leaves=fused is None):
                     if fused is None:
                         x = self.views[block].own(x, is_watched=is_watched)
@@ -253,6 +206,19 @@ class LayerRun:
 
             self.coupling.backward(state, grads, branch)
             state.leave(layer)
+
+        layers = range(len(self.layers) - 1, -1, -1)
+        may_repeat = not is_watched and self._are_fused(-1) and self.survey.has_its_modules()
+        recording = self._recording(-1, state, per_group[0]) if may_repeat else None
+        if recording is not None:
+            sums.parameters.shares = {}
+            with recording:
+                one(layers[0], recording)
+            if repeat_backward(recording, len(layers), self.recompute.bound, self.seeds(), sums.parameters):
+                return
+            layers, sums.parameters.shares = layers[1:], None
+        for layer in layers:
+            one(layer)
 
     def step_back(self, state: State, tensors: Sequence[Tensor], layer: int) -> None:
         """Invert one layer as `reverse` does, without gradients."""
@@ -272,6 +238,19 @@ class LayerRun:
         self.coupling.backward(state, [state.read(i) for i in range(self.coupling.num_groups)], branch)
         state.leave(layer)
 
+    def _called(
+        self, layer: int, group: int, x: Tensor, arguments: Sequence[object], *, keep: bool, is_own: bool
+    ) -> Tensor:
+        """Call a block for the first time; ``is_own``: its input is no memory of the stream."""
+        block, seed = self.layers[layer][group], self.block_seed(layer, group)
+        draws, version = None if self.seed is None else seed, None if is_own else version_of(x)
+        value = self.recompute.first((layer, group), block, draws, lambda: block(x, seed, *arguments), keep=keep)
+        if not is_own:
+            check_unwritten(x, version, self._name(layer, group))
+        if keep and type(value) is Tensor and not is_recomputing():
+            self._check_repeats(layer, group, x, seed, arguments, value)
+        return value
+
     def _fused(
         self, block: nn.Module, x: Tensor, arguments: Sequence[object], is_watched: bool = False
     ) -> FusedBlock | None:
@@ -284,6 +263,27 @@ class LayerRun:
                 found = block if self.views[block].is_bare and is_fused(block, x, arguments) else None
             self.fused[block] = found
         return self.fused[block]
+
+    def _recording(self, layer: int, state: State, arguments: Sequence[object]) -> Recording | None:
+        """Return what records a layer to be repeated for the others; ``None``: blocks differ, or share parameters."""
+        if len(self.layers) < 2 or not self.survey.are_alike:
+            return None
+        block = self.layers[layer][0]
+        of_block, count = len(self.views[block].slots), len(self.layers) * self.coupling.num_groups
+        has_own = 0 < of_block * count == len(self.recompute.parameters)
+        return recording_of(block, self.coupling, state, arguments) if has_own else None
+
+    def _repeat(self, recording: Recording) -> bool:
+        """Evaluate all layers but the first by its calls; returns whether it was done."""
+        values, buffers = self.recompute.bound, self.recompute.written
+        done = recording.repeat(len(self.layers), values, self.seeds(), buffers=buffers)
+        if done:
+            self.fused.update((block, cast(FusedBlock, block)) for blocks in self.layers for block in blocks)
+        return done
+
+    def _are_fused(self, layer: int) -> bool:
+        """Whether the forward evaluated all blocks of a layer by their fused evaluation."""
+        return bool(self.layers) and all(self.fused.get(block) is not None for block in self.layers[layer])
 
     def _name(self, layer: int, group: int) -> str:
         return f"layer {self.first + layer}, group {group}: {type(self.layers[layer][group]).__name__}"
@@ -391,13 +391,3 @@ class LayerRun:
         for position, grad in zip(parameters, grads[1 + len(leaves) :], strict=True):
             sums.parameters.add(position, grad)
         return value.detach(), grads[0]
-
-
-def _check_width(value: object, x: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
-    if value.shape != x.shape:
-        raise ValueError(
-            f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "
-            "project before or after the stack"
-        )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,33 @@ Slot = tuple[dict[str, Any], str, int]
 """A module's parameter: the dictionary that holds it, its name there, and its position among all parameters."""
 
 
+class Slots(NamedTuple):
+    """Where the parameters of modules are held."""
+
+    of: Mapping[nn.Module, Sequence[Slot]]
+    """Of every module."""
+    parameters: list[Tensor]
+    """Of all modules, each once."""
+    written: list[Tensor]
+    """Buffers that evaluations write to, of each module in turn."""
+
+    @classmethod
+    def found(cls, views: Mapping[nn.Module, View]) -> Slots:
+        """Look the parameters up."""
+        positions: dict[Tensor, int] = {}
+
+        def position(parameter: Tensor) -> int:
+            return positions.setdefault(parameter, len(positions))
+
+        with turns():
+            of = {
+                module: [(holder, name, position(holder[name])) for holder, name in view.slots]
+                for module, view in views.items()
+            }
+            written = [holder[name] for view in views.values() for holder, name in view.written]
+        return cls(of, list(positions), [buffer for buffer in written if buffer is not None])
+
+
 class Recompute:
     """Evaluates modules, and repeats evaluations under their original conditions.
 
@@ -40,22 +67,14 @@ class Recompute:
     Args:
         views: the `View` of every module that will be evaluated.
         device: device of the modules' random numbers, besides the CPU.
+        slots: of these modules, where they are known.
     """
 
-    def __init__(self, views: Mapping[nn.Module, View], device: torch.device) -> None:
+    def __init__(self, views: Mapping[nn.Module, View], device: torch.device, slots: Slots | None = None) -> None:
         self._views, self._device = views, device
         self.surroundings = None if torch.compiler.is_compiling() else Surroundings()
         """Modes, hooks of all modules and default dtype of the evaluations."""
-        positions: dict[Tensor, int] = {}
-        self._slots: dict[nn.Module, list[Slot]] = {}
-        with turns():
-            for module, view in views.items():
-                self._slots[module] = [
-                    (holder, name, positions.setdefault(holder[name], len(positions))) for holder, name in view.slots
-                ]
-        """Of every module."""
-        self.parameters: list[Tensor] = list(positions)
-        """Of all modules, each once."""
+        self._slots, self.parameters, self.written = slots or Slots.found(views)
         self._values: Sequence[Tensor] = self.parameters
         self._needed: Sequence[bool] | None = None
         """Which values get a leaf of their own in every repetition; ``None``: they are leaves already."""
@@ -78,6 +97,11 @@ class Recompute:
     def bind_leaves(self, leaves: Sequence[Tensor]) -> None:
         """Repeat with these very tensors in the places of parameters."""
         self._values, self._needed = leaves, None
+
+    @property
+    def bound(self) -> Sequence[Tensor]:
+        """The values of all parameters that repetitions use."""
+        return self._values
 
     def position(self, leaf: Tensor | None) -> int:
         """Where a leaf of the module that is being evaluated again stands among the parameters."""

@@ -1,4 +1,4 @@
-"""Check once per block that it repeats its value, and in every backward that each tensor it uses gets a gradient."""
+"""Check what a block returns, once that it repeats it, and in every backward that all it uses gets a gradient."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ def check_unwritten(x: Tensor, version: int | None, what: str) -> None:
         raise RuntimeError(
             f"{what} writes to its input, which is part of the stream; "
             "make its first operation one that returns a new tensor (inplace=False)"
+        )
+
+
+def check_width(value: object, x: Tensor) -> None:
+    """Raise TypeError or ValueError if the value of a block cannot be added to its stream ``x``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
+    if value.shape != x.shape:
+        raise ValueError(
+            f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "
+            "project before or after the stack"
         )
 
 

@@ -26,13 +26,13 @@ from .gradients import (
     saved,
 )
 from .layer_run import LayerRun
-from .state import FloatingPoint, FloatState, Form, State, StoredState
+from .state import DenseState, FloatingPoint, FloatState, Form, State, StoredState
 
 Advance = Callable[[LayerRun, Tensor, Sequence[Tensor]], tuple[Form, State]]
 """``(run, x, context tensors) -> (form, state after the run)``: advance a state in some number format."""
 
 
-def advance_float(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FloatingPoint, FloatState]:
+def advance_float(run: LayerRun, x: Tensor, tensors: Sequence[Tensor]) -> tuple[FloatingPoint, DenseState]:
     """Apply a run in the stream's own dtype."""
     form = FloatingPoint(run.coupling.num_groups)
     state = form.open(x)
@@ -77,7 +77,7 @@ def reversible(
     Raises: RuntimeError: on a second derivative, or if a parameter or context tensor was changed in place before the
         backward.
     Cost: saves the last state (N x D) at any depth, and the first for a monitor; the backward evaluates each block
-        once. It copies the last state if that was returned to the caller, or under ``retain_graph``.
+        once. It copies the last state under ``retain_graph``.
     """
     parameters = [*run.recompute.parameters, *([] if head is None else head.recompute.parameters)]
     settings = (run, advance, monitor, head)
@@ -94,8 +94,6 @@ class _ReversibleContext(FunctionContext):
     """Number of context tensors."""
     bounds: tuple[int, int]
     """Where the kept state, and the true input, end among the saved tensors."""
-    is_returned: bool
-    """Whether the kept state is the caller's too."""
 
 
 class _Reversible(torch.autograd.Function):
@@ -110,18 +108,16 @@ class _Reversible(torch.autograd.Function):
     ) -> Tensor:
         run, advance, ctx.monitor, ctx.head = settings
         ctx.form, state = advance(run, x, tensors[:num_context])
-        y = state.join()
-        kept = state.kept(y)
+        kept = state.kept()
         true_input = [] if ctx.monitor is None else ctx.form.open(x).parts
         ctx.run, ctx.num_context = run, num_context
         ctx.bounds = len(kept), len(kept) + len(true_input)
-        ctx.is_returned = ctx.head is None and any(tensor is y for tensor in kept)
         # Parameters are saved too, so that the backward uses their current values.
         save(ctx, *kept, *true_input, anchor, *tensors)
         if ctx.head is None:
-            return y
+            return state.join()
         with run.autocast():
-            out: Tensor = ctx.head(y, keep=True)
+            out: Tensor = ctx.head(*state.columns(), keep=True)
         return out
 
     @staticmethod
@@ -148,18 +144,23 @@ def _reversed(ctx: _ReversibleContext, grad: Tensor, saved: Sequence[Tensor]) ->
     needed = needed[ctx.num_context :]
     of_blocks = len(run.recompute.parameters)
     run.recompute.bind(parameters[:of_blocks], needed[:of_blocks])
-    state = ctx.form.reopen(kept, copy=ctx.is_returned or _graph_is_kept())
+    state = ctx.form.reopen(kept, copy=_graph_is_kept())
     if ctx.head is None:
-        grads = FloatState(grad, run.coupling.num_groups)
+        grads = DenseState.of(grad, run.coupling.num_groups)
     else:
         ctx.head.recompute.bind(parameters[of_blocks:], needed[of_blocks:])
         with run.autocast():
-            grad_y = ctx.head.pull_back(state.join(), grad, lambda k, share: sums.parameters.add(of_blocks + k, share))
-        grads = FloatState(grad_y, run.coupling.num_groups, copy=False)
+            of_rows = ctx.head.pull_back(
+                state.columns(), grad, run.coupling.num_groups,
+                lambda k, share: sums.parameters.add(of_blocks + k, share),
+            )  # fmt: skip
+        grads = DenseState(of_rows)
     run.reverse(state, grads.parts, context, sums)
     if ctx.monitor is not None:
         ctx.monitor.compare(run.first, state.parts, true_input)
-    return [grads.join() if ctx.needs_input_grad[2] else None, *sums.results()]
+    # The input's state is not needed any more.
+    memory = state.stream if isinstance(state, DenseState) and state.stream.dtype is grads.stream.dtype else None
+    return [grads.join(memory) if ctx.needs_input_grad[2] else None, *sums.results()]
 
 
 _REMEDY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import uncompiled
-from .recomputing import outside_modes
+from .recomputing import outside_modes, turns
 
 _MASK = 2**64 - 1
 
@@ -24,11 +24,21 @@ def fold_seed(seed: int, *numbers: int) -> int:
         return uncompiled.call(fold_seed, seed, *numbers)
     mixed = seed & _MASK
     for number in numbers:
-        mixed = (mixed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK
-        mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-        mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
-        mixed ^= mixed >> 31
+        mixed = _mixed(mixed, number)
     return mixed >> 1
+
+
+def fold_seeds(seed: int, firsts: range, seconds: range) -> list[int]:
+    """Return ``fold_seed(seed, first, second)`` of all pairs."""
+    outer = [_mixed(seed & _MASK, first) for first in firsts]
+    return [_mixed(mixed, second) >> 1 for mixed in outer for second in seconds]
+
+
+def _mixed(mixed: int, number: int) -> int:
+    mixed = (mixed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK
+    mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ mixed >> 31
 
 
 def draw_seed() -> int:
@@ -45,5 +55,5 @@ def draw_seed() -> int:
         return uncompiled.call(draw_seed)
     if torch.compiler.is_exporting():
         raise RuntimeError("torch.export would record one seed for every call; call eval() on the model before it")
-    with outside_modes():
+    with turns(), outside_modes():  # not while a block of another thread draws
         return int(torch.randint(2**62, (), device="cpu"))

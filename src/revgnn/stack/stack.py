@@ -25,19 +25,20 @@ from .choices import (
     check_choices,
     num_segments,
 )
-from .conditions import View
+from .context import Autocast, split_context
 from .drift import DriftMonitor
 from .exact import ExactState
 from .fused import unobserved
 from .fused_head import FusedHead
 from .integer_state import WORDS
-from .layer_run import Autocast, LayerRun, split_context
+from .layer_run import LayerRun
 from .lazy import initialise_lazy
 from .recompute import check_recorders, is_transformed
 from .repeatable import Checked
 from .reversible import Advance, advance_float, advance_stored, advance_without_grad, reversible
 from .seeds import draw_seed
 from .segment import Segment
+from .survey import Surveys
 from .trimmed import Trim, advance_trimmed, check_trimmable
 
 
@@ -129,6 +130,7 @@ class Stack(nn.Module):
         self.budget = None if memory_budget is None else MemoryBudget(parse_bytes(memory_budget))
         self.num_stored = num_layers if backprop == "store" else 0
         self.checked = Checked()
+        self._surveys = Surveys()
         # A plain dict, not a ModuleDict: segments are not submodules, so that weights keep their names.
         self._segments: dict[int, Segment] = {}
         distinct = min(num_distinct, num_layers) if weight_tied else num_layers
@@ -301,20 +303,19 @@ class Stack(nn.Module):
                 f"the stack is {self.channels} channels wide, got x with {x.size(-1)}; project x before it"
             )
         self._check_layers()
-        distinct = [self._blocks(k) for k in range(len(self.layers))]
-        views = {block: View(block) for blocks in distinct for block in blocks}
-        if seed is None and (self.training or any(view.is_training for view in views.values())):
+        distinct = range(len(self.layers))
+        survey = self._surveys.of(self.layers, lambda: [self._blocks(k) for k in distinct], training=self.training)
+        if seed is None and (self.training or survey.is_training):
             seed = draw_seed()
         template, places, tensors = split_context(context, self.coupling.num_groups)
         autocast = Autocast.current(x.device.type)
         if autocast.enabled:
             # Only branches run in half precision: a half-precision stream would lose small additions in its rounding.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-        layers = [distinct[self._place(depth)] for depth in range(self.num_layers)]
-        run = LayerRun(self.coupling, layers, 0, seed, template, places, autocast, x.device, views, self.checked)
+        layers = [survey.blocks[self._place(depth)] for depth in range(self.num_layers)]
+        run = LayerRun(self.coupling, layers, 0, seed, template, places, autocast, x.device, survey, self.checked)
         # Lazy modules have hooks, and to look for them costs more than to look for hooks.
-        is_maybe_lazy = not all(view.is_bare for view in views.values())
-        if is_maybe_lazy and initialise_lazy(self, lambda: run.evaluate(x, tensors)):
+        if not survey.is_bare and initialise_lazy(self, lambda: run.evaluate(x, tensors)):
             return self.prepare(x, context, seed)
         return x, tensors, run
 

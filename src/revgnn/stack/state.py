@@ -1,7 +1,8 @@
 """The state between layers: the [N, D] stream as C channel groups, recorded by autograd or updated in place.
 
-`StoredState` makes new tensors, which autograd records; `FloatState` owns its memory and updates it in place. A *form*
-is a reversible run's number format: it makes a state from a stream, and saves and restores it.
+`StoredState` makes new tensors, which autograd records; `FloatState` owns its memory and updates it in place, and so
+does `DenseState`, part by part. A *form* is a reversible run's number format: it makes a state from a stream, and saves
+and restores it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ class State(ABC):
     def join(self) -> Tensor:
         """Return the stream, [..., D], in its original dtype."""
 
-    def kept(self, y: Tensor) -> list[Tensor]:
-        """Return the tensors to save for `Form.reopen`; ``y`` is the run's output, as `join` returned it."""
-        return [y]
+    def kept(self) -> list[Tensor]:
+        """Return the tensors to save for `Form.reopen`."""
+        return self.parts
+
+    def columns(self) -> Sequence[Tensor]:
+        """Return the stream in its original dtype as tensors [..., d] whose columns follow one another."""
+        return [self.join()]
 
     def read(self, i: int) -> Tensor:
         """Return part i as a branch reads it; the branch does not write to it."""
@@ -129,16 +134,51 @@ class FloatState(StoredState):
         return self.stream
 
 
+class DenseState(FloatState):
+    """A `FloatState` whose parts are dense: a processor that reads half of each row of a stream fetches much of the
+    other half too.
+
+    Args:
+        stream: [C, ..., D/C], the parts one after another; updated in place.
+    """
+
+    def __init__(self, stream: Tensor) -> None:
+        self.stream, self.parts = stream, list(stream.unbind(0))
+
+    @classmethod
+    def of(cls, x: Tensor, num_groups: int) -> DenseState:
+        """Copy a stream [..., D]."""
+        state = cls(x.new_empty(num_groups, *x.shape[:-1], x.size(-1) // num_groups))
+        for part, columns in zip(state.parts, x.chunk(num_groups, dim=-1), strict=True):
+            part.copy_(columns)
+        return state
+
+    def join(self, memory: Tensor | None = None) -> Tensor:
+        """Return the stream [..., D] in new memory, or in that of another dense tensor, which is then lost."""
+        if memory is None:
+            return StoredState.join(self)
+        shape = *self.parts[0].shape[:-1], len(self.parts) * self.parts[0].size(-1)
+        return torch.cat(self.parts, dim=-1, out=memory.view(shape))
+
+    def kept(self) -> list[Tensor]:
+        """Return the memory of all parts."""
+        return [self.stream]
+
+    def columns(self) -> Sequence[Tensor]:
+        """Return the parts."""
+        return self.parts
+
+
 @dataclass(frozen=True)
 class FloatingPoint(Form):
-    """The stream's own dtype: the saved tensor is the output, and undoing an addition leaves a rounding error."""
+    """The stream's own dtype: undoing an addition leaves a rounding error."""
 
     num_groups: int
 
-    def open(self, x: Tensor) -> FloatState:
+    def open(self, x: Tensor) -> DenseState:
         """Make a state from a copy of ``x``."""
-        return FloatState(x, self.num_groups)
+        return DenseState.of(x, self.num_groups)
 
-    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> FloatState:
-        """Restore the state from the saved output, or from a copy of it."""
-        return FloatState(kept[0], self.num_groups, copy=copy)
+    def reopen(self, kept: Sequence[Tensor], *, copy: bool) -> DenseState:
+        """Restore the state in the saved memory, or in a copy of it."""
+        return DenseState(kept[0].clone() if copy else kept[0])

@@ -71,7 +71,7 @@ class Surfaces:
         if self._are_steady:
             if self._are_in_place():
                 return None
-            self._found = [Surface(_plain_of(found.values), found.names) for found in self._found]
+            self._found = [Surface(plain_of(found.values), found.names) for found in self._found]
             self._are_steady = False
         before = Surfaces(self._parts, are_steady=False)
         for part, found, now in zip(self._parts, self._found, before._found, strict=True):
@@ -121,9 +121,13 @@ def keep_forwards(*kinds: type[nn.Module]) -> None:
 
 def is_altered(module: nn.Module) -> bool:
     """Whether this module has hooks, or its forward is replaced, on the instance or on its class."""
-    kind = type(module)
+    return _has_hooks(module) or "forward" in module.__dict__ or is_replaced(type(module))
+
+
+def is_replaced(kind: type[nn.Module]) -> bool:
+    """Whether a class of `keep_forwards` has another forward now."""
     own = _FORWARDS.get(kind)
-    return _has_hooks(module) or "forward" in module.__dict__ or (own is not None and own is not kind.forward)
+    return own is not None and own is not kind.forward
 
 
 def is_watched(module: nn.Module) -> bool:
@@ -148,7 +152,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _surface_of(part: nn.Module) -> Surface:
     own = part.__dict__
-    found = _plain_of(own)
+    found = plain_of(own)
     if _has_hooks(part) or "forward" in own:
         found |= {name: own[name].copy() for name in _HOOKS}
         found |= {"forward": own["forward"]} if "forward" in own else {}
@@ -159,7 +163,8 @@ _set_of = lru_cache(maxsize=1024)(frozenset[str])
 """One set for all modules with the same attributes: a chain keeps the surface of every module of every layer."""
 
 
-def _plain_of(own: Mapping[str, Any]) -> dict[str, Any]:
+def plain_of(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those attributes that cannot be changed but by setting them."""
     return {name: value for name, value in own.items() if _is_plain(value)}
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .layer_run import LayerRun, split_context
+from .context import split_context
+from .layer_run import LayerRun
 from .state import StoredState
 
 TRIMMABLE = ("store", "checkpoint")

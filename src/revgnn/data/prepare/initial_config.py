@@ -100,8 +100,14 @@ def write_first(arguments: Namespace, path: Path) -> Path:
         arguments: of the command line; the tables, and flags for what is known.
         path: the file to write, or a folder for ``graph.yaml``.
     Raises: FileExistsError: the file exists. FileNotFoundError: its folder does not exist. ValueError: tables that
-        cannot be read.
+        cannot be read, or a flag that is not written into it.
     """
+    unread = ("like", "ray", "overwrite", "drop_bad_edges", "drop_duplicate_nodes", "drop_bad_nodes")
+    given = [f"--{name.replace('_', '-')}" for name in unread if getattr(arguments, name)]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot stand in a graph.yaml; leave them out, and give them with the file"
+        )
     path = path / "graph.yaml" if path.is_dir() else path
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}; make it, or name another file with --out")
@@ -130,6 +136,8 @@ def _inferred(arguments: Namespace, folder: Path, like: GraphInfo | None = None)
     nodes, edges = (open_table([name], Path(), faults, columns.csv) for name in tables)
     faults.raise_if_any(Path())
     assert nodes is not None and edges is not None, "a table without files is a fault"
+    if arguments.csv and nodes.csv is None and edges.csv is None:
+        raise ValueError(f"--csv {arguments.csv[0]} is of CSV files, and {' and '.join(tables)} are none; leave it out")
     first, second = (_relative(name, folder) for name in tables)
     inferred = infer(nodes, edges, (first, second), columns, task=arguments.task, like=like)
     if arguments.undirected:

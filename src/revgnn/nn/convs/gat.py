@@ -43,6 +43,8 @@ class GATOptions:
     def __post_init__(self) -> None:
         if self.heads < 1:
             raise ValueError(f"heads must be 1 or more, got {self.heads}")
+        if not 0.0 <= self.edge_drop < 1.0:
+            raise ValueError(f"edge_drop must lie in [0, 1), got {self.edge_drop}")
 
 
 class GATConv(Conv):

@@ -37,6 +37,7 @@ class GCNConv(Conv):
     """
 
     takes_edge_weight = True
+    calls_kernels_alone = True
 
     def __init__(self, in_channels: int, out_channels: int, *, add_self_loops: bool = True, bias: bool = True) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,6 +55,8 @@ class GENOptions:
 
     def __post_init__(self) -> None:
         check_literals(self)
+        if self.p == 0.0 or not math.isfinite(self.p) or not math.isfinite(self.t):
+            raise ValueError(f"p must be finite and other than 0, and t finite, got p={self.p}, t={self.t}")
 
 
 class GENConv(Conv):

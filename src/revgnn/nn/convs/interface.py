@@ -50,6 +50,9 @@ class Conv(nn.Module):
     """Whether it reads edge features."""
     takes_edge_weight: ClassVar[bool] = False
     """Whether it weighs messages by the weights of a `Graph.weighted`."""
+    calls_kernels_alone: ClassVar[bool] = False
+    """Whether its fused evaluation, without edge features, does nothing but call kernels, whose operands are
+    parameters, rows, and what the graph and the work space keep."""
     options_type: ClassVar[type | None] = None
     """The dataclass of its options, which is the type of a field of `ModelConfig`; ``None``: it has none."""
     width_divisor: ClassVar[str | None] = None

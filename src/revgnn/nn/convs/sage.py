@@ -58,6 +58,7 @@ class SAGEConv(Conv):
 
     options_type = SAGEOptions
     takes_edge_weight = True
+    calls_kernels_alone = True
 
     def __init__(self, in_channels: int, out_channels: int, *, options: SAGEOptions = SAGEOptions()) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ from .messages import (
     gen_aggr,
     gen_aggr_backward,
 )
-from .norm import NO_DROP, Drop, batch_stats, keep_bits, norm_act_drop, norm_act_drop_backward
+from .norm import NO_DROP, Drop, batch_stats, keep_bits, norm_act_drop, norm_act_drop_backward, running_stats
 from .sums import edge_dot, neighbour_max, neighbour_max_backward, spmm
 
 _KERNELS = (
@@ -55,6 +55,7 @@ _KERNELS = (
     neighbour_max_backward,
     norm_act_drop,
     norm_act_drop_backward,
+    running_stats,
     spmm,
 )
 BACKEND = Backend("native", {kernel.__name__: kernel for kernel in _KERNELS}, node_scratch=True, narrow_rows=True)

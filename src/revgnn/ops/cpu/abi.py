@@ -1,6 +1,6 @@
 """The interface of the compiled kernels, written from `csrc/revgnn_kernels.h` by `dev/abi.py`."""
 
-VERSION = 4
+VERSION = 5
 """Of the interface; a library of another one is not used."""
 
 DTYPE = {"f32": 0, "bf16": 1, "f64": 2}
@@ -15,6 +15,7 @@ FORMATS = {
     "norm": "qqPqPPPPPqPqddQIiiiiiii",
     "norm_backward": "qqPqPPPPPqPqPqPPdQIiiiiiiiii",
     "batch_stats": "qqPqPPPdii",
+    "running_stats": "qqPPPPPdi",
     "gen_aggr": "qqPPPqqPqPPPPPqPPdiii",
     "gen_aggr_backward": "qqPPPqqPqPPPPPqPPPqPPqPPPPdiiiii",
     "edge_max": "qqPPPqqPqPPPPqPdii",

@@ -6,9 +6,10 @@ import ctypes
 import os
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -112,10 +113,25 @@ def use_isa(name: str) -> None:
         raise ValueError(f"instruction set {name!r} cannot run here; in use is {isa()!r}")
 
 
-def kernel(name: str) -> Callable[..., None]:
-    """Return a function that calls one kernel with the fields of its C struct; those of a graph are flat."""
+def packer(name: str) -> Callable[..., bytes]:
+    """Return a function that makes a kernel's C struct of its fields; those of a graph are flat."""
     # Several times as fast as a struct of ctypes. The empty field at the end pads as C does.
-    pack = struct.Struct(f"@{abi.FORMATS[name]}0q").pack
+    return struct.Struct(f"@{abi.FORMATS[name]}0q").pack
+
+
+class _Recorded(threading.local):
+    """What a thread's kernel calls are noted in."""
+
+    calls: list[tuple[str, tuple[Any, ...]]] | None = None
+    """Name and fields of every call; ``None``: nobody notes them."""
+
+
+recorded = _Recorded()
+
+
+def kernel(name: str) -> Callable[..., None]:
+    """Return a function that calls one kernel with the fields of its C struct."""
+    pack = packer(name)
     if _library is None:
         return _missing
     function = getattr(_library, f"revgnn_{name}")
@@ -124,8 +140,30 @@ def kernel(name: str) -> Callable[..., None]:
     def call(*values: object) -> None:
         status = function(pack(*values))
         assert status == 0, f"kernel {name} has no code for these element types"
+        if recorded.calls is not None:
+            recorded.calls.append((name, values))
 
     return call
+
+
+def call_all(
+    rounds: int, kernels: ctypes.Array[ctypes.c_int32], offsets: ctypes.Array[ctypes.c_int64], structs: int, size: int
+) -> None:
+    """Make the same calls in several rounds.
+
+    Args:
+        rounds: how many.
+        kernels: the number of each call's kernel, as `abi.FORMATS` counts them.
+        offsets: where its struct stands among those of a round, in bytes.
+        structs: address of the structs of all rounds.
+        size: bytes of a round.
+    """
+    assert _library is not None, STATE
+    status = _library.revgnn_calls(
+        ctypes.c_int64(rounds), ctypes.c_int64(len(kernels)), kernels, offsets, ctypes.c_void_p(structs),
+        ctypes.c_int64(size),
+    )  # fmt: skip
+    assert status == 0, "a kernel has no code for these element types"
 
 
 def _missing(*fields: object) -> None:

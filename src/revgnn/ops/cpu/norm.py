@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from .library import DTYPES, dense_columns, kernel
 _norm = kernel("norm")
 _norm_backward = kernel("norm_backward")
 _batch_stats = kernel("batch_stats")
+_running_stats = kernel("running_stats")
 _keep_bits = kernel("keep_bits")
 
 
@@ -118,3 +120,32 @@ def norm_act_drop_backward(
 def batch_stats(x: Tensor, *, eps: float, mean: Tensor, rstd: Tensor, var: Tensor | None = None) -> None:
     """Write each channel's mean, ``1 / sqrt(var + eps)`` and, if asked, biased variance over the rows."""
     _batch_stats(*operands.batch_stats(x, mean, rstd, var), eps, DTYPES[x.dtype], torch.get_num_threads())
+
+
+def count_versions(written: Sequence[Tensor]) -> None:
+    """Tell autograd that kernels have written to these tensors."""
+    torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+
+
+def running_stats(
+    mean: Tensor,
+    var: Tensor,
+    *,
+    num_rows: int,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches: Tensor,
+    momentum: float | None,
+) -> None:
+    """Move running statistics by those of a batch, as torch's BatchNorm does, and count the batch.
+
+    Args:
+        mean, var: [D] mean and biased variance of the batch.
+        num_rows: of the batch, at least 1.
+        running_mean, running_var: [D] of the same type, dense.
+        num_batches: int64 scalar.
+        momentum: weight of the batch in [0, 1]; ``None``: one over the number of batches.
+    """
+    fields = operands.running_stats(mean, var, running_mean, running_var, num_batches)
+    _running_stats(num_rows, *fields, -1.0 if momentum is None else momentum, DTYPES[mean.dtype])
+    count_versions([running_mean, running_var, num_batches])

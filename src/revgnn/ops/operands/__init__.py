@@ -10,7 +10,7 @@ from .attention import attention, attention_backward, attention_scores, attentio
 from .csr import DTYPES, Csr
 from .linear import linear, linear_backward
 from .messages import edge_max, edge_max_backward, gen_aggr, gen_aggr_backward
-from .norm import batch_stats, bits, norm_act_drop, norm_act_drop_backward
+from .norm import batch_stats, bits, norm_act_drop, norm_act_drop_backward, running_stats
 from .sums import edge_dot, neighbour_max, neighbour_max_backward, spmm
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "neighbour_max_backward",
     "norm_act_drop",
     "norm_act_drop_backward",
+    "running_stats",
     "spmm",
 ]

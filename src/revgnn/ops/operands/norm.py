@@ -95,6 +95,14 @@ def batch_stats(x: Tensor, mean: Tensor, rstd: Tensor, var: Tensor | None) -> Fi
     )
 
 
+def running_stats(mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, num_batches: Tensor) -> Fields:
+    """Operands of ``running_stats`` behind the number of rows."""
+    (_, total), device, (d,) = types_of(mean), mean.device, mean.shape
+    vectors = {"mean": mean, "var": var, "running_mean": running_mean, "running_var": running_var}
+    places = (dense(vector, name, total, device, d) for name, vector in vectors.items())
+    return d, *places, dense(num_batches, "num_batches", torch.int64, device)
+
+
 def bits(out: Tensor, dtype: torch.dtype) -> Fields:
     """A dense tensor of any shape for a mask."""
     return out.numel(), dense(out, "out", dtype, out.device, *out.shape)
