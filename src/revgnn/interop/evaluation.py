@@ -14,7 +14,7 @@ from ..stack.couplings import GroupedAdditive
 from ..stack.fused import is_anything_watched, unobserved
 from ..stack.gradients import Gradients, pull_back
 from ..stack.recompute import Recompute
-from ..stack.repeatable import Checked, check_closed, check_repeats, check_unwritten
+from ..stack.repeatable import Checked, check_closed, check_repeats, check_unwritten, check_width
 from ..stack.state import FloatState, StoredState
 from .arguments import Arguments
 
@@ -191,12 +191,5 @@ def evaluated(block: Callable[[Tensor], object], x: Tensor, dim: int) -> Tensor:
     Raises: TypeError: the output is not one tensor. ValueError: it has another shape than the input.
     """
     part = x.movedim(-1, dim)
-    value = block(part)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
-    if value.shape != part.shape:
-        raise ValueError(
-            f"a block must keep the shape of its input: got {list(value.shape)} from {list(part.shape)}; "
-            "make it for channels / num_groups channels, in and out"
-        )
+    value = check_width(block(part), part, "make it for channels / num_groups channels, in and out")
     return value.movedim(dim, -1)

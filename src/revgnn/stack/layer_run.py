@@ -21,7 +21,7 @@ from .gradients import Gradients, pull_back
 from .recompute import Recompute
 from .recomputing import is_recomputing
 from .repeatable import Checked, check_closed, check_repeats, check_unwritten, check_width
-from .repeated import Recording, recording_of, repeat_backward
+from .repeated import LayerRecording, recording_of, repeat_backward
 from .seeds import fold_seed, fold_seeds
 from .state import FloatState, State
 from .survey import Survey
@@ -137,7 +137,7 @@ class LayerRun:
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work, is_watched = WorkSpace(), not state.tracks_autograd and is_anything_watched()
 
-        def one(layer: int, recording: Recording | None = None) -> None:
+        def one(layer: int, recording: LayerRecording | None = None) -> None:
             blocks = self.layers[layer]
 
             def branch(i: int, x: Tensor) -> Tensor | None:
@@ -155,7 +155,7 @@ class LayerRun:
                     if not state.tracks_autograd:
                         x = self.views[block].own(x, is_watched=is_watched)
                     value = self._called(layer, i, x, arguments, keep=keep, is_own=state.tracks_autograd)
-                check_width(value, x)
+                check_width(value, x, "project before or after the stack")
                 return value
 
             state.enter(layer)
@@ -188,7 +188,7 @@ class LayerRun:
         per_group = [self.arguments(tensors, group) for group in range(self.coupling.num_groups)]
         work, is_watched = WorkSpace(), is_anything_watched()
 
-        def one(layer: int, recording: Recording | None = None) -> None:
+        def one(layer: int, recording: LayerRecording | None = None) -> None:
             def branch(i: int, x: Tensor, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
                 block, seed = self.layers[layer][i], self.block_seed(layer, i)
                 fused = None if is_watched else self.fused.get(block)
@@ -264,7 +264,7 @@ class LayerRun:
             self.fused[block] = found
         return self.fused[block]
 
-    def _recording(self, layer: int, state: State, arguments: Sequence[object]) -> Recording | None:
+    def _recording(self, layer: int, state: State, arguments: Sequence[object]) -> LayerRecording | None:
         """Return what records a layer to be repeated for the others; ``None``: blocks differ, or share parameters."""
         if len(self.layers) < 2 or not self.survey.are_alike:
             return None
@@ -273,7 +273,7 @@ class LayerRun:
         has_own = 0 < of_block * count == len(self.recompute.parameters)
         return recording_of(block, self.coupling, state, arguments) if has_own else None
 
-    def _repeat(self, recording: Recording) -> bool:
+    def _repeat(self, recording: LayerRecording) -> bool:
         """Evaluate all layers but the first by its calls; returns whether it was done."""
         values, buffers = self.recompute.bound, self.recompute.written
         done = recording.repeat(len(self.layers), values, self.seeds(), buffers=buffers)

@@ -56,15 +56,18 @@ def check_unwritten(x: Tensor, version: int | None, what: str) -> None:
         )
 
 
-def check_width(value: object, x: Tensor) -> None:
-    """Raise TypeError or ValueError if the value of a block cannot be added to its stream ``x``."""
+def check_width(value: object, x: Tensor, remedy: str) -> Tensor:
+    """Return the value of a block.
+
+    Raises: TypeError, ValueError: it cannot be added to its stream ``x``; ``remedy`` ends the message.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"a block must return one tensor, got {type(value).__name__}; unpack it inside the block")
     if value.shape != x.shape:
         raise ValueError(
-            f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; "
-            "project before or after the stack"
+            f"a block must keep the shape of its input: got {list(value.shape)} from {list(x.shape)}; {remedy}"
         )
+    return value
 
 
 def check_closed(value: Tensor, leaves: Iterable[Tensor], what: str) -> None:

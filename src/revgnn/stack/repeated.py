@@ -17,7 +17,7 @@ from .gradients import GradientSums
 from .state import State
 
 
-class Recording(Protocol):
+class LayerRecording(Protocol):
     """Records the kernel calls that are made in its context, and repeats them."""
 
     def __enter__(self) -> Self: ...
@@ -53,12 +53,14 @@ class Recording(Protocol):
 class RecordableBlock(Protocol):
     """A `FusedBlock` whose fused evaluation may consist of kernel calls alone."""
 
-    def recording(self, x: Tensor, *context: object) -> Recording | None:
+    def recording(self, x: Tensor, *context: object) -> LayerRecording | None:
         """Return what records an evaluation that `fuses`; ``None``: it does more than call kernels."""
         ...
 
 
-def recording_of(block: nn.Module, coupling: Coupling, state: State, arguments: Sequence[object]) -> Recording | None:
+def recording_of(
+    block: nn.Module, coupling: Coupling, state: State, arguments: Sequence[object]
+) -> LayerRecording | None:
     """Return what records the evaluation of a layer of blocks that are alike, to be repeated for others; ``None``: each
     block must be evaluated on its own.
 
@@ -77,7 +79,7 @@ def recording_of(block: nn.Module, coupling: Coupling, state: State, arguments: 
 
 
 def repeat_backward(
-    recording: Recording, rounds: int, values: Sequence[Tensor], seeds: Sequence[int], sums: GradientSums
+    recording: LayerRecording, rounds: int, values: Sequence[Tensor], seeds: Sequence[int], sums: GradientSums
 ) -> bool:
     """Invert the layers before the recorded one by its calls.
 

@@ -18,8 +18,7 @@ from .distributed.ranks import Ranks
 from .forward import Forward
 from .losses import LOSSES
 from .model_hooks import ModelHooks
-from .optim import find_decays, make_optimizer
-from .step import Stepper
+from .step import Stepper, optimizer_for
 
 BETWEEN, FIRST, GRADIENT, UPDATE = "making of a batch", "first gradient", "gradient", "update"
 """Phases of a memory recording: making a batch (if no thread prefetches it); the first forward and backward, which also
@@ -62,13 +61,7 @@ def dry_run(
     ranks = Ranks.open(cpu=True, bf16=config.precision == "bf16", accumulate=config.accumulate)
     set_seed(config.seed)
     forward = Forward(model, labels=config.labels, num_outputs=num_outputs, precision=config.precision)
-    optimizer = make_optimizer(
-        config.optimizer,
-        model.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        decays=find_decays(model, config.weight_decays),
-    )
+    optimizer = optimizer_for(model, config)
     stepper = Stepper(forward, optimizer, config, ranks, LOSSES[config.loss])
     model.train()
     mark = _marks(memory, model, optimizer)

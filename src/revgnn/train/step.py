@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.batch import Batch
 from .config import TrainConfig, remedy
@@ -20,7 +20,7 @@ from .distributed.ranks import Ranks, scale_gradients
 from .forward import Forward
 from .labels import num_labelled
 from .model_hooks import LayerStack, ModelHooks
-from .optim import check_and_clip
+from .optim import check_and_clip, find_decays, make_optimizer
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -42,6 +42,17 @@ class StepResult:
     """Mean loss over the rows."""
     rows: int
     """Number of training rows."""
+
+
+def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Build the optimizer of a run, with the weight decay of each submodule."""
+    return make_optimizer(
+        config.optimizer,
+        model.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        decays=find_decays(model, config.weight_decays),
+    )
 
 
 class Stepper:

@@ -38,10 +38,10 @@ from .losses import choose_loss
 from .metrics import tasks_of
 from .model_hooks import ModelHooks
 from .objective import Objective
-from .optim import find_decays, learning_rate, make_optimizer, set_learning_rate
+from .optim import learning_rate, set_learning_rate
 from .result import FitResult
 from .signals import Interrupted
-from .step import Stepper
+from .step import Stepper, optimizer_for
 
 _log = logging.getLogger(__name__)
 
@@ -173,13 +173,7 @@ def _begin(
         ),
         out=out,
         ranks=ranks,
-        optimizer=make_optimizer(
-            config.optimizer,
-            model.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            decays=find_decays(model, config.weight_decays),
-        ),
+        optimizer=optimizer_for(model, config),
         forward=Forward(
             model,
             labels=config.labels,
