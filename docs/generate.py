@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 
 from revgnn import ModelConfig, build_model
-from revgnn.data import GraphInfo
+from revgnn.data import DATASETS, GraphInfo
 from revgnn.demo import run_demo
 from revgnn.demo.over_depth import Curve, memory_over_depth, resident_over_depth
 from revgnn.demo.picture import DARK, LIGHT, draw_memory
@@ -58,6 +58,7 @@ DOCUMENTS = (
             "index",
             "architecture",
             "recipes",
+            "datasets",
             "paper",
             "runs",
             "depth",
@@ -196,6 +197,21 @@ def _all_recipes() -> str:
         assumed = " ".join(f"`{field}`" for field in paper.assumed)
         cells = [f"`{name}`", text, where, metric, memory_gb, paper.printed or "", count, assumed]
         lines.append("| " + " | ".join(cell or "–" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _datasets() -> str:
+    """Every data set by name: what is predicted, its sizes as published, its metric, its splits, who fetches it."""
+    head = ["name", "a node, and what is predicted", "nodes", "edges", "features", "metric", "splits", "fetched by"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---:|---:|---:|---|---|---|"]
+    for name, known in DATASETS.items():
+        info = known.info or GraphInfo(metric="–")
+        counts = [info.counts.nodes, info.counts.edges, info.in_channels]
+        splits = ", ".join(map(str, known.splits))
+        splits = f"{known.splits[0]} to {known.splits[-1]}" if len(known.splits) > 2 else splits
+        sizes = [f"{count:,}" if count else "–" for count in counts]
+        cells = [f"`{name}`", known.asks, *sizes, info.metric, splits or "one", known.download or "–"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -1095,6 +1111,7 @@ BLOCKS = {
     "speed": _speed,
     "recipes": _recipes,
     "all-recipes": _all_recipes,
+    "datasets": _datasets,
     "notes": _notes,
     "preparation": _preparation,
     "prepare-scale": _prepare_scale,

@@ -21,6 +21,7 @@ from revgnn.data import DATASETS, Columns, Counts, Dataset, DatasetConfig, Graph
 from revgnn.data.edges import add_self_loops, interleave_inverse, make_undirected, prepare_edges
 from revgnn.data.readers.chain import ChainOptions
 from revgnn.data.readers.minefield import MinefieldOptions
+from revgnn.planner import shape_of_config
 
 EDGES = st.integers(1, 6).flatmap(
     lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=20))
@@ -109,6 +110,25 @@ def test_tables_are_found_below_the_root_or_by_absolute_path(tmp_path: Path) -> 
     both = DatasetConfig(name="tables", path="mine", undirected=True, self_loops=True)
     edges = load_dataset(both, str(tmp_path)).edge_index.T.tolist()
     assert edges == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("options", [{}, {"self_loops": True}, {"undirected": True}], ids=["plain", "loops", "both"])
+@pytest.mark.parametrize("name", ["digits", "karate", "minefield", "chain"])
+def test_what_is_known_without_the_data_is_what_reading_finds(
+    tmp_path: Path, name: str, options: dict[str, bool]
+) -> None:
+    config = DatasetConfig(name=name, **options)
+    assert shape_of_config(config).info == load_dataset(config, tmp_path).info
+
+
+@pytest.mark.parametrize("name", ["cora", "citeseer", "minesweeper"])
+def test_what_is_known_of_published_data_is_what_its_files_hold(real_data: Path, name: str) -> None:
+    read, known = load_dataset(DatasetConfig(name=name), real_data).info, DATASETS[name].info
+    assert known is not None
+    # The number of nodes that train may be all that is published of the splits.
+    splits = dict(known.counts.splits)
+    assert splits.items() <= read.split_sizes.items()
+    assert replace(read, counts=replace(read.counts, splits=known.counts.splits)) == known
 
 
 @pytest.mark.parametrize(

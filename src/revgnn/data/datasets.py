@@ -1,6 +1,6 @@
 """Loads a data set by name: the table of data sets, their configuration and the function that reads them.
 
-A new data set needs one line in `DATASETS`.
+A new data set needs one entry in `DATASETS`, which the configuration, the planner and the documents read.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .ondisk.store import Store
 from .prepare.inference import Columns
 from .readers.chain import ChainOptions, make_chains
 from .readers.city import CITIES, read_city
-from .readers.embedded import read_digits, read_karate
+from .readers.embedded import DIGITS, KARATE, read_digits, read_karate
 from .readers.heterophilous import HETEROPHILOUS, NUM_SPLITS, read_heterophilous
 from .readers.minefield import MinefieldOptions, make_minefield
-from .readers.ogb import ProteinsFeatures, read_ogb
+from .readers.ogb import OGB, ProteinsFeatures, read_ogb
 from .readers.pyg import PLANETOID, read_planetoid
 from .readers.roads import read_roads
 from .readers.tables import read_tables
@@ -71,7 +71,7 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise ValueError(f"dataset.name={self.name!r} is unknown; choose one of {', '.join(DATASETS)}")
-        if (self.name in {"tables", "prepared", "roads"}) != (self.path is not None):
+        if DATASETS[self.name].has_path != (self.path is not None):
             raise ValueError(
                 f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of a graph of your own goes "
                 "with the name tables or prepared, the file of a road network with roads, and none with another"
@@ -89,19 +89,18 @@ class DatasetConfig:
             )
         if self.name != "tables" and self.columns != Columns():
             raise ValueError(f"dataset.columns names columns of your own tables; leave it out for {self.name}")
-        if self.name != "ogbn-proteins" and self.proteins != ProteinsFeatures():
-            raise ValueError(f"dataset.proteins is about ogbn-proteins; leave it out for {self.name}")
-        if self.name != "minefield" and self.minefield != MinefieldOptions():
-            raise ValueError(f"dataset.minefield is about minefield; leave it out for {self.name}")
-        if self.name != "chain" and self.chain != ChainOptions():
-            raise ValueError(f"dataset.chain is about chain; leave it out for {self.name}")
+        for field_name, options, owner in (
+            ("proteins", ProteinsFeatures(), "ogbn-proteins"),
+            ("minefield", MinefieldOptions(), "minefield"),
+            ("chain", ChainOptions(), "chain"),
+        ):
+            if self.name != owner and getattr(self, field_name) != options:
+                raise ValueError(f"dataset.{field_name} is about {owner}; leave it out for {self.name}")
 
     @property
     def splits(self) -> tuple[int | str, ...]:
         """The published splits, the default first; empty if there is only one."""
-        if self.name in _FOLDERS:
-            return ("public", "full")
-        return tuple(range(NUM_SPLITS)) if self.name in HETEROPHILOUS or self.name == "minefield" else ()
+        return DATASETS[self.name].splits
 
     def with_seed(self, seed: int) -> DatasetConfig:
         """Return the configuration of one of several runs: split ``seed % 10`` if splits are numbered, none set."""
@@ -136,7 +135,7 @@ def load_dataset(
     if config.name == "tables" and like is not None:
         dataset = _tables(config, root, download, like)
     else:
-        dataset = DATASETS[config.name](config, root, download)
+        dataset = DATASETS[config.name].read(config, root, download)
     if not config.edge_features and dataset.edge_attr is not None:
         dataset = replace(dataset, edge_attr=None)
     dataset = prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
@@ -200,7 +199,7 @@ def _tables(config: DatasetConfig, root: Path, download: bool, like: GraphInfo |
 
 
 def _planetoid(config: DatasetConfig, root: Path, download: bool) -> Dataset:
-    return read_planetoid(_FOLDERS[config.name], root, full=config.split == "full", download=download)
+    return read_planetoid(_PLANETOID[config.name], root, full=config.split == "full", download=download)
 
 
 def _heterophilous(config: DatasetConfig, root: Path, download: bool) -> Dataset:
@@ -220,26 +219,98 @@ def _roads(config: DatasetConfig, root: Path, download: bool) -> Dataset:
     return read_roads(root / Path(config.path).expanduser())
 
 
-_FOLDERS = {info.name: folder for folder, info in PLANETOID.items()}
-"""Name -> name of Planetoid's folder."""
+@dataclass(frozen=True, kw_only=True)
+class NamedDataset:
+    """A data set by name: how it is read, and what is known of it without its files.
 
-DATASETS: Mapping[str, Callable[[DatasetConfig, Path, bool], Dataset]] = {
-    "digits": lambda config, root, download: read_digits(),
-    "karate": lambda config, root, download: read_karate(),
-    "minefield": lambda config, root, download: make_minefield(config.minefield, _number(config)),
-    "chain": lambda config, root, download: make_chains(config.chain),
-    **dict.fromkeys(_FOLDERS, _planetoid),
-    **dict.fromkeys(HETEROPHILOUS, _heterophilous),
-    **dict.fromkeys((f"city-{city}" for city in CITIES), _city),
-    "roads": _roads,
-    "ogbn-arxiv": _ogb,
-    "ogbn-products": _ogb,
-    "ogbn-proteins": _ogb,
-    "ogbg-molhiv": _ogb,
-    "tables": _tables,
-    "prepared": lambda config, root, download: open_store(config, root).load(),
+    Examples:
+        >>> from revgnn.data import DATASETS
+        >>> DATASETS["cora"].splits, DATASETS["cora"].info.counts.nodes
+        (('public', 'full'), 2708)
+    """
+
+    read: Callable[[DatasetConfig, Path, bool], Dataset]
+    """Reads it, of (configuration, data root, whether to download)."""
+    asks: str
+    """What a node is and what is predicted, for readers."""
+    info: GraphInfo | None = None
+    """Its metadata as published, under its first split; ``None``: it depends on the files or the configuration."""
+    splits: tuple[int | str, ...] = ()
+    """The published splits, the default first; empty if there is only one."""
+    has_path: bool = False
+    """Whether ``dataset.path`` names its file or folder."""
+    download: str = ""
+    """Who fetches it with ``--download``; empty: nobody."""
+
+
+_NUMBERED = tuple(range(NUM_SPLITS))
+_PLANETOID = {info.name: folder for folder, info in PLANETOID.items()}
+"""Name -> name of Planetoid's folder."""
+_ASKS = {
+    "minesweeper": "a cell of a field: does it hold a mine?",
+    "tolokers": "a worker of a platform, joined by common tasks: was the worker banned?",
+    "questions": "a user of a forum, joined by answers: will the user stay?",
+    "roman-empire": "a word of an article: its role in the sentence",
+    "amazon-ratings": "a product, joined by common purchases: its mean rating, in five classes",
+    "ogbn-arxiv": "a paper, joined by citations: its subject",
+    "ogbn-products": "a product, joined by common purchases: its category",
+    "ogbn-proteins": "a protein, joined by associations of eight kinds: its 112 functions",
+    "ogbg-molhiv": "a molecule: does it inhibit HIV?",
 }
-"""Name -> reader of (configuration, data root, whether to download).
+
+DATASETS: Mapping[str, NamedDataset] = {
+    "digits": NamedDataset(
+        read=lambda config, root, download: read_digits(),
+        asks="a handwritten digit, joined with those that look like it: which one is it?",
+        info=DIGITS,
+    ),
+    "karate": NamedDataset(
+        read=lambda config, root, download: read_karate(),
+        asks="a member of a karate club: the community",
+        info=KARATE,
+    ),
+    "minefield": NamedDataset(
+        read=lambda config, root, download: make_minefield(config.minefield, _number(config)),
+        asks="a cell of a field that is generated by the rule of Minesweeper: does it hold a mine?",
+        splits=_NUMBERED,
+    ),
+    "chain": NamedDataset(
+        read=lambda config, root, download: make_chains(config.chain),
+        asks="a node of a generated chain: the class that its first node alone tells",
+    ),
+    **{
+        name: NamedDataset(
+            read=_planetoid,
+            asks="a paper, joined by citations: its subject",
+            info=PLANETOID[folder],
+            splits=("public", "full"),
+            download="PyG",
+        )
+        for name, folder in _PLANETOID.items()
+    },
+    **{
+        name: NamedDataset(read=_heterophilous, asks=_ASKS[name], info=info, splits=_NUMBERED, download="PyG")
+        for name, info in HETEROPHILOUS.items()
+    },
+    **{
+        info.name: NamedDataset(
+            read=_city,
+            asks="a junction of a city's roads: the tenth of the nodes that it is in by its eccentricity",
+            info=info,
+            download="PyG",
+        )
+        for info in CITIES.values()
+    },
+    "roads": NamedDataset(read=_roads, asks="a junction of your road network: as for the cities", has_path=True),
+    **{name: NamedDataset(read=_ogb, asks=_ASKS[name], info=facts.info, download="ogb") for name, facts in OGB.items()},
+    "tables": NamedDataset(read=_tables, asks="a row of your own tables: what its label says", has_path=True),
+    "prepared": NamedDataset(
+        read=lambda config, root, download: open_store(config, root).load(),
+        asks="what `revgnn prepare` wrote",
+        has_path=True,
+    ),
+}
+"""Name -> what the name stands for.
 
 Examples:
     >>> from revgnn.data import DATASETS

@@ -1,6 +1,6 @@
 """Finds the sizes of a data set without its data, and makes synthetic data of these sizes, also scaled down.
 
-Memory depends on sizes only. OGB's sizes are in `data/readers/ogb.py`; a folder's sizes are read from its tables or
+Memory depends on sizes only. Those of a published data set are in `DATASETS`; a folder's are read from its tables or
 from its manifest.
 """
 
@@ -12,16 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store
+from ..data import DATASETS, Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store, load_dataset
 from ..data.prepare.config import FeatureConfig
 from ..data.prepare.inference import width_of
 from ..data.prepare.inputs import num_rows
-from ..data.readers.chain import make_chains
-from ..data.readers.heterophilous import HETEROPHILOUS
-from ..data.readers.minefield import make_minefield
 from ..data.readers.ogb import OGB
-from ..data.readers.pyg import PLANETOID
-from ..data.readers.roads import read_roads
 from ..data.readers.tables import described_tables
 from ..data.task import find_task
 
@@ -92,10 +87,9 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
     """Return the shape of a data set from its configuration, without its data.
 
     Args:
-        config: the configuration of an OGB or embedded data set, or of a folder of tables.
+        config: the configuration of a data set; a relative path is one below the current folder.
     Raises:
-        ValueError: the data set's sizes are not known without it.
-        FileNotFoundError: the folder has neither tables nor a manifest.
+        FileNotFoundError: the folder has neither tables nor a manifest, or there is no file of roads.
     """
     shape = _read_shape(config)
     if config.task is None:
@@ -110,46 +104,30 @@ def _read_shape(config: DatasetConfig) -> GraphShape:
     if config.name in {"tables", "prepared"}:
         assert config.path is not None, "DatasetConfig checks that tables have a path"
         return _with_edges(shape_of_folder(Path(config.path), config.columns), config)
-    if config.name == "digits":
-        counts = Counts(nodes=1797, edges=19_858, splits=(("train", 1078),))
-        return GraphShape(info=GraphInfo(name="digits", in_channels=64, num_outputs=10, counts=counts))
-    if config.name == "chain":
-        return _with_edges(shape_of_dataset(make_chains(config.chain)), config)
-    if config.name == "roads":
-        assert config.path is not None, "DatasetConfig checks that roads have a path"
-        return _with_edges(shape_of_dataset(read_roads(Path(config.path))), config)
-    if (known := _published(config)) is not None:
-        loops = known.counts.nodes if config.self_loops else 0
-        info = replace(known, undirected=config.undirected, self_loops=config.self_loops)
-        return GraphShape(info=info).counted(edges=known.counts.edges + loops)
-    if config.name not in OGB:
-        raise ValueError(
-            f"the sizes of {config.name} are not known without its data; choose one of "
-            f"{', '.join((*OGB, *HETEROPHILOUS))}, cora, citeseer, pubmed, chain, digits, minefield, roads, or a folder"
-        )
-    facts = OGB[config.name]
-    info = replace(facts.info, undirected=config.undirected, self_loops=config.self_loops)
+    info = DATASETS[config.name].info
+    if info is None:
+        # It is generated, or one small file: it is read.
+        return shape_of_dataset(load_dataset(config, Path()))
+    info = replace(info, undirected=config.undirected, self_loops=config.self_loops)
+    if config.name in OGB:
+        return _with_edge_features(_ogb_shape(info, config), config)
+    if config.split == "full":
+        held_out = [(name, rows) for name, rows in info.counts.splits if name != "train"]
+        train = info.counts.nodes - sum(rows for _, rows in held_out)
+        info = replace(info, counts=replace(info.counts, splits=(("train", train), *held_out)))
+    # Every edge of these is there in both directions, and no self loop.
+    return GraphShape(info=info).counted(edges=info.counts.edges + (info.counts.nodes if config.self_loops else 0))
+
+
+def _ogb_shape(info: GraphInfo, config: DatasetConfig) -> GraphShape:
+    facts, edges = OGB[config.name], info.counts.edges
     if config.name == "ogbn-proteins":
         info = replace(info, in_channels=16 if config.proteins.species else 8)
-    edges = info.counts.edges
     if config.undirected:
         edges = facts.both_ways
     if config.self_loops:
         edges = facts.both_ways - facts.loops + info.counts.nodes
-    return _with_edge_features(GraphShape(info=info).counted(edges=edges), config)
-
-
-def _published(config: DatasetConfig) -> GraphInfo | None:
-    """Return the metadata of a published data set, with every edge in both directions; ``None``: it is not known."""
-    if config.name == "minefield":
-        return make_minefield(config.minefield).info
-    planetoid = {info.name: info for info in PLANETOID.values()}
-    info = (planetoid | HETEROPHILOUS).get(config.name)
-    if info is not None and config.split == "full":
-        held_out = [(name, rows) for name, rows in info.counts.splits if name != "train"]
-        train = info.counts.nodes - sum(rows for _, rows in held_out)
-        info = replace(info, counts=replace(info.counts, splits=(("train", train), *held_out)))
-    return info
+    return GraphShape(info=info).counted(edges=edges)
 
 
 def _with_edge_features(shape: GraphShape, config: DatasetConfig) -> GraphShape:

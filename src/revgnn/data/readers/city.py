@@ -14,10 +14,24 @@ from torch import Tensor
 
 from ...run_lock import claimed
 from ..dataset import Dataset
-from ..info import GraphInfo
+from ..info import Counts, GraphInfo
 from .pyg import quiet_pyg
 
-CITIES = ("paris", "shanghai", "la", "london")
+CITIES = {
+    city: GraphInfo(
+        name=f"city-{city}",
+        num_outputs=10,
+        in_channels=37,
+        counts=Counts(nodes=nodes, edges=2 * roads, splits=(("train", nodes // 10),)),
+    )
+    for city, nodes, roads in (
+        ("paris", 114_127, 182_511),
+        ("shanghai", 183_917, 262_092),
+        ("la", 240_587, 341_523),
+        ("london", 568_795, 756_502),
+    )
+}
+"""City -> what PyG's page says of its roads, each in both directions; a tenth of the nodes train."""
 _FILES = {
     "x": "node_features_augmented",
     "edge_index": "edge_indices",
@@ -58,7 +72,7 @@ def read_city(name: str, root: Path, *, download: bool = False) -> Dataset:
         folder = looked[0]
     found = {what: _tensor(folder / f"{file}.pt") for what, file in _FILES.items()}
     return Dataset(
-        info=GraphInfo(name=f"city-{name}", num_outputs=10),
+        info=CITIES[name],
         x=found["x"].float(),
         edge_index=found["edge_index"].long(),
         y=found["y"].long(),

@@ -11,10 +11,22 @@ from torch import Tensor
 
 from ..dataset import Dataset
 from ..edges import make_undirected
-from ..info import GraphInfo
+from ..info import Counts, GraphInfo
 from .pyg import quiet_pyg
 
 _SPLIT_SEED = 0
+DIGITS = GraphInfo(
+    name="digits",
+    num_outputs=10,
+    in_channels=64,
+    counts=Counts(nodes=1797, edges=19_858, splits=(("train", 200), ("valid", 300), ("test", 1297))),
+)
+KARATE = GraphInfo(
+    name="karate",
+    num_outputs=4,
+    in_channels=34,
+    counts=Counts(nodes=34, edges=156, splits=(("train", 4), ("valid", 10), ("test", 20))),
+)
 
 
 def read_digits() -> Dataset:
@@ -32,7 +44,7 @@ def read_digits() -> Dataset:
     edge_index, _ = make_undirected(_nearest(pixels, 8), None, pixels.size(0))
     y = target.long()
     return Dataset(
-        info=GraphInfo(name="digits", num_outputs=10),
+        info=DIGITS,
         x=(pixels / 16).float(),
         edge_index=edge_index,
         y=y,
@@ -54,7 +66,7 @@ def read_karate() -> Dataset:
     train = data.train_mask.nonzero().view(-1)
     others = _shuffle((~data.train_mask).nonzero().view(-1))
     return Dataset(
-        info=GraphInfo(name="karate", num_outputs=4),
+        info=KARATE,
         x=data.x,
         edge_index=data.edge_index,
         y=data.y,
