@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,36 +19,32 @@ from revgnn.parser import make_parser
 from revgnn.planner.measured import training_memory
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from docs.blocks.house import tree  # noqa: E402
+from docs.blocks.over_depth import BYTES_PER_PARAMETER, read_figures  # noqa: E402
+from docs.generate import DOCUMENTS, filled  # noqa: E402
+
 PAGES = ("architecture", "recipes", "paper", "depth")
-
-
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_generated_blocks_are_fresh(generate: ModuleType) -> None:
-    for document in generate.DOCUMENTS:
+def test_generated_blocks_are_fresh() -> None:
+    for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         assert "<!-- generated: " in text
-        assert text == generate.filled(text), f"run `make docs` and commit {document.name}"
+        assert text == filled(text), f"run `make docs` and commit {document.name}"
 
 
-def test_the_tree_names_every_module(generate: ModuleType) -> None:
-    tree = generate._tree()
+def test_the_tree_names_every_module() -> None:
+    text = tree()
     package = ROOT / "src" / "revgnn"
     for path in package.rglob("*.py"):
         name = f"{path.parent.name}/" if path.name == "__init__.py" and path.parent != package else path.name
-        assert re.search(rf"^ +{re.escape(name)} ", tree, re.MULTILINE), f"{path} is not in the tree"
+        assert re.search(rf"^ +{re.escape(name)} ", text, re.MULTILINE), f"{path} is not in the tree"
 
 
 def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,8 +84,8 @@ def test_the_commands_of_the_readme_are_understood() -> None:
         make_parser().parse_args(words[1:])
 
 
-def test_the_figures_can_be_measured_again(generate: ModuleType) -> None:
-    figures = generate.read_figures()
+def test_the_figures_can_be_measured_again() -> None:
+    figures = read_figures()
     dataset = load_dataset(digits.resgnn().dataset, ROOT)
     for name, recipe in (("ResGNN", digits.resgnn), ("RevGNN", digits.revgnn)):
         run = recipe()
@@ -98,14 +93,14 @@ def test_the_figures_can_be_measured_again(generate: ModuleType) -> None:
         assert training_memory(run, dataset) == pytest.approx(figures[name][28], rel=0.3), name
 
 
-def test_reversible_memory_grows_by_the_parameters_alone(generate: ModuleType) -> None:
-    peaks, run = generate.read_figures()["RevGNN"], digits.revgnn()
+def test_reversible_memory_grows_by_the_parameters_alone() -> None:
+    peaks, run = read_figures()["RevGNN"], digits.revgnn()
     dataset = load_dataset(run.dataset, ROOT)
     parameters = {}
     for depth in (28, 1001):
         model = make_model(replace(run, model=replace(run.model, num_layers=depth)), dataset.info)
         parameters[depth] = sum(parameter.numel() for parameter in model.parameters())
-    grown = generate.BYTES_PER_PARAMETER * (parameters[1001] - parameters[28])
+    grown = BYTES_PER_PARAMETER * (parameters[1001] - parameters[28])
     assert peaks[1001] - peaks[28] == pytest.approx(grown, rel=0.01)
 
 
