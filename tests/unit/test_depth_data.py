@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import re
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import csv as arrow_csv
 
 from revgnn.data import Dataset, DatasetConfig, load_dataset
 from revgnn.data.readers.chain import ChainOptions, make_chains
@@ -201,8 +206,74 @@ def test_a_road_network_is_labelled_where_the_file_has_no_labels(tmp_path: Path)
     with pytest.raises(ValueError, match="one.npz is damaged"):
         load_dataset(DatasetConfig(name="roads", path="one.npz"), tmp_path)
     np.savez(tmp_path / "still.npz", src=src, dst=dst, length=0 * length)
-    with pytest.raises(ValueError, match="length must be above 0; road 0 is not"):
+    with pytest.raises(ValueError, match="length must be a number above 0; that of road 0 is not"):
         load_dataset(DatasetConfig(name="roads", path="still.npz"), tmp_path)
+
+
+def test_an_edge_list_is_the_same_network_however_it_is_written(tmp_path: Path) -> None:
+    src, dst, length = ring_with_chords(60)
+    np.savez(tmp_path / "both.npz", src=src, dst=dst, length=length)
+    wanted = load_dataset(DatasetConfig(name="roads", path="both.npz"), tmp_path)
+    one_way = src < dst
+    u, v, once = 10**12 + 7 * src[one_way], 10**12 + 7 * dst[one_way], length[one_way]
+    # A longer parallel road, the other direction of a road, and a road to itself change nothing.
+    u, v = np.append(u, [u[0], v[1], u[2]]), np.append(v, [v[0], u[1], u[2]])
+    once = np.append(once, [once[0] + 1, once[1], 3.0]).astype(np.float32)
+    shuffled = np.random.default_rng(0).permutation(len(u))
+    table = pa.table({"length": once[shuffled], "u": u[shuffled], "v": v[shuffled]})
+    pq.write_table(table, tmp_path / "osm.parquet")
+    arrow_csv.write_csv(table, tmp_path / "osm.csv")
+    (tmp_path / "osm.csv.gz").write_bytes(gzip.compress((tmp_path / "osm.csv").read_bytes()))
+    texts = {name: [f"n{end}" for end in table[name].to_pylist()] for name in ("u", "v")}
+    pq.write_table(
+        pa.table({"source": texts["u"], "target": texts["v"], "Distance": once[shuffled]}), tmp_path / "texts.pq"
+    )
+    np.savez(tmp_path / "once.npz", src=u, dst=v, length=once)
+    for file in ("osm.parquet", "osm.csv", "osm.csv.gz", "texts.pq", "once.npz"):
+        read = load_dataset(DatasetConfig(name="roads", path=file), tmp_path)
+        assert torch.equal(read.x, wanted.x) and torch.equal(read.y, wanted.y), file
+        assert set(map(tuple, read.edge_index.T.tolist())) == set(map(tuple, wanted.edge_index.T.tolist()))
+        assert read.num_edges == wanted.num_edges
+        assert read.node_ids is not None
+        assert [int(str(end).removeprefix("n")) for end in read.node_ids.to_pylist()] == [
+            10**12 + 7 * node for node in range(60)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("lengthless.csv", "u,v\n1,2\n", "such as src and dst, and of its length; got u, v"),
+        ("empty.csv", "u,v,length\n", "one for each of at least one road"),
+        ("endless.csv", "u,v,length\n1,,5\n", "every road must have two ends; some of u and v are missing"),
+        ("word.csv", "u,v,length\n1,2,5\n2,3,far\n", "length must be a number above 0; that of road 1 is not"),
+        ("endless_road.csv", "u,v,length\n1,2,inf\n", "length must be a number above 0; that of road 0 is not"),
+        ("few.csv", "u,v,length\n1,2,5\n2,3,5\n", "10 nodes are the fewest; got 3"),
+        ("broken.parquet", "PAR1", "cannot be read"),
+        ("roads.xlsx", "", "must be a table"),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_no_network_is_refused(tmp_path: Path, name: str, text: str, match: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(match)):
+        load_dataset(DatasetConfig(name="roads", path=name), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"src": np.array([0.0, 0.5])}, "src and dst must be integers"),
+        ({"dst": np.array([1, 9]), "x": np.ones((3, 1))}, "src and dst must number the 3 rows of x and ecc"),
+        ({"src": np.array([-1, 0]), "ecc": np.ones(3)}, "src and dst must number the 3 rows of x and ecc"),
+        ({"length": np.ones(3)}, "one for each of at least one road"),
+        ({"length": np.array([1.0, np.nan])}, "that of road 1 is not"),
+    ],
+)
+def test_arrays_that_are_no_network_are_refused(tmp_path: Path, changes: dict[str, object], match: str) -> None:
+    arrays: dict[str, object] = {"src": np.array([0, 1]), "dst": np.array([1, 2]), "length": np.array([1.0, 2.0])}
+    np.savez(tmp_path / "roads.npz", **(arrays | changes))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=match):
+        load_dataset(DatasetConfig(name="roads", path="roads.npz"), tmp_path)
 
 
 def test_a_city_is_read_from_the_tensors_that_pyg_unpacks(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class DatasetConfig:
     """A key of `DATASETS`."""
     path: str | None = None
     """For ``tables``: the folder with nodes and edges, or graph.yaml; for ``prepared``: the folder that
-    ``revgnn prepare`` wrote; for ``roads``: the ``.npz`` file. Absolute, or below the data root."""
+    ``revgnn prepare`` wrote; for ``roads``: the table of roads. Absolute, or below the data root."""
     columns: Columns = field(default_factory=Columns)
     """For ``tables`` only: what is known of the columns; the rest is inferred."""
     split: int | Literal["public", "full"] | None = None

@@ -117,14 +117,14 @@ def infer(
     """
     found = Inferred({})
     used: dict[str, str] = {}
-    key = columns.id or _named(nodes, IDS) or _index(nodes) or "id"
+    key = columns.id or named(nodes, IDS) or _index(nodes) or "id"
     used[key] = "id"
     label = columns.label if columns.label is not None else _label_columns(nodes, used, like)
     used |= dict.fromkeys(label, "label")
     split = _split(nodes, columns, used, found) if label else None
     chosen = _task(nodes, label, columns, task, like, found)
-    src = columns.src or _named(edges, SOURCES) or "src"
-    dst = columns.dst or _named(edges, tuple(name for name in DESTINATIONS if name != src)) or "dst"
+    src = columns.src or named(edges, SOURCES) or "src"
+    dst = columns.dst or named(edges, tuple(name for name in DESTINATIONS if name != src)) or "dst"
     attr, weight = _edge_features(edges, {src, dst}, columns, like, found)
     values: dict[str, Any] = {
         "task": chosen,
@@ -153,7 +153,7 @@ def infer(
     return found
 
 
-def _named(table: Table, names: Sequence[str]) -> str | None:
+def named(table: Table, names: Sequence[str]) -> str | None:
     """Return the first of some names that a column has, whatever its case."""
     there = {name.lower(): name for name in reversed(table.schema.names)}
     return next((name if name in table.schema.names else there[name] for name in names if name in there), None)
@@ -165,7 +165,7 @@ def _index(table: Table) -> str | None:
 
 
 def _label_columns(nodes: Table, used: dict[str, str], like: GraphInfo | None) -> tuple[str, ...]:
-    one = _named(nodes, tuple(name for name in LABELS if name not in used))
+    one = named(nodes, tuple(name for name in LABELS if name not in used))
     if one is not None:
         return (one,)
     for start in ("label", "target", "y"):
@@ -177,13 +177,13 @@ def _label_columns(nodes: Table, used: dict[str, str], like: GraphInfo | None) -
 
 
 def _split(nodes: Table, columns: Columns, used: dict[str, str], found: Inferred) -> dict[str, Any]:
-    there = [name for one in SPLIT_COLUMNS if (name := _named(nodes, (one,))) is not None]
+    there = [name for one in SPLIT_COLUMNS if (name := named(nodes, (one,))) is not None]
     # A fold is often a number, which is no split.
     name = columns.split or next((one for one in there if one.lower() == "split" or _holds_texts(nodes, one)), None)
     if name is not None:
         used[name] = "split"
         return {"column": name}
-    masks = {split: _named(nodes, names) for split, names in zip(SPLITS, MASKS, strict=True)}
+    masks = {split: named(nodes, names) for split, names in zip(SPLITS, MASKS, strict=True)}
     if masks["train"] is not None:
         used |= {name: "mask" for name in masks.values() if name is not None}
         found.said.append(f"split: the masks {', '.join(name for name in masks.values() if name is not None)}")
@@ -350,7 +350,7 @@ def _edge_features(
         return list(columns.edge_features or ()), columns.weight
     free = [one for one in edges.schema if one.name not in used]
     chosen = ["edge_attr"] if any(one.name == "edge_attr" for one in free) else []
-    name = None if chosen else _named(edges, WEIGHTS)
+    name = None if chosen else named(edges, WEIGHTS)
     name = name if name not in used else None
     fault = "" if name is None else _no_weight(edges, name)
     weight = None if fault else name
