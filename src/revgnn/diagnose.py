@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .data import Batch, Dataset, GraphInfo, LoaderConfig, load_dataset, make_batches
-from .data.readers.pyg import quiet_pyg
+from .data import Batch, GraphInfo, LoaderConfig, load_dataset, make_batches
 from .experiment import Experiment
 from .graph import Graph
 from .nn.gnn import GNN
 from .stack import Stack, layer_states
+from .train import Forward
 from .train.objective import Objective
 from .trained import load
 
 MOST_HOPS = 24
-"""Default limit on the hops of the reach; PyG extracts a subgraph of this many hops around each node."""
+"""Default limit on the hops of the reach."""
 _EDGES_AT_ONCE = 2**16
+
+ScalarLoss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits and labels of the training rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class LayerFacts:
     """Measurements of one layer."""
 
     layer: int
-    """Counted from 1; 0: the input of the stack."""
+    """Counted from 1; 0: the input of the stack. An equilibrium is one layer, from its input to its fixed point."""
     energy: float
     """Dirichlet energy of the layer's output stream: see `dirichlet_energy`."""
     stream_gradient: float
@@ -45,10 +46,10 @@ class Diagnosis:
     """Measurements of a network."""
 
     layers: tuple[LayerFacts, ...]
-    """From layer 0 to the last."""
+    """From layer 0 to the last; empty for a network without a stack."""
     influence: tuple[float, ...]
-    """Influence of the nodes at hop 0, 1, ... on a node's logits (L1 norm of the Jacobian), relative to hop 0; empty
-    if it was not requested."""
+    """Influence of the nodes at hop 0, 1, ... on a node's logits (L1 norm of the Jacobian), relative to hop 0, up to
+    the farthest hop with any; empty if it was not requested."""
     reach: float | None
     """Mean hop distance, weighted by influence."""
 
@@ -59,12 +60,12 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     Args:
         folder: the run folder.
         data_root: folder of the data, as in training.
-        hops: largest hop of the reach; ``None``: the number of layers, at most `MOST_HOPS`.
+        hops: largest hop of the reach; ``None``: `MOST_HOPS`.
         nodes: number of nodes over which the reach is averaged, drawn from seed 0; 0: no reach.
     Raises:
         FileNotFoundError: the folder has no finished run.
-        ValueError: a number is below its least; the network has no stack of layers or reads labels, or the data is not
-            one graph in memory.
+        ValueError: a number is below its least; the network reads labels, or has no stack and no reach is wanted; its
+            features are categories, of which there is no reach; or the data is not one graph in memory.
     Cost: one step with every activation stored, L N D; and for each node as many backwards as there are outputs.
     """
     if nodes < 0 or (hops is not None and hops < 1):
@@ -75,28 +76,33 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     _check(run, info)
     dataset = load_dataset(run.dataset, data_root)
     info.check_applies(dataset.info)
-    if not isinstance(model, GNN) or not isinstance(model.stack, Stack):
-        raise ValueError(f"{folder} holds a {type(model).__name__} without a stack of layers; there is none to look at")
+    stack = model.stack if isinstance(model, GNN) else None
+    if stack is None and not nodes:
+        raise ValueError(f"{folder} holds a {type(model).__name__} without a stack of layers: it has a reach alone")
+    if nodes and info.categories is not None:
+        raise ValueError("the features are categories, which have no derivative: leave the reach out with --nodes 0")
     (batch,) = make_batches(dataset, loader=LoaderConfig(node_order="given")).evaluate()
     objective = Objective(loss=run.train.loss, metric=info.metric, scale=info.target_scale)
-    layers = look_into(model, model.stack, batch, objective.evaluation_loss)
-    if not nodes:
-        return Diagnosis(layers=layers, influence=(), reach=None)
-    influence, reach = _influence(model, dataset, min(len(layers) - 1, MOST_HOPS) if hops is None else hops, nodes)
+    layers: tuple[LayerFacts, ...] = ()
+    if isinstance(model, GNN):
+        look = look_into if isinstance(model.stack, Stack) else look_around
+        layers = look(model, batch, objective.evaluation_loss)
+    influence, reach = (
+        influence_by_hop(model, batch, MOST_HOPS if hops is None else hops, nodes) if nodes else ((), None)
+    )
     return Diagnosis(layers=layers, influence=influence, reach=reach)
 
 
-def look_into(
-    model: GNN, stack: Stack, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[LayerFacts, ...]:
-    """Measure the energy and the gradients of every layer.
+def look_into(model: GNN, batch: Batch, loss: ScalarLoss) -> tuple[LayerFacts, ...]:
+    """Measure the energy and the gradients of every layer of a stack.
 
     Args:
-        model: in evaluation mode.
-        stack: the model's stack.
+        model: in evaluation mode, with a stack.
         batch: the whole graph.
         loss: logits and labels of the training rows -> scalar.
     """
+    stack = model.stack
+    assert isinstance(stack, Stack), "an equilibrium is looked at from around"
     caught: list[tuple[Tensor, ...]] = []
     handle = stack.register_forward_pre_hook(lambda _, arguments: caught.append(arguments))
     with torch.no_grad():
@@ -118,6 +124,78 @@ def look_into(
         )
         for depth, state in enumerate(states)
     )
+
+
+def look_around(model: GNN, batch: Batch, loss: ScalarLoss) -> tuple[LayerFacts, ...]:
+    """Measure the input of an equilibrium and its fixed point, as layers 0 and 1; arguments as in `look_into`."""
+    states: list[Tensor] = []
+
+    def keep(state: Tensor) -> None:
+        state.retain_grad()
+        states.append(state)
+
+    handles = [
+        model.stack.register_forward_pre_hook(lambda _, arguments: keep(arguments[0])),
+        model.stack.register_forward_hook(lambda _, arguments, result: keep(result)),
+    ]
+    model.zero_grad(set_to_none=True)
+    rows = batch.rows["train"]
+    torch.autograd.backward(loss(Forward(model)(batch)[0][rows], batch.y[rows]))
+    for handle in handles:
+        handle.remove()
+    return tuple(
+        LayerFacts(
+            layer=depth,
+            energy=dirichlet_energy(state.detach(), batch.graph),
+            stream_gradient=_norm([state.grad]),
+            weight_gradient=None if depth == 0 else _weights([model.stack]),
+        )
+        for depth, state in enumerate(states)
+    )
+
+
+def influence_by_hop(model: nn.Module, batch: Batch, hops: int, nodes: int) -> tuple[tuple[float, ...], float]:
+    """Measure how much the features of the nodes at each hop move a node's logits, in the mean over some nodes.
+
+    ``I_k = sum_j sum_t sum_f |d logit_t / d x_jf|`` over the nodes j that are k hops away, against the direction of the
+    edges.
+
+    Args:
+        model: in evaluation mode.
+        batch: the whole graph, with features that are numbers.
+        hops: largest hop.
+        nodes: number of nodes, drawn from seed 0.
+    Returns: I_0, I_1, ... relative to I_0, up to the last one above 0; and the mean hop, weighted by influence.
+    Source: Liang et al. 2025 (arXiv:2503.09008); PyG's ``total_influence`` is the same of an induced subgraph, in which
+        the nodes at its border lack neighbours, and without features of edges.
+    """
+    x = batch.x.clone().requires_grad_()
+    logits, _ = Forward(model)(replace(batch, x=x))
+    found = []
+    draw = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    for node in draw[:nodes].tolist():
+        influence = torch.zeros(len(x), dtype=torch.float64)
+        for logit in logits[node]:
+            (gradient,) = torch.autograd.grad(logit, x, retain_graph=True)
+            influence += gradient.double().abs().sum(1)
+        distance = _hops_to(batch.graph, node, hops)
+        found.append(torch.stack([influence[distance == hop].sum() for hop in range(hops + 1)]))
+    by_hop = torch.stack(found).mean(0)
+    shares = torch.stack(found) / torch.stack(found).sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    last = int(by_hop.nonzero().max()) if by_hop.any() else 0
+    relative = by_hop[: last + 1] / (by_hop[0] if by_hop[0] else by_hop.max().clamp(min=1.0))
+    return tuple(relative.tolist()), float((shares @ torch.arange(hops + 1.0, dtype=torch.float64)).mean())
+
+
+def _hops_to(graph: Graph, node: int, hops: int) -> Tensor:
+    """Return the length of the shortest path from each node to one, -1 beyond some hops; [N]."""
+    distance = torch.full((graph.num_nodes,), -1)
+    distance[node] = 0
+    src, dst = graph.edge_index
+    for hop in range(1, hops + 1):
+        sources = src[distance[dst] == hop - 1]
+        distance[sources[distance[sources] < 0]] = hop
+    return distance
 
 
 def dirichlet_energy(x: Tensor, graph: Graph) -> float:
@@ -148,19 +226,24 @@ def draw(diagnosis: Diagnosis, path: Path) -> None:
     from matplotlib.figure import Figure
 
     layers = [facts.layer for facts in diagnosis.layers]
-    figure = Figure(figsize=(4.2 * (3 if diagnosis.influence else 2), 3.2), layout="constrained")
-    energy, gradient, *rest = figure.subplots(1, 3 if diagnosis.influence else 2)
-    energy.plot(layers, [facts.energy for facts in diagnosis.layers], color="#0072b2")
-    energy.set(xlabel="layer", title="Dirichlet energy", ylim=(0, None))
-    gradient.semilogy(layers, [facts.stream_gradient for facts in diagnosis.layers], color="#d55e00", label="stream")
-    by_weights = [facts.weight_gradient for facts in diagnosis.layers if facts.weight_gradient is not None]
-    gradient.semilogy(layers[1:], by_weights, color="#009e73", label="weights")
-    gradient.set(xlabel="layer", title="gradient norm")
-    gradient.legend(frameon=False)
-    for axes in rest:
-        axes.semilogy(range(len(diagnosis.influence)), diagnosis.influence, color="#7a5195", marker="o", markersize=3)
-        axes.set(xlabel="hops", title="influence, hop 0 = 1")
-    for axes in (energy, gradient, *rest):
+    panels = 2 * bool(layers) + bool(diagnosis.influence)
+    figure = Figure(figsize=(4.2 * panels, 3.2), layout="constrained")
+    every = figure.subplots(1, panels, squeeze=False)[0]
+    if layers:
+        energy, gradient, *_ = every
+        energy.plot(layers, [facts.energy for facts in diagnosis.layers], color="#0072b2")
+        energy.set(xlabel="layer", title="Dirichlet energy", ylim=(0, None))
+        streams = [facts.stream_gradient for facts in diagnosis.layers]
+        gradient.semilogy(layers, streams, color="#d55e00", label="stream")
+        by_weights = [facts.weight_gradient for facts in diagnosis.layers if facts.weight_gradient is not None]
+        gradient.semilogy(layers[1:], by_weights, color="#009e73", label="weights")
+        gradient.set(xlabel="layer", title="gradient norm")
+        gradient.legend(frameon=False)
+    if diagnosis.influence:
+        reach = every[-1]
+        reach.semilogy(range(len(diagnosis.influence)), diagnosis.influence, color="#7a5195", marker="o", markersize=3)
+        reach.set(xlabel="hops", title="influence, hop 0 = 1")
+    for axes in every:
         axes.grid(color="#dde3ea", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
@@ -171,19 +254,6 @@ def _check(run: Experiment, info: GraphInfo) -> None:
         raise ValueError("diagnose looks at one graph in memory, not at many small ones nor at a graph on disk")
     if run.train.labels.reuse:
         raise ValueError("diagnose does not look at networks that read labels (train.labels.reuse=true)")
-
-
-def _influence(model: nn.Module, dataset: Dataset, hops: int, nodes: int) -> tuple[tuple[float, ...], float]:
-    with quiet_pyg():
-        from torch_geometric.data import Data
-        from torch_geometric.utils import total_influence
-
-        data = Data(x=dataset.x, edge_index=dataset.edge_index)
-        # PyG uses the global random generator and shows a progress bar.
-        with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):
-            torch.manual_seed(0)
-            by_hop, reach = total_influence(model, data, max_hops=hops, num_samples=nodes, vectorize=False)
-    return tuple(by_hop.tolist()), float(reach)
 
 
 def _weights(blocks: Sequence[nn.Module]) -> float:

@@ -213,9 +213,7 @@ def _add_diagnose(commands: Commands) -> None:
         default=8,
         help="number of nodes over which the reach is averaged; 0: no reach (default: 8)",
     )
-    parser.add_argument(
-        "--hops", metavar="K", type=whole(1), help="farthest hop of the reach (default: number of layers, at most 24)"
-    )
+    parser.add_argument("--hops", metavar="K", type=whole(1), help="farthest hop of the reach (default: 24)")
     add_data_root(parser)
     add_common(parser)
 

@@ -35,7 +35,10 @@ def run(arguments: Namespace) -> None:
         for facts in found.layers
     ]
     head = ("layer", "Dirichlet energy", "gradient of the stream", "gradient of the weights")
-    print_table(console, head, rows, title="Without dropout, of the training loss", text=0)
+    if rows:
+        print_table(console, head, rows, title="Without dropout, of the training loss", text=0)
+    else:
+        console.print("The network has no stack of layers: only its reach is measured.", soft_wrap=True)
     if found.reach is not None:
         hops = [[str(hop), f"{share:.3g}"] for hop, share in enumerate(found.influence)]
         print_table(console, ("hops", "influence"), hops, title=f"Mean reach: {found.reach:.2f} hops", text=0)

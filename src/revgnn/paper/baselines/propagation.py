@@ -187,7 +187,7 @@ class GCN2(nn.Module):
 
 
 class _PropagationCache:
-    """Caches the last propagated features while their features and graph live unchanged; without gradient."""
+    """Caches the last propagated features while their features and graph live unchanged, if these need no gradient."""
 
     def __init__(self) -> None:
         self._key: tuple[weakref.ref[Tensor], int | None, weakref.ref[Graph]] | None = None
@@ -195,6 +195,8 @@ class _PropagationCache:
 
     def get(self, x: Tensor, graph: Graph, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Return the cached features for these arguments, or those of ``make()``."""
+        if x.requires_grad and torch.is_grad_enabled():
+            return make()
         key, version = self._key, None if x.is_inference() else x._version
         if key is None or key[0]() is not x or key[1] != version or key[2]() is not graph:
             with torch.inference_mode(False), torch.no_grad():
