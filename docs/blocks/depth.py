@@ -62,6 +62,30 @@ def _depth_layers(dataset: str) -> str:
     return table(head, rows, left=("network",)) if scores else "Not run yet."
 
 
+def _depth_splits(dataset: str, recipes: tuple[str, ...]) -> str:
+    """Means and standard deviations over the published splits, of recipes as they stand, with the memory of a step."""
+    head = ["recipe", "layers", "splits", "valid", "test", "memory", "process"]
+    found: dict[str, dict[int, Row]] = {recipe: {} for recipe in recipes}
+    for row in read_rows(RESULTS):
+        name = row["recipe"].removeprefix(f"{dataset}/")
+        if name in found and row["changed"].keys() <= {"dataset.split"}:
+            found[name][row["seed"]] = row
+    lines = []
+    for recipe, of_seed in found.items():
+        rows = list(of_seed.values())
+        lines.append(
+            [
+                f"`{recipe}`",
+                size(rows[0])[0],
+                str(len(rows)),
+                *(mean_and_std([score(row, split) for row in rows]) for split in ("valid", "test")),
+                memory(max(row["peak_bytes"] for row in rows)),
+                memory(int(statistics.median(row["resident_bytes"] for row in rows))),
+            ]
+        )
+    return table(head, lines, left=("recipe",))
+
+
 def _depth_real() -> str:
     """What depth brings on the published minesweeper graph."""
     rows = read_rows(RESULTS)
@@ -87,6 +111,9 @@ def _depth_real() -> str:
 BLOCKS = {
     "depth-real": _depth_real,
     "depth-minesweeper-layers": partial(_depth_layers, "minesweeper"),
+    "depth-minesweeper-splits": partial(
+        _depth_splits, "minesweeper", ("revsage_4", "revsage_8", "revsage_16", "revsage")
+    ),
     "depth-minesweeper": partial(_depth_runs, "minesweeper"),
     "depth-roads": partial(_depth_runs, "roads"),
     "depth-cora": partial(_depth_runs, "cora"),

@@ -244,6 +244,7 @@ def _add_plan(commands: Commands) -> None:
     parser.add_argument(
         "--gpu", metavar="NAME", help="with --device cuda: the GPU whose data sheet gives the times (default: h100)"
     )
+    add_data_root(parser)
     add_common(parser)
 
 

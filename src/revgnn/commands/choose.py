@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -47,6 +48,12 @@ def choose_experiment(what: str, model: str | None) -> tuple[str, Experiment]:
     return f"tables/{folder.resolve().name}-{kind}", MODELS[kind](folder)
 
 
+def changed_experiment(name: str, experiment: Experiment, assignments: Sequence[str]) -> tuple[str, Experiment]:
+    """Return an experiment with fields overridden, and its name with those that matter to its results."""
+    changes = [text for text in assignments if text.partition("=")[0].strip() not in IRRELEVANT]
+    return f"{name} with {', '.join(changes)}" if changes else name, override(experiment, assignments)
+
+
 def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, Published | None]:
     """Build the experiment of the arguments of ``train``.
 
@@ -55,9 +62,6 @@ def asked_for(arguments: Namespace) -> tuple[str, Experiment, Path, Published | 
     """
     name, experiment = choose_experiment(arguments.what, arguments.model)
     out = arguments.out or Path("runs", *Path(name).parts)
-    experiment = override(experiment, arguments.assignments)
-    changes = [text for text in arguments.assignments if text.partition("=")[0].strip() not in IRRELEVANT]
-    if changes:
-        name = f"{name} with {', '.join(changes)}"
+    name, experiment = changed_experiment(name, experiment, arguments.assignments)
     target = find_target(name)
     return name, experiment, out, None if target is None else cast(Published, asdict(target))

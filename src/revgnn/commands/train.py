@@ -79,7 +79,7 @@ def _chosen(arguments: Namespace) -> tuple[str, ...]:
     fixed = frozenset(text.partition("=")[0].strip() for text in arguments.assignments)
     console = progress_console()
     with stages("plan", console) as progress:
-        shape, rates = shape_of_config(run.dataset), rates_of("cuda" if on_gpu else "cpu")
+        shape, rates = shape_of_config(run.dataset, arguments.data_root), rates_of("cuda" if on_gpu else "cpu")
         choice = choose_within(run, shape, limits, rates, fixed=fixed, progress=progress)
     words = " ".join(f"--set {setting}" for setting in choice.settings) or "as it is"
     process = "" if choice.process is None else f", {both_units(choice.process)} of memory"

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,11 +86,9 @@ def _is_gpu(device: str) -> bool:
 
 
 def _answer(run: Experiment, data_root: Path, available: int, *, is_gpu: bool) -> str:
-    dataset = run.dataset
-    if dataset.path is not None:
-        dataset = replace(dataset, path=str(data_root / Path(dataset.path).expanduser()))
     try:
-        as_is, *others = what_fits(run, shape_of_config(dataset), available, rates_of("cuda" if is_gpu else "cpu"))
+        shape = shape_of_config(run.dataset, data_root)
+        as_is, *others = what_fits(run, shape, available, rates_of("cuda" if is_gpu else "cpu"))
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         _log.debug("the planner failed", exc_info=True)
         return f"There are {memory(available)}; the planner does not know what would fit ({error})"

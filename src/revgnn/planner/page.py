@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
@@ -65,6 +66,7 @@ def make_plan(
     *,
     device: str = "cpu",
     gpu: str = "h100",
+    data_root: Path = Path(),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> RunPlan:
     """Plan a run without its data.
@@ -74,10 +76,11 @@ def make_plan(
         run: the experiment.
         memory_limit: bytes for the process, or for tensors on a GPU; ``None``: no search for suggestions.
         device, gpu: as in `rates_of`.
+        data_root: folder for a relative ``dataset.path``, of which sizes are read.
         progress: called with a description of each prediction.
-    Raises: ValueError: sizes that are not known without the data; a peer that the data do not suit.
+    Raises: FileNotFoundError: tables or roads of one's own are not there; ValueError: a peer that the data do not suit.
     """
-    shape = shape_of_config(run.dataset)
+    shape = shape_of_config(run.dataset, data_root)
     progress("the rates of this machine" if device == "cpu" else f"the rates of {gpu}")
     rates = rates_of(device, gpu)
     progress("as it is")

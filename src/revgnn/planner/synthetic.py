@@ -83,15 +83,16 @@ def shape_of_dataset(dataset: Dataset) -> GraphShape:
     return GraphShape(info=replace(dataset.info, self_loops=self_loops))
 
 
-def shape_of_config(config: DatasetConfig) -> GraphShape:
+def shape_of_config(config: DatasetConfig, data_root: Path | str = Path()) -> GraphShape:
     """Return the shape of a data set from its configuration, without its data.
 
     Args:
-        config: the configuration of a data set; a relative path is one below the current folder.
+        config: the configuration of a data set.
+        data_root: folder for a relative ``config.path``, of which sizes are read.
     Raises:
         FileNotFoundError: the folder has neither tables nor a manifest, or there is no file of roads.
     """
-    shape = _read_shape(config)
+    shape = _read_shape(config, Path(data_root).expanduser())
     if config.task is None:
         return shape
     task = find_task(shape.info.level, config.task)
@@ -100,14 +101,14 @@ def shape_of_config(config: DatasetConfig) -> GraphShape:
     return replace(shape, info=info)
 
 
-def _read_shape(config: DatasetConfig) -> GraphShape:
+def _read_shape(config: DatasetConfig, data_root: Path) -> GraphShape:
     if config.name in {"tables", "prepared"}:
         assert config.path is not None, "DatasetConfig checks that tables have a path"
-        return _with_edges(shape_of_folder(Path(config.path), config.columns), config)
+        return _with_edges(shape_of_folder(data_root / Path(config.path).expanduser(), config.columns), config)
     info = DATASETS[config.name].info
     if info is None:
         # It is generated, or one small file: it is read.
-        return shape_of_dataset(load_dataset(config, Path()))
+        return shape_of_dataset(load_dataset(config, data_root))
     info = replace(info, undirected=config.undirected, self_loops=config.self_loops)
     if config.name in OGB:
         return _with_edge_features(_ogb_shape(info, config), config)
