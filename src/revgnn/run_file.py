@@ -19,7 +19,9 @@ def read_run_file(out: Path) -> tuple[Path, dict[str, object]]:
     """
     path = out / RUN_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); train into it, or resume it")
+        inside = min((found.parent for found in out.glob(f"*/{RUN_FILE}")), default=None)
+        remedy = "train into it, or resume it" if inside is None else f"name one of the runs in it, such as {inside}"
+        raise FileNotFoundError(f"{out} holds no finished run ({RUN_FILE} is missing); {remedy}")
     facts = read_object(path)
     remedy = f", which {_writer(facts)} wrote; use that version, or train again"
     check_format(path, facts, FORMAT, remedy=remedy)

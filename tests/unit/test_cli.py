@@ -103,6 +103,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in err
 
 
+@pytest.mark.parametrize("command", ["diagnose", "predict", "report"])
+def test_a_folder_of_several_runs_names_one_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    for seed in (3, 1):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / "run.json").write_text("{}")
+    words = [command, str(tmp_path), *(["--out", str(tmp_path / "rows.csv")] if command == "predict" else [])]
+    assert main(words) == 2
+    assert f"name one of the runs in it, such as {tmp_path / 'seed-1'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

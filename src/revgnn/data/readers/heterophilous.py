@@ -27,7 +27,7 @@ def _info(name: str, *, nodes: int, edges: int, features: int, classes: int) -> 
     is_binary = classes == 2
     return GraphInfo(
         name=name,
-        task="multilabel" if is_binary else "multiclass",
+        task="binary" if is_binary else "multiclass",
         metric="rocauc" if is_binary else "accuracy",
         num_outputs=1 if is_binary else classes,
         in_channels=features,

@@ -67,7 +67,7 @@ def make_minefield(options: MinefieldOptions, split: int = 0) -> Dataset:
     column = 1 + np.minimum(count_neighbours(mines.reshape(side, side)).reshape(-1), COUNTS - 1)
     column[rng.permutation(nodes)[: round(_HIDDEN * nodes)]] = 0
     return Dataset(
-        info=GraphInfo(name="minefield", task="multilabel", metric="rocauc", num_outputs=1, class_names=("mine",)),
+        info=GraphInfo(name="minefield", task="binary", metric="rocauc", num_outputs=1, class_names=("free", "mine")),
         x=torch.eye(1 + COUNTS)[torch.from_numpy(column)],
         edge_index=grid_edges(side),
         y=torch.from_numpy(mines).float()[:, None],
