@@ -6,6 +6,7 @@ width, and half the depth and width. Of a network, the settings that fit the mem
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from ..experiment import Experiment
 from ..nn.model import ModelConfig
 from ..overrides import override
+from ..report.row import duration
+from .page import both_units
 from .roofline import MachineRates, run_seconds
-from .suggest import Suggestion, what_fits
+from .suggest import MARGIN, Suggestion, what_fits
 from .synthetic import GraphShape
 
 LEAST_EPOCHS = 50
@@ -77,9 +80,10 @@ def choose_within(
         rates: of the machine.
         fixed: dotted names that must keep their value, because the user has set them.
         progress: told what is tried.
-    Raises: ValueError: no network keeps the limits.
+    Raises: ValueError: no network keeps the limits; says the least that one takes.
     Cost: seconds of small trials if the memory is limited.
     """
+    least_memory, least_seconds = math.inf, math.inf
     for settings, all_epochs in _networks(run, limits.seconds is not None, fixed):
         changed = override(run, settings)
         process: int | None = None
@@ -88,6 +92,7 @@ def choose_within(
             # The same network in less memory, or the same memory with stored layers; another network is tried next.
             fitting = [one for one in found if one.fits and one.same in ("gradient", "model") and _is_free(one, fixed)]
             if not fitting:
+                least_memory = min(least_memory, *(MARGIN * (one.process or one.peak) for one in found))
                 continue
             best = fitting[-1] if found[0].fits else fitting[0]
             settings, process = (*settings, *best.settings), best.process
@@ -97,15 +102,18 @@ def choose_within(
             return Choice(settings=settings, seconds=seconds, process=process)
         epochs = int(_SPARE * limits.seconds * changed.train.epochs / seconds)
         least = changed.train.epochs if all_epochs or "train.epochs" in fixed else LEAST_EPOCHS
-        if epochs >= min(least, changed.train.epochs):
+        least = min(least, changed.train.epochs)
+        if epochs >= least:
             if epochs < changed.train.epochs:
                 settings = (*settings, f"train.epochs={epochs}")
                 seconds *= epochs / changed.train.epochs
             minutes = f"train.max_minutes={limits.seconds / 60:g}"
             return Choice(settings=(*settings, minutes), seconds=seconds, process=process)
+        least_seconds = min(least_seconds, seconds * least / changed.train.epochs / _SPARE)
+    takes = f"{both_units(round(least_memory))} of memory" if least_seconds == math.inf else duration(least_seconds)
     raise ValueError(
-        "no network of this kind keeps the limits, not even the smallest that was tried; allow more, choose another "
-        "--model, or prepare the graph on disk (revgnn prepare)"
+        f"no network of this kind keeps the limits, not even the smallest that was tried, which takes about {takes}; "
+        "allow more, choose another --model, or prepare the graph on disk (revgnn prepare)"
     )
 
 
