@@ -57,9 +57,7 @@ def test_the_longer_the_time_the_larger_the_network(graph: Path) -> None:
     assert areas == sorted(areas, reverse=True) and areas[-1] < areas[1]
     fixed = choose_within(run, shape, Limits(seconds=0.12 * whole), SLOW, fixed=frozenset({"model.num_layers"}))
     assert not any(setting.startswith("model.num_layers") for setting in fixed.settings)
-    with pytest.raises(
-        ValueError, match=r"the smallest that was tried, which takes about [\d.]+ m?s; allow more"
-    ):
+    with pytest.raises(ValueError, match=r"the smallest that was tried, which takes about [\d.]+ m?s; allow more"):
         choose_within(run, shape, Limits(seconds=1e-6 * whole), SLOW)
 
 

@@ -149,6 +149,23 @@ def test_incomplete_planetoid_names_the_missing_parts(tmp_path: Path) -> None:
         load_dataset(DatasetConfig(name="cora"), tmp_path)
 
 
+def test_a_data_set_is_found_by_the_name_of_its_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rings.py").write_text(
+        "from revgnn.data import DATASETS, NamedDataset\n"
+        "RINGS = NamedDataset(read=DATASETS['chain'].read, asks='as a chain', splits=(0, 1))\nNOTHING = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = DatasetConfig(name="own_rings:RINGS", split=1)
+    assert load_dataset(config, tmp_path).num_nodes == shape_of_config(config).nodes == 4000
+    assert DatasetConfig(name="own_rings:RINGS").with_seed(11).split == 1
+    with pytest.raises(ValueError, match="has the splits 0, 1; choose one"):
+        DatasetConfig(name="own_rings:RINGS", split=2)
+    with pytest.raises(ValueError, match=r"must name a revgnn\.data\.NamedDataset, got 3"):
+        DatasetConfig(name="own_rings:NOTHING")
+    with pytest.raises(ModuleNotFoundError, match="there is no module 'no_such'"):
+        DatasetConfig(name="no_such:RINGS")
+
+
 def test_configuration_is_checked() -> None:
     with pytest.raises(ValueError, match=r"dataset\.name='arxiv' is unknown; choose one of digits, .*ogbn-arxiv"):
         DatasetConfig(name="arxiv")

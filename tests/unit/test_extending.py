@@ -15,7 +15,7 @@ from torch.library import opcheck
 
 from page_code import ROOT, blocks, promised, run_code
 from revgnn import ops
-from revgnn.data import SAMPLERS, TASKS
+from revgnn.data import DATASETS, SAMPLERS, TASKS
 from revgnn.graph import Graph
 from revgnn.nn import CONVS
 from revgnn.ops import cpu, reference, triton
@@ -34,7 +34,7 @@ SECTIONS = {
 @pytest.fixture(autouse=True)
 def _tables() -> Iterator[None]:
     """Leave the tables of the package as they were."""
-    tables: tuple[dict[Any, Any], ...] = (TASKS, LOSSES, METRICS, CONVS, SAMPLERS)
+    tables: tuple[dict[Any, Any], ...] = (DATASETS, TASKS, LOSSES, METRICS, CONVS, SAMPLERS)
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):

@@ -12,7 +12,7 @@ from ..lazy_names import lazy_names
 if TYPE_CHECKING:
     from .batch import Batch, Batches, Series
     from .dataset import Dataset
-    from .datasets import DATASETS, DatasetConfig, NamedDataset, load_dataset, open_store
+    from .datasets import DATASETS, DatasetConfig, NamedDataset, find_dataset, load_dataset, open_store
     from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
     from .info import Counts, Feature, GraphInfo
     from .label_statistics import class_weights, with_target_scale
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "batch": ("Batch", "Batches", "Series"),
     "dataset": ("Dataset",),
-    "datasets": ("DATASETS", "DatasetConfig", "NamedDataset", "load_dataset", "open_store"),
+    "datasets": ("DATASETS", "DatasetConfig", "NamedDataset", "find_dataset", "load_dataset", "open_store"),
     "inference_source": ("DatasetSource", "InferenceSource", "RowKeys", "StoreSource"),
     "info": ("Counts", "Feature", "GraphInfo"),
     "label_statistics": ("class_weights", "with_target_scale"),
@@ -99,6 +99,7 @@ __all__ = [
     "Task",
     "class_weights",
     "final_batches",
+    "find_dataset",
     "is_store",
     "load_dataset",
     "make_batches",

@@ -5,13 +5,14 @@ A new data set needs one entry in `DATASETS`, which the configuration, the plann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from ..by_name import find_object, is_name
 from .dataset import Dataset
 from .edges import prepare_edges
 from .info import GraphInfo
@@ -39,7 +40,7 @@ class DatasetConfig:
     """
 
     name: str
-    """A key of `DATASETS`."""
+    """A key of `DATASETS`, or ``package.module:NAME`` of a `NamedDataset` of one's own."""
     path: str | None = None
     """For ``tables``: the folder with nodes and edges, or graph.yaml; for ``prepared``: the folder that
     ``revgnn prepare`` wrote; for ``roads``: the table of roads. Absolute, or below the data root."""
@@ -69,9 +70,7 @@ class DatasetConfig:
     """Metric that selects the best epoch; must fit the task. ``None``: the data set's own."""
 
     def __post_init__(self) -> None:
-        if self.name not in DATASETS:
-            raise ValueError(f"dataset.name={self.name!r} is unknown; choose one of {', '.join(DATASETS)}")
-        if DATASETS[self.name].has_path != (self.path is not None):
+        if find_dataset(self.name).has_path != (self.path is not None):
             raise ValueError(
                 f"dataset.path={self.path!r} with dataset.name={self.name!r}: the folder of a graph of your own goes "
                 "with the name tables or prepared, the file of a road network with roads, and none with another"
@@ -100,12 +99,12 @@ class DatasetConfig:
     @property
     def splits(self) -> tuple[int | str, ...]:
         """The published splits, the default first; empty if there is only one."""
-        return DATASETS[self.name].splits
+        return find_dataset(self.name).splits
 
     def with_seed(self, seed: int) -> DatasetConfig:
-        """Return the configuration of one of several runs: split ``seed % 10`` if splits are numbered, none set."""
+        """Return the configuration of one of several runs, with the split of its number if none is chosen."""
         is_open = self.split is None and 0 in self.splits
-        return replace(self, split=seed % NUM_SPLITS) if is_open else self
+        return replace(self, split=seed % len(self.splits)) if is_open else self
 
 
 def load_dataset(
@@ -135,7 +134,7 @@ def load_dataset(
     if config.name == "tables" and like is not None:
         dataset = _tables(config, root, download, like)
     else:
-        dataset = DATASETS[config.name].read(config, root, download)
+        dataset = find_dataset(config.name).read(config, root, download)
     if not config.edge_features and dataset.edge_attr is not None:
         dataset = replace(dataset, edge_attr=None)
     dataset = prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)
@@ -224,9 +223,10 @@ class NamedDataset:
     """A data set by name: how it is read, and what is known of it without its files.
 
     Examples:
-        >>> from revgnn.data import DATASETS
-        >>> DATASETS["cora"].splits, DATASETS["cora"].info.counts.nodes
-        (('public', 'full'), 2708)
+        >>> from revgnn.data import DATASETS, NamedDataset
+        >>> chains = NamedDataset(read=DATASETS["chain"].read, asks="a node: the class of its chain", splits=(0, 1))
+        >>> chains.has_path, chains.info is None
+        (False, True)
     """
 
     read: Callable[[DatasetConfig, Path, bool], Dataset]
@@ -258,7 +258,7 @@ _ASKS = {
     "ogbg-molhiv": "a molecule: does it inhibit HIV?",
 }
 
-DATASETS: Mapping[str, NamedDataset] = {
+DATASETS: dict[str, NamedDataset] = {
     "digits": NamedDataset(
         read=lambda config, root, download: read_digits(),
         asks="a handwritten digit, joined with those that look like it: which one is it?",
@@ -317,3 +317,25 @@ Examples:
     >>> "minefield" in DATASETS and "tables" in DATASETS
     True
 """
+
+
+def find_dataset(name: str) -> NamedDataset:
+    """Find a data set in `DATASETS`, or import it by ``package.module:NAME``.
+
+    Raises:
+        ValueError: there is none of this name, or the object is no `NamedDataset`.
+        ImportError: the module cannot be imported.
+
+    Examples:
+        >>> from revgnn.data import find_dataset
+        >>> find_dataset("minesweeper").splits
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    """
+    if not is_name(name):
+        if name not in DATASETS:
+            raise ValueError(f"dataset.name={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+        return DATASETS[name]
+    found = find_object(name)
+    if not isinstance(found, NamedDataset):
+        raise ValueError(f"dataset.name={name} must name a revgnn.data.NamedDataset, got {found!r}")
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import DATASETS, Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, is_store, load_dataset
+from ..data import Columns, Counts, Dataset, DatasetConfig, GraphInfo, Store, find_dataset, is_store, load_dataset
 from ..data.prepare.config import FeatureConfig
 from ..data.prepare.inference import width_of
 from ..data.prepare.inputs import num_rows
@@ -105,7 +105,7 @@ def _read_shape(config: DatasetConfig, data_root: Path) -> GraphShape:
     if config.name in {"tables", "prepared"}:
         assert config.path is not None, "DatasetConfig checks that tables have a path"
         return _with_edges(shape_of_folder(data_root / Path(config.path).expanduser(), config.columns), config)
-    info = DATASETS[config.name].info
+    info = find_dataset(config.name).info
     if info is None:
         # It is generated, or one small file: it is read.
         return shape_of_dataset(load_dataset(config, data_root))
