@@ -224,6 +224,7 @@ def draw(diagnosis: Diagnosis, path: Path) -> None:
     Raises: ModuleNotFoundError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     layers = [facts.layer for facts in diagnosis.layers]
     panels = 2 * bool(layers) + bool(diagnosis.influence)
@@ -244,6 +245,7 @@ def draw(diagnosis: Diagnosis, path: Path) -> None:
         reach.semilogy(range(len(diagnosis.influence)), diagnosis.influence, color="#7a5195", marker="o", markersize=3)
         reach.set(xlabel="hops", title="influence, hop 0 = 1")
     for axes in every:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dde3ea", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})

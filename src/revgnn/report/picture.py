@@ -98,7 +98,7 @@ def _draw(axis: str, series: dict[str, list[tuple[int, float]]], best: int) -> s
     )
     axes.set_xlabel("epoch")
     axes.set_ylabel(axis)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(color=_LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
