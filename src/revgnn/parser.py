@@ -67,7 +67,9 @@ def _add_prepare(commands: Commands) -> None:
             "    --label topic --parts 32"
         ),
     )
-    parser.add_argument("tables", metavar="FILE", nargs="+", help="graph.yaml; or the nodes and the edges")
+    parser.add_argument(
+        "tables", metavar="FILE", nargs="+", help="graph.yaml; the nodes and the edges; or a folder of these"
+    )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="the folder to write (default: graph); of --init the file (graph.yaml)"
     )

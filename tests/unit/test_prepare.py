@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, feather
@@ -495,6 +496,21 @@ def test_a_graph_that_is_there(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- graph.yaml and the command line
+def test_a_folder_names_its_tables_or_its_graph_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "nodes.csv").write_text("id,size,label\n" + "".join(f"{n},{n % 5},{n % 2}\n" for n in range(40)))
+    (folder / "edges.csv").write_text("src,dst\n" + "".join(f"{n},{(n + 1) % 40}\n" for n in range(40)))
+    assert main(["prepare", str(folder), "--out", str(tmp_path / "one"), "--parts", "2"]) == 0
+    assert main(["prepare", "--init", str(folder), "--out", str(folder)]) == 0
+    assert main(["prepare", str(folder), "--out", str(tmp_path / "two"), "--parts", "2"]) == 0
+    capsys.readouterr()
+    one, two = (Store.open(tmp_path / name).load() for name in ("one", "two"))
+    assert one.num_nodes == 40 and torch.equal(one.x, two.x) and torch.equal(one.edge_index, two.edge_index)
+    (folder / "edges.csv").unlink()
+    (folder / "graph.yaml").unlink()
+    assert main(["prepare", str(folder), "--out", str(tmp_path / "three")]) == 2
+    assert f"edges.parquet not found in {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ..readers.parquet import Faults
 from .config import GraphConfig, parse, read_config
 from .csv_format import given_format
 from .inference import Columns, Inferred, infer
-from .inputs import open_table
+from .inputs import CONFIG, open_table, tables_in
 
 _logger = logging.getLogger(__name__)
 
@@ -55,10 +55,11 @@ def chosen_config(arguments: Namespace, like: GraphInfo | None = None) -> tuple[
     Returns: the configuration, and the folder that its files are relative to.
     Raises: ValueError: flags that do not fit the files.
     """
-    if len(arguments.tables) == 1:
-        path = Path(arguments.tables[0])
+    tables = _in_folder(arguments.tables)
+    if len(tables) == 1:
+        path = Path(tables[0])
         if path.suffix.lower() not in (".yaml", ".yml"):
-            raise ValueError(f"{path} alone is no graph; name graph.yaml, or the nodes and the edges")
+            raise ValueError(f"{path} alone is no graph; name graph.yaml, a folder, or the nodes and the edges")
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}; revgnn prepare --init NODES EDGES writes a first one")
         given = [f"--{name.replace('_', '-')}" for name in (*_FLAGS, "task", "csv") if getattr(arguments, name)]
@@ -126,7 +127,7 @@ def write_first(arguments: Namespace, path: Path) -> Path:
 
 def _inferred(arguments: Namespace, folder: Path, like: GraphInfo | None = None) -> Inferred:
     """Infer the configuration of the two files, whose paths are written relative to ``folder``."""
-    tables: Sequence[str] = arguments.tables
+    tables = _in_folder(arguments.tables)
     if len(tables) != 2:
         raise ValueError(f"two files are needed, the nodes and the edges; got {len(tables)}")
     given = {field: getattr(arguments, flag) for flag, field in _FLAGS.items()}
@@ -143,6 +144,15 @@ def _inferred(arguments: Namespace, folder: Path, like: GraphInfo | None = None)
     if arguments.undirected:
         inferred.values["direction"] = "undirected"
     return inferred
+
+
+def _in_folder(tables: Sequence[str]) -> Sequence[str]:
+    """Replace a folder by its graph.yaml, or by its tables of nodes and edges."""
+    folder = Path(tables[0])
+    if len(tables) != 1 or not folder.is_dir():
+        return tables
+    names = [CONFIG] if (folder / CONFIG).is_file() else tables_in(folder)
+    return [str(folder / name) for name in names]
 
 
 def _relative(name: str, folder: Path) -> str:

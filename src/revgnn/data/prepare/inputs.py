@@ -30,6 +30,8 @@ FORMATS = {
     ".ipc": "arrow",
 }
 """End of a file's name -> its format."""
+CONFIG, NODES, EDGES = "graph.yaml", "nodes.parquet", "edges.parquet"
+"""The files of a folder that is a graph: a description, or two tables, in Parquet for example."""
 BATCH_ROWS = 1 << 16
 CHUNK_ROWS = 1 << 20
 
@@ -116,6 +118,31 @@ def open_table(patterns: Sequence[str], folder: Path, faults: Faults, form: CsvF
     size = sum(path.stat().st_size for path in good)
     names = tuple(name for name, _ in schemas)
     return Table(tuple(good), names, _common(schemas, faults), tuple(chunks), size, csv)
+
+
+def tables_in(folder: Path) -> tuple[str, str]:
+    """Return the names of the files or folders of the nodes and of the edges in a folder.
+
+    Raises: FileNotFoundError: one of them is missing.
+    """
+    found = tuple(_table(folder, what) for what in ("nodes", "edges"))
+    nodes, edges = found
+    if nodes is not None and edges is not None:
+        return nodes, edges
+    missing = [what for what, name in zip((NODES, EDGES), found, strict=True) if name is None]
+    others = sorted(path.name for path in folder.glob("*") if path.stem.partition(".")[0] in ("nodes", "edges"))
+    unread = ", ".join(name for name in others if format_of(name) is None)
+    why = f" ({unread}: of no format that is read)" if unread else ""
+    raise FileNotFoundError(
+        f"{' and '.join(missing)} not found in {folder}{why}; a graph of your own is a folder with {NODES} and {EDGES} "
+        f"(or .csv, .csv.gz, .tsv, .arrow, .feather), or with {CONFIG}, named by dataset.path (absolute, or below "
+        "--data-root)"
+    )
+
+
+def _table(folder: Path, what: str) -> str | None:
+    names = [f"{what}{suffix}" for suffix in FORMATS]
+    return next((name for name in names if (folder / name).is_file()), what if (folder / what).is_dir() else None)
 
 
 def read_chunk(chunk: Chunk, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -24,13 +24,11 @@ from ..prepare.engine import DAMAGED, Scan
 from ..prepare.finish import RowCounts, matrix
 from ..prepare.inference import Columns, infer
 from ..prepare.initial_config import tell
-from ..prepare.inputs import FORMATS, Table, format_of, open_table, read_chunk
+from ..prepare.inputs import CONFIG, Table, open_table, read_chunk, tables_in
 from ..prepare.resolve import Plan, resolve
 from ..task import SPLITS
 from .parquet import Faults, is_null
 
-NODES, EDGES = "nodes.parquet", "edges.parquet"
-CONFIG = "graph.yaml"
 INFERRED = Columns()
 TWICE = "with an id that an earlier row has; give every node one row"
 UNKNOWN = "with an id that the nodes do not have; add the node or drop the edge"
@@ -123,18 +121,7 @@ def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | 
             raise ValueError(f"dataset.columns goes with tables without {CONFIG}; write it into {path}")
         config = read_config(path)
     else:
-        names = tuple(_table(folder, what) for what in ("nodes", "edges"))
-        if None in names:
-            missing = [what for what, name in zip((NODES, EDGES), names, strict=True) if name is None]
-            others = sorted(path.name for path in folder.glob("*") if path.stem.partition(".")[0] in ("nodes", "edges"))
-            unread = ", ".join(name for name in others if format_of(name) is None)
-            why = f" ({unread}: of no format that is read)" if unread else ""
-            raise FileNotFoundError(
-                f"{' and '.join(missing)} not found in {folder}{why}; a graph of your own is a folder with {NODES} and "
-                f"{EDGES} (or .csv, .csv.gz, .tsv, .arrow, .feather), or with {CONFIG}, named by dataset.path "
-                "(absolute, or below --data-root)"
-            )
-        first, second = (str(name) for name in names)
+        first, second = tables_in(folder)
         nodes, edges = (open_table([name], folder, faults, columns.csv) for name in (first, second))
         faults.raise_if_any(folder)
         assert nodes is not None and edges is not None, "a table without files is a fault"
@@ -142,12 +129,6 @@ def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | 
         tell(inferred, in_training=True)
         config = parse(GraphConfig, inferred.values, str(folder))
     return config if like is None else config.with_task(like.task)
-
-
-def _table(folder: Path, what: str) -> str | None:
-    """Return the file or folder of a table."""
-    names = [f"{what}{suffix}" for suffix in FORMATS]
-    return next((name for name in names if (folder / name).is_file()), what if (folder / what).is_dir() else None)
 
 
 def described_tables(folder: Path, columns: Columns) -> tuple[GraphConfig, Table, Table]:

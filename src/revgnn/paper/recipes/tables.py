@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...data import DatasetConfig, LoaderConfig, Store, is_store
-from ...data.readers.tables import CONFIG
+from ...data.prepare.inputs import CONFIG
 from ...experiment import Experiment, ModelBuilder
 from ...nn.convs import GATOptions
 from ...nn.model import ModelConfig
