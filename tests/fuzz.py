@@ -41,6 +41,7 @@ from revgnn import Experiment, GraphInfo, ModelConfig, TrainConfig, TrainedModel
 from revgnn.data.ondisk.store import Store
 from revgnn.data.prepare import prepare, read_config
 from revgnn.data.readers.npz import read_npz
+from revgnn.data.readers.roads import read_roads
 from revgnn.interop import convert
 from revgnn.run_folder import read_report, report_on
 from revgnn.train.checkpoint import list_checkpoints, load
@@ -133,6 +134,18 @@ def _write_arrays(folder: Path) -> None:
     np.savez(folder / "arrays.npz", x=np.eye(3, dtype=np.float32), y=np.arange(3))
 
 
+def _write_roads(folder: Path) -> None:
+    node = np.arange(20)
+    roads = {"src": node, "dst": (node + 1) % 20, "length": 1.5 + node}
+    np.savez(folder / "roads.npz", **roads)
+    pa.csv.write_csv(pa.table(roads), folder / "roads.csv")
+
+
+def _read_roads(folder: Path) -> None:
+    for name in ("roads.npz", "roads.csv"):
+        read_roads(folder / name)
+
+
 TARGETS = {
     "checkpoint": Target(lambda folder: fit_toy(folder / "run"), _read_checkpoints),
     "run": Target(_write_run, _read_run, (ValueError, FileNotFoundError)),
@@ -141,6 +154,7 @@ TARGETS = {
     "tables": Target(_write_tables, _prepare, (ValueError, FileNotFoundError)),
     "csv": Target(_write_csv, _prepare, (ValueError, FileNotFoundError)),
     "official": Target(_write_official, _read_official),
+    "roads": Target(_write_roads, _read_roads),
     "arrays": Target(_write_arrays, lambda folder: read_npz(folder / "arrays.npz", ["x"], ["y"])),
 }
 
