@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         GraphInfo,
         LoaderConfig,
         PygBatches,
+        dataset_from_pyg,
         load_dataset,
         make_batches,
     )
@@ -48,6 +49,7 @@ _HOMES = {
         "GraphInfo",
         "LoaderConfig",
         "PygBatches",
+        "dataset_from_pyg",
         "load_dataset",
         "make_batches",
     ),
@@ -89,6 +91,7 @@ __all__ = [
     "TrainConfig",
     "TrainedModel",
     "build_model",
+    "dataset_from_pyg",
     "fit",
     "from_pretrained",
     "from_pyg",

@@ -91,6 +91,47 @@ def test_model_of_data_and_batch(data: Data) -> None:
         model(data.x)
 
 
+def test_data_with_masks_is_a_data_set(data: Data) -> None:
+    masks = torch.zeros(N, 2, dtype=torch.bool)
+    masks[:4, 0] = masks[4:9, 1] = True
+    data.y, data.train_mask, data.val_mask = torch.arange(N) % 3, masks, masks.flip(1)
+    made = revgnn.dataset_from_pyg(data, split=1)
+    assert made.info.task == "multiclass" and made.info.num_outputs == 3 and made.info.edge_channels == K
+    assert made.splits["train"].tolist() == [4, 5, 6, 7, 8] and made.splits["valid"].tolist() == [0, 1, 2, 3]
+    model = build_model(ModelConfig(num_layers=2, hidden_channels=8), made.info)
+    revgnn.fit(model, revgnn.make_batches(made), revgnn.TrainConfig(epochs=1), metric=made.info.metric, device="cpu")
+    for changes, match in (
+        ({}, "has 2 columns, a split each; choose one, such as split=0"),
+        ({"split": 2}, r"_mask must be bool \[11\]"),
+        ({"split": 1, "task": "binary"}, "must hold 0 and 1, got 2"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            revgnn.dataset_from_pyg(data, **changes)  # type: ignore[arg-type]
+    del data.train_mask, data.val_mask
+    with pytest.raises(ValueError, match="RandomNodeSplit"):
+        revgnn.dataset_from_pyg(data)
+    rows = {"train": torch.arange(4), "test": torch.arange(N) > 7}
+    for y, task, outputs in (
+        (torch.rand(N), "regression", 1),
+        (torch.rand(N, 4), "regression", 4),
+        (torch.randint(2, (N, 4)), "multilabel", 4),
+        ((torch.arange(N) % 2)[:, None], "multiclass", 2),
+    ):
+        data.y = y
+        info = revgnn.dataset_from_pyg(data, splits=rows).info
+        assert (info.task, info.num_outputs, info.split_sizes) == (task, outputs, {"train": 4, "test": 3})
+    flags = revgnn.dataset_from_pyg(data, splits=rows, task="binary", metric="f1")
+    assert flags.y.tolist() == [[float(node % 2)] for node in range(N)] and flags.info.metric == "f1"
+    graphs = Batch.from_data_list(
+        [Data(x=data.x, edge_index=data.edge_index, y=torch.tensor([k % 2])) for k in range(5)]
+    )
+    many = revgnn.dataset_from_pyg(graphs, splits={"train": torch.arange(3), "valid": torch.arange(3, 5)})
+    assert many.info.level == "graph" and many.info.counts.graphs == 5 and many.y.tolist() == [0, 1, 0, 1, 0]
+    data.edge_attr, data.edge_weight = None, torch.rand(40)
+    weighted = revgnn.dataset_from_pyg(data, splits=rows)
+    assert weighted.info.edge_weight and torch.equal(weighted.edge_attr[:, 0], data.edge_weight)  # type: ignore[index]
+
+
 def test_hetero_data_is_refused_in_words(data: Data) -> None:
     typed = HeteroData()
     typed["paper"].x = data.x

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .batch import Batch, Batches, Series
     from .dataset import Dataset
     from .datasets import DATASETS, DatasetConfig, NamedDataset, find_dataset, load_dataset, open_store
+    from .from_pyg import dataset_from_pyg
     from .inference_source import DatasetSource, InferenceSource, RowKeys, StoreSource
     from .info import Counts, Feature, GraphInfo
     from .label_statistics import class_weights, with_target_scale
@@ -38,6 +39,7 @@ _HOMES = {
     "batch": ("Batch", "Batches", "Series"),
     "dataset": ("Dataset",),
     "datasets": ("DATASETS", "DatasetConfig", "NamedDataset", "find_dataset", "load_dataset", "open_store"),
+    "from_pyg": ("dataset_from_pyg",),
     "inference_source": ("DatasetSource", "InferenceSource", "RowKeys", "StoreSource"),
     "info": ("Counts", "Feature", "GraphInfo"),
     "label_statistics": ("class_weights", "with_target_scale"),
@@ -98,6 +100,7 @@ __all__ = [
     "TargetScale",
     "Task",
     "class_weights",
+    "dataset_from_pyg",
     "final_batches",
     "find_dataset",
     "is_store",

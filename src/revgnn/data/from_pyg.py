@@ -1,7 +1,9 @@
-"""Makes a data set from PyG's ``Data`` or ``Batch``, as the metadata of a trained model describes it."""
+"""Makes a data set from PyG's ``Data`` or ``Batch``: one to train on, or one that a trained model is applied to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +14,106 @@ from .edges import prepare_edges
 from .encodings import NumberEncoding
 from .info import Feature, GraphInfo
 from .sampling.pyg import split_rows
+from .task import find_task
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+
+def dataset_from_pyg(
+    data: Data,
+    *,
+    name: str = "data",
+    task: str | None = None,
+    metric: str = "",
+    split: int | None = None,
+    splits: Mapping[str, Tensor] | None = None,
+) -> Dataset:
+    """Make a data set of PyG's ``Data``, or of a ``Batch`` of many graphs, to train on.
+
+    Args:
+        data: ``x``, ``edge_index`` and ``y``; optional ``edge_weight`` or ``edge_attr``, and masks. In a ``Batch`` with
+            a row of ``y`` for each graph, graphs carry the labels.
+        name: name in reports.
+        task: a name in `TASKS`; ``None``: multiclass if ``y`` holds integers in one column, multilabel if it holds 0, 1
+            and NaN in several, else regression.
+        metric: selects the best epoch; empty: the default of the task.
+        split: column of masks that have several, such as the ten of heterophilous graphs; ``None``: they have one.
+        splits: ``train``, ``valid`` and ``test`` -> rows, as numbers or as masks; ``None``: by ``train_mask``,
+            ``val_mask`` and ``test_mask``.
+    Returns: the data set; features and labels as they come, edges as they are.
+    Raises: ValueError: something is missing, or is not as said here.
+
+    Examples:
+        >>> import torch
+        >>> import revgnn
+        >>> from torch_geometric.data import Data
+        >>> data = Data(x=torch.randn(3, 4), edge_index=torch.tensor([[0, 1], [1, 2]]), y=torch.tensor([0, 1, 0]))
+        >>> splits = {"train": torch.tensor([0, 1]), "valid": torch.tensor([2])}
+        >>> revgnn.dataset_from_pyg(data, splits=splits).info.task
+        'multiclass'
+    """
+    for field in ("x", "edge_index", "y"):
+        if not isinstance(getattr(data, field, None), Tensor):
+            raise ValueError(f"data.{field} is missing: a data set needs features x, edges edge_index and labels y")
+    x, edge_index, y = data.x, data.edge_index, data.y
+    assert x is not None and edge_index is not None and isinstance(y, Tensor), "checked above"
+    graphs = data.num_graphs if isinstance(data.batch, Tensor) else None
+    level = "graph" if graphs is not None and len(y) == graphs != len(x) else "node"
+    info = _info_of(y, level, task)
+    info = replace(info, name=name, metric=metric, edge_weight=isinstance(data.edge_weight, Tensor))
+    edge_attr = data.edge_weight if info.edge_weight else data.edge_attr
+    if info.edge_weight and data.edge_attr is not None:
+        raise ValueError("data has edge_weight and edge_attr, and one of them is read; leave the other out")
+    edge_attr = edge_attr if edge_attr is None or edge_attr.dim() > 1 else edge_attr[:, None]
+    edge_index, node_ptr, edge_ptr = edge_index.long(), None, None
+    if level == "graph":
+        node_ptr, edge_ptr, order = _graphs(data, edge_index, len(x))
+        edge_index, edge_attr = edge_index[:, order], None if edge_attr is None else edge_attr[order]
+    return Dataset(
+        info=info,
+        x=x.float(),
+        edge_index=edge_index,
+        edge_attr=None if edge_attr is None else edge_attr.float(),
+        y=_labels(y, len(y), info),
+        splits=_splits(data, len(y), split) if splits is None else {key: _rows(ids) for key, ids in splits.items()},
+        node_ptr=node_ptr,
+        edge_ptr=edge_ptr,
+    )
+
+
+def _info_of(y: Tensor, level: str, task: str | None) -> GraphInfo:
+    """Infer the task of labels, and count its outputs."""
+    columns = 1 if y.dim() < 2 else y.size(1)
+    if task is None:
+        is_flags = columns > 1 and bool((y.isnan() | (y == 0) | (y == 1)).all())
+        task = "multilabel" if is_flags else "regression" if y.is_floating_point() or columns > 1 else "multiclass"
+    found = find_task(level, task)
+    if found.has_one_column and columns > 1:
+        raise ValueError(f"data.y of a {task} task must have one column, got {list(y.shape)}")
+    known = y[~y.isnan()]
+    others = known[(known != 0) & (known != 1)]
+    if found.labels == "flags" and others.numel():
+        raise ValueError(f"data.y of a {task} task must hold 0 and 1, got {others[0].item()}")
+    classes = int(y.max()) + 1 if found.has_classes and y.numel() else columns
+    return GraphInfo(level=level, task=task, num_outputs=classes)
+
+
+def _splits(data: Data, rows: int, split: int | None) -> dict[str, Tensor]:
+    train = getattr(data, "train_mask", None)
+    if split is None and isinstance(train, Tensor) and train.dim() == 2:
+        raise ValueError(f"data.train_mask has {train.size(1)} columns, a split each; choose one, such as split=0")
+    found = split_rows(data, rows, split)
+    if "train" not in found:
+        raise ValueError(
+            "data.train_mask is missing: apply torch_geometric.transforms.RandomNodeSplit, or give the rows by splits="
+        )
+    return found
+
+
+def _rows(chosen: Tensor) -> Tensor:
+    """Return the numbers of rows that are given as numbers or as a mask."""
+    return chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen.long()
 
 
 def dataset_of(data: Data, info: GraphInfo) -> Dataset:

@@ -42,7 +42,10 @@ def from_pyg(conv: MessagePassing) -> Conv:
     kind = type(conv)
     made = _FROM.get(kind.__name__) if kind.__module__.startswith("torch_geometric.") else None
     if made is None:
-        raise TypeError(f"from_pyg converts PyG's {', '.join(_FROM)}, got {kind.__module__}.{kind.__name__}")
+        raise TypeError(
+            f"from_pyg converts PyG's {', '.join(_FROM)}, got {kind.__module__}.{kind.__name__}; of a Data "
+            "revgnn.dataset_from_pyg makes a data set, and revgnn.reversible takes whole models"
+        )
     _check(isinstance(conv.in_channels, int), "in_channels of two widths: bipartite graphs are not here")
     _check(conv.in_channels > 0, "in_channels=-1 is known after a first call; call the convolution once")
     _check(isinstance(conv.aggr, str) or conv.aggr is None, f"aggr={conv.aggr!r}, of several aggregations")

@@ -161,10 +161,14 @@ def _check_labelled(y: Tensor, rows: dict[str, Tensor]) -> None:
             )
 
 
-def split_rows(data: Data, count: int) -> dict[str, Tensor]:
+def split_rows(data: Data, count: int, column: int | None = None) -> dict[str, Tensor]:
     """Return the rows of each split that has a mask.
 
-    Raises: ValueError: a mask is not boolean, one per row of ``count`` rows.
+    Args:
+        data: with masks, or without.
+        count: rows of labels.
+        column: of masks that have several; ``None``: they have one.
+    Raises: ValueError: a mask is not boolean, one per row of ``count`` rows, or lacks the column.
     """
     rows = {}
     for split, names in _MASKS.items():
@@ -172,6 +176,8 @@ def split_rows(data: Data, count: int) -> dict[str, Tensor]:
             mask = getattr(data, name, None)
             if mask is None:
                 continue
+            if column is not None and mask.dim() == 2 and 0 <= column < mask.size(1):
+                mask = mask[:, column]
             if mask.dtype != torch.bool or mask.shape != (count,):
                 raise ValueError(
                     f"data.{name} must be bool [{count}], one per row of y, got {mask.dtype} {list(mask.shape)}"
