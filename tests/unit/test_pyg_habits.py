@@ -107,6 +107,9 @@ def test_data_with_masks_is_a_data_set(data: Data) -> None:
     ):
         with pytest.raises(ValueError, match=match):
             revgnn.dataset_from_pyg(data, **changes)  # type: ignore[arg-type]
+    for other, match in (([data], "Batch.from_data_list"), (HeteroData(), "to_homogeneous")):
+        with pytest.raises(TypeError, match=match):
+            revgnn.dataset_from_pyg(other)  # type: ignore[arg-type]
     del data.train_mask, data.val_mask
     with pytest.raises(ValueError, match="RandomNodeSplit"):
         revgnn.dataset_from_pyg(data)

@@ -42,7 +42,7 @@ def dataset_from_pyg(
         splits: ``train``, ``valid`` and ``test`` -> rows, as numbers or as masks; ``None``: by ``train_mask``,
             ``val_mask`` and ``test_mask``.
     Returns: the data set; features and labels as they come, edges as they are.
-    Raises: ValueError: something is missing, or is not as said here.
+    Raises: ValueError, TypeError: something is missing, or is not as said here.
 
     Examples:
         >>> import torch
@@ -53,6 +53,10 @@ def dataset_from_pyg(
         >>> revgnn.dataset_from_pyg(data, splits=splits).info.task
         'multiclass'
     """
+    if isinstance(data, list | tuple):
+        raise TypeError("several graphs are one data set as a batch: give Batch.from_data_list(graphs)")
+    if hasattr(data, "node_types"):
+        raise TypeError("data has nodes and edges of several types, which no network here takes; try to_homogeneous()")
     for field in ("x", "edge_index", "y"):
         if not isinstance(getattr(data, field, None), Tensor):
             raise ValueError(f"data.{field} is missing: a data set needs features x, edges edge_index and labels y")
