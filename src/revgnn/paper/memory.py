@@ -166,7 +166,8 @@ def newest_memory(recipe: str, rows: Sequence[MemoryRow]) -> MemoryFigures | Non
         return None
     row = max(found, key=lambda row: (row["how"] == MEASURED, str(row["date"])))
     commit = row["commit"] or "unknown commit"
-    how = f"{row['how']} of a step on {row['of']}"
+    lacking = f" (for lack of {' and '.join(row['because'])})" if row["because"] else ""
+    how = f"{row['how']}{lacking} of a step on {row['of']}"
     return {
         "memory_gb": row["peak_bytes"] / 2**30,
         "resident_gb": None if (grown := row.get("resident_bytes")) is None else grown / 2**30,
