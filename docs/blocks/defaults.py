@@ -18,7 +18,7 @@ def _default_settings() -> str:
 
 
 def _default_scores() -> str:
-    """Test scores of each candidate on each table, means over seeds, and the mean rank of the valid scores."""
+    """Test scores of each candidate on each table, means over seeds, and the mean rank of the means on valid."""
     rows: dict[tuple[str, str], list[Row]] = {}
     for row in newest("defaults", "table", "candidate", "seed").values():
         rows.setdefault((row["candidate"], row["table"]), []).append(row)
@@ -30,7 +30,7 @@ def _default_scores() -> str:
     ]
     lines = []
     for title, key in (("majority or mean", "constant"), ("linear model", "linear")):
-        cells = [_default_score(row["metric"], row["baselines"][key]) for row in first.values()]
+        cells = [_default_score(row["metric"], [row["baselines"][key]]) for row in first.values()]
         lines.append([title, *cells, ""])
     ranks = _default_ranks(rows)
     for candidate in CANDIDATES:
@@ -38,8 +38,7 @@ def _default_scores() -> str:
         if not any(found):
             continue
         cells = [
-            _default_score(each[0]["metric"], statistics.mean(row["scores"]["test"] for row in each)) if each else ""
-            for each in found
+            _default_score(each[0]["metric"], [row["scores"]["test"] for row in each]) if each else "" for each in found
         ]
         rank = f"{ranks[candidate]:.1f}" if candidate in ranks else ""
         lines.append([candidate, *cells, rank])
@@ -62,8 +61,11 @@ def _default_ranks(rows: dict[tuple[str, str], list[Row]]) -> dict[str, float]:
     return {name: statistics.mean(found) for name, found in ranks.items() if found}
 
 
-def _default_score(metric: str, value: float) -> str:
-    return f"{100 * value:.1f}" if METRICS[metric].in_percent else f"{value:.4g}"
+def _default_score(metric: str, values: list[float]) -> str:
+    """Mean of the scores, and their standard deviation if there are three or more."""
+    scale, digits = (100.0, (".1f", ".1f")) if METRICS[metric].in_percent else (1.0, (".4g", ".2g"))
+    mean = format(scale * statistics.mean(values), digits[0])
+    return f"{mean} ± {format(scale * statistics.stdev(values), digits[1])}" if len(values) > 2 else mean
 
 
 BLOCKS = {"default-settings": _default_settings, "default-scores": _default_scores}
