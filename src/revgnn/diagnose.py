@@ -180,11 +180,12 @@ def influence_by_hop(model: nn.Module, batch: Batch, hops: int, nodes: int) -> t
             influence += gradient.double().abs().sum(1)
         distance = _hops_to(batch.graph, node, hops)
         found.append(torch.stack([influence[distance == hop].sum() for hop in range(hops + 1)]))
-    by_hop = torch.stack(found).mean(0)
-    shares = torch.stack(found) / torch.stack(found).sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    each = torch.stack(found)
+    by_hop = each.mean(0)
     last = int(by_hop.nonzero().max()) if by_hop.any() else 0
-    relative = by_hop[: last + 1] / (by_hop[0] if by_hop[0] else by_hop.max().clamp(min=1.0))
-    return tuple(relative.tolist()), float((shares @ torch.arange(hops + 1.0, dtype=torch.float64)).mean())
+    relative = by_hop[: last + 1] / (by_hop[0] or by_hop.max() or 1.0)
+    shares = each / each.sum(1, keepdim=True).clamp(min=torch.finfo(each.dtype).tiny)
+    return tuple(relative.tolist()), float((shares @ torch.arange(hops + 1.0, dtype=each.dtype)).mean())
 
 
 def _hops_to(graph: Graph, node: int, hops: int) -> Tensor:
