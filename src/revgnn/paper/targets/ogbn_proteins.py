@@ -66,8 +66,8 @@ TARGETS = {
                 "stays and evaluation sees 5 random parts."
             ),
             (
-                "Neighbourhoods keep every edge between their nodes here, and reach the whole graph: too large "
-                "for any machine. Its authors' code computes on the edges that were drawn."
+                "32 sampled neighbours in each of six layers reach nearly every node, and here each layer is computed "
+                "on all of them. Its authors' code computes a layer on the nodes that later layers need."
             ),
         ),
     ),
