@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 _T = TypeVar("_T")
@@ -164,6 +165,27 @@ _RUN = 2**17
 def _factors(device: torch.device) -> Tensor:
     numbers = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, _RUN) | 1
     return torch.from_numpy(numbers).to(device)
+
+
+def check_constant(edge_weight: Tensor | None) -> None:
+    """Raise if the weights of a graph, which keeps what it derives from them, are to be differentiated or mapped over.
+
+    Raises: ValueError: they need a gradient, or have a forward-mode tangent. RuntimeError: under `torch.func.vmap` over
+        them.
+    """
+    if edge_weight is None or torch.compiler.is_dynamo_compiling():
+        return
+    tangent = forward_ad.unpack_dual(edge_weight).tangent  # type: ignore[no-untyped-call]
+    if tangent is not None or (edge_weight.requires_grad and torch.is_grad_enabled()):
+        raise ValueError(
+            "a graph's edge weights are constants, and edge_weight needs a gradient; detach() it, or call "
+            "revgnn.GCNConv(...)(x, edge_index, edge_weight), which differentiates them"
+        )
+    if torch._C._functorch.is_batchedtensor(edge_weight):
+        raise RuntimeError(
+            "torch.func.vmap cannot map over the edge weights of a graph, which are constants; loop over them, or call "
+            "revgnn.GCNConv(...)(x, edge_index, edge_weight)"
+        )
 
 
 def refuse_recording(structure: object, num_nodes: object) -> None:

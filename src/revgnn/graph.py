@@ -21,6 +21,7 @@ from torch._subclasses import FakeTensor
 from .edge_index import (
     ByContent,
     check_batch,
+    check_constant,
     check_edge_index,
     check_range,
     destinations_of,
@@ -106,6 +107,7 @@ class Graph:
             if isinstance(tensor, Tensor) and tensor.is_inference():
                 with in_memory():
                     object.__setattr__(self, name, tensor.clone())
+        check_constant(self.edge_weight)
 
     @classmethod
     def from_edge_index(
@@ -268,13 +270,11 @@ class Graph:
         return graph if outer is None else replace(graph, edge_ids=outer if inner is None else outer[inner])
 
     def weighted(self, edge_attr: Tensor) -> Graph:
-        """Return this graph, its weights times a copy of [E, 1] in its order of edges; cached while they are equal."""
-
-        def make(weight: Tensor) -> Graph:
-            return replace(self, edge_weight=weight if self.edge_weight is None else weight * self.edge_weight)
-
+        """Return this graph, its weights times a constant copy of [E, 1] in its order; cached while they are equal."""
+        check_constant(edge_attr)
         memo: ByContent[Graph] = self.keep("weighted", ByContent)
-        return memo.get(edge_attr.detach().reshape(-1), None, make)
+        own, weight = self.edge_weight, edge_attr.detach().reshape(-1)
+        return memo.get(weight, None, lambda new: replace(self, edge_weight=new if own is None else new * own))
 
     @property
     def self_looped(self) -> Graph:

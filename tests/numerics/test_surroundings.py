@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,28 @@ def test_weights_of_edges_may_change_after_the_forward(conv: str, backprop: str)
     model.uses_edge_weight = True
     with pytest.raises(ValueError, match="edge weights are constants"):
         model(x, graph, torch.rand(E, 1, requires_grad=True))
+
+
+def test_weights_of_a_graph_are_not_differentiated() -> None:
+    graph, model, weight = revgnn.Graph.from_edge_index(EDGES, N), network("gcn", "store").eval(), torch.rand(E)
+
+    def call(edge_weight: Tensor) -> Tensor:
+        return model(X.float(), graph, edge_weight=edge_weight)
+
+    needing = weight.clone().requires_grad_()
+    for differentiate in (
+        lambda: graph.weighted(needing),
+        lambda: replace(graph, edge_weight=needing),
+        lambda: torch.func.grad(lambda w: call(w).sum())(weight),
+        lambda: torch.func.jvp(call, (weight,), (weight,)),
+        lambda: torch.func.jvp(call, (weight[:, None],), (weight[:, None],)),
+    ):
+        with pytest.raises(ValueError, match="edge weights are constants"):
+            differentiate()
+    with pytest.raises(RuntimeError, match="cannot map over the edge weights"):
+        torch.func.vmap(call)(torch.stack([weight, weight]))
+    with torch.no_grad():
+        assert torch.equal(call(needing), call(weight))
 
 
 @pytest.mark.parametrize("backprop", ["store", "reversible"])

@@ -192,6 +192,10 @@ def test_what_is_propagated_follows_the_features_and_the_graph(kind: str) -> Non
     x.mul_(2.0)
     assert_close(model(x, other), fresh(x, other))
     assert_close(model(x + 1.0, other), fresh(x + 1.0, other))
+    if kind == "sgc":
+        model(x, other)
+        model.hops = 0
+        assert_close(model(x, other), model.lin(x))
 
 
 @pytest.mark.parametrize("kind", ["sgc", "sign"])

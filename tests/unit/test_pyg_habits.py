@@ -14,6 +14,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 
 import revgnn
 from revgnn import Graph, GraphInfo, ModelConfig, build_model
+from revgnn.interop import ReversibleLayers
 from revgnn.nn.convs import GATOptions, GENOptions, SAGEOptions
 
 N, F, K, CLASSES = 11, 5, 3, 2
@@ -316,6 +317,28 @@ def test_a_reversible_model_keeps_its_memory_over_depth(data: Data) -> None:
         return revgnn.saved_bytes(lambda: model(data.x, data.edge_index))
 
     assert kept(22) - kept(12) < N * 8 * 4
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_reversible_model_is_initialised_as_a_plain_one(kind: str) -> None:
+    model = revgnn.reversible(MODELS[kind](9))
+    layers = next(each for each in model.modules() if isinstance(each, ReversibleLayers))
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.fill_(3.0)
+    layers.reset_parameters()
+    assert not any((parameter == 3.0).any() for parameter in layers.parameters())
+
+
+def test_hooks_of_a_reversible_model_are_its_own(data: Data) -> None:
+    plain, calls = pyg.GCN(F, 8, 6, CLASSES), []
+    model = revgnn.reversible(plain)
+    model.register_forward_hook(lambda *_: calls.append("reversible"))
+    plain.register_forward_hook(lambda *_: calls.append("plain"))
+    plain(data.x, data.edge_index)
+    model(data.x, data.edge_index)
+    assert calls == ["plain", "reversible"]
+    model.reset_parameters()
 
 
 def test_reversible_says_why_not() -> None:

@@ -97,7 +97,7 @@ class GroupAddRev(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise every block again."""
         for conv in self.convs:
-            _initialise(conv)
+            initialise(conv)
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Evaluate the layer.
@@ -180,14 +180,14 @@ def _copies(conv: nn.Module, num_groups: int | None) -> nn.ModuleList:
     convs = nn.ModuleList([conv])
     for _ in range(num_groups - 1):
         convs.append(copy.deepcopy(conv))
-        _initialise(convs[-1])
+        initialise(convs[-1])
     return convs
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Initialise a module by its ``reset_parameters``, or by those of its submodules."""
     if callable(reset := getattr(module, "reset_parameters", None)):
         reset()
         return
     for child in module.children():
-        _initialise(child)
+        initialise(child)

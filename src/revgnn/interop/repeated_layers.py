@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
-from .group_add_rev import GroupAddRev
+from .group_add_rev import GroupAddRev, initialise
 
 if TYPE_CHECKING:
     from torch_geometric.nn import DeepGCNLayer
@@ -62,6 +62,11 @@ class ReversibleLayers(nn.Module):
         for layer in self.layers:
             x = layer(x, *args, **kwargs)
         return x.view(x.size(0), self.num_groups, -1).mean(1)
+
+    def reset_parameters(self) -> None:
+        """Initialise every layer again."""
+        for layer in (*self.stored, *self.layers):
+            initialise(layer)
 
 
 def reversible(model: nn.Module, *, num_groups: int = 2) -> nn.Module:
@@ -179,9 +184,9 @@ def _without_skip(layer: nn.Module) -> nn.Module:
 
 # ------------------------------------------------------------------ whole models
 def _shallow(model: _M) -> _M:
-    """Return a model with the same submodules, in a dictionary of its own."""
-    made = copy.copy(model)
-    made._modules = dict(model._modules)
+    """Return a model with the same submodules, parameters and hooks, in dictionaries of its own."""
+    made, own = copy.copy(model), vars(model)
+    made.__dict__.update((name, own[name].copy()) for name in vars(nn.Module()) if isinstance(own[name], dict | set))
     return made
 
 

@@ -19,7 +19,7 @@ from .convs import Conv, EdgeMap
 from .equilibrium import EquilibriumOptions
 from .fusable import is_bare, mapped
 from .heads import ConvHead, NodeHead
-from .inputs import read_inputs, weighted
+from .inputs import read_inputs
 from .layer_wise import SampleByHops
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class GNN(nn.Module):
         if edge_attr is None or edge_attr.numel() != graph.num_edges:
             got = "none" if edge_attr is None else list(edge_attr.shape)
             raise ValueError(f"this network weighs edges: edge_attr must be [E, 1] weights, got {got}")
-        return weighted(graph, edge_attr), None
+        return graph.weighted(edge_attr), None
 
     def _check_weighs(self) -> None:
         """Raise ValueError if edges have weights that no convolution reads."""

@@ -59,23 +59,10 @@ def read_inputs(
     if edge_weight is not None:
         if edge_weight.numel() != found.num_edges:
             raise ValueError(f"edge_weight must have shape [{found.num_edges}], got {list(edge_weight.shape)}")
-        found = weighted(found, found.sort_edges(edge_weight))
+        found = found.weighted(found.sort_edges(edge_weight))
     if batch is not None:
         found = _batched(found, batch, batch_size)
     return Inputs(x, found.in_own_order, edge_attr)
-
-
-def weighted(graph: Graph, edge_weight: Tensor) -> Graph:
-    """Return a graph that weighs its edges by constants [E] or [E, 1] in its own order.
-
-    Raises: ValueError: they need a gradient.
-    """
-    if edge_weight.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "a network's edge weights are constants, and edge_weight needs a gradient; detach() it, or call "
-            "revgnn.GCNConv, which differentiates them"
-        )
-    return graph.weighted(edge_weight)
 
 
 def _is_recorded(x: object) -> bool:

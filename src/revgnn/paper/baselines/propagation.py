@@ -30,7 +30,7 @@ class SGC(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        out: Tensor = self.lin(self._cache.get(x, graph, lambda: [self._propagated(x, graph)])[0])
+        out: Tensor = self.lin(self._cache.get(x, graph, self.hops, lambda: [self._propagated(x, graph)])[0])
         return out
 
     def _propagated(self, x: Tensor, graph: Graph) -> Tensor:
@@ -62,7 +62,7 @@ class SIGN(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, edge_attr: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """[N, F] -> [N, T]."""
-        hops = [x, *self._cache.get(x, graph, lambda: _hops(x, graph, self.hops))]
+        hops = [x, *self._cache.get(x, graph, self.hops, lambda: _hops(x, graph, self.hops))]
         branches = (
             lin(F.dropout(hop, self.input_dropout, self.training)) for lin, hop in zip(self.branches, hops, strict=True)
         )
@@ -190,18 +190,18 @@ class _PropagationCache:
     """Caches the last propagated features while their features and graph live unchanged, if these need no gradient."""
 
     def __init__(self) -> None:
-        self._key: tuple[weakref.ref[Tensor], int | None, weakref.ref[Graph]] | None = None
+        self._key: tuple[weakref.ref[Tensor], tuple[int | None, int], weakref.ref[Graph]] | None = None
         self._features: list[Tensor] = []
 
-    def get(self, x: Tensor, graph: Graph, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+    def get(self, x: Tensor, graph: Graph, hops: int, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Return the cached features for these arguments, or those of ``make()``."""
         if x.requires_grad and torch.is_grad_enabled():
             return make()
-        key, version = self._key, None if x.is_inference() else x._version
-        if key is None or key[0]() is not x or key[1] != version or key[2]() is not graph:
+        key, state = self._key, (None if x.is_inference() else x._version, hops)
+        if key is None or key[0]() is not x or key[1] != state or key[2]() is not graph:
             with torch.inference_mode(False), torch.no_grad():
                 made = self._features = make()
-            self._key = weakref.ref(x, lambda _: made.clear()), version, weakref.ref(graph, lambda _: made.clear())
+            self._key = weakref.ref(x, lambda _: made.clear()), state, weakref.ref(graph, lambda _: made.clear())
         return self._features
 
     def __reduce__(self) -> tuple[type[_PropagationCache], tuple[()]]:
