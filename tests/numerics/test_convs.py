@@ -292,6 +292,13 @@ def test_edge_features_follow_their_convention(x: Tensor, edge_index: Tensor) ->
     assert_close(module(x, edge_index, edge_attr), module(x, graph, edge_attr))
 
 
+@pytest.mark.parametrize("conv", ["gen", "gat"])
+def test_weights_that_a_convolution_does_not_read_are_refused(conv: str, x: Tensor, edge_index: Tensor) -> None:
+    graph = Graph.from_edge_index(edge_index, len(x)).weighted(torch.rand(edge_index.size(1)))
+    with pytest.raises(ValueError, match="reads no edge weights, and the graph has some; use GCNConv or SAGEConv"):
+        CONVS[conv](x.size(1), 6)(x, graph)
+
+
 def test_unexpected_edge_features_are_refused(x: Tensor, edge_index: Tensor) -> None:
     edge_attr = torch.rand(edge_index.size(1), K, dtype=torch.double)
     with pytest.raises(ValueError, match="SAGEConv takes no edge features"):

@@ -16,7 +16,16 @@ from ...graph import Graph
 from ...ops import cpu
 from ...stack import WorkSpace, draw_seed, fold_seed
 from ..fusable import is_plain, keeps_forward, mapped, reads
-from .interface import Conv, EdgeMap, Gradients, convert_inputs, empty_grads, looped, refuse_edge_attr
+from .interface import (
+    Conv,
+    EdgeMap,
+    Gradients,
+    convert_inputs,
+    empty_grads,
+    looped,
+    refuse_edge_attr,
+    refuse_edge_weight,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +118,7 @@ class GATConv(Conv):
     ) -> Tensor:
         """[N, in] -> [N, out]; ``seed`` determines edge dropout in training, ``None`` draws one."""
         graph, edge_attr = convert_inputs(x, graph, edge_attr)
+        refuse_edge_weight(self, graph)
         refuse_edge_attr(self, edge_attr)
         graph = self._attended_graph(graph)
         values = mapped(self.lin, x)

@@ -17,7 +17,7 @@ from ...stack import WorkSpace
 from ..fusable import is_bare, keeps_forward, mapped
 from ..norms import NormActDrop
 from .gen_fused import EdgeFeatures, FusedGEN, folded
-from .interface import Conv, EdgeMap, Gradients, convert_inputs
+from .interface import Conv, EdgeMap, Gradients, convert_inputs, refuse_edge_weight
 from .mlp import RELU, FusedMLP
 
 
@@ -122,6 +122,7 @@ class GENConv(Conv):
     ) -> Tensor:
         """[N, in] -> [N, out] with [E, K] edge features, to which ``edge_map`` applies first."""
         graph, edge_attr = convert_inputs(x, graph, edge_attr)
+        refuse_edge_weight(self, graph)
         if (edge_attr is None) != (self.edge_channels is None):
             raise ValueError(
                 f"GENConv was made with edge_channels={self.edge_channels} but got "

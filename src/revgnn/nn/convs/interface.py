@@ -153,6 +153,15 @@ def refuse_edge_attr(conv: nn.Module, edge_attr: Tensor | None) -> None:
         )
 
 
+def refuse_edge_weight(conv: nn.Module, graph: Graph) -> None:
+    """Raise ValueError if a convolution that reads no weights gets a weighted graph."""
+    if graph.edge_weight is not None:
+        raise ValueError(
+            f"{type(conv).__name__} reads no edge weights, and the graph has some; use GCNConv or SAGEConv, or a graph "
+            "without weights"
+        )
+
+
 def draw_glorot(lin: nn.Linear) -> None:
     """Initialise a linear map as PyG's GCNConv does: uniform Glorot weights and zero bias."""
     xavier_uniform_(lin.weight)
