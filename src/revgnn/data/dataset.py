@@ -111,6 +111,8 @@ def _counted(data: Dataset) -> GraphInfo:
 def _check_shapes(data: Dataset) -> None:
     if data.x.dim() != 2:
         raise ValueError(f"{data.name}: x must be [N, F], got {list(data.x.shape)}")
+    if data.x.layout != torch.strided:
+        raise TypeError(f"{data.name}: x must be dense, got {data.x.layout}; give x.to_dense()")
     if data.edge_index.dim() != 2 or data.edge_index.size(0) != 2 or data.edge_index.dtype != torch.int64:
         raise ValueError(
             f"{data.name}: edge_index must be int64 [2, E], got {data.edge_index.dtype} {list(data.edge_index.shape)}"
@@ -122,6 +124,8 @@ def _check_shapes(data: Dataset) -> None:
             f"{data.name}: edge_attr must have one row per edge: got {data.edge_attr.size(0)} rows "
             f"for {data.num_edges} edges"
         )
+    if data.info.edge_weight and data.edge_attr is not None and data.edge_attr.size(1) != 1:
+        raise ValueError(f"{data.name}: weights of edges must be [E, 1], got {list(data.edge_attr.shape)}")
     if any(data.info.task_spec.has_many_graphs != (ptr is not None) for ptr in (data.node_ptr, data.edge_ptr)):
         raise ValueError(
             f"{data.name}: node_ptr and edge_ptr belong to graph-level data sets, and both to each of them"

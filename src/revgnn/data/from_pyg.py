@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from .edges import prepare_edges
 from .encodings import NumberEncoding
 from .info import Feature, GraphInfo
 from .sampling.pyg import split_rows
-from .task import find_task
+from .task import Task, find_task
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -27,7 +28,7 @@ def dataset_from_pyg(
     task: str | None = None,
     metric: str = "",
     split: int | None = None,
-    splits: Mapping[str, Tensor] | None = None,
+    splits: Mapping[str, Tensor | Sequence[int]] | None = None,
 ) -> Dataset:
     """Make a data set of PyG's ``Data``, or of a ``Batch`` of many graphs, to train on.
 
@@ -66,11 +67,10 @@ def dataset_from_pyg(
     level = "graph" if graphs is not None and len(y) == graphs != len(x) else "node"
     info = _info_of(y, level, task)
     info = replace(info, name=name, metric=metric, edge_weight=isinstance(data.edge_weight, Tensor))
-    edge_attr = data.edge_weight if info.edge_weight else data.edge_attr
     if info.edge_weight and data.edge_attr is not None:
         raise ValueError("data has edge_weight and edge_attr, and one of them is read; leave the other out")
-    edge_attr = edge_attr if edge_attr is None or edge_attr.dim() > 1 else edge_attr[:, None]
-    edge_index, node_ptr, edge_ptr = edge_index.long(), None, None
+    edge_attr = _edge_attr(data, info)
+    edge_index, node_ptr, edge_ptr = _numbers(edge_index, "data.edge_index"), None, None
     if level == "graph":
         node_ptr, edge_ptr, order = _graphs(data, edge_index, len(x))
         edge_index, edge_attr = edge_index[:, order], None if edge_attr is None else edge_attr[order]
@@ -80,7 +80,9 @@ def dataset_from_pyg(
         edge_index=edge_index,
         edge_attr=None if edge_attr is None else edge_attr.float(),
         y=_labels(y, len(y), info),
-        splits=_splits(data, len(y), split) if splits is None else {key: _rows(ids) for key, ids in splits.items()},
+        splits=_splits(data, len(y), split)
+        if splits is None
+        else {key: _rows(ids, len(y), f"splits[{key!r}]") for key, ids in splits.items()},
         node_ptr=node_ptr,
         edge_ptr=edge_ptr,
     )
@@ -96,10 +98,14 @@ def _info_of(y: Tensor, level: str, task: str | None) -> GraphInfo:
     if found.has_one_column and columns > 1:
         raise ValueError(f"data.y of a {task} task must have one column, got {list(y.shape)}")
     known = y[~y.isnan()]
+    if not known.numel() or (found.has_classes and bool((known < 0).all())):
+        raise ValueError("data.y has no known label: there is nothing to learn")
+    if found.has_classes:
+        _check_whole(y, found)
     others = known[(known != 0) & (known != 1)]
     if found.labels == "flags" and others.numel():
         raise ValueError(f"data.y of a {task} task must hold 0 and 1, got {others[0].item()}")
-    classes = int(y.max()) + 1 if found.has_classes and y.numel() else columns
+    classes = int(known.max()) + 1 if found.has_classes else columns
     return GraphInfo(level=level, task=task, num_outputs=classes)
 
 
@@ -115,9 +121,27 @@ def _splits(data: Data, rows: int, split: int | None) -> dict[str, Tensor]:
     return found
 
 
-def _rows(chosen: Tensor) -> Tensor:
-    """Return the numbers of rows that are given as numbers or as a mask."""
-    return chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen.long()
+def _rows(chosen: Tensor | Sequence[int], count: int, name: str) -> Tensor:
+    """Return the numbers of rows that are given as numbers or as a mask of ``count`` rows."""
+    rows = torch.as_tensor(chosen)
+    if rows.dtype != torch.bool:
+        return _numbers(rows, name)
+    if rows.shape != (count,):
+        raise ValueError(f"{name} is a mask and must be [{count}], one per row of y, got {list(rows.shape)}")
+    return rows.nonzero()[:, 0]
+
+
+def _numbers(values: Tensor, name: str) -> Tensor:
+    """Return whole numbers as int64; an empty tensor may have any type."""
+    if values.numel() and (values.dtype == torch.bool or values.is_floating_point() or values.is_complex()):
+        raise TypeError(f"{name} must hold whole numbers, got {values.dtype}; convert it, by .long()")
+    return values.long()
+
+
+def _edge_attr(data: Data, info: GraphInfo) -> Tensor | None:
+    """Return [E, K] features of edges, or their weights [E, 1] where ``info`` has weights and ``data`` brings them."""
+    found = data.edge_weight if info.edge_weight and data.edge_weight is not None else data.edge_attr
+    return found if found is None or found.dim() > 1 else found[:, None]
 
 
 def dataset_of(data: Data, info: GraphInfo) -> Dataset:
@@ -132,22 +156,27 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
     Raises: ValueError, TypeError: ``x`` or ``edge_index`` is missing, or they are not what the model reads; the
         features were made of texts, times or lists, which tensors do not hold.
     """
+    if not hasattr(data, "edge_index"):
+        raise TypeError(
+            "a prediction needs a data set, a prepared graph (revgnn.data.Store), or PyG's Data, of several graphs "
+            f"Batch.from_data_list(graphs); got {type(data).__name__}"
+        )
     for name in ("x", "edge_index"):
         if not isinstance(getattr(data, name, None), Tensor):
             raise ValueError(
                 f"data.{name} is missing: a prediction needs features x and edges edge_index, of one Data or, by "
                 "Batch.from_data_list, of several"
             )
-    x, edge_index, edge_attr = data.x, data.edge_index, data.edge_attr
+    x, edge_index, edge_attr = data.x, data.edge_index, _edge_attr(data, info)
     assert x is not None and edge_index is not None, "checked above"
     if edge_attr is not None:
-        edge_attr = edge_attr if edge_attr.dim() > 1 else edge_attr[:, None]
         edge_attr = _encoded(_values(edge_attr, info.edge_categories, "edge_attr"), info.edge_features, "edge_attr")
-    edge_index, node_ptr, edge_ptr = edge_index.long(), None, None
+    edge_index, node_ptr, edge_ptr = _numbers(edge_index, "data.edge_index"), None, None
     if info.task_spec.has_many_graphs:
         node_ptr, edge_ptr, order = _graphs(data, edge_index, x.size(0))
         edge_index, edge_attr = edge_index[:, order], None if edge_attr is None else edge_attr[order]
     rows = x.size(0) if node_ptr is None else node_ptr.numel() - 1
+    y = _labels(data.y if isinstance(data.y, Tensor) else None, rows, info)
     splits = split_rows(data, rows) if isinstance(data.y, Tensor) else {}
     made = Dataset(
         info=GraphInfo(
@@ -164,7 +193,7 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
         x=_encoded(_values(x, info.categories, "x"), info.features, "x"),
         edge_index=edge_index,
         edge_attr=edge_attr if info.edge_channels is not None else None,
-        y=_labels(data.y if isinstance(data.y, Tensor) else None, rows, info),
+        y=y,
         splits={"train": torch.empty(0, dtype=torch.int64), **splits},
         node_ptr=node_ptr,
         edge_ptr=edge_ptr,
@@ -226,4 +255,22 @@ def _labels(y: Tensor | None, rows: int, info: GraphInfo) -> Tensor:
     shape = task.label_shape(rows, info.num_outputs)
     if y is None:
         return torch.full(shape, -1 if task.has_classes else torch.nan, dtype=label_dtype(task))
+    if y.numel() != math.prod(shape):
+        raise ValueError(
+            f"data.y must be {list(shape)}, a row for each {info.level} of a {info.level}-level {task.name} task, got "
+            f"{list(y.shape)}"
+        )
+    if task.has_classes:
+        _check_whole(y, task)
+        y = y.nan_to_num(nan=-1)
     return y.reshape(shape).to(label_dtype(task))
+
+
+def _check_whole(y: Tensor, task: Task) -> None:
+    """Check that classes which are written as floating point numbers are whole ones; NaN is an unknown class."""
+    odd = y[~y.isnan() & (y.frac() != 0)] if y.is_floating_point() else y[:0]
+    if odd.numel():
+        raise ValueError(
+            f"data.y of a {task} task must hold classes, numbered from 0, got {odd[0].item():g} ({odd.numel()} "
+            "such rows); number them, or take the task regression"
+        )

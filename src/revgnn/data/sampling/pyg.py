@@ -176,7 +176,9 @@ def split_rows(data: Data, count: int, column: int | None = None) -> dict[str, T
             mask = getattr(data, name, None)
             if mask is None:
                 continue
-            if column is not None and mask.dim() == 2 and 0 <= column < mask.size(1):
+            if column is not None and mask.dim() == 2:
+                if not 0 <= column < mask.size(1):
+                    raise ValueError(f"data.{name} has the columns 0 to {mask.size(1) - 1}, got split={column}")
                 mask = mask[:, column]
             if mask.dtype != torch.bool or mask.shape != (count,):
                 raise ValueError(
