@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -37,8 +37,7 @@ from .report import describe_evaluation, strides
 from .report.facts import Configuration, Described, Published, Report
 from .run_folder import RunRecord, check_out, read_facts
 from .train import Callback, Checkpoints, FinalScores, Goal, KeepOutputs, TrainConfig, fit, one_run
-
-Device = Literal["auto", "cpu"]
+from .train.device import Device, check_device
 
 
 class ModelBuilder(Protocol):
@@ -83,10 +82,10 @@ class Experiment:
 
 def run_experiment(
     run: Experiment,
-    out: Path,
+    out: Path | str,
     *,
     name: str,
-    data_root: Path,
+    data_root: Path | str,
     device: Device = "auto",
     resume: bool = False,
     download: bool = False,
@@ -125,6 +124,8 @@ def run_experiment(
         >>> report["result"]["epochs"]
         2
     """
+    check_device(device)
+    out, data_root = Path(out), Path(data_root)
     check_out(out)
     with one_run(out):
         if dataset is None:

@@ -18,9 +18,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from .data import DatasetConfig, is_store, read_data
-from .experiment import Device
 from .files import replacing, room_for
 from .run_lock import claimed
+from .train.device import Device
 from .trained import Which, evaluation_loader, load
 
 

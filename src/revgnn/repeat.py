@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from .data import read_data
-from .experiment import Device, Experiment, run_experiment
+from .experiment import Experiment, run_experiment
 from .files import write_whole
 from .launcher import world_size
 from .report.facts import Memory, Published, Result
 from .report.row import metric_of, resident_growth
 from .run_folder import read_report
 from .train import Callback, one_run
+from .train.device import Device
 
 RUNS_FILE = "runs.json"
 FORMAT = 1

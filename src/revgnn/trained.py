@@ -26,7 +26,7 @@ from .data import (
 )
 from .data.from_pyg import dataset_of
 from .data.task import lists
-from .experiment import Device, Experiment, make_model, read_experiment
+from .experiment import Experiment, make_model, read_experiment
 from .files import read_object
 from .graph import Graph
 from .nn.inputs import read_inputs
@@ -34,6 +34,7 @@ from .run_file import read_schema
 from .run_folder import REPORT_FILE
 from .shared import find_files, read_shared, write_shared
 from .train import Inference, Sums, check_weights, load_best
+from .train.device import Device, check_device
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -290,6 +291,7 @@ def from_pretrained(source: Path | str, *, device: Device = "auto", own_code: bo
 
 
 def _loaded(run: Experiment, info: GraphInfo, weights: dict[str, Tensor], device: Device) -> TrainedModel:
+    check_device(device)
     try:
         module = make_model(run, info)
     except (TypeError, OverflowError, RuntimeError) as error:

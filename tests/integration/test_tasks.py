@@ -306,6 +306,25 @@ def _as_pyg(data: revgnn.Dataset) -> Data:
     return Data(x=data.x, edge_index=data.edge_index, y=data.y, **masks)
 
 
+def test_predictions_of_data_with_weights_are_those_of_its_data_set(tmp_path: Path) -> None:
+    make = torch.Generator().manual_seed(0)
+    edges = torch.randint(30, (2, 120), generator=make)
+    data = Data(x=torch.randn(30, 4, generator=make), edge_index=edges, y=torch.arange(30) % 3)
+    data.edge_weight = torch.rand(120, generator=make)
+    made = revgnn.dataset_from_pyg(data, splits={"train": torch.arange(20), "valid": torch.arange(20, 30)})
+    run = revgnn.Experiment(
+        dataset=revgnn.DatasetConfig(name="karate"),
+        model=ModelConfig(conv="sage", num_layers=2, hidden_channels=8),
+        train=revgnn.TrainConfig(epochs=1),
+    )
+    revgnn.run_experiment(run, str(tmp_path / "run"), name="run", data_root=str(tmp_path), device="cpu", dataset=made)
+    model = revgnn.load(tmp_path / "run", device="cpu")
+    assert torch.equal(model.embed(data), model.embed(made))
+    assert model.predict(data)["prediction"].equals(model.predict(made)["prediction"])
+    with pytest.raises(ValueError, match="device='gpu'"):
+        revgnn.load(tmp_path / "run", device="gpu")  # type: ignore[arg-type]
+
+
 def test_a_model_in_python_says_what_it_cannot_take(runs: dict[str, tuple[GraphSource, Path, Path]]) -> None:
     model = revgnn.load(runs["multiclass"][2], device="cpu")
     bare = Data(x=torch.randn(3, 5), edge_index=torch.tensor([[0, 1], [1, 2]]))

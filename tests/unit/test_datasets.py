@@ -152,12 +152,16 @@ def test_incomplete_planetoid_names_the_missing_parts(tmp_path: Path) -> None:
 def test_a_data_set_is_found_by_the_name_of_its_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_rings.py").write_text(
         "from revgnn.data import DATASETS, NamedDataset\n"
-        "RINGS = NamedDataset(read=DATASETS['chain'].read, asks='as a chain', splits=(0, 1))\nNOTHING = 3\n"
+        "RINGS = NamedDataset(read=DATASETS['chain'].read, asks='as a chain', splits=(0, 1))\n"
+        "GAPS = NamedDataset(read=lambda *_: {}, asks='nothing', splits=(2, 5, 7))\nNOTHING = 3\n"
     )
     monkeypatch.chdir(tmp_path)
     config = DatasetConfig(name="own_rings:RINGS", split=1)
     assert load_dataset(config, tmp_path).num_nodes == shape_of_config(config).nodes == 4000
     assert DatasetConfig(name="own_rings:RINGS").with_seed(11).split == 1
+    assert DatasetConfig(name="own_rings:GAPS").with_seed(4).split == 5
+    with pytest.raises(TypeError, match=r"must read a revgnn\.Dataset, got dict"):
+        load_dataset("own_rings:GAPS", tmp_path)
     with pytest.raises(ValueError, match="has the splits 0, 1; choose one"):
         DatasetConfig(name="own_rings:RINGS", split=2)
     with pytest.raises(ValueError, match=r"must name a revgnn\.data\.NamedDataset, got 3"):

@@ -121,6 +121,13 @@ def test_the_loop_takes_the_steps_that_one_writes_by_hand() -> None:
         assert_close(model.state_dict()[name], weight)
 
 
+def test_a_device_that_is_none_is_refused_and_a_folder_may_be_a_text(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device='cuda:0': choose auto, which takes an accelerator"):
+        _fit(_toy(), device="cuda:0")
+    _fit(_toy(), out=str(tmp_path / "run"))
+    assert (tmp_path / "run" / "curve.jsonl").is_file()
+
+
 def test_seeds_are_a_function_of_seed_epoch_and_step_alone() -> None:
     model = _toy()
     _fit(model, replace(CONFIG, epochs=2, seed=5))

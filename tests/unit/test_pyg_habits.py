@@ -103,7 +103,7 @@ def test_data_with_masks_is_a_data_set(data: Data) -> None:
     revgnn.fit(model, revgnn.make_batches(made), revgnn.TrainConfig(epochs=1), metric=made.info.metric, device="cpu")
     for changes, match in (
         ({}, "has 2 columns, a split each; choose one, such as split=0"),
-        ({"split": 2}, r"_mask must be bool \[11\]"),
+        ({"split": 2}, "data.train_mask has the columns 0 to 1, got split=2"),
         ({"split": 1, "task": "binary"}, "must hold 0 and 1, got 2"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -111,10 +111,18 @@ def test_data_with_masks_is_a_data_set(data: Data) -> None:
     for other, match in (([data], "Batch.from_data_list"), (HeteroData(), "to_homogeneous")):
         with pytest.raises(TypeError, match=match):
             revgnn.dataset_from_pyg(other)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="revgnn.dataset_from_pyg makes a data set"):
+        revgnn.make_batches(data)  # type: ignore[arg-type]
     del data.train_mask, data.val_mask
     with pytest.raises(ValueError, match="RandomNodeSplit"):
         revgnn.dataset_from_pyg(data)
-    rows = {"train": torch.arange(4), "test": torch.arange(N) > 7}
+    for changes, error, match in (
+        ({"splits": {"train": torch.tensor([0.5])}}, TypeError, r"must hold whole numbers, got torch.float32"),
+        ({"splits": {"train": torch.ones(3, dtype=torch.bool)}}, ValueError, r"is a mask and must be \[11\]"),
+    ):
+        with pytest.raises(error, match=match):
+            revgnn.dataset_from_pyg(data, **changes)  # type: ignore[arg-type]
+    rows = {"train": [0, 1, 2, 3], "test": torch.arange(N) > 7}
     for y, task, outputs in (
         (torch.rand(N), "regression", 1),
         (torch.rand(N, 4), "regression", 4),

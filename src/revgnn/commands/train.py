@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..console import progress_console, stages
-from ..experiment import Device, run_experiment
+from ..experiment import run_experiment
 from ..launcher import world_size
 from ..plain_config import flatten
 from ..planner import Limits, choose_within, rates_of, shape_of_config
@@ -23,6 +23,7 @@ from ..report.row import duration
 from ..stack.budget import parse_bytes
 from ..train import Callback, ProgressBar, Tracking
 from ..train.callbacks.tracking import check_trackers
+from ..train.device import Device
 from ..train.distributed.ray import Workers, on_ray
 from .choose import asked_for
 from .output import log_to

@@ -103,17 +103,17 @@ class DatasetConfig:
 
     def with_seed(self, seed: int) -> DatasetConfig:
         """Return the configuration of one of several runs, with the split of its number if none is chosen."""
-        is_open = self.split is None and 0 in self.splits
-        return replace(self, split=seed % len(self.splits)) if is_open else self
+        numbered = [split for split in self.splits if isinstance(split, int)]
+        return replace(self, split=numbered[seed % len(numbered)]) if numbered and self.split is None else self
 
 
 def load_dataset(
-    config: DatasetConfig, root: Path | str, *, download: bool = False, like: GraphInfo | None = None
+    config: DatasetConfig | str, root: Path | str, *, download: bool = False, like: GraphInfo | None = None
 ) -> Dataset:
     """Read a data set and prepare its edges.
 
     Args:
-        config: the data set and the changes to its edges.
+        config: the data set and the changes to its edges, or its name alone.
         root: the data folder (``--data-root``); only downloads are written to it.
         download: download missing files if possible (OGB through the ogb package, others through PyG).
         like: for tables only: metadata of the graph that a model was trained on, whose encodings and classes are taken
@@ -131,10 +131,13 @@ def load_dataset(
         (torch.Size([34, 34]), torch.Size([2, 156]))
     """
     root = Path(root).expanduser()
+    config = DatasetConfig(name=config) if isinstance(config, str) else config
     if config.name == "tables" and like is not None:
         dataset = _tables(config, root, download, like)
     else:
         dataset = find_dataset(config.name).read(config, root, download)
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset.name={config.name} must read a revgnn.Dataset, got {type(dataset).__name__}")
     if not config.edge_features and dataset.edge_attr is not None:
         dataset = replace(dataset, edge_attr=None)
     dataset = prepare_edges(dataset, undirected=config.undirected, self_loops=config.self_loops)

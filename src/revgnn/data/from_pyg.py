@@ -80,9 +80,7 @@ def dataset_from_pyg(
         edge_index=edge_index,
         edge_attr=None if edge_attr is None else edge_attr.float(),
         y=_labels(y, len(y), info),
-        splits=_splits(data, len(y), split)
-        if splits is None
-        else {key: _rows(ids, len(y), f"splits[{key!r}]") for key, ids in splits.items()},
+        splits=_splits(data, len(y), split, splits),
         node_ptr=node_ptr,
         edge_ptr=edge_ptr,
     )
@@ -109,7 +107,11 @@ def _info_of(y: Tensor, level: str, task: str | None) -> GraphInfo:
     return GraphInfo(level=level, task=task, num_outputs=classes)
 
 
-def _splits(data: Data, rows: int, split: int | None) -> dict[str, Tensor]:
+def _splits(
+    data: Data, rows: int, split: int | None, splits: Mapping[str, Tensor | Sequence[int]] | None
+) -> dict[str, Tensor]:
+    if splits is not None:
+        return {key: _rows(ids, rows, f"splits[{key!r}]") for key, ids in splits.items()}
     train = getattr(data, "train_mask", None)
     if split is None and isinstance(train, Tensor) and train.dim() == 2:
         raise ValueError(f"data.train_mask has {train.size(1)} columns, a split each; choose one, such as split=0")
@@ -140,7 +142,7 @@ def _numbers(values: Tensor, name: str) -> Tensor:
 
 def _edge_attr(data: Data, info: GraphInfo) -> Tensor | None:
     """Return [E, K] features of edges, or their weights [E, 1] where ``info`` has weights and ``data`` brings them."""
-    found = data.edge_weight if info.edge_weight and data.edge_weight is not None else data.edge_attr
+    found: Tensor | None = data.edge_weight if info.edge_weight and data.edge_weight is not None else data.edge_attr
     return found if found is None or found.dim() > 1 else found[:, None]
 
 

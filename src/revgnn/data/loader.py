@@ -240,6 +240,7 @@ def make_batches(
     Raises:
         ValueError: a node-level data set with a batch size, or a graph-level one with parts or neighbourhoods; a graph
             in memory for the kind "ondisk", or one on disk for another kind; more groups than parts.
+        TypeError: neither a data set nor a store.
         ModuleNotFoundError: clusters without pymetis.
     Cost: one sort of E keys; with clusters, METIS.
 
@@ -250,6 +251,11 @@ def make_batches(
         >>> batch.rows["train"].numel()
         4
     """
+    if not isinstance(dataset, Dataset | Store):
+        raise TypeError(
+            f"batches are made of a revgnn.Dataset or a Store, got {type(dataset).__name__}; of PyG's Data "
+            "revgnn.dataset_from_pyg makes a data set"
+        )
     if isinstance(dataset, Store) != (loader.kind == _ONDISK):
         raise ValueError(
             f"loader.kind={loader.kind} with {dataset.name}: the kind ondisk reads a prepared graph from disk, and "

@@ -63,7 +63,8 @@ def picard(
         max_iter: maximum number of evaluations of ``f``.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at.
         memory: must be ``None``; Picard iteration keeps no states.
-    Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace.
+    Returns: the iterate with the lowest residual, NaN if ``f`` is not finite at ``z0``, in the shape and dtype of
+        ``z0``; and the trace.
     Raises: TypeError, ValueError: see `solve`.
     Cost: one evaluation of ``f`` per iteration, as in every solver; 3 states.
     """
@@ -103,7 +104,8 @@ def anderson(
         memory: number of iterates combined, at least 1; ``None`` means 6.
         ridge: regularisation of the weights, dimensionless, above 0.
         beta: mixing, dimensionless; 1 combines the values of ``f``, below 1 damps.
-    Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace.
+    Returns: the iterate with the lowest residual, NaN if ``f`` is not finite at ``z0``, in the shape and dtype of
+        ``z0``; and the trace.
     Raises: TypeError, ValueError: see `solve`.
     Cost: 2 x ``memory`` states (N x D x 2 x 6 numbers by default); per iteration two passes over half of them.
     Source: Walker and Ni 2011; m = 6, ridge 1e-4 and beta 1 as in locuslab/deq.
@@ -149,7 +151,8 @@ def broyden(
         max_iter: maximum number of evaluations of ``f``.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at.
         memory: rank of the update, at least 1; ``None`` means ``max_iter``.
-    Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace.
+    Returns: the iterate with the lowest residual, NaN if ``f`` is not finite at ``z0``, in the shape and dtype of
+        ``z0``; and the trace.
     Raises: TypeError, ValueError: see `solve`.
     Cost: ``memory`` states (N x D x max_iter numbers by default); per iteration three passes over those in use.
     Source: Kelley 1995, Iterative Methods for Linear and Nonlinear Equations, section 7.3.
@@ -209,8 +212,8 @@ def solve(
         max_iter: maximum number of evaluations of ``f``, at least 1.
         tol: relative residual ``||f(z) - z|| / ||f(z)||`` to stop at; 0 uses every iteration.
         memory: number of states kept; ``None`` takes the solver's default, whose docstring states its cost.
-    Returns: the iterate with the lowest residual, in the shape and dtype of ``z0``, and the trace. A value that is not
-        finite ends the solve; check ``trace.converged``.
+    Returns: the iterate with the lowest residual, NaN if ``f`` is not finite at ``z0``, in the shape and dtype of
+        ``z0``; and the trace. A value that is not finite ends the solve; check ``trace.converged``.
     Raises:
         TypeError: ``z0`` is not floating.
         ValueError: an unknown solver, a setting out of its range, or a map that changes the shape.
@@ -299,7 +302,9 @@ class _Search:
         return residual <= self._tol or math.isnan(residual) or len(self._residuals) == self._max_iter
 
     def result(self) -> tuple[Tensor, SolverTrace]:
-        """Return the best iterate and the trace."""
+        """Return the best iterate and the trace; NaN if the map is not finite at the start, as without a solver."""
+        if math.isnan(self._residuals[0]):
+            self._best = self.start.fill_(math.nan)
         trace = SolverTrace(solver=self._solver, tol=self._tol, residuals=tuple(self._residuals), best=self._best_at)
         # A copy: a view returned by an autograd.Function could not be changed in place.
         return self._best.view(self._shape).to(self._dtype, copy=True), trace

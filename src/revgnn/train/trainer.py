@@ -30,6 +30,7 @@ from .callbacks.selected import KeepLogits
 from .checkpoint import copy_weights, list_checkpoints
 from .config import TrainConfig
 from .curve import CURVE_FILE, Curve, Row, Score
+from .device import Device, check_device
 from .distributed.fsdp import load_weights
 from .distributed.ranks import Ranks, one_run, own_statistics
 from .evaluate import is_better
@@ -71,10 +72,10 @@ def fit(
     config: TrainConfig,
     *,
     metric: str | Goal,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
-    device: Literal["auto", "cpu"] = "auto",
+    device: Device = "auto",
 ) -> FitResult:
     """Train a model and load the best weights into it.
 
@@ -108,6 +109,8 @@ def fit(
         >>> result.epochs, result.steps
         (3, 3)
     """
+    check_device(device)
+    out = None if out is None else Path(out)
     goal = Goal(metric=metric) if isinstance(metric, str) else metric
     config = replace(config, loss=choose_loss(tasks_of(goal.metric), config.loss))
     if resume and out is None:

@@ -23,7 +23,7 @@ from ..prepare.config import GraphConfig, parse, read_config
 from ..prepare.engine import DAMAGED, Scan
 from ..prepare.finish import RowCounts, matrix
 from ..prepare.inference import Columns, infer
-from ..prepare.initial_config import tell
+from ..prepare.initial_config import as_fields, tell
 from ..prepare.inputs import CONFIG, Table, open_table, read_chunk, tables_in
 from ..prepare.resolve import Plan, resolve
 from ..task import SPLITS
@@ -125,7 +125,10 @@ def _config(folder: Path, columns: Columns, task: str | None, like: GraphInfo | 
         nodes, edges = (open_table([name], folder, faults, columns.csv) for name in (first, second))
         faults.raise_if_any(folder)
         assert nodes is not None and edges is not None, "a table without files is a fault"
-        inferred = infer(nodes, edges, (first, second), columns, task=task, like=like)
+        try:
+            inferred = infer(nodes, edges, (first, second), columns, task=task, like=like)
+        except ValueError as error:
+            raise ValueError(as_fields(str(error))) from None
         tell(inferred, in_training=True)
         config = parse(GraphConfig, inferred.values, str(folder))
     return config if like is None else config.with_task(like.task)
