@@ -17,6 +17,7 @@ from .report.facts import Memory, Published, Result
 from .report.row import metric_of, resident_growth
 from .run_folder import read_report
 from .train import Callback, one_run
+from .train.curve import CURVE_FILE
 from .train.device import Device
 
 RUNS_FILE = "runs.json"
@@ -87,6 +88,8 @@ def run_repeats(
         raise ValueError(f"runs must be at least 1, got {runs}")
     if world_size() > 1:
         raise ValueError(f"several seeds train on one rank, got {world_size()}; start one after the other, by seed")
+    if (out / CURVE_FILE).exists():
+        raise FileExistsError(f"{out} holds a single run; choose another --out for several")
     with one_run(out):
         dataset, read = None, None
         for seed in range(run.train.seed, run.train.seed + runs):

@@ -121,6 +121,8 @@ def check_out(out: Path) -> None:
         raise FileExistsError(f"{out} must be a folder for the run, it is a file; choose another --out")
     names = {path.name for path in out.iterdir() if path.name != TRACK_FOLDER and not path.name.startswith(".")}
     if names and not names & {CURVE_FILE, CHECKPOINT_FOLDER, RUN_FILE}:
+        if any((out / name / CURVE_FILE).exists() for name in names):
+            raise FileExistsError(f"{out} holds several runs; choose another --out, or go on with them by --runs")
         raise FileExistsError(f"{out} holds {min(names)!r} and no run; choose another --out, or empty the folder")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from revgnn import run_experiment
 from revgnn.data import MinefieldOptions
 from revgnn.paper.recipes import minefield
 from revgnn.repeat import run_repeats
@@ -27,4 +28,8 @@ def test_each_seed_takes_the_split_of_its_number(tmp_path: Path) -> None:
         report = json.loads((tmp_path / "out" / f"seed-{seed}" / "report.json").read_text(encoding="utf-8"))
         assert report["config"]["dataset"]["split"] == report["config"]["train"]["seed"] == seed
     scores = [one["result"]["scores"]["test"]["metric"] for one in found["runs"]]
+    with pytest.raises(FileExistsError, match="holds several runs; choose another --out, or go on with them by --runs"):
+        run_experiment(run, tmp_path / "out", name="one", data_root=tmp_path, device="cpu", resume=True)
+    with pytest.raises(FileExistsError, match="holds a single run; choose another --out for several"):
+        run_repeats(run, tmp_path / "out" / "seed-3", runs=2, name="two", data_root=tmp_path, device="cpu", resume=True)
     assert found["scores"]["test"]["mean"] == pytest.approx(sum(scores) / 2)
