@@ -88,9 +88,9 @@ def run_repeats(
         raise ValueError(f"runs must be at least 1, got {runs}")
     if world_size() > 1:
         raise ValueError(f"several seeds train on one rank, got {world_size()}; start one after the other, by seed")
-    if (out / CURVE_FILE).exists():
-        raise FileExistsError(f"{out} holds a single run; choose another --out for several")
     with one_run(out):
+        if (out / CURVE_FILE).exists():
+            raise FileExistsError(f"{out} holds a single run; choose another --out for several")
         dataset, read = None, None
         for seed in range(run.train.seed, run.train.seed + runs):
             config = run.dataset.with_seed(seed)
