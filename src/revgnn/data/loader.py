@@ -267,7 +267,8 @@ def make_batches(
         if not loader.is_plain:
             raise ValueError(
                 f"loader.kind={loader.kind} with eval_parts={loader.eval_parts} cuts one large graph, but "
-                f"{dataset.name} consists of small ones, which stay whole; choose batch_size, and leave loader out"
+                f"{dataset.name} consists of small ones, which stay whole; leave loader (in a prediction --parts) out, "
+                "and choose batch_size"
             )
         return GraphBatches(dataset, batch_size, seed)
     if batch_size is not None:
