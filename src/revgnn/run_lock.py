@@ -93,15 +93,17 @@ def _take(file: Path, path: Path, until: float) -> int:
     """Open and lock the file, which another owner may remove at any moment, and write the owner into it."""
     waits, begin = False, time.monotonic()
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_symlink():
-            # Links in a run folder are replaced, never followed.
-            file.unlink(missing_ok=True)
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_symlink():
+                # Links in a run folder are replaced, never followed.
+                file.unlink(missing_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)
-        except FileNotFoundError:
-            # Another owner has just removed the folder that it had created; a place such as /proc says so for ever.
-            if time.monotonic() > begin + _SECONDS_TO_MAKE_A_FILE:
+        except (FileNotFoundError, FileExistsError):
+            # Another owner has just removed the folder that it had created, or did so between the two looks of mkdir,
+            # which found it and then found no folder. A place such as /proc says so for ever, and so does a file.
+            is_file = file.parent.exists() and not file.parent.is_dir()
+            if is_file or time.monotonic() > begin + _SECONDS_TO_MAKE_A_FILE:
                 raise
             continue
         try:

@@ -113,6 +113,23 @@ def test_many_at_once_go_one_by_one(tmp_path: Path) -> None:
         assert list(pool.map(go, range(12))) == list(range(12))
 
 
+def test_a_folder_that_vanishes_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two looks of mkdir: it finds the folder there, and then finds none."""
+    make, failures = Path.mkdir, iter([FileExistsError(17, "File exists"), FileNotFoundError(2, "No such file")])
+
+    def mkdir(self: Path, *arguments: Any, **options: Any) -> None:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        make(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with claimed(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError), claimed(tmp_path / "file"):
+        pass
+
+
 def test_a_forked_child_neither_holds_nor_releases_its_parents_claim(tmp_path: Path) -> None:
     # In a process without threads, which forking would break.
     script = """
