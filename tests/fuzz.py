@@ -226,7 +226,7 @@ def sign_again(folder: Path) -> None:
             canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
             manifest["sha256"] = hashlib.sha256(canonical).hexdigest()
             path.write_text(json.dumps(manifest))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
             continue  # it is damaged too much to be signed
 
 
