@@ -527,6 +527,16 @@ def test_what_cannot_be_read_is_named_with_the_remedy(folder: Folder, tmp_path: 
     assert "edges.arrow: cannot be read: it is no Arrow file, perhaps a stream" in folder.refused()
 
 
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_an_error_of_the_tables_names_what_the_command_can_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "nodes.csv").write_text("id,label\n1,a\n2,b\n3,a\n")
+    (tmp_path / "edges.csv").write_text("src,dst\n1,2\n2,3\n")
+    assert main([command, str(tmp_path)]) == 2
+    assert "no column of features: name some by --set dataset.columns.features=" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ --init
 def test_init_takes_every_flag_and_writes_relative_paths(
     tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch
