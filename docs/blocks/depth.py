@@ -62,17 +62,21 @@ def _depth_layers(dataset: str) -> str:
     return table(head, rows, left=("network",)) if scores else "Not run yet."
 
 
+def _as_it_stands(recipe: str) -> dict[int, Row]:
+    """The newest run of each seed of a recipe, with nothing but the split changed."""
+    return {
+        row["seed"]: row
+        for row in read_rows(RESULTS)
+        if row["recipe"] == recipe and row["changed"].keys() <= {"dataset.split"}
+    }
+
+
 def _depth_splits(dataset: str, recipes: tuple[str, ...]) -> str:
     """Means and standard deviations over the published splits, of recipes as they stand, with the memory of a step."""
     head = ["recipe", "layers", "splits", "valid", "test", "memory", "process"]
-    found: dict[str, dict[int, Row]] = {recipe: {} for recipe in recipes}
-    for row in read_rows(RESULTS):
-        name = row["recipe"].removeprefix(f"{dataset}/")
-        if name in found and row["changed"].keys() <= {"dataset.split"}:
-            found[name][row["seed"]] = row
     lines = []
-    for recipe, of_seed in found.items():
-        rows = list(of_seed.values())
+    for recipe in recipes:
+        rows = list(_as_it_stands(f"{dataset}/{recipe}").values())
         lines.append(
             [
                 f"`{recipe}`",
@@ -88,17 +92,9 @@ def _depth_splits(dataset: str, recipes: tuple[str, ...]) -> str:
 
 def _depth_real() -> str:
     """What depth brings on the published minesweeper graph."""
-    rows = read_rows(RESULTS)
-    deep, shallow = (
-        {
-            row["seed"]: row
-            for row in rows
-            if row["recipe"] == f"minesweeper/{recipe}" and row["changed"].keys() <= {"dataset.split"}
-        }
-        for recipe in ("revsage", "revsage_4")
-    )
+    deep, shallow = _as_it_stands("minesweeper/revsage"), _as_it_stands("minesweeper/revsage_4")
     reach, below = (mean_and_std([score(row, "test") for row in found.values()]) for found in (deep, shallow))
-    of_four = [row for row in rows if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
+    of_four = [row for row in read_rows(RESULTS) if row["recipe"] == "minesweeper/revsage_4" and row["seed"] == 0]
     tried = {
         str(row["changed"]): row
         for row in of_four

@@ -76,8 +76,7 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     _check(run, info)
     dataset = load_dataset(run.dataset, data_root)
     info.check_applies(dataset.info)
-    stack = model.stack if isinstance(model, GNN) else None
-    if stack is None and not nodes:
+    if not isinstance(model, GNN) and not nodes:
         raise ValueError(f"{folder} holds a {type(model).__name__} without a stack of layers: it has a reach alone")
     if nodes and info.categories is not None:
         raise ValueError("the features are categories, which have no derivative: leave the reach out with --nodes 0")
@@ -87,9 +86,9 @@ def diagnose_run(folder: Path, *, data_root: Path, hops: int | None = None, node
     if isinstance(model, GNN):
         look = look_into if isinstance(model.stack, Stack) else look_around
         layers = look(model, batch, objective.evaluation_loss)
-    influence, reach = (
-        influence_by_hop(model, batch, MOST_HOPS if hops is None else hops, nodes) if nodes else ((), None)
-    )
+    if not nodes:
+        return Diagnosis(layers=layers, influence=(), reach=None)
+    influence, reach = influence_by_hop(model, batch, MOST_HOPS if hops is None else hops, nodes)
     return Diagnosis(layers=layers, influence=influence, reach=reach)
 
 
@@ -115,15 +114,7 @@ def look_into(model: GNN, batch: Batch, loss: ScalarLoss) -> tuple[LayerFacts, .
         state.retain_grad()
     rows = batch.rows["train"]
     torch.autograd.backward(loss(model.head(states[-1], batch.graph, 0)[rows], batch.y[rows]))
-    return tuple(
-        LayerFacts(
-            layer=depth,
-            energy=dirichlet_energy(state.detach(), batch.graph),
-            stream_gradient=_norm([state.grad]),
-            weight_gradient=None if depth == 0 else _weights(stack.layer_at(depth - 1)),
-        )
-        for depth, state in enumerate(states)
-    )
+    return _facts(states, [stack.layer_at(layer) for layer in range(len(states) - 1)], batch.graph)
 
 
 def look_around(model: GNN, batch: Batch, loss: ScalarLoss) -> tuple[LayerFacts, ...]:
@@ -143,14 +134,20 @@ def look_around(model: GNN, batch: Batch, loss: ScalarLoss) -> tuple[LayerFacts,
     torch.autograd.backward(loss(Forward(model)(batch)[0][rows], batch.y[rows]))
     for handle in handles:
         handle.remove()
+    return _facts(states, [[model.stack]], batch.graph)
+
+
+def _facts(states: Sequence[Tensor], layers: Sequence[Sequence[nn.Module]], graph: Graph) -> tuple[LayerFacts, ...]:
+    """Return what backpropagation left at the states before, between and after layers, and at their parameters."""
+    weights = [None, *(_norm([one.grad for block in layer for one in block.parameters()]) for layer in layers)]
     return tuple(
         LayerFacts(
             layer=depth,
-            energy=dirichlet_energy(state.detach(), batch.graph),
+            energy=dirichlet_energy(state.detach(), graph),
             stream_gradient=_norm([state.grad]),
-            weight_gradient=None if depth == 0 else _weights([model.stack]),
+            weight_gradient=weight,
         )
-        for depth, state in enumerate(states)
+        for depth, (state, weight) in enumerate(zip(states, weights, strict=True))
     )
 
 
@@ -257,10 +254,6 @@ def _check(run: Experiment, info: GraphInfo) -> None:
         raise ValueError("diagnose looks at one graph in memory, not at many small ones nor at a graph on disk")
     if run.train.labels.reuse:
         raise ValueError("diagnose does not look at networks that read labels (train.labels.reuse=true)")
-
-
-def _weights(blocks: Sequence[nn.Module]) -> float:
-    return _norm([parameter.grad for block in blocks for parameter in block.parameters()])
 
 
 def _norm(gradients: list[Tensor | None]) -> float:

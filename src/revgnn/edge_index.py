@@ -188,6 +188,15 @@ def check_constant(edge_weight: Tensor | None) -> None:
         )
 
 
+def refuse_typed(data: object) -> None:
+    """Raise TypeError for PyG's ``HeteroData``."""
+    if (types := getattr(data, "node_types", None)) is not None:
+        raise TypeError(
+            f"got a {type(data).__name__} with the node types {list(types)[:5]}: typed graphs are not here yet; "
+            "data.to_homogeneous() makes one graph of them where their features have one width"
+        )
+
+
 def refuse_recording(structure: object, num_nodes: object) -> None:
     """Raise under tools that would record one graph as constants, or cannot depend on a graph.
 

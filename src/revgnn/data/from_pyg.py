@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
+from ..edge_index import refuse_typed
 from .dataset import Dataset, label_dtype
 from .edges import prepare_edges
 from .encodings import NumberEncoding
@@ -56,8 +57,7 @@ def dataset_from_pyg(
     """
     if isinstance(data, list | tuple):
         raise TypeError("several graphs are one data set as a batch: give Batch.from_data_list(graphs)")
-    if hasattr(data, "node_types"):
-        raise TypeError("data has nodes and edges of several types, which no network here takes; try to_homogeneous()")
+    refuse_typed(data)
     for field in ("x", "edge_index", "y"):
         if not isinstance(getattr(data, field, None), Tensor):
             raise ValueError(f"data.{field} is missing: a data set needs features x, edges edge_index and labels y")
@@ -70,19 +70,12 @@ def dataset_from_pyg(
     if info.edge_weight and data.edge_attr is not None:
         raise ValueError("data has edge_weight and edge_attr, and one of them is read; leave the other out")
     edge_attr = _edge_attr(data, info)
-    edge_index, node_ptr, edge_ptr = _numbers(edge_index, "data.edge_index"), None, None
-    if level == "graph":
-        node_ptr, edge_ptr, order = _graphs(data, edge_index, len(x))
-        edge_index, edge_attr = edge_index[:, order], None if edge_attr is None else edge_attr[order]
     return Dataset(
         info=info,
         x=x.float(),
-        edge_index=edge_index,
-        edge_attr=None if edge_attr is None else edge_attr.float(),
         y=_labels(y, len(y), info),
         splits=_splits(data, len(y), split, splits),
-        node_ptr=node_ptr,
-        edge_ptr=edge_ptr,
+        **_edges(data, info, None if edge_attr is None else edge_attr.float()),
     )
 
 
@@ -173,11 +166,8 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
     assert x is not None and edge_index is not None, "checked above"
     if edge_attr is not None:
         edge_attr = _encoded(_values(edge_attr, info.edge_categories, "edge_attr"), info.edge_features, "edge_attr")
-    edge_index, node_ptr, edge_ptr = _numbers(edge_index, "data.edge_index"), None, None
-    if info.task_spec.has_many_graphs:
-        node_ptr, edge_ptr, order = _graphs(data, edge_index, x.size(0))
-        edge_index, edge_attr = edge_index[:, order], None if edge_attr is None else edge_attr[order]
-    rows = x.size(0) if node_ptr is None else node_ptr.numel() - 1
+    edges = _edges(data, info, edge_attr if info.edge_channels is not None else None)
+    rows = x.size(0) if edges["node_ptr"] is None else edges["node_ptr"].numel() - 1
     y = _labels(data.y if isinstance(data.y, Tensor) else None, rows, info)
     splits = split_rows(data, rows) if isinstance(data.y, Tensor) else {}
     made = Dataset(
@@ -193,14 +183,31 @@ def dataset_of(data: Data, info: GraphInfo) -> Dataset:
             edge_weight=info.edge_weight,
         ),
         x=_encoded(_values(x, info.categories, "x"), info.features, "x"),
-        edge_index=edge_index,
-        edge_attr=edge_attr if info.edge_channels is not None else None,
         y=y,
         splits={"train": torch.empty(0, dtype=torch.int64), **splits},
-        node_ptr=node_ptr,
-        edge_ptr=edge_ptr,
+        **edges,
     )
     return prepare_edges(made, undirected=info.undirected, self_loops=info.self_loops)
+
+
+class _Edges(TypedDict):
+    """The fields of a `Dataset` about edges, and about which graph they are of."""
+
+    edge_index: Tensor
+    edge_attr: Tensor | None
+    node_ptr: Tensor | None
+    edge_ptr: Tensor | None
+
+
+def _edges(data: Data, info: GraphInfo, edge_attr: Tensor | None) -> _Edges:
+    """Return the edges with their features, graph by graph where there are many."""
+    assert data.edge_index is not None and data.x is not None, "checked by the callers"
+    edge_index = _numbers(data.edge_index, "data.edge_index")
+    if not info.task_spec.has_many_graphs:
+        return _Edges(edge_index=edge_index, edge_attr=edge_attr, node_ptr=None, edge_ptr=None)
+    node_ptr, edge_ptr, order = _graphs(data, edge_index, data.x.size(0))
+    edge_attr = None if edge_attr is None else edge_attr[order]
+    return _Edges(edge_index=edge_index[:, order], edge_attr=edge_attr, node_ptr=node_ptr, edge_ptr=edge_ptr)
 
 
 def _graphs(data: Data, edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from ..edge_index import ByContent, check_batch, plain
+from ..edge_index import ByContent, check_batch, plain, refuse_typed
 from ..graph import Graph, as_graph
 
 if TYPE_CHECKING:
@@ -81,11 +81,7 @@ class _Arguments(TypedDict):
 
 def _arguments_of(data: Data) -> _Arguments:
     """Return the arguments of `read_inputs` from a ``Data``."""
-    if getattr(data, "node_types", None) is not None:
-        raise TypeError(
-            f"got a {type(data).__name__} with the node types {list(data.node_types)[:5]}: typed graphs are not here "
-            "yet; data.to_homogeneous() makes one graph of them where their features have one width"
-        )
+    refuse_typed(data)
     x, edge_index = getattr(data, "x", None), getattr(data, "edge_index", None)
     if not isinstance(x, Tensor) or not isinstance(edge_index, Tensor):
         raise TypeError(

@@ -68,7 +68,7 @@ def chosen_config(arguments: Namespace, like: GraphInfo | None = None) -> tuple[
             raise ValueError(f"{', '.join(given)} go with two files; write it into {path}")
         config, base = read_config(path), path.parent
     else:
-        inferred = _inferred(arguments, Path(), like)
+        inferred = _inferred(arguments, tables, Path(), like)
         tell(inferred)
         config, base = parse(GraphConfig, inferred.values, "the flags"), Path()
     if arguments.parts is not None:
@@ -114,7 +114,7 @@ def write_first(arguments: Namespace, path: Path) -> Path:
         raise FileNotFoundError(f"there is no folder {path.parent}; make it, or name another file with --out")
     if path.exists():
         raise FileExistsError(f"{path} exists already; name another file with --out, or remove it")
-    inferred = _inferred(arguments, path.parent)
+    inferred = _inferred(arguments, _in_folder(arguments.tables), path.parent)
     parse(GraphConfig, inferred.values, "the flags")
     if arguments.parts is not None:
         inferred.values["parts"]["count"] = arguments.parts
@@ -125,9 +125,8 @@ def write_first(arguments: Namespace, path: Path) -> Path:
     return path
 
 
-def _inferred(arguments: Namespace, folder: Path, like: GraphInfo | None = None) -> Inferred:
+def _inferred(arguments: Namespace, tables: Sequence[str], folder: Path, like: GraphInfo | None = None) -> Inferred:
     """Infer the configuration of the two files, whose paths are written relative to ``folder``."""
-    tables = _in_folder(arguments.tables)
     if len(tables) != 2:
         raise ValueError(f"two files are needed, the nodes and the edges; got {len(tables)}")
     given = {field: getattr(arguments, flag) for flag, field in _FLAGS.items()}
